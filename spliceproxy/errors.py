@@ -1,0 +1,48 @@
+"""What can go wrong with a request: one exception, and the status each fault maps to.
+
+The ``error`` names are the Proxy Error Types of RFC 9209 section 2.3; statuses follow
+its recommendations where spliceproxy has no reason to differ.
+"""
+
+from __future__ import annotations
+
+STATUS = {
+    "dns_timeout": 504,
+    "dns_error": 502,
+    "destination_not_found": 500,
+    "destination_unavailable": 503,
+    "destination_ip_prohibited": 403,
+    "destination_ip_unroutable": 502,
+    "connection_refused": 502,
+    "connection_terminated": 502,
+    "connection_timeout": 504,
+    "connection_read_timeout": 504,
+    "connection_write_timeout": 504,
+    "connection_limit_reached": 503,
+    "http_response_incomplete": 502,
+    "http_protocol_error": 502,
+    "http_response_timeout": 504,
+    "http_response_header_size": 502,
+    "http_response_transfer_coding": 502,
+    "http_upgrade_failed": 502,
+    "http_request_error": 400,
+    "http_request_denied": 403,
+    "proxy_internal_response": 503,
+    "proxy_internal_error": 500,
+    "proxy_loop_detected": 502,
+}
+
+
+class Failure(Exception):
+    """A request that the proxy answers itself.
+
+    ``error`` is the RFC 9209 type, ``detail`` one short line for the client (no
+    secrets, may hold text from the request: escape it where it is written),
+    ``status`` the answer's status, by default the one that the type maps to.
+    """
+
+    def __init__(self, error: str, detail: str, status: int = 0) -> None:
+        super().__init__(detail)
+        self.error = error
+        self.detail = detail
+        self.status = status or STATUS[error]

@@ -1,0 +1,48 @@
+"""What is known of one request or tunnel when it is over: the source of its log line."""
+
+from __future__ import annotations
+
+import time
+
+
+class Record:
+    """One request or tunnel. Times are ``time.monotonic()`` seconds, but ``ended_at``
+    (Unix time, set by :meth:`end`). An idle tunnel keeps this object and no other."""
+
+    __slots__ = (
+        "bytes_in",
+        "bytes_out",
+        "client",
+        "ended_at",
+        "error",
+        "fields",
+        "method",
+        "peer",
+        "reason",
+        "seconds",
+        "started",
+        "status",
+        "target",
+        "user",
+    )
+
+    def __init__(self, client: str, started: float) -> None:
+        self.client = client  # the client's address, "" for a Unix socket
+        self.started = started
+        self.seconds = 0.0
+        self.ended_at = 0.0
+        self.method = ""
+        self.target = ""  # as received: absolute URI, host:port, or a path
+        self.user = ""
+        self.peer = ""  # the address dialled, "" if none was
+        self.status = 0  # sent to the client; 0 if nothing was
+        self.error = ""  # RFC 9209 type where the proxy answered itself
+        self.reason = ""  # how it ended: the relay's reason, "" for a plain end
+        self.bytes_in = 0  # received from the client, head included
+        self.bytes_out = 0  # sent to the client, head included
+        self.fields: dict[str, object] | None = None  # more, where a caller has it
+
+    def end(self) -> None:
+        """Stamps the end."""
+        self.ended_at = time.time()
+        self.seconds = time.monotonic() - self.started

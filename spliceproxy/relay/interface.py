@@ -1,0 +1,163 @@
+"""What every relay engine offers to the event loop, and what it reports.
+
+An engine owns an epoll instance whose descriptor is a reader on the event loop:
+when it is readable the loop calls :meth:`Relay.step` once. Between two calls of
+``step`` nothing moves. All sockets must be non-blocking stream sockets.
+
+Words: *up* is client to origin, *down* is origin to client.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+CHUNK = 64 * 1024
+"""Bytes that one recv of the copy path asks for."""
+
+BULK_READ = 16 * 1024
+"""A read of this many bytes counts towards splicing: copying and splicing cost the
+same near 16 KiB a call on Linux 6.18; above it splicing is cheaper."""
+
+PROMOTE_AFTER = 3
+"""Bulk reads in a row after which a direction splices (HAProxy's FAST_STREAMER)."""
+
+CHATTY_READ = 8 * 1024
+"""A splice that moved less than this counts towards copying again."""
+
+DEMOTE_AFTER = 2
+"""Chatty splices in a row after which a direction copies again."""
+
+REST = 1.0
+"""Seconds without a byte after which a direction starts again by copying
+(HAProxy's ``tune.idletimer``)."""
+
+SPLICE_MIN = 64 * 1024
+"""A transfer of at least this known length splices from its first byte."""
+
+TURN_BYTES = 1 << 20
+"""Bytes a direction may move in one wake-up before others have their turn."""
+
+TURN_MOVES = 4
+"""Reads a direction may make in one wake-up."""
+
+STEP_SECONDS = 0.002
+"""After this long ``step`` goes back to the event loop, whatever is left."""
+
+ACK_POLL = 0.02
+"""Seconds between two looks at the send queue of a socket that waits for its reset."""
+
+ACK_PATIENCE = 5.0
+"""Seconds without progress of that send queue after which the reset is sent anyway."""
+
+# Reasons for the end of a tunnel or transfer.
+DONE = "done"  # both directions ended with FIN; a transfer: its whole length moved
+CLIENT_RESET = "client-reset"  # the client's connection failed: reset, timeout, ...
+ORIGIN_RESET = "origin-reset"
+IDLE = "idle-timeout"
+HALF_CLOSE = "half-close-timeout"
+ABORTED = "aborted"  # abort() or close()
+SOURCE_EOF = "source-eof"  # transfer only: FIN before `length` bytes
+SOURCE_ERROR = "source-error"  # transfer only
+TARGET_ERROR = "target-error"  # transfer only
+
+
+class TunnelEnd(NamedTuple):
+    """How a tunnel ended. Early data counts as copied; ``*_info`` are the raw
+    ``struct tcp_info`` (tcp(7)) of each leg, empty where the socket has none."""
+
+    reason: str
+    errno: int
+    up_copied: int
+    up_spliced: int
+    down_copied: int
+    down_spliced: int
+    client_info: bytes
+    origin_info: bytes
+
+
+class TransferEnd(NamedTuple):
+    """How a transfer ended: ``copied`` + ``spliced`` bytes reached the target's socket."""
+
+    reason: str
+    errno: int
+    copied: int
+    spliced: int
+
+
+class RelayStats(NamedTuple):
+    """Counters since the start, but the first four, which are of now."""
+
+    tunnels: int
+    transfers: int
+    pipes_lent: int
+    pipes_idle: int
+    copied: int
+    spliced: int
+    pipe_starved: int  # turns that wanted a pipe and copied instead
+    splice_fallbacks: int  # directions that gave up splicing for good
+    urgent_stalls: int  # of these, directions behind an urgent byte
+    events: int  # epoll events served
+    steps: int
+
+
+class Relay(Protocol):
+    """The engine. ``token`` is any object; ``step`` hands it back with the end.
+
+    Ownership (DESIGN: a descriptor has one owner): a tunnel's two descriptors belong
+    to the relay from the moment that :meth:`tunnel` returns; a transfer's are lent
+    until its end is returned by ``step`` or :meth:`cancel` returns. While lent, the
+    caller may use the other direction of either socket.
+    """
+
+    engine: str
+
+    def fileno(self) -> int:
+        """The epoll descriptor, for ``loop.add_reader``."""
+
+    def tunnel(
+        self, client: int, origin: int, to_origin: bytes, to_client: bytes, token: object
+    ) -> int:
+        """Moves bytes both ways until both have ended; returns the id.
+
+        ``to_origin`` and ``to_client`` (early data, the answer to CONNECT) go first.
+        OSError (epoll cannot take a descriptor): nothing was sent, and both
+        descriptors are still the caller's.
+        """
+
+    def transfer(self, source: int, target: int, length: int, token: object) -> int:
+        """Moves exactly ``length`` bytes (-1: until FIN) one way; returns the id.
+
+        No byte beyond ``length`` is read from the source. FIN is not passed on. Both
+        descriptors may be in a second transfer the other way at the same time.
+        OSError as in :meth:`tunnel`.
+        """
+
+    def cancel(self, ident: int) -> None:
+        """Ends a transfer without a report; bytes in flight are lost."""
+
+    def abort(self, ident: int) -> None:
+        """Resets both legs of a tunnel; its end (ABORTED) comes from the next ``step``."""
+
+    def abort_all(self) -> None:
+        """:meth:`abort` for every tunnel."""
+
+    def step(self) -> list[tuple[object, TunnelEnd | TransferEnd]]:
+        """Serves what is ready, within STEP_SECONDS; returns what has ended."""
+
+    def next_wake(self) -> float | None:
+        """Seconds until ``step`` must be called even if the epoll descriptor is not
+        readable (timeouts, resets that wait), 0.0 if at once, None if never."""
+
+    def stats(self) -> RelayStats:
+        """The counters."""
+
+    def close(self) -> None:
+        """Resets every tunnel, drops every transfer, closes pipes and epoll. Idempotent."""
+
+
+class RelayOptions(NamedTuple):
+    """Settings of an engine, seconds and counts."""
+
+    idle: float = 3600.0  # no byte either way
+    half_close: float = 60.0  # no byte either way after one side's FIN was passed on
+    max_pipes: int = -1  # -1: what the pipe quota of this user affords
