@@ -15,7 +15,6 @@ class Record:
         "client",
         "ended_at",
         "error",
-        "fields",
         "method",
         "peer",
         "reason",
@@ -40,7 +39,6 @@ class Record:
         self.reason = ""  # how it ended: the relay's reason, "" for a plain end
         self.bytes_in = 0  # received from the client, head included
         self.bytes_out = 0  # sent to the client, head included
-        self.fields: dict[str, object] | None = None  # more, where a caller has it
 
     def end(self) -> None:
         """Stamps the end."""
