@@ -1,0 +1,66 @@
+"""The system calls, structures and constants that the relay uses, by header."""
+
+from libc.stdint cimport uint32_t, uint64_t
+
+cdef extern from "<errno.h>" nogil:
+    int errno
+    int EAGAIN, EINTR, EINVAL, ENOSYS, EPERM, EEXIST, ENOMEM, ECONNRESET
+
+cdef extern from "<unistd.h>" nogil:
+    int close(int fd)
+    int dup(int fd)
+    ssize_t read(int fd, void *buffer, size_t count)
+
+cdef extern from "<fcntl.h>" nogil:
+    int O_CLOEXEC, O_NONBLOCK, F_SETPIPE_SZ
+    unsigned int SPLICE_F_MOVE, SPLICE_F_NONBLOCK
+    int pipe2(int *fds, int flags)
+    int fcntl(int fd, int command, ...)
+    ssize_t splice(int fd_in, void *off_in, int fd_out, void *off_out,
+                   size_t length, unsigned int flags)
+
+cdef extern from "<sys/epoll.h>" nogil:
+    enum:
+        EPOLLIN, EPOLLOUT, EPOLLERR, EPOLLHUP
+    int EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLL_CTL_DEL, EPOLL_CLOEXEC
+    ctypedef union epoll_data_t:
+        uint64_t u64
+    struct epoll_event:
+        uint32_t events
+        epoll_data_t data
+    int epoll_create1(int flags)
+    int epoll_ctl(int epfd, int op, int fd, epoll_event *event)
+    int epoll_wait(int epfd, epoll_event *events, int maxevents, int timeout)
+
+cdef extern from "<sys/ioctl.h>" nogil:
+    int ioctl(int fd, unsigned long request, ...)
+
+cdef extern from "<linux/sockios.h>" nogil:
+    unsigned long SIOCOUTQ
+
+cdef extern from "<sys/socket.h>" nogil:
+    ctypedef unsigned int socklen_t
+    struct linger:
+        int l_onoff
+        int l_linger
+    int SOL_SOCKET, SO_LINGER, SO_ERROR, SHUT_WR
+    int MSG_DONTWAIT, MSG_NOSIGNAL, MSG_PEEK
+    ssize_t recv(int fd, void *buffer, size_t length, int flags)
+    ssize_t send(int fd, const void *buffer, size_t length, int flags)
+    int shutdown(int fd, int how)
+    int setsockopt(int fd, int level, int name, const void *value, socklen_t length)
+    int getsockopt(int fd, int level, int name, void *value, socklen_t *length)
+
+cdef extern from "<netinet/in.h>" nogil:
+    int IPPROTO_TCP
+
+cdef extern from "<netinet/tcp.h>" nogil:
+    int TCP_INFO
+
+cdef extern from "<time.h>" nogil:
+    ctypedef int clockid_t
+    struct timespec:
+        long tv_sec
+        long tv_nsec
+    clockid_t CLOCK_MONOTONIC, CLOCK_MONOTONIC_COARSE
+    int clock_gettime(clockid_t clock, timespec *now)

@@ -1,0 +1,531 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+# cython: initializedcheck=False
+"""The compiled relay: an epoll of its own, C structures, no Python per event.
+
+Theory of operation. The event loop watches `fileno()`. When it is readable the loop calls
+`step()`, which serves events in batches without the GIL (service.pxd), each flow for a
+bounded number of bytes, and returns what has ended. Epoll is level-triggered: what a turn
+leaves over fires again, behind what other flows have to say. An event carries the
+generation of its slot, and slots are freed only in `step()`, after the last batch, so an
+event can never reach another flow than its own.
+
+An idle flow is one `Flow` in one array and two descriptors: no pipe, no buffer, no timer.
+"""
+
+import warnings
+
+from cpython.exc cimport PyErr_SetFromErrno
+from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc, realloc
+from libc.string cimport memset
+
+cimport linux
+from flow cimport (
+    BUCKETS, Core, FREE, Flow, INFO_MAX, NOWHERE, Q_ACK, Q_FINISHED, Q_IDLE, Q_NONE,
+    R_ABORTED, R_DONE, R_HALF_CLOSE, R_IDLE, R_SIDE0, R_SIDE1, R_SOURCE_EOF, SPLICING,
+    STOPPED, TRANSFER, TUNNEL, UNREGISTERED, Way, Wheel, enter_queue, last_active,
+    leave_queue, pending, wheel_init, wheel_put,
+)
+from moves cimport BLOCKED, Moved, TARGET_FAILED, drop_pending, send_or_hold
+from pipes cimport pool_empty
+from service cimport finish, send_queue, serve_event, settle, side_failed, wanted, watch
+
+from spliceproxy.relay import interface
+from spliceproxy.relay.interface import RelayStats, TransferEnd, TunnelEnd
+from spliceproxy.relay.pipes import affordable
+
+cdef enum:
+    BATCH = 32              # events served between two looks at the clock
+
+cdef int32_t FIRST_SLOTS = 64
+
+
+cdef int64_t clock_ms(linux.clockid_t clock) noexcept nogil:
+    cdef linux.timespec t
+    linux.clock_gettime(clock, &t)
+    return <int64_t>t.tv_sec * 1000 + t.tv_nsec // 1000000
+
+
+cdef int64_t clock_us() noexcept nogil:
+    cdef linux.timespec t
+    linux.clock_gettime(linux.CLOCK_MONOTONIC, &t)
+    return <int64_t>t.tv_sec * 1000000 + t.tv_nsec // 1000
+
+
+cdef void reset_on_close(int fd) noexcept nogil:
+    """close(2) will send RST (SO_LINGER of 0 seconds, socket(7))."""
+    cdef linux.linger now
+    now.l_onoff = 1
+    now.l_linger = 0
+    linux.setsockopt(fd, linux.SOL_SOCKET, linux.SO_LINGER, &now, sizeof(now))
+
+
+cdef void read_infos(Flow *f) noexcept nogil:
+    """TCP_INFO of both legs, into one block; without memory there is none."""
+    cdef int s
+    cdef linux.socklen_t size
+    f.info = <char *>malloc(2 * INFO_MAX)
+    for s in range(2):
+        size = INFO_MAX
+        f.info_len[s] = 0
+        if f.info != NULL and linux.getsockopt(
+            f.fd[s], linux.IPPROTO_TCP, linux.TCP_INFO, f.info + s * INFO_MAX, &size
+        ) == 0:
+            f.info_len[s] = size
+
+
+cdef void release(Core *c, int32_t slot) noexcept nogil:
+    """Takes a finished flow's descriptors out of epoll: a tunnel's are closed, a
+    transfer's go back to their owner."""
+    cdef Flow *f = &c.flows[slot]
+    cdef int s
+    for s in range(2):
+        drop_pending(c, &f.way[s])
+    if f.kind == TUNNEL:
+        read_infos(f)
+    for s in range(2):
+        if f.kind == TUNNEL:
+            if f.reason != R_DONE:
+                reset_on_close(f.fd[s])
+        elif f.mask[s] != <uint32_t>UNREGISTERED:
+            watch(c, slot, s, <uint32_t>UNREGISTERED)
+        if f.kind == TUNNEL or f.dupped & (1 << s):
+            linux.close(f.fd[s])
+
+
+cdef void close_finished(Core *c) noexcept nogil:
+    """After a batch: the flows that have finished in it."""
+    cdef int32_t slot = c.finished
+    while slot != c.closed:
+        release(c, slot)
+        slot = c.flows[slot].next
+    c.closed = c.finished
+
+
+cdef void serve_batch(Core *c, linux.epoll_event *events, int n) noexcept nogil:
+    cdef int i
+    cdef uint64_t tag
+    cdef int32_t slot
+    cdef Flow *f
+    c.now = clock_ms(linux.CLOCK_MONOTONIC_COARSE)
+    c.moved = 0
+    for i in range(n):
+        tag = events[i].data.u64
+        slot = <int32_t>(<uint32_t>tag >> 1)
+        f = &c.flows[slot]
+        if f.kind == FREE or f.generation != tag >> 32 or f.queue == Q_FINISHED:
+            continue
+        c.counters.events += 1
+        serve_event(c, slot, <int>(tag & 1), events[i].events)
+    close_finished(c)
+
+
+cdef void expire(Core *c, Wheel *wheel, uint8_t reason) noexcept nogil:
+    """Ends the flows of one wheel whose time is over; those that were active since they
+    were queued are queued again."""
+    cdef int32_t slot, following
+    cdef int bucket
+    while wheel.count > 0 and c.now >= wheel.time:
+        bucket = wheel.now
+        wheel.now = (wheel.now + 1) % (BUCKETS + 2)
+        wheel.time += wheel.tick
+        slot = wheel.head[bucket]
+        while slot != NOWHERE:
+            following = c.flows[slot].next
+            if c.now - last_active(&c.flows[slot]) >= wheel.timeout:
+                finish(c, slot, reason)
+            else:
+                requeue(c, wheel, slot)
+            slot = following
+
+
+cdef void requeue(Core *c, Wheel *wheel, int32_t slot) noexcept nogil:
+    cdef uint8_t queue = c.flows[slot].queue
+    leave_queue(c, slot)
+    enter_queue(c, slot, queue)
+
+
+cdef void check_acks(Core *c) noexcept nogil:
+    """The flows that wait for a send queue to empty before they reset its socket."""
+    cdef int32_t slot = c.acking
+    cdef int32_t following
+    cdef int outq
+    cdef Flow *f
+    c.ack_next = c.now + c.limits.ack_poll
+    while slot != NOWHERE:
+        f = &c.flows[slot]
+        following = f.next
+        outq = send_queue(f.fd[0 if f.dead & 2 else 1])
+        if outq != f.outq:
+            f.outq = outq
+            f.queued = c.now
+        if outq == 0 or c.now - f.queued >= c.limits.ack_patience:
+            finish(c, slot, f.reason)
+        slot = following
+
+
+cdef void tick(Core *c) noexcept nogil:
+    """What is due by the clock."""
+    c.now = clock_ms(linux.CLOCK_MONOTONIC_COARSE)
+    expire(c, &c.idle, R_IDLE)
+    expire(c, &c.half, R_HALF_CLOSE)
+    if c.acking != NOWHERE and c.now >= c.ack_next:
+        check_acks(c)
+    if c.pool.idle > 0 and c.now - c.pool.used >= c.limits.rest:
+        pool_empty(c)
+    close_finished(c)
+
+
+cdef void run(Core *c) noexcept nogil:
+    """Batches of events until none is left or the time is up. It goes round again only
+    where much was moved: for a few small messages the extra epoll_wait costs more."""
+    cdef linux.epoll_event events[BATCH]
+    cdef int64_t end = clock_us() + c.limits.step_us
+    cdef int n
+    c.counters.steps += 1
+    while True:
+        n = linux.epoll_wait(c.epfd, events, BATCH, 0)
+        if n > 0:
+            serve_batch(c, events, n)
+        if n < BATCH and (n <= 0 or c.moved < <int64_t>c.limits.chunk):
+            break
+        if clock_us() >= end:
+            break
+    tick(c)
+
+
+cdef class NativeRelay:
+    """The relay interface over the C core. One event loop, one thread."""
+
+    cdef Core core
+    cdef readonly str engine
+    cdef bint closed
+
+    def __cinit__(self, options):
+        memset(&self.core, 0, sizeof(Core))
+        self.core.epfd = -1
+        self.closed = True
+        self.engine = "native"
+
+    def __init__(self, options):
+        cdef Core *c = &self.core
+        if not self.closed:
+            raise RuntimeError("the relay is open already")
+        self._set_limits()
+        c.free = c.acking = c.finished = c.closed = NOWHERE
+        c.now = clock_ms(linux.CLOCK_MONOTONIC_COARSE)
+        wheel_init(&c.idle, <int64_t>(options.idle * 1000), c.now)
+        wheel_init(&c.half, <int64_t>(options.half_close * 1000), c.now)
+        c.pool.size, c.pool.limit = affordable()
+        if options.max_pipes >= 0:
+            c.pool.limit = options.max_pipes
+        c.buffer = <char *>malloc(c.limits.chunk)
+        c.pool.fds = <int *>calloc(max(c.pool.limit, 1) * 2, sizeof(int))
+        if c.buffer == NULL or c.pool.fds == NULL:
+            raise MemoryError
+        c.epfd = linux.epoll_create1(linux.EPOLL_CLOEXEC)
+        if c.epfd < 0:
+            PyErr_SetFromErrno(OSError)
+        self.closed = False
+
+    cdef _set_limits(self):
+        self.core.limits.chunk = interface.CHUNK
+        self.core.limits.bulk_read = interface.BULK_READ
+        self.core.limits.chatty_read = interface.CHATTY_READ
+        self.core.limits.splice_min = interface.SPLICE_MIN
+        self.core.limits.rest = <int64_t>(interface.REST * 1000)
+        self.core.limits.turn_bytes = interface.TURN_BYTES
+        self.core.limits.turn_moves = interface.TURN_MOVES
+        self.core.limits.promote_after = interface.PROMOTE_AFTER
+        self.core.limits.demote_after = interface.DEMOTE_AFTER
+        self.core.limits.step_us = <int64_t>(interface.STEP_SECONDS * 1e6)
+        self.core.limits.ack_poll = <int64_t>(interface.ACK_POLL * 1000)
+        self.core.limits.ack_patience = <int64_t>(interface.ACK_PATIENCE * 1000)
+
+    def __dealloc__(self):
+        if not self.closed:
+            warnings.warn("a relay was dropped open", ResourceWarning)
+            self._shut()
+        free(self.core.buffer)
+        free(self.core.pool.fds)
+        free(self.core.flows)
+
+    def fileno(self):
+        return self.core.epfd
+
+    # ---- flows in ------------------------------------------------------------------
+
+    cdef int32_t _slot(self, int a, int b, uint8_t kind) except -1:
+        """A flow with both descriptors registered; OSError leaves nothing behind."""
+        cdef Core *c = &self.core
+        cdef Flow *f
+        cdef int32_t slot
+        cdef uint32_t generation
+        cdef int s
+        if self.closed:
+            raise RuntimeError("the relay is closed")
+        if c.free == NOWHERE:
+            self._grow()
+        slot = c.free
+        f = &c.flows[slot]
+        c.free = f.next
+        c.now = clock_ms(linux.CLOCK_MONOTONIC_COARSE)
+        generation = f.generation
+        memset(f, 0, sizeof(Flow))
+        f.generation = generation
+        f.kind = kind
+        f.fd[0] = a
+        f.fd[1] = b
+        f.next = f.prev = NOWHERE
+        for s in range(2):
+            f.mask[s] = <uint32_t>UNREGISTERED
+            f.way[s].left = -1
+            f.way[s].active = c.now
+            f.way[s].pipe_r = f.way[s].pipe_w = NOWHERE
+        return slot
+
+    cdef int _grow(self) except -1:
+        cdef Core *c = &self.core
+        cdef int32_t capacity = c.capacity * 2 if c.capacity else FIRST_SLOTS
+        cdef int32_t i
+        cdef Flow *flows = <Flow *>realloc(c.flows, capacity * sizeof(Flow))
+        if flows == NULL:
+            raise MemoryError
+        c.flows = flows
+        for i in range(capacity - 1, c.capacity - 1, -1):
+            memset(&c.flows[i], 0, sizeof(Flow))
+            c.flows[i].next = c.free
+            c.free = i
+        c.capacity = capacity
+        return 0
+
+    cdef int _register(self, int32_t slot) except -1:
+        """Both descriptors into epoll. One that is in it already (a transfer the other
+        way) goes in as a dup(2): epoll's key is the descriptor, not the socket."""
+        cdef Core *c = &self.core
+        cdef Flow *f = &c.flows[slot]
+        cdef int s, copy, error = 0
+        for s in range(2):
+            if watch(c, slot, s, wanted(f, s)) == 0:
+                continue
+            error = linux.errno
+            if error == linux.EEXIST and f.kind == TRANSFER:
+                copy = linux.dup(f.fd[s])
+                if copy >= 0:
+                    f.fd[s] = copy
+                    f.dupped |= 1 << s
+                    if watch(c, slot, s, wanted(f, s)) == 0:
+                        error = 0
+                        continue
+                error = linux.errno
+            break
+        if error:
+            for s in range(2):
+                if f.mask[s] != <uint32_t>UNREGISTERED:
+                    watch(c, slot, s, <uint32_t>UNREGISTERED)
+                if f.dupped & (1 << s):
+                    linux.close(f.fd[s])
+            self._forget(slot)
+            linux.errno = error
+            PyErr_SetFromErrno(OSError)
+        return 0
+
+    cdef void _forget(self, int32_t slot) noexcept:
+        cdef Flow *f = &self.core.flows[slot]
+        f.kind = FREE
+        f.queue = Q_NONE
+        f.generation += 1
+        f.next = self.core.free
+        self.core.free = slot
+
+    cdef object _start(self, int32_t slot, object token):
+        cdef Core *c = &self.core
+        cdef Flow *f = &c.flows[slot]
+        Py_INCREF(token)
+        f.token = <PyObject *>token
+        if f.kind == TUNNEL:
+            c.tunnels += 1
+        else:
+            c.transfers += 1
+        enter_queue(c, slot, Q_IDLE)
+        return (<uint64_t>f.generation << 32) | <uint32_t>slot
+
+    def tunnel(self, int client, int origin, bytes to_origin, bytes to_client, token):
+        cdef Core *c = &self.core
+        cdef int32_t slot = self._slot(client, origin, TUNNEL)
+        self._register(slot)
+        ident = self._start(slot, token)
+        self._early(slot, 0, to_origin)
+        self._early(slot, 1, to_client)
+        settle(c, slot, -1)
+        return ident
+
+    cdef void _early(self, int32_t slot, int s, bytes data) noexcept:
+        """Bytes that were read from side s before the relay had it."""
+        cdef Core *c = &self.core
+        cdef Flow *f = &c.flows[slot]
+        if not data or f.way[s].flags & STOPPED:
+            return
+        if send_or_hold(c, &f.way[s], f.fd[1 - s], data, len(data)) == TARGET_FAILED:
+            side_failed(c, f, 1 - s, linux.errno)
+
+    def transfer(self, int source, int target, int64_t length, token):
+        cdef Core *c = &self.core
+        cdef int32_t slot = self._slot(source, target, TRANSFER)
+        cdef Flow *f = &c.flows[slot]
+        f.way[0].left = length
+        f.way[1].flags = STOPPED
+        if length >= c.limits.splice_min:
+            f.way[0].flags = SPLICING
+        self._register(slot)
+        ident = self._start(slot, token)
+        settle(c, slot, -1)
+        return ident
+
+    # ---- flows out -----------------------------------------------------------------
+
+    cdef int32_t _find(self, uint64_t ident) noexcept:
+        cdef int32_t slot = <int32_t>(ident & 0x7fffffff)
+        if slot < self.core.capacity and self.core.flows[slot].kind != FREE:
+            if self.core.flows[slot].generation == ident >> 32:
+                return slot
+        return NOWHERE
+
+    def cancel(self, uint64_t ident):
+        cdef Core *c = &self.core
+        cdef int32_t slot = self._find(ident)
+        cdef int32_t *link = &c.finished
+        if slot == NOWHERE or c.flows[slot].kind != TRANSFER:
+            return
+        finish(c, slot, R_ABORTED)
+        close_finished(c)
+        while link[0] != slot:
+            link = &c.flows[link[0]].next
+        link[0] = c.flows[slot].next
+        c.closed = c.finished
+        self._drop(slot)
+
+    def abort(self, uint64_t ident):
+        cdef int32_t slot = self._find(ident)
+        if slot != NOWHERE and self.core.flows[slot].kind == TUNNEL:
+            finish(&self.core, slot, R_ABORTED)
+
+    def abort_all(self):
+        cdef int32_t slot
+        for slot in range(self.core.capacity):
+            if self.core.flows[slot].kind == TUNNEL:
+                finish(&self.core, slot, R_ABORTED)
+
+    def step(self):
+        cdef Core *c = &self.core
+        if self.closed:
+            return []
+        with nogil:
+            run(c)
+        return self._collect() if c.finished != NOWHERE else []
+
+    cdef list _collect(self):
+        """Reports and frees what has finished."""
+        cdef Core *c = &self.core
+        cdef list ends = []
+        cdef int32_t slot
+        while c.finished != NOWHERE:
+            slot = c.finished
+            ends.append((<object>c.flows[slot].token, self._end(&c.flows[slot])))
+            c.finished = c.flows[slot].next
+            self._drop(slot)
+        c.closed = NOWHERE
+        return ends
+
+    cdef void _drop(self, int32_t slot) noexcept:
+        cdef Flow *f = &self.core.flows[slot]
+        if f.kind == TUNNEL:
+            self.core.tunnels -= 1
+        else:
+            self.core.transfers -= 1
+        free(f.info)
+        f.info = NULL
+        Py_DECREF(<object>f.token)
+        f.token = NULL
+        self._forget(slot)
+
+    cdef object _end(self, Flow *f):
+        cdef Way *up = &f.way[0]
+        cdef Way *down = &f.way[1]
+        if f.kind == TRANSFER:
+            return TransferEnd(transfer_reason(f.reason), f.err, up.copied, up.spliced)
+        return TunnelEnd(
+            tunnel_reason(f.reason), f.err, up.copied, up.spliced, down.copied, down.spliced,
+            f.info[:f.info_len[0]] if f.info_len[0] else b"",
+            f.info[INFO_MAX:INFO_MAX + f.info_len[1]] if f.info_len[1] else b"",
+        )
+
+    def next_wake(self):
+        cdef Core *c = &self.core
+        cdef int64_t due = -1
+        cdef int64_t now
+        if c.finished != NOWHERE:
+            return 0.0
+        if c.idle.count > 0:
+            due = c.idle.time
+        if c.half.count > 0 and (due < 0 or c.half.time < due):
+            due = c.half.time
+        if c.acking != NOWHERE and (due < 0 or c.ack_next < due):
+            due = c.ack_next
+        if c.pool.idle > 0 and (due < 0 or c.pool.used + c.limits.rest < due):
+            due = c.pool.used + c.limits.rest
+        if due < 0:
+            return None
+        now = clock_ms(linux.CLOCK_MONOTONIC_COARSE)
+        return max(due - now, 0) / 1000.0
+
+    def stats(self):
+        cdef Core *c = &self.core
+        return RelayStats(
+            c.tunnels, c.transfers, c.pool.lent, c.pool.idle, c.counters.copied,
+            c.counters.spliced, c.counters.starved, c.counters.fallbacks,
+            c.counters.urgent, c.counters.events, c.counters.steps,
+        )
+
+    def close(self):
+        if not self.closed:
+            self._shut()
+
+    cdef void _shut(self) noexcept:
+        cdef Core *c = &self.core
+        cdef int32_t slot
+        self.closed = True
+        for slot in range(c.capacity):
+            if c.flows[slot].kind != FREE:
+                finish(c, slot, R_ABORTED)
+        close_finished(c)
+        while c.finished != NOWHERE:
+            slot = c.finished
+            c.finished = c.flows[slot].next
+            self._drop(slot)
+        c.closed = NOWHERE
+        pool_empty(c)
+        if c.epfd >= 0:
+            linux.close(c.epfd)
+        c.epfd = -1
+
+
+cdef str tunnel_reason(uint8_t reason):
+    return {
+        R_DONE: interface.DONE,
+        R_SIDE0: interface.CLIENT_RESET,
+        R_SIDE1: interface.ORIGIN_RESET,
+        R_IDLE: interface.IDLE,
+        R_HALF_CLOSE: interface.HALF_CLOSE,
+    }.get(reason, interface.ABORTED)
+
+
+cdef str transfer_reason(uint8_t reason):
+    return {
+        R_DONE: interface.DONE,
+        R_SIDE0: interface.SOURCE_ERROR,
+        R_SIDE1: interface.TARGET_ERROR,
+        R_SOURCE_EOF: interface.SOURCE_EOF,
+        R_IDLE: interface.IDLE,
+    }.get(reason, interface.ABORTED)

@@ -1,0 +1,215 @@
+"""What a flow does at an event: its directions' work, half-close, reset, end.
+
+The end of a tunnel, by what its sides did (s: one side, o: the other):
+
+    FIN from s            everything from s is sent, then FIN to o; o may go on (Q_HALF)
+    FIN from both         both passed on: DONE
+    s fails               what s had sent before is drained and sent to o; nothing more is
+                          read from o; when o has acknowledged it all (Q_ACK) o is reset.
+                          A reset that overtakes data loses the tail, and a FIN instead
+                          would make a cut stream look whole
+    both fail             at once
+    idle, abort           both are reset: no side has ended its stream
+
+After a failure was seen, a read of 0 is no FIN: the kernel reports an error once.
+"""
+
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+
+cimport linux
+from flow cimport (
+    COPY_ONLY, Core, ENDED, FIN_SENT, Flow, Q_ACK, Q_FINISHED, Q_HALF, Q_IDLE,
+    R_DONE, R_NONE, R_SIDE0, R_SIDE1, R_SOURCE_EOF, Reason, STOPPED, TRANSFER, TUNNEL,
+    UNREGISTERED, Way, enter_queue, leave_queue, pending,
+)
+from moves cimport (
+    BLOCKED, DRY, END, MORE, Moved, SHORT, SOURCE_FAILED, TARGET_FAILED,
+    drop_pending, fill, flush,
+)
+
+
+cdef inline void finish(Core *c, int32_t slot, uint8_t reason) noexcept nogil:
+    """No more work for this flow; `close_finished` ends it after the batch."""
+    cdef Flow *f = &c.flows[slot]
+    if f.queue == Q_FINISHED:
+        return
+    leave_queue(c, slot)
+    if f.reason == R_NONE:
+        f.reason = reason
+    f.queue = Q_FINISHED
+    f.next = c.finished
+    c.finished = slot
+
+
+cdef inline void side_failed(Core *c, Flow *f, int s, int error) noexcept nogil:
+    if f.reason == R_NONE:
+        f.reason = R_SIDE0 if s == 0 else R_SIDE1
+        f.err = error
+    f.dead |= 3 if error == linux.ENOMEM else 1 << s
+    f.way[1 - s].flags |= STOPPED
+    drop_pending(c, &f.way[1 - s])
+
+
+cdef inline void serve_way(Core *c, Flow *f, int s, bint readable) noexcept nogil:
+    """The turn of the direction that starts at side s."""
+    cdef Way *w = &f.way[s]
+    cdef int source = f.fd[s]
+    cdef int target = f.fd[1 - s]
+    cdef int moves = c.limits.turn_moves
+    cdef int64_t budget = c.moved + c.limits.turn_bytes
+    cdef Moved r = SHORT
+    if pending(w):
+        r = flush(c, w, target)
+    while r == SHORT or r == MORE:
+        if w.flags & (ENDED | STOPPED) or w.left == 0 or moves == 0 or c.moved >= budget:
+            return
+        if r == SHORT and moves != c.limits.turn_moves:
+            return
+        moves -= 1
+        r = fill(c, w, source, target, readable)
+        readable = False
+    if r == END:
+        w.flags |= ENDED
+    elif r == SOURCE_FAILED:
+        w.flags |= ENDED
+        side_failed(c, f, s, linux.errno)
+    elif r == TARGET_FAILED:
+        side_failed(c, f, 1 - s, linux.errno)
+
+
+cdef inline int send_queue(int fd) noexcept nogil:
+    """Bytes that the peer has not acknowledged; 0 when that cannot be known."""
+    cdef int queued = 0
+    return queued if linux.ioctl(fd, linux.SIOCOUTQ, &queued) == 0 else 0
+
+
+cdef inline void settle_failed(Core *c, int32_t slot) noexcept nogil:
+    """One or both sides of a tunnel have failed."""
+    cdef Flow *f = &c.flows[slot]
+    cdef int s = 0 if f.dead & 1 else 1
+    if f.dead == 3:
+        finish(c, slot, f.reason)
+    elif f.way[s].flags & ENDED and not pending(&f.way[s]):
+        f.outq = send_queue(f.fd[1 - s])
+        if f.outq == 0:
+            finish(c, slot, f.reason)
+        else:
+            enter_queue(c, slot, Q_ACK)
+    else:
+        enter_queue(c, slot, Q_HALF)
+
+
+cdef inline void settle_tunnel(Core *c, int32_t slot) noexcept nogil:
+    """Passes ends on, after a turn."""
+    cdef Flow *f = &c.flows[slot]
+    cdef Way *w
+    cdef int s
+    if not f.dead:
+        for s in range(2):
+            w = &f.way[s]
+            if w.flags & ENDED and not w.flags & FIN_SENT and not pending(w):
+                w.flags |= FIN_SENT
+                if linux.shutdown(f.fd[1 - s], linux.SHUT_WR) < 0:
+                    side_failed(c, f, 1 - s, linux.errno)
+    if f.dead:
+        settle_failed(c, slot)
+    elif f.way[0].flags & f.way[1].flags & FIN_SENT:
+        finish(c, slot, R_DONE)
+    elif (f.way[0].flags | f.way[1].flags) & FIN_SENT:
+        enter_queue(c, slot, Q_HALF)
+
+
+cdef inline void settle_transfer(Core *c, int32_t slot) noexcept nogil:
+    cdef Flow *f = &c.flows[slot]
+    cdef Way *w = &f.way[0]
+    if f.dead & 2:
+        finish(c, slot, R_SIDE1)
+    elif pending(w):
+        return
+    elif w.left == 0 or (w.flags & ENDED and w.left < 0 and not f.dead):
+        f.reason = R_NONE
+        finish(c, slot, R_DONE)
+    elif w.flags & ENDED:
+        finish(c, slot, R_SIDE0 if f.dead else R_SOURCE_EOF)
+
+
+cdef inline uint32_t wanted(const Flow *f, int s) noexcept nogil:
+    """What epoll should watch side s for. Never EPOLLRDHUP: it is level-triggered, and
+    would spin while what came before the FIN is still pending."""
+    cdef uint32_t mask = 0
+    cdef const Way *w = &f.way[s]
+    if not w.flags & (ENDED | STOPPED) and not pending(w) and w.left != 0:
+        mask |= linux.EPOLLIN
+    if pending(&f.way[1 - s]):
+        mask |= linux.EPOLLOUT
+    return mask
+
+
+cdef inline int watch(Core *c, int32_t slot, int s, uint32_t mask) noexcept nogil:
+    """Makes epoll watch side s for `mask` (UNREGISTERED: not at all); -1 and errno."""
+    cdef Flow *f = &c.flows[slot]
+    cdef linux.epoll_event event
+    cdef int op = linux.EPOLL_CTL_MOD
+    if mask == f.mask[s]:
+        return 0
+    if mask == <uint32_t>UNREGISTERED:
+        op = linux.EPOLL_CTL_DEL
+    elif f.mask[s] == <uint32_t>UNREGISTERED:
+        op = linux.EPOLL_CTL_ADD
+    event.events = mask
+    event.data.u64 = (<uint64_t>f.generation << 32) | <uint32_t>(slot * 2 + s)
+    if linux.epoll_ctl(c.epfd, op, f.fd[s], &event) < 0:
+        return -1
+    f.mask[s] = mask
+    return 0
+
+
+cdef inline void rearm(Core *c, int32_t slot, int hung) noexcept nogil:
+    """After a turn. `hung`: the side that reported HUP or ERR, which epoll cannot mask: it
+    is taken out while nothing of it is wanted, and put back later. -1: none did."""
+    cdef Flow *f = &c.flows[slot]
+    cdef uint32_t mask
+    cdef int s
+    for s in range(2):
+        mask = wanted(f, s)
+        if mask == 0 and (s == hung or f.mask[s] == <uint32_t>UNREGISTERED):
+            mask = <uint32_t>UNREGISTERED
+        if watch(c, slot, s, mask) < 0:
+            side_failed(c, f, s, linux.errno)
+            finish(c, slot, f.reason)
+            return
+
+
+cdef inline void settle(Core *c, int32_t slot, int hung) noexcept nogil:
+    """What a turn led to: ends passed on, the flow finished, or what to wait for next."""
+    cdef Flow *f = &c.flows[slot]
+    if f.kind == TUNNEL:
+        settle_tunnel(c, slot)
+    else:
+        settle_transfer(c, slot)
+    if f.queue != Q_FINISHED:
+        rearm(c, slot, hung)
+
+
+cdef inline void take_error(Core *c, Flow *f, int s) noexcept nogil:
+    """Side s reports an error and there is nothing left to read from it, so nothing else
+    would ever find the error. (Before that, asking for it would hide it: SO_ERROR clears.)"""
+    cdef int error = 0
+    cdef linux.socklen_t size = sizeof(error)
+    if linux.getsockopt(f.fd[s], linux.SOL_SOCKET, linux.SO_ERROR, &error, &size) == 0:
+        if error != 0:
+            side_failed(c, f, s, error)
+
+
+cdef inline void serve_event(Core *c, int32_t slot, int s, uint32_t events) noexcept nogil:
+    """One epoll event. What is pending towards s goes first: it frees pipes."""
+    cdef Flow *f = &c.flows[slot]
+    cdef bint failed = (events & (linux.EPOLLERR | linux.EPOLLHUP)) != 0
+    if (events & linux.EPOLLOUT or failed) and pending(&f.way[1 - s]):
+        serve_way(c, f, 1 - s, False)
+    if (events & linux.EPOLLIN or failed) and not pending(&f.way[s]):
+        serve_way(c, f, s, (events & linux.EPOLLIN) != 0)
+    if events & linux.EPOLLERR and not f.dead & (1 << s):
+        if f.way[s].flags & (ENDED | STOPPED) and not pending(&f.way[s]):
+            take_error(c, f, s)
+    settle(c, slot, s if failed else -1)
