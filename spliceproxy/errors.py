@@ -46,3 +46,12 @@ class Failure(Exception):
         self.error = error
         self.detail = detail
         self.status = status or STATUS[error]
+
+
+class ClientGone(Exception):
+    """The client ended or broke its connection: there is nobody to answer. ``reason`` is
+    for the log, one of the relay interface's reasons."""
+
+    def __init__(self, reason: str = "client-reset") -> None:
+        super().__init__(reason)
+        self.reason = reason

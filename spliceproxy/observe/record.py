@@ -13,6 +13,7 @@ class Record:
         "bytes_in",
         "bytes_out",
         "client",
+        "content_type",
         "ended_at",
         "error",
         "method",
@@ -35,6 +36,7 @@ class Record:
         self.user = ""
         self.peer = ""  # the address dialled, "" if none was
         self.status = 0  # sent to the client; 0 if nothing was
+        self.content_type = ""  # of the answer, as received; "" if it has none
         self.error = ""  # RFC 9209 type where the proxy answered itself
         self.reason = ""  # how it ended: the relay's reason, "" for a plain end
         self.bytes_in = 0  # received from the client, head included

@@ -1,0 +1,62 @@
+"""Builds the compiled relay from ``native/``. Everything else is in pyproject.toml.
+
+Without Cython or a C compiler the package installs all the same, in pure Python, and
+says so. ``SPLICEPROXY_REQUIRE_NATIVE=1`` makes that an error.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import BaseError, CompileError, LinkError
+
+NATIVE = Path("native")
+REQUIRED = os.environ.get("SPLICEPROXY_REQUIRE_NATIVE", "") not in ("", "0")
+
+
+class BuildNative(build_ext):
+    """build_ext that runs Cython itself, so that its absence and its errors are handled
+    like those of the compiler."""
+
+    def build_extension(self, ext: Extension) -> None:
+        try:
+            self._translate(ext)
+            super().build_extension(ext)
+        except (BaseError, CompileError, LinkError):
+            if ext.optional:  # setuptools logs the error and goes on
+                print(
+                    "warning: THE COMPILED RELAY WAS NOT BUILT: the proxy will run in pure "
+                    "Python. SPLICEPROXY_REQUIRE_NATIVE=1 makes this an error.",
+                    file=sys.stderr,
+                )
+            raise
+
+    def _translate(self, ext: Extension) -> None:
+        try:
+            from Cython.Build import cythonize
+            from Cython.Compiler.Errors import CompileError as CythonError
+        except ImportError as error:
+            raise CompileError(f"Cython is missing ({error})") from error
+        try:
+            [translated] = cythonize(
+                ext, include_path=[str(NATIVE)], build_dir=self.build_temp, force=self.force
+            )
+        except CythonError as error:
+            raise CompileError(f"Cython failed: {error}") from error
+        ext.sources = translated.sources
+
+
+setup(
+    ext_modules=[
+        Extension(
+            "spliceproxy.relay._native",
+            sources=[str(NATIVE / "relay.pyx")],
+            depends=sorted(str(path) for path in NATIVE.glob("*.pxd")),
+            extra_compile_args=["-O2", "-Wall", "-Wextra", "-fsigned-char"],
+            optional=not REQUIRED,
+        )
+    ],
+    cmdclass={"build_ext": BuildNative},
+)

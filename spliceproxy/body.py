@@ -1,0 +1,119 @@
+"""Moves one message body from one stream to another, without ever holding it whole.
+
+Each function sends ``prefix`` (the head) together with what is already in the source's
+buffer, and leaves in that buffer what follows the body. Large parts of known length go
+through the relay, which gives the sockets back.
+"""
+
+from __future__ import annotations
+
+from spliceproxy.errors import Failure
+from spliceproxy.http1.framing import ChunkedDecoder, chunk, chunk_head, last_chunk
+from spliceproxy.relay import interface
+from spliceproxy.relay.driver import RelayDriver
+from spliceproxy.stream import Stream
+
+
+class SourceFailed(Exception):
+    """The body was cut short: its sender ended or broke the connection, or stalled.
+    ``reason`` is one of the relay interface's reasons."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class TargetFailed(Exception):
+    """The receiver of the body broke the connection, or takes no more."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class BodyMover:
+    """Moves bodies through one worker's relay; ``idle`` is the limit in seconds without a
+    byte."""
+
+    __slots__ = ("_idle", "_relay")
+
+    def __init__(self, relay: RelayDriver, idle: float) -> None:
+        self._relay = relay
+        self._idle = idle
+
+    async def length(self, source: Stream, target: Stream, length: int, prefix: bytes) -> None:
+        """Exactly ``length`` bytes."""
+        first = bytes(source.buffer[:length])
+        del source.buffer[:length]
+        await self._send(target, prefix + first)
+        left = length - len(first)
+        if left >= interface.SPLICE_MIN:
+            await self._transfer(source, target, left)
+            return
+        while left:
+            await self._fill(source)
+            part = bytes(source.buffer[:left])
+            del source.buffer[:left]
+            await self._send(target, part)
+            left -= len(part)
+
+    async def until_end(self, source: Stream, target: Stream, prefix: bytes) -> None:
+        """Everything until FIN."""
+        await self._send(target, prefix + source.buffer)
+        source.buffer.clear()
+        await self._transfer(source, target, -1)
+
+    async def chunked(
+        self, source: Stream, target: Stream, decoder: ChunkedDecoder, prefix: bytes, *, plain: bool
+    ) -> None:
+        """A chunked body, framed anew; with ``plain`` its payload alone. HeadError where
+        the framing is broken. Chunks that do not fit the buffer are passed through the relay."""
+        while True:
+            payload = decoder.decode(source.buffer)
+            out = payload if plain or not payload else chunk(payload)
+            if decoder.done and not plain:
+                out += last_chunk(decoder.trailers)
+            if prefix or out:
+                await self._send(target, prefix + out)
+                prefix = b""
+            if decoder.done:
+                return
+            left = decoder.remaining
+            if left < interface.SPLICE_MIN:
+                await self._fill(source)
+                continue
+            if not plain:
+                await self._send(target, chunk_head(left))
+                prefix = b"\r\n"
+            await self._transfer(source, target, left)
+            decoder.skip(left)
+
+    async def _fill(self, source: Stream) -> None:
+        source.limit("connection_read_timeout", "the body stalled", self._idle)
+        try:
+            n = await source.fill()
+        except OSError as error:
+            raise SourceFailed(interface.SOURCE_ERROR) from error
+        if n == 0:
+            raise SourceFailed(interface.SOURCE_EOF)
+
+    async def _send(self, target: Stream, data: bytes) -> None:
+        target.limit("connection_write_timeout", "the body is not taken", self._idle)
+        try:
+            await target.send(data)
+        except OSError as error:
+            raise TargetFailed(interface.TARGET_ERROR) from error
+
+    async def _transfer(self, source: Stream, target: Stream, length: int) -> None:
+        source.pause()
+        try:
+            end = await self._relay.transfer(source.fd, target.fd, length)
+        except OSError as error:
+            raise Failure("proxy_internal_error", f"the relay takes no body: {error}") from error
+        moved = end.copied + end.spliced
+        source.received += moved
+        target.sent += moved
+        if end.reason == interface.TARGET_ERROR:
+            raise TargetFailed(end.reason)
+        if end.reason != interface.DONE:
+            raise SourceFailed(end.reason)

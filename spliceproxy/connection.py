@@ -1,0 +1,299 @@
+"""The life of one client connection: heads in, answers out, until it closes or is handed
+to the relay as a tunnel."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+
+from spliceproxy import files
+from spliceproxy.body import SourceFailed
+from spliceproxy.errors import ClientGone, Failure
+from spliceproxy.forward import Exchange
+from spliceproxy.http1.errors import HeadError
+from spliceproxy.http1.framing import Body, request_body
+from spliceproxy.http1.head import RequestHead, find_head_end, parse_request, skip_empty_lines
+from spliceproxy.http1.pages import ESTABLISHED, HOW_TO_CONFIGURE, error_page
+from spliceproxy.http1.rewrite import persistent
+from spliceproxy.observe.record import Record
+from spliceproxy.services import Services
+from spliceproxy.stream import Stream
+from spliceproxy.tunnel import hand_over
+
+log = logging.getLogger("spliceproxy")
+
+FRESH_SECONDS = 1.0
+"""When draining begins, how long a new connection still has for its first request."""
+
+
+class Connection:
+    """One client. ``refuse``: its first request is answered with 503, for the limit on
+    connections is reached."""
+
+    __slots__ = (
+        "_address",
+        "_cause",
+        "_exchange",
+        "_head",
+        "_idle",
+        "_record",
+        "_refuse",
+        "_requests",
+        "_services",
+        "_stream",
+        "_task",
+    )
+
+    def __init__(
+        self, services: Services, stream: Stream, address: str, *, refuse: bool = False
+    ) -> None:
+        self._services = services
+        self._stream = stream
+        self._address = address
+        self._refuse = refuse
+        self._requests = 0
+        self._idle = True  # between two requests
+        self._cause: Exception | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._head: RequestHead | None = None
+        self._record = Record(address, 0.0)
+        self._exchange: Exchange | None = None
+
+    async def run(self) -> None:
+        """Serves the connection to its end."""
+        self._task = asyncio.current_task()
+        try:
+            while await self._serve_one():
+                self._requests += 1
+        except asyncio.CancelledError:
+            if self._cause is None:
+                raise
+        except ClientGone:
+            pass  # between two requests: there is nothing to answer or to log
+        except Exception:
+            log.exception("a connection from %s failed", self._address or "a local client")
+        finally:
+            self._stream.close()
+
+    def abort(self, cause: Exception) -> None:
+        """Makes what the connection does now fail with ``cause``."""
+        if self._cause is None and self._task is not None:
+            self._cause = cause
+            self._task.cancel()
+
+    def drain(self) -> None:
+        """The worker stops: a connection between requests ends, a new one gets a moment."""
+        if self._idle and self._requests:
+            self.abort(ClientGone())
+        elif self._idle:
+            self._stream.limit("connection_read_timeout", "draining", FRESH_SECONDS)
+
+    # ---- one request -------------------------------------------------------------------
+
+    async def _serve_one(self) -> bool:
+        """One request and its answer; returns whether another may follow."""
+        stream = self._stream
+        record = self._record = Record(self._address, time.monotonic())
+        received, sent = stream.received - len(stream.buffer), stream.sent
+        self._head = self._exchange = None
+        try:
+            head = await self._read_head()
+            if head is None:
+                return False
+            record.bytes_in = stream.received - len(stream.buffer) - received
+            keep = await self._dispatch(head)
+        except asyncio.CancelledError:
+            if self._cause is None:
+                raise
+            keep = await self._fail(self._cause)
+        except (Failure, HeadError, ClientGone, SourceFailed) as error:
+            keep = await self._fail(error)
+        except OSError as error:
+            keep = await self._fail(ClientGone(str(error)))
+        if not self._idle and not stream.detached:  # a tunnel is logged when it ends
+            record.bytes_in = stream.received - len(stream.buffer) - received
+            record.bytes_out = stream.sent - sent
+            self._services.write(record)
+        return keep
+
+    async def _read_head(self) -> RequestHead | None:
+        """The next request's head; None if the client has no more to say."""
+        stream = self._stream
+        buffer = stream.buffer
+        searched = 0
+        self._idle = True
+        stream.limit(
+            "connection_read_timeout",
+            "no request head within the time limit",
+            self._services.config.timeouts.head,
+        )
+        if self._requests and not buffer:
+            await self._wait_for_next()
+        while True:
+            if not searched:
+                skip_empty_lines(buffer)
+            if len(buffer) > searched:
+                self._idle = False
+                end = find_head_end(buffer, searched)
+                if end >= 0:
+                    head = bytes(buffer[:end])
+                    del buffer[:end]
+                    return parse_request(head)
+                searched = len(buffer)
+            if not await self._fill():
+                if searched:
+                    raise ClientGone
+                return None
+
+    async def _wait_for_next(self) -> None:
+        try:
+            await self._stream.readable()
+        except Failure as error:
+            raise ClientGone from error
+
+    async def _fill(self) -> int:
+        try:
+            return await self._stream.fill()
+        except Failure as error:
+            if self._idle:
+                raise ClientGone from error
+            raise Failure(error.error, error.detail, 408) from error
+
+    async def _dispatch(self, head: RequestHead) -> bool:
+        self._head = head
+        record = self._record
+        record.method = head.method
+        record.target = head.target
+        if self._refuse:
+            raise Failure("connection_limit_reached", "the proxy's limit on connections is reached")
+        if head.method == "CONNECT":
+            await self._connect(head)
+            return False
+        if head.form == "absolute":
+            if head.scheme != "http":
+                raise Failure(
+                    "http_request_error", f"cannot forward {head.scheme}: use CONNECT for https"
+                )
+            return await self._forward(head, (head.host, head.port))
+        if self._services.site is not None:
+            return await self._serve_file(head)
+        backend = self._services.config.default_backend
+        if backend is None:
+            raise Failure("http_request_error", HOW_TO_CONFIGURE)
+        return await self._forward(head, backend)
+
+    async def _connect(self, head: RequestHead) -> None:
+        services = self._services
+        request_body(head)  # CONNECT with a body is an error
+        self._stream.watch(self._client_gone)
+        sock, self._record.peer = await services.dialer.dial(head.host, head.port)
+        origin = Stream(sock, services.loop)
+        self._record.status = 200
+        try:
+            hand_over(services, self._stream, origin, ESTABLISHED, self._record)
+        finally:
+            origin.close()
+
+    def _client_gone(self) -> None:
+        self.abort(ClientGone())
+
+    async def _forward(self, head: RequestHead, key: tuple[str, int]) -> bool:
+        self._exchange = Exchange(
+            self._services, self._stream, head, self._record, key, self.abort
+        )
+        return await self._exchange.run()
+
+    async def _serve_file(self, head: RequestHead) -> bool:
+        site = self._services.site
+        assert site is not None
+        keep = self._may_continue(head)
+        with site.find(head) as answer:
+            self._record.status = answer.status
+            self._stream.limit(
+                "connection_write_timeout",
+                "the client does not take the file",
+                self._services.config.timeouts.idle,
+            )
+            self._record.content_type = answer.content_type
+            page = answer.head(self._services.date(), head.minor, not keep) + answer.body
+            await self._stream.send(page)
+            if answer.fd is not None:
+                idle = self._services.config.timeouts.idle
+                await files.send_file(self._stream, answer.fd, answer.offset, answer.length, idle)
+        return keep
+
+    def _may_continue(self, head: RequestHead) -> bool:
+        """Whether the connection can go on after an answer of ours: a body, or what was
+        meant for a tunnel, would be taken for the next request."""
+        if self._services.draining or not persistent(head):
+            return False
+        if head.method == "CONNECT" and self._stream.buffer:
+            return False
+        try:
+            return request_body(head) == (Body.NONE, 0)
+        except HeadError:
+            return False
+
+    # ---- when it goes wrong ------------------------------------------------------------
+
+    async def _fail(self, error: Exception) -> bool:
+        """Answers a fault, or cuts the answer short that has begun; returns whether the
+        connection goes on."""
+        record = self._record
+        if self._exchange is not None and self._exchange.answered:
+            await self._cut(error)
+            return False
+        if isinstance(error, ClientGone):
+            record.reason = error.reason
+            return False
+        if isinstance(error, Failure):
+            status, kind, detail = error.status, error.error, error.detail
+        else:
+            assert isinstance(error, HeadError)
+            kind = "http_request_error" if error.status < 500 else "http_protocol_error"
+            status, kind, detail = error.status, error.error or kind, error.detail
+        record.status, record.error = status, kind
+        return await self._send_page(status, kind, detail)
+
+    async def _send_page(self, status: int, kind: str, detail: str) -> bool:
+        head = self._head
+        keep = (
+            head is not None
+            and not isinstance(self._cause, Exception)
+            and kind != "http_request_error"
+            and self._may_continue(head)
+        )
+        page = error_page(
+            status,
+            kind,
+            detail,
+            minor=head.minor if head is not None else 1,
+            close=not keep,
+            head_only=head is not None and head.method == "HEAD",
+            date=self._services.date(),
+        )
+        try:
+            self._stream.limit("connection_write_timeout", "the error page is not taken", 10.0)
+            await self._stream.send(page)
+            if not keep:
+                await self._stream.close_gently()
+        except (OSError, Failure):
+            self._record.reason = "client-reset"
+            return False
+        return keep
+
+    async def _cut(self, error: Exception) -> None:
+        """The response has begun and will not be whole: the client must see that."""
+        record = self._record
+        if isinstance(error, (ClientGone, SourceFailed)):
+            record.reason = error.reason
+        elif isinstance(error, Failure):
+            record.error, record.reason = error.error, "idle-timeout"
+        else:
+            record.error, record.reason = "http_protocol_error", "source-error"
+        assert self._exchange is not None
+        if self._exchange.cut_by_reset and not isinstance(error, ClientGone):
+            await self._stream.reset_after_sent()
+        else:
+            self._stream.close()

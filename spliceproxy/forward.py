@@ -1,0 +1,311 @@
+"""One request forwarded to its origin, and the response forwarded to the client.
+
+The request's body and the response travel at the same time where the body does not fit
+the first segment: an origin may answer early, and 100 (Continue) comes before the body.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from spliceproxy.body import BodyMover, SourceFailed, TargetFailed
+from spliceproxy.errors import ClientGone, Failure
+from spliceproxy.http1.errors import HeadError
+from spliceproxy.http1.framing import Body, ChunkedDecoder, request_body, response_body
+from spliceproxy.http1.head import RequestHead, ResponseHead, find_head_end, parse_response
+from spliceproxy.http1.rewrite import (
+    client_response,
+    interim_response,
+    origin_request,
+    persistent,
+    upgrade,
+)
+from spliceproxy.observe.record import Record
+from spliceproxy.services import Services
+from spliceproxy.stream import Stream
+from spliceproxy.tunnel import hand_over
+
+IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
+"""RFC 9110 section 9.2.2. Such a request without a body may be sent again."""
+
+
+class DeadReuse(Exception):
+    """A reused connection ended before the first byte of a response."""
+
+
+class Exchange:
+    """One request and its response. ``abort(cause)`` is the connection's: it makes the
+    coroutine that runs :meth:`run` fail with ``cause``.
+
+    ``answered``: the response has begun, so an error can only cut it short.
+    """
+
+    __slots__ = (
+        "_abort",
+        "_before",
+        "_body",
+        "_client",
+        "_head",
+        "_key",
+        "_length",
+        "_mover",
+        "_origin",
+        "_record",
+        "_services",
+        "_upload",
+        "answered",
+        "cut_by_reset",
+    )
+
+    def __init__(
+        self,
+        services: Services,
+        client: Stream,
+        head: RequestHead,
+        record: Record,
+        key: tuple[str, int],
+        abort: Callable[[Exception], None],
+    ) -> None:
+        self._services = services
+        self._client = client
+        self._head = head
+        self._record = record
+        self._key = key
+        self._abort = abort
+        self._mover = BodyMover(services.relay, services.config.timeouts.idle)
+        self._origin: Stream | None = None
+        self._before = 0  # bytes that the origin had sent before this request
+        self._upload: asyncio.Task[None] | None = None
+        self._body, self._length = request_body(head)
+        self.answered = False
+        self.cut_by_reset = False  # only a reset shows that the response was cut short
+
+    async def run(self) -> bool:
+        """Forwards both ways; returns whether the client's connection goes on.
+
+        Raises Failure or HeadError (answer it, if not ``answered``), ClientGone, and
+        SourceFailed where the response was cut short.
+        """
+        retriable = self._head.method in IDEMPOTENT and self._body == Body.NONE
+        try:
+            if retriable and self._take_idle():
+                try:
+                    return await self._attempt(reused=True)
+                except DeadReuse:
+                    self._close_origin()
+            await self._dial()
+            return await self._attempt(reused=False)
+        finally:
+            if self._upload is not None:
+                await _stop(self._upload)
+            self._close_origin()
+
+    # ---- the origin --------------------------------------------------------------------
+
+    def _take_idle(self) -> bool:
+        idle = self._services.pool.take(self._key)
+        if idle is None:
+            return False
+        self._origin, self._record.peer = idle
+        return True
+
+    async def _dial(self) -> None:
+        self._client.watch(self._client_gone)
+        sock, self._record.peer = await self._services.dialer.dial(*self._key)
+        self._origin = Stream(sock, self._services.loop)
+
+    def _close_origin(self) -> None:
+        if self._origin is not None:
+            self._origin.close()
+            self._origin = None
+
+    def _client_gone(self) -> None:
+        self._abort(ClientGone())
+
+    async def _attempt(self, *, reused: bool) -> bool:
+        origin = self._origin
+        assert origin is not None
+        self._before = origin.received
+        try:
+            await self._send_request(origin)
+            response = await self._final_response(origin)
+        except DeadReuse:
+            if reused:
+                raise
+            raise Failure(
+                "connection_terminated", "the origin closed the connection without an answer"
+            ) from None
+        if response.status == 101:
+            return self._switch(origin, response)
+        return await self._answer(origin, response)
+
+    # ---- the request -------------------------------------------------------------------
+
+    async def _send_request(self, origin: Stream) -> None:
+        head = origin_request(self._head, self._body, self._services.via)
+        client = self._client
+        origin.limit(
+            "connection_write_timeout",
+            "the origin does not take the request",
+            self._services.config.timeouts.idle,
+        )
+        if self._body == Body.CHUNKED or self._length > len(client.buffer):
+            self._upload = asyncio.ensure_future(self._send_body(origin, head))
+            return
+        if self._length:
+            head += client.buffer[: self._length]
+            del client.buffer[: self._length]
+        try:
+            await origin.send(head)
+        except OSError as error:
+            raise DeadReuse from error
+        client.watch(self._client_gone)
+
+    async def _send_body(self, origin: Stream, head: bytes) -> None:
+        """The task that sends a request whose body is still coming."""
+        try:
+            if self._body == Body.CHUNKED:
+                decoder = ChunkedDecoder(400)
+                await self._mover.chunked(self._client, origin, decoder, head, plain=False)
+            else:
+                await self._mover.length(self._client, origin, self._length, head)
+        except TargetFailed:
+            # The origin may have answered before it closed: whoever reads the response
+            # finds out.
+            return
+        except SourceFailed as error:
+            self._abort(ClientGone(error.reason))
+        except (Failure, HeadError) as error:
+            self._abort(error)
+
+    def _upload_done(self) -> bool:
+        upload = self._upload
+        return upload is None or (upload.done() and not upload.cancelled())
+
+    # ---- the response ------------------------------------------------------------------
+
+    async def _final_response(self, origin: Stream) -> ResponseHead:
+        """The first response that is not interim; those are passed on (RFC 9110 15.2)."""
+        while True:
+            response = await self._response_head(origin)
+            if response.status >= 200 or response.status == 101:
+                return response
+            if self._head.minor:
+                await self._send_interim(response)
+
+    async def _send_interim(self, response: ResponseHead) -> None:
+        self._client.limit(
+            "connection_write_timeout",
+            "the client takes no answer",
+            self._services.config.timeouts.idle,
+        )
+        try:
+            await self._client.send(interim_response(response, self._services.via))
+        except OSError as error:
+            raise ClientGone from error
+
+    async def _response_head(self, origin: Stream) -> ResponseHead:
+        buffer = origin.buffer
+        searched = 0
+        origin.limit(
+            "http_response_timeout",
+            "the origin does not answer",
+            self._services.config.timeouts.idle,
+        )
+        try:
+            while True:
+                if len(buffer) > searched:
+                    end = find_head_end(buffer, searched, response=True)
+                    if end >= 0:
+                        head = bytes(buffer[:end])
+                        del buffer[:end]
+                        return parse_response(head)
+                    searched = len(buffer)
+                else:
+                    await origin.readable()
+                if not await origin.fill():
+                    break
+        except OSError as error:
+            if origin.received == self._before:
+                raise DeadReuse from error
+            raise Failure("connection_terminated", "the origin reset the connection") from error
+        if origin.received == self._before:
+            raise DeadReuse
+        raise Failure("http_response_incomplete", "the origin closed within the response's head")
+
+    def _switch(self, origin: Stream, response: ResponseHead) -> bool:
+        """101: from here on a tunnel (RFC 9110 section 7.8)."""
+        if upgrade(self._head) is None or upgrade(response) is None or not self._upload_done():
+            raise Failure("http_upgrade_failed", "the origin switched protocols unasked")
+        answer = client_response(
+            response,
+            Body.NONE,
+            minor=self._head.minor,
+            close=False,
+            via=self._services.via,
+            date=self._services.date(),
+        )
+        self._record.status = 101
+        hand_over(self._services, self._client, origin, answer, self._record)
+        self._origin = None
+        return False
+
+    async def _answer(self, origin: Stream, response: ResponseHead) -> bool:
+        kind, length = response_body(response, self._head.method)
+        out = Body.CLOSE if kind == Body.CHUNKED and not self._head.minor else kind
+        # A response that overtakes the request's body ends the connection: what is left
+        # of the body would have to be read as something.
+        close = (
+            out == Body.CLOSE
+            or not self._upload_done()
+            or self._services.draining
+            or not persistent(self._head)
+        )
+        prefix = client_response(
+            response,
+            out,
+            minor=self._head.minor,
+            close=close,
+            via=self._services.via,
+            date=self._services.date(),
+        )
+        self._record.status = response.status
+        self._record.content_type = (response.get(b"content-type") or b"").decode("latin-1")
+        self.answered = True
+        self.cut_by_reset = out == Body.CLOSE
+        try:
+            await self._send_response(origin, kind, length, prefix, plain=out == Body.CLOSE)
+        except TargetFailed as error:
+            raise ClientGone(error.reason) from error
+        if kind != Body.CLOSE and persistent(response) and self._upload_done():
+            self._services.pool.put(self._key, origin, self._record.peer)
+            self._origin = None
+        return not close
+
+    async def _send_response(
+        self, origin: Stream, kind: Body, length: int, prefix: bytes, *, plain: bool
+    ) -> None:
+        if kind == Body.CHUNKED:
+            decoder = ChunkedDecoder(502)
+            await self._mover.chunked(origin, self._client, decoder, prefix, plain=plain)
+        elif kind == Body.CLOSE:
+            await self._mover.until_end(origin, self._client, prefix)
+        else:
+            await self._mover.length(origin, self._client, length, prefix)
+
+
+
+
+async def _stop(task: asyncio.Task[None]) -> None:
+    """Cancels and waits, whatever happens: until the task has ended, the relay may be
+    using the sockets, and they must not be closed."""
+    again = False
+    task.cancel()
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError:
+            again = True
+    if again:
+        raise asyncio.CancelledError

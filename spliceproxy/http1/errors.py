@@ -1,0 +1,28 @@
+"""The one exception of this package: a message that must not be acted on."""
+
+from __future__ import annotations
+
+_SHOWN = 60  # characters of a peer's text that an error message quotes
+
+
+class HeadError(Exception):
+    """A head, its framing or a chunked body is not acceptable.
+
+    ``status`` is what to answer: 400, 414, 431, 501 or 505 for a request, 502 for a
+    response. ``detail`` is one short line of printable ASCII. ``error`` is the RFC 9209
+    type, for a ``Proxy-Status`` field.
+    """
+
+    def __init__(self, status: int, detail: str, error: str = "") -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+        self.error = error or ("http_protocol_error" if status == 502 else "http_request_error")
+
+
+def show(text: bytes | bytearray | str) -> str:
+    """A peer's text, quoted, escaped and cut, for an error message."""
+    if isinstance(text, str):
+        text = text.encode("utf-8", "surrogateescape")
+    shown = ascii(bytes(text[:_SHOWN]))[1:]
+    return shown + "..." if len(text) > _SHOWN else shown

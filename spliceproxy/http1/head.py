@@ -1,0 +1,220 @@
+"""Heads of HTTP/1 messages: found in a buffer, checked and taken apart (RFC 9112).
+
+A head that two readers could read in two ways is refused, never repaired. The regular
+expressions look at a whole head at once, and none can backtrack more than linearly.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+from spliceproxy.http1.errors import HeadError as HeadError
+from spliceproxy.http1.errors import show
+from spliceproxy.http1.fields import MAX_FIELDS as MAX_FIELDS
+from spliceproxy.http1.fields import TOKEN, find_section_end, parse_fields
+from spliceproxy.http1.target import split_authority, split_target
+
+MAX_LINE = 16 * 1024
+"""Bytes of a request-line or status-line, CRLF not counted: beyond it 414. RFC 9112
+section 3 recommends at least 8000; nginx allows 8 KiB, Apache httpd 8190, Node.js 16 KiB."""
+
+MAX_HEAD = 64 * 1024
+"""Bytes of a whole head with its empty line: beyond it 431. squid's default is 64 KiB too."""
+
+_EMPTY_LINES = 4  # that skip_empty_lines takes away in one call
+
+_PREFACE = b"PRI * HTTP/2.0\r\n"  # RFC 9113 section 3.4
+
+# The target is visible ASCII. RFC 3986 allows less, but browsers send {}|^" and the like
+# in queries, and no reader splits a line there.
+_REQUEST_LINE = re.compile(rb"(" + TOKEN + rb") ([\x21-\x7e]+) HTTP/([0-9])\.([0-9])\r\n").match
+
+# RFC 9112 section 4 has a space behind the status even where no reason follows. Some
+# origins leave it out; every client takes that, and it can be read in one way only.
+_STATUS_LINE = re.compile(
+    rb"HTTP/([0-9])\.([0-9]) ([1-9][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*))?\r\n"
+).match
+
+
+class _Fields:
+    """Look-up by field name; ``fields`` must not be changed once the head is made."""
+
+    __slots__ = ()
+
+    fields: list[tuple[bytes, bytes]]
+    _index: dict[bytes, list[bytes]]
+
+    def __post_init__(self) -> None:
+        index = self._index
+        for name, value in self.fields:
+            key = name.lower()
+            if key in index:
+                index[key].append(value)
+            else:
+                index[key] = [value]
+
+    def values(self, name: bytes) -> list[bytes]:
+        """The values of all fields of this name (lower case), in order."""
+        return self._index.get(name, [])
+
+    def get(self, name: bytes) -> bytes | None:
+        """The value of the first field of this name (lower case), None without one."""
+        values = self._index.get(name)
+        return values[0] if values else None
+
+
+@dataclass(slots=True)
+class RequestHead(_Fields):
+    """A request's head (RFC 9112 section 3)."""
+
+    method: str
+    target: str  # as received
+    minor: int  # HTTP/1.minor: 0 or 1
+    fields: list[tuple[bytes, bytes]]  # name as spelled, value without OWS
+    form: str  # "authority", "absolute", "origin" or "asterisk"
+    scheme: str  # lower case; "" unless absolute
+    host: str  # lower case, IPv6 without brackets; "" if unknown
+    port: int  # the scheme's default where none is given; 0 if unknown
+    path: str  # path and query for the origin form; "" for CONNECT
+    _index: dict[bytes, list[bytes]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+
+@dataclass(slots=True)
+class ResponseHead(_Fields):
+    """A response's head (RFC 9112 section 4)."""
+
+    minor: int  # HTTP/1.minor: 0 or 1
+    status: int  # 100 to 999
+    reason: bytes
+    fields: list[tuple[bytes, bytes]]  # name as spelled, value without OWS
+    _index: dict[bytes, list[bytes]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+
+def skip_empty_lines(buffer: bytearray) -> None:
+    """Takes a few CRLFs away from the front, before a request (RFC 9112 section 2.2).
+
+    Call it before each :func:`find_head_end` of a head that has not begun. An empty line
+    that is left is an error there.
+    """
+    end = 0
+    while end < 2 * _EMPTY_LINES and buffer.startswith(b"\r\n", end):
+        end += 2
+    if end:
+        del buffer[:end]
+
+
+def find_head_end(buffer: bytearray, start: int = 0, *, response: bool = False) -> int:
+    """Index just behind the empty line that ends the head, -1 while it is not there.
+
+    ``start`` is ``len(buffer)`` of the call before, for the same head; all calls together
+    look at each byte once. Raises HeadError as soon as the head cannot become valid: 400
+    for a control, bare CR, bare LF or another protocol, 414 and 431 for the size limits;
+    all of them are 502 where ``response`` is true.
+    """
+    if start < len(_PREFACE):
+        _check_protocol(buffer, response)
+    end = find_section_end(buffer, start, MAX_HEAD, 502 if response else 400)
+    # The first line ends beyond its limit, seen in the one call that crosses it.
+    reach = MAX_LINE + 2
+    if start < reach <= len(buffer) and buffer.find(b"\r\n", 0, reach) < 0:
+        detail = f"a first line longer than {MAX_LINE} bytes"
+        raise _too_large(502 if response else 414, detail)
+    if end < 0 and len(buffer) >= MAX_HEAD:
+        raise _too_large(502 if response else 431, f"a head larger than {MAX_HEAD} bytes")
+    return end
+
+
+def parse_request(head: bytes) -> RequestHead:
+    """Takes a whole request head apart, start-line to empty line.
+
+    HeadError: 400 for bad syntax, target or Host, 431 for too many fields, 505 for
+    another version of HTTP.
+    """
+    match = _REQUEST_LINE(head)
+    if match is None:
+        raise HeadError(400, _request_line_fault(head))
+    method_bytes, target_bytes, major, minor_byte = match.groups()
+    if major != b"1" or minor_byte > b"1":
+        raise HeadError(505, "HTTP/1.1 and HTTP/1.0 are spoken here")
+    fields = parse_fields(head, 400)
+    method = method_bytes.decode("ascii")
+    target = target_bytes.decode("ascii")
+    minor = 1 if minor_byte == b"1" else 0
+    form, scheme, host, port, path = split_target(method, target)
+    request = RequestHead(method, target, minor, fields, form, scheme, host, port, path)
+    _apply_host(request)
+    return request
+
+
+def parse_response(head: bytes) -> ResponseHead:
+    """Takes a whole response head apart. HeadError(502) for anything wrong."""
+    match = _STATUS_LINE(head)
+    if match is None:
+        raise HeadError(502, f"the origin sent a bad status-line: {show(_first_line(head))}")
+    major, minor, status, reason = match.groups()
+    if major != b"1" or minor > b"1":
+        raise HeadError(502, "the origin speaks another version of HTTP")
+    fields = parse_fields(head, 502)
+    return ResponseHead(1 if minor == b"1" else 0, int(status), reason or b"", fields)
+
+
+def _apply_host(request: RequestHead) -> None:
+    """RFC 9112 section 3.2: checks Host, and takes the server from it where the target
+    names none. Where both name one the target wins (section 3.2.2)."""
+    hosts = request.values(b"host")
+    if not hosts:
+        if request.minor == 1:
+            raise HeadError(400, "HTTP/1.1 without a Host field")
+        return
+    if len(hosts) > 1:
+        raise HeadError(400, "more than one Host field")
+    if not hosts[0]:
+        return  # the target has no authority (RFC 9112 section 3.2): valid, but no help
+    try:
+        host, port = split_authority(hosts[0].decode("ascii"))
+    except UnicodeDecodeError:
+        raise HeadError(400, f"the Host field has a bad host: {show(hosts[0])}") from None
+    except ValueError as error:
+        raise HeadError(400, f"the Host field has {error}") from None
+    if request.form in ("origin", "asterisk"):
+        request.host = host
+        request.port = port or 80
+
+
+def _check_protocol(buffer: bytearray, response: bool) -> None:
+    """Tells a peer of another protocol so, from its first bytes."""
+    if buffer.startswith((b"\x16", b"\x15")):  # TLS handshake and alert, RFC 8446 section 5.1
+        if response:
+            raise HeadError(502, "the origin speaks TLS on this port")
+        raise HeadError(400, "this is a plain HTTP proxy port: TLS was received")
+    if buffer.startswith(_PREFACE) and not response:
+        raise HeadError(400, "this is a plain HTTP proxy port: HTTP/2 was received")
+    if buffer.startswith(b"\r\n"):
+        raise HeadError(502 if response else 400, "an empty line before the first line")
+
+
+def _too_large(status: int, detail: str) -> HeadError:
+    return HeadError(status, detail, "http_response_header_size" if status == 502 else "")
+
+
+def _first_line(head: bytes) -> bytes:
+    return head.partition(b"\r\n")[0]
+
+
+def _request_line_fault(head: bytes) -> str:
+    line = _first_line(head)
+    words = line.split(b" ")
+    if len(words) == 2 and all(words):
+        return "a request-line without a version (HTTP/0.9)"
+    if len(words) != 3 or not all(words):
+        return f"a request-line is METHOD SP TARGET SP VERSION: {show(line)}"
+    if not re.fullmatch(TOKEN, words[0]):
+        return f"a bad method: {show(words[0])}"
+    if not re.fullmatch(rb"HTTP/[0-9]\.[0-9]", words[2]):
+        return f"a bad version: {show(words[2])}"
+    return f"the request-target holds more than visible ASCII: {show(words[1])}"

@@ -1,0 +1,88 @@
+"""What the proxy answers by itself: the 200 of a tunnel, and errors a person understands."""
+
+from __future__ import annotations
+
+import re
+from http import HTTPStatus
+
+ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
+"""The answer to CONNECT, without fields of a body (RFC 9110 section 9.3.6)."""
+
+HOW_TO_CONFIGURE = (
+    "This is a forward proxy, and the request names no server to forward it to.\n"
+    "Tell the client to use it as its proxy, for example:\n"
+    "  curl -x http://HOST:PORT http://example.com/\n"
+    "  export http_proxy=http://HOST:PORT https_proxy=http://HOST:PORT"
+)
+"""The detail of a 400 for an origin-form request where there is no default backend."""
+
+RETRY_AFTER = 1
+"""Seconds, for 503: the proxy's own limits pass quickly."""
+
+_PHRASES = {status.value: status.phrase for status in HTTPStatus}
+_PHRASES.update({413: "Content Too Large", 414: "URI Too Long"})  # RFC 9110; Python before 3.13
+
+_SF_TOKEN = re.compile(r"[A-Za-z*][!#$%&'*+\-.^_`|~0-9A-Za-z:/]*").fullmatch
+_NOT_SF_STRING = re.compile(r"[^\x20-\x7e]")
+
+
+def proxy_status(error: str, detail: str, name: str = "spliceproxy") -> bytes:
+    """The value of a Proxy-Status field (RFC 9209): our name, the error's type and the
+    first line of the detail."""
+    value = name if _SF_TOKEN(name) else _sf_string(name)
+    value = f"{value}; error={error}"
+    first_line = detail.partition("\n")[0]
+    if first_line:
+        value = f"{value}; details={_sf_string(first_line)}"
+    return value.encode("ascii")
+
+
+def error_page(
+    status: int,
+    error: str,
+    detail: str,
+    *,
+    minor: int = 1,
+    close: bool,
+    head_only: bool = False,
+    date: bytes,
+    extra: tuple[bytes, ...] = (),
+) -> bytes:
+    """A whole response of ours: a head and a plain text of a few lines.
+
+    ``error`` is an RFC 9209 type; ``detail`` may hold text of the request; ``minor`` is
+    the client's HTTP/1.minor; ``close`` says whether its connection ends; ``head_only``
+    leaves the text out (an answer to HEAD); ``date`` is an IMF-fixdate; ``extra`` are
+    field lines without CRLF, sent as they are.
+    """
+    phrase = _PHRASES.get(status, "Error")
+    body = f"{status} {phrase}\n{_printable(detail)}\n".encode()
+    lines = [
+        f"HTTP/1.1 {status} {phrase}".encode("ascii"),
+        b"Date: " + date,
+        b"Content-Type: text/plain; charset=utf-8",
+        b"Content-Length: %d" % len(body),
+        b"Cache-Control: no-store",
+        b"Proxy-Status: " + proxy_status(error, detail),
+    ]
+    if status == 503:
+        lines.append(b"Retry-After: %d" % RETRY_AFTER)
+    lines += extra
+    if close:
+        lines.append(b"Connection: close")
+    elif not minor:
+        lines.append(b"Connection: keep-alive")
+    lines.append(b"\r\n")
+    head = b"\r\n".join(lines)
+    return head if head_only else head + body
+
+
+def _sf_string(text: str) -> str:
+    """An sf-string of RFC 8941 section 3.3.3: printable ASCII, else a question mark."""
+    text = _NOT_SF_STRING.sub("?", text)
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _printable(text: str) -> str:
+    """Text that does a terminal no harm: all but line ends that is not printable, escaped."""
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)

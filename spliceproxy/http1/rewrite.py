@@ -1,0 +1,174 @@
+"""Header rules of an intermediary: what of a head goes on to the next hop.
+
+RFC 9110 section 7.6 (Connection, Via), 7.8 (Upgrade) and RFC 9112 section 9.3. Fields
+keep their order and spelling; those of one hop only are taken out, and ours are put
+behind the rest.
+"""
+
+from __future__ import annotations
+
+from spliceproxy.http1.fields import OWS
+from spliceproxy.http1.framing import Body
+from spliceproxy.http1.head import RequestHead, ResponseHead
+from spliceproxy.http1.target import DEFAULT_PORT
+
+# For one hop only (RFC 9110 section 7.6.1), or written anew. Upgrade is put back where
+# it has an effect.
+_HOP_BY_HOP = frozenset(
+    b"connection proxy-connection keep-alive te transfer-encoding upgrade".split()
+)
+
+# RFC 9110 section 11.7: between a client and its proxy.
+_REQUEST_DROPS = _HOP_BY_HOP | {b"proxy-authorization"}
+_RESPONSE_DROPS = _HOP_BY_HOP | {b"proxy-authenticate", b"proxy-authentication-info"}
+
+# Connection cannot take these away: they frame, route or explain the message, or we act
+# on them. Anything else that it names goes (RFC 9110 section 7.6.1).
+_NOT_NOMINABLE = frozenset(
+    b"""cache-control content-encoding content-length content-range content-type date
+    expect host max-forwards trailer via""".split()
+)
+
+
+def persistent(head: RequestHead | ResponseHead) -> bool:
+    """Whether the sender lets its connection be used again (RFC 9112 section 9.3).
+
+    Never for an HTTP/1.0 request: a proxy must not keep such a connection, since another
+    proxy may have passed on a Connection field that it did not understand (appendix
+    C.2.2). ``Proxy-Connection`` of a request counts where there is no ``Connection``.
+    """
+    values = head.values(b"connection")
+    if not values and isinstance(head, RequestHead):
+        values = head.values(b"proxy-connection")
+    if head.minor:
+        return not values or b"close" not in _members(values)
+    if not values or isinstance(head, RequestHead):
+        return False
+    options = _members(values)
+    return b"keep-alive" in options and b"close" not in options
+
+
+def upgrade(head: RequestHead | ResponseHead) -> bytes | None:
+    """The Upgrade value if it counts: Connection names it and the message is HTTP/1.1
+    (RFC 9110 section 7.8)."""
+    values = head.values(b"upgrade")
+    if not values or not head.minor or b"upgrade" not in _members(head.values(b"connection")):
+        return None
+    return b", ".join(values) or None
+
+
+def expects_continue(head: RequestHead) -> bool:
+    """Whether the client waits for 100 (Continue) (RFC 9110 section 10.1.1)."""
+    values = head.values(b"expect")
+    return bool(values) and head.minor == 1 and b"100-continue" in _members(values)
+
+
+def origin_request(head: RequestHead, body: Body, via: bytes) -> bytes:
+    """The head for the origin, in origin form (RFC 9112 section 3.2.1).
+
+    ``body`` is what :func:`framing.request_body` says, ``via`` our pseudonym. Host is
+    made from the target, in the place where it stood. Not for CONNECT.
+    """
+    lines = [f"{head.method} {head.path} HTTP/1.1".encode("ascii")]
+    host = _authority(head)
+    if not head.values(b"host"):
+        lines.append(b"Host: " + host)
+    _copy(lines, head, _REQUEST_DROPS, body == Body.LENGTH, host)
+    if body == Body.CHUNKED:
+        lines.append(b"Transfer-Encoding: chunked")
+    options = []
+    # TE says what we can pass on: trailers, and only to a client that can get them chunked.
+    if head.minor and b"trailers" in _members(head.values(b"te")):
+        lines.append(b"TE: trailers")
+        options.append(b"TE")
+    protocols = upgrade(head)
+    if protocols:
+        lines.append(b"Upgrade: " + protocols)
+        options.append(b"upgrade")
+    return _finish(lines, options, head.minor, via)
+
+
+def client_response(
+    head: ResponseHead, body: Body, *, minor: int, close: bool, via: bytes, date: bytes
+) -> bytes:
+    """The head of a final response, or of a 101, for the client.
+
+    ``body`` is how the body will be sent, ``minor`` the client's HTTP/1.minor, ``close``
+    whether its connection ends behind the response, ``via`` our pseudonym, ``date`` an
+    IMF-fixdate for a response without one. The version is always ours (RFC 9110 section
+    2.5). A response without body keeps the Content-Length that it has for information
+    (HEAD, 304), which a 1xx or 204 must not have (RFC 9110 section 8.6).
+    """
+    lines = [b"HTTP/1.1 %d %b" % (head.status, head.reason)]
+    informs = body == Body.NONE and head.status >= 200 and head.status != 204
+    _copy(lines, head, _RESPONSE_DROPS, body == Body.LENGTH or informs)
+    if body == Body.CHUNKED:
+        lines.append(b"Transfer-Encoding: chunked")
+    if head.status >= 200 and not head.values(b"date"):
+        lines.append(b"Date: " + date)
+    options = []
+    # 101 switches, 426 must say to what (RFC 9110 section 15.5.22).
+    protocols = upgrade(head) if head.status in (101, 426) else None
+    if protocols:
+        lines.append(b"Upgrade: " + protocols)
+        options.append(b"upgrade")
+    if close:
+        options.append(b"close")
+    elif not minor:
+        options.append(b"keep-alive")
+    return _finish(lines, options, head.minor, via)
+
+
+def interim_response(head: ResponseHead, via: bytes) -> bytes:
+    """The head of a 1xx other than 101, to be passed on to an HTTP/1.1 client (RFC 9110
+    section 15.2)."""
+    lines = [b"HTTP/1.1 %d %b" % (head.status, head.reason)]
+    _copy(lines, head, _RESPONSE_DROPS, False)
+    return _finish(lines, [], head.minor, via)
+
+
+def _members(values: list[bytes]) -> list[bytes]:
+    """The elements of a list field in lower case, maybe with empty ones."""
+    return [member.strip(OWS) for member in b",".join(values).lower().split(b",")]
+
+
+def _copy(
+    lines: list[bytes],
+    head: RequestHead | ResponseHead,
+    drops: frozenset[bytes],
+    length: bool,
+    host: bytes | None = None,
+) -> None:
+    """The fields that go on: not ``drops``, not what Connection names, Content-Length if
+    ``length``, Host with the value ``host``."""
+    values = head.values(b"connection")
+    if values:
+        drops = drops | (frozenset(_members(values)) - _NOT_NOMINABLE)
+    for name, value in head.fields:
+        key = name.lower()
+        if key in drops:
+            continue
+        if key == b"content-length":
+            if not length:
+                continue
+            length = False  # equal copies count as one
+            value = value.lstrip(b"0") or b"0"  # some readers take "010" as octal
+        elif key == b"host" and host is not None:
+            value = host
+        lines.append(name + b": " + value)
+
+
+def _authority(head: RequestHead) -> bytes:
+    host = f"[{head.host}]" if ":" in head.host else head.host
+    if head.port and head.port != DEFAULT_PORT.get(head.scheme or "http"):
+        host = f"{host}:{head.port}"
+    return host.encode("ascii")
+
+
+def _finish(lines: list[bytes], options: list[bytes], minor: int, via: bytes) -> bytes:
+    """Adds Connection, and Via with the version received (RFC 9110 section 7.6.3)."""
+    if options:
+        lines.append(b"Connection: " + b", ".join(options))
+    lines.append(b"Via: 1.%d %b" % (minor, via))
+    lines.append(b"\r\n")
+    return b"\r\n".join(lines)

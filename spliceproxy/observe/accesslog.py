@@ -1,0 +1,278 @@
+"""The access log: a line per finished record in squid's native format.
+
+    %ts.%03tu %6tr %>a %Ss/%03>Hs %<st %rm %ru %[un %Sh/%<a %mt
+
+The event loop only appends records to a list. A timer turns them into text, and a thread
+of its own writes it: a slow reader never holds up the loop. Several processes may write
+to the same place, so each write(2) is whole lines, and to anything but a regular file at
+most PIPE_BUF bytes, which a pipe takes in one piece (pipe(7)).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import re
+import select
+import signal
+import stat
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
+
+from spliceproxy.observe.record import Record
+from spliceproxy.relay import interface
+
+FLUSH_SECONDS = 0.2
+"""A record waits at most this long before it is formatted."""
+
+FLUSH_RECORDS = 256
+"""This many are formatted at once: under 2 ms of the event loop."""
+
+MAX_PENDING = 4 << 20
+"""Bytes of text that may wait for the thread; lines beyond it are dropped and counted."""
+
+CLOSE_SECONDS = 5.0
+"""How long :meth:`AccessLog.close` waits for the thread."""
+
+_REGULAR_WRITE = 1 << 20  # bytes in one write to a regular file
+
+# Longest texts in a line, in characters after escaping. With the numbers and the constant
+# texts they stay below PIPE_BUF (4096), so a line never needs to be cut.
+_METHOD_MAX = 32
+_TARGET_MAX = 3072
+_USER_MAX = 256
+_ADDRESS_MAX = 128
+_TYPE_MAX = 128
+
+# All that RFC 3986 has no place for, and the apostrophe. What a client has escaped in a
+# URL stays as it is, so % is not among them; in a user name it is escaped too.
+_UNSAFE = re.compile(r"[^!#-&(-;=?-\[\]_a-z~]")
+_UNSAFE_NAME = re.compile(r"[^!#$&(-;=?-\[\]_a-z~]")
+
+_DENIED = frozenset({"http_request_denied", "destination_ip_prohibited"})
+
+_SUFFIX = {
+    interface.CLIENT_RESET: "_ABORTED",
+    interface.ORIGIN_RESET: "_ABORTED",
+    interface.ABORTED: "_ABORTED",
+    interface.SOURCE_EOF: "_ABORTED",
+    interface.SOURCE_ERROR: "_ABORTED",
+    interface.TARGET_ERROR: "_ABORTED",
+    interface.IDLE: "_TIMEDOUT",
+    interface.HALF_CLOSE: "_TIMEDOUT",
+}
+"""Ends before the end of the message. squid's word for a broken connection is the same
+for both sides."""
+
+_log = logging.getLogger(__name__)
+
+
+def format_line(record: Record) -> str:
+    """The record's line with its LF: ASCII, ten fields, at most PIPE_BUF bytes."""
+    # squid's words for a connection that brought no request.
+    method = record.method or "NONE"
+    target = record.target or "error:invalid-request"
+    hierarchy = "HIER_DIRECT/" if record.peer else "HIER_NONE/"
+    return (
+        f"{record.ended_at:.3f} {int(record.seconds * 1000):6d} "
+        f"{_escape(record.client, _ADDRESS_MAX)} {_result(record)}/{record.status:03d} "
+        f"{record.bytes_out} {_escape(method, _METHOD_MAX)} {_escape(target, _TARGET_MAX)} "
+        f"{_escape(record.user, _USER_MAX, _UNSAFE_NAME)} "
+        f"{hierarchy}{_escape(record.peer, _ADDRESS_MAX)} "
+        f"{_escape(record.content_type.partition(';')[0].rstrip(), _TYPE_MAX)}\n"
+    )
+
+
+def _result(record: Record) -> str:
+    """squid's result code. TCP_HIT: answered from our own files, without an origin."""
+    if record.error in _DENIED:
+        code = "TCP_DENIED"
+    elif record.peer:
+        tunnel = record.method == "CONNECT" or record.status == 101
+        code = "TCP_TUNNEL" if tunnel else "TCP_MISS"
+    elif record.error or not record.status:
+        code = "NONE"
+    else:
+        code = "TCP_HIT"
+    return code + _SUFFIX.get(record.reason, "")
+
+
+def _escape(text: str, limit: int, unsafe: re.Pattern[str] = _UNSAFE) -> str:
+    """One field of a line: %XX for what could end it, "-" for nothing, cut at ``limit``."""
+    return unsafe.sub(_percent, text[:limit])[:limit] or "-"
+
+
+def _percent(match: re.Match[str]) -> str:
+    # A lone surrogate has no UTF-8 form and must not cost the line.
+    return "".join([f"%{byte:02X}" for byte in match[0].encode("utf-8", "backslashreplace")])
+
+
+class AccessLog:
+    """Call from the event loop's thread only, once per process (after a fork)."""
+
+    __slots__ = ("_burst", "_closed", "_done", "_loop", "_queued", "_records", "_timer", "_writer")
+
+    def __init__(self, path: str, loop: asyncio.AbstractEventLoop) -> None:
+        """``path`` is a file to append to, "-" for standard output. OSError if it cannot
+        be opened (a FIFO also when it has no reader)."""
+        self._loop = loop
+        self._records: list[Record] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._queued = 0  # bytes given to the thread so far
+        self._burst = 0  # lines dropped since the last one that was not
+        self._closed = False
+        self._done = asyncio.Event()
+        self._writer = _Writer(path, self._finished)
+        self._writer.start()
+
+    def write(self, record: Record) -> None:
+        """``record`` has ended and must not change any more."""
+        self._records.append(record)
+        if self._timer is None:
+            self._timer = self._loop.call_later(FLUSH_SECONDS, self._flush)
+        elif len(self._records) >= FLUSH_RECORDS:
+            self._flush()
+
+    def reopen(self) -> None:
+        """Opens the path anew (after a log rotation) behind the lines written so far."""
+        self._flush()
+        self._writer.queue.put(_REOPEN)
+
+    async def close(self) -> None:
+        """Writes what is left, within CLOSE_SECONDS. Idempotent; write nothing after it."""
+        if self._closed:
+            return
+        self._closed = True
+        self._flush()
+        self._report_dropped()
+        self._writer.queue.put(_STOP)
+        try:
+            await asyncio.wait_for(self._done.wait(), CLOSE_SECONDS)
+        except asyncio.TimeoutError:
+            _log.error("access log: %d bytes not written at the end", self._pending())
+
+    def _flush(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        records, self._records = self._records, []
+        if not records:
+            return
+        text = "".join([format_line(record) for record in records]).encode("ascii")
+        if self._pending() + len(text) > MAX_PENDING:
+            self._burst += len(records)
+            return
+        self._report_dropped()
+        self._queued += len(text)
+        self._writer.queue.put(text)
+
+    def _pending(self) -> int:
+        # Each counter has one writer, so neither needs a lock.
+        return self._queued - self._writer.taken
+
+    def _report_dropped(self) -> None:
+        if self._burst:
+            _log.warning("access log: its reader is too slow, %d lines dropped", self._burst)
+            self._burst = 0
+
+    def _finished(self) -> None:
+        """In the thread, when it has written everything."""
+        with contextlib.suppress(RuntimeError):  # close() gave up, and the loop is closed
+            self._loop.call_soon_threadsafe(self._done.set)
+
+
+_REOPEN = object()
+_STOP = object()
+
+
+class _Writer(threading.Thread):
+    """Takes text and the two marks from ``queue``. A daemon thread: one that hangs in
+    write(2) must not keep the process alive."""
+
+    def __init__(self, path: str, finished: Callable[[], None]) -> None:
+        super().__init__(name="access-log", daemon=True)
+        self.queue: SimpleQueue[bytes | object] = SimpleQueue()
+        self.taken = 0  # bytes written or given up so far
+        self._path = path
+        self._finished = finished
+        self._use(_open(path))
+
+    def _use(self, fd: int) -> None:
+        self._fd = fd
+        self._limit = _REGULAR_WRITE if stat.S_ISREG(os.fstat(fd).st_mode) else select.PIPE_BUF
+        self._gone = False  # the reader; nothing is written any more
+        self._failing = False  # the last write failed
+        self._torn = False  # the last write stopped within a line
+
+    def run(self) -> None:
+        # Signals are for the main thread, and an interrupted write could be a partial one.
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        while (item := self.queue.get()) is not _STOP:
+            if isinstance(item, bytes):
+                self._write_lines(item)
+                self.taken += len(item)
+            else:
+                self._reopen()
+        os.close(self._fd)
+        self._finished()
+
+    def _reopen(self) -> None:
+        if self._path == "-":
+            return
+        try:
+            fd = _open(self._path)
+        except OSError as error:
+            _log.error("access log: not reopened, the old file stays in use: %s", error)
+            return
+        os.close(self._fd)
+        self._use(fd)
+
+    def _write_lines(self, text: bytes) -> None:
+        start = 0
+        while start < len(text) and not self._gone:
+            end = len(text)
+            if end - start > self._limit:
+                end = text.rindex(b"\n", start, start + self._limit) + 1
+            chunk = text[start:end]
+            try:
+                # The LF ends what a failed write has left of another line.
+                self._write(b"\n" + chunk if self._torn else chunk)
+                self._failing = False
+            except BrokenPipeError:
+                _log.error("access log: its reader is gone, no more lines are written")
+                self._gone = True
+            except OSError as error:
+                if not self._failing:
+                    _log.error("access log: lines are lost: %s", error)
+                self._failing = True
+            start = end
+
+    def _write(self, chunk: bytes) -> None:
+        """All of it. Only a write of more than PIPE_BUF bytes or a full disk is partial,
+        so the rest of it follows at once and no line is torn by another process."""
+        while chunk:
+            try:
+                written = os.write(self._fd, chunk)
+            except BlockingIOError:
+                poll = select.poll()
+                poll.register(self._fd, select.POLLOUT)
+                poll.poll()
+                continue
+            self._torn = chunk[written - 1] != 0x0A
+            chunk = chunk[written:]
+
+
+def _open(path: str) -> int:
+    if path == "-":
+        return os.dup(1)
+    # O_NONBLOCK: a FIFO without a reader is an error, not a wait.
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC
+    return os.open(path, flags, 0o640)
+
+
+def open_log(path: str, loop: asyncio.AbstractEventLoop) -> AccessLog | None:
+    """The log that ``Config.access_log`` asks for; None for "off"."""
+    return None if path == "off" else AccessLog(path, loop)

@@ -1,0 +1,68 @@
+"""Which engine runs, and why."""
+
+from __future__ import annotations
+
+import importlib
+import signal
+import threading
+from collections.abc import Callable
+from typing import cast
+
+from .interface import Relay, RelayOptions
+from .portable import CopyRelay, SpliceRelay
+from .selftest import splice_works
+
+ENGINES = ("auto", "native", "splice", "copy")
+NATIVE_MODULE = "spliceproxy.relay._native"
+
+
+class EngineError(Exception):
+    """The engine that was asked for cannot run here; the message says why."""
+
+
+def choose(name: str, options: RelayOptions) -> tuple[Relay, str]:
+    """The engine ``name`` (one of ENGINES) and one phrase that says what it is and why.
+
+    ``auto`` is the first that works of native, splice and copy.
+    """
+    if name not in ENGINES:
+        raise EngineError(f"no engine {name!r}: one of {', '.join(ENGINES)}")
+    ignore_sigpipe()
+    if name == "copy":
+        return CopyRelay(options), "copy: as asked"
+    trouble = splice_works()
+    missing = ""
+    if name != "splice":
+        try:
+            return _native(options, trouble)
+        except ImportError as error:
+            missing = f"the compiled module is not built ({error})"
+            if name == "native":
+                raise EngineError(f"native: {missing}") from error
+    if not trouble:
+        return SpliceRelay(options), f"splice: {missing or 'as asked'}"
+    if name == "splice":
+        raise EngineError(f"splice: {trouble}")
+    return CopyRelay(options), f"copy: {missing}; {trouble}"
+
+
+def _native(options: RelayOptions, trouble: str) -> tuple[Relay, str]:
+    engine = cast(
+        "Callable[[RelayOptions], Relay]", importlib.import_module(NATIVE_MODULE).NativeRelay
+    )
+    if trouble:
+        return engine(options._replace(max_pipes=0)), f"native, by copying only: {trouble}"
+    return engine(options), "native: splice(2) works"
+
+
+def ignore_sigpipe() -> None:
+    """splice(2) has no MSG_NOSIGNAL: a write to a closed connection would end the process.
+
+    CPython ignores SIGPIPE at its start, so there is something to do only where a program
+    that embeds it has changed that.
+    """
+    if signal.getsignal(signal.SIGPIPE) is not signal.SIG_DFL:
+        return
+    if threading.current_thread() is not threading.main_thread():
+        raise EngineError("SIGPIPE must be ignored, and only the main thread can do so")
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)

@@ -1,0 +1,152 @@
+"""Runs a relay on an event loop and hands its ends to those who wait for them."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+from collections.abc import Callable
+from time import monotonic
+
+from .interface import Relay, TransferEnd, TunnelEnd
+
+log = logging.getLogger(__name__)
+
+SLACK = 0.001  # seconds: uvloop's timers are in whole milliseconds and may fire early
+
+
+class RelayDriver:
+    """Calls ``relay.step`` when the loop says so, or its timer.
+
+    All methods belong to the loop's thread.
+    """
+
+    def __init__(self, relay: Relay, loop: asyncio.AbstractEventLoop) -> None:
+        self._relay = relay
+        self._loop = loop
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0  # monotonic seconds
+        self._tunnels = 0
+        self._transfers: set[asyncio.Future[TransferEnd]] = set()
+        self._waiters: list[asyncio.Future[None]] = []
+        self._closed = False
+        loop.add_reader(relay.fileno(), self._step)
+
+    @property
+    def tunnels(self) -> int:
+        """Tunnels that have not been reported as ended."""
+        return self._tunnels
+
+    def tunnel(
+        self,
+        client: int,
+        origin: int,
+        to_origin: bytes,
+        to_client: bytes,
+        done: Callable[[TunnelEnd], None],
+    ) -> int:
+        """Starts a tunnel (interface.Relay.tunnel); ``done`` is called once, when it ends.
+
+        OSError: both descriptors are still the caller's and ``done`` is never called.
+        """
+        self._check_open()
+        ident = self._relay.tunnel(client, origin, to_origin, to_client, done)
+        self._tunnels += 1
+        self._arm()
+        return ident
+
+    async def transfer(self, source: int, target: int, length: int) -> TransferEnd:
+        """Moves ``length`` bytes (interface.Relay.transfer) and waits for the end.
+
+        When it returns or raises, both descriptors are the caller's alone again. A
+        cancelled transfer loses the bytes in flight, so its sockets are of no more use.
+        """
+        self._check_open()
+        future: asyncio.Future[TransferEnd] = self._loop.create_future()
+        ident = self._relay.transfer(source, target, length, future)
+        self._transfers.add(future)
+        try:
+            self._arm()
+            return await future
+        finally:
+            self._transfers.discard(future)
+            if future.cancelled():
+                self._relay.cancel(ident)
+
+    def abort_all(self) -> None:
+        """Resets every tunnel; their ends are reported soon."""
+        if not self._closed:
+            self._relay.abort_all()
+            self._arm()
+
+    async def drained(self) -> None:
+        """Waits until there is no tunnel."""
+        if self._tunnels:
+            waiter: asyncio.Future[None] = self._loop.create_future()
+            self._waiters.append(waiter)
+            await waiter
+
+    def close(self) -> None:
+        """Resets every tunnel and reports it, cancels every transfer, closes the relay."""
+        if self._closed:
+            return
+        self._closed = True
+        self._loop.remove_reader(self._relay.fileno())
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._relay.abort_all()
+        self._dispatch(self._relay.step())
+        for future in self._transfers:
+            future.cancel()
+        self._relay.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise OSError(errno.EBADF, "the relay is closed")
+
+    def _step(self) -> None:
+        ends = self._relay.step()
+        if ends:
+            self._dispatch(ends)
+        if not self._closed:  # by a ``done``
+            self._arm()
+
+    def _fire(self) -> None:
+        self._timer = None
+        self._step()
+
+    def _arm(self) -> None:
+        """Sees to it that the timer fires no later than the relay's next wake-up.
+
+        One that fires too early is left to fire: it costs a step, not a new timer.
+        """
+        wake = self._relay.next_wake()
+        if wake is None:
+            return
+        if wake > 0.0:
+            wake += SLACK
+        at = monotonic() + wake
+        if self._timer is not None:
+            if self._timer_at <= at + SLACK:
+                return
+            self._timer.cancel()
+        self._timer_at = at
+        self._timer = self._loop.call_later(wake, self._fire)
+
+    def _dispatch(self, ends: list[tuple[object, TunnelEnd | TransferEnd]]) -> None:
+        for token, end in ends:
+            if isinstance(token, asyncio.Future):
+                if not token.done():
+                    token.set_result(end)
+            else:
+                self._tunnels -= 1
+                try:
+                    token(end)  # type: ignore[operator]
+                except Exception:
+                    log.exception("the report of a tunnel's end failed")
+        if not self._tunnels and self._waiters:
+            for waiter in self._waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
+            self._waiters.clear()

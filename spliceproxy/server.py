@@ -1,0 +1,160 @@
+"""A worker's listening sockets: accepts in batches, keeps the set of live connections."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import socket
+from collections.abc import Sequence
+
+from spliceproxy.connection import Connection
+from spliceproxy.services import Services
+from spliceproxy.stream import Stream
+
+log = logging.getLogger("spliceproxy")
+
+BATCH = 64
+"""Connections accepted in one wake-up, before others have their turn."""
+
+PAUSE = 0.1
+"""Seconds without accepting when there are no descriptors left."""
+
+REFUSALS = 64
+"""Connections beyond the limit that are answered with 503; further ones wait to be
+accepted."""
+
+_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_TRANSIENT = frozenset({errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.EINTR})
+
+
+class Server:
+    """Accepts for one worker. ``limit``: client connections at once, 0 for no limit."""
+
+    def __init__(
+        self, services: Services, sockets: Sequence[socket.socket], limit: int = 0
+    ) -> None:
+        self._services = services
+        self._loop = services.loop
+        self._sockets = list(sockets)
+        self._limit = limit
+        self._tasks: dict[asyncio.Task[None], Connection] = {}
+        self._resume: asyncio.TimerHandle | None = None
+        self._exhausted = False
+        self._empty: asyncio.Future[None] | None = None
+
+    @property
+    def connections(self) -> int:
+        """Client connections that are open, tunnels included."""
+        return len(self._tasks) + self._services.relay.tunnels
+
+    def start(self) -> None:
+        """Begins to accept."""
+        for sock in self._sockets:
+            self._loop.add_reader(sock.fileno(), self._accept, sock)
+
+    # ---- accepting ---------------------------------------------------------------------
+
+    def _accept(self, sock: socket.socket) -> bool:
+        """One batch; returns whether there may be more."""
+        for _ in range(BATCH):
+            if self._limit and self.connections >= self._limit + REFUSALS:
+                self._pause("the limit on connections is reached")
+                return False
+            try:
+                client, address = sock.accept()
+            except BlockingIOError:
+                return False
+            except OSError as error:
+                if error.errno in _TRANSIENT:
+                    continue
+                if error.errno not in _EXHAUSTED:
+                    raise
+                self._services.pool.close()  # each idle connection is a descriptor
+                self._pause(f"accept: {error.strerror}")
+                return False
+            self._exhausted = False
+            self._begin(client, address)
+        return True
+
+    def _begin(self, client: socket.socket, address: object) -> None:
+        client.setblocking(False)
+        stream = Stream(client, self._loop)
+        refuse = bool(self._limit) and self.connections >= self._limit
+        connection = Connection(self._services, stream, _client_name(address), refuse=refuse)
+        task = self._loop.create_task(connection.run())
+        self._tasks[task] = connection
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        del self._tasks[task]
+        if not self._tasks and self._empty is not None and not self._empty.done():
+            self._empty.set_result(None)
+
+    def _pause(self, why: str) -> None:
+        """Accepts nothing for a moment: what waits stays in the kernel's queue, and a
+        listening socket that cannot be served does not spin."""
+        if not self._exhausted:
+            self._exhausted = True  # said once, until a connection is accepted again
+            log.warning("not accepting for a while: %s", why)
+        if self._resume is None:
+            self._stop_accepting()
+            self._resume = self._loop.call_later(PAUSE, self._go_on)
+
+    def _go_on(self) -> None:
+        self._resume = None
+        self.start()
+
+    def _stop_accepting(self) -> None:
+        for sock in self._sockets:
+            self._loop.remove_reader(sock.fileno())
+
+    # ---- the end -----------------------------------------------------------------------
+
+    async def drain(self, seconds: float) -> None:
+        """Takes what the kernel has accepted already, then no more; lets requests and
+        tunnels end by themselves for ``seconds``, then ends them."""
+        self._services.draining = True
+        for sock in self._sockets:
+            while self._accept(sock):
+                pass
+        if self._resume is not None:
+            self._resume.cancel()
+        self._stop_accepting()
+        # New tasks have not begun to run: let them get to their first read.
+        await asyncio.sleep(0)
+        for connection in list(self._tasks.values()):
+            connection.drain()
+        try:
+            await asyncio.wait_for(self._quiet(), seconds)
+        except asyncio.TimeoutError:
+            log.warning(
+                "the drain time is over: ending %d connections and %d tunnels",
+                len(self._tasks),
+                self._services.relay.tunnels,
+            )
+            await self._end_all()
+
+    async def _quiet(self) -> None:
+        while self._tasks:
+            self._empty = self._loop.create_future()
+            await self._empty
+        await self._services.relay.drained()
+
+    async def _end_all(self) -> None:
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        self._services.relay.abort_all()
+        await self._services.relay.drained()
+
+
+def _client_name(address: object) -> str:
+    """The client's IP address; "" for a Unix socket. IPv4 on a dual-stack socket is
+    written as IPv4."""
+    if not isinstance(address, tuple):
+        return ""
+    host = str(address[0])
+    return host[7:] if host.startswith("::ffff:") and "." in host else host

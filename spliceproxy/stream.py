@@ -1,0 +1,286 @@
+"""A non-blocking stream socket that coroutines read and write, under one time limit.
+
+Not an asyncio transport: a transport cannot give its descriptor away, and a tunnel's
+sockets end up in the relay. At most one reader and one writer wait at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import socket
+import struct
+import termios
+from collections.abc import Callable
+
+from spliceproxy.errors import Failure
+
+READ = 64 * 1024
+"""Bytes that one receive asks for."""
+
+LINGER_SECONDS = 2.0
+LINGER_BYTES = 1 << 20
+"""How long and how much a closing connection still reads, so that an answer to a peer that
+is sending is not lost to a reset (RFC 9112 section 9.6)."""
+
+UNSENT_POLL = 0.02
+UNSENT_PATIENCE = 5.0
+"""Seconds between two looks at a send queue before a reset, and without progress at most."""
+
+_RESET = struct.pack("ii", 1, 0)
+
+
+class Stream:
+    """One connected socket. ``buffer`` holds what was received and not yet consumed:
+    a consumer deletes what it takes from the front. ``received`` and ``sent`` count bytes."""
+
+    __slots__ = (
+        "_deadline",
+        "_expired",
+        "_gone",
+        "_limit",
+        "_loop",
+        "_quiet",
+        "_read_wait",
+        "_reading",
+        "_timer",
+        "_write_wait",
+        "buffer",
+        "detached",
+        "fd",
+        "received",
+        "sent",
+        "sock",
+    )
+
+    def __init__(self, sock: socket.socket, loop: asyncio.AbstractEventLoop) -> None:
+        self.sock = sock
+        self.fd = sock.fileno()
+        self.buffer = bytearray()
+        self.received = 0
+        self.sent = 0
+        self.detached = False
+        self._loop = loop
+        self._reading = False
+        self._read_wait: asyncio.Future[None] | None = None
+        self._write_wait: asyncio.Future[None] | None = None
+        self._gone: Callable[[], None] | None = None
+        self._quiet = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._deadline = 0.0
+        self._limit = ("connection_timeout", "")
+        self._expired = False
+
+    # ---- reading ---------------------------------------------------------------------
+
+    async def fill(self) -> int:
+        """Receives once into ``buffer``; returns the number of bytes, 0 at FIN."""
+        while True:
+            try:
+                data = self.sock.recv(READ)
+            except BlockingIOError:
+                await self.readable()
+                continue
+            self.buffer += data
+            self.received += len(data)
+            return len(data)
+
+    async def readable(self) -> None:
+        """Waits until a receive would not block."""
+        if self._expired:
+            raise self._timed_out()
+        self._gone = None
+        wait = self._read_wait = self._loop.create_future()
+        if not self._reading:
+            self._reading = True
+            self._loop.add_reader(self.fd, self._on_readable)
+        try:
+            await wait
+        finally:
+            self._read_wait = None
+
+    def _on_readable(self) -> None:
+        # The reader stays registered between two waits: a kept-alive connection costs
+        # no epoll_ctl per request. It goes when an event finds nobody waiting.
+        wait = self._read_wait
+        if wait is not None:
+            if not wait.done():
+                wait.set_result(None)
+        elif self._gone is None:
+            self.pause()
+        else:
+            self._receive_watched()
+
+    def pause(self) -> None:
+        """Stops watching for input, as before the descriptor is lent to the relay."""
+        self._gone = None
+        if self._reading:
+            self._reading = False
+            self._loop.remove_reader(self.fd)
+
+    def watch(self, gone: Callable[[], None], *, quiet: bool = False) -> None:
+        """Calls ``gone`` once if the peer goes away before anybody reads again: it resets
+        the connection, or sends FIN with nothing left in ``buffer``. What it sends
+        meanwhile goes to ``buffer``, up to READ bytes; with ``quiet`` it should send
+        nothing, and any input calls ``gone``."""
+        if len(self.buffer) >= READ:
+            return
+        self._gone = gone
+        self._quiet = quiet
+        if not self._reading:
+            self._reading = True
+            self._loop.add_reader(self.fd, self._on_readable)
+
+    def _receive_watched(self) -> None:
+        gone = self._gone
+        try:
+            data = self.sock.recv(READ)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+            self.buffer.clear()
+        self.buffer += data
+        self.received += len(data)
+        if not data or len(self.buffer) >= READ:
+            self.pause()
+        if (self._quiet or (not data and not self.buffer)) and gone is not None:
+            self._gone = None
+            gone()
+
+    # ---- writing ---------------------------------------------------------------------
+
+    async def send(self, data: bytes | bytearray | memoryview) -> None:
+        """Sends all of ``data``."""
+        try:
+            n = self.sock.send(data)
+        except BlockingIOError:
+            n = 0
+        self.sent += n
+        if n == len(data):
+            return
+        rest = memoryview(data)[n:]
+        while rest:
+            await self.writable()
+            try:
+                n = self.sock.send(rest)
+            except BlockingIOError:
+                continue
+            self.sent += n
+            rest = rest[n:]
+
+    async def writable(self) -> None:
+        """Waits until a send would not block."""
+        if self._expired:
+            raise self._timed_out()
+        wait = self._write_wait = self._loop.create_future()
+        self._loop.add_writer(self.fd, self._on_writable)
+        try:
+            await wait
+        finally:
+            self._write_wait = None
+            if self.fd >= 0:
+                self._loop.remove_writer(self.fd)
+
+    def _on_writable(self) -> None:
+        wait = self._write_wait
+        if wait is not None and not wait.done():
+            wait.set_result(None)
+
+    # ---- time ------------------------------------------------------------------------
+
+    def limit(self, error: str, what: str, seconds: float) -> None:
+        """From now on, waits that last beyond ``seconds`` fail with ``Failure(error, what)``.
+
+        One lazy timer serves every limit of the connection: setting a later one moves
+        nothing, the timer looks again when it fires.
+        """
+        self._limit = (error, what)
+        self._expired = False
+        self._deadline = self._loop.time() + seconds
+        if self._timer is not None:
+            if self._timer.when() <= self._deadline:
+                return
+            self._timer.cancel()
+        self._timer = self._loop.call_at(self._deadline, self._on_timer)
+
+    def _on_timer(self) -> None:
+        # A timer may fire a clock tick early.
+        if self._loop.time() + 0.001 < self._deadline:
+            self._timer = self._loop.call_at(self._deadline, self._on_timer)
+            return
+        self._timer = None
+        self._expired = True
+        for wait in (self._read_wait, self._write_wait):
+            if wait is not None and not wait.done():
+                wait.set_exception(self._timed_out())
+
+    def _timed_out(self) -> Failure:
+        return Failure(*self._limit)
+
+    # ---- the end ---------------------------------------------------------------------
+
+    def _let_go(self) -> None:
+        """Nothing of the event loop refers to the descriptor any more."""
+        self.pause()
+        if self._write_wait is not None:
+            self._loop.remove_writer(self.fd)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self.fd = -1
+
+    def detach(self) -> int:
+        """Gives the descriptor away: the caller owns it, this object is spent."""
+        self._let_go()
+        self.detached = True
+        return self.sock.detach()
+
+    def close(self) -> None:
+        """Closes the socket. Idempotent."""
+        if self.fd >= 0:
+            self._let_go()
+            self.sock.close()
+
+    def reset(self) -> None:
+        """Closes with RST (SO_LINGER of 0 seconds, socket(7)): the stream was cut short."""
+        if self.fd >= 0:
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            self.close()
+
+    async def reset_after_sent(self) -> None:
+        """Resets when the peer has acknowledged all, for a reset that overtakes data loses
+        it; after UNSENT_PATIENCE seconds without progress anyway."""
+        last = unsent = _unsent(self.sock)
+        patience = UNSENT_PATIENCE
+        while unsent > 0 and patience > 0:
+            await asyncio.sleep(UNSENT_POLL)
+            if self.fd < 0:
+                return
+            unsent = _unsent(self.sock)
+            patience = UNSENT_PATIENCE if unsent != last else patience - UNSENT_POLL
+            last = unsent
+        self.reset()
+
+    async def close_gently(self) -> None:
+        """Sends FIN, reads and drops what the peer is still sending for a short while, then
+        closes: a close with unread input would be a reset, and could overtake the answer."""
+        self.limit("connection_read_timeout", "lingering close", LINGER_SECONDS)
+        most = self.received + LINGER_BYTES
+        try:
+            self.sock.shutdown(socket.SHUT_WR)
+            while self.received < most and await self.fill():
+                self.buffer.clear()
+        except (OSError, Failure):
+            # The peer is gone or goes on sending: either way there is no more to be done.
+            pass
+        finally:
+            self.close()
+
+
+def _unsent(sock: socket.socket) -> int:
+    """Bytes in the send queue that are not acknowledged (SIOCOUTQ, tcp(7))."""
+    try:
+        return int(struct.unpack("i", fcntl.ioctl(sock, termios.TIOCOUTQ, b"\0\0\0\0"))[0])
+    except OSError:
+        return 0

@@ -1,0 +1,43 @@
+"""CONNECT, and every other way in which a connection becomes a tunnel."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from spliceproxy.errors import Failure
+from spliceproxy.observe.record import Record
+from spliceproxy.relay.interface import DONE, TunnelEnd
+from spliceproxy.services import Services
+from spliceproxy.stream import Stream
+
+
+def hand_over(
+    services: Services, client: Stream, origin: Stream, answer: bytes, record: Record
+) -> None:
+    """Gives both sockets to the relay; what was read ahead on either side goes first, and
+    ``answer`` before that to the client. The record is written when the tunnel ends; of
+    the connection nothing else is left. Its ``bytes_in`` must hold the size of the request.
+    Failure: both streams are still the caller's."""
+    client.pause()
+    origin.pause()
+    to_client = answer + origin.buffer
+    try:
+        services.relay.tunnel(
+            client.fd,
+            origin.fd,
+            bytes(client.buffer),
+            to_client,
+            partial(_ended, services, record),
+        )
+    except OSError as error:
+        raise Failure("proxy_internal_error", f"the tunnel cannot start: {error}") from error
+    client.detach()
+    origin.detach()
+
+
+def _ended(services: Services, record: Record, end: TunnelEnd) -> None:
+    record.bytes_in += end.up_copied + end.up_spliced
+    record.bytes_out = end.down_copied + end.down_spliced
+    if end.reason != DONE:
+        record.reason = end.reason
+    services.write(record)

@@ -1,0 +1,261 @@
+"""Connects to the origin: the first of its addresses to answer, in the manner of RFC 8305.
+
+No tasks: an attempt is a socket and a writer on the event loop. A socket is off the loop
+before it is closed or returned.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Sequence
+from errno import (
+    EACCES,
+    EADDRNOTAVAIL,
+    EAFNOSUPPORT,
+    EAGAIN,
+    ECONNABORTED,
+    ECONNREFUSED,
+    ECONNRESET,
+    EHOSTDOWN,
+    EHOSTUNREACH,
+    EINPROGRESS,
+    EINVAL,
+    EMFILE,
+    ENETDOWN,
+    ENETUNREACH,
+    ENFILE,
+    ENOBUFS,
+    ENOMEM,
+    ENONET,
+    EPERM,
+    EPIPE,
+    ETIMEDOUT,
+)
+
+from spliceproxy.errors import Failure
+from spliceproxy.upstream.resolver import Resolver
+
+ATTEMPT_DELAY = 0.25
+"""Seconds after which the next address is tried beside the last (RFC 8305 section 5)."""
+
+KEEPALIVE_IDLE = 60
+KEEPALIVE_INTERVAL = 15
+KEEPALIVE_PROBES = 4
+"""Seconds of silence before the first probe, seconds between probes, and unanswered probes
+after which the connection fails (tcp(7)): a dead origin is found in two minutes, not two
+hours, and NATs that forget a quiet connection after a few minutes are kept awake."""
+
+# By rank: of several failed attempts the first in this order is reported, for it says most.
+# Without descriptors the other results mean little; an answer from the origin says more than
+# its silence, and that more than an address which this machine cannot or may not reach (often
+# no more than IPv6 on a machine without it).
+_ERRNOS = {
+    "connection_limit_reached": (EMFILE, ENFILE, ENOBUFS, ENOMEM, EAGAIN),
+    "connection_refused": (ECONNREFUSED,),
+    "connection_terminated": (ECONNRESET, ECONNABORTED, EPIPE),
+    "connection_timeout": (ETIMEDOUT,),
+    "destination_ip_prohibited": (EACCES, EPERM),
+    "destination_unavailable": (),  # any other
+    "destination_ip_unroutable": (
+        ENETUNREACH,
+        EHOSTUNREACH,
+        EADDRNOTAVAIL,
+        EAFNOSUPPORT,  # no IPv6 in this kernel
+        EINVAL,  # a link-local address without its link
+        ENETDOWN,
+        EHOSTDOWN,
+        ENONET,
+    ),
+}
+_TYPES = {errno: error for error, errnos in _ERRNOS.items() for errno in errnos}
+_RANKS = {error: rank for rank, error in enumerate(_ERRNOS)}
+
+_STREAM = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
+_OPTIONS = (
+    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES),
+    (socket.SOL_SOCKET, socket.SO_OOBINLINE, 1),  # an urgent byte stays in the stream
+)
+
+
+class Dialer:
+    """Makes connections, each within ``timeout`` seconds after its name is resolved."""
+
+    __slots__ = ("_resolver", "_timeout")
+
+    def __init__(self, resolver: Resolver, timeout: float) -> None:
+        self._resolver = resolver
+        self._timeout = timeout
+
+    async def dial(self, host: str, port: int) -> tuple[socket.socket, str]:
+        """:meth:`connect` to the addresses of ``host``; also the resolver's failures."""
+        addresses = self._resolver.cached(host)
+        if addresses is None:
+            addresses = await self._resolver.resolve(host)
+        return await self.connect(addresses, port)
+
+    async def connect(self, addresses: Sequence[str], port: int) -> tuple[socket.socket, str]:
+        """A connected socket, which is the caller's, and the address that it is connected to.
+
+        ``addresses`` are IP literals in the order to try, at least one. The socket is
+        non-blocking, with TCP_NODELAY, keep-alive and SO_OOBINLINE. Failure: every address
+        failed, or the time is up. Cancelled: every socket is closed at once.
+        """
+        return await _Race(addresses, port, self._timeout).run()
+
+
+class _Race:
+    """The attempts at some addresses, until the first succeeds or all have failed.
+
+    For a single address, the usual case, it costs 3 % more than code for just that.
+    """
+
+    __slots__ = (
+        "_addresses",
+        "_delay",
+        "_done",
+        "_failed",
+        "_left",
+        "_loop",
+        "_pending",
+        "_port",
+        "_timeout",
+        "_total",
+    )
+
+    def __init__(self, addresses: Sequence[str], port: int, timeout: float) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._addresses = iter(addresses)  # those not tried yet
+        self._left = self._total = len(addresses)
+        self._port = port
+        self._timeout = timeout
+        self._pending: dict[int, tuple[socket.socket, str]] = {}  # by descriptor
+        self._failed: tuple[int, str, int] | None = None  # the one to report: rank first
+        self._delay: asyncio.TimerHandle | None = None
+        self._done: asyncio.Future[int] = self._loop.create_future()  # the winner, -1: none
+
+    async def run(self) -> tuple[socket.socket, str]:
+        deadline = self._loop.call_later(self._timeout, self._expire)
+        try:
+            self._next()
+            winner = await self._done
+            # Until here the winner is pending too, so that a cancelled race closes it.
+            if winner >= 0:
+                return self._pending.pop(winner)
+        finally:
+            deadline.cancel()
+            if self._delay is not None:
+                self._delay.cancel()
+            for fd, (sock, _) in self._pending.items():
+                self._loop.remove_writer(fd)
+                sock.close()
+        assert self._failed is not None
+        _, address, errno = self._failed
+        raise _failure(address, self._port, errno, self._total)
+
+    def _next(self) -> None:
+        """Starts one more attempt, or ends the race if none is left."""
+        if self._done.done():
+            return
+        if self._delay is not None:
+            self._delay.cancel()
+        for address in self._addresses:
+            self._left -= 1
+            if self._start(address):
+                if self._left:
+                    self._delay = self._loop.call_later(ATTEMPT_DELAY, self._next)
+                return
+            if self._done.done():
+                return
+        if not self._pending:
+            self._done.set_result(-1)
+
+    def _start(self, address: str) -> bool:
+        """Whether an attempt is now in progress; otherwise it has failed, or won."""
+        try:
+            sock = _open(address)
+        except OSError as error:
+            self._fail(address, error.errno)
+            return False
+        fd = sock.fileno()
+        self._pending[fd] = (sock, address)
+        errno = sock.connect_ex((address, self._port))
+        if errno == EINPROGRESS:
+            try:
+                self._loop.add_writer(fd, self._ready, fd)
+                return True
+            except OSError as error:  # epoll_ctl(2): too many watches
+                errno = error.errno or ENOMEM
+        self._finish(fd, errno)
+        return False
+
+    def _ready(self, fd: int) -> None:
+        """An attempt is over."""
+        self._loop.remove_writer(fd)
+        if not self._done.done():
+            sock, address = self._pending[fd]
+            self._finish(fd, _socket_error(sock, address, self._port))
+            if not self._done.done():
+                self._next()
+
+    def _finish(self, fd: int, errno: int) -> None:
+        if not errno:
+            self._done.set_result(fd)
+            return
+        sock, address = self._pending.pop(fd)
+        sock.close()
+        self._fail(address, errno)
+
+    def _fail(self, address: str, errno: int | None) -> None:
+        failed = (_RANKS[_type(errno)], address, errno or 0)
+        if self._failed is None or failed[0] < self._failed[0]:  # the first of its rank
+            self._failed = failed
+
+    def _expire(self) -> None:
+        """The time is up: that is what is reported, whatever else has failed before."""
+        if not self._done.done():
+            _, address = next(iter(self._pending.values()))
+            self._failed = (0, address, ETIMEDOUT)
+            self._done.set_result(-1)
+
+
+def _open(address: str) -> socket.socket:
+    """A socket with its options, not connected."""
+    sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, _STREAM)
+    try:
+        for level, option, value in _OPTIONS:
+            sock.setsockopt(level, option, value)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _socket_error(sock: socket.socket, address: str, port: int) -> int:
+    """The errno of a finished attempt, 0 for success.
+
+    A socket that dials a port of its own machine in the range for outgoing connections may
+    get that same port and be connected to itself (simultaneous open, RFC 9293 section 3.5):
+    nobody listens there, so it is refused. Go's net package does the same.
+    """
+    errno = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if not errno and port >= 1024 and sock.getsockname()[:2] == (address, port):
+        return ECONNREFUSED
+    return errno
+
+
+def _type(errno: int | None) -> str:
+    return _TYPES.get(errno or 0, "destination_unavailable")
+
+
+def _failure(address: str, port: int, errno: int | None, total: int = 1) -> Failure:
+    """The failure to report for one address of ``total``."""
+    where = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+    text = os.strerror(errno) if errno else "connection failed"
+    among = f" ({total} addresses tried)" if total > 1 else ""
+    return Failure(_type(errno), f"{where}: {text}{among}")

@@ -1,0 +1,85 @@
+"""The names of /etc/hosts (hosts(5)), followed when the file changes."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+from spliceproxy.upstream.addresses import interleave, literal
+
+CHECK = 1.0
+"""Seconds between two looks at the file: a stat(2) a second is free, one for every request
+is not, and an edit is seen as soon as its author can try it."""
+
+_log = logging.getLogger(__name__)
+
+
+class Hosts:
+    """Addresses by name. The file is read on the calling thread: it is small and local."""
+
+    __slots__ = ("_check_at", "_names", "_path", "_stamp")
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._names: dict[str, tuple[str, ...]] = {}
+        self._stamp: tuple[int, ...] = ()
+        self._check_at = float("-inf")
+
+    def get(self, name: str, now: float) -> tuple[str, ...] | None:
+        """The addresses of ``name`` (lower case, no trailing dot) in the order to try, or
+        None. ``now`` is any monotonic clock in seconds."""
+        if now >= self._check_at:
+            self._check_at = now + CHECK
+            self._check()
+        return self._names.get(name)
+
+    def _check(self) -> None:
+        """Reads the file if it is not the one that was read."""
+        stamp: tuple[int, ...]
+        try:
+            # The stamp is older than what is read: a change in between is seen next time.
+            status = os.stat(self._path)
+            stamp = (status.st_mtime_ns, status.st_size, status.st_ino, status.st_dev)
+            if stamp == self._stamp:
+                return
+            with open(self._path, encoding="ascii", errors="replace") as file:
+                self._names = parse(file.read())
+        except OSError as error:
+            stamp = (error.errno or 0,)
+            if stamp != self._stamp and not isinstance(error, FileNotFoundError):
+                _log.warning("cannot read %s: %s", self._path, error.strerror)
+            self._names = {}
+        self._stamp = stamp
+
+
+def parse(text: str) -> dict[str, tuple[str, ...]]:
+    """The addresses of each name (lower case) in the text of a hosts file.
+
+    A name on several lines has the addresses of all, IPv6 first (RFC 6724 with both
+    families reachable; where one is not, dialling it fails at once). A line whose address is
+    not one is skipped, as glibc does; so are addresses in the place of a name, and localhost
+    names, which are not for this file to say (RFC 6761 section 6.3).
+    """
+    lists: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        fields = line.partition("#")[0].split()
+        address = literal(fields[0].lower()) if len(fields) > 1 else None
+        if address is None:
+            continue
+        for field in fields[1:]:
+            lists.setdefault(field.lower().removesuffix("."), []).append(address)
+    # Most names have one address: no sorting, and blocklists of 100,000 names exist.
+    return {
+        name: tuple(found) if len(found) == 1 else interleave(sorted(found, key=_is_v4))
+        for name, found in lists.items()
+        if not is_localhost(name) and literal(name) is None
+    }
+
+
+def is_localhost(name: str) -> bool:
+    """Whether a name (lower case, no trailing dot) is localhost or below it (RFC 6761)."""
+    return name.endswith("localhost") and (len(name) == 9 or name[-10] == ".")
+
+
+def _is_v4(address: str) -> bool:
+    return ":" not in address

@@ -1,0 +1,91 @@
+"""Idle connections to origins, kept for the next request to the same place."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from spliceproxy.stream import Stream
+
+Key = tuple[str, int]
+
+MAX_IDLE = 10.0
+"""Seconds an idle connection is kept: below the keep-alive time of common servers (Apache
+5 s is the shortest, nginx 75 s), so that few are taken just as the origin closes them."""
+
+PER_ORIGIN = 128
+TOTAL = 1024
+"""Most idle connections, each of which costs a descriptor."""
+
+
+class IdlePool:
+    """Last in, first out per origin. A connection that says anything while idle, FIN
+    included, is closed at once."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._idle: dict[Key, list[tuple[Stream, str, float]]] = {}
+        self._count = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __len__(self) -> int:
+        return self._count
+
+    def take(self, key: Key) -> tuple[Stream, str] | None:
+        """The connection that was used last, and its peer's address."""
+        stack = self._idle.get(key)
+        if not stack:
+            return None
+        stream, peer, _ = stack.pop()
+        self._count -= 1
+        if not stack:
+            del self._idle[key]
+        return stream, peer
+
+    def put(self, key: Key, stream: Stream, peer: str) -> None:
+        """Takes over a connection between two messages; closes it if there is no room."""
+        stack = self._idle.setdefault(key, [])
+        if self._count >= TOTAL or len(stack) >= PER_ORIGIN or stream.buffer:
+            stream.close()
+            if not stack:
+                del self._idle[key]
+            return
+        stack.append((stream, peer, self._loop.time() + MAX_IDLE))
+        self._count += 1
+        stream.watch(self._closer(key, stream), quiet=True)
+        if self._timer is None:
+            self._timer = self._loop.call_later(MAX_IDLE, self._sweep)
+
+    def _closer(self, key: Key, stream: Stream) -> Callable[[], None]:
+        def gone() -> None:
+            self._drop(key, lambda entry: entry[0] is stream)
+
+        return gone
+
+    def _drop(self, key: Key, doomed: Callable[[tuple[Stream, str, float]], bool]) -> None:
+        stack = self._idle.get(key, [])
+        keep = []
+        for entry in stack:
+            if doomed(entry):
+                entry[0].close()
+                self._count -= 1
+            else:
+                keep.append(entry)
+        if keep:
+            self._idle[key] = keep
+        else:
+            self._idle.pop(key, None)
+
+    def _sweep(self) -> None:
+        now = self._loop.time()
+        for key in list(self._idle):
+            self._drop(key, lambda entry: entry[2] <= now)
+        self._timer = self._loop.call_later(1.0, self._sweep) if self._idle else None
+
+    def close(self) -> None:
+        """Closes every idle connection."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        for key in list(self._idle):
+            self._drop(key, lambda entry: True)

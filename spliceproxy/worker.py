@@ -1,0 +1,100 @@
+"""One worker process: its loop, engine and services, from start to drained."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Sequence
+
+from spliceproxy.config import Config
+from spliceproxy.files import Site
+from spliceproxy.observe.accesslog import open_log
+from spliceproxy.relay.choice import EngineError, choose
+from spliceproxy.relay.driver import RelayDriver
+from spliceproxy.relay.interface import Relay, RelayOptions
+from spliceproxy.server import Server
+from spliceproxy.services import Services
+from spliceproxy.upstream.dialer import Dialer
+from spliceproxy.upstream.pool import IdlePool
+from spliceproxy.upstream.resolver import Resolver
+
+log = logging.getLogger("spliceproxy")
+
+UNUSABLE = 2
+"""Exit status for settings that cannot work here (supervisor.UNUSABLE)."""
+
+
+def new_loop() -> tuple[asyncio.AbstractEventLoop, str]:
+    """uvloop's event loop where it can be imported, else asyncio's; and its name."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop(), "asyncio"
+    return uvloop.new_event_loop(), "uvloop"
+
+
+def run(config: Config, sockets: Sequence[socket.socket], lifeline: int, index: int) -> int:
+    """The life of a worker; returns its exit status. End of file on ``lifeline`` means
+    that the supervisor wants it to drain, or is dead."""
+    times = config.timeouts
+    try:
+        relay, why = choose(
+            config.engine, RelayOptions(idle=times.idle, half_close=times.half_close)
+        )
+    except EngineError as error:
+        log.error("--engine %s: %s", config.engine, error)
+        return UNUSABLE
+    loop, name = new_loop()
+    if index == 0:
+        log.info("engine %s; event loop %s", why, name)
+    try:
+        loop.run_until_complete(_work(config, sockets, lifeline, relay))
+        return 0
+    except OSError as error:
+        log.error("the worker cannot start: %s", error)
+        return 1
+    finally:
+        loop.close()
+
+
+async def _work(
+    config: Config, sockets: Sequence[socket.socket], lifeline: int, relay: Relay
+) -> None:
+    loop = asyncio.get_running_loop()
+    resolver = Resolver(config.timeouts.dns)
+    services = Services(
+        loop=loop,
+        config=config,
+        relay=RelayDriver(relay, loop),
+        dialer=Dialer(resolver, config.timeouts.dial),
+        pool=IdlePool(loop),
+        log=open_log(config.access_log, loop),
+        site=Site(config.serve) if config.serve is not None else None,
+    )
+    limit = -(-config.max_connections // config.workers)
+    server = Server(services, sockets, limit)
+    server.start()
+    await _end_of_file(lifeline)
+    await server.drain(config.timeouts.drain)
+    services.pool.close()
+    services.relay.close()
+    await resolver.close()
+    if services.log is not None:
+        await services.log.close()
+
+
+async def _end_of_file(fd: int) -> None:
+    """Waits for the other end of a pipe to be closed. Nothing is ever written to it."""
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[None] = loop.create_future()
+    os.set_blocking(fd, False)
+    loop.add_reader(fd, _settle, ended)
+    await ended
+    loop.remove_reader(fd)
+
+
+def _settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

@@ -1,0 +1,82 @@
+"""Every test here runs over each engine, and where a loop matters over both loops."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from relay_rig import Rig, open_fds
+
+from spliceproxy.relay.choice import NATIVE_MODULE
+from spliceproxy.relay.interface import Relay, RelayOptions
+from spliceproxy.relay.portable import CopyRelay, SpliceRelay
+
+
+def _native() -> Any:
+    try:
+        return importlib.import_module(NATIVE_MODULE).NativeRelay
+    except ImportError as error:
+        if os.environ.get("SPLICEPROXY_REQUIRE_NATIVE") == "1":
+            raise
+        pytest.skip(f"native is not built: {error}")
+
+
+@pytest.fixture(params=["native", "splice", "copy"])
+def engine(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(params=["asyncio", "uvloop"])
+def loop_name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def new_relay(engine: str) -> Iterator[Callable[..., Relay]]:
+    """Makes relays of the engine; closes them, and then no descriptor may be left."""
+    make = {"native": _native, "splice": lambda: SpliceRelay, "copy": lambda: CopyRelay}[engine]()
+    before = open_fds()
+    relays: list[Relay] = []
+
+    def new(**options: Any) -> Relay:
+        relays.append(make(RelayOptions(**options)))
+        return relays[-1]
+
+    yield new
+    for relay in relays:
+        relay.close()
+    assert open_fds() == before
+
+
+@pytest.fixture
+def new_loop(loop_name: str) -> Callable[[], asyncio.AbstractEventLoop]:
+    if loop_name == "asyncio":
+        return asyncio.new_event_loop
+    new = pytest.importorskip("uvloop").new_event_loop
+    new().close()  # libuv opens a pipe for itself, once per process
+    return new  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+def new_rig(
+    new_loop: Callable[[], asyncio.AbstractEventLoop], new_relay: Callable[..., Relay]
+) -> Iterator[Callable[..., Rig]]:
+    """Makes rigs: ``new_rig(idle=..., half_close=..., max_pipes=...)``."""
+    rigs: list[Rig] = []
+
+    def new(**options: Any) -> Rig:
+        rigs.append(Rig(new_relay(**options), new_loop))
+        return rigs[-1]
+
+    yield new
+    for rig in rigs:
+        rig.close()
+
+
+@pytest.fixture
+def rig(new_rig: Callable[..., Rig]) -> Rig:
+    return new_rig()

@@ -1,0 +1,457 @@
+"""The access log: squid's format, lines that no request can forge, and a writer that
+never blocks the loop, tears no line and loses none that it has accepted."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import os
+import re
+import select
+import subprocess
+import sys
+import threading
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from spliceproxy.observe import accesslog
+from spliceproxy.observe.accesslog import AccessLog, format_line, open_log
+from spliceproxy.observe.record import Record
+from spliceproxy.relay import interface
+
+try:
+    import uvloop
+
+    LOOPS = [asyncio.new_event_loop, uvloop.new_event_loop]
+except ImportError:
+    LOOPS = [asyncio.new_event_loop]
+
+
+def record(**values):
+    made = Record("192.0.2.7", 0.0)
+    made.ended_at, made.seconds = 1286536308.779, 0.18
+    made.method, made.target, made.status = "GET", "http://example.com/", 200
+    made.peer, made.bytes_out = "198.51.100.1", 1234
+    for name, value in values.items():
+        setattr(made, name, value)
+    return made
+
+
+def target_of(line):
+    return line.split()[6]
+
+
+@pytest.fixture(params=LOOPS, ids=lambda make: make.__module__)
+def run(request):
+    """Runs ``main(loop)`` to its end."""
+    loop = request.param()
+    yield lambda main: loop.run_until_complete(main(loop))
+    loop.close()
+
+
+class Pipe:
+    """A pipe, and the path under which the log opens its write end."""
+
+    def __init__(self):
+        self.reader, self.writer = os.pipe()
+        self.path = f"/proc/self/fd/{self.writer}"
+
+    def drop_writer(self):
+        os.close(self.writer)
+        self.writer = -1
+
+    def read_all(self, piece=65536, pause=0.0):
+        """To EOF: drop_writer() was called, and the log is or will be closed."""
+        data = b""
+        while part := os.read(self.reader, piece):
+            data += part
+            if pause:
+                select.select([], [], [], pause)  # a slow reader
+        return data
+
+    def close(self):
+        for fd in (self.reader, self.writer):
+            if fd >= 0:
+                os.close(fd)
+        self.reader = self.writer = -1
+
+
+@pytest.fixture
+def pipe():
+    made = Pipe()
+    yield made
+    made.close()
+
+
+# ---- the line ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [
+        (
+            {"content_type": "text/html; charset=utf-8"},
+            "1286536308.779    180 192.0.2.7 TCP_MISS/200 1234 GET http://example.com/ - "
+            "HIER_DIRECT/198.51.100.1 text/html",
+        ),
+        (
+            {"method": "CONNECT", "target": "example.com:443", "user": "ann", "seconds": 3600.25},
+            "1286536308.779 3600250 192.0.2.7 TCP_TUNNEL/200 1234 CONNECT example.com:443 ann "
+            "HIER_DIRECT/198.51.100.1 -",
+        ),
+        (
+            {"client": "", "status": 0, "peer": "", "method": "", "target": "", "bytes_out": 0},
+            "1286536308.779    180 - NONE/000 0 NONE error:invalid-request - HIER_NONE/- -",
+        ),
+        (
+            {
+                "client": "2001:db8::7",
+                "peer": "2001:db8::1",
+                "target": "http://[2001:db8::1]/?a=%20",
+            },
+            "1286536308.779    180 2001:db8::7 TCP_MISS/200 1234 GET http://[2001:db8::1]/?a=%20 - "
+            "HIER_DIRECT/2001:db8::1 -",
+        ),
+    ],
+)
+def test_the_whole_line(values, line):
+    assert format_line(record(**values)) == line + "\n"
+
+
+@pytest.mark.parametrize(
+    ("values", "result"),
+    [
+        ({"status": 101}, "TCP_TUNNEL/101"),
+        ({"status": 502, "error": "connection_refused"}, "TCP_MISS/502"),
+        ({"status": 502, "error": "dns_error", "peer": ""}, "NONE/502"),
+        ({"status": 400, "error": "http_request_error", "peer": ""}, "NONE/400"),
+        ({"status": 403, "error": "http_request_denied", "peer": ""}, "TCP_DENIED/403"),
+        ({"status": 407, "error": "http_request_denied", "peer": ""}, "TCP_DENIED/407"),
+        ({"status": 403, "error": "destination_ip_prohibited", "peer": ""}, "TCP_DENIED/403"),
+        ({"status": 403}, "TCP_MISS/403"),
+        ({"peer": "", "target": "/proxy.pac"}, "TCP_HIT/200"),
+        ({"peer": "", "status": 0}, "NONE/000"),
+        ({"reason": interface.DONE}, "TCP_MISS/200"),
+        ({"reason": interface.CLIENT_RESET}, "TCP_MISS_ABORTED/200"),
+        ({"method": "CONNECT", "reason": interface.CLIENT_RESET}, "TCP_TUNNEL_ABORTED/200"),
+        ({"method": "CONNECT", "reason": interface.IDLE}, "TCP_TUNNEL_TIMEDOUT/200"),
+        ({"method": "CONNECT", "reason": interface.HALF_CLOSE}, "TCP_TUNNEL_TIMEDOUT/200"),
+        ({"reason": interface.CLIENT_RESET, "status": 0, "peer": ""}, "NONE_ABORTED/000"),
+    ],
+)
+def test_result_codes(values, result):
+    assert format_line(record(**values)).split()[3] == result
+
+
+@pytest.mark.parametrize(
+    ("text", "target", "user"),
+    [
+        ("a b", "a%20b", "a%20b"),
+        ("a\nb\r\0\x1b\x7f", "a%0Ab%0D%00%1B%7F", "a%0Ab%0D%00%1B%7F"),
+        ("\"'", "%22%27", "%22%27"),
+        ("é\u2028", "%C3%A9%E2%80%A8", "%C3%A9%E2%80%A8"),
+        ("%0A", "%0A", "%250A"),
+        ("<\\^`{|}>", "%3C%5C%5E%60%7B%7C%7D%3E", "%3C%5C%5E%60%7B%7C%7D%3E"),
+        ("AZaz09!#$&()*+,-./:;=?@[]_~", *2 * ["AZaz09!#$&()*+,-./:;=?@[]_~"]),
+    ],
+)
+def test_escaping(text, target, user):
+    fields = format_line(record(target=text, user=text)).split(" ")
+    assert fields[-3] == user
+    assert fields[-4] == target
+
+
+@settings(max_examples=200)
+@given(*5 * [st.text(st.characters())])
+def test_no_request_forges_a_line(method, target, user, peer, content_type):
+    line = format_line(
+        record(method=method, target=target, user=user, peer=peer, content_type=content_type)
+    )
+    assert re.fullmatch(r"[!-~]+ +[0-9]+( [!-~]+){8}\n", line)
+
+
+@pytest.mark.parametrize("character", ["x", " ", "\u00e9", "\U0001f600"])
+def test_the_longest_line_fits_a_pipe_write(character):
+    long = character * 70000
+    line = format_line(
+        record(
+            client=long,
+            method=long,
+            target=long,
+            user=long,
+            peer=long,
+            content_type=long,
+            status=999,
+            reason=interface.HALF_CLOSE,
+            seconds=1e12,
+            bytes_out=1 << 64,
+        )
+    )
+    assert 3600 < len(line) <= select.PIPE_BUF
+    assert len(line.split()) == 10
+
+
+# ---- the writer ----------------------------------------------------------------------
+
+
+def test_a_line_arrives_without_a_close(run, pipe):
+    async def main(loop):
+        log = AccessLog(pipe.path, loop)
+        log.write(record())
+        line = await loop.run_in_executor(None, os.read, pipe.reader, 65536)
+        assert line.decode() == format_line(record())
+        await log.close()
+        await log.close()
+
+    run(main)
+
+
+def test_nothing_is_written_before_the_timer(run, pipe, monkeypatch):
+    monkeypatch.setattr(accesslog, "FLUSH_SECONDS", 3600.0)
+
+    async def main(loop):
+        log = AccessLog(pipe.path, loop)
+        for _ in range(accesslog.FLUSH_RECORDS - 1):
+            log.write(record())
+        assert not select.select([pipe.reader], [], [], 0)[0]
+        log.write(record())  # but a full batch goes at once
+        data = await loop.run_in_executor(None, os.read, pipe.reader, 1)
+        assert data == b"1"
+        pipe.drop_writer()
+        rest, _ = await asyncio.gather(loop.run_in_executor(None, pipe.read_all), log.close())
+        assert rest.count(b"\n") == accesslog.FLUSH_RECORDS
+
+    run(main)
+
+
+def test_nothing_is_lost_to_a_slow_reader_at_the_end(run, pipe):
+    lines = [f"/{n}/" + "x" * (n * 37 % 3000) for n in range(400)]
+
+    async def main(loop):
+        log = AccessLog(pipe.path, loop)
+        pipe.drop_writer()
+        for line in lines:
+            log.write(record(target=line))
+        read = loop.run_in_executor(None, pipe.read_all, 16384, 0.002)
+        await log.close()
+        assert [target_of(line) for line in (await read).decode().splitlines()] == lines
+
+    run(main)
+
+
+def test_a_stuck_reader_blocks_nothing_and_memory_is_bounded(run, pipe, monkeypatch, caplog):
+    monkeypatch.setattr(accesslog, "MAX_PENDING", 300_000)
+    caplog.set_level(logging.WARNING)
+
+    async def main(loop):
+        log = AccessLog(pipe.path, loop)
+        pipe.drop_writer()
+        for n in range(4000):  # 4000 * 1.1 kB; the pipe holds 64 KiB
+            log.write(record(target=f"/{n}/" + "x" * 1000))
+        assert log._pending() <= 300_000
+        assert not caplog.records
+        read = loop.run_in_executor(None, pipe.read_all)
+        while log._pending():  # noqa: ASYNC110 (the thread tells nobody)
+            await asyncio.sleep(0.01)
+        log.write(record(target="/last/"))
+        await log.close()
+        targets = [target_of(line) for line in (await read).decode().splitlines()]
+        assert targets[0].startswith("/0/")
+        assert targets[-1] == "/last/"
+        (message,) = caplog.messages
+        assert message == (
+            f"access log: its reader is too slow, {4001 - len(targets)} lines dropped"
+        )
+        assert len(targets) > 200
+
+    run(main)
+
+
+def test_close_has_a_limit(run, pipe, monkeypatch, caplog):
+    monkeypatch.setattr(accesslog, "CLOSE_SECONDS", 0.05)
+
+    async def main(loop):
+        log = AccessLog(pipe.path, loop)
+        for _ in range(2000):
+            log.write(record())
+        await log.close()
+        (message,) = caplog.messages
+        assert re.fullmatch(r"access log: \d+ bytes not written at the end", message)
+        pipe.drop_writer()
+        # The thread still ends once there is room.
+        await loop.run_in_executor(None, pipe.read_all)
+        await log._done.wait()
+
+    run(main)
+
+
+def test_a_reader_that_is_gone(run, pipe, caplog):
+    async def main(loop):
+        log = AccessLog(pipe.path, loop)
+        pipe.close()
+        for _ in range(2 * accesslog.FLUSH_RECORDS):
+            log.write(record())
+        await log.close()
+        assert caplog.messages == ["access log: its reader is gone, no more lines are written"]
+
+    run(main)
+
+
+def test_rotation(run, tmp_path, caplog):
+    path, old = tmp_path / "access.log", tmp_path / "access.log.1"
+    path.write_text("before\n")
+
+    async def main(loop):
+        log = AccessLog(str(path), loop)
+        log.write(record(target="/one"))
+        path.rename(old)
+        log.reopen()
+        log.write(record(target="/two"))
+        await log.close()
+
+    run(main)
+    assert old.read_text() == "before\n" + format_line(record(target="/one"))
+    assert path.read_text() == format_line(record(target="/two"))
+    assert path.stat().st_mode & 0o777 == 0o640 & ~umask()
+    assert not caplog.records
+
+
+def test_a_rotation_that_fails_keeps_the_file(run, tmp_path, caplog):
+    folder = tmp_path / "logs"
+    folder.mkdir()
+
+    async def main(loop):
+        log = AccessLog(str(folder / "access.log"), loop)
+        folder.rename(tmp_path / "moved")
+        log.reopen()
+        log.write(record())
+        await log.close()
+
+    run(main)
+    assert (tmp_path / "moved" / "access.log").read_text() == format_line(record())
+    assert "not reopened" in caplog.text
+
+
+def test_a_full_disk_is_reported_once_and_survived(run, caplog):
+    async def main(loop):
+        log = AccessLog("/dev/full", loop)
+        for _ in range(2 * accesslog.FLUSH_RECORDS):
+            log.write(record())
+        await log.close()
+
+    run(main)
+    assert caplog.messages == ["access log: lines are lost: [Errno 28] No space left on device"]
+
+
+def test_a_path_that_cannot_be_opened(run, tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+
+    async def main(loop):
+        for name in ("no/such/folder", "fifo", ""):  # the last is tmp_path itself
+            with pytest.raises(OSError, match=re.escape(str(tmp_path))):
+                open_log(str(tmp_path / name), loop)
+        assert open_log("off", loop) is None
+
+    threads = threading.active_count()
+    run(main)
+    assert threading.active_count() == threads
+
+
+def test_at_rest_no_descriptor_and_no_thread_is_left(run, tmp_path):
+    async def main(loop):
+        before = len(os.listdir("/proc/self/fd"))
+        log = AccessLog(str(tmp_path / "log"), loop)
+        log.reopen()
+        await log.close()
+        log._writer.join()
+        assert len(os.listdir("/proc/self/fd")) == before
+
+    run(main)
+
+
+def umask():
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+# ---- standard output, with other processes -------------------------------------------
+
+WRITER = """
+import asyncio, logging, resource, sys
+from spliceproxy.observe.accesslog import open_log
+from spliceproxy.observe.record import Record
+
+def record(target):
+    made = Record("192.0.2.7", 0.0)
+    made.target = target
+    return made
+
+async def main():
+    log = open_log("-", asyncio.get_running_loop())
+    {body}
+    await log.close()
+
+asyncio.run(main())
+"""
+
+MANY = """
+    for n in range(300):
+        log.write(record(f"/{sys.argv[1]}/{n}/" + sys.argv[1] * (n * 53 % 3000)))
+"""
+
+
+def writer(body, *arguments, **options):
+    body = body.strip().replace("{body}", "")
+    command = [sys.executable, "-c", WRITER.replace("{body}", body), *arguments]
+    return subprocess.Popen(command, **options)
+
+
+@pytest.mark.parametrize("blocking", [True, False])
+def test_processes_that_share_a_pipe_tear_no_line(pipe, blocking):
+    if not blocking:
+        flags = fcntl.fcntl(pipe.writer, fcntl.F_GETFL)
+        fcntl.fcntl(pipe.writer, fcntl.F_SETFL, flags | os.O_NONBLOCK)
+    names = ["a", "b", "c"]
+    running = [writer(MANY, name, stdout=pipe.writer) for name in names]
+    pipe.drop_writer()
+    text = pipe.read_all(8192, 0.001).decode()
+    assert [process.wait() for process in running] == [0, 0, 0]
+    for name in names:
+        wanted = [f"/{name}/{n}/" + name * (n * 53 % 3000) for n in range(300)]
+        lines = [target_of(line) for line in text.splitlines()]
+        assert [line for line in lines if line.startswith(f"/{name}/")] == wanted
+    assert len(text.splitlines()) == 900
+
+
+def test_processes_that_share_a_file(tmp_path):
+    with open(tmp_path / "out", "wb") as out:
+        running = [writer(MANY, name, stdout=out) for name in ("a", "b")]
+        assert [process.wait() for process in running] == [0, 0]
+    lines = (tmp_path / "out").read_text().splitlines()
+    assert len(lines) == 600
+    assert all(re.fullmatch(r"/([ab])/\d+/\1*", target_of(line)) for line in lines)
+
+
+def test_a_line_behind_a_torn_one_is_whole(tmp_path):
+    body = """
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
+    log.write(record("/one"))
+    log.write(record("/two"))
+    log.reopen()
+    while log._pending():
+        await asyncio.sleep(0.01)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+    log.write(record("/three"))
+"""
+    with open(tmp_path / "out", "wb") as out:
+        process = writer(body, stdout=out, stderr=subprocess.PIPE)
+        _, errors = process.communicate()
+    assert process.returncode == 0
+    assert errors.decode().strip() == "access log: lines are lost: [Errno 27] File too large"
+    lines = (tmp_path / "out").read_text().splitlines()
+    assert [target_of(line) for line in lines if len(line.split()) == 10] == ["/one", "/three"]
+    assert len(lines) == 3

@@ -1,0 +1,716 @@
+"""The resolver: literals, /etc/hosts, and the DNS against real and misbehaving servers."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import socket
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pycares
+import pytest
+
+from spliceproxy.errors import Failure
+from spliceproxy.upstream import resolver as module
+from spliceproxy.upstream.addresses import interleave, literal
+from spliceproxy.upstream.hosts import CHECK, parse
+from spliceproxy.upstream.resolver import LOOPBACK, Resolver
+
+T = TypeVar("T")
+Run = Callable[[Coroutine[Any, Any, T]], T]
+
+A, AAAA = 1, 28
+NOERROR, SERVFAIL, NXDOMAIN, REFUSED = 0, 2, 3, 5
+
+
+@pytest.fixture(params=["asyncio", "uvloop"])
+def run(request: pytest.FixtureRequest) -> Run[Any]:
+    """Runs a coroutine on a new loop of each kind."""
+    if request.param == "asyncio":
+        return asyncio.run
+    return pytest.importorskip("uvloop").run  # type: ignore[no-any-return]
+
+
+class Server(asyncio.DatagramProtocol):
+    """A name server whose answers the test decides.
+
+    ``zone`` maps name and type to addresses; a name without the type has no data, an
+    unknown name does not exist. ``rcode`` and ``silent`` overrule it.
+    """
+
+    def __init__(self) -> None:
+        self.zone: dict[str, dict[int, list[str]]] = {}
+        self.ttl = 60
+        self.rcode = NOERROR
+        self.silent = False
+        self.asked: list[tuple[str, int]] = []
+        self.heard = asyncio.Event()
+        self.held: list[tuple[bytes, Any]] = []
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+        self.address = "{}:{}".format(*transport.get_extra_info("sockname"))
+
+    def datagram_received(self, data: bytes, peer: Any) -> None:
+        at, labels = 12, []
+        while data[at]:
+            labels.append(data[at + 1 : at + 1 + data[at]].decode())
+            at += data[at] + 1
+        name, (qtype,) = ".".join(labels).lower(), struct.unpack_from(">H", data, at + 1)
+        self.asked.append((name, qtype))
+        self.heard.set()
+        records = self.zone.get(name)
+        rcode = self.rcode or (NXDOMAIN if records is None else NOERROR)
+        family = socket.AF_INET if qtype == A else socket.AF_INET6
+        answer = b""
+        found = [] if rcode or records is None else records.get(qtype, [])
+        for address in found:
+            packed = socket.inet_pton(family, address)
+            answer += b"\xc0\x0c" + struct.pack(">HHIH", qtype, 1, self.ttl, len(packed)) + packed
+        flags = struct.pack(">HHHHH", 0x8180 | rcode, 1, len(found), 0, 0)
+        message = data[:2] + flags + data[12 : at + 5] + answer
+        if self.silent:
+            self.held.append((message, peer))
+        else:
+            self.transport.sendto(message, peer)
+
+    def release(self) -> None:
+        self.silent = False
+        for message, peer in self.held:
+            self.transport.sendto(message, peer)
+        self.held.clear()
+
+
+async def serve() -> Server:
+    loop = asyncio.get_running_loop()
+    _, server = await loop.create_datagram_endpoint(Server, local_addr=("127.0.0.1", 0))
+    return server
+
+
+class World:
+    """A server, a resolver that asks it, and the resolver's clock."""
+
+    def __init__(self, server: Server, resolver: Resolver) -> None:
+        self.server = server
+        self.resolver = resolver
+        self.passed = 0.0
+        resolver.clock = lambda: time.monotonic() + self.passed
+
+    async def fails(self, host: str) -> Failure:
+        with pytest.raises(Failure) as caught:
+            await self.resolver.resolve(host)
+        return caught.value
+
+
+def in_world(
+    run: Run[Any],
+    body: Callable[[World], Awaitable[None]],
+    timeout: float = 10.0,
+    hosts: str = os.devnull,
+) -> None:
+    async def main() -> None:
+        server = await serve()
+        resolver = Resolver(timeout, nameservers=[server.address], hosts_file=hosts)
+        try:
+            await body(World(server, resolver))
+        finally:
+            await resolver.close()
+            server.transport.close()
+
+    run(main())
+
+
+# Addresses as text
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("127.0.0.1", "127.0.0.1"),
+        ("255.255.255.255", "255.255.255.255"),
+        ("::1", "::1"),
+        ("2001:DB8:0:0::0001", "2001:db8::1"),
+        ("::ffff:169.254.169.254", "169.254.169.254"),
+        ("::ffff:7f00:1", "127.0.0.1"),
+        ("::7f00:1", "::127.0.0.1"),
+    ],
+)
+def test_literals(text: str, address: str) -> None:
+    assert literal(text) == address
+
+
+NO_ADDRESSES = ["127.1", "0x7f.1", "2130706433", "127.0.0.01", "0177.0.0.1", "127.0.0.1.", "0x7f"]
+NO_NAMES = [
+    "",
+    ".",
+    "a..b",
+    ".a",
+    "a b",
+    "a\0",
+    "*.test",
+    "a\\.b",
+    "a%2e",
+    "x" * 64,
+    "1::g",
+    "fe80::1%lo",
+]
+NO_NAMES += [".".join(["x" * 63] * 4), "a\n", "[::1]", "b\u00fccher.test"]
+
+
+@pytest.mark.parametrize("text", [*NO_ADDRESSES, *NO_NAMES, "example", "1.2.3.4.5", "1.2.3.256"])
+def test_no_literals(text: str) -> None:
+    assert literal(text) is None
+
+
+def test_interleave() -> None:
+    assert interleave(["::1", "::2", "::3", "1.1.1.1", "::1"]) == ("::1", "1.1.1.1", "::2", "::3")
+    assert interleave(["1.1.1.1", "1.1.1.2", "::1"]) == ("1.1.1.1", "::1", "1.1.1.2")
+    assert interleave([]) == ()
+
+
+# What needs no query
+
+
+def test_literals_and_localhost_are_known_at_once(run: Run[Any]) -> None:
+    async def body(world: World) -> None:
+        cached = world.resolver.cached
+        assert cached("192.0.2.7") == ("192.0.2.7",)
+        assert cached("::FFFF:192.0.2.7") == ("192.0.2.7",)
+        for host in ("localhost", "LocalHost.", "a.localhost", "a.b.localhost."):
+            assert cached(host) == LOOPBACK
+            assert await world.resolver.resolve(host) == LOOPBACK
+        assert cached("notlocalhost") is None
+        assert cached("localhost.test") is None
+        assert world.server.asked == []
+
+    in_world(run, body)
+
+
+@pytest.mark.parametrize("host", [*NO_ADDRESSES, *NO_NAMES, "a.1", "a.0xff.", "1.2.3.256"])
+def test_bad_names_are_refused_without_asking(run: Run[Any], host: str) -> None:
+    async def body(world: World) -> None:
+        world.server.zone[host] = {A: ["127.0.0.1"]}
+        assert (await world.fails(host)).error == "dns_error"
+        assert world.server.asked == []
+
+    in_world(run, body)
+
+
+def test_unusual_names_are_names(run: Run[Any]) -> None:
+    async def body(world: World) -> None:
+        for host in ("my_service", "-a.test", "r3---sn.test", "xn--bcher-kva.test", "1a", "3.a"):
+            world.server.zone[host] = {A: ["127.0.0.1"]}
+            assert await world.resolver.resolve(host) == ("127.0.0.1",)
+
+    in_world(run, body)
+
+
+# /etc/hosts
+
+
+def test_hosts_file_syntax() -> None:
+    names = parse(
+        "127.0.0.1 localhost\n"
+        "10.0.0.1\tOne one.test. # two\n"
+        "#10.0.0.9 one\n"
+        "fd00::1 one\n"
+        "10.0.0.2 one 1.2.3.4\n"
+        "10.0.0.1 one\n"
+        "nonsense bad\n10.0.0.3\n\n"
+        "::ffff:10.0.0.4 mapped\r\n"
+        "fe80::1%lo0 scoped\n"
+        "10.0.0.5 b\ufffdd a.localhost good\n"
+    )
+    assert names == {
+        "one": ("fd00::1", "10.0.0.1", "10.0.0.2"),
+        "one.test": ("10.0.0.1",),
+        "mapped": ("10.0.0.4",),
+        "b\ufffdd": ("10.0.0.5",),
+        "good": ("10.0.0.5",),
+    }
+
+
+def test_hosts_file_is_followed(run: Run[Any], tmp_path: Path) -> None:
+    file = tmp_path / "hosts"
+    file.write_text("10.0.0.1 a.test\n")
+
+    async def body(world: World) -> None:
+        world.server.zone["a.test"] = {A: ["10.0.0.7"]}
+        resolver = world.resolver
+        assert resolver.cached("A.test.") == ("10.0.0.1",)
+        assert await resolver.resolve("a.test") == ("10.0.0.1",)
+        assert world.server.asked == []
+
+        file.unlink()  # now the DNS knows it
+        world.passed += CHECK
+        assert resolver.cached("a.test") is None
+        assert await resolver.resolve("a.test") == ("10.0.0.7",)
+
+        file.write_bytes(b"\xff\xfe junk\n10.0.0.21 a.test\n10.0.0.22 a.test b.test\n")
+        world.passed += CHECK  # wins over the cache
+        assert resolver.cached("a.test") == ("10.0.0.21", "10.0.0.22")
+
+        new = tmp_path / "new"
+        new.write_text("10.0.0.3 a.test\n")
+        new.replace(file)
+        world.passed += CHECK
+        assert resolver.cached("a.test") == ("10.0.0.3",)
+        assert resolver.cached("b.test") is None
+
+    in_world(run, body, hosts=str(file))
+
+
+def test_unreadable_hosts_file_is_reported_once(
+    run: Run[Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def body(world: World) -> None:
+        for _ in range(3):
+            assert world.resolver.cached("a.test") is None
+            world.passed += CHECK
+        assert len(caplog.records) == 1
+        assert str(tmp_path) in caplog.text
+
+    in_world(run, body, hosts=str(tmp_path))  # a directory
+
+
+# Answers
+
+
+def test_addresses_in_turns(run: Run[Any]) -> None:
+    async def body(world: World) -> None:
+        # All reachable on the loopback interface, so RFC 6724 puts IPv6 first.
+        world.server.zone["a.test"] = {A: ["127.0.0.1", "127.0.0.2"], AAAA: ["::1"]}
+        found = await world.resolver.resolve("A.Test")
+        assert sorted(found) == ["127.0.0.1", "127.0.0.2", "::1"]
+        assert found[0 if _has_ipv6() else 1] == "::1"
+        assert world.resolver.cached("a.test") == found
+        assert sorted(world.server.asked) == [("a.test", A), ("a.test", AAAA)]
+
+    in_world(run, body)
+
+
+def test_mapped_addresses_become_ipv4(run: Run[Any]) -> None:
+    async def body(world: World) -> None:
+        world.server.zone["a.test"] = {AAAA: ["::ffff:10.0.0.1"]}
+        assert await world.resolver.resolve("a.test") == ("10.0.0.1",)
+
+    in_world(run, body)
+
+
+def test_many_addresses_are_cut(run: Run[Any]) -> None:
+    async def body(world: World) -> None:
+        # 25 fit into a message without EDNS.
+        world.server.zone["a.test"] = {A: [f"127.0.1.{n}" for n in range(25)]}
+        assert len(await world.resolver.resolve("a.test")) == module.MAX_ADDRESSES
+
+    in_world(run, body)
+
+
+@pytest.mark.parametrize(
+    ("ttl", "kept"), [(0, module.MIN_TTL), (60, 60.0), (86400, module.MAX_TTL)]
+)
+def test_answers_are_kept_for_their_ttl(run: Run[Any], ttl: int, kept: float) -> None:
+    async def body(world: World) -> None:
+        world.server.ttl = ttl
+        world.server.zone["a.test"] = {A: ["10.0.0.1"]}
+        await world.resolver.resolve("a.test")
+        asked = len(world.server.asked)
+        world.passed += kept - 1.5
+        assert world.resolver.cached("a.test") == ("10.0.0.1",)
+        assert await world.resolver.resolve("a.test") == ("10.0.0.1",)
+        assert len(world.server.asked) == asked
+
+        world.server.zone["a.test"] = {A: ["10.0.0.2"]}
+        # The age of a channel is what c-ares' own cache may add.
+        world.passed += max(1.5, module.CHANNEL_AGE)
+        assert world.resolver.cached("a.test") is None
+        assert await world.resolver.resolve("a.test") == ("10.0.0.2",)
+
+    in_world(run, body)
+
+
+def test_the_cache_is_bounded(run: Run[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_ENTRIES", 3)
+
+    async def body(world: World) -> None:
+        names = ["a", "b", "c", "d"]
+        world.server.zone = {name: {A: ["10.0.0.1"]} for name in names}
+        for name in names[:3]:
+            await world.resolver.resolve(name)
+        world.passed += 100.0
+        await world.resolver.resolve("a")  # again: now the youngest
+        await world.resolver.resolve("d")
+        assert list(world.resolver._cache) == ["c", "a", "d"]
+
+    in_world(run, body)
+
+
+@pytest.mark.parametrize("rcode", [NOERROR, SERVFAIL, NXDOMAIN, REFUSED])
+def test_failures_are_dns_errors_and_kept_for_a_moment(run: Run[Any], rcode: int) -> None:
+    async def body(world: World) -> None:
+        world.server.rcode = rcode
+        world.server.zone["a.test"] = {}
+        failure = await world.fails("a.test")
+        assert failure.error == "dns_error"
+        assert failure.status == 502
+        assert failure.detail.startswith("a.test: ")
+        asked = len(world.server.asked)
+        world.passed += module.NEGATIVE_TTL - 0.5
+        assert world.resolver.cached("a.test") is None
+        assert (await world.fails("a.test")).detail == failure.detail
+        assert len(world.server.asked) == asked
+
+        world.server.rcode = NOERROR
+        world.server.zone["a.test"] = {A: ["10.0.0.1"]}
+        world.passed += max(module.NEGATIVE_TTL, module.CHANNEL_AGE)
+        assert await world.resolver.resolve("a.test") == ("10.0.0.1",)
+
+    in_world(run, body)
+
+
+# Slow and silent servers
+
+
+def test_silence_is_a_dns_timeout_and_a_late_answer_is_kept(run: Run[Any]) -> None:
+    async def body(world: World) -> None:
+        world.server.silent = True
+        world.server.zone["a.test"] = {A: ["10.0.0.1"]}
+        started = time.monotonic()
+        failure = await world.fails("a.test")
+        assert failure.error == "dns_timeout"
+        assert failure.status == 504
+        assert 0.2 <= time.monotonic() - started < 5.0
+        late = list(world.resolver._lookups)
+        assert late
+        world.server.release()
+        await asyncio.wait(late, timeout=10.0)
+        assert world.resolver.cached("a.test") == ("10.0.0.1",)
+
+    in_world(run, body, timeout=0.2)
+
+
+def test_a_second_server_has_its_chance(run: Run[Any]) -> None:
+    async def main() -> None:
+        dead, good = await serve(), await serve()
+        dead.silent = True
+        good.zone["a.test"] = {A: ["10.0.0.1"]}
+        resolver = Resolver(5.0, nameservers=[dead.address, good.address], hosts_file=os.devnull)
+        assert await resolver.resolve("a.test") == ("10.0.0.1",)
+        assert dead.asked
+        await resolver.close()
+        dead.transport.close()
+        good.transport.close()
+
+    run(main())
+
+
+def test_no_server_fails_at_once(run: Run[Any]) -> None:
+    async def main() -> None:
+        server = await serve()
+        server.transport.close()
+        await asyncio.sleep(0)  # the port is closed in the next round of the loop
+        resolver = Resolver(60.0, nameservers=[server.address], hosts_file=os.devnull)
+        started = time.monotonic()
+        with pytest.raises(Failure) as caught:
+            await resolver.resolve("a.test")
+        assert caught.value.error == "dns_error"
+        assert time.monotonic() - started < 10.0
+        await resolver.close()
+
+    run(main())
+
+
+def test_bad_name_servers_are_named(run: Run[Any]) -> None:
+    async def main() -> None:
+        with pytest.raises(ValueError, match=r"nonsense\.test"):
+            Resolver(5.0, nameservers=["nonsense.test"])
+
+    run(main())
+
+
+# Several who ask
+
+
+def test_askers_share_a_query_and_may_leave(run: Run[Any]) -> None:
+    async def body(world: World) -> None:
+        server, resolver = world.server, world.resolver
+        server.silent = True
+        server.zone["a.test"] = {A: ["10.0.0.1"]}
+        tasks = [asyncio.create_task(resolver.resolve("a.test")) for _ in range(5)]
+        await server.heard.wait()
+        tasks[0].cancel()  # who began the query
+        tasks[3].cancel()
+        await asyncio.wait([tasks[0], tasks[3]])
+        server.release()
+        for task in (tasks[1], tasks[2], tasks[4]):
+            assert await task == ("10.0.0.1",)
+        assert sorted(set(server.asked)) == sorted(server.asked)
+        assert not resolver._queries
+
+    in_world(run, body)
+
+
+def test_an_abandoned_query_fills_the_cache(run: Run[Any]) -> None:
+    async def body(world: World) -> None:
+        server, resolver = world.server, world.resolver
+        server.silent = True
+        server.zone["a.test"] = {A: ["10.0.0.1"]}
+        task = asyncio.create_task(resolver.resolve("a.test"))
+        await server.heard.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        lookups = list(resolver._lookups)
+        server.release()
+        await asyncio.wait(lookups, timeout=10.0)
+        assert resolver.cached("a.test") == ("10.0.0.1",)
+
+    in_world(run, body)
+
+
+def test_a_query_survives_a_new_channel(run: Run[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CHANNEL_LOOKUPS", 1)
+
+    async def body(world: World) -> None:
+        server, resolver = world.server, world.resolver
+        server.zone = {name: {A: ["10.0.0.1"]} for name in ("a", "b", "c")}
+        server.silent = True
+        tasks = [asyncio.create_task(resolver.resolve(name)) for name in server.zone]
+        await server.heard.wait()
+        assert len(set(resolver._lookups.values())) == 3
+        while len(set(server.asked)) < 6:
+            server.heard.clear()
+            await server.heard.wait()
+        server.release()
+        for task in tasks:
+            assert await task == ("10.0.0.1",)
+        assert not resolver._lookups
+
+    in_world(run, body)
+
+
+# The end
+
+
+def test_close_ends_waiting_and_leaves_nothing(run: Run[Any], caplog: Any) -> None:
+    before = _descriptors()
+
+    async def main() -> None:
+        server = await serve()
+        server.silent = True
+        resolver = Resolver(60.0, nameservers=[server.address], hosts_file=os.devnull)
+        tasks = [asyncio.create_task(resolver.resolve(name)) for name in ("a", "b", "b")]
+        await server.heard.wait()
+        await resolver.close()
+        for task in tasks:
+            with pytest.raises(Failure, match="stopping"):
+                await task
+        with pytest.raises(Failure, match="stopping"):
+            await resolver.resolve("c.test")
+        assert not resolver._lookups
+        server.transport.close()
+
+    runs = 8
+    for _ in range(runs):
+        run(main())
+    assert not caplog.records
+    # c-ares closes its descriptors on a thread of its own; uvloop keeps a pair for good.
+    _until(lambda: _descriptors() < before + runs)
+
+
+def test_retired_channels_are_closed(run: Run[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CHANNEL_LOOKUPS", 1)
+
+    async def body(world: World) -> None:
+        world.server.zone = {f"n{n}": {A: ["10.0.0.1"]} for n in range(40)}
+        before = _descriptors()
+        for name in world.server.zone:
+            await world.resolver.resolve(name)
+        _until(lambda: _descriptors() < before + len(world.server.zone))
+
+    in_world(run, body)
+
+
+def test_without_inotify(run: Run[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where c-ares cannot watch resolv.conf, aiodns drives it from the event loop."""
+    channel = pycares.Channel
+
+    def no_thread(**options: Any) -> pycares.Channel:
+        if "sock_state_cb" not in options:
+            raise pycares.AresError("no inotify instance left")
+        return channel(**options)
+
+    monkeypatch.setattr(pycares, "Channel", no_thread)
+
+    async def body(world: World) -> None:
+        world.server.zone["a.test"] = {A: ["10.0.0.1"]}
+        assert await world.resolver.resolve("a.test") == ("10.0.0.1",)
+        assert (await world.fails("b.test")).error == "dns_error"
+
+    in_world(run, body)
+
+
+# The system's configuration, in a namespace of its own
+
+_CHILD = """
+import asyncio, os, sys
+from spliceproxy.errors import Failure
+from spliceproxy.upstream.resolver import Resolver
+
+async def main():
+    resolver = Resolver(10.0, hosts_file=os.devnull)
+    for host in sys.argv[1:]:
+        try:
+            print(*await resolver.resolve(host))
+        except Failure as failure:
+            print(failure.error)
+    await resolver.close()
+
+asyncio.run(main())
+"""
+
+
+def _child(flags: str, resolv_conf: Path, *hosts: str) -> subprocess.Popen[str]:
+    """Resolves hosts with another resolv.conf; skips where that is not allowed."""
+    unshare, target = shutil.which("unshare"), Path("/etc/resolv.conf")
+    if (
+        unshare is None
+        or not target.exists()
+        or subprocess.run([unshare, flags, "true"]).returncode
+    ):
+        pytest.skip("needs unshare(1) with user namespaces, and a resolv.conf")
+    script = 'mount --bind "$0" /etc/resolv.conf && exec "$@"'
+    return subprocess.Popen(
+        [unshare, flags, "sh", "-c", script, resolv_conf, sys.executable, "-c", _CHILD, *hosts],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+    )
+
+
+def test_search_domains_are_obeyed(tmp_path: Path) -> None:
+    file = tmp_path / "resolv.conf"
+
+    async def main() -> list[str]:
+        server = await serve()
+        server.zone = {
+            "redis.prod.test": {A: ["10.0.0.1"]},
+            "redis.sub.prod.test": {A: ["10.0.0.2"]},
+        }
+        file.write_text(f"nameserver {server.address}\nsearch prod.test\noptions ndots:5\n")
+        child = _child("-rm", file, "redis", "redis.", "redis.sub", "redis.prod.test")
+        loop = asyncio.get_running_loop()
+        output, _ = await loop.run_in_executor(None, child.communicate)
+        server.transport.close()
+        return output.split()
+
+    assert asyncio.run(main()) == ["10.0.0.1", "dns_error", "10.0.0.2", "10.0.0.1"]
+
+
+def test_without_network_and_name_server(tmp_path: Path) -> None:
+    file = tmp_path / "resolv.conf"
+    for text in ("", "nameserver 192.0.2.1\n"):
+        file.write_text(text)
+        started = time.monotonic()
+        output, _ = _child("-rmn", file, "a.test", "localhost").communicate(timeout=60)
+        assert output.split() == ["dns_error", *LOOPBACK]
+        assert time.monotonic() - started < 9.0  # less than the limit of the look-up
+
+
+# A real server
+
+
+@pytest.fixture
+def dnsmasq() -> Iterator[str]:
+    """The address of a dnsmasq that knows a few names below .test."""
+    program = shutil.which("dnsmasq") or shutil.which("dnsmasq", path="/usr/sbin:/usr/local/sbin")
+    if program is None:
+        pytest.skip("needs dnsmasq")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    process = subprocess.Popen(
+        [
+            program,
+            "--no-daemon",
+            "--conf-file=/dev/null",
+            "--no-resolv",
+            "--no-hosts",
+            "--bind-interfaces",
+            "--listen-address=127.0.0.1",
+            f"--port={port}",
+            "--pid-file=",
+            "--local=/test/",
+            "--host-record=two.test,127.0.0.1,::1,120",
+            "--host-record=four.test,127.0.0.2,77",
+            "--host-record=six.test,::1,66",
+            "--cname=alias.test,four.test,33",
+            "--txt-record=text.test,hello",
+        ],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    line = process.stderr.readline()
+    while line and "started" not in line:
+        line = process.stderr.readline()
+    assert line, "dnsmasq did not start"
+    yield f"127.0.0.1:{port}"
+    process.terminate()
+    process.communicate()
+
+
+def test_dnsmasq(run: Run[Any], dnsmasq: str) -> None:
+    async def main() -> None:
+        resolver = Resolver(10.0, nameservers=[dnsmasq], hosts_file=os.devnull)
+        now = 1000.0
+        resolver.clock = lambda: now
+        ask = resolver.resolve
+        assert sorted(await ask("two.test")) == ["127.0.0.1", "::1"]
+        assert await ask("four.test") == ("127.0.0.2",)
+        assert await ask("six.test.") == ("::1",)
+        assert await ask("alias.test") == ("127.0.0.2",)
+        for host in ("none.test", "text.test"):
+            with pytest.raises(Failure) as caught:
+                await ask(host)
+            assert caught.value.error == "dns_error"
+        expires = {name: answer.expires - now for name, answer in resolver._cache.items()}
+        assert expires == {
+            "two.test": 120.0,
+            "four.test": 77.0,
+            "six.test.": 66.0,
+            "alias.test": 33.0,
+            "none.test": module.NEGATIVE_TTL,
+            "text.test": module.NEGATIVE_TTL,
+        }
+        await resolver.close()
+
+    run(main())
+
+
+def _has_ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
+def _descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    """Waits for what another thread does."""
+    deadline = time.monotonic() + 20.0
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
