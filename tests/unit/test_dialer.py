@@ -125,26 +125,16 @@ def _check(sock: socket.socket) -> None:
 def test_connects(run: Run, address: str) -> None:
     async def main() -> None:
         port = listener.getsockname()[1]
-        resolver = Resolver(5.0)
-        sock, peer = await Dialer(resolver, NEVER).dial(address, port)
+        sock, peer = await dialer().connect([address], port)
         assert peer == address
         assert sock.getpeername()[:2] == (address, port)
         _check(sock)
         # Off the loop: nobody watches the descriptor.
         assert not asyncio.get_running_loop().remove_writer(sock.fileno())
         sock.close()
-        await resolver.close()
 
     with _listen(address) as listener:
-        asyncio_or_uvloop_threads_end(run, main())
-
-
-def asyncio_or_uvloop_threads_end(run: Run, main: Coroutine[Any, Any, None]) -> None:
-    """Like ``run``, but c-ares closes its descriptors a moment later, on its thread."""
-    try:
-        run(main)
-    except AssertionError:
-        pass
+        run(main())
 
 
 def test_a_name_is_resolved_and_its_failure_passes(run: Run, port: int) -> None:
@@ -251,8 +241,7 @@ def test_the_first_to_answer_wins_whatever_its_place(
 
     async def main() -> None:
         task = asyncio.create_task(dialer().connect(["127.0.0.8", hole], port))
-        while not started.is_set():
-            await asyncio.sleep(0.01)
+        await started.wait()
         late.accept()[0].close()  # room in the queue: the retransmitted SYN gets through
         sock, peer = await task
         assert peer == "127.0.0.8"
@@ -404,9 +393,11 @@ def test_without_descriptors(run: Run, port: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1, hard))
         fillers = []
         try:
-            with pytest.raises(OSError, match="Too many open files"):
-                while True:
+            while len(fillers) <= highest:
+                try:
                     fillers.append(socket.socket())
+                except OSError:
+                    break
             for addresses in (["127.0.0.1"], ["127.0.0.1", "::1"]):
                 failure = await fails(dialer(), addresses, port)
                 assert failure.error == "connection_limit_reached"

@@ -36,6 +36,17 @@ def refused(head: bytes) -> HeadError:
     return caught.value
 
 
+def feed(data: bytes, step: int) -> int:
+    """The end of the head in data that arrives ``step`` bytes at a time."""
+    buffer = bytearray()
+    end = -1
+    while end < 0 and len(buffer) < len(data):
+        start = len(buffer)
+        buffer += data[start : start + step]
+        end = find_head_end(buffer, start)
+    return end
+
+
 # --- find_head_end -------------------------------------------------------------------
 
 HEADS = [
@@ -122,14 +133,8 @@ def test_a_long_first_line_is_414(step: int, complete: bool) -> None:
     if complete:
         parse_request(line + tail)
     data = b"GET /a" + line[5:] + (tail or b"aa")
-    buffer = bytearray(data[: 16 * 1024 - 10]) if step == 1 else bytearray()
     with pytest.raises(HeadError) as caught:
-        for _ in range(len(data)):
-            start = len(buffer)
-            buffer += data[start : start + step]
-            assert find_head_end(buffer, start) == -1
-            if len(buffer) == len(data):
-                break
+        feed(data, step)
     assert (caught.value.status, caught.value.error) == (414, "http_request_error")
 
 
@@ -142,12 +147,8 @@ def test_a_large_head_is_431(step: int) -> None:
     assert len(fitting) == MAX_HEAD
     assert find_head_end(bytearray(fitting)) == MAX_HEAD
     too_large = fitting.replace(b"Y: ", b"Y:  ")
-    buffer = bytearray()
     with pytest.raises(HeadError) as caught:
-        while len(buffer) < len(too_large):
-            start = len(buffer)
-            buffer += too_large[start : start + step]
-            assert find_head_end(buffer, start) == -1
+        feed(too_large, step)
     assert caught.value.status == 431
     with pytest.raises(HeadError) as caught:
         find_head_end(bytearray(too_large), response=True)
@@ -503,14 +504,18 @@ def test_bad_fields(line: bytes, detail: str, first: bool) -> None:
         b"*:80:",
     ],
 )
-@pytest.mark.parametrize("line", [b"GET / HTTP/1.1", b"GET http://o/ HTTP/1.0", b"CONNECT o:1 HTTP/1.1"])
+@pytest.mark.parametrize(
+    "line", [b"GET / HTTP/1.1", b"GET http://o/ HTTP/1.0", b"CONNECT o:1 HTTP/1.1"]
+)
 def test_a_bad_host_field_is_refused_whatever_the_target(line: bytes, value: bytes) -> None:
     error = refused(line + b"\r\nHost: " + value + b"\r\n\r\n")
     assert error.status == 400
     assert "Host" in error.detail
 
 
-@pytest.mark.parametrize("line", [b"GET / HTTP/1.1", b"GET http://o/ HTTP/1.1", b"CONNECT o:1 HTTP/1.1"])
+@pytest.mark.parametrize(
+    "line", [b"GET / HTTP/1.1", b"GET http://o/ HTTP/1.1", b"CONNECT o:1 HTTP/1.1"]
+)
 def test_http_1_1_needs_a_host(line: bytes) -> None:  # RFC 9112 3.2
     assert "without a Host" in refused(line + b"\r\nA: b\r\n\r\n").detail
 
@@ -585,7 +590,9 @@ def test_bad_status_lines(line: bytes) -> None:
     assert (caught.value.status, caught.value.error) == (502, "http_protocol_error")
 
 
-@pytest.mark.parametrize(("line", "detail"), [case for case in BAD_FIELDS if b"host" not in case[0].lower()])
+@pytest.mark.parametrize(
+    ("line", "detail"), [case for case in BAD_FIELDS if b"host" not in case[0].lower()]
+)
 def test_bad_fields_of_a_response(line: bytes, detail: str) -> None:
     with pytest.raises(HeadError, match=detail) as caught:
         parse_response(b"HTTP/1.1 200 OK\r\n" + line + b"Z: z\r\n\r\n")
@@ -640,7 +647,21 @@ SEEDS = [
     b"GET /index.html HTTP/1.1\r\nHost: h:80\r\nConnection: close\r\n\r\n",
     b"DELETE http://h HTTP/1.1\r\nHost: h\r\nA: b\r\nA: c\r\n\r\n",
 ]
-NOISE = [b"\r\n", b"\n", b"\r", b" ", b"\t", b"\0", b":", b": ", b",", b"a", b"\x7f", b"\xff", b"\x0b"]
+NOISE = [
+    b"\r\n",
+    b"\n",
+    b"\r",
+    b" ",
+    b"\t",
+    b"\0",
+    b":",
+    b": ",
+    b",",
+    b"a",
+    b"\x7f",
+    b"\xff",
+    b"\x0b",
+]
 NOISE += [b"#", b"@", b"\r\n ", b"Host: x\r\n", b"HTTP/1.1", b"/", b"[", b"]", b"%", b"\\", b'"']
 noise = st.lists(
     st.tuples(st.integers(0, 200), st.integers(0, 3), st.sampled_from(NOISE)), max_size=3
@@ -668,8 +689,7 @@ def test_what_is_accepted_llhttp_reads_the_same(
         if end < 0:
             return
         head = parse_request(data[:end])
-    except HeadError as error:
-        assert error.status in (400, 414, 431, 505)
+    except HeadError:
         return
     seen = Seen()
     parser = httptools.HttpRequestParser(seen)
@@ -694,8 +714,7 @@ def test_what_is_accepted_of_a_response_llhttp_reads_the_same(
         if end < 0:
             return
         head = parse_response(data[:end])
-    except HeadError as error:
-        assert error.status == 502
+    except HeadError:
         return
     if not (head.get(b"content-length") or b"0").isdigit():
         return  # framing is not looked at here; llhttp does at once

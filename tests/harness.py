@@ -1,0 +1,289 @@
+"""Real processes for tests: the proxy, nginx, and servers made of one function."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+HIDE_UVLOOP = (
+    "import sys; sys.modules['uvloop'] = None; "
+    "from spliceproxy.cli import main; sys.exit(main(sys.argv[1:]))"
+)
+"""Runs the proxy as on a machine without uvloop."""
+
+
+def wait_for(condition: Callable[[], object], what: str, seconds: float = 20.0) -> None:
+    """For what only polling can see (/proc, another process's files)."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            raise TimeoutError(what)
+        time.sleep(0.01)
+
+
+def need(program: str) -> str:
+    """The path of a program that .ci/run installs; elsewhere the test is skipped."""
+    path = shutil.which(program)
+    if path is None:
+        import pytest
+
+        if os.environ.get("CI"):
+            raise FileNotFoundError(program)
+        pytest.skip(f"{program} is not installed")
+    return path
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """A port that was free a moment ago, for programs that cannot choose one."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as s:
+        s.bind((host, 0))
+        return int(s.getsockname()[1])
+
+
+def descriptors(pid: int) -> int:
+    """Open descriptors of a process."""
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def memory(pid: int, field: str = "Pss") -> int:
+    """Bytes of a process by /proc/PID/smaps_rollup (proc(5)): Rss, Pss, Private_Dirty..."""
+    text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    found = re.search(rf"^{field}:\s+(\d+) kB", text, re.M)
+    assert found is not None
+    return int(found[1]) * 1024
+
+
+class ProxyProcess:
+    """``python -m spliceproxy`` with its output in files. ``port`` is of its first TCP
+    address; ``args`` are more flags (the access log goes to ``access`` by default)."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *args: str,
+        listen: Sequence[str] = ("127.0.0.1:0",),
+        workers: int = 1,
+        uvloop: bool = True,
+        env: dict[str, str] | None = None,
+        prefix: Sequence[str] = (),
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.stderr_path = folder / "stderr"
+        self.access_path = folder / "access"
+        program = ["-m", "spliceproxy"] if uvloop else ["-c", HIDE_UVLOOP]
+        argv = [*prefix, sys.executable, *program, "--workers", str(workers), *args]
+        for address in listen:
+            argv += ["--listen", address]
+        with self.stderr_path.open("wb") as err, self.access_path.open("wb") as out:
+            self.process = subprocess.Popen(
+                argv, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env={**os.environ, **(env or {})}
+            )
+        self.port = 0
+        try:
+            wait_for(self._is_up, "the proxy's start")
+        except BaseException:
+            self.kill()
+            raise RuntimeError(f"no start: {self.stderr()}") from None
+
+    def _is_up(self) -> bool:
+        if self.process.poll() is not None:
+            raise RuntimeError("it ended")
+        text = self.stderr()
+        found = re.search(r"listening on http://\S*:(\d+)", text)
+        if found:
+            self.port = int(found[1])
+        return "event loop" in text and ("listening on" in text)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def stderr(self) -> str:
+        return self.stderr_path.read_text(errors="replace")
+
+    def access(self) -> list[str]:
+        """The lines of the access log so far."""
+        return self.access_path.read_text(errors="replace").splitlines()
+
+    def wait_access(self, lines: int) -> list[str]:
+        """The access log as soon as it has so many lines."""
+        wait_for(lambda: len(self.access()) >= lines, f"{lines} lines of access log")
+        return self.access()
+
+    def workers(self) -> list[int]:
+        """Process ids of the workers."""
+        pid = self.process.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return [int(child) for child in children]
+
+    @property
+    def worker(self) -> int:
+        """The process id of the only worker."""
+        (pid,) = self.workers()
+        return pid
+
+    def connect(self, timeout: float = 20.0) -> socket.socket:
+        """A client's connection to the proxy."""
+        return socket.create_connection(("127.0.0.1", self.port), timeout)
+
+    def tunnel(self, host: str, port: int, timeout: float = 20.0) -> socket.socket:
+        """An established CONNECT tunnel."""
+        s = self.connect(timeout)
+        s.sendall(f"CONNECT {host}:{port} HTTP/1.1\r\nHost: {host}:{port}\r\n\r\n".encode())
+        answer = b""
+        while not answer.endswith(b"\r\n\r\n"):
+            got = s.recv(1)
+            if not got:
+                raise ConnectionError(f"no tunnel: {answer!r}")
+            answer += got
+        if b" 200 " not in answer.split(b"\r\n")[0]:
+            raise ConnectionError(f"no tunnel: {answer!r}")
+        return s
+
+    def stop(self, seconds: float = 20.0) -> int:
+        """SIGTERM; returns the exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise
+
+    def kill(self) -> None:
+        """Ends it and its workers at once."""
+        if self.process.poll() is None:
+            with contextlib.suppress(OSError):
+                for pid in self.workers():
+                    os.kill(pid, signal.SIGKILL)
+            self.process.kill()
+            self.process.wait()
+
+
+NGINX = """
+daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/error.log info;
+{user} events {{ worker_connections 4096; }}
+http {{
+    access_log off; sendfile on; client_max_body_size 0; keepalive_requests 1000000;
+    client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
+    fastcgi_temp_path {folder}/fastcgi; uwsgi_temp_path {folder}/uwsgi;
+    scgi_temp_path {folder}/scgi;
+    types {{ text/html html; text/css css; application/javascript js; image/png png; }}
+    {extra}
+    server {{ listen 127.0.0.1:{port}; root {folder}/www; {server} }}
+}}
+"""
+
+
+class Nginx:
+    """nginx over ``folder/www`` on a free port. ``extra`` goes into http, ``server`` into
+    the server block."""
+
+    def __init__(self, folder: Path, extra: str = "", server: str = "") -> None:
+        program = need("nginx")
+        self.folder = folder
+        self.www = folder / "www"
+        self.www.mkdir(parents=True, exist_ok=True)
+        self.port = free_port()
+        user = f"user {'root' if os.getuid() == 0 else 'nobody'};"
+        conf = folder / "nginx.conf"
+        conf.write_text(
+            NGINX.format(folder=folder, port=self.port, extra=extra, server=server, user=user)
+        )
+        self.process = subprocess.Popen(
+            [program, "-p", str(folder), "-c", str(conf), "-e", str(folder / "start.log")],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        wait_for(self._is_up, "nginx's start")
+
+    def _is_up(self) -> bool:
+        if self.process.poll() is not None:
+            raise RuntimeError((self.folder / "start.log").read_text())
+        with socket.socket() as s:
+            return s.connect_ex(("127.0.0.1", self.port)) == 0
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait(20)
+
+
+@contextlib.contextmanager
+def serving(handle: Callable[[socket.socket], None]) -> Iterator[tuple[str, int]]:
+    """A TCP server that runs ``handle(connection)`` in a thread for each connection; its
+    address. What a handler raises fails the test at the end."""
+    listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+    threads: list[threading.Thread] = []
+    errors: list[BaseException] = []
+
+    def one(connection: socket.socket) -> None:
+        with connection:
+            try:
+                handle(connection)
+            except BaseException as error:
+                errors.append(error)
+
+    def accept() -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            connection.settimeout(30)
+            threads.append(threading.Thread(target=one, args=(connection,), daemon=True))
+            threads[-1].start()
+
+    acceptor = threading.Thread(target=accept, daemon=True)
+    acceptor.start()
+    try:
+        yield listener.getsockname()[:2]
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        acceptor.join(10)
+        for thread in threads:
+            thread.join(10)
+    if errors:
+        raise errors[0]
+
+
+def read_head(s: socket.socket) -> bytes:
+    """Exactly one head, byte by byte so that nothing behind it is taken."""
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        got = s.recv(1)
+        if not got:
+            break
+        head += got
+    return head
+
+
+def read_all(s: socket.socket) -> bytes:
+    """Until FIN."""
+    data = bytearray()
+    while got := s.recv(1 << 16):
+        data += got
+    return bytes(data)
+
+
+def read_exactly(s: socket.socket, n: int) -> bytes:
+    """n bytes, fewer at FIN."""
+    data = bytearray()
+    while len(data) < n and (got := s.recv(min(n - len(data), 1 << 16))):
+        data += got
+    return bytes(data)

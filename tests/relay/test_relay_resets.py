@@ -1,0 +1,223 @@
+"""A reset stays a reset, and costs no byte that was received before it."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+from collections.abc import Callable
+
+import pytest
+from relay_rig import (
+    Ends,
+    Rig,
+    fill,
+    payload,
+    pump,
+    recv_all,
+    recv_exactly,
+    reset,
+    tcp_pair,
+    unacknowledged,
+    until,
+)
+
+from spliceproxy.relay.interface import CLIENT_RESET, ORIGIN_RESET, Relay
+
+one_loop = pytest.mark.parametrize("loop_name", ["uvloop"], indirect=True)
+both_sides = pytest.mark.parametrize("resetter", ["client", "origin"])
+REASONS = {"client": CLIENT_RESET, "origin": ORIGIN_RESET}
+
+
+def sides(tunnel: Ends, resetter: str) -> tuple[socket.socket, socket.socket]:
+    peers = (tunnel.client, tunnel.origin)
+    return peers if resetter == "client" else peers[::-1]
+
+
+@both_sides
+def test_reset_of_an_idle_tunnel(rig: Rig, resetter: str) -> None:
+    tunnel = rig.tunnel()
+    cutter, other = sides(tunnel, resetter)
+    reset(cutter)
+    assert recv_all(other) == (b"", errno.ECONNRESET)
+    end = tunnel.end()
+    assert (end.reason, end.errno) == (REASONS[resetter], errno.ECONNRESET)
+
+
+@both_sides
+def test_data_and_reset_in_one_event(rig: Rig, resetter: str) -> None:
+    tunnel = rig.tunnel()
+    cutter, other = sides(tunnel, resetter)
+    with rig.paused():
+        cutter.sendall(b"last words")
+        until(lambda: unacknowledged(cutter) == 0, "acknowledged")
+        reset(cutter)
+    assert recv_all(other) == (b"last words", errno.ECONNRESET)
+    assert tunnel.end().reason == REASONS[resetter]
+
+
+@one_loop
+@both_sides
+def test_reset_behind_much_data_and_a_slow_reader(rig: Rig, resetter: str) -> None:
+    """All that was acknowledged arrives, and only then the reset."""
+    tunnel = rig.tunnel()
+    cutter, other = sides(tunnel, resetter)
+    data = payload(32 << 20)
+    sent = fill(cutter, data)
+    assert sent < len(data)
+    received = sent - unacknowledged(cutter)
+    assert received > 1 << 20
+    reset(cutter)
+    got, error = recv_all(other, 300_001)
+    assert error == errno.ECONNRESET
+    assert len(got) >= received
+    assert got == data[: len(got)]
+    end = tunnel.end()
+    assert (end.reason, end.errno) == (REASONS[resetter], errno.ECONNRESET)
+
+
+@both_sides
+def test_what_is_on_its_way_to_a_dead_side_is_dropped(rig: Rig, resetter: str) -> None:
+    """Blocked towards the side that resets, with data from it in the other direction."""
+    tunnel = rig.tunnel()
+    cutter, other = sides(tunnel, resetter)
+    fill(other, payload(32 << 20))
+    cutter.sendall(b"enough")
+    assert recv_exactly(other, 6) == b"enough"
+    reset(cutter)
+    assert recv_all(other) == (b"", errno.ECONNRESET)
+    assert tunnel.end().reason == REASONS[resetter]
+    assert rig.stats().pipes_lent == 0
+
+
+@both_sides
+def test_a_write_that_finds_the_reset_does_not_hide_data(rig: Rig, resetter: str) -> None:
+    """The write takes the error away; then reads give the data and 0, which is no FIN."""
+    tunnel = rig.tunnel()
+    cutter, other = sides(tunnel, resetter)
+    with rig.paused():
+        other.sendall(b"towards the dead")
+        cutter.sendall(b"x" * 100_000)
+        until(lambda: unacknowledged(cutter) == 0, "acknowledged")
+        reset(cutter)
+    assert recv_all(other) == (b"x" * 100_000, errno.ECONNRESET)
+    assert tunnel.end().reason == REASONS[resetter]
+
+
+@both_sides
+def test_reset_after_its_own_fin(rig: Rig, resetter: str) -> None:
+    tunnel = rig.tunnel()
+    cutter, other = sides(tunnel, resetter)
+    cutter.sendall(b"bye")
+    cutter.shutdown(socket.SHUT_WR)
+    assert recv_all(other) == (b"bye", 0)
+    reset(cutter)
+    # FIN came first; the reset is seen by the first write, if not by a read.
+    assert tunnel.end().reason == REASONS[resetter]
+    with pytest.raises(ConnectionError):
+        for _ in range(3):
+            other.sendall(b"anyone?")
+            until(lambda: unacknowledged(other) == 0, "acknowledged")
+
+
+@both_sides
+def test_closed_peer_that_gets_data(rig: Rig, resetter: str) -> None:
+    """close() looks like a half-close, until what is sent to it is answered by RST."""
+    tunnel = rig.tunnel()
+    cutter, other = sides(tunnel, resetter)
+    cutter.close()
+    assert recv_all(other) == (b"", 0)
+    with pytest.raises(ConnectionError):
+        for _ in range(100):
+            other.sendall(payload(1 << 16))
+    end = tunnel.end()
+    assert end.reason == REASONS[resetter]
+    assert end.errno in (errno.EPIPE, errno.ECONNRESET)
+
+
+def test_both_sides_reset(rig: Rig) -> None:
+    tunnel = rig.tunnel()
+    with rig.paused():
+        reset(tunnel.client)
+        reset(tunnel.origin)
+    end = tunnel.end()
+    assert end.reason in REASONS.values()
+    assert end.errno == errno.ECONNRESET
+    assert rig.stats().tunnels == 0
+
+
+@one_loop
+def test_a_reader_that_never_reads_is_reset_in_the_end(
+    new_rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No wait without a limit: neither for room nor for acknowledgements."""
+    rig = new_rig(half_close=0.3)
+    tunnel = rig.tunnel()
+    fill(tunnel.client, payload(32 << 20))
+    reset(tunnel.client)
+    assert tunnel.end().reason == CLIENT_RESET
+
+
+def test_a_peer_that_does_not_acknowledge_is_reset_in_the_end(
+    new_relay: Callable[..., Relay], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("interface", "jobs"):
+        monkeypatch.setattr(f"spliceproxy.relay.{module}.ACK_PATIENCE", 0.2)
+    relay = new_relay()
+    client, inner_client = tcp_pair()
+    origin, inner_origin = tcp_pair()
+    with client, origin:
+        # A small window fills, and the rest waits in the relay's send queue.
+        origin.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        relay.tunnel(inner_client.detach(), inner_origin.detach(), b"", b"", "token")
+        client.sendall(payload(400_000))
+        reset(client)
+        ends: list[tuple[object, object]] = []
+        ends += pump(relay, lambda: relay.stats().tunnels == 0)
+        assert [token for token, _ in ends] == ["token"]
+        assert ends[0][1].reason == CLIENT_RESET  # type: ignore[attr-defined]
+        # The reset overtook data: that is what the patience is for.
+        got, error = recv_all(origin)
+        assert error == errno.ECONNRESET
+        assert len(got) < 400_000
+
+
+@one_loop
+@both_sides
+def test_urgent_data_neither_spins_nor_is_lost(rig: Rig, resetter: str) -> None:
+    """splice(2) cannot pass an urgent byte that has data behind it: EAGAIN for ever."""
+    from relay_rig import promote
+
+    tunnel = rig.tunnel()
+    source, target = sides(tunnel, resetter)
+    if rig.relay.engine != "copy":
+        promote(rig, source, target)
+    with rig.paused():
+        source.sendall(b"A" * 20_000)
+        source.send(b"U", socket.MSG_OOB)
+        source.sendall(b"B" * 20_000)
+    assert recv_exactly(target, 40_001) == b"A" * 20_000 + b"U" + b"B" * 20_000
+    before = rig.stats()
+    # It splices no more, but goes on.
+    source.sendall(payload(1 << 20))
+    assert recv_exactly(target, 1 << 20) == payload(1 << 20)
+    after = rig.stats()
+    if rig.relay.engine != "copy":
+        assert (after.urgent_stalls, after.splice_fallbacks) == (1, 1)
+        assert after.spliced == before.spliced
+    # An urgent byte with nothing behind it, while the other side waits.
+    source.send(b"V", socket.MSG_OOB)
+    assert recv_exactly(target, 1) == b"V"
+    events = rig.stats().events
+    target.sendall(b"ping")
+    assert recv_exactly(source, 4) == b"ping"
+    assert rig.stats().events - events < 10
+
+
+def test_linger_is_what_resets() -> None:
+    """The helper itself: SO_LINGER 0 gives RST, or all tests here would prove nothing."""
+    outer, inner = tcp_pair()
+    with outer:
+        assert struct.calcsize("ii") == 8
+        reset(inner)
+        assert recv_all(outer) == (b"", errno.ECONNRESET)
