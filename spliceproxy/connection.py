@@ -103,14 +103,16 @@ class Connection:
                 return False
             record.bytes_in = stream.received - len(stream.buffer) - received
             keep = await self._dispatch(head)
+            if not keep and not stream.detached and request_body(head)[0] != Body.NONE:
+                await stream.close_gently()
         except asyncio.CancelledError:
             if self._cause is None:
                 raise
             keep = await self._fail(self._cause)
         except (Failure, HeadError, ClientGone, SourceFailed) as error:
             keep = await self._fail(error)
-        except OSError as error:
-            keep = await self._fail(ClientGone(str(error)))
+        except OSError:
+            keep = await self._fail(ClientGone())
         if not self._idle and not stream.detached:  # a tunnel is logged when it ends
             record.bytes_in = stream.received - len(stream.buffer) - received
             record.bytes_out = stream.sent - sent
@@ -199,9 +201,7 @@ class Connection:
         self.abort(ClientGone())
 
     async def _forward(self, head: RequestHead, key: tuple[str, int]) -> bool:
-        self._exchange = Exchange(
-            self._services, self._stream, head, self._record, key, self.abort
-        )
+        self._exchange = Exchange(self._services, self._stream, head, self._record, key, self.abort)
         return await self._exchange.run()
 
     async def _serve_file(self, head: RequestHead) -> bool:

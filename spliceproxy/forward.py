@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from spliceproxy.body import BodyMover, SourceFailed, TargetFailed
+from spliceproxy.body import SourceFailed, TargetFailed
 from spliceproxy.errors import ClientGone, Failure
 from spliceproxy.http1.errors import HeadError
 from spliceproxy.http1.framing import Body, ChunkedDecoder, request_body, response_body
@@ -49,7 +49,6 @@ class Exchange:
         "_head",
         "_key",
         "_length",
-        "_mover",
         "_origin",
         "_record",
         "_services",
@@ -73,7 +72,6 @@ class Exchange:
         self._record = record
         self._key = key
         self._abort = abort
-        self._mover = BodyMover(services.relay, services.config.timeouts.idle)
         self._origin: Stream | None = None
         self._before = 0  # bytes that the origin had sent before this request
         self._upload: asyncio.Task[None] | None = None
@@ -167,9 +165,9 @@ class Exchange:
         try:
             if self._body == Body.CHUNKED:
                 decoder = ChunkedDecoder(400)
-                await self._mover.chunked(self._client, origin, decoder, head, plain=False)
+                await self._services.mover.chunked(self._client, origin, decoder, head, plain=False)
             else:
-                await self._mover.length(self._client, origin, self._length, head)
+                await self._services.mover.length(self._client, origin, self._length, head)
         except TargetFailed:
             # The origin may have answered before it closed: whoever reads the response
             # finds out.
@@ -252,6 +250,7 @@ class Exchange:
         return False
 
     async def _answer(self, origin: Stream, response: ResponseHead) -> bool:
+        self._client.unwatch()
         kind, length = response_body(response, self._head.method)
         out = Body.CLOSE if kind == Body.CHUNKED and not self._head.minor else kind
         # A response that overtakes the request's body ends the connection: what is left
@@ -288,13 +287,11 @@ class Exchange:
     ) -> None:
         if kind == Body.CHUNKED:
             decoder = ChunkedDecoder(502)
-            await self._mover.chunked(origin, self._client, decoder, prefix, plain=plain)
+            await self._services.mover.chunked(origin, self._client, decoder, prefix, plain=plain)
         elif kind == Body.CLOSE:
-            await self._mover.until_end(origin, self._client, prefix)
+            await self._services.mover.until_end(origin, self._client, prefix)
         else:
-            await self._mover.length(origin, self._client, length, prefix)
-
-
+            await self._services.mover.length(origin, self._client, length, prefix)
 
 
 async def _stop(task: asyncio.Task[None]) -> None:

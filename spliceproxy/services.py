@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass, field
 from email.utils import formatdate
 
+from spliceproxy.body import BodyMover
 from spliceproxy.config import Config
 from spliceproxy.files import Site
 from spliceproxy.observe.accesslog import AccessLog
@@ -23,6 +24,7 @@ class Services:
     loop: asyncio.AbstractEventLoop
     config: Config
     relay: RelayDriver
+    mover: BodyMover
     dialer: Dialer
     pool: IdlePool
     log: AccessLog | None

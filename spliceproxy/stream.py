@@ -131,6 +131,20 @@ class Stream:
             self._reading = True
             self._loop.add_reader(self.fd, self._on_readable)
 
+    def unwatch(self) -> None:
+        """Ends :meth:`watch`, at no cost unless the peer says something."""
+        self._gone = None
+
+    def is_quiet(self) -> bool:
+        """Whether the peer has said nothing, not even FIN, since the last receive."""
+        try:
+            self.sock.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return not self.buffer
+        except OSError:
+            return False
+        return False
+
     def _receive_watched(self) -> None:
         gone = self._gone
         try:

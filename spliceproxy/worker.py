@@ -8,6 +8,7 @@ import os
 import socket
 from collections.abc import Sequence
 
+from spliceproxy.body import BodyMover
 from spliceproxy.config import Config
 from spliceproxy.files import Site
 from spliceproxy.observe.accesslog import open_log
@@ -64,10 +65,12 @@ async def _work(
 ) -> None:
     loop = asyncio.get_running_loop()
     resolver = Resolver(config.timeouts.dns)
+    driver = RelayDriver(relay, loop)
     services = Services(
         loop=loop,
         config=config,
-        relay=RelayDriver(relay, loop),
+        relay=driver,
+        mover=BodyMover(driver, config.timeouts.idle),
         dialer=Dialer(resolver, config.timeouts.dial),
         pool=IdlePool(loop),
         log=open_log(config.access_log, loop),

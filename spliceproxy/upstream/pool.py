@@ -32,15 +32,18 @@ class IdlePool:
         return self._count
 
     def take(self, key: Key) -> tuple[Stream, str] | None:
-        """The connection that was used last, and its peer's address."""
+        """The connection that was used last, and its peer's address. One whose origin has
+        just said something, maybe a 408 on its way to close, would answer wrongly."""
         stack = self._idle.get(key)
-        if not stack:
-            return None
-        stream, peer, _ = stack.pop()
-        self._count -= 1
-        if not stack:
-            del self._idle[key]
-        return stream, peer
+        while stack:
+            stream, peer, _ = stack.pop()
+            self._count -= 1
+            if not stack:
+                del self._idle[key]
+            if stream.is_quiet():
+                return stream, peer
+            stream.close()
+        return None
 
     def put(self, key: Key, stream: Stream, peer: str) -> None:
         """Takes over a connection between two messages; closes it if there is no room."""

@@ -18,6 +18,12 @@ from spliceproxy.upstream import dialer as module
 from spliceproxy.upstream.dialer import Dialer
 from spliceproxy.upstream.resolver import Resolver
 
+# A socket that only the garbage collector closes is a leak too.
+pytestmark = [
+    pytest.mark.filterwarnings("error::ResourceWarning"),
+    pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning"),
+]
+
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
 NEVER = 3600.0

@@ -345,9 +345,9 @@ def test_the_cache_is_bounded(run: Run[Any], monkeypatch: pytest.MonkeyPatch) ->
         for name in names[:3]:
             await world.resolver.resolve(name)
         world.passed += 100.0
-        await world.resolver.resolve("a")  # again: now the youngest
+        await world.resolver.resolve("b")  # again: now the youngest
         await world.resolver.resolve("d")
-        assert list(world.resolver._cache) == ["c", "a", "d"]
+        assert list(world.resolver._cache) == ["c", "b", "d"]
 
     in_world(run, body)
 
@@ -394,6 +394,18 @@ def test_silence_is_a_dns_timeout_and_a_late_answer_is_kept(run: Run[Any]) -> No
         assert world.resolver.cached("a.test") == ("10.0.0.1",)
 
     in_world(run, body, timeout=0.2)
+
+
+def test_c_ares_giving_up_is_a_dns_timeout(run: Run[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "QUERY_TRIES", 1)
+    monkeypatch.setattr(module, "QUERY_TIMEOUT", 0.1)
+
+    async def body(world: World) -> None:
+        world.server.silent = True
+        assert (await world.fails("a.test")).error == "dns_timeout"
+        assert not world.resolver._cache  # the next one may be luckier
+
+    in_world(run, body, timeout=3600.0)
 
 
 def test_a_second_server_has_its_chance(run: Run[Any]) -> None:
