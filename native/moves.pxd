@@ -106,6 +106,11 @@ cdef inline Moved flush_held(Core *c, Way *w, int target) noexcept nogil:
     return SHORT
 
 
+cdef inline void give_up_splice(Core *c, Way *w) noexcept nogil:
+    w.flags = (w.flags & ~<uint8_t>SPLICING) | <uint8_t>COPY_ONLY
+    c.counters.fallbacks += 1
+
+
 cdef inline bint unpipe(Core *c, Way *w) noexcept nogil:
     """Takes the bytes out of the pipe by read(2), for splice refused to; false on error."""
     cdef char *data = <char *>malloc(w.in_pipe)
@@ -144,8 +149,7 @@ cdef inline Moved flush(Core *c, Way *w, int target) noexcept nogil:
         elif m < 0 and linux.errno == linux.EAGAIN:
             return BLOCKED
         elif m < 0 and splice_refused(linux.errno):
-            c.counters.fallbacks += 1
-            w.flags |= COPY_ONLY
+            give_up_splice(c, w)
             if not unpipe(c, w):
                 return TARGET_FAILED
             return flush_held(c, w, target)
@@ -188,8 +192,7 @@ cdef inline Moved copy_step(Core *c, Way *w, int source, int target) noexcept no
 
 
 cdef inline Moved copy_for_good(Core *c, Way *w, int source, int target) noexcept nogil:
-    w.flags = (w.flags & ~<uint8_t>SPLICING) | <uint8_t>COPY_ONLY
-    c.counters.fallbacks += 1
+    give_up_splice(c, w)
     return copy_step(c, w, source, target)
 
 

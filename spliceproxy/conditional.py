@@ -88,7 +88,7 @@ def parse_date(value: bytes | None) -> int | None:
     if not match or match["month"] not in _MONTHS:
         return None
     year = int(match["year"])
-    if year < 100:  # a two-digit year is at most 50 years ahead
+    if len(match["year"]) == 2:  # at most 50 years ahead
         this_year = time.gmtime().tm_year
         year += this_year // 100 * 100
         if year > this_year + 50:

@@ -206,6 +206,10 @@ class ChunkedDecoder:
             self._searched = len(buffer)
             return
         self.trailers = parse_fields(b"\r\n" + bytes(buffer[:end]), self._status)
+        for name, _ in self.trailers:
+            # A reader that merges trailers into the head would see another message.
+            if name.lower() in (b"transfer-encoding", b"content-length", b"host"):
+                raise HeadError(self._status, f"a trailer field {show(name)}")
         del buffer[:end]
         self.done = True
 

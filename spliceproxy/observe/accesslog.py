@@ -32,7 +32,8 @@ FLUSH_RECORDS = 256
 """This many are formatted at once: under 2 ms of the event loop."""
 
 MAX_PENDING = 4 << 20
-"""Bytes of text that may wait for the thread; lines beyond it are dropped and counted."""
+"""Bytes of text that may wait for the thread. Lines beyond it are dropped, and counted,
+until half of it is written: each such burst is reported once."""
 
 CLOSE_SECONDS = 5.0
 """How long :meth:`AccessLog.close` waits for the thread."""
@@ -162,7 +163,8 @@ class AccessLog:
         if not records:
             return
         text = "".join([format_line(record) for record in records]).encode("ascii")
-        if self._pending() + len(text) > MAX_PENDING:
+        limit = MAX_PENDING // 2 if self._burst else MAX_PENDING
+        if self._pending() + len(text) > limit:
             self._burst += len(records)
             return
         self._report_dropped()
@@ -175,7 +177,7 @@ class AccessLog:
 
     def _report_dropped(self) -> None:
         if self._burst:
-            _log.warning("access log: its reader is too slow, %d lines dropped", self._burst)
+            _log.warning("access log: written too slowly, %d lines dropped", self._burst)
             self._burst = 0
 
     def _finished(self) -> None:

@@ -2,14 +2,15 @@
 
 Invariant: a direction reads only when nothing that it read before is pending, neither in
 ``held`` nor in its pipe. So EAGAIN of a read means that the source is dry, EAGAIN of a
-write that the target is full, and 0 of a read that the source has ended.
+write that the target is full, and 0 of a read that the source has ended; with splice(2)
+only if recv(2) agrees, for it says 0 also at an urgent byte once the FIN has come.
 """
 
 from __future__ import annotations
 
 import os
 from errno import EINVAL, ENOSYS, EPERM
-from socket import MSG_NOSIGNAL, socket
+from socket import MSG_NOSIGNAL, MSG_PEEK, socket
 
 from .interface import (
     BULK_READ,
@@ -232,6 +233,11 @@ class Splicer(Copier):
         except OSError as error:
             if error.errno not in CANNOT_SPLICE:
                 raise
+            self._give_up(flow)
+            return super()._read(flow, now)
+        if got == 0 and flow.source.recv(1, MSG_PEEK):
+            # An urgent byte with a FIN somewhere behind it: not the end yet.
+            self.urgent_stalls += 1
             self._give_up(flow)
             return super()._read(flow, now)
         self._asked = ask

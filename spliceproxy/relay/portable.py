@@ -8,6 +8,7 @@ from time import monotonic
 
 from .interface import (
     ABORTED,
+    CHUNK,
     SPLICE_MIN,
     STEP_SECONDS,
     RelayOptions,
@@ -88,7 +89,9 @@ class CopyRelay:
         if not self._closed:
             start = now = monotonic()
             self._wake_due(now)
+            mover = shared.mover
             while True:
+                before = mover.copied + mover.spliced
                 events = shared.poller.wait(BATCH)
                 self._events += len(events)
                 for entry, mask in events:
@@ -97,8 +100,11 @@ class CopyRelay:
                         leg.job.event(leg, mask, now)
                 shared.poller.reap()
                 now = monotonic()
-                # A batch that is not full was all there was.
-                if len(events) < BATCH or now - start >= STEP_SECONDS:
+                if now - start >= STEP_SECONDS:
+                    break
+                # A batch that is not full was all there was; but by the time that much
+                # has been moved there is more.
+                if len(events) < BATCH and mover.copied + mover.spliced - before < CHUNK:
                     break
         if not shared.ends:
             return []

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from spliceproxy.relay.driver import RelayDriver
@@ -23,6 +24,7 @@ from spliceproxy.relay.interface import Relay, RelayStats, TransferEnd, TunnelEn
 PATIENCE = 20.0  # seconds after which a test that waits has failed
 
 
+@lru_cache(maxsize=16)
 def payload(size: int, seed: int = 1) -> bytes:
     return random.Random(seed).randbytes(size)
 
@@ -55,15 +57,24 @@ def unix_pair() -> tuple[socket.socket, socket.socket]:
     return _ready(*socket.socketpair())
 
 
-def _ready(
-    outer: socket.socket, inner: socket.socket
-) -> tuple[socket.socket, socket.socket]:
+def _ready(outer: socket.socket, inner: socket.socket) -> tuple[socket.socket, socket.socket]:
     outer.settimeout(PATIENCE)
     inner.setblocking(False)
     return outer, inner
 
 
-PAIRS = {"tcp": tcp_pair, "unix": unix_pair}
+def narrow_pair() -> tuple[socket.socket, socket.socket]:
+    """A TCP pair with small buffers, which :func:`fill` fills soon."""
+    pair = tcp_pair()
+    for sock in pair:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, NARROW)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, NARROW)
+    return pair
+
+
+PAIRS = {"tcp": tcp_pair, "unix": unix_pair, "narrow": narrow_pair}
+NARROW = 256 * 1024
+FLOOD = 16 << 20  # more than the buffers between two peers of narrow pairs take
 
 
 def recv_exactly(sock: socket.socket, size: int) -> bytes:
@@ -89,9 +100,7 @@ def recv_all(sock: socket.socket, chunk: int = 1 << 18) -> tuple[bytes, int]:
 
 
 def unacknowledged(sock: socket.socket) -> int:
-    return int(
-        struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0" * 4))[0]
-    )
+    return int(struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0" * 4))[0])
 
 
 def reset(sock: socket.socket) -> None:
@@ -111,7 +120,7 @@ class Task(threading.Thread):
     def run(self) -> None:
         try:
             self._future.set_result(self._work(*self._args))
-        except BaseException as error:
+        except Exception as error:  # noqa: BLE001 - result() raises it
             self._future.set_exception(error)
 
     def result(self) -> Any:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import errno
 import socket
+import time
 from collections.abc import Callable
+from concurrent.futures import TimeoutError as NotYet  # its own class before 3.11
 
 import pytest
 from relay_rig import (
+    FLOOD,
     Ends,
     Rig,
     fill,
@@ -22,7 +25,7 @@ from relay_rig import (
     until,
 )
 
-from spliceproxy.relay.interface import CLIENT_RESET, IDLE, ORIGIN_RESET, Relay
+from spliceproxy.relay.interface import ACK_PATIENCE, CLIENT_RESET, DONE, IDLE, ORIGIN_RESET, Relay
 
 one_loop = pytest.mark.parametrize("loop_name", ["uvloop"], indirect=True)
 both_sides = pytest.mark.parametrize("resetter", ["client", "origin"])
@@ -32,6 +35,11 @@ REASONS = {"client": CLIENT_RESET, "origin": ORIGIN_RESET}
 def sides(tunnel: Ends, resetter: str) -> tuple[socket.socket, socket.socket]:
     peers = (tunnel.client, tunnel.origin)
     return peers if resetter == "client" else peers[::-1]
+
+
+def send_for_ever(sock: socket.socket) -> None:
+    while True:
+        sock.sendall(payload(1 << 16))
 
 
 @both_sides
@@ -60,15 +68,15 @@ def test_data_and_reset_in_one_event(rig: Rig, resetter: str) -> None:
 @both_sides
 def test_reset_behind_much_data_and_a_slow_reader(rig: Rig, resetter: str) -> None:
     """All that was acknowledged arrives, and only then the reset."""
-    tunnel = rig.tunnel()
+    tunnel = rig.tunnel("narrow")
     cutter, other = sides(tunnel, resetter)
-    data = payload(32 << 20)
+    data = payload(FLOOD)
     sent = fill(cutter, data)
     assert sent < len(data)
     received = sent - unacknowledged(cutter)
-    assert received > 1 << 20
+    assert received > 1 << 17
     reset(cutter)
-    got, error = recv_all(other, 300_001)
+    got, error = recv_all(other, 30_001)
     assert error == errno.ECONNRESET
     assert len(got) >= received
     assert got == data[: len(got)]
@@ -79,9 +87,9 @@ def test_reset_behind_much_data_and_a_slow_reader(rig: Rig, resetter: str) -> No
 @both_sides
 def test_what_is_on_its_way_to_a_dead_side_is_dropped(rig: Rig, resetter: str) -> None:
     """Blocked towards the side that resets, with data from it in the other direction."""
-    tunnel = rig.tunnel()
+    tunnel = rig.tunnel("narrow")
     cutter, other = sides(tunnel, resetter)
-    fill(other, payload(32 << 20))
+    fill(other, payload(FLOOD))
     cutter.sendall(b"enough")
     assert recv_exactly(other, 6) == b"enough"
     reset(cutter)
@@ -115,9 +123,7 @@ def test_reset_after_its_own_fin(rig: Rig, resetter: str) -> None:
     # FIN came first; the reset is seen by the first write, if not by a read.
     assert tunnel.end().reason == REASONS[resetter]
     with pytest.raises(ConnectionError):
-        for _ in range(3):
-            other.sendall(b"anyone?")
-            until(lambda: unacknowledged(other) == 0, "acknowledged")
+        send_for_ever(other)
 
 
 @both_sides
@@ -128,8 +134,7 @@ def test_closed_peer_that_gets_data(rig: Rig, resetter: str) -> None:
     cutter.close()
     assert recv_all(other) == (b"", 0)
     with pytest.raises(ConnectionError):
-        for _ in range(100):
-            other.sendall(payload(1 << 16))
+        send_for_ever(other)
     end = tunnel.end()
     assert end.reason == REASONS[resetter]
     assert end.errno in (errno.EPIPE, errno.ECONNRESET)
@@ -149,9 +154,9 @@ def test_both_sides_reset(rig: Rig) -> None:
 @one_loop
 def test_a_reset_behind_a_reader_that_never_reads(new_rig: Callable[..., Rig]) -> None:
     """It is not seen before the bytes that came ahead of it are gone: the idle limit."""
-    rig = new_rig(idle=0.3)
-    tunnel = rig.tunnel()
-    fill(tunnel.client, payload(32 << 20))
+    rig = new_rig(idle=1.0)
+    tunnel = rig.tunnel("narrow")
+    fill(tunnel.client, payload(FLOOD))
     events = rig.stats().events
     reset(tunnel.client)
     assert tunnel.end().reason == IDLE
@@ -183,6 +188,24 @@ def test_a_peer_that_does_not_acknowledge_is_reset_in_the_end(
 
 @one_loop
 @both_sides
+def test_the_other_side_resets_while_it_still_has_to_acknowledge(rig: Rig, resetter: str) -> None:
+    tunnel = rig.tunnel()
+    cutter, other = sides(tunnel, resetter)
+    other.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    cutter.sendall(payload(400_000))
+    until(lambda: rig.stats().copied + rig.stats().spliced == 400_000, "relayed")
+    reset(cutter)
+    with pytest.raises(NotYet):
+        tunnel.future.result(0.1)
+    start = time.monotonic()
+    reset(other)
+    end = tunnel.end()
+    assert time.monotonic() - start < ACK_PATIENCE / 2
+    assert (end.reason, end.errno) == (REASONS[resetter], errno.ECONNRESET)
+
+
+@one_loop
+@both_sides
 def test_urgent_data_neither_spins_nor_is_lost(rig: Rig, resetter: str) -> None:
     """splice(2) cannot pass an urgent byte that has data behind it: EAGAIN for ever."""
     tunnel = rig.tunnel()
@@ -209,6 +232,24 @@ def test_urgent_data_neither_spins_nor_is_lost(rig: Rig, resetter: str) -> None:
     target.sendall(b"ping")
     assert recv_exactly(source, 4) == b"ping"
     assert rig.stats().events - events < 10
+
+
+@one_loop
+@both_sides
+def test_urgent_data_before_a_fin_is_not_the_end(rig: Rig, resetter: str) -> None:
+    """splice(2) says 0 at the urgent byte then, as at the end of a stream."""
+    tunnel = rig.tunnel()
+    source, target = sides(tunnel, resetter)
+    if rig.relay.engine != "copy":
+        promote(rig, source, target)
+    with rig.paused():
+        source.sendall(b"A" * 20_000)
+        source.send(b"U", socket.MSG_OOB)
+        source.sendall(b"B" * 20_000)
+        source.shutdown(socket.SHUT_WR)
+    assert recv_all(target) == (b"A" * 20_000 + b"U" + b"B" * 20_000, 0)
+    target.close()
+    assert tunnel.end().reason == DONE
 
 
 def test_linger_is_what_resets() -> None:

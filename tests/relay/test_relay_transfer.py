@@ -10,8 +10,10 @@ from concurrent.futures import CancelledError
 
 import pytest
 from relay_rig import (
+    FLOOD,
     PATIENCE,
     Rig,
+    Task,
     fill,
     open_fds,
     payload,
@@ -121,11 +123,11 @@ def test_source_fails(rig: Rig, length: int) -> None:
 @pytest.mark.parametrize("busy", [False, True], ids=["silent", "blocked"])
 def test_target_fails(rig: Rig, busy: bool) -> None:
     """Also while the source is silent, which no write would notice."""
-    sender, source = rig.pair()
-    receiver, target = rig.pair()
+    sender, source = rig.pair("narrow")
+    receiver, target = rig.pair("narrow")
     future = rig.transfer(source, target, 1 << 30)
     if busy:
-        fill(sender, payload(32 << 20))
+        fill(sender, payload(FLOOD))
     reset(receiver)
     end = future.result(PATIENCE)
     assert end.reason == TARGET_ERROR
@@ -136,12 +138,12 @@ def test_target_fails(rig: Rig, busy: bool) -> None:
 @one_loop
 @pytest.mark.parametrize("busy", [False, True], ids=["silent", "blocked"])
 def test_idle(new_rig: Callable[..., Rig], busy: bool) -> None:
-    rig = new_rig(idle=0.2)
-    sender, source = rig.pair()
-    _receiver, target = rig.pair()
+    rig = new_rig(idle=0.5)
+    sender, source = rig.pair("narrow")
+    _, target = rig.pair("narrow")
     future = rig.transfer(source, target, 1 << 30)
     if busy:
-        fill(sender, payload(32 << 20))
+        fill(sender, payload(FLOOD))
     assert future.result(PATIENCE).reason == IDLE
     assert source.fileno() >= 0
     assert target.fileno() >= 0
@@ -156,9 +158,9 @@ def test_both_ways_at_once_on_the_same_sockets(rig: Rig) -> None:
         up, down = payload(size, 1), payload(size, 2)
         futures = [rig.transfer(a, b, size), rig.transfer(b, a, size)]
         senders = [send_all(left, up), send_all(right, down)]
-        readers = [send_reader(right, size), send_reader(left, size)]
-        assert readers[0]() == up
-        assert readers[1]() == down
+        readers = [Task(recv_exactly, right, size), Task(recv_exactly, left, size)]
+        assert readers[0].result() == up
+        assert readers[1].result() == down
         for future in futures:
             assert future.result(PATIENCE).reason == DONE
         for sender in senders:
@@ -167,23 +169,16 @@ def test_both_ways_at_once_on_the_same_sockets(rig: Rig) -> None:
     assert open_fds() == before
 
 
-def send_reader(sock: socket.socket, size: int) -> Callable[[], bytes]:
-    from relay_rig import Task
-
-    task = Task(recv_exactly, sock, size)
-    return task.result
-
-
 @pytest.mark.parametrize("phase", ["waiting", "blocked", "other way too"])
 def test_cancel(rig: Rig, phase: str) -> None:
-    sender, source = rig.pair()
-    _receiver, target = rig.pair()
+    sender, source = rig.pair("narrow")
+    receiver, target = rig.pair("narrow")
     before = open_fds()
     other = rig.transfer(target, source, 10) if phase == "other way too" else None
     future = rig.transfer(source, target, 1 << 30)
     until(lambda: rig.stats().transfers == (2 if other else 1), "started")
     if phase == "blocked":
-        fill(sender, payload(32 << 20))
+        fill(sender, payload(FLOOD))
     future.cancel()
     with pytest.raises(CancelledError):
         future.result(PATIENCE)
@@ -191,7 +186,7 @@ def test_cancel(rig: Rig, phase: str) -> None:
     stats = rig.stats()
     assert stats.pipes_lent == 0
     if other:
-        _receiver.sendall(b"0123456789")
+        receiver.sendall(b"0123456789")
         assert recv_exactly(sender, 10) == b"0123456789"
         assert other.result(PATIENCE).reason == DONE
     until(lambda: rig.stats().pipes_idle == 0, "no pipe is open at rest")
@@ -260,9 +255,9 @@ def test_a_cancelled_task_gives_the_sockets_back_at_once(rig: Rig) -> None:
         stuck.cancel()
         with pytest.raises(asyncio.CancelledError):
             await stuck
+        sender.sendall(b"again")
         return await rig.driver.transfer(source.fileno(), target.fileno(), 5)
 
     future = asyncio.run_coroutine_threadsafe(work(), rig.loop)
-    sender.sendall(b"again")
     assert recv_exactly(receiver, 5) == b"again"
     assert future.result(PATIENCE).reason == DONE

@@ -54,9 +54,9 @@ def test_early_data_goes_first(rig: Rig, size: int) -> None:
 @pytest.mark.parametrize("count", [16, 32, 48])
 def test_many_small_segments_arrive_at_once(rig: Rig, count: int) -> None:
     """A pipe with a multiple of 16 buffers, of which the last must not be corked."""
-    tunnel = rig.tunnel()
     times = []
     for _ in range(3):
+        tunnel = rig.tunnel()
         if rig.relay.engine != "copy":
             promote(rig, tunnel.origin, tunnel.client)
         with rig.paused():
@@ -65,7 +65,7 @@ def test_many_small_segments_arrive_at_once(rig: Rig, count: int) -> None:
         start = time.monotonic()
         assert recv_exactly(tunnel.client, 100 * count) == b"x" * 100 * count
         times.append(time.monotonic() - start)
-    assert min(times) < 0.1
+    assert sorted(times)[1] < 0.1
 
 
 def test_short_answers_are_never_late(rig: Rig) -> None:
@@ -86,9 +86,7 @@ def test_short_answers_are_never_late(rig: Rig) -> None:
 @one_loop
 @both_sides
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
-def test_a_slow_reader_gets_every_byte_and_then_the_fin(
-    rig: Rig, swapped: bool, kind: str
-) -> None:
+def test_a_slow_reader_gets_every_byte_and_then_the_fin(rig: Rig, swapped: bool, kind: str) -> None:
     """Also: FIN while bytes wait in the pipe."""
     tunnel = rig.tunnel(kind)
     source, target = tunnel.client, tunnel.origin

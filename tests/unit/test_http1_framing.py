@@ -273,6 +273,10 @@ BAD_CHUNKED = [
     (b"0\r\nA: b\r\n c\r\n\r\n", 15),
     (b"0\r\nA\r\n\r\n", 8),
     (b"0\r\n: b\r\n\r\n", 10),
+    # nor can they frame or route: a reader that merged them would see another message
+    (b"0\r\nTransfer-Encoding: chunked\r\n\r\n", 33),
+    (b"0\r\nA: b\r\ncontent-length: 5\r\n\r\n", 30),
+    (b"0\r\nHOST: h\r\n\r\n", 14),
     (b"0\r\n5\r\nhello\r\n0\r\n\r\n", 18),
 ]
 
@@ -514,9 +518,12 @@ def test_what_is_accepted_llhttp_frames_the_same(
     """Every request of an accepted stream has the same target and body for llhttp, so
     that nothing can be smuggled between the two.
 
-    Left out, since llhttp refuses what RFC 9112 allows: methods that it does not know,
-    equal copies of Content-Length, and BWS before a chunk extension. The first line is
-    not changed here; the tests of heads do that.
+    Where llhttp refuses what is accepted here, it has read the same until then, and the
+    reason is one of these: a method that it does not know (of a second request), equal
+    copies of Content-Length (RFC 9112 6.3 rule 5), a tab behind a value (OWS, RFC 9110
+    5.6.3; we send our own Transfer-Encoding), or something in a chunk extension, which is
+    dropped and not looked into. The first line is not changed here; the tests of heads do
+    that.
     """
     for position, removed, inserted in changes:
         at = max(position % (len(message) + 1), len(b"POST http://h/ HTTP/1.1\r\n"))
@@ -527,13 +534,18 @@ def test_what_is_accepted_llhttp_frames_the_same(
         return
     theirs = Messages()
     parser = httptools.HttpRequestParser(theirs)
+    refused: Exception | None = None
     try:
         parser.feed_data(data)
-    except httptools.HttpParserInvalidMethodError:
-        assert not data.startswith(b"POST ") or theirs.seen == ours[: len(theirs.seen)]
+    except httptools.HttpParserError as error:
+        refused = error
+    if refused is None:
+        assert theirs.seen == ours
         return
-    except httptools.HttpParserError:
-        lower = message.lower()
-        assert lower.count(b"content-length:") > 1 or b" ;" in lower or b"\t;" in lower
-        return
-    assert theirs.seen == ours
+    assert theirs.seen == ours[: len(theirs.seen)]
+    assert (
+        isinstance(refused, httptools.HttpParserInvalidMethodError)
+        or message.lower().count(b"content-length:") > 1
+        or b"\t\r\n" in message
+        or b";" in message.partition(b"\r\n\r\n")[2]
+    ), refused
