@@ -217,7 +217,7 @@ cdef class NativeRelay:
         c.now = clock_ms(linux.CLOCK_MONOTONIC_COARSE)
         wheel_init(&c.idle, <int64_t>(options.idle * 1000), c.now)
         wheel_init(&c.half, <int64_t>(options.half_close * 1000), c.now)
-        c.pool.size, c.pool.limit = affordable()
+        c.pool.size, c.pool.limit = affordable(options.shares)
         if options.max_pipes >= 0:
             c.pool.limit = options.max_pipes
         c.buffer = <char *>malloc(c.limits.chunk)

@@ -42,7 +42,8 @@ def run(config: Config, sockets: Sequence[socket.socket], lifeline: int, index: 
     times = config.timeouts
     try:
         relay, why = choose(
-            config.engine, RelayOptions(idle=times.idle, half_close=times.half_close)
+            config.engine,
+            RelayOptions(idle=times.idle, half_close=times.half_close, shares=config.workers),
         )
     except EngineError as error:
         log.error("--engine %s: %s", config.engine, error)

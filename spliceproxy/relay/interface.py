@@ -161,3 +161,4 @@ class RelayOptions(NamedTuple):
     idle: float = 3600.0  # no byte either way
     half_close: float = 60.0  # no byte either way after one side's FIN was passed on
     max_pipes: int = -1  # -1: what the pipe quota of this user affords
+    shares: int = 1  # processes that use this quota

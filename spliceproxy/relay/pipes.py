@@ -21,6 +21,10 @@ SMALLEST = 64 * 1024
 ENOUGH = 16
 """Pipes that the quota should afford before a larger size is chosen."""
 
+PRIVILEGED = 256
+"""Pipes of a process that no quota holds for: 256 MiB when all are full, which takes as many
+directions whose receivers are slow."""
+
 
 def _proc(name: str, default: int) -> int:
     """A number of /proc/sys/fs (proc(5)), or the kernel's default if it cannot be read."""
@@ -30,17 +34,28 @@ def _proc(name: str, default: int) -> int:
         return default
 
 
-def affordable() -> tuple[int, int]:
+def affordable(shares: int = 1) -> tuple[int, int]:
     """The size in bytes and the number of pipes to use, from the limits in pipe(7).
 
     Half of ``pipe-user-pages-soft`` at most, for the quota is shared by every process of
-    the user; 0 there means no quota, and then the default's half is still the limit.
+    the user; ``shares`` of them are ours. 0 there means no quota, and then the default's
+    half is still the limit. The quota does not hold for a privileged process.
     """
-    pages = (_proc("pipe-user-pages-soft", 16384) or 16384) // 2
+    pages = (_proc("pipe-user-pages-soft", 16384) or 16384) // 2 // shares
     size = min(LARGEST, _proc("pipe-max-size", LARGEST))
+    if _privileged():
+        return size, PRIVILEGED
     while size > SMALLEST and pages * PAGE // size < ENOUGH:
         size //= 2
     return size, pages * PAGE // size
+
+
+def _privileged() -> bool:
+    """CAP_SYS_RESOURCE or CAP_SYS_ADMIN (pipe(7), capabilities(7)). In a container they may
+    not count; then pipes are refused and directions copy, as beyond any quota."""
+    status = Path("/proc/self/status").read_text()
+    effective = int(status.partition("CapEff:")[2].split(maxsplit=1)[0], 16)
+    return bool(effective & (1 << 24 | 1 << 21))
 
 
 class Pipe:
@@ -61,7 +76,8 @@ class Pipe:
 
 
 class PipePool:
-    """Lends at most ``limit`` pipes at a time (-1: what the quota of this user affords).
+    """Lends at most ``limit`` pipes at a time (-1: what the quota of this user affords to
+    each of ``shares`` processes).
 
     Last in, first out. Pipes unused for REST seconds are closed by :meth:`sweep`.
     ``now`` is ``time.monotonic()``.
@@ -69,8 +85,8 @@ class PipePool:
 
     __slots__ = ("_idle", "_limit", "_retry_at", "_size", "lent")
 
-    def __init__(self, limit: int = -1) -> None:
-        self._size, count = affordable()
+    def __init__(self, limit: int = -1, shares: int = 1) -> None:
+        self._size, count = affordable(shares)
         self._limit = count if limit < 0 else limit
         self._idle: deque[Pipe] = deque()  # the longest unused first
         self._retry_at = 0.0

@@ -165,7 +165,7 @@ class SpliceRelay(CopyRelay):
     engine = "splice"
 
     def _mover(self, options: RelayOptions) -> Copier:
-        self._pool = PipePool(options.max_pipes)
+        self._pool = PipePool(options.max_pipes, options.shares)
         return Splicer(self._pool)
 
     def stats(self) -> RelayStats:

@@ -16,7 +16,7 @@ from relay_rig import PATIENCE, Rig, open_fds, recv_exactly, until
 from spliceproxy.relay import pipes
 from spliceproxy.relay.deadlines import Deadlines
 from spliceproxy.relay.interface import DONE, REST, TunnelEnd
-from spliceproxy.relay.pipes import PAGE, PipePool, affordable
+from spliceproxy.relay.pipes import PAGE, PRIVILEGED, PipePool, affordable
 
 one_engine = pytest.mark.parametrize("engine", ["splice"], indirect=True)
 
@@ -177,7 +177,21 @@ def test_size_and_number_follow_the_quota(
 ) -> None:
     values = {"pipe-user-pages-soft": soft * 4096 // PAGE, "pipe-max-size": largest}
     monkeypatch.setattr(pipes, "_proc", lambda name, default: values[name])
+    monkeypatch.setattr(pipes, "_privileged", lambda: False)
     assert affordable() == (size, count)
+    monkeypatch.setattr(pipes, "_privileged", lambda: True)
+    assert affordable() == (largest, PRIVILEGED)
+
+
+def test_workers_share_the_quota(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = {"pipe-user-pages-soft": (64 << 20) // PAGE, "pipe-max-size": 1 << 20}
+    monkeypatch.setattr(pipes, "_proc", lambda name, default: values[name])
+    monkeypatch.setattr(pipes, "_privileged", lambda: False)
+    assert [affordable(shares) for shares in (1, 2, 4)] == [
+        (1 << 20, 32),
+        (1 << 20, 16),
+        (1 << 19, 16),
+    ]
 
 
 class Job:
