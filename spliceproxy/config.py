@@ -43,6 +43,8 @@ class Config:
     default_backend: tuple[str, int] | None = None
     serve: Path | None = None
     max_connections: int = 0  # 0: as many as there are descriptors
+    via: str = "spliceproxy"  # our name in Via; "": no Via, and no loop detection by it
+    forwarded_for: str = "transparent"  # http1.chain.FORWARDED_MODES
     timeouts: Timeouts = field(default_factory=Timeouts)
     access_log: str = "-"  # "-" standard output, "off", or a path
     log_level: str = "info"

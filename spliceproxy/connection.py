@@ -11,10 +11,22 @@ from spliceproxy import files
 from spliceproxy.body import SourceFailed
 from spliceproxy.errors import ClientGone, Failure
 from spliceproxy.forward import Exchange
+from spliceproxy.http1.chain import (
+    forwards_left,
+    has_passed,
+    one_less_forward,
+    with_forwarded,
+)
 from spliceproxy.http1.errors import HeadError
 from spliceproxy.http1.framing import Body, request_body
 from spliceproxy.http1.head import RequestHead, find_head_end, parse_request, skip_empty_lines
-from spliceproxy.http1.pages import ESTABLISHED, HOW_TO_CONFIGURE, error_page
+from spliceproxy.http1.pages import (
+    ESTABLISHED,
+    HOW_TO_CONFIGURE,
+    error_page,
+    options_answer,
+    trace_answer,
+)
 from spliceproxy.http1.rewrite import persistent
 from spliceproxy.observe.record import Record
 from spliceproxy.services import Services
@@ -181,6 +193,8 @@ class Connection:
         if self._services.site is not None:
             return await self._serve_file(head)
         backend = self._services.config.default_backend
+        if backend is None and head.form == "asterisk":
+            return await self._answer_here(head)
         if backend is None:
             raise Failure("http_request_error", HOW_TO_CONFIGURE)
         return await self._forward(head, backend)
@@ -188,9 +202,9 @@ class Connection:
     async def _connect(self, head: RequestHead) -> None:
         services = self._services
         request_body(head)  # CONNECT with a body is an error
+        self._check_loop(head)
         self._stream.watch(self._client_gone)
-        sock, self._record.peer = await services.dialer.dial(head.host, head.port)
-        origin = Stream(sock, services.loop)
+        origin = await services.dial(head.host, head.port, self._record)
         self._record.status = 200
         try:
             hand_over(services, self._stream, origin, ESTABLISHED, self._record)
@@ -201,8 +215,32 @@ class Connection:
         self.abort(ClientGone())
 
     async def _forward(self, head: RequestHead, key: tuple[str, int]) -> bool:
+        self._check_loop(head)
+        left = forwards_left(head)
+        if left == 0:
+            return await self._answer_here(head)
+        if left:
+            head = one_less_forward(head, left)
+        head = with_forwarded(head, self._services.config.forwarded_for, self._address)
         self._exchange = Exchange(self._services, self._stream, head, self._record, key, self.abort)
         return await self._exchange.run()
+
+    def _check_loop(self, head: RequestHead) -> None:
+        via = self._services.via
+        if via and has_passed(head, via):
+            raise Failure("proxy_loop_detected", "Via says that this proxy has had the request")
+
+    async def _answer_here(self, head: RequestHead) -> bool:
+        """TRACE or OPTIONS that goes no further (RFC 9110 sections 9.3.7 and 9.3.8)."""
+        keep = self._may_continue(head)
+        self._record.status = 200
+        if head.method == "TRACE":
+            self._record.content_type = "message/http"
+            answer = trace_answer(head, close=not keep, date=self._services.date())
+        else:
+            answer = options_answer(head, close=not keep, date=self._services.date())
+        await self._stream.send(answer)
+        return keep
 
     async def _serve_file(self, head: RequestHead) -> bool:
         site = self._services.site

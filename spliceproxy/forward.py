@@ -110,8 +110,7 @@ class Exchange:
 
     async def _dial(self) -> None:
         self._client.watch(self._client_gone)
-        sock, self._record.peer = await self._services.dialer.dial(*self._key)
-        self._origin = Stream(sock, self._services.loop)
+        self._origin = await self._services.dial(*self._key, self._record)
 
     def _close_origin(self) -> None:
         if self._origin is not None:

@@ -3,18 +3,45 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from email.utils import formatdate
 
 from spliceproxy.body import BodyMover
 from spliceproxy.config import Config
+from spliceproxy.errors import Failure
 from spliceproxy.files import Site
 from spliceproxy.observe.accesslog import AccessLog
 from spliceproxy.observe.record import Record
 from spliceproxy.relay.driver import RelayDriver
+from spliceproxy.stream import Stream
 from spliceproxy.upstream.dialer import Dialer
 from spliceproxy.upstream.pool import IdlePool
+
+
+class Own:
+    """The addresses that this proxy listens on, to find requests that would come back."""
+
+    __slots__ = ("_hosts",)
+
+    def __init__(self, addresses: Iterable[object]) -> None:
+        """``addresses`` as of getsockname(2); those of Unix sockets are passed over."""
+        self._hosts: dict[int, set[str]] = {}
+        for address in addresses:
+            if isinstance(address, tuple):
+                self._hosts.setdefault(address[1], set()).add(address[0])
+
+    def has(self, sock: socket.socket, peer: str, port: int) -> bool:
+        """Whether ``sock``, connected to ``peer`` and ``port``, is connected to ourselves.
+        An address of every interface is met when both ends have the same."""
+        hosts = self._hosts.get(port)
+        if hosts is None:
+            return False
+        return peer in hosts or (
+            not hosts.isdisjoint(("::", "0.0.0.0")) and sock.getsockname()[0] == peer
+        )
 
 
 @dataclass(slots=True)
@@ -29,10 +56,14 @@ class Services:
     pool: IdlePool
     log: AccessLog | None
     site: Site | None
-    via: bytes = b"spliceproxy"
+    own: Own
     draining: bool = False
+    via: bytes = field(init=False)
     _date: bytes = field(default=b"", init=False)
     _date_of: int = field(default=-1, init=False)
+
+    def __post_init__(self) -> None:
+        self.via = self.config.via.encode("ascii")
 
     def date(self) -> bytes:
         """Now as an IMF-fixdate (RFC 9110 section 5.6.7), made once a second."""
@@ -41,6 +72,15 @@ class Services:
             self._date_of = now
             self._date = formatdate(now, usegmt=True).encode("ascii")
         return self._date
+
+    async def dial(self, host: str, port: int, record: Record) -> Stream:
+        """A connection to the origin; Failure also where that would be the proxy itself
+        (with files to serve, that is no loop)."""
+        sock, record.peer = await self.dialer.dial(host, port)
+        if self.site is None and self.own.has(sock, record.peer, port):
+            sock.close()
+            raise Failure("proxy_loop_detected", "the request leads back to this proxy")
+        return Stream(sock, self.loop)
 
     def write(self, record: Record) -> None:
         """Ends a record and logs it."""

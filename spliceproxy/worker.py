@@ -16,7 +16,7 @@ from spliceproxy.relay.choice import EngineError, choose
 from spliceproxy.relay.driver import RelayDriver
 from spliceproxy.relay.interface import Relay, RelayOptions
 from spliceproxy.server import Server
-from spliceproxy.services import Services
+from spliceproxy.services import Own, Services
 from spliceproxy.upstream.dialer import Dialer
 from spliceproxy.upstream.pool import IdlePool
 from spliceproxy.upstream.resolver import Resolver
@@ -76,6 +76,7 @@ async def _work(
         pool=IdlePool(loop),
         log=open_log(config.access_log, loop),
         site=Site(config.serve) if config.serve is not None else None,
+        own=Own(sock.getsockname() for sock in sockets),
     )
     limit = -(-config.max_connections // config.workers)
     server = Server(services, sockets, limit)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from http import HTTPStatus
 
+from spliceproxy.http1.chain import trace_body
+from spliceproxy.http1.head import RequestHead
+
 ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
 """The answer to CONNECT, without fields of a body (RFC 9110 section 9.3.6)."""
 
@@ -68,13 +71,41 @@ def error_page(
     if status == 503:
         lines.append(b"Retry-After: %d" % RETRY_AFTER)
     lines += extra
+    head = _end(lines, minor, close)
+    return head if head_only else head + body
+
+
+def trace_answer(head: RequestHead, *, close: bool, date: bytes) -> bytes:
+    """A whole response to TRACE: the request, back (RFC 9110 section 9.3.8)."""
+    body = trace_body(head)
+    lines = [
+        b"HTTP/1.1 200 OK",
+        b"Date: " + date,
+        b"Content-Type: message/http",
+        b"Content-Length: %d" % len(body),
+    ]
+    return _end(lines, head.minor, close) + body
+
+
+def options_answer(head: RequestHead, *, close: bool, date: bytes) -> bytes:
+    """A whole response to OPTIONS for the proxy itself (RFC 9110 section 9.3.7)."""
+    lines = [
+        b"HTTP/1.1 200 OK",
+        b"Date: " + date,
+        b"Allow: GET, HEAD, POST, PUT, DELETE, PATCH, CONNECT, OPTIONS, TRACE",
+        b"Content-Length: 0",
+    ]
+    return _end(lines, head.minor, close)
+
+
+def _end(lines: list[bytes], minor: int, close: bool) -> bytes:
+    """The head of these lines, with Connection where the client needs it."""
     if close:
         lines.append(b"Connection: close")
     elif not minor:
         lines.append(b"Connection: keep-alive")
     lines.append(b"\r\n")
-    head = b"\r\n".join(lines)
-    return head if head_only else head + body
+    return b"\r\n".join(lines)
 
 
 def _sf_string(text: str) -> str:

@@ -166,9 +166,11 @@ def _authority(head: RequestHead) -> bytes:
 
 
 def _finish(lines: list[bytes], options: list[bytes], minor: int, via: bytes) -> bytes:
-    """Adds Connection, and Via with the version received (RFC 9110 section 7.6.3)."""
+    """Adds Connection, and Via with the version received (RFC 9110 section 7.6.3), which
+    may be left out with an empty pseudonym."""
     if options:
         lines.append(b"Connection: " + b", ".join(options))
-    lines.append(b"Via: 1.%d %b" % (minor, via))
+    if via:
+        lines.append(b"Via: 1.%d %b" % (minor, via))
     lines.append(b"\r\n")
     return b"\r\n".join(lines)

@@ -386,7 +386,7 @@ def test_silence_is_a_dns_timeout_and_a_late_answer_is_kept(run: Run[Any]) -> No
         failure = await world.fails("a.test")
         assert failure.error == "dns_timeout"
         assert failure.status == 504
-        assert 0.2 <= time.monotonic() - started < 5.0
+        assert 0.19 <= time.monotonic() - started < 5.0  # timers may be a tick early
         late = list(world.resolver._lookups)
         assert late
         world.server.release()
