@@ -18,7 +18,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
 cimport linux
-from flow cimport COPY_ONLY, Core, Flow, Pool, SPLICING, Way, pending
+from flow cimport COPY_ONLY, Core, SPLICING, Way
 from pipes cimport pool_get, pool_kill, pool_put
 
 cdef enum Moved:

@@ -3,7 +3,7 @@
 """The compiled relay: an epoll of its own, C structures, no Python per event.
 
 Theory of operation. The event loop watches `fileno()`. When it is readable the loop calls
-`step()`, which serves events in batches without the GIL (service.pxd), each flow for a
+`step()`, which serves events in batches without the GIL (step.pxd), each flow for a
 bounded number of bytes, and returns what has ended. Epoll is level-triggered: what a turn
 leaves over fires again, behind what other flows have to say. An event carries the
 generation of its slot, and slots are freed only in `step()`, after the last batch, so an
@@ -22,177 +22,20 @@ from libc.string cimport memset
 
 cimport linux
 from flow cimport (
-    BUCKETS, Core, FREE, Flow, INFO_MAX, NOWHERE, Q_ACK, Q_FINISHED, Q_IDLE, Q_NONE,
-    R_ABORTED, R_DONE, R_HALF_CLOSE, R_IDLE, R_SIDE0, R_SIDE1, R_SOURCE_EOF, SPLICING,
-    STOPPED, TRANSFER, TUNNEL, UNREGISTERED, Way, Wheel, enter_queue, last_active,
-    leave_queue, pending, wheel_init, wheel_put,
+    Core, FREE, Flow, INFO_MAX, NOWHERE, Q_IDLE, Q_NONE, R_ABORTED, R_DONE, R_HALF_CLOSE,
+    R_IDLE, R_SIDE0, R_SIDE1, R_SOURCE_EOF, SPLICING, STOPPED, TRANSFER, TUNNEL,
+    UNREGISTERED, Way, enter_queue, wheel_init,
 )
-from moves cimport BLOCKED, Moved, TARGET_FAILED, drop_pending, send_or_hold
+from moves cimport TARGET_FAILED, send_or_hold
 from pipes cimport pool_empty
-from service cimport finish, send_queue, serve_event, settle, side_failed, wanted, watch
+from service cimport finish, settle, side_failed, wanted, watch
+from step cimport clock_ms, close_finished, run
 
 from spliceproxy.relay import interface
 from spliceproxy.relay.interface import RelayStats, TransferEnd, TunnelEnd
 from spliceproxy.relay.pipes import affordable
 
-cdef enum:
-    BATCH = 32              # events served between two looks at the clock
-
 cdef int32_t FIRST_SLOTS = 64
-
-
-cdef int64_t clock_ms(linux.clockid_t clock) noexcept nogil:
-    cdef linux.timespec t
-    linux.clock_gettime(clock, &t)
-    return <int64_t>t.tv_sec * 1000 + t.tv_nsec // 1000000
-
-
-cdef int64_t clock_us() noexcept nogil:
-    cdef linux.timespec t
-    linux.clock_gettime(linux.CLOCK_MONOTONIC, &t)
-    return <int64_t>t.tv_sec * 1000000 + t.tv_nsec // 1000
-
-
-cdef void reset_on_close(int fd) noexcept nogil:
-    """close(2) will send RST (SO_LINGER of 0 seconds, socket(7))."""
-    cdef linux.linger now
-    now.l_onoff = 1
-    now.l_linger = 0
-    linux.setsockopt(fd, linux.SOL_SOCKET, linux.SO_LINGER, &now, sizeof(now))
-
-
-cdef void read_infos(Flow *f) noexcept nogil:
-    """TCP_INFO of both legs, into one block; without memory there is none."""
-    cdef int s
-    cdef linux.socklen_t size
-    f.info = <char *>malloc(2 * INFO_MAX)
-    for s in range(2):
-        size = INFO_MAX
-        f.info_len[s] = 0
-        if f.info != NULL and linux.getsockopt(
-            f.fd[s], linux.IPPROTO_TCP, linux.TCP_INFO, f.info + s * INFO_MAX, &size
-        ) == 0:
-            f.info_len[s] = size
-
-
-cdef void release(Core *c, int32_t slot) noexcept nogil:
-    """Takes a finished flow's descriptors out of epoll: a tunnel's are closed, a
-    transfer's go back to their owner."""
-    cdef Flow *f = &c.flows[slot]
-    cdef int s
-    for s in range(2):
-        drop_pending(c, &f.way[s])
-    if f.kind == TUNNEL:
-        read_infos(f)
-    for s in range(2):
-        if f.kind == TUNNEL:
-            if f.reason != R_DONE:
-                reset_on_close(f.fd[s])
-        elif f.mask[s] != <uint32_t>UNREGISTERED:
-            watch(c, slot, s, <uint32_t>UNREGISTERED)
-        if f.kind == TUNNEL or f.dupped & (1 << s):
-            linux.close(f.fd[s])
-
-
-cdef void close_finished(Core *c) noexcept nogil:
-    """After a batch: the flows that have finished in it."""
-    cdef int32_t slot = c.finished
-    while slot != c.closed:
-        release(c, slot)
-        slot = c.flows[slot].next
-    c.closed = c.finished
-
-
-cdef void serve_batch(Core *c, linux.epoll_event *events, int n) noexcept nogil:
-    cdef int i
-    cdef uint64_t tag
-    cdef int32_t slot
-    cdef Flow *f
-    c.now = clock_ms(linux.CLOCK_MONOTONIC_COARSE)
-    c.moved = 0
-    for i in range(n):
-        tag = events[i].data.u64
-        slot = <int32_t>(<uint32_t>tag >> 1)
-        f = &c.flows[slot]
-        if f.kind == FREE or f.generation != tag >> 32 or f.queue == Q_FINISHED:
-            continue
-        c.counters.events += 1
-        serve_event(c, slot, <int>(tag & 1), events[i].events)
-    close_finished(c)
-
-
-cdef void expire(Core *c, Wheel *wheel, uint8_t reason) noexcept nogil:
-    """Ends the flows of one wheel whose time is over; those that were active since they
-    were queued are queued again."""
-    cdef int32_t slot, following
-    cdef int bucket
-    while wheel.count > 0 and c.now >= wheel.time:
-        bucket = wheel.now
-        wheel.now = (wheel.now + 1) % (BUCKETS + 2)
-        wheel.time += wheel.tick
-        slot = wheel.head[bucket]
-        while slot != NOWHERE:
-            following = c.flows[slot].next
-            if c.now - last_active(&c.flows[slot]) >= wheel.timeout:
-                finish(c, slot, reason)
-            else:
-                requeue(c, wheel, slot)
-            slot = following
-
-
-cdef void requeue(Core *c, Wheel *wheel, int32_t slot) noexcept nogil:
-    cdef uint8_t queue = c.flows[slot].queue
-    leave_queue(c, slot)
-    enter_queue(c, slot, queue)
-
-
-cdef void check_acks(Core *c) noexcept nogil:
-    """The flows that wait for a send queue to empty before they reset its socket."""
-    cdef int32_t slot = c.acking
-    cdef int32_t following
-    cdef int outq
-    cdef Flow *f
-    c.ack_next = c.now + c.limits.ack_poll
-    while slot != NOWHERE:
-        f = &c.flows[slot]
-        following = f.next
-        outq = send_queue(f.fd[0 if f.dead & 2 else 1])
-        if outq != f.outq:
-            f.outq = outq
-            f.queued = c.now
-        if outq == 0 or c.now - f.queued >= c.limits.ack_patience:
-            finish(c, slot, f.reason)
-        slot = following
-
-
-cdef void tick(Core *c) noexcept nogil:
-    """What is due by the clock."""
-    c.now = clock_ms(linux.CLOCK_MONOTONIC_COARSE)
-    expire(c, &c.idle, R_IDLE)
-    expire(c, &c.half, R_HALF_CLOSE)
-    if c.acking != NOWHERE and c.now >= c.ack_next:
-        check_acks(c)
-    if c.pool.idle > 0 and c.now - c.pool.used >= c.limits.rest:
-        pool_empty(c)
-    close_finished(c)
-
-
-cdef void run(Core *c) noexcept nogil:
-    """Batches of events until none is left or the time is up. It goes round again only
-    where much was moved: for a few small messages the extra epoll_wait costs more."""
-    cdef linux.epoll_event events[BATCH]
-    cdef int64_t end = clock_us() + c.limits.step_us
-    cdef int n
-    c.counters.steps += 1
-    while True:
-        n = linux.epoll_wait(c.epfd, events, BATCH, 0)
-        if n > 0:
-            serve_batch(c, events, n)
-        if n < BATCH and (n <= 0 or c.moved < <int64_t>c.limits.chunk):
-            break
-        if clock_us() >= end:
-            break
-    tick(c)
 
 
 cdef class NativeRelay:

@@ -18,13 +18,12 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
 cimport linux
 from flow cimport (
-    COPY_ONLY, Core, ENDED, FIN_SENT, Flow, Q_ACK, Q_FINISHED, Q_HALF, Q_IDLE,
-    R_DONE, R_NONE, R_SIDE0, R_SIDE1, R_SOURCE_EOF, Reason, STOPPED, TRANSFER, TUNNEL,
-    UNREGISTERED, Way, enter_queue, leave_queue, pending,
+    Core, ENDED, FIN_SENT, Flow, Q_ACK, Q_FINISHED, Q_HALF, R_DONE, R_NONE, R_SIDE0,
+    R_SIDE1, R_SOURCE_EOF, STOPPED, TUNNEL, UNREGISTERED, Way, enter_queue, leave_queue,
+    pending,
 )
 from moves cimport (
-    BLOCKED, DRY, END, MORE, Moved, SHORT, SOURCE_FAILED, TARGET_FAILED,
-    drop_pending, fill, flush,
+    END, MORE, Moved, SHORT, SOURCE_FAILED, TARGET_FAILED, drop_pending, fill, flush,
 )
 
 
