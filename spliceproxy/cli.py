@@ -7,6 +7,7 @@ import ipaddress
 import math
 import os
 import re
+import secrets
 import sys
 from collections.abc import Callable, Sequence
 from itertools import combinations
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from spliceproxy.config import Address, Config, Timeouts
+from spliceproxy.http1.chain import FORWARDED_MODES
 from spliceproxy.version import __version__
 
 MAX_WORKERS = 1024
@@ -25,6 +27,7 @@ UNIX_PATH_MAX = 107
 # A host name; one that ends in a number could be taken for an IPv4 address.
 _NAME = re.compile(r"([A-Za-z0-9_-]+\.)*[A-Za-z0-9_-]*[A-Za-z_-][A-Za-z0-9_-]*\.?")
 _SECONDS = re.compile(r"[0-9]+(\.[0-9]*)?|\.[0-9]+")
+_PSEUDONYM = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 _DIGITS = re.compile(r"[0-9]{1,9}")
 
 _EXAMPLES = """\
@@ -88,6 +91,8 @@ def parse(argv: Sequence[str]) -> Config:
         default_backend=flags.default_backend,
         serve=flags.serve,
         max_connections=flags.max_connections,
+        via=f"spliceproxy-{secrets.token_hex(4)}" if flags.via is None else flags.via,
+        forwarded_for=flags.forwarded_for,
         timeouts=Timeouts(
             head=flags.timeout_head,
             dial=flags.timeout_dial,
@@ -142,6 +147,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_where(parser.add_argument_group("where"))
     _add_how(parser.add_argument_group("how"))
+    _add_fields(parser.add_argument_group("fields of forwarded requests"))
     _add_timeouts(
         parser.add_argument_group("timeouts", "In seconds, fractions allowed: above 0, to a year.")
     )
@@ -195,6 +201,23 @@ def _add_how(group: argparse._ArgumentGroup) -> None:
         default=0,
         help="client connections, over all workers (default: 0, as many as there are "
         "file descriptors for)",
+    )
+
+
+def _add_fields(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--via",
+        metavar="NAME",
+        type=_via,
+        help="this proxy's name in Via, by which it also finds loops, or off "
+        "(default: spliceproxy- and eight random digits)",
+    )
+    group.add_argument(
+        "--forwarded-for",
+        choices=FORWARDED_MODES,
+        default="transparent",
+        help="Forwarded and X-Forwarded-For: leave them as they come, add the client's "
+        "address, add unknown, or delete them (default: transparent)",
     )
 
 
@@ -301,7 +324,7 @@ def _overlap(one: Address, other: Address) -> bool:
 
 def _directory(value: str) -> Path:
     path = Path(value).absolute()
-    if not path.is_dir() or not os.access(path, os.R_OK | os.X_OK):
+    if not os.path.isdir(path) or not os.access(path, os.R_OK | os.X_OK):
         raise _refuse(value, "a directory that exists and can be read")
     return path
 
@@ -320,6 +343,13 @@ def _count(value: str) -> int:
     if not _DIGITS.fullmatch(value):
         raise _refuse(value, "0 to 999999999")
     return int(value)
+
+
+def _via(value: str) -> str:
+    """The pseudonym, "" for off."""
+    if not _PSEUDONYM.fullmatch(value):
+        raise _refuse(value, "letters, digits and -._:, at most 64; or off")
+    return "" if value == "off" else value
 
 
 def _seconds(value: str) -> float:

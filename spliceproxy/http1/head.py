@@ -22,8 +22,6 @@ section 3 recommends at least 8000; nginx allows 8 KiB, Apache httpd 8190, Node.
 MAX_HEAD = 64 * 1024
 """Bytes of a whole head with its empty line: beyond it 431. squid's default is 64 KiB too."""
 
-_EMPTY_LINES = 4  # that skip_empty_lines takes away in one call
-
 _PREFACE = b"PRI * HTTP/2.0\r\n"  # RFC 9113 section 3.4
 
 # The target is visible ASCII. RFC 3986 allows less, but browsers send {}|^" and the like
@@ -96,13 +94,14 @@ class ResponseHead(_Fields):
 
 
 def skip_empty_lines(buffer: bytearray) -> None:
-    """Takes a few CRLFs away from the front, before a request (RFC 9112 section 2.2).
+    """Takes the CRLFs away from the front, before a request (RFC 9112 section 2.2).
 
-    Call it before each :func:`find_head_end` of a head that has not begun. An empty line
-    that is left is an error there.
+    Call it before each :func:`find_head_end` of a head that has not begun; a CR alone is
+    not a beginning, for its LF may come in the next segment. All CRLFs go, since a limit
+    for one call would make the answer depend on how the bytes arrive.
     """
     end = 0
-    while end < 2 * _EMPTY_LINES and buffer.startswith(b"\r\n", end):
+    while buffer.startswith(b"\r\n", end):
         end += 2
     if end:
         del buffer[:end]
