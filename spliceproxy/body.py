@@ -2,7 +2,8 @@
 
 Each function sends ``prefix`` (the head) together with what is already in the source's
 buffer, and leaves in that buffer what follows the body. Large parts of known length go
-through the relay, which gives the sockets back.
+through the relay, which gives the sockets back. Nobody else may read from the source
+meanwhile: what a watch had put into its buffer would be overtaken.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ class BodyMover:
 
     async def length(self, source: Stream, target: Stream, length: int, prefix: bytes) -> None:
         """Exactly ``length`` bytes."""
+        source.unwatch()
         first = bytes(source.buffer[:length])
         del source.buffer[:length]
         await self._send(target, prefix + first)
@@ -59,6 +61,7 @@ class BodyMover:
 
     async def until_end(self, source: Stream, target: Stream, prefix: bytes) -> None:
         """Everything until FIN."""
+        source.unwatch()
         await self._send(target, prefix + source.buffer)
         source.buffer.clear()
         await self._transfer(source, target, -1)
@@ -68,6 +71,7 @@ class BodyMover:
     ) -> None:
         """A chunked body, framed anew; with ``plain`` its payload alone. HeadError where
         the framing is broken. Chunks that do not fit the buffer are passed through the relay."""
+        source.unwatch()
         while True:
             payload = decoder.decode(source.buffer)
             out = payload if plain or not payload else chunk(payload)

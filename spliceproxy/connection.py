@@ -115,7 +115,7 @@ class Connection:
                 return False
             record.bytes_in = stream.received - len(stream.buffer) - received
             keep = await self._dispatch(head)
-            if not keep and not stream.detached and request_body(head)[0] != Body.NONE:
+            if not keep and not stream.detached and not stream.is_quiet():
                 await stream.close_gently()
         except asyncio.CancelledError:
             if self._cause is None:

@@ -53,6 +53,7 @@ class Exchange:
         "_record",
         "_services",
         "_upload",
+        "_uploaded",
         "answered",
         "cut_by_reset",
     )
@@ -75,6 +76,7 @@ class Exchange:
         self._origin: Stream | None = None
         self._before = 0  # bytes that the origin had sent before this request
         self._upload: asyncio.Task[None] | None = None
+        self._uploaded = True  # nothing of the request's body is left to be read
         self._body, self._length = request_body(head)
         self.answered = False
         self.cut_by_reset = False  # only a reset shows that the response was cut short
@@ -148,6 +150,7 @@ class Exchange:
             self._services.config.timeouts.idle,
         )
         if self._body == Body.CHUNKED or self._length > len(client.buffer):
+            self._uploaded = False
             self._upload = asyncio.ensure_future(self._send_body(origin, head))
             return
         if self._length:
@@ -167,6 +170,8 @@ class Exchange:
                 await self._services.mover.chunked(self._client, origin, decoder, head, plain=False)
             else:
                 await self._services.mover.length(self._client, origin, self._length, head)
+            self._uploaded = True
+            self._client.watch(self._client_gone, fin=not self.answered)
         except TargetFailed:
             # The origin may have answered before it closed: whoever reads the response
             # finds out.
@@ -175,10 +180,6 @@ class Exchange:
             self._abort(ClientGone(error.reason))
         except (Failure, HeadError) as error:
             self._abort(error)
-
-    def _upload_done(self) -> bool:
-        upload = self._upload
-        return upload is None or (upload.done() and not upload.cancelled())
 
     # ---- the response ------------------------------------------------------------------
 
@@ -233,7 +234,7 @@ class Exchange:
 
     def _switch(self, origin: Stream, response: ResponseHead) -> bool:
         """101: from here on a tunnel (RFC 9110 section 7.8)."""
-        if upgrade(self._head) is None or upgrade(response) is None or not self._upload_done():
+        if upgrade(self._head) is None or upgrade(response) is None or not self._uploaded:
             raise Failure("http_upgrade_failed", "the origin switched protocols unasked")
         answer = client_response(
             response,
@@ -249,14 +250,15 @@ class Exchange:
         return False
 
     async def _answer(self, origin: Stream, response: ResponseHead) -> bool:
-        self._client.unwatch()
+        if self._uploaded:  # else the upload reads from the client, and finds out
+            self._client.watch(self._client_gone, fin=False)
         kind, length = response_body(response, self._head.method)
         out = Body.CLOSE if kind == Body.CHUNKED and not self._head.minor else kind
         # A response that overtakes the request's body ends the connection: what is left
         # of the body would have to be read as something.
         close = (
             out == Body.CLOSE
-            or not self._upload_done()
+            or not self._uploaded
             or self._services.draining
             or not persistent(self._head)
         )
@@ -276,7 +278,7 @@ class Exchange:
             await self._send_response(origin, kind, length, prefix, plain=out == Body.CLOSE)
         except TargetFailed as error:
             raise ClientGone(error.reason) from error
-        if kind != Body.CLOSE and persistent(response) and self._upload_done():
+        if kind != Body.CLOSE and persistent(response) and self._uploaded:
             self._services.pool.put(self._key, origin, self._record.peer)
             self._origin = None
         return not close

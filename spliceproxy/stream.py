@@ -20,12 +20,12 @@ READ = 64 * 1024
 
 LINGER_SECONDS = 2.0
 LINGER_BYTES = 1 << 20
-"""How long and how much a closing connection still reads, so that an answer to a peer that
-is sending is not lost to a reset (RFC 9112 section 9.6)."""
+"""How long and how much a closing connection still reads once the peer has all of the
+answer, so that this is not lost to a reset (RFC 9112 section 9.6)."""
 
 UNSENT_POLL = 0.02
 UNSENT_PATIENCE = 5.0
-"""Seconds between two looks at a send queue before a reset, and without progress at most."""
+"""Seconds between two looks at a send queue before a close, and without progress at most."""
 
 _RESET = struct.pack("ii", 1, 0)
 
@@ -37,6 +37,7 @@ class Stream:
     __slots__ = (
         "_deadline",
         "_expired",
+        "_fin",
         "_gone",
         "_limit",
         "_loop",
@@ -66,6 +67,7 @@ class Stream:
         self._write_wait: asyncio.Future[None] | None = None
         self._gone: Callable[[], None] | None = None
         self._quiet = False
+        self._fin = True
         self._timer: asyncio.TimerHandle | None = None
         self._deadline = 0.0
         self._limit = ("connection_timeout", "")
@@ -118,15 +120,16 @@ class Stream:
             self._reading = False
             self._loop.remove_reader(self.fd)
 
-    def watch(self, gone: Callable[[], None], *, quiet: bool = False) -> None:
+    def watch(self, gone: Callable[[], None], *, quiet: bool = False, fin: bool = True) -> None:
         """Calls ``gone`` once if the peer goes away before anybody reads again: it resets
-        the connection, or sends FIN with nothing left in ``buffer``. What it sends
-        meanwhile goes to ``buffer``, up to READ bytes; with ``quiet`` it should send
+        the connection, or (if ``fin``) sends FIN with nothing left in ``buffer``. What it
+        sends meanwhile goes to ``buffer``, up to READ bytes; with ``quiet`` it should send
         nothing, and any input calls ``gone``."""
         if len(self.buffer) >= READ:
             return
         self._gone = gone
         self._quiet = quiet
+        self._fin = fin
         if not self._reading:
             self._reading = True
             self._loop.add_reader(self.fd, self._on_readable)
@@ -147,18 +150,20 @@ class Stream:
 
     def _receive_watched(self) -> None:
         gone = self._gone
+        assert gone is not None
+        reset = False
         try:
             data = self.sock.recv(READ)
         except BlockingIOError:
             return
         except OSError:
             data = b""
-            self.buffer.clear()
+            reset = True
         self.buffer += data
         self.received += len(data)
         if not data or len(self.buffer) >= READ:
             self.pause()
-        if (self._quiet or (not data and not self.buffer)) and gone is not None:
+        if reset or self._quiet or (self._fin and not data and not self.buffer):
             self._gone = None
             gone()
 
@@ -277,19 +282,36 @@ class Stream:
         self.reset()
 
     async def close_gently(self) -> None:
-        """Sends FIN, reads and drops what the peer is still sending for a short while, then
-        closes: a close with unread input would be a reset, and could overtake the answer."""
-        self.limit("connection_read_timeout", "lingering close", LINGER_SECONDS)
-        most = self.received + LINGER_BYTES
+        """Sends FIN, reads and drops what the peer is still sending until it has all of the
+        answer and for a short while longer, then closes: a close with unread input is a
+        reset, and that would overtake the answer."""
         try:
             self.sock.shutdown(socket.SHUT_WR)
-            while self.received < most and await self.fill():
-                self.buffer.clear()
-        except (OSError, Failure):
-            # The peer is gone or goes on sending: either way there is no more to be done.
-            pass
+            await self._linger()
+        except OSError:
+            pass  # the peer is gone: there is nothing to wait for
         finally:
             self.close()
+
+    async def _linger(self) -> None:
+        most = self.received + LINGER_BYTES
+        last = -1
+        deadline = 0.0
+        while True:
+            unsent = _unsent(self.sock)
+            if unsent != last:
+                last = unsent
+                patience = UNSENT_PATIENCE if unsent else LINGER_SECONDS
+                deadline = self._loop.time() + patience
+            if self._loop.time() >= deadline or (not unsent and self.received >= most):
+                return
+            self.limit("connection_read_timeout", "lingering close", UNSENT_POLL)
+            try:
+                if not await self.fill():
+                    return
+            except Failure:
+                continue  # time for another look at the send queue
+            self.buffer.clear()
 
 
 def _unsent(sock: socket.socket) -> int:

@@ -40,6 +40,7 @@ class IdlePool:
             self._count -= 1
             if not stack:
                 del self._idle[key]
+            stream.unwatch()
             if stream.is_quiet():
                 return stream, peer
             stream.close()
