@@ -29,7 +29,8 @@ cdef enum Queue:
     Q_NONE, Q_IDLE, Q_HALF, Q_ACK, Q_FINISHED
 
 cdef enum Reason:
-    R_NONE, R_DONE, R_SIDE0, R_SIDE1, R_IDLE, R_HALF_CLOSE, R_ABORTED, R_SOURCE_EOF
+    R_NONE, R_DONE, R_SIDE0, R_SIDE1, R_IDLE, R_HALF_CLOSE, R_ABORTED, R_SOURCE_EOF,
+    R_TARGET_IDLE
 
 cdef struct Way:
     uint64_t copied

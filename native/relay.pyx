@@ -23,8 +23,8 @@ from libc.string cimport memset
 cimport linux
 from flow cimport (
     Core, FREE, Flow, INFO_MAX, NOWHERE, Q_IDLE, Q_NONE, R_ABORTED, R_DONE, R_HALF_CLOSE,
-    R_IDLE, R_SIDE0, R_SIDE1, R_SOURCE_EOF, SPLICING, STOPPED, TRANSFER, TUNNEL,
-    UNREGISTERED, Way, enter_queue, wheel_init,
+    R_IDLE, R_SIDE0, R_SIDE1, R_SOURCE_EOF, R_TARGET_IDLE, SPLICING, STOPPED, TRANSFER,
+    TUNNEL, UNREGISTERED, Way, enter_queue, wheel_init,
 )
 from moves cimport TARGET_FAILED, send_or_hold
 from pipes cimport pool_empty
@@ -371,4 +371,5 @@ cdef str transfer_reason(uint8_t reason):
         R_SIDE1: interface.TARGET_ERROR,
         R_SOURCE_EOF: interface.SOURCE_EOF,
         R_IDLE: interface.IDLE,
+        R_TARGET_IDLE: interface.TARGET_IDLE,
     }.get(reason, interface.ABORTED)

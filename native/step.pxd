@@ -7,7 +7,8 @@ from libc.stdlib cimport malloc
 cimport linux
 from flow cimport (
     BUCKETS, Core, FREE, Flow, INFO_MAX, NOWHERE, Q_FINISHED, R_DONE, R_HALF_CLOSE, R_IDLE,
-    TUNNEL, UNREGISTERED, Wheel, enter_queue, last_active, leave_queue,
+    R_TARGET_IDLE, TRANSFER, TUNNEL, UNREGISTERED, Wheel, enter_queue, last_active,
+    leave_queue, pending,
 )
 from moves cimport drop_pending
 from pipes cimport pool_empty
@@ -116,7 +117,10 @@ cdef inline void expire(Core *c, Wheel *wheel, uint8_t reason) noexcept nogil:
         while slot != NOWHERE:
             following = c.flows[slot].next
             if c.now - last_active(&c.flows[slot]) >= wheel.timeout:
-                finish(c, slot, reason)
+                if c.flows[slot].kind == TRANSFER and pending(&c.flows[slot].way[0]):
+                    finish(c, slot, R_TARGET_IDLE)
+                else:
+                    finish(c, slot, reason)
             else:
                 requeue(c, wheel, slot)
             slot = following

@@ -93,20 +93,24 @@ class BodyMover:
             decoder.skip(left)
 
     async def _fill(self, source: Stream) -> None:
-        source.limit("connection_read_timeout", "the body stalled", self._idle)
+        source.read_limit.set("connection_read_timeout", "the body stalled", self._idle)
         try:
             n = await source.fill()
         except OSError as error:
             raise SourceFailed(interface.SOURCE_ERROR) from error
+        except Failure as error:
+            raise SourceFailed(interface.IDLE) from error
         if n == 0:
             raise SourceFailed(interface.SOURCE_EOF)
 
     async def _send(self, target: Stream, data: bytes) -> None:
-        target.limit("connection_write_timeout", "the body is not taken", self._idle)
+        target.write_limit.set("connection_write_timeout", "the body is not taken", self._idle)
         try:
             await target.send(data)
         except OSError as error:
             raise TargetFailed(interface.TARGET_ERROR) from error
+        except Failure as error:
+            raise TargetFailed(interface.TARGET_IDLE) from error
 
     async def _transfer(self, source: Stream, target: Stream, length: int) -> None:
         source.pause()
@@ -117,7 +121,7 @@ class BodyMover:
         moved = end.copied + end.spliced
         source.received += moved
         target.sent += moved
-        if end.reason == interface.TARGET_ERROR:
+        if end.reason in (interface.TARGET_ERROR, interface.TARGET_IDLE):
             raise TargetFailed(end.reason)
         if end.reason != interface.DONE:
             raise SourceFailed(end.reason)

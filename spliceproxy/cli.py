@@ -7,7 +7,6 @@ import ipaddress
 import math
 import os
 import re
-import secrets
 import sys
 from collections.abc import Callable, Sequence
 from itertools import combinations
@@ -91,7 +90,7 @@ def parse(argv: Sequence[str]) -> Config:
         default_backend=flags.default_backend,
         serve=flags.serve,
         max_connections=flags.max_connections,
-        via=f"spliceproxy-{secrets.token_hex(4)}" if flags.via is None else flags.via,
+        via=f"spliceproxy-{os.urandom(4).hex()}" if flags.via is None else flags.via,
         forwarded_for=flags.forwarded_for,
         timeouts=Timeouts(
             head=flags.timeout_head,

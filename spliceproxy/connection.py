@@ -35,6 +35,9 @@ from spliceproxy.tunnel import hand_over
 
 log = logging.getLogger("spliceproxy")
 
+PAGE_SECONDS = 10.0
+"""How long a client may take to receive one of our short answers."""
+
 FRESH_SECONDS = 1.0
 """When draining begins, how long a new connection still has for its first request."""
 
@@ -99,7 +102,7 @@ class Connection:
         if self._idle and self._requests:
             self.abort(ClientGone())
         elif self._idle:
-            self._stream.limit("connection_read_timeout", "draining", FRESH_SECONDS)
+            self._stream.read_limit.set("connection_read_timeout", "draining", FRESH_SECONDS)
 
     # ---- one request -------------------------------------------------------------------
 
@@ -137,7 +140,7 @@ class Connection:
         buffer = stream.buffer
         searched = 0
         self._idle = True
-        stream.limit(
+        stream.read_limit.set(
             "connection_read_timeout",
             "no request head within the time limit",
             self._services.config.timeouts.head,
@@ -248,7 +251,7 @@ class Connection:
         keep = self._may_continue(head)
         with site.find(head) as answer:
             self._record.status = answer.status
-            self._stream.limit(
+            self._stream.write_limit.set(
                 "connection_write_timeout",
                 "the client does not take the file",
                 self._services.config.timeouts.idle,
@@ -312,7 +315,9 @@ class Connection:
             date=self._services.date(),
         )
         try:
-            self._stream.limit("connection_write_timeout", "the error page is not taken", 10.0)
+            self._stream.write_limit.set(
+                "connection_write_timeout", "the error page is not taken", PAGE_SECONDS
+            )
             await self._stream.send(page)
             if not keep:
                 await self._stream.close_gently()

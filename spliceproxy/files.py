@@ -159,7 +159,7 @@ async def send_file(stream: Stream, fd: int, offset: int, length: int, idle: flo
     """
     end = offset + length
     while offset < end:
-        stream.limit("connection_write_timeout", "the client takes no data", idle)
+        stream.write_limit.set("connection_write_timeout", "the client takes no data", idle)
         asked = min(SLICE, end - offset)
         try:
             sent = os.sendfile(stream.fd, fd, offset, asked)

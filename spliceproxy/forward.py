@@ -22,6 +22,7 @@ from spliceproxy.http1.rewrite import (
     upgrade,
 )
 from spliceproxy.observe.record import Record
+from spliceproxy.relay.interface import IDLE, TARGET_IDLE
 from spliceproxy.services import Services
 from spliceproxy.stream import Stream
 from spliceproxy.tunnel import hand_over
@@ -144,7 +145,7 @@ class Exchange:
     async def _send_request(self, origin: Stream) -> None:
         head = origin_request(self._head, self._body, self._services.via)
         client = self._client
-        origin.limit(
+        origin.write_limit.set(
             "connection_write_timeout",
             "the origin does not take the request",
             self._services.config.timeouts.idle,
@@ -172,14 +173,18 @@ class Exchange:
                 await self._services.mover.length(self._client, origin, self._length, head)
             self._uploaded = True
             self._client.watch(self._client_gone, fin=not self.answered)
-        except TargetFailed:
-            # The origin may have answered before it closed: whoever reads the response
-            # finds out.
-            return
+        except TargetFailed as error:
+            if error.reason == TARGET_IDLE:
+                self._abort(Failure("connection_write_timeout", "the origin takes no more"))
+                return
+            # It may have answered before it closed: whoever reads the response finds out.
         except SourceFailed as error:
-            self._abort(ClientGone(error.reason))
+            self._abort(_client_failed(error))
         except (Failure, HeadError) as error:
             self._abort(error)
+        if not self.answered:
+            idle = self._services.config.timeouts.idle
+            origin.read_limit.set("http_response_timeout", "the origin does not answer", idle)
 
     # ---- the response ------------------------------------------------------------------
 
@@ -193,7 +198,7 @@ class Exchange:
                 await self._send_interim(response)
 
     async def _send_interim(self, response: ResponseHead) -> None:
-        self._client.limit(
+        self._client.write_limit.set(
             "connection_write_timeout",
             "the client takes no answer",
             self._services.config.timeouts.idle,
@@ -206,11 +211,7 @@ class Exchange:
     async def _response_head(self, origin: Stream) -> ResponseHead:
         buffer = origin.buffer
         searched = 0
-        origin.limit(
-            "http_response_timeout",
-            "the origin does not answer",
-            self._services.config.timeouts.idle,
-        )
+        self._limit_response(origin)
         try:
             while True:
                 if len(buffer) > searched:
@@ -231,6 +232,14 @@ class Exchange:
         if origin.received == self._before:
             raise DeadReuse
         raise Failure("http_response_incomplete", "the origin closed within the response's head")
+
+    def _limit_response(self, origin: Stream) -> None:
+        """While the request's body is on its way that has limits of its own."""
+        if self._uploaded:
+            idle = self._services.config.timeouts.idle
+            origin.read_limit.set("http_response_timeout", "the origin does not answer", idle)
+        else:
+            origin.read_limit.clear()
 
     def _switch(self, origin: Stream, response: ResponseHead) -> bool:
         """101: from here on a tunnel (RFC 9110 section 7.8)."""
@@ -293,6 +302,13 @@ class Exchange:
             await self._services.mover.until_end(origin, self._client, prefix)
         else:
             await self._services.mover.length(origin, self._client, length, prefix)
+
+
+def _client_failed(error: SourceFailed) -> Exception:
+    """What becomes of a request whose body did not come."""
+    if error.reason == IDLE:
+        return Failure("connection_read_timeout", "the request's body stalled", 408)
+    return ClientGone(error.reason)
 
 
 async def _stop(task: asyncio.Task[None]) -> None:

@@ -1,4 +1,4 @@
-"""A non-blocking stream socket that coroutines read and write, under one time limit.
+"""A non-blocking stream socket that coroutines read and write, under time limits.
 
 Not an asyncio transport: a transport cannot give its descriptor away, and a tunnel's
 sockets end up in the relay. At most one reader and one writer wait at a time.
@@ -13,6 +13,7 @@ import struct
 import termios
 from collections.abc import Callable
 
+from spliceproxy.deadline import Deadline
 from spliceproxy.errors import Failure
 
 READ = 64 * 1024
@@ -32,26 +33,23 @@ _RESET = struct.pack("ii", 1, 0)
 
 class Stream:
     """One connected socket. ``buffer`` holds what was received and not yet consumed:
-    a consumer deletes what it takes from the front. ``received`` and ``sent`` count bytes."""
+    a consumer deletes what it takes from the front. ``received`` and ``sent`` count bytes.
+    ``read_limit`` and ``write_limit`` hold for the waits of either direction."""
 
     __slots__ = (
-        "_deadline",
-        "_expired",
         "_fin",
         "_gone",
-        "_limit",
         "_loop",
         "_quiet",
-        "_read_wait",
         "_reading",
-        "_timer",
-        "_write_wait",
         "buffer",
         "detached",
         "fd",
+        "read_limit",
         "received",
         "sent",
         "sock",
+        "write_limit",
     )
 
     def __init__(self, sock: socket.socket, loop: asyncio.AbstractEventLoop) -> None:
@@ -63,15 +61,11 @@ class Stream:
         self.detached = False
         self._loop = loop
         self._reading = False
-        self._read_wait: asyncio.Future[None] | None = None
-        self._write_wait: asyncio.Future[None] | None = None
         self._gone: Callable[[], None] | None = None
         self._quiet = False
         self._fin = True
-        self._timer: asyncio.TimerHandle | None = None
-        self._deadline = 0.0
-        self._limit = ("connection_timeout", "")
-        self._expired = False
+        self.read_limit = Deadline(loop)
+        self.write_limit = Deadline(loop)
 
     # ---- reading ---------------------------------------------------------------------
 
@@ -88,26 +82,22 @@ class Stream:
             return len(data)
 
     async def readable(self) -> None:
-        """Waits until a receive would not block."""
-        if self._expired:
-            raise self._timed_out()
+        """Waits until a receive would not block; Failure when the time is up."""
+        wait = self.read_limit.begin()
         self._gone = None
-        wait = self._read_wait = self._loop.create_future()
         if not self._reading:
             self._reading = True
             self._loop.add_reader(self.fd, self._on_readable)
         try:
             await wait
         finally:
-            self._read_wait = None
+            self.read_limit.end()
 
     def _on_readable(self) -> None:
         # The reader stays registered between two waits: a kept-alive connection costs
         # no epoll_ctl per request. It goes when an event finds nobody waiting.
-        wait = self._read_wait
-        if wait is not None:
-            if not wait.done():
-                wait.set_result(None)
+        if self.read_limit.waiting is not None:
+            self.read_limit.wake()
         elif self._gone is None:
             self.pause()
         else:
@@ -189,64 +179,25 @@ class Stream:
             rest = rest[n:]
 
     async def writable(self) -> None:
-        """Waits until a send would not block."""
-        if self._expired:
-            raise self._timed_out()
-        wait = self._write_wait = self._loop.create_future()
-        self._loop.add_writer(self.fd, self._on_writable)
+        """Waits until a send would not block; Failure when the time is up."""
+        wait = self.write_limit.begin()
+        self._loop.add_writer(self.fd, self.write_limit.wake)
         try:
             await wait
         finally:
-            self._write_wait = None
+            self.write_limit.end()
             if self.fd >= 0:
                 self._loop.remove_writer(self.fd)
-
-    def _on_writable(self) -> None:
-        wait = self._write_wait
-        if wait is not None and not wait.done():
-            wait.set_result(None)
-
-    # ---- time ------------------------------------------------------------------------
-
-    def limit(self, error: str, what: str, seconds: float) -> None:
-        """From now on, waits that last beyond ``seconds`` fail with ``Failure(error, what)``.
-
-        One lazy timer serves every limit of the connection: setting a later one moves
-        nothing, the timer looks again when it fires.
-        """
-        self._limit = (error, what)
-        self._expired = False
-        self._deadline = self._loop.time() + seconds
-        if self._timer is not None:
-            if self._timer.when() <= self._deadline:
-                return
-            self._timer.cancel()
-        self._timer = self._loop.call_at(self._deadline, self._on_timer)
-
-    def _on_timer(self) -> None:
-        # A timer may fire a clock tick early.
-        if self._loop.time() + 0.001 < self._deadline:
-            self._timer = self._loop.call_at(self._deadline, self._on_timer)
-            return
-        self._timer = None
-        self._expired = True
-        for wait in (self._read_wait, self._write_wait):
-            if wait is not None and not wait.done():
-                wait.set_exception(self._timed_out())
-
-    def _timed_out(self) -> Failure:
-        return Failure(*self._limit)
 
     # ---- the end ---------------------------------------------------------------------
 
     def _let_go(self) -> None:
         """Nothing of the event loop refers to the descriptor any more."""
         self.pause()
-        if self._write_wait is not None:
+        if self.write_limit.waiting is not None:
             self._loop.remove_writer(self.fd)
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self.read_limit.cancel()
+        self.write_limit.cancel()
         self.fd = -1
 
     def detach(self) -> int:
@@ -305,7 +256,7 @@ class Stream:
                 deadline = self._loop.time() + patience
             if self._loop.time() >= deadline or (not unsent and self.received >= most):
                 return
-            self.limit("connection_read_timeout", "lingering close", UNSENT_POLL)
+            self.read_limit.set("connection_read_timeout", "lingering close", UNSENT_POLL)
             try:
                 if not await self.fill():
                     return

@@ -63,6 +63,7 @@ _SUFFIX = {
     interface.SOURCE_ERROR: "_ABORTED",
     interface.TARGET_ERROR: "_ABORTED",
     interface.IDLE: "_TIMEDOUT",
+    interface.TARGET_IDLE: "_TIMEDOUT",
     interface.HALF_CLOSE: "_TIMEDOUT",
 }
 """Ends before the end of the message. squid's word for a broken connection is the same

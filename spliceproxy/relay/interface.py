@@ -59,6 +59,7 @@ ABORTED = "aborted"  # abort() or close()
 SOURCE_EOF = "source-eof"  # transfer only: FIN before `length` bytes
 SOURCE_ERROR = "source-error"  # transfer only
 TARGET_ERROR = "target-error"  # transfer only
+TARGET_IDLE = "target-idle-timeout"  # transfer only: IDLE with bytes that the target did not take
 
 
 class TunnelEnd(NamedTuple):

@@ -26,6 +26,7 @@ from .interface import (
     SOURCE_EOF,
     SOURCE_ERROR,
     TARGET_ERROR,
+    TARGET_IDLE,
     RelayOptions,
     TransferEnd,
     TunnelEnd,
@@ -321,7 +322,7 @@ class Transfer:
         if when > now:
             self._shared.deadlines.set(self, when)
         else:
-            self._end(IDLE, 0)
+            self._end(TARGET_IDLE if self._flow.state == BLOCKED else IDLE, 0)
 
     def drop(self) -> None:
         """Gives both sockets back and loses what is in flight."""

@@ -1,0 +1,81 @@
+"""A time limit on one direction of a stream, and the wait that it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+
+from spliceproxy.errors import Failure
+
+TICK = 0.001
+"""Seconds by which a timer of an event loop may fire early."""
+
+
+class Deadline:
+    """At most one coroutine waits at a time; when the time is up its wait, and every later
+    one until a new limit is set, fails with a Failure.
+
+    The timer is lazy: setting a later limit moves nothing, it looks again when it fires. So
+    a limit per message costs an addition, not a timer.
+    """
+
+    __slots__ = ("_at", "_error", "_expired", "_loop", "_timer", "_what", "waiting")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._at = math.inf
+        self._error = ""
+        self._what = ""
+        self._expired = False
+        self._timer: asyncio.TimerHandle | None = None
+        self.waiting: asyncio.Future[None] | None = None
+
+    def set(self, error: str, what: str, seconds: float) -> None:
+        """From now on, waits beyond ``seconds`` fail with ``Failure(error, what)``."""
+        self._error = error
+        self._what = what
+        self._expired = False
+        self._at = self._loop.time() + seconds
+        if self._timer is not None:
+            if self._timer.when() <= self._at:
+                return
+            self._timer.cancel()
+        self._timer = self._loop.call_at(self._at, self._fire)
+
+    def clear(self) -> None:
+        """No limit: something else bounds the wait."""
+        self._at = math.inf
+        self._expired = False
+
+    def begin(self) -> asyncio.Future[None]:
+        """The future of a new wait; Failure if the time is up already."""
+        if self._expired:
+            raise Failure(self._error, self._what)
+        self.waiting = self._loop.create_future()
+        return self.waiting
+
+    def end(self) -> None:
+        """The wait is over, one way or another."""
+        self.waiting = None
+
+    def wake(self) -> None:
+        """What was waited for has come."""
+        if self.waiting is not None and not self.waiting.done():
+            self.waiting.set_result(None)
+
+    def cancel(self) -> None:
+        """No timer is left behind."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _fire(self) -> None:
+        self._timer = None
+        if self._at == math.inf:
+            return
+        if self._loop.time() + TICK < self._at:
+            self._timer = self._loop.call_at(self._at, self._fire)
+            return
+        self._expired = True
+        if self.waiting is not None and not self.waiting.done():
+            self.waiting.set_exception(Failure(self._error, self._what))
