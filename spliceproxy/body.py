@@ -9,6 +9,7 @@ meanwhile: what a watch had put into its buffer would be overtaken.
 from __future__ import annotations
 
 from spliceproxy.errors import Failure
+from spliceproxy.http1.errors import HeadError
 from spliceproxy.http1.framing import ChunkedDecoder, chunk, chunk_head, last_chunk
 from spliceproxy.relay import interface
 from spliceproxy.relay.driver import RelayDriver
@@ -73,7 +74,13 @@ class BodyMover:
         the framing is broken. Chunks that do not fit the buffer are passed through the relay."""
         source.unwatch()
         while True:
-            payload = decoder.decode(source.buffer)
+            try:
+                payload = decoder.decode(source.buffer)
+            except HeadError:
+                # What came before the fault goes on, however the segments fell.
+                good = decoder.good
+                await self._send(target, prefix + (good if plain or not good else chunk(good)))
+                raise
             out = payload if plain or not payload else chunk(payload)
             if decoder.done and not plain:
                 out += last_chunk(decoder.trailers)

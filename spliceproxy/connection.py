@@ -12,10 +12,10 @@ from spliceproxy.body import SourceFailed
 from spliceproxy.errors import ClientGone, Failure
 from spliceproxy.forward import Exchange
 from spliceproxy.http1.chain import (
+    forwarded_lines,
     forwards_left,
     has_passed,
     one_less_forward,
-    with_forwarded,
 )
 from spliceproxy.http1.errors import HeadError
 from spliceproxy.http1.framing import Body, request_body
@@ -29,6 +29,7 @@ from spliceproxy.http1.pages import (
 )
 from spliceproxy.http1.rewrite import persistent
 from spliceproxy.observe.record import Record
+from spliceproxy.relay.interface import ABORTED
 from spliceproxy.services import Services
 from spliceproxy.stream import Stream
 from spliceproxy.tunnel import hand_over
@@ -122,17 +123,25 @@ class Connection:
                 await stream.close_gently()
         except asyncio.CancelledError:
             if self._cause is None:
+                self._log(received, sent, ABORTED)
                 raise
             keep = await self._fail(self._cause)
         except (Failure, HeadError, ClientGone, SourceFailed) as error:
             keep = await self._fail(error)
         except OSError:
             keep = await self._fail(ClientGone())
-        if not self._idle and not stream.detached:  # a tunnel is logged when it ends
-            record.bytes_in = stream.received - len(stream.buffer) - received
-            record.bytes_out = stream.sent - sent
-            self._services.write(record)
+        self._log(received, sent)
         return keep
+
+    def _log(self, received: int, sent: int, reason: str = "") -> None:
+        """Writes the record of a request; a tunnel's is written when it ends."""
+        stream, record = self._stream, self._record
+        if self._idle or stream.detached:
+            return
+        record.bytes_in = stream.received - len(stream.buffer) - received
+        record.bytes_out = stream.sent - sent
+        record.reason = reason or record.reason
+        self._services.write(record)
 
     async def _read_head(self) -> RequestHead | None:
         """The next request's head; None if the client has no more to say."""
@@ -150,7 +159,7 @@ class Connection:
         while True:
             if not searched:
                 skip_empty_lines(buffer)
-            if len(buffer) > searched:
+            if len(buffer) > searched and buffer != b"\r":  # half an empty line begins nothing
                 self._idle = False
                 end = find_head_end(buffer, searched)
                 if end >= 0:
@@ -224,8 +233,11 @@ class Connection:
             return await self._answer_here(head)
         if left:
             head = one_less_forward(head, left)
-        head = with_forwarded(head, self._services.config.forwarded_for, self._address)
-        self._exchange = Exchange(self._services, self._stream, head, self._record, key, self.abort)
+        mode = self._services.config.forwarded_for
+        forwarded = forwarded_lines(head, mode, self._address)
+        self._exchange = Exchange(
+            self._services, self._stream, head, self._record, key, self.abort, forwarded
+        )
         return await self._exchange.run()
 
     def _check_loop(self, head: RequestHead) -> None:
@@ -266,10 +278,9 @@ class Connection:
 
     def _may_continue(self, head: RequestHead) -> bool:
         """Whether the connection can go on after an answer of ours: a body, or what was
-        meant for a tunnel, would be taken for the next request."""
-        if self._services.draining or not persistent(head):
-            return False
-        if head.method == "CONNECT" and self._stream.buffer:
+        meant for a tunnel and comes before our answer is read, would be taken for the next
+        request."""
+        if self._services.draining or not persistent(head) or head.method == "CONNECT":
             return False
         try:
             return request_body(head) == (Body.NONE, 0)

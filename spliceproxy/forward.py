@@ -22,7 +22,7 @@ from spliceproxy.http1.rewrite import (
     upgrade,
 )
 from spliceproxy.observe.record import Record
-from spliceproxy.relay.interface import IDLE, TARGET_IDLE
+from spliceproxy.relay.interface import CLIENT_RESET, IDLE, TARGET_IDLE
 from spliceproxy.services import Services
 from spliceproxy.stream import Stream
 from spliceproxy.tunnel import hand_over
@@ -47,6 +47,7 @@ class Exchange:
         "_before",
         "_body",
         "_client",
+        "_forwarded",
         "_head",
         "_key",
         "_length",
@@ -67,6 +68,7 @@ class Exchange:
         record: Record,
         key: tuple[str, int],
         abort: Callable[[Exception], None],
+        forwarded: list[bytes] | None,
     ) -> None:
         self._services = services
         self._client = client
@@ -74,6 +76,7 @@ class Exchange:
         self._record = record
         self._key = key
         self._abort = abort
+        self._forwarded = forwarded
         self._origin: Stream | None = None
         self._before = 0  # bytes that the origin had sent before this request
         self._upload: asyncio.Task[None] | None = None
@@ -143,7 +146,7 @@ class Exchange:
     # ---- the request -------------------------------------------------------------------
 
     async def _send_request(self, origin: Stream) -> None:
-        head = origin_request(self._head, self._body, self._services.via)
+        head = origin_request(self._head, self._body, self._services.via, self._forwarded)
         client = self._client
         origin.write_limit.set(
             "connection_write_timeout",
@@ -194,8 +197,10 @@ class Exchange:
             response = await self._response_head(origin)
             if response.status >= 200 or response.status == 101:
                 return response
+            response_body(response, self._head.method)  # its framing must be sound too
             if self._head.minor:
                 await self._send_interim(response)
+            await asyncio.sleep(0)  # a storm of them must not hold up others
 
     async def _send_interim(self, response: ResponseHead) -> None:
         self._client.write_limit.set(
@@ -286,7 +291,7 @@ class Exchange:
         try:
             await self._send_response(origin, kind, length, prefix, plain=out == Body.CLOSE)
         except TargetFailed as error:
-            raise ClientGone(error.reason) from error
+            raise ClientGone(IDLE if error.reason == TARGET_IDLE else CLIENT_RESET) from error
         if kind != Body.CLOSE and persistent(response) and self._uploaded:
             self._services.pool.put(self._key, origin, self._record.peer)
             self._origin = None

@@ -121,6 +121,9 @@ class Server:
         if self._resume is not None:
             self._resume.cancel()
         self._stop_accepting()
+        for sock in self._sockets:
+            sock.close()  # the supervisor's copies too are closed: clients are refused
+        self._sockets.clear()
         # New tasks have not begun to run: let them get to their first read.
         await asyncio.sleep(0)
         for connection in list(self._tasks.values()):

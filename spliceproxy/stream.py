@@ -24,6 +24,10 @@ LINGER_BYTES = 1 << 20
 """How long and how much a closing connection still reads once the peer has all of the
 answer, so that this is not lost to a reset (RFC 9112 section 9.6)."""
 
+TURN_CALLS = 16
+"""Receives and sends in a row that did not have to wait, after which others have their
+turn: 1 MiB at most."""
+
 UNSENT_POLL = 0.02
 UNSENT_PATIENCE = 5.0
 """Seconds between two looks at a send queue before a close, and without progress at most."""
@@ -42,6 +46,7 @@ class Stream:
         "_loop",
         "_quiet",
         "_reading",
+        "_turn",
         "buffer",
         "detached",
         "fd",
@@ -61,6 +66,7 @@ class Stream:
         self.detached = False
         self._loop = loop
         self._reading = False
+        self._turn = 0
         self._gone: Callable[[], None] | None = None
         self._quiet = False
         self._fin = True
@@ -79,11 +85,15 @@ class Stream:
                 continue
             self.buffer += data
             self.received += len(data)
+            self._turn += 1
+            if self._turn >= TURN_CALLS:
+                await self._let_others()
             return len(data)
 
     async def readable(self) -> None:
         """Waits until a receive would not block; Failure when the time is up."""
         wait = self.read_limit.begin()
+        self._turn = 0
         self._gone = None
         if not self._reading:
             self._reading = True
@@ -167,6 +177,9 @@ class Stream:
             n = 0
         self.sent += n
         if n == len(data):
+            self._turn += 1
+            if self._turn >= TURN_CALLS:
+                await self._let_others()
             return
         rest = memoryview(data)[n:]
         while rest:
@@ -181,6 +194,7 @@ class Stream:
     async def writable(self) -> None:
         """Waits until a send would not block; Failure when the time is up."""
         wait = self.write_limit.begin()
+        self._turn = 0
         self._loop.add_writer(self.fd, self.write_limit.wake)
         try:
             await wait
@@ -188,6 +202,13 @@ class Stream:
             self.write_limit.end()
             if self.fd >= 0:
                 self._loop.remove_writer(self.fd)
+
+    # ---- fairness --------------------------------------------------------------------
+
+    async def _let_others(self) -> None:
+        """The event loop serves others: a peer that is always ready would never let go."""
+        self._turn = 0
+        await asyncio.sleep(0)
 
     # ---- the end ---------------------------------------------------------------------
 

@@ -8,14 +8,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from spliceproxy.http1.errors import HeadError, show
-from spliceproxy.http1.fields import OWS
+from spliceproxy.http1.fields import OWS, members
 from spliceproxy.http1.head import RequestHead
 
 FORWARDED_MODES = ("transparent", "on", "off", "delete")
 """What to do with Forwarded and X-Forwarded-For, in squid's words: nothing; add the
 client's address; add "unknown"; take both fields away."""
-
-_FORWARDED = (b"forwarded", b"x-forwarded-for")
 
 _SECRET = frozenset({b"authorization", b"proxy-authorization", b"cookie", b"cookie2"})
 """Not to be shown in the answer to TRACE (RFC 9110 section 9.3.8)."""
@@ -54,32 +52,27 @@ def one_less_forward(head: RequestHead, left: int) -> RequestHead:
     return replace(head, fields=fields)
 
 
-def with_forwarded(head: RequestHead, mode: str, client: str) -> RequestHead:
-    """The head with Forwarded and X-Forwarded-For as ``mode`` says (FORWARDED_MODES).
-    ``client`` is an IP address, "" where there is none (a Unix socket)."""
+def forwarded_lines(head: RequestHead, mode: str, client: str) -> list[bytes] | None:
+    """The Forwarded and X-Forwarded-For field lines to send instead of those received, as
+    ``mode`` says (FORWARDED_MODES); None for those received. ``client`` is an IP address,
+    "" where there is none (a Unix socket).
+
+    They are not subject to the request's Connection field: a client must not be able to
+    take away what we say of it.
+    """
     if mode == "transparent":
-        return head
-    fields = head.fields
+        return None
     if mode == "delete":
-        return replace(head, fields=[f for f in fields if f[0].lower() not in _FORWARDED])
+        return []
     shown = client if mode == "on" and client else "unknown"
     node = f'"[{shown}]"' if ":" in shown else shown
-    fields = _appended(fields, b"Forwarded", f"for={node}".encode("ascii"))
-    fields = _appended(fields, b"X-Forwarded-For", shown.encode("ascii"))
-    return replace(head, fields=fields)
-
-
-def _appended(
-    fields: list[tuple[bytes, bytes]], name: bytes, element: bytes
-) -> list[tuple[bytes, bytes]]:
-    """Adds an element to the end of a list field: to its last line, or as a new one."""
-    key = name.lower()
-    for at in range(len(fields) - 1, -1, -1):
-        spelled, value = fields[at]
-        if spelled.lower() == key:
-            joined = value + b", " + element if value.strip(OWS + b",") else element
-            return [*fields[:at], (spelled, joined), *fields[at + 1 :]]
-    return [*fields, (name, element)]
+    nominated = members(head.values(b"connection"))
+    lines = []
+    for name, element in ((b"Forwarded", f"for={node}"), (b"X-Forwarded-For", shown)):
+        key = name.lower()
+        received = [] if key in nominated else [v for v in head.values(key) if v.strip(OWS + b",")]
+        lines.append(name + b": " + b", ".join([*received, element.encode("ascii")]))
+    return lines
 
 
 def trace_body(head: RequestHead) -> bytes:

@@ -105,3 +105,9 @@ def _line_fault(section: bytes) -> str:
         if not _NAME(name):
             return f"a bad field name: {show(name)}"
     return "a bad field line"
+
+
+def members(values: list[bytes]) -> list[bytes]:
+    """The elements of a list field in lower case, maybe with empty ones (RFC 9110 section
+    5.6.1)."""
+    return [member.strip(OWS) for member in b",".join(values).lower().split(b",")]

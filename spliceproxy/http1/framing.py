@@ -118,13 +118,14 @@ class ChunkedDecoder:
     for a response's. After an error the decoder and the buffer are of no more use.
     """
 
-    __slots__ = ("_between", "_searched", "_status", "done", "remaining", "trailers")
+    __slots__ = ("_between", "_searched", "_status", "done", "good", "remaining", "trailers")
 
     def __init__(self, status: int) -> None:
         self._status = status
         self._between = False  # the CRLF behind a chunk's payload is still to come
         self._searched = -1  # bytes of the trailer section looked at; -1: not there yet
         self.done = False
+        self.good = b""  # the payload of the call that raised, before the fault
         self.remaining = 0  # payload of the current chunk not yet seen
         self.trailers: list[tuple[bytes, bytes]] = []
 
@@ -137,6 +138,14 @@ class ChunkedDecoder:
         if self.done:
             return b""
         payload: list[bytearray] = []
+        try:
+            self._decode(buffer, payload)
+        except HeadError:
+            self.good = b"".join(payload)
+            raise
+        return b"".join(payload)
+
+    def _decode(self, buffer: bytearray, payload: list[bytearray]) -> None:
         at = 0
         size = len(buffer)
         while at < size and self._searched < 0:
@@ -154,7 +163,6 @@ class ChunkedDecoder:
         del buffer[:at]
         if self._searched >= 0:
             self._take_trailers(buffer)
-        return b"".join(payload)
 
     def skip(self, n: int) -> None:
         """``n`` bytes of payload of the current chunk went another way."""

@@ -7,7 +7,7 @@ behind the rest.
 
 from __future__ import annotations
 
-from spliceproxy.http1.fields import OWS
+from spliceproxy.http1.fields import members
 from spliceproxy.http1.framing import Body
 from spliceproxy.http1.head import RequestHead, ResponseHead
 from spliceproxy.http1.target import DEFAULT_PORT
@@ -21,6 +21,12 @@ _HOP_BY_HOP = frozenset(
 # RFC 9110 section 11.7: between a client and its proxy.
 _REQUEST_DROPS = _HOP_BY_HOP | {b"proxy-authorization"}
 _RESPONSE_DROPS = _HOP_BY_HOP | {b"proxy-authenticate", b"proxy-authentication-info"}
+
+_FORWARDED = frozenset({b"forwarded", b"x-forwarded-for"})
+
+# An HTTP/1.0 client cannot be sent the 100 that it seems to wait for (RFC 9110 section
+# 10.1.1).
+_NOT_FROM_1_0 = frozenset({b"expect"})
 
 # Connection cannot take these away: they frame, route or explain the message, or we act
 # on them. Anything else that it names goes (RFC 9110 section 7.6.1).
@@ -41,10 +47,10 @@ def persistent(head: RequestHead | ResponseHead) -> bool:
     if not values and isinstance(head, RequestHead):
         values = head.values(b"proxy-connection")
     if head.minor:
-        return not values or b"close" not in _members(values)
+        return not values or b"close" not in members(values)
     if not values or isinstance(head, RequestHead):
         return False
-    options = _members(values)
+    options = members(values)
     return b"keep-alive" in options and b"close" not in options
 
 
@@ -52,33 +58,37 @@ def upgrade(head: RequestHead | ResponseHead) -> bytes | None:
     """The Upgrade value if it counts: Connection names it and the message is HTTP/1.1
     (RFC 9110 section 7.8)."""
     values = head.values(b"upgrade")
-    if not values or not head.minor or b"upgrade" not in _members(head.values(b"connection")):
+    if not values or not head.minor or b"upgrade" not in members(head.values(b"connection")):
         return None
     return b", ".join(values) or None
 
 
-def expects_continue(head: RequestHead) -> bool:
-    """Whether the client waits for 100 (Continue) (RFC 9110 section 10.1.1)."""
-    values = head.values(b"expect")
-    return bool(values) and head.minor == 1 and b"100-continue" in _members(values)
-
-
-def origin_request(head: RequestHead, body: Body, via: bytes) -> bytes:
+def origin_request(
+    head: RequestHead, body: Body, via: bytes, forwarded: list[bytes] | None = None
+) -> bytes:
     """The head for the origin, in origin form (RFC 9112 section 3.2.1).
 
-    ``body`` is what :func:`framing.request_body` says, ``via`` our pseudonym. Host is
-    made from the target, in the place where it stood. Not for CONNECT.
+    ``body`` is what :func:`framing.request_body` says, ``via`` our pseudonym,
+    ``forwarded`` comes from :func:`chain.forwarded_lines`. Host is made from the target, in
+    the place where it stood. Not for CONNECT.
     """
     lines = [f"{head.method} {head.path} HTTP/1.1".encode("ascii")]
     host = _authority(head)
     if not head.values(b"host"):
         lines.append(b"Host: " + host)
-    _copy(lines, head, _REQUEST_DROPS, body == Body.LENGTH, host)
+    drops = _REQUEST_DROPS
+    if not head.minor:
+        drops = drops | _NOT_FROM_1_0
+    if forwarded is not None:
+        drops = drops | _FORWARDED
+    _copy(lines, head, drops, body == Body.LENGTH, host)
+    if forwarded:
+        lines += forwarded
     if body == Body.CHUNKED:
         lines.append(b"Transfer-Encoding: chunked")
     options = []
     # TE says what we can pass on: trailers, and only to a client that can get them chunked.
-    if head.minor and b"trailers" in _members(head.values(b"te")):
+    if head.minor and b"trailers" in members(head.values(b"te")):
         lines.append(b"TE: trailers")
         options.append(b"TE")
     protocols = upgrade(head)
@@ -127,11 +137,6 @@ def interim_response(head: ResponseHead, via: bytes) -> bytes:
     return _finish(lines, [], head.minor, via)
 
 
-def _members(values: list[bytes]) -> list[bytes]:
-    """The elements of a list field in lower case, maybe with empty ones."""
-    return [member.strip(OWS) for member in b",".join(values).lower().split(b",")]
-
-
 def _copy(
     lines: list[bytes],
     head: RequestHead | ResponseHead,
@@ -143,7 +148,7 @@ def _copy(
     ``length``, Host with the value ``host``."""
     values = head.values(b"connection")
     if values:
-        drops = drops | (frozenset(_members(values)) - _NOT_NOMINABLE)
+        drops = drops | (frozenset(members(values)) - _NOT_NOMINABLE)
     for name, value in head.fields:
         key = name.lower()
         if key in drops:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
-import httptools
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from oracle import compare
 
-from spliceproxy.http1.framing import response_body
 from spliceproxy.http1.head import (
     MAX_FIELDS,
     MAX_HEAD,
@@ -213,7 +210,8 @@ def test_empty_lines_before_a_request_are_skipped() -> None:  # RFC 9112 2.2
         (b"\r\n\r\n", b"GET / HTTP/1.1\r\n"),
         (b"", b"\r"),
         (b"", b"\n"),
-        (b"\r\n" * 4, b"\r\n"),
+        (b"\r\n" * 100, b"GET / HTTP/1.1\r\n"),
+        (b"\r\n" * 5, b"\r"),
     ]:
         buffer = bytearray(skipped + left)
         skip_empty_lines(buffer)
@@ -623,29 +621,6 @@ def test_fields_round_trip(fields: list[tuple[bytes, bytes]], data: st.DataObjec
     assert parse_response(head).fields == fields
 
 
-@dataclass
-class Seen:
-    """What llhttp, by httptools, reads."""
-
-    url: bytes = b""
-    fields: list[tuple[bytes, bytes]] = field(default_factory=list)
-    complete: bool = False
-
-    def on_url(self, url: bytes) -> None:
-        self.url += url
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self.fields.append((name, value))
-
-    def on_headers_complete(self) -> None:
-        self.complete = True
-
-
-def stripped(fields: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """llhttp leaves whitespace behind a value to its user (RFC 9112 5.1: not part of it)."""
-    return [(name, value.rstrip(b" \t")) for name, value in fields]
-
-
 SEEDS = [
     b"GET http://example.com/a?b HTTP/1.1\r\nHost: example.com\r\nAccept: */*\r\n\r\n",
     b"HEAD http://[::1]:8080/ HTTP/1.0\r\nX: \t y \r\nEmpty:\r\n\r\n",
@@ -686,26 +661,7 @@ def mutated(seed: bytes, changes: list[tuple[int, int, bytes]]) -> bytes:
 def test_what_is_accepted_llhttp_reads_the_same(
     seed: bytes, changes: list[tuple[int, int, bytes]]
 ) -> None:
-    """One way only: llhttp does not look at hosts, ports and the number of Host fields.
-    It knows a fixed list of methods, so other ones are left out."""
-    data = mutated(seed, changes)
-    try:
-        end = find_head_end(bytearray(data))
-        if end < 0:
-            return
-        head = parse_request(data[:end])
-    except HeadError:
-        return
-    seen = Seen()
-    parser = httptools.HttpRequestParser(seen)
-    if data.split(b" ")[0] not in (b"GET", b"HEAD", b"DELETE"):
-        return
-    parser.feed_data(data[:end])
-    assert seen.complete
-    assert seen.url.decode("ascii") == head.target
-    assert stripped(seen.fields) == head.fields
-    assert parser.get_http_version() == f"1.{head.minor}"
-    assert parser.get_method().decode() == head.method
+    compare(mutated(seed, changes), response=False)
 
 
 @given(st.sampled_from([b"HTTP/1.1 200 OK\r\nA: b\r\nContent-Length: 0\r\n\r\n"]), noise)
@@ -713,19 +669,4 @@ def test_what_is_accepted_llhttp_reads_the_same(
 def test_what_is_accepted_of_a_response_llhttp_reads_the_same(
     seed: bytes, changes: list[tuple[int, int, bytes]]
 ) -> None:
-    data = mutated(seed, changes)
-    try:
-        end = find_head_end(bytearray(data), response=True)
-        if end < 0:
-            return
-        head = parse_response(data[:end])
-        response_body(head, "GET")  # llhttp looks at it at once
-    except HeadError:
-        return
-    seen = Seen()
-    parser = httptools.HttpResponseParser(seen)
-    parser.feed_data(data[:end])
-    assert seen.complete
-    assert stripped(seen.fields) == head.fields
-    assert parser.get_status_code() == head.status
-    assert parser.get_http_version() == f"1.{head.minor}"
+    compare(mutated(seed, changes), response=True)

@@ -1,0 +1,132 @@
+"""setup.py: the compiled relay is built where it can be, and required where asked.
+
+Each test builds a copy of the project whose ``native/relay.pyx`` is replaced by a few
+lines, without network: with the setuptools and Cython that are installed here.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+pytest.importorskip("setuptools", minversion="77")
+pytest.importorskip("Cython")
+if not (ROOT / "setup.py").exists():
+    pytest.skip("not in a source tree", allow_module_level=True)
+
+
+class Project:
+    """A copy that can be changed and built."""
+
+    def __init__(self, folder: Path) -> None:
+        self.root = folder / "project"
+        self.lib = folder / "lib"
+        skip = shutil.ignore_patterns("*.so", "__pycache__", "*.egg-info", "results")
+        self.root.mkdir()
+        for name in ("spliceproxy", "native", "tests", "perf", ".ci"):
+            if (ROOT / name).exists():
+                shutil.copytree(ROOT / name, self.root / name, ignore=skip)
+        for path in ROOT.iterdir():
+            if path.is_file():
+                shutil.copy(path, self.root)
+        self.write("relay.pyx", "from answer cimport ANSWER\ndef answer(): return ANSWER\n")
+        self.write("answer.pxd", "cdef enum: ANSWER = 42\n")
+
+    def write(self, name: str, text: str) -> None:
+        (self.root / "native" / name).write_text(text)
+
+    def setup(self, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
+        clean = {k: v for k, v in os.environ.items() if k != "SPLICEPROXY_REQUIRE_NATIVE"}
+        return subprocess.run(
+            [sys.executable, "setup.py", *args],
+            cwd=self.root,
+            env={**clean, **env},
+            capture_output=True,
+            text=True,
+            timeout=110,
+            check=False,
+        )
+
+    def build(self, **env: str) -> subprocess.CompletedProcess[str]:
+        temp = self.root / "temp"
+        return self.setup("build_ext", f"--build-lib={self.lib}", f"--build-temp={temp}", **env)
+
+    def answer(self) -> str:
+        """What the module that was built says."""
+        return subprocess.run(
+            [sys.executable, "-c", "import _native; print(_native.answer())"],
+            cwd=self.lib / "spliceproxy" / "relay",
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        ).stdout.strip()
+
+    def built(self) -> bool:
+        return any(self.lib.rglob("_native*.so"))
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return Project(tmp_path)
+
+
+def test_native_is_built_and_rebuilt_when_an_include_changes(project: Project) -> None:
+    result = project.build(SPLICEPROXY_REQUIRE_NATIVE="1")
+    assert result.returncode == 0, result.stderr
+    assert project.answer() == "42"
+    assert not list(project.root.glob("native/*.c"))
+    project.write("answer.pxd", "cdef enum: ANSWER = 43\n")
+    assert project.build().returncode == 0
+    assert project.answer() == "43"
+
+
+@pytest.mark.parametrize("required", ["0", "1"])
+@pytest.mark.parametrize("fault", ["no compiler", "bad compiler", "no cython", "bad source"])
+def test_build_that_fails(project: Project, fault: str, required: str) -> None:
+    env = {"SPLICEPROXY_REQUIRE_NATIVE": required}
+    if fault == "no compiler":
+        env["CC"] = "/nonexistent/cc"
+    elif fault == "bad compiler":
+        env["CC"] = "false"
+    elif fault == "no cython":
+        (project.root / "hide" / "Cython").mkdir(parents=True)
+        (project.root / "hide" / "Cython" / "__init__.py").write_text("raise ImportError('none')\n")
+        env["PYTHONPATH"] = str(project.root / "hide")
+    else:
+        project.write("relay.pyx", "this is no Cython\n")
+    result = project.build(**env)
+    assert not project.built()
+    if required == "1":
+        assert result.returncode != 0
+        assert "error: " in result.stderr
+    else:
+        assert result.returncode == 0, result.stderr
+        assert "THE COMPILED RELAY WAS NOT BUILT" in result.stderr
+
+
+def test_sdist_has_all_that_a_build_and_a_test_run_need(project: Project) -> None:
+    result = project.setup("sdist", f"--dist-dir={project.lib}")
+    assert result.returncode == 0, result.stderr
+    (archive,) = project.lib.glob("*.tar.gz")
+    with tarfile.open(archive) as tar:
+        names = {name.partition("/")[2] for name in tar.getnames()}
+    wanted = {"setup.py", "pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", ".ci/run"}
+    for folder, pattern in (
+        ("native", "*.p[yx][xd]"),
+        ("spliceproxy", "*.py*"),
+        ("spliceproxy", "py.typed"),
+        ("tests", "*.py"),
+    ):
+        found = (ROOT / folder).rglob(pattern)
+        wanted |= {str(p.relative_to(ROOT)) for p in found if p.suffix != ".pyc"}
+    assert wanted - names == set()
+    assert not [name for name in names if name.endswith((".so", ".pyc"))]

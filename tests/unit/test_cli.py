@@ -1,0 +1,373 @@
+"""Flags to settings, and one clear line for every bad value."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shlex
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from spliceproxy import cli, logs
+from spliceproxy.config import Address, Config, Timeouts
+from spliceproxy.version import __version__
+
+
+def parse(line: str) -> Config:
+    return cli.parse(shlex.split(line))
+
+
+def refused(line: str, capsys: pytest.CaptureFixture[str]) -> str:
+    """What a bad command line prints: one line."""
+    with pytest.raises(SystemExit) as caught:
+        parse(line)
+    assert caught.value.code == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("spliceproxy: ")
+    assert err.endswith(" (see --help)\n")
+    assert err.count("\n") == 1
+    return err
+
+
+def run(*args: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "spliceproxy", *args],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, "COLUMNS": "80"},
+    )
+
+
+def test_defaults() -> None:
+    config = parse("")
+    assert config == Config(
+        listen=(Address(port=8888),),
+        workers=len(os.sched_getaffinity(0)),
+        via=config.via,  # has a random part
+    )
+
+
+def test_via_has_a_part_of_its_own_or_is_off() -> None:
+    assert re.fullmatch("spliceproxy-[0-9a-f]{8}", parse("").via)
+    assert parse("").via != parse("").via
+    assert parse("--via off").via == ""
+
+
+def test_every_flag(tmp_path: Path) -> None:
+    log = tmp_path / "access.log"
+    config = parse(
+        "--listen :1 --listen [::1]:2 --workers 3 --engine splice --default-backend Web:80 "
+        "--max-connections 1000 --timeout-head 1 --timeout-dial 2.5 --timeout-dns .5 "
+        f"--timeout-idle 4 --timeout-half-close 5 --timeout-drain 0 --access-log {log} "
+        "--log-level debug --via front --forwarded-for on"
+    )
+    assert config == Config(
+        listen=(Address(port=1), Address(host="::1", port=2)),
+        workers=3,
+        engine="splice",
+        default_backend=("web", 80),
+        max_connections=1000,
+        via="front",
+        forwarded_for="on",
+        timeouts=Timeouts(1.0, 2.5, 0.5, 4.0, 5.0, 0.0),
+        access_log=str(log),
+        log_level="debug",
+    )
+    assert parse(f"--serve {tmp_path}").serve == tmp_path
+    assert parse("--access-log off").access_log == "off"
+
+
+@pytest.mark.parametrize(
+    ("value", "address", "text"),
+    [
+        (":8888", Address(port=8888), ":8888"),
+        ("8888", Address(port=8888), ":8888"),
+        ("127.0.0.1:0", Address("127.0.0.1", 0), "127.0.0.1:0"),
+        ("0.0.0.0:65535", Address("0.0.0.0", 65535), "0.0.0.0:65535"),
+        ("[::1]:8888", Address("::1", 8888), "[::1]:8888"),
+        ("[0:0::0:1]:8888", Address("::1", 8888), "[::1]:8888"),
+        ("unix:/run/proxy", Address(path="/run/proxy"), "unix:/run/proxy"),
+        ("unix:/run/a:1", Address(path="/run/a:1"), "unix:/run/a:1"),
+        ("unix:/" + 106 * "x", Address(path="/" + 106 * "x"), "unix:/" + 106 * "x"),
+    ],
+)
+def test_listen(value: str, address: Address, text: str) -> None:
+    (found,) = parse(f"--listen {value}").listen
+    assert found == address
+    assert str(found) == text
+
+
+def test_unix_path_is_from_the_directory_of_the_start() -> None:
+    assert parse("--listen unix:sock").listen == (Address(path=f"{os.getcwd()}/sock"),)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "''",
+        ":",
+        ":x",
+        ":65536",
+        ":-1",
+        ":+1",
+        ":1_0",
+        ":٣",
+        "-1",
+        "localhost:8888",
+        "::1:8888",
+        "[::1]",
+        "[127.0.0.1]:1",
+        "[fe80::1%lo]:1",
+        "127.1:8888",
+        "127.0.0.01:8888",
+        "http://127.0.0.1:8888",
+        "127.0.0.1:8888/",
+        "unix:",
+        "unix:/" + 107 * "x",
+    ],
+)
+def test_bad_listen(value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    text = refused(f"--listen {value}", capsys)
+    assert "--listen: invalid value " + repr(value.strip("'")) in text
+    assert "allowed: " in text
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (":1", ":1"),
+        (":1", "127.0.0.1:1"),
+        ("[::1]:1", ":1"),
+        ("127.0.0.1:1", "127.0.0.1:1"),
+        ("[::1]:1", "[0::1]:1"),
+        ("0.0.0.0:1", "127.0.0.1:1"),
+        ("[::1]:1", "[::]:1"),
+        ("unix:/a", "unix:/b/../a"),
+    ],
+)
+def test_overlapping_listen(one: str, other: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "overlaps with --listen" in refused(f"--listen {one} --listen {other}", capsys)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (":0", ":0"),
+        ("127.0.0.1:0", "127.0.0.1:0"),
+        (":1", ":2"),
+        ("127.0.0.1:1", "127.0.0.2:1"),
+        ("127.0.0.1:1", "[::1]:1"),
+        ("0.0.0.0:1", "[::]:1"),
+        ("0.0.0.0:1", "[::1]:1"),
+        ("unix:/a", "unix:/b"),
+        ("unix:/a", ":0"),
+    ],
+)
+def test_listen_side_by_side(one: str, other: str) -> None:
+    assert len(parse(f"--listen {one} --listen {other}").listen) == 2
+
+
+@pytest.mark.parametrize(
+    ("value", "backend"),
+    [
+        ("Example.COM:80", ("example.com", 80)),
+        ("my_app:8080", ("my_app", 8080)),
+        ("a.b.:1", ("a.b.", 1)),
+        ("127.0.0.1:65535", ("127.0.0.1", 65535)),
+        ("[::1]:1", ("::1", 1)),
+    ],
+)
+def test_default_backend(value: str, backend: tuple[str, int]) -> None:
+    assert parse(f"--default-backend {value}").default_backend == backend
+
+
+@pytest.mark.parametrize(
+    ("flag", "values", "allowed"),
+    [
+        (
+            "--default-backend",
+            [
+                "a",
+                ":80",
+                "a:",
+                "a:0",
+                "a:65536",
+                "::1:1",
+                "256.1.1.1:1",
+                "a..b:1",
+                "a/b:1",
+                "http://a:1",
+            ],
+            "HOST:PORT",
+        ),
+        ("--default-backend", [f"{255 * 'a'}:1"], "HOST:PORT"),
+        ("--workers", ["0", "-1", "1025", "x", "2.0", "1e3", "''", "Auto"], "1 to 1024, or auto"),
+        ("--via", ["''", "'a b'", "a,b", "é"], "letters"),
+        ("--max-connections", ["-1", "x", "1.5", "1_000", "9999999999"], "0 to 999999999"),
+        ("--serve", ["/nonexistent", "/etc/passwd"], "a directory"),
+        ("--access-log", ["''"], "a file, - or off"),
+        *(
+            (
+                f"--timeout-{name}",
+                ["-1", "nan", "inf", "-inf", "x", "1e3", "1_0", "''", "31536001", "1s"],
+                "seconds above 0",
+            )
+            for name in ("head", "dial", "dns", "idle", "half-close", "drain")
+        ),
+        ("--timeout-idle", ["0", "0.0"], "seconds above 0"),
+    ],
+)
+def test_bad_value(
+    flag: str, values: list[str], allowed: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for value in values:
+        text = refused(f"{flag}={value}", capsys)
+        assert f"{flag}: invalid value {value.strip(chr(39))!r}; allowed: {allowed}" in text
+
+
+@pytest.mark.parametrize("flag", ["--engine", "--log-level", "--forwarded-for"])
+def test_bad_choice(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    text = refused(f"{flag} bad", capsys)
+    assert f"{flag}: invalid choice: 'bad' (choose from " in text
+    assert {"--engine": "native", "--log-level": "debug"}.get(flag, "transparent") in text
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("--work 3", "--work"),  # no abbreviations
+        ("--nonsense", "--nonsense"),
+        ("127.0.0.1:8888", "127.0.0.1:8888"),
+        ("--workers", "--workers: expected one argument"),
+        ("'two\nlines\x1b[31m'", r"two\nlines\x1b[31m"),
+        ("--serve / --default-backend a:1", "not together with --default-backend"),
+        ("--access-log /", "--access-log /: cannot write to it (Is a directory)"),
+        ("--access-log /nonexistent/log", "(No such file or directory)"),
+    ],
+)
+def test_bad_line(line: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert words in refused(line, capsys)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become somebody else")
+@pytest.mark.parametrize(
+    ("flag", "words"),
+    [
+        ("--serve {}/closed", "allowed: a directory that exists and can be read"),
+        ("--serve {}/closed/inside", "allowed: a directory that exists and can be read"),
+        ("--access-log {}/log", "cannot write to it (Permission denied)"),
+        ("--access-log {}/new", "cannot write to it (Permission denied)"),
+    ],
+)
+def test_files_of_others(flag: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        Path(folder, "closed", "inside").mkdir(parents=True)
+        Path(folder, "closed").chmod(0o700)
+        Path(folder, "log").touch(mode=0o600)
+        pid = os.fork()
+        if pid == 0:  # access(2) asks for the real user, which a process changes for good
+            status = 1
+            try:
+                os.setuid(65534)
+                status = 0 if words in refused(flag.format(folder), capsys) else 2
+            finally:
+                os._exit(status)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_access_log_is_opened_as_the_log_will(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text("kept\n")
+    parse(f"--access-log {log}")
+    assert log.read_text() == "kept\n"
+    parse(f"--access-log {tmp_path / 'new'}")
+    assert (tmp_path / "new").stat().st_mode & 0o137 == 0
+
+
+def test_help_fits_a_terminal_and_names_every_flag() -> None:
+    result = run("--help")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert max(map(len, result.stdout.splitlines())) < 80
+    flags = (
+        "listen default-backend serve workers engine max-connections via forwarded-for "
+        "access-log log-level"
+    )
+    timeouts = "head dial dns idle half-close drain"
+    for flag in [*flags.split(), "version", *(f"timeout-{name}" for name in timeouts.split())]:
+        assert re.search(rf"^  --{flag}\b", result.stdout, re.M), flag
+    for default in (":8888", "auto", "0", "30", "10", "5", "3600", "60", "-", "info"):
+        assert re.search(rf"default:\s+{default}[,)]", result.stdout), default
+
+
+def test_version() -> None:
+    result = run("--version")
+    assert (result.returncode, result.stderr) == (0, "")
+    pattern = rf"spliceproxy {__version__} \(\w+ 3\.\d+\.\S+, native engine (not )?built, \w+\)\n"
+    assert re.fullmatch(pattern, result.stdout)
+
+
+def test_flags_are_answered_without_loading_the_proxy() -> None:
+    code = (
+        "import sys; from spliceproxy import cli\n"
+        "try: cli.main(['--version'])\n"
+        "except SystemExit: print(*sys.modules)"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    ).stdout.split()
+    assert "spliceproxy.config" in out
+    assert not {"asyncio", "uvloop", "logging", "socket", "spliceproxy.supervisor"} & set(out)
+
+
+def test_port_in_use_exits_1_with_one_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        result = run("--listen", f"127.0.0.1:{port}")
+    assert result.returncode == 1
+    assert result.stderr.endswith(f"cannot listen on 127.0.0.1:{port}: it is in use\n")
+    assert result.stderr.count("\n") == 1
+
+
+# Messages
+
+
+@pytest.fixture
+def _root_logger() -> object:
+    root = logging.getLogger()
+    before = (root.level, root.handlers[:])
+    yield
+    root.setLevel(before[0])
+    root.handlers[:] = before[1]
+
+
+@pytest.mark.usefixtures("_root_logger")
+def test_messages_stay_on_their_line(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.set_up("warning")
+    log = logging.getLogger("spliceproxy.test")
+    log.info("too low")
+    log.warning("no origin %s", "a\r\nb\x1b[31m\x00\x7f\x9b ü")
+    err = capsys.readouterr().err
+    assert err.endswith("WARNING no origin a\\x0d\\x0ab\\x1b[31m\\x00\\x7f\\x9b ü\n")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.usefixtures("_root_logger")
+def test_tracebacks_keep_their_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.set_up("error")
+    try:
+        raise RuntimeError("here")
+    except RuntimeError:
+        logging.getLogger("spliceproxy.test").exception("it failed")
+    err = capsys.readouterr().err
+    assert "ERROR it failed\nTraceback (most recent call last):\n" in err
+    assert err.endswith("RuntimeError: here\n")
