@@ -280,7 +280,9 @@ class Connection:
         """Whether the connection can go on after an answer of ours: a body, or what was
         meant for a tunnel and comes before our answer is read, would be taken for the next
         request."""
-        if self._services.draining or not persistent(head) or head.method == "CONNECT":
+        if self._services.draining or self._refuse:
+            return False
+        if not persistent(head) or head.method == "CONNECT":
             return False
         try:
             return request_body(head) == (Body.NONE, 0)

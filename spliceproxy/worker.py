@@ -49,10 +49,9 @@ def run(config: Config, sockets: Sequence[socket.socket], lifeline: int, index: 
         log.error("--engine %s: %s", config.engine, error)
         return UNUSABLE
     loop, name = new_loop()
-    if index == 0:
-        log.info("engine %s; event loop %s", why, name)
+    ready = f"engine {why}; event loop {name}" if index == 0 else ""
     try:
-        loop.run_until_complete(_work(config, sockets, lifeline, relay))
+        loop.run_until_complete(_work(config, sockets, lifeline, relay, ready))
         return 0
     except OSError as error:
         log.error("the worker cannot start: %s", error)
@@ -62,8 +61,9 @@ def run(config: Config, sockets: Sequence[socket.socket], lifeline: int, index: 
 
 
 async def _work(
-    config: Config, sockets: Sequence[socket.socket], lifeline: int, relay: Relay
+    config: Config, sockets: Sequence[socket.socket], lifeline: int, relay: Relay, ready: str
 ) -> None:
+    """``ready`` is said once clients are accepted."""
     loop = asyncio.get_running_loop()
     resolver = Resolver(config.timeouts.dns)
     driver = RelayDriver(relay, loop)
@@ -81,6 +81,8 @@ async def _work(
     limit = -(-config.max_connections // config.workers)
     server = Server(services, sockets, limit)
     server.start()
+    if ready:
+        log.info("%s", ready)
     await _end_of_file(lifeline)
     await server.drain(config.timeouts.drain)
     services.pool.close()

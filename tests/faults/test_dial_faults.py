@@ -1,0 +1,192 @@
+"""Origins that cannot be reached: each reason has its status and its error token."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from fault_peers import (
+    Address,
+    Log,
+    Reader,
+    accept,
+    at_rest,
+    at_start,
+    connect_request,
+    deaf_address,
+    head,
+    request,
+    response,
+)
+from harness import ProxyProcess, descriptors, wait_for
+
+NewProxy = Callable[..., ProxyProcess]
+
+KINDS = pytest.mark.parametrize("make", [request, connect_request], ids=["GET", "CONNECT"])
+Make = Callable[[Address], bytes]
+
+
+def refused_address() -> Address:
+    """A port that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[:2]
+
+
+def ask(proxy: ProxyProcess, data: bytes) -> tuple[int, str, str]:
+    """Status, error token and the result in the access log of one request."""
+    port = data.split(b"\r\n")[1].rpartition(b":")[2].decode()
+    log = Log(proxy, f":{port}")
+    with proxy.connect() as client:
+        client.sendall(data)
+        answer = Reader(client).answer()
+    assert answer.whole
+    assert answer.fields["content-type"].startswith("text/plain")
+    return answer.status, answer.error, log.next()[0]
+
+
+@KINDS
+def test_refused(shared_proxy: ProxyProcess, make: Make) -> None:
+    got = ask(shared_proxy, make(refused_address()))
+    assert got == (502, "connection_refused", "NONE/502")
+
+
+@KINDS
+def test_no_answer_to_syn(new_proxy: NewProxy, each_loop: bool, make: Make) -> None:
+    proxy = new_proxy("--timeout-dial", "0.5", uvloop=each_loop)
+    with deaf_address() as address:
+        before = time.monotonic()
+        got = ask(proxy, make(address))
+        assert time.monotonic() - before >= 0.5
+    assert got == (504, "connection_timeout", "NONE/504")
+
+
+@KINDS
+@pytest.mark.parametrize("host", ["255.255.255.255", "[fe80::1]"])
+def test_unroutable(shared_proxy: ProxyProcess, host: str, make: Make) -> None:
+    """Addresses that no connection can be made to."""
+    status, error, result = ask(shared_proxy, make((host, 80)))
+    assert (status, result) == (502, "NONE/502")
+    assert error == "destination_ip_unroutable"
+
+
+@KINDS
+@pytest.mark.parametrize("name", ["a..b", "-", "x" * 64 + ".test", "1.2.3.4.5", "0x7f.1"])
+def test_no_name_at_all(shared_proxy: ProxyProcess, name: str, make: Make) -> None:
+    """What no look-up can answer; neither is it an address in disguise."""
+    status, _, result = ask(shared_proxy, make((name, 80)))
+    assert status in (400, 502)
+    assert result == f"NONE/{status}"
+
+
+def mounts(folder: Path, **files: str) -> list[str]:
+    """A prefix under which files of /etc have other contents."""
+    if os.getuid():
+        pytest.skip("needs a mount namespace")
+    commands = []
+    for name, text in files.items():
+        (folder / name).write_text(text)
+        commands.append(f"mount --bind {folder / name} /etc/{name.replace('_', '.')}")
+    return ["unshare", "-m", "sh", "-c", " && ".join([*commands, 'exec "$@"']), "sh"]
+
+
+class NameServer:
+    """A DNS server of which the test is the other half."""
+
+    def __init__(self) -> None:
+        self.sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.sock.bind(("127.0.0.1", 0))
+        self.sock.settimeout(20)
+
+    @property
+    def conf(self) -> str:
+        return f"nameserver [127.0.0.1]:{self.sock.getsockname()[1]}\n"
+
+    def deny(self) -> None:
+        """Answers the next question with NXDOMAIN (RFC 1035 section 4.1.1)."""
+        query, client = self.sock.recvfrom(512)
+        question_end = query.index(b"\0", 12) + 5
+        flags = b"\x81\x83"
+        self.sock.sendto(query[:2] + flags + b"\0\1\0\0\0\0\0\0" + query[12:question_end], client)
+
+
+@KINDS
+def test_no_such_name(new_proxy: NewProxy, tmp_path: Path, make: Make) -> None:
+    server = NameServer()
+    with server.sock:
+        proxy = new_proxy(prefix=mounts(tmp_path, resolv_conf=server.conf))
+        with proxy.connect() as client:
+            client.sendall(make(("nowhere.test", 80)))
+            reader = Reader(client)
+            client.settimeout(0.05)
+            while True:  # A, AAAA, and maybe once more
+                try:
+                    answer = reader.answer()
+                    break
+                except TimeoutError:
+                    server.deny()
+        assert (answer.status, answer.error) == (502, "dns_error")
+        assert proxy.wait_access(1)[0].split()[3] == "NONE/502"
+
+
+@KINDS
+def test_no_answer_to_a_query(
+    new_proxy: NewProxy, tmp_path: Path, origin: socket.socket, make: Make
+) -> None:
+    server = NameServer()
+    with server.sock:
+        proxy = new_proxy("--timeout-dns", "1", prefix=mounts(tmp_path, resolv_conf=server.conf))
+        before = at_start(proxy, origin)
+        assert ask(proxy, make(("slow.test", 80))) == (504, "dns_timeout", "NONE/504")
+        at_rest(proxy, before + 1)
+
+
+@KINDS
+def test_the_first_address_is_dead(
+    new_proxy: NewProxy, tmp_path: Path, each_loop: bool, origin: socket.socket, make: Make
+) -> None:
+    """A name with several addresses: some refuse, one is deaf, the last one works."""
+    port = origin.getsockname()[1]
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.3", port))
+        deaf.listen(0)
+        fillers = [socket.socket() for _ in range(4)]
+        for filler in fillers:
+            filler.setblocking(False)
+            filler.connect_ex(("127.0.0.3", port))
+        hosts = "".join(f"127.0.0.{n} many.test\n" for n in (2, 3, 4, 1))
+        proxy = new_proxy(uvloop=each_loop, prefix=mounts(tmp_path, hosts=hosts))
+        before = descriptors(proxy.worker)
+        with proxy.connect() as client:
+            client.sendall(make(("many.test", port)))
+            with accept(origin) as server:
+                if make is request:
+                    head(server)
+                    server.sendall(response(b"here"))
+                    assert Reader(client).answer().body == b"here"
+                else:
+                    assert Reader(client).answer("HEAD").status == 200
+                    server.sendall(b"here")
+                    assert client.recv(4) == b"here"
+                # The attempts that lost are closed: client and origin are left.
+                wait_for(lambda: descriptors(proxy.worker) <= before + 2, "lost attempts")
+        assert proxy.wait_access(1)[0].split()[8] == "HIER_DIRECT/127.0.0.1"
+        for filler in fillers:
+            filler.close()
+
+
+@KINDS
+def test_every_address_is_dead(new_proxy: NewProxy, tmp_path: Path, make: Make) -> None:
+    hosts = "".join(f"127.0.0.{n} many.test\n::1 many.test\n" for n in (2, 3, 4))
+    proxy = new_proxy(prefix=mounts(tmp_path, hosts=hosts))
+    port = refused_address()[1]
+    assert ask(proxy, make(("many.test", port))) == (502, "connection_refused", "NONE/502")
+
+
+@KINDS
+def test_own_address_is_a_loop(shared_proxy: ProxyProcess, make: Make) -> None:
+    status, error, _ = ask(shared_proxy, make(("127.0.0.1", shared_proxy.port)))
+    assert (status, error) == (502, "proxy_loop_detected")

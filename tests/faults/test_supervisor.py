@@ -1,0 +1,463 @@
+"""Worker processes: replaced when they die, drained when the proxy stops."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness import ProxyProcess, read_head, serving, wait_for
+
+STUB = Path(__file__).with_name("stub_proxy.py")
+
+
+def alive(pid: int) -> bool:
+    """Whether the process runs; one that has ended but is not yet reaped does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+class Stub:
+    """stub_proxy.py as a process."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *args: str,
+        listen: str = "127.0.0.1:0",
+        workers: int = 1,
+        stdin: int = subprocess.DEVNULL,
+        env: dict[str, str] | None = None,
+        ignore: signal.Signals | None = None,
+    ) -> None:
+        self._stderr = folder / f"stderr{len(list(folder.iterdir()))}"
+        with self._stderr.open("wb") as err:
+            self.process = subprocess.Popen(
+                [sys.executable, str(STUB), "--workers", str(workers), "--listen", listen, *args],
+                stdin=stdin,
+                stderr=err,
+                env={**os.environ, **(env or {})},
+                start_new_session=True,
+                preexec_fn=(lambda: signal.signal(ignore, signal.SIG_IGN)) if ignore else None,
+            )
+
+    def text(self) -> str:
+        return self._stderr.read_text()
+
+    def wait_text(self, pattern: str) -> re.Match[str]:
+        wait_for(
+            lambda: re.search(pattern, self.text()) or self.process.poll() is not None, pattern
+        )
+        found = re.search(pattern, self.text())
+        assert found, self.text()
+        return found
+
+    def workers(self) -> list[int]:
+        """The workers that run now."""
+        pid = self.process.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return [int(child) for child in children if alive(int(child))]
+
+    def connect(self) -> socket.socket:
+        port = int(self.wait_text(r"listening on http://\S*:(\d+)")[1])
+        return socket.create_connection(("127.0.0.1", port), 20)
+
+    def ask(self, command: str = "pid") -> str:
+        with self.connect() as s:
+            return say(s, command)
+
+    def worker(self) -> int:
+        """The process id of one worker, which serves."""
+        return int(self.ask())
+
+    def refuses(self) -> bool:
+        try:
+            self.connect().close()
+        except ConnectionRefusedError:
+            return True
+        return False
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def wait(self) -> int:
+        return self.process.wait(20)
+
+    def kill(self) -> None:
+        """Ends it and all that it has forked, whatever went wrong: its process group."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+def say(s: socket.socket, command: str) -> str:
+    """Sends a command of the stub's and returns its answer, "" if it closed instead."""
+    s.sendall(f"{command}\n".encode())
+    answer = b""
+    while not answer.endswith(b"\n"):
+        got = s.recv(100)
+        if not got:
+            break
+        answer += got
+    return answer.decode().strip()
+
+
+@pytest.fixture
+def new_stub(tmp_path: Path) -> Iterator[Callable[..., Stub]]:
+    """Starts stubs (arguments: Stub's, without the folder); ends them and their workers."""
+    stubs: list[Stub] = []
+
+    def new(*args: str, **kwargs: Any) -> Stub:
+        stubs.append(Stub(tmp_path, *args, **kwargs))
+        return stubs[-1]
+
+    yield new
+    for stub in stubs:
+        stub.kill()
+
+
+NewStub = Callable[..., Stub]
+
+
+# Addresses
+
+
+def test_port_0_prints_the_real_port(new_stub: NewStub) -> None:
+    stub = new_stub("--listen", "127.0.0.1:0", workers=2)
+    stub.wait_text(r"(?s)listening on http://127.0.0.1:[1-9].*listening on http://127.0.0.1:[1-9]")
+    ports = [int(port) for port in re.findall(r"listening on \S*:(\d+)", stub.text())]
+    assert len(set(ports)) == 2
+    for port in ports:
+        with socket.create_connection(("127.0.0.1", port), 20) as s:
+            assert say(s, "pid")
+
+
+def test_a_second_proxy_on_the_same_port_is_refused(new_stub: NewStub) -> None:
+    # Both set SO_REUSEPORT, with which the kernel would let them share.
+    first = new_stub()
+    port = first.wait_text(r":(\d+)\n")[1]
+    second = new_stub(listen=f"127.0.0.1:{port}")
+    assert second.wait() == 1
+    assert second.text().count("\n") == 1
+    assert f"cannot listen on 127.0.0.1:{port}: it is in use" in second.text()
+    assert first.ask()
+
+
+def test_a_new_proxy_may_start_while_the_old_one_drains(new_stub: NewStub) -> None:
+    old = new_stub()
+    port = old.wait_text(r":(\d+)\n")[1]
+    with old.connect() as held:
+        pid = say(held, "pid")
+        old.signal(signal.SIGTERM)
+        wait_for(old.refuses, "the old proxy's sockets closed")
+        new = new_stub(listen=f"127.0.0.1:{port}")
+        assert new.ask() != pid
+        assert say(held, "pid") == pid
+    assert old.wait() == 0
+
+
+def test_unix_socket_is_refused_while_live_and_replaced_when_stale(
+    new_stub: NewStub, tmp_path: Path
+) -> None:
+    path = tmp_path / "listen"
+    first = new_stub(listen=f"unix:{path}")
+    first.wait_text("listening on unix:")
+    second = new_stub(listen=f"unix:{path}")
+    assert second.wait() == 1
+    assert "it is in use" in second.text()
+    for pid in (first.process.pid, *first.workers()):
+        os.kill(pid, signal.SIGKILL)
+    first.wait()
+    assert path.is_socket()
+    third = new_stub(listen=f"unix:{path}")
+    third.wait_text("listening on unix:")
+    with socket.socket(socket.AF_UNIX) as s:
+        s.settimeout(20)
+        s.connect(str(path))
+        assert say(s, "pid")
+    third.signal(signal.SIGTERM)
+    assert third.wait() == 0
+    assert not path.exists()
+
+
+def test_each_worker_has_its_own_sockets_only(new_stub: NewStub) -> None:
+    stub = new_stub(workers=2)
+    by_pid = {}
+    while len(by_pid) < 2:  # the kernel chooses the worker
+        with stub.connect() as s:
+            by_pid[int(say(s, "pid"))] = say(s, "inodes")
+    assert len(set(by_pid.values())) == 2
+    for pid, inode in by_pid.items():
+        others = set(by_pid.values()) - {inode}
+        links = {os.readlink(fd) for fd in Path(f"/proc/{pid}/fd").iterdir()}
+        assert f"socket:[{inode}]" in links
+        assert not {f"socket:[{other}]" for other in others} & links
+
+
+def test_worker_starts_with_no_signal_blocked(new_stub: NewStub) -> None:
+    status = Path(f"/proc/{new_stub().worker()}/status").read_text()
+    assert re.search(r"^SigBlk:\s+0+$", status, re.M)
+
+
+# Deaths
+
+
+def test_killed_worker_is_replaced_and_others_live_on(new_stub: NewStub) -> None:
+    stub = new_stub(workers=2)
+    held: dict[int, socket.socket] = {}
+    with contextlib.ExitStack() as stack:
+        while len(held) < 2:
+            s = stack.enter_context(stub.connect())
+            held.setdefault(int(say(s, "pid")), s)
+        victim, survivor = held
+        os.kill(victim, signal.SIGKILL)
+        line = stub.wait_text(rf"worker \d \(pid {victim}\) (.*)")[1]
+        assert line == "ended by SIGKILL; starting another at once"
+        wait_for(lambda: len(set(stub.workers()) - {victim}) == 2, "another worker")
+        assert say(held[survivor], "pid") == str(survivor)
+        assert stub.text().count("starting another") == 1
+
+
+def test_connection_made_while_no_worker_runs_is_served_by_the_next(new_stub: NewStub) -> None:
+    stub = new_stub()
+    old = stub.worker()
+    stub.signal(signal.SIGSTOP)  # no replacement yet
+    os.kill(old, signal.SIGKILL)
+    wait_for(lambda: not alive(old), "the worker's end")
+    with stub.connect() as s:
+        s.sendall(b"pid\n")
+        stub.signal(signal.SIGCONT)
+        assert int(s.recv(100)) != old
+
+
+def test_backoff_doubles_while_workers_die_young(new_stub: NewStub) -> None:
+    stub = new_stub(env={"STUB": "exit"})
+    stub.wait_text(r"in 0\.4 s")
+    again = re.findall(r"exited with status 3; starting another (.*)", stub.text())
+    assert again[:4] == ["at once", "in 0.1 s", "in 0.2 s", "in 0.4 s"]
+    stub.signal(signal.SIGTERM)
+    assert stub.wait() == 0  # no worker was left to fail
+
+
+@pytest.mark.parametrize(("healthy", "second"), [("0", "at once"), ("1000", "in 0.1 s")])
+def test_backoff_starts_anew_after_a_healthy_spell(
+    new_stub: NewStub, healthy: str, second: str
+) -> None:
+    stub = new_stub(env={"STUB_HEALTHY": healthy})
+    for deaths, again in ((1, "at once"), (2, second)):
+        with stub.connect() as s, contextlib.suppress(ConnectionResetError):
+            say(s, "crash")
+        stub.wait_text(rf"(?s)(starting another [^\n]*\n.*){{{deaths}}}")
+        assert stub.text().rstrip().endswith(again)
+    assert stub.ask()
+
+
+def test_exception_in_a_worker_is_logged_and_does_not_reach_the_supervisor(
+    new_stub: NewStub,
+) -> None:
+    stub = new_stub(env={"STUB": "raise"})
+    stub.wait_text("starting another at once")
+    assert "RuntimeError: a fault in the worker" in stub.text()
+    assert stub.process.poll() is None
+
+
+def test_unusable_settings_end_the_proxy_without_a_restart(new_stub: NewStub) -> None:
+    stub = new_stub(workers=2, env={"STUB": "unusable"})
+    assert stub.wait() == 2
+    assert "starting another" not in stub.text()
+
+
+# Stopping
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_stop_signal_drains(new_stub: NewStub, number: signal.Signals) -> None:
+    stub = new_stub(workers=2)
+    with stub.connect() as held:
+        pid = say(held, "pid")
+        stub.signal(number)
+        wait_for(stub.refuses, "new connections refused")
+        assert say(held, "pid") == pid
+    assert stub.wait() == 0
+
+
+def test_connection_in_the_queue_is_served_before_the_end(new_stub: NewStub) -> None:
+    stub = new_stub()
+    worker = stub.worker()
+    os.kill(worker, signal.SIGSTOP)
+    with stub.connect() as s:
+        s.sendall(b"pid\n")
+        stub.signal(signal.SIGTERM)
+        stub.wait_text("draining")
+        os.kill(worker, signal.SIGCONT)
+        assert int(s.recv(100)) == worker
+    assert stub.wait() == 0
+
+
+def test_signal_to_every_process_is_one_request_to_stop(new_stub: NewStub) -> None:
+    # What systemd does with KillMode=control-group.
+    stub = new_stub(workers=2)
+    with stub.connect() as held:
+        pid = say(held, "pid")
+        for process in (*stub.workers(), stub.process.pid):
+            os.kill(process, signal.SIGTERM)
+        wait_for(stub.refuses, "new connections refused")
+        assert say(held, "pid") == pid
+    assert stub.wait() == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_second_signal_ends_it_at_once(new_stub: NewStub, number: signal.Signals) -> None:
+    stub = new_stub()
+    with stub.connect() as held:
+        pid = int(say(held, "pid"))
+        stub.signal(signal.SIGTERM)
+        stub.wait_text("draining")
+        stub.signal(number)
+        assert stub.wait() == 128 + number
+        assert not alive(pid)
+
+
+def test_worker_that_does_not_drain_is_killed(new_stub: NewStub) -> None:
+    stub = new_stub("--timeout-drain", "0", env={"STUB": "deaf", "STUB_GRACE": "0.1"})
+    wait_for(lambda: "listening" in stub.text() and stub.workers(), "a worker")
+    (pid,) = stub.workers()
+    stub.signal(signal.SIGTERM)
+    assert stub.wait() == 1
+    assert "did not end in time" in stub.text()
+    assert not alive(pid)
+
+
+def test_death_while_draining_is_a_failure(new_stub: NewStub) -> None:
+    stub = new_stub()
+    with stub.connect() as held:
+        pid = int(say(held, "pid"))
+        stub.signal(signal.SIGTERM)
+        stub.wait_text("draining")
+        os.kill(pid, signal.SIGKILL)
+        assert stub.wait() == 1
+    assert "starting another" not in stub.text()
+
+
+def test_workers_drain_when_the_supervisor_dies(new_stub: NewStub) -> None:
+    stub = new_stub(workers=2)
+    with stub.connect() as held:
+        pid = int(say(held, "pid"))
+        wait_for(lambda: len(stub.workers()) == 2, "both workers")
+        (other,) = set(stub.workers()) - {pid}
+        stub.process.kill()
+        stub.wait()
+        wait_for(lambda: not alive(other), "the end of the idle worker")
+        wait_for(stub.refuses, "new connections refused")
+        assert say(held, "pid") == str(pid)
+    wait_for(lambda: not alive(pid), "the end of the other worker")
+
+
+def test_ignored_hangup_stays_ignored(new_stub: NewStub) -> None:
+    # As under nohup(1). Were it not ignored, the lower signal would be taken first.
+    stub = new_stub(ignore=signal.SIGHUP)
+    stub.worker()
+    stub.signal(signal.SIGSTOP)
+    stub.signal(signal.SIGHUP)
+    stub.signal(signal.SIGTERM)
+    stub.signal(signal.SIGCONT)
+    assert stub.wait() == 0
+    assert "SIGTERM: draining" in stub.text()
+
+
+def test_ignored_sigchld_of_the_parent_does_not_hide_deaths(new_stub: NewStub) -> None:
+    stub = new_stub(ignore=signal.SIGCHLD)
+    os.kill(stub.worker(), signal.SIGKILL)
+    stub.wait_text("ended by SIGKILL")
+    assert stub.ask()
+
+
+# A terminal
+
+
+@pytest.fixture
+def terminal() -> Iterator[list[int]]:
+    """Master and slave of a pseudo-terminal."""
+    pair = list(os.openpty())
+    yield pair
+    for fd in pair:
+        with contextlib.suppress(OSError):
+            os.close(fd)
+
+
+def test_ctrl_c_drains_and_again_ends(new_stub: NewStub, terminal: list[int]) -> None:
+    master, slave = terminal
+    stub = new_stub(workers=2, stdin=slave)
+    with stub.connect() as held:
+        pid = say(held, "pid")
+        os.write(master, b"\x03")  # to every process in the foreground
+        wait_for(stub.refuses, "new connections refused")
+        assert "SIGINT: draining" in stub.text()
+        assert say(held, "pid") == pid
+        os.write(master, b"\x03")
+        assert stub.wait() == 128 + signal.SIGINT
+
+
+def test_terminal_hangup_drains(new_stub: NewStub, terminal: list[int]) -> None:
+    master, slave = terminal
+    stub = new_stub(stdin=slave)
+    with stub.connect() as held:
+        pid = say(held, "pid")
+        os.close(slave)
+        os.close(master)
+        stub.wait_text("SIGHUP: draining")
+        assert say(held, "pid") == pid
+    assert stub.wait() == 0
+
+
+# The real worker
+
+
+def test_killed_worker_of_the_real_proxy(new_proxy: Callable[..., ProxyProcess]) -> None:
+    proxy = new_proxy()
+
+    def origin(connection: socket.socket) -> None:
+        read_head(connection)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok")
+
+    def get(url: str) -> bytes:
+        with proxy.connect() as s:
+            s.sendall(f"GET {url} HTTP/1.1\r\nHost: o\r\nConnection: close\r\n\r\n".encode())
+            return read_head(s).split(b"\r\n")[0]
+
+    with serving(origin) as (host, port):
+        assert get(f"http://{host}:{port}/") == b"HTTP/1.1 200 OK"
+        old = proxy.worker
+        os.kill(old, signal.SIGKILL)
+        assert get(f"http://{host}:{port}/") == b"HTTP/1.1 200 OK"
+        assert proxy.worker != old
+    threads = Path(f"/proc/{proxy.process.pid}/status").read_text()
+    assert re.search(r"^Threads:\s+1$", threads, re.M)  # or fork would not be safe
+    assert proxy.stop() == 0
+
+
+def test_real_proxy_drains_a_tunnel(new_proxy: Callable[..., ProxyProcess]) -> None:
+    proxy = new_proxy(workers=2)
+
+    def echo(connection: socket.socket) -> None:
+        while got := connection.recv(100):
+            connection.sendall(got)
+
+    with serving(echo) as (host, port), proxy.tunnel(host, port) as s:
+        for process in (*proxy.workers(), proxy.process.pid):
+            os.kill(process, signal.SIGTERM)
+        wait_for(lambda: "draining" in proxy.stderr(), "the drain")
+        s.sendall(b"still here")
+        assert s.recv(100) == b"still here"
+        s.close()
+        assert proxy.process.wait(20) == 0
