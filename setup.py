@@ -53,7 +53,6 @@ setup(
         Extension(
             "spliceproxy.relay._native",
             sources=[str(NATIVE / "relay.pyx")],
-            depends=sorted(str(path) for path in NATIVE.glob("*.pxd")),
             extra_compile_args=["-O2", "-Wall", "-Wextra", "-fsigned-char"],
             optional=not REQUIRED,
         )

@@ -86,12 +86,16 @@ class ProxyProcess:
             argv += ["--listen", address]
         with self.stderr_path.open("wb") as err, self.access_path.open("wb") as out:
             self.process = subprocess.Popen(
-                argv, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env={**os.environ, **(env or {})}
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                env={**os.environ, **(env or {})},
             )
         self.port = 0
         try:
             wait_for(self._is_up, "the proxy's start")
-        except BaseException:
+        except (RuntimeError, TimeoutError):
             self.kill()
             raise RuntimeError(f"no start: {self.stderr()}") from None
 
@@ -229,13 +233,13 @@ def serving(handle: Callable[[socket.socket], None]) -> Iterator[tuple[str, int]
     address. What a handler raises fails the test at the end."""
     listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
     threads: list[threading.Thread] = []
-    errors: list[BaseException] = []
+    errors: list[Exception] = []
 
     def one(connection: socket.socket) -> None:
         with connection:
             try:
                 handle(connection)
-            except BaseException as error:
+            except Exception as error:  # noqa: BLE001 - raised again at the end
                 errors.append(error)
 
     def accept() -> None:

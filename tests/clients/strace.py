@@ -1,0 +1,48 @@
+"""The system calls of a running process, by strace."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import subprocess
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from harness import need, wait_for
+
+# PID CALL(...) = RESULT, also where another thread came between its two halves.
+_CALL = re.compile(r"^\d+ +(?:<\.\.\. )?(\w+)(?: resumed>|\().* = (-?\d+)", re.M)
+
+MOVES = "recvfrom,sendto,recvmsg,sendmsg,read,write,readv,writev,splice,sendfile,tee"
+"""Every call that could move payload."""
+
+
+class Calls:
+    """Filled when the tracing ends: how often each call succeeded, and its bytes."""
+
+    def __init__(self) -> None:
+        self.count: Counter[str] = Counter()
+        self.bytes: Counter[str] = Counter()
+
+
+@contextlib.contextmanager
+def traced(pid: int, folder: Path) -> Iterator[Calls]:
+    """Traces the process and its threads meanwhile."""
+    calls = Calls()
+    out, err = folder / "strace", folder / "strace.err"
+    command = [need("strace"), "-f", "-p", str(pid), "-e", f"trace={MOVES}", "-s", "0"]
+    with err.open("wb") as stderr:
+        process = subprocess.Popen([*command, "-o", str(out)], stderr=stderr)
+    try:
+        wait_for(lambda: b"attached" in err.read_bytes() or process.poll(), "strace")
+        if process.poll() is not None:
+            raise RuntimeError(err.read_text())
+        yield calls
+    finally:
+        process.terminate()
+        process.wait(20)
+    for name, result in _CALL.findall(out.read_text()):
+        if int(result) >= 0:
+            calls.count[name] += 1
+            calls.bytes[name] += int(result)

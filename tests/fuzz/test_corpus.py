@@ -1,0 +1,89 @@
+"""Every input that the fuzzer has found still passes, and its checks find planted faults."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import checks
+import pytest
+from fuzz_http1 import CORPUS, corpus, name_of
+from oracle import Difference
+
+from spliceproxy.http1 import fields, framing, head, rewrite
+
+
+def check_corpus() -> None:
+    for data in corpus(CORPUS):
+        checks.check(data)
+
+
+def test_the_corpus_passes() -> None:
+    check_corpus()
+
+
+def test_files_are_named_by_their_content() -> None:
+    assert sum(1 for _ in CORPUS.iterdir()) > 300
+    for path in CORPUS.iterdir():
+        assert path.name == name_of(path.read_bytes())
+
+
+def _first_of_many(lengths: list[bytes], status: int) -> int:
+    digits = re.search(rb"[0-9]+", lengths[0])
+    return int(digits[0]) if digits else 0
+
+
+def _no_empty_lines(buffer: bytearray) -> None:
+    if buffer.startswith(b"\r\n"):
+        del buffer[:2]
+
+
+def _from_the_start(buffer: bytearray, start: int, limit: int, status: int) -> int:
+    return fields.find_section_end(buffer, 0, limit, status)
+
+
+def _without_seam(buffer: bytearray, start: int, limit: int, status: int) -> int:
+    end = buffer.find(b"\r\n\r\n", start, limit)
+    return end + 4 if end >= 0 else -1
+
+
+FAULTS: dict[str, tuple[Any, str, object]] = {
+    "signs in Content-Length, and the first of many": (framing, "_content_length", _first_of_many),
+    "one empty line for each call": (head, "skip_empty_lines", _no_empty_lines),
+    "spaces before the colon": (
+        fields,
+        "_LINES",
+        re.compile(rb"\r\n([^ :\r\n]+) *:([^\r\n]*)(?=\r\n)").findall,
+    ),
+    "the end is not found across segments": (head, "find_section_end", _without_seam),
+    "quadratic search": (head, "find_section_end", _from_the_start),
+    "chunk sizes behind 0x": (
+        framing,
+        "_CHUNK_LINE",
+        re.compile(rb"(?:0x)?([0-9A-Fa-f]{1,16})[^\r\n]*\r\n").match,
+    ),
+    "bare LF behind a chunk size": (
+        framing,
+        "_CHUNK_LINE",
+        re.compile(rb"([0-9A-Fa-f]{1,16})[^\r\n]*\r?\n").match,
+    ),
+    "Transfer-Encoding is passed on": (rewrite, "_REQUEST_DROPS", frozenset({b"connection"})),
+    "Proxy-Authenticate is passed on": (rewrite, "_RESPONSE_DROPS", frozenset({b"connection"})),
+    "Connection takes away Content-Length": (rewrite, "_NOT_NOMINABLE", frozenset[bytes]()),
+    "a last chunk too few": (checks, "last_chunk", lambda trailers: b""),
+    "control characters in an error page": (
+        checks,
+        "error_page",
+        lambda *_, **__: b"HTTP/1.1 400 x\r\nA: \0\r\nContent-Length: 0\r\n\r\n",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_planted_fault_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    where, attribute, fault = FAULTS[name]
+    monkeypatch.setattr(where, attribute, fault)
+    if attribute == "skip_empty_lines":
+        monkeypatch.setattr("oracle.skip_empty_lines", fault)
+    with pytest.raises(Difference):
+        check_corpus()

@@ -1,0 +1,114 @@
+"""Every case of the table as it stands, and with the heads of both sides cut."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+import wire_bodies
+import wire_client_faults
+import wire_connections
+import wire_expect
+import wire_faults
+import wire_fields
+import wire_pool
+import wire_refusals
+import wire_requests
+import wire_responses
+import wire_tunnels
+import wire_upgrades
+from wire_case import Case, unique
+from wire_rig import Rig
+
+TOPICS = (
+    wire_requests,
+    wire_fields,
+    wire_bodies,
+    wire_expect,
+    wire_responses,
+    wire_refusals,
+    wire_connections,
+    wire_pool,
+    wire_faults,
+    wire_client_faults,
+    wire_tunnels,
+    wire_upgrades,
+)
+TABLE = list(unique([case for topic in TOPICS for case in topic.CASES]))
+
+MOST = 1000
+"""Bytes of a head that is cut everywhere; a larger one is cut at EDGE bytes of each end, and
+at every STRIDE bytes between them."""
+
+EDGE = 50
+STRIDE = 997
+
+HEAVY = 100_000
+"""Bytes that a case moves from which its heads are cut at every TENTH byte only."""
+
+TENTH = 10
+
+SIDES = {"c": "client", "o": "origin"}
+
+
+def _sides() -> list[object]:
+    """Each case with every side that sends something in it."""
+    return [
+        pytest.param(case, side, id=f"{case.name}-{name}")
+        for case in TABLE
+        for side, name in SIDES.items()
+        if case.first(side)
+    ]
+
+
+def offsets(case: Case, side: str) -> list[int]:
+    """Where to cut what a side sends first; the last cut is behind it."""
+    size = case.cut_size(side)
+    if sum(len(step.data) for step in case.steps if step.verb == "sends") > HEAVY:
+        return [*range(1, size, TENTH), size]
+    if size <= MOST:
+        return list(range(1, size + 1))
+    ends = {*range(1, EDGE), *range(size - EDGE, size + 1)}
+    return sorted(ends | set(range(EDGE, size, STRIDE)))
+
+
+def _rig(name: str) -> Iterator[Rig]:
+    if name == "asyncio":
+        loop = asyncio.new_event_loop()
+    else:
+        loop = pytest.importorskip("uvloop").new_event_loop()
+    rig = Rig(loop)
+    yield rig
+    rig.close()
+
+
+@pytest.fixture(scope="module", params=["asyncio", "uvloop"])
+def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
+    yield from _rig(request.param)
+
+
+@pytest.fixture(scope="module")
+def fast_rig() -> Iterator[Rig]:
+    """On the loop that costs least: what runs thousands of times."""
+    yield from _rig("uvloop")
+
+
+@pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in TABLE])
+def test_case(rig: Rig, case: Case) -> None:
+    rig.run(case)
+
+
+@pytest.mark.parametrize(("case", "side"), _sides())
+def test_byte_by_byte(rig: Rig, case: Case, side: str) -> None:
+    rig.run(case, (side, offsets(case, side)))
+
+
+@pytest.mark.parametrize(("case", "side"), _sides())
+def test_cut_once(fast_rig: Rig, case: Case, side: str) -> None:
+    """At every byte of the head, and behind it."""
+    for offset in offsets(case, side):
+        try:
+            fast_rig.run(case, (side, (offset,)))
+        except AssertionError as error:
+            raise AssertionError(f"cut at {offset}: {error}") from None
