@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import httptools
 
@@ -115,7 +116,9 @@ class Reader:
     def _take_head(self) -> bool:
         if not self.response and not self._searched:
             skip_empty_lines(self.buffer)
-        if len(self.buffer) == self._searched or self.buffer == b"\r":
+        if len(self.buffer) == self._searched or (
+            not self.response and self.buffer == b"\r"  # half an empty line begins nothing
+        ):
             return False
         end = find_head_end(self.buffer, self._searched, response=self.response)
         self._searched = len(self.buffer)
@@ -163,7 +166,7 @@ class Llhttp:
         self._headed = False
         while data:
             cls = httptools.HttpResponseParser if response else httptools.HttpRequestParser
-            self._parser = cls(self)
+            self._parser: Any = cls(self)
             try:
                 self._parser.feed_data(data)
                 return

@@ -39,7 +39,7 @@ class Counting(bytearray):
         return found
 
     def __getitem__(self, key: object) -> object:  # type: ignore[override]
-        got = super().__getitem__(key)  # type: ignore[index]
+        got = super().__getitem__(key)  # type: ignore[call-overload]
         self.work += len(got) if isinstance(got, bytearray) else 1
         return got
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib
 import os
 from collections.abc import Callable, Iterator
@@ -39,6 +40,7 @@ def loop_name(request: pytest.FixtureRequest) -> str:
 def new_relay(engine: str) -> Iterator[Callable[..., Relay]]:
     """Makes relays of the engine; closes them, and then no descriptor may be left."""
     make = {"native": _native, "splice": lambda: SpliceRelay, "copy": lambda: CopyRelay}[engine]()
+    gc.collect()  # what other tests have left must not go meanwhile
     before = open_fds()
     relays: list[Relay] = []
 
@@ -49,7 +51,7 @@ def new_relay(engine: str) -> Iterator[Callable[..., Relay]]:
     yield new
     for relay in relays:
         relay.close()
-    assert open_fds() == before
+    assert open_fds() <= before
 
 
 @pytest.fixture

@@ -78,6 +78,10 @@ class Peer:
         """In one segment, if it is not cut."""
         return Step(self._name, "sends", wire(text))
 
+    def sends_late(self, text: Text) -> Step:
+        """In the moment in which the proxy next takes a connection out of the pool."""
+        return Step(self._name, "sends_late", wire(text))
+
     def gets(self, text: Text) -> Step:
         """Exactly these bytes next; what follows is the next step's affair."""
         return Step(self._name, "gets", wire(text))

@@ -14,6 +14,7 @@ from wire_case import (
     C,
     Case,
     O,
+    Step,
     page,
 )
 
@@ -26,12 +27,12 @@ CHUNKS = (
 CLOSE = (HEAD + "\nhello", HEAD + f"Connection: close\n{VIA}\n\nhello")
 
 
-def _upload_fault(name: str, sent: str, got: str, *end: object, log: tuple[int, str, str]) -> Case:
+def _upload_fault(name: str, sent: str, got: str, *end: Step, log: tuple[int, str, str]) -> Case:
     """The client fails within its body: the origin must not get a whole message."""
     return Case(
         f"client-{name}",
         "9112 8",
-        [C.sends(POST + sent), O.gets(POSTED + got), *end, O.closed()],  # type: ignore[list-item]
+        [C.sends(POST + sent), O.gets(POSTED + got), *end, O.closed()],
         log=[log],
     )
 
@@ -81,7 +82,6 @@ CLIENTS = [
         ],
         log=[(408, "connection_read_timeout", "")],
     ),
-    Case("client-silent", "9112 9.5", [C.ends(), C.sees_fin()], log=[]),
     Case(
         "client-idle-after-answer",
         "9112 9.5",

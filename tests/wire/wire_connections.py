@@ -5,6 +5,7 @@ from __future__ import annotations
 from wire_case import (
     ASK,
     ASKED,
+    BIG,
     FINE,
     O2,
     OK,
@@ -16,6 +17,7 @@ from wire_case import (
     O,
     Step,
     page,
+    wire,
 )
 
 ONCE = [C.sends(ASK), O.gets(ASKED), O.sends(OK), C.gets(OK_GOT)]
@@ -65,6 +67,18 @@ CLIENTS = [
         "9112 9.6",
         [
             C.sends(ASK.replace("Host: o\n", "Host: o\nConnection: close\n") + ASK),
+            O.gets(ASKED),
+            O.sends(OK),
+            C.gets(OK_LAST),
+            C.sees_fin(),
+        ],
+        log=[FINE],
+    ),
+    Case(
+        "close-with-input-unread",
+        "9112 9.6",
+        [
+            C.sends(wire(ASK.replace("Host: o\n", "Host: o\nConnection: close\n")) + BIG),
             O.gets(ASKED),
             O.sends(OK),
             C.gets(OK_LAST),

@@ -15,10 +15,11 @@ from wire_case import (
     C,
     Case,
     O,
+    Step,
     page,
 )
 
-from spliceproxy.errors import STATUS, Failure
+from spliceproxy.errors import Failure
 
 PHRASES = {
     500: "Internal Server Error",
@@ -33,9 +34,8 @@ def _bad_gateway(error: str, detail: str, *, close: bool = False) -> bytes:
     return page(502, "Bad Gateway", error, detail, close=close)
 
 
-def _dial(error: str) -> Case:
+def _dial(error: str, status: int) -> Case:
     """A connection that cannot be made."""
-    status = STATUS[error]
     extra = "Retry-After: 1\n" if status == 503 else ""
     answer = page(status, PHRASES[status], error, "as it is", close=False, extra=extra)
     return Case(
@@ -49,19 +49,14 @@ def _dial(error: str) -> Case:
 
 
 DIALS = [
-    *map(
-        _dial,
-        (
-            "dns_timeout",
-            "dns_error",
-            "destination_not_found",
-            "destination_unavailable",
-            "destination_ip_unroutable",
-            "connection_refused",
-            "connection_timeout",
-            "connection_limit_reached",
-        ),
-    ),
+    _dial("dns_timeout", 504),
+    _dial("dns_error", 502),
+    _dial("destination_not_found", 500),
+    _dial("destination_unavailable", 503),
+    _dial("destination_ip_unroutable", 502),
+    _dial("connection_refused", 502),
+    _dial("connection_timeout", 504),
+    _dial("connection_limit_reached", 503),
     Case(
         "dial-fails-with-body",
         "9112 9.3",
@@ -147,30 +142,30 @@ DIALS = [
 ]
 
 
-def _head_fault(name: str, *steps: object, detail: str, error: str) -> Case:
+def _head_fault(name: str, *steps: Step, detail: str, error: str) -> Case:
     """The origin fails before its head is whole."""
-    status = STATUS[error]
+    status = 504 if error == "http_response_timeout" else 502
     answer = page(status, PHRASES[status], error, detail, close=False)
     return Case(
         f"origin-{name}",
         "9110 15.6.3",
-        [C.sends(ASK), O.gets(ASKED), *steps, C.gets(answer), *_over(steps)],  # type: ignore[list-item]
+        [C.sends(ASK), O.gets(ASKED), *steps, C.gets(answer), *_over(steps)],
         log=[(status, error, "")],
     )
 
 
-def _over(steps: tuple[object, ...]) -> list[object]:
+def _over(steps: tuple[Step, ...]) -> list[Step]:
     return [] if O.resets() in steps else [O.closed()]
 
 
 def _body_fault(
-    name: str, sent: str, got: str, *steps: object, end: object, reason: str, error: str = ""
+    name: str, sent: str, got: str, *steps: Step, end: Step, reason: str, error: str = ""
 ) -> Case:
     """The origin fails within the body: the client sees that it is cut short."""
     return Case(
         f"origin-{name}",
         "9112 8",
-        [C.sends(ASK), O.gets(ASKED), O.sends(sent), C.gets(got), *steps, end, *_over(steps)],  # type: ignore[list-item]
+        [C.sends(ASK), O.gets(ASKED), O.sends(sent), C.gets(got), *steps, end, *_over(steps)],
         log=[(200, error, reason)],
     )
 
@@ -323,6 +318,23 @@ ORIGINS = [
             O.closed(),
         ],
         log=[(200, "", "source-eof")],
+    ),
+    Case(
+        "origin-silent-after-body",
+        "9110 15.6.5",
+        [
+            C.sends(POST + "Content-Length: 9\n\nhello"),
+            O.gets(POSTED + f"Content-Length: 9\n{VIA}\n\nhello"),
+            C.sends(" you"),
+            O.gets(" you"),
+            O.waits(),
+            C.gets(
+                page(504, "Gateway Timeout", "http_response_timeout", "the origin does not answer")
+            ),
+            C.sees_fin(),
+            O.closed(),
+        ],
+        log=[(504, "http_response_timeout", "")],
     ),
     Case(
         "origin-ends-while-body-comes",

@@ -174,6 +174,7 @@ LOOPS = [
         own=[("192.0.2.1", 3128)],
     ),
     forward("no-loop-other-port", "9110 7.6.3", ASK, ASKED, own=[("192.0.2.1", 3128)]),
+    forward("no-loop-other-address", "9110 7.6.3", ASK, ASKED, own=[("192.0.2.9", 80)]),
 ]
 
 FORWARDED = [

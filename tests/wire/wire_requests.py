@@ -108,6 +108,18 @@ BAD_SYNTAX = [
         "GET\thttp://o/ HTTP/1.1",
         "a request-line without a version (HTTP/0.9)",
     ),
+    _line(
+        "tab-before-version",
+        "9112 3",
+        "GET http://o/\tHTTP/1.1",
+        "a request-line without a version (HTTP/0.9)",
+    ),
+    _line(
+        "two-spaces-before-version",
+        "9112 3",
+        "GET http://o/  HTTP/1.1",
+        "a request-line is METHOD SP TARGET SP VERSION: 'GET http://o/  HTTP/1.1'",
+    ),
     _line("method-not-token", "9110 9.1", "G(T http://o/ HTTP/1.1", "a bad method: 'G(T'"),
     _line("http-lower-case", "9112 2.3", "GET http://o/ http/1.1", "a bad version: 'http/1.1'"),
     _line("version-one-digit", "9112 2.3", "GET http://o/ HTTP/1", "a bad version: 'HTTP/1'"),
@@ -264,6 +276,12 @@ TARGETS = [
         "9112 3.2",
         "GET http://o/#f HTTP/1.1",
         "a fragment in the request-target 'http://o/#f'",
+    ),
+    _line(
+        "fragment-behind-path",
+        "9112 3.2",
+        "GET /a#f HTTP/1.1",
+        "a fragment in the request-target: '/a#f'",
     ),
     _line(
         "userinfo",

@@ -10,6 +10,7 @@ import re
 import socket
 import struct
 from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 
 from wire_case import PROBE, PROBED, Case, Step, wire
 
@@ -75,6 +76,18 @@ class _Dialer:
         return inner, ORIGIN
 
 
+class _Pool(IdlePool):
+    """Does what ``late`` says just before it is asked for a connection."""
+
+    late: Callable[[], object] | None = None
+
+    def take(self, key: tuple[str, int]) -> tuple[Stream, str] | None:
+        late, self.late = self.late, None
+        if late is not None:
+            late()
+        return super().take(key)
+
+
 class _Peer:
     """The case's end of one connection, and the proxy's stream at the other."""
 
@@ -137,7 +150,7 @@ class Run:
         self.peers: list[_Peer] = []
         self.dials: list[tuple[str, int]] = []
         self.records: list[tuple[int, str, str]] = []
-        self.pool = IdlePool(rig.loop)
+        self.pool = _Pool(rig.loop)
         config = Config(listen=(), **case.config)
         self.services = _Services(
             loop=rig.loop,
@@ -254,6 +267,9 @@ class Run:
                 at = offset
                 await self.consumed(peer, step)
         await self._send(peer, data[at:])
+
+    async def sends_late(self, peer: _Peer, step: Step) -> None:
+        self.pool.late = partial(peer.sock.send, step.data)
 
     async def _send(self, peer: _Peer, data: bytes) -> None:
         peer.sent += len(data)
