@@ -98,7 +98,7 @@ cdef inline void serve_batch(Core *c, linux.epoll_event *events, int n) noexcept
     close_finished(c)
 
 
-cdef inline void requeue(Core *c, Wheel *wheel, int32_t slot) noexcept nogil:
+cdef inline void requeue(Core *c, int32_t slot) noexcept nogil:
     cdef uint8_t queue = c.flows[slot].queue
     leave_queue(c, slot)
     enter_queue(c, slot, queue)
@@ -122,7 +122,7 @@ cdef inline void expire(Core *c, Wheel *wheel, uint8_t reason) noexcept nogil:
                 else:
                     finish(c, slot, reason)
             else:
-                requeue(c, wheel, slot)
+                requeue(c, slot)
             slot = following
 
 

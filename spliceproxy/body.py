@@ -8,6 +8,8 @@ meanwhile: what a watch had put into its buffer would be overtaken.
 
 from __future__ import annotations
 
+import asyncio
+
 from spliceproxy.errors import Failure
 from spliceproxy.http1.errors import HeadError
 from spliceproxy.http1.framing import ChunkedDecoder, chunk, chunk_head, last_chunk
@@ -89,6 +91,9 @@ class BodyMover:
                 prefix = b""
             if decoder.done:
                 return
+            if decoder.paused:
+                await asyncio.sleep(0)
+                continue
             left = decoder.remaining
             if left < interface.SPLICE_MIN:
                 await self._fill(source)

@@ -19,7 +19,13 @@ from spliceproxy.http1.chain import (
 )
 from spliceproxy.http1.errors import HeadError
 from spliceproxy.http1.framing import Body, request_body
-from spliceproxy.http1.head import RequestHead, find_head_end, parse_request, skip_empty_lines
+from spliceproxy.http1.head import (
+    MAX_EMPTY,
+    RequestHead,
+    find_head_end,
+    parse_request,
+    skip_empty_lines,
+)
 from spliceproxy.http1.pages import (
     ESTABLISHED,
     HOW_TO_CONFIGURE,
@@ -27,9 +33,9 @@ from spliceproxy.http1.pages import (
     options_answer,
     trace_answer,
 )
-from spliceproxy.http1.rewrite import persistent
+from spliceproxy.http1.rewrite import persistent, upgrade
 from spliceproxy.observe.record import Record
-from spliceproxy.relay.interface import ABORTED
+from spliceproxy.relay.interface import ABORTED, IDLE, SOURCE_ERROR
 from spliceproxy.services import Services
 from spliceproxy.stream import Stream
 from spliceproxy.tunnel import hand_over
@@ -82,6 +88,8 @@ class Connection:
         try:
             while await self._serve_one():
                 self._requests += 1
+                if self._services.draining and not self._stream.buffer:
+                    break
         except asyncio.CancelledError:
             if self._cause is None:
                 raise
@@ -90,7 +98,10 @@ class Connection:
         except Exception:
             log.exception("a connection from %s failed", self._address or "a local client")
         finally:
-            self._stream.close()
+            if self._exchange is not None and self._exchange.cut_by_reset:
+                self._stream.reset()
+            else:
+                self._stream.close()
 
     def abort(self, cause: Exception) -> None:
         """Makes what the connection does now fail with ``cause``."""
@@ -100,7 +111,7 @@ class Connection:
 
     def drain(self) -> None:
         """The worker stops: a connection between requests ends, a new one gets a moment."""
-        if self._idle and self._requests:
+        if self._idle and self._requests and self._stream.is_quiet():
             self.abort(ClientGone())
         elif self._idle:
             self._stream.read_limit.set("connection_read_timeout", "draining", FRESH_SECONDS)
@@ -110,55 +121,63 @@ class Connection:
     async def _serve_one(self) -> bool:
         """One request and its answer; returns whether another may follow."""
         stream = self._stream
-        record = self._record = Record(self._address, time.monotonic())
         received, sent = stream.received - len(stream.buffer), stream.sent
+        stream.message_start = sent
+        self._record = Record(self._address, time.monotonic())
         self._head = self._exchange = None
+        try:
+            return await self._answer_one(received)
+        except asyncio.CancelledError:
+            self._record.reason = ABORTED
+            raise
+        finally:
+            self._log(received, sent)
+
+    async def _answer_one(self, received: int) -> bool:
+        """The same, with every fault of it answered."""
+        stream = self._stream
         try:
             head = await self._read_head()
             if head is None:
                 return False
-            record.bytes_in = stream.received - len(stream.buffer) - received
+            self._record.bytes_in = stream.received - len(stream.buffer) - received
             keep = await self._dispatch(head)
-            if not keep and not stream.detached and not stream.is_quiet():
-                await stream.close_gently()
+            if not keep and not stream.detached:
+                await stream.finish(more=self._body_is_coming(head))
+            return keep
         except asyncio.CancelledError:
             if self._cause is None:
-                self._log(received, sent, ABORTED)
                 raise
-            keep = await self._fail(self._cause)
-        except (Failure, HeadError, ClientGone, SourceFailed) as error:
-            keep = await self._fail(error)
+            error = self._cause
+        except (Failure, HeadError, ClientGone, SourceFailed) as fault:
+            error = fault
         except OSError:
-            keep = await self._fail(ClientGone())
-        self._log(received, sent)
-        return keep
+            error = ClientGone()
+        return await self._fail(error)
 
-    def _log(self, received: int, sent: int, reason: str = "") -> None:
+    def _log(self, received: int, sent: int) -> None:
         """Writes the record of a request; a tunnel's is written when it ends."""
         stream, record = self._stream, self._record
         if self._idle or stream.detached:
             return
         record.bytes_in = stream.received - len(stream.buffer) - received
         record.bytes_out = stream.sent - sent
-        record.reason = reason or record.reason
         self._services.write(record)
 
     async def _read_head(self) -> RequestHead | None:
         """The next request's head; None if the client has no more to say."""
         stream = self._stream
         buffer = stream.buffer
-        searched = 0
+        searched = skipped = 0
         self._idle = True
-        stream.read_limit.set(
-            "connection_read_timeout",
-            "no request head within the time limit",
-            self._services.config.timeouts.head,
-        )
         if self._requests and not buffer:
             await self._wait_for_next()
+        self._limit_head()
         while True:
             if not searched:
-                skip_empty_lines(buffer)
+                skipped += skip_empty_lines(buffer)
+                if skipped > MAX_EMPTY:
+                    raise HeadError(400, "too many empty lines before a request")
             if len(buffer) > searched and buffer != b"\r":  # half an empty line begins nothing
                 self._idle = False
                 end = find_head_end(buffer, searched)
@@ -173,10 +192,18 @@ class Connection:
                 return None
 
     async def _wait_for_next(self) -> None:
+        self._limit_head()
         try:
             await self._stream.readable()
         except Failure as error:
             raise ClientGone from error
+
+    def _limit_head(self) -> None:
+        self._stream.read_limit.set(
+            "connection_read_timeout",
+            "no request head within the time limit",
+            self._services.config.timeouts.head,
+        )
 
     async def _fill(self) -> int:
         try:
@@ -254,8 +281,14 @@ class Connection:
             answer = trace_answer(head, close=not keep, date=self._services.date())
         else:
             answer = options_answer(head, close=not keep, date=self._services.date())
-        await self._stream.send(answer)
+        await self._send_short(answer)
         return keep
+
+    async def _send_short(self, answer: bytes) -> None:
+        self._stream.write_limit.set(
+            "connection_write_timeout", "the client takes no answer", PAGE_SECONDS
+        )
+        await self._stream.send(answer)
 
     async def _serve_file(self, head: RequestHead) -> bool:
         site = self._services.site
@@ -278,16 +311,22 @@ class Connection:
 
     def _may_continue(self, head: RequestHead) -> bool:
         """Whether the connection can go on after an answer of ours: a body, or what was
-        meant for a tunnel and comes before our answer is read, would be taken for the next
-        request."""
+        meant for a tunnel or another protocol and comes before our answer is read, would be
+        taken for the next request."""
         if self._services.draining or self._refuse:
             return False
-        if not persistent(head) or head.method == "CONNECT":
+        if not persistent(head) or head.method == "CONNECT" or upgrade(head):
             return False
         try:
             return request_body(head) == (Body.NONE, 0)
         except HeadError:
             return False
+
+    def _body_is_coming(self, head: RequestHead) -> bool:
+        """Whether not all of the request's body has been read."""
+        if self._exchange is not None:
+            return not self._exchange.uploaded
+        return request_body(head)[0] != Body.NONE
 
     # ---- when it goes wrong ------------------------------------------------------------
 
@@ -295,10 +334,10 @@ class Connection:
         """Answers a fault, or cuts the answer short that has begun; returns whether the
         connection goes on."""
         record = self._record
-        if self._exchange is not None and self._exchange.answered:
+        if self._stream.sent != self._stream.message_start:
             await self._cut(error)
             return False
-        if isinstance(error, ClientGone):
+        if isinstance(error, (ClientGone, SourceFailed)):
             record.reason = error.reason
             return False
         if isinstance(error, Failure):
@@ -328,10 +367,7 @@ class Connection:
             date=self._services.date(),
         )
         try:
-            self._stream.write_limit.set(
-                "connection_write_timeout", "the error page is not taken", PAGE_SECONDS
-            )
-            await self._stream.send(page)
+            await self._send_short(page)
             if not keep:
                 await self._stream.close_gently()
         except (OSError, Failure):
@@ -340,16 +376,14 @@ class Connection:
         return keep
 
     async def _cut(self, error: Exception) -> None:
-        """The response has begun and will not be whole: the client must see that."""
-        record = self._record
+        """An answer has begun and will not be whole: the client must see that."""
+        record, exchange = self._record, self._exchange
         if isinstance(error, (ClientGone, SourceFailed)):
             record.reason = error.reason
-        elif isinstance(error, Failure):
-            record.error, record.reason = error.error, "idle-timeout"
         else:
-            record.error, record.reason = "http_protocol_error", "source-error"
-        assert self._exchange is not None
-        if self._exchange.cut_by_reset and not isinstance(error, ClientGone):
-            await self._stream.reset_after_sent()
-        else:
-            self._stream.close()
+            record.reason = IDLE if isinstance(error, Failure) else SOURCE_ERROR
+        if exchange is not None:
+            if isinstance(error, (Failure, HeadError)):
+                record.error = error.error
+            if exchange.cut_by_reset and not isinstance(error, ClientGone):
+                await self._stream.reset_after_sent()

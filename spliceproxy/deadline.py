@@ -13,7 +13,7 @@ TICK = 0.001
 
 class Deadline:
     """At most one coroutine waits at a time; when the time is up its wait, and every later
-    one until a new limit is set, fails with a Failure.
+    one until a new limit is set, fails with a Failure. Who need not wait asks now and then.
 
     The timer is lazy: setting a later limit moves nothing, it looks again when it fires. So
     a limit per message costs an addition, not a timer.
@@ -47,10 +47,14 @@ class Deadline:
         self._at = math.inf
         self._expired = False
 
-    def begin(self) -> asyncio.Future[None]:
-        """The future of a new wait; Failure if the time is up already."""
+    def check(self) -> None:
+        """Failure if the time is up."""
         if self._expired:
             raise Failure(self._error, self._what)
+
+    def begin(self) -> asyncio.Future[None]:
+        """The future of a new wait; Failure if the time is up already."""
+        self.check()
         self.waiting = self._loop.create_future()
         return self.waiting
 

@@ -7,6 +7,7 @@ the first segment: an origin may answer early, and 100 (Continue) comes before t
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 
 from spliceproxy.body import SourceFailed, TargetFailed
@@ -22,10 +23,12 @@ from spliceproxy.http1.rewrite import (
     upgrade,
 )
 from spliceproxy.observe.record import Record
-from spliceproxy.relay.interface import CLIENT_RESET, IDLE, TARGET_IDLE
+from spliceproxy.relay.interface import CLIENT_RESET, IDLE, SOURCE_ERROR, TARGET_IDLE
 from spliceproxy.services import Services
 from spliceproxy.stream import Stream
 from spliceproxy.tunnel import hand_over
+
+log = logging.getLogger("spliceproxy")
 
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 """RFC 9110 section 9.2.2. Such a request without a body may be sent again."""
@@ -39,7 +42,8 @@ class Exchange:
     """One request and its response. ``abort(cause)`` is the connection's: it makes the
     coroutine that runs :meth:`run` fail with ``cause``.
 
-    ``answered``: the response has begun, so an error can only cut it short.
+    ``answered``: the final response has begun; ``uploaded``: all of the request's body has
+    been read.
     """
 
     __slots__ = (
@@ -52,12 +56,13 @@ class Exchange:
         "_key",
         "_length",
         "_origin",
+        "_origin_failed",
         "_record",
         "_services",
         "_upload",
-        "_uploaded",
         "answered",
         "cut_by_reset",
+        "uploaded",
     )
 
     def __init__(
@@ -78,9 +83,10 @@ class Exchange:
         self._abort = abort
         self._forwarded = forwarded
         self._origin: Stream | None = None
+        self._origin_failed = False  # the upload found its connection broken
         self._before = 0  # bytes that the origin had sent before this request
         self._upload: asyncio.Task[None] | None = None
-        self._uploaded = True  # nothing of the request's body is left to be read
+        self.uploaded = True  # nothing of the request's body is left to be read
         self._body, self._length = request_body(head)
         self.answered = False
         self.cut_by_reset = False  # only a reset shows that the response was cut short
@@ -101,9 +107,11 @@ class Exchange:
             await self._dial()
             return await self._attempt(reused=False)
         finally:
-            if self._upload is not None:
-                await _stop(self._upload)
-            self._close_origin()
+            try:
+                if self._upload is not None:
+                    await _stop(self._upload)
+            finally:
+                self._close_origin()
 
     # ---- the origin --------------------------------------------------------------------
 
@@ -154,7 +162,7 @@ class Exchange:
             self._services.config.timeouts.idle,
         )
         if self._body == Body.CHUNKED or self._length > len(client.buffer):
-            self._uploaded = False
+            self.uploaded = False
             self._upload = asyncio.ensure_future(self._send_body(origin, head))
             return
         if self._length:
@@ -174,17 +182,23 @@ class Exchange:
                 await self._services.mover.chunked(self._client, origin, decoder, head, plain=False)
             else:
                 await self._services.mover.length(self._client, origin, self._length, head)
-            self._uploaded = True
-            self._client.watch(self._client_gone, fin=not self.answered)
+            self.uploaded = True
+            self._client.watch(self._client_gone)
         except TargetFailed as error:
-            if error.reason == TARGET_IDLE:
+            if error.reason == TARGET_IDLE and not self.answered:
                 self._abort(Failure("connection_write_timeout", "the origin takes no more"))
                 return
             # It may have answered before it closed: whoever reads the response finds out.
+            self._origin_failed = True
         except SourceFailed as error:
-            self._abort(_client_failed(error))
+            # With an early answer on its way, the client may well stop sending.
+            if not self.answered or error.reason == SOURCE_ERROR:
+                self._abort(_client_failed(error))
         except (Failure, HeadError) as error:
             self._abort(error)
+        except Exception:
+            log.exception("an upload failed")
+            self._abort(Failure("proxy_internal_error", "an unexpected fault"))
         if not self.answered:
             idle = self._services.config.timeouts.idle
             origin.read_limit.set("http_response_timeout", "the origin does not answer", idle)
@@ -192,7 +206,9 @@ class Exchange:
     # ---- the response ------------------------------------------------------------------
 
     async def _final_response(self, origin: Stream) -> ResponseHead:
-        """The first response that is not interim; those are passed on (RFC 9110 15.2)."""
+        """The first response that is not interim; those are passed on (RFC 9110 15.2). One
+        time limit holds for all."""
+        self._limit_response(origin)
         while True:
             response = await self._response_head(origin)
             if response.status >= 200 or response.status == 101:
@@ -210,13 +226,13 @@ class Exchange:
         )
         try:
             await self._client.send(interim_response(response, self._services.via))
+            self._client.message_start = self._client.sent
         except OSError as error:
             raise ClientGone from error
 
     async def _response_head(self, origin: Stream) -> ResponseHead:
         buffer = origin.buffer
         searched = 0
-        self._limit_response(origin)
         try:
             while True:
                 if len(buffer) > searched:
@@ -240,7 +256,7 @@ class Exchange:
 
     def _limit_response(self, origin: Stream) -> None:
         """While the request's body is on its way that has limits of its own."""
-        if self._uploaded:
+        if self.uploaded:
             idle = self._services.config.timeouts.idle
             origin.read_limit.set("http_response_timeout", "the origin does not answer", idle)
         else:
@@ -248,7 +264,7 @@ class Exchange:
 
     def _switch(self, origin: Stream, response: ResponseHead) -> bool:
         """101: from here on a tunnel (RFC 9110 section 7.8)."""
-        if upgrade(self._head) is None or upgrade(response) is None or not self._uploaded:
+        if upgrade(self._head) is None or upgrade(response) is None or not self.uploaded:
             raise Failure("http_upgrade_failed", "the origin switched protocols unasked")
         answer = client_response(
             response,
@@ -264,15 +280,15 @@ class Exchange:
         return False
 
     async def _answer(self, origin: Stream, response: ResponseHead) -> bool:
-        if self._uploaded:  # else the upload reads from the client, and finds out
-            self._client.watch(self._client_gone, fin=False)
+        if self.uploaded:  # else the upload reads from the client, and finds out
+            self._client.watch(self._client_gone)
         kind, length = response_body(response, self._head.method)
         out = Body.CLOSE if kind == Body.CHUNKED and not self._head.minor else kind
         # A response that overtakes the request's body ends the connection: what is left
         # of the body would have to be read as something.
         close = (
             out == Body.CLOSE
-            or not self._uploaded
+            or not self.uploaded
             or self._services.draining
             or not persistent(self._head)
         )
@@ -292,7 +308,8 @@ class Exchange:
             await self._send_response(origin, kind, length, prefix, plain=out == Body.CLOSE)
         except TargetFailed as error:
             raise ClientGone(IDLE if error.reason == TARGET_IDLE else CLIENT_RESET) from error
-        if kind != Body.CLOSE and persistent(response) and self._uploaded:
+        self.cut_by_reset = False  # it is whole
+        if kind != Body.CLOSE and persistent(response) and self.uploaded:
             self._services.pool.put(self._key, origin, self._record.peer)
             self._origin = None
         return not close
@@ -305,6 +322,12 @@ class Exchange:
             await self._services.mover.chunked(origin, self._client, decoder, prefix, plain=plain)
         elif kind == Body.CLOSE:
             await self._services.mover.until_end(origin, self._client, prefix)
+            # Of two transfers on one socket only one is told of its reset: the other sees an
+            # end that looks clean.
+            if self._upload is not None and not self.uploaded:
+                await asyncio.sleep(0)  # it has the error, if there is one
+                if self._origin_failed:
+                    raise SourceFailed(SOURCE_ERROR)
         else:
             await self._services.mover.length(origin, self._client, length, prefix)
 

@@ -38,10 +38,10 @@ _RESET = struct.pack("ii", 1, 0)
 class Stream:
     """One connected socket. ``buffer`` holds what was received and not yet consumed:
     a consumer deletes what it takes from the front. ``received`` and ``sent`` count bytes.
-    ``read_limit`` and ``write_limit`` hold for the waits of either direction."""
+    ``read_limit`` and ``write_limit`` hold for the waits of either direction.
+    ``message_start`` is ``sent`` as it was between two messages: its user sets it."""
 
     __slots__ = (
-        "_fin",
         "_gone",
         "_loop",
         "_quiet",
@@ -50,6 +50,7 @@ class Stream:
         "buffer",
         "detached",
         "fd",
+        "message_start",
         "read_limit",
         "received",
         "sent",
@@ -64,12 +65,12 @@ class Stream:
         self.received = 0
         self.sent = 0
         self.detached = False
+        self.message_start = 0
         self._loop = loop
         self._reading = False
         self._turn = 0
         self._gone: Callable[[], None] | None = None
         self._quiet = False
-        self._fin = True
         self.read_limit = Deadline(loop)
         self.write_limit = Deadline(loop)
 
@@ -88,6 +89,7 @@ class Stream:
             self._turn += 1
             if self._turn >= TURN_CALLS:
                 await self._let_others()
+                self.read_limit.check()
             return len(data)
 
     async def readable(self) -> None:
@@ -120,16 +122,15 @@ class Stream:
             self._reading = False
             self._loop.remove_reader(self.fd)
 
-    def watch(self, gone: Callable[[], None], *, quiet: bool = False, fin: bool = True) -> None:
-        """Calls ``gone`` once if the peer goes away before anybody reads again: it resets
-        the connection, or (if ``fin``) sends FIN with nothing left in ``buffer``. What it
-        sends meanwhile goes to ``buffer``, up to READ bytes; with ``quiet`` it should send
-        nothing, and any input calls ``gone``."""
+    def watch(self, gone: Callable[[], None], *, quiet: bool = False) -> None:
+        """Calls ``gone`` once if the peer goes away before anybody waits for input again: it
+        resets the connection, or sends FIN with nothing left in ``buffer``. What it sends
+        meanwhile goes to ``buffer``, up to READ bytes; with ``quiet`` it should send nothing,
+        and any input calls ``gone``."""
         if len(self.buffer) >= READ:
             return
         self._gone = gone
         self._quiet = quiet
-        self._fin = fin
         if not self._reading:
             self._reading = True
             self._loop.add_reader(self.fd, self._on_readable)
@@ -163,7 +164,7 @@ class Stream:
         self.received += len(data)
         if not data or len(self.buffer) >= READ:
             self.pause()
-        if reset or self._quiet or (self._fin and not data and not self.buffer):
+        if reset or self._quiet or (not data and not self.buffer):
             self._gone = None
             gone()
 
@@ -180,6 +181,7 @@ class Stream:
             self._turn += 1
             if self._turn >= TURN_CALLS:
                 await self._let_others()
+                self.write_limit.check()
             return
         rest = memoryview(data)[n:]
         while rest:
@@ -252,6 +254,14 @@ class Stream:
             patience = UNSENT_PATIENCE if unsent != last else patience - UNSENT_POLL
             last = unsent
         self.reset()
+
+    async def finish(self, *, more: bool) -> None:
+        """Closes behind an answer. Gently, if ``more`` is to come from the peer or has come,
+        or it has not acknowledged all: a byte that comes then would cost it the rest."""
+        if more or _unsent(self.sock) or not self.is_quiet():
+            await self.close_gently()
+        else:
+            self.close()
 
     async def close_gently(self) -> None:
         """Sends FIN, reads and drops what the peer is still sending until it has all of the

@@ -54,7 +54,7 @@ def run(config: Config, sockets: Sequence[socket.socket], lifeline: int, index: 
         loop.run_until_complete(_work(config, sockets, lifeline, relay, ready))
         return 0
     except OSError as error:
-        log.error("the worker cannot start: %s", error)
+        log.error("the worker failed: %s", error)
         return 1
     finally:
         loop.close()

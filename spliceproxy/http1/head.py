@@ -22,6 +22,12 @@ section 3 recommends at least 8000; nginx allows 8 KiB, Apache httpd 8190, Node.
 MAX_HEAD = 64 * 1024
 """Bytes of a whole head with its empty line: beyond it 431. squid's default is 64 KiB too."""
 
+MAX_EMPTY = 64
+"""Bytes of empty lines before a request. Old clients send one behind a body; a flood of
+them would be work without an end."""
+
+_CRLFS = re.compile(rb"(?:\r\n)+").match
+
 _PREFACE = b"PRI * HTTP/2.0\r\n"  # RFC 9113 section 3.4
 
 # The target is visible ASCII. RFC 3986 allows less, but browsers send {}|^" and the like
@@ -93,18 +99,19 @@ class ResponseHead(_Fields):
     )
 
 
-def skip_empty_lines(buffer: bytearray) -> None:
-    """Takes the CRLFs away from the front, before a request (RFC 9112 section 2.2).
+def skip_empty_lines(buffer: bytearray) -> int:
+    """Takes the CRLFs away from the front, before a request (RFC 9112 section 2.2); returns
+    their bytes, of which the caller allows MAX_EMPTY before one head.
 
     Call it before each :func:`find_head_end` of a head that has not begun; a CR alone is
     not a beginning, for its LF may come in the next segment. All CRLFs go, since a limit
     for one call would make the answer depend on how the bytes arrive.
     """
-    end = 0
-    while buffer.startswith(b"\r\n", end):
-        end += 2
+    found = _CRLFS(buffer)
+    end = found.end() if found else 0
     if end:
         del buffer[:end]
+    return end
 
 
 def find_head_end(buffer: bytearray, start: int = 0, *, response: bool = False) -> int:

@@ -10,8 +10,9 @@ from spliceproxy.stream import Stream
 Key = tuple[str, int]
 
 MAX_IDLE = 10.0
-"""Seconds an idle connection is kept: below the keep-alive time of common servers (Apache
-5 s is the shortest, nginx 75 s), so that few are taken just as the origin closes them."""
+"""Seconds an idle connection is kept: below the keep-alive time of most servers (nginx 75 s,
+HAProxy 10 s or more; Apache's 5 s and Node's 5 s are shorter), so that few are taken just
+as the origin closes them."""
 
 PER_ORIGIN = 128
 TOTAL = 1024

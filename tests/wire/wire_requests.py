@@ -31,7 +31,13 @@ def _target(name: str, source: str, target: str, host: str, path: str, *dial: ob
 TAKEN = [
     forward("plain", "9112 3", ASK, ASKED, dials=[("o", 80)]),
     forward("empty-line-before", "9112 2.2", "\n" + ASK, ASKED),
-    forward("many-empty-lines-before", "9112 2.2", "\n" * 99 + ASK, ASKED),
+    reject(
+        "too-many-empty-lines",
+        "9112 2.2",
+        "\n" * 33 + ASK,
+        "too many empty lines before a request",
+    ),
+    forward("many-empty-lines-before", "9112 2.2", "\n" * 32 + ASK, ASKED),
     forward(
         "no-space-behind-colon",
         "9112 5",

@@ -29,6 +29,11 @@ BAD_SWITCH = page(
     502, "Bad Gateway", "http_upgrade_failed", "the origin switched protocols unasked", close=False
 )
 
+# What the client has meant for the new protocol must not be taken for a request.
+BAD_SWITCH_CLOSE = page(
+    502, "Bad Gateway", "http_upgrade_failed", "the origin switched protocols unasked"
+)
+
 UPGRADES = [
     Case(
         "upgrade",
@@ -138,7 +143,8 @@ UPGRADES = [
             C.sends(UPGRADE),
             O.gets(UPGRADED),
             O.sends("HTTP/1.1 101 Switching Protocols\n\n"),
-            C.gets(BAD_SWITCH),
+            C.gets(BAD_SWITCH_CLOSE),
+            C.sees_fin(),
             O.closed(),
         ],
         log=[(502, "http_upgrade_failed", "")],
