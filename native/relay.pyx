@@ -240,14 +240,16 @@ cdef class NativeRelay:
         cdef int32_t slot = self._find(ident)
         cdef int32_t *link = &c.finished
         if slot == NOWHERE or c.flows[slot].kind != TRANSFER:
-            return
+            return None
         finish(c, slot, R_ABORTED)
         close_finished(c)
         while link[0] != slot:
             link = &c.flows[link[0]].next
         link[0] = c.flows[slot].next
         c.closed = c.finished
+        end = self._end(&c.flows[slot])
         self._drop(slot)
+        return end
 
     def abort(self, uint64_t ident):
         cdef int32_t slot = self._find(ident)

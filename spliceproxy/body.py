@@ -9,12 +9,14 @@ meanwhile: what a watch had put into its buffer would be overtaken.
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 from spliceproxy.errors import Failure
 from spliceproxy.http1.errors import HeadError
 from spliceproxy.http1.framing import ChunkedDecoder, chunk, chunk_head, last_chunk
 from spliceproxy.relay import interface
 from spliceproxy.relay.driver import RelayDriver
+from spliceproxy.relay.interface import TransferEnd
 from spliceproxy.stream import Stream
 
 
@@ -127,13 +129,18 @@ class BodyMover:
     async def _transfer(self, source: Stream, target: Stream, length: int) -> None:
         source.pause()
         try:
-            end = await self._relay.transfer(source.fd, target.fd, length)
+            count = partial(_count, source, target)
+            end = await self._relay.transfer(source.fd, target.fd, length, count)
         except OSError as error:
             raise Failure("proxy_internal_error", f"the relay takes no body: {error}") from error
-        moved = end.copied + end.spliced
-        source.received += moved
-        target.sent += moved
+        count(end)
         if end.reason in (interface.TARGET_ERROR, interface.TARGET_IDLE):
             raise TargetFailed(end.reason)
         if end.reason != interface.DONE:
             raise SourceFailed(end.reason)
+
+
+def _count(source: Stream, target: Stream, end: TransferEnd) -> None:
+    moved = end.copied + end.spliced
+    source.received += moved
+    target.sent += moved

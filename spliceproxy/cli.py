@@ -42,8 +42,9 @@ exit status:
   0 stopped and drained, 1 cannot start or a worker failed to drain, 2 bad
   value, 128+N ended at once by a second signal N
 
-SIGTERM, SIGINT and SIGHUP stop it: it refuses new connections and lets tunnels
-run for the drain timeout. A second one ends it at once.
+SIGTERM, SIGINT and SIGHUP stop it: it refuses new connections and lets
+requests and tunnels run for the drain timeout. A second one ends it at once.
+SIGUSR1 opens the access log anew, for log rotation.
 """
 
 
@@ -74,6 +75,11 @@ def parse(argv: Sequence[str]) -> Config:
         parser.error(
             f"--serve {flags.serve}: not together with --default-backend; "
             "only one of them can answer requests to the proxy itself"
+        )
+    if flags.engine == "native" and not _native_is_built():
+        parser.error(
+            "--engine native: the compiled module is not built; allowed: auto, splice, copy, "
+            "or install it again with a C compiler"
         )
     if flags.access_log not in ("-", "off"):
         try:
@@ -122,11 +128,10 @@ class _Version(argparse.Action):
         values: object,
         option_string: str | None = None,
     ) -> NoReturn:
-        from importlib.util import find_spec
         from platform import python_implementation, python_version
 
-        native = "built" if find_spec("spliceproxy.relay._native") else "not built"
-        loop = "uvloop" if find_spec("uvloop") else "asyncio"
+        native = "built" if _native_is_built() else "not built"
+        loop = "uvloop" if _is_there("uvloop") else "asyncio"
         print(
             f"spliceproxy {__version__} ({python_implementation()} {python_version()}, "
             f"native engine {native}, {loop})"
@@ -228,7 +233,7 @@ def _add_timeouts(group: argparse._ArgumentGroup) -> None:
         ("dns", _seconds, default.dns, "resolving one name"),
         ("idle", _seconds, default.idle, "a tunnel or body without a byte"),
         ("half-close", _seconds, default.half_close, "the same, once one side has ended"),
-        ("drain", _seconds_or_none, default.drain, "tunnels after SIGTERM; may be 0"),
+        ("drain", _seconds_or_none, default.drain, "requests and tunnels after SIGTERM; may be 0"),
     )
     for name, convert, seconds, text in rows:
         group.add_argument(
@@ -256,6 +261,16 @@ def _add_logs(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument("--version", action=_Version, nargs=0, help="print the version and end")
     group.add_argument("--help", "-h", action="help", help="print this text and end")
+
+
+def _is_there(module: str) -> bool:
+    from importlib.util import find_spec
+
+    return find_spec(module) is not None
+
+
+def _native_is_built() -> bool:
+    return _is_there("spliceproxy.relay._native")
 
 
 def _refuse(value: str, allowed: str) -> argparse.ArgumentTypeError:

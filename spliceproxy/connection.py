@@ -177,6 +177,7 @@ class Connection:
             if not searched:
                 skipped += skip_empty_lines(buffer)
                 if skipped > MAX_EMPTY:
+                    self._idle = False
                     raise HeadError(400, "too many empty lines before a request")
             if len(buffer) > searched and buffer != b"\r":  # half an empty line begins nothing
                 self._idle = False

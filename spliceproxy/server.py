@@ -146,11 +146,12 @@ class Server:
         try:
             await asyncio.wait_for(self._quiet(), seconds)
         except asyncio.TimeoutError:
-            log.warning(
-                "the drain time is over: ending %d connections and %d tunnels",
-                len(self._tasks),
-                self._services.relay.tunnels,
-            )
+            if self.connections:
+                log.warning(
+                    "the drain time is over, cutting off: connections %d, tunnels %d",
+                    len(self._tasks),
+                    self._services.relay.tunnels,
+                )
             await self._end_all()
 
     async def _quiet(self) -> None:

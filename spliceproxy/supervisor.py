@@ -8,7 +8,8 @@ once. The workers learn it from their *lifeline*, a pipe whose write end only th
 supervisor holds: end of file on it says "drain", be it that the supervisor closed it or
 died. No signal is forwarded, since a worker may have got the same one itself (Ctrl-C
 goes to the whole foreground process group, systemd signals a whole control group), and
-must not take one request to stop for two.
+must not take one request to stop for two. SIGUSR1 makes the workers open their access
+logs anew.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from spliceproxy.version import __version__
 
 RunWorker = Callable[[Config, Sequence[socket.socket], int, int], int]
 """``run(config, sockets, lifeline, index)``: the life of one worker, in its own process;
-returns its exit status. SIGTERM, SIGINT and SIGHUP are ignored when it starts."""
+returns its exit status. SIGTERM, SIGINT, SIGHUP and SIGUSR1 are ignored when it starts."""
 
 UNUSABLE = 2
 """Exit status of a worker that cannot work with these settings and has said why. If one
@@ -61,7 +62,7 @@ def run(config: Config, run_worker: RunWorker | None = None) -> int:
     # An ignored SIGCHLD, as some parents leave behind, would reap the workers unseen.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     stops = _stop_signals()
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {*stops, signal.SIGCHLD})
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {*stops, signal.SIGCHLD, signal.SIGUSR1})
     descriptors = _raise_descriptor_limit()
     try:
         listening = listeners.bind(config.listen, config.workers)
@@ -173,6 +174,8 @@ class Supervisor:
             number = self._wait()
             if number in self._stops:
                 self._on_stop_signal(number)
+            elif number == signal.SIGUSR1:
+                self._reopen_logs()
 
     def _wait(self) -> int:
         """Waits for a signal or the next thing to do; returns the signal, 0 for none."""
@@ -183,7 +186,7 @@ class Supervisor:
             moment = self._deadline
         else:
             moment = min((slot.due for slot in self._slots if not slot.pid), default=None)
-        signals = {*self._stops, signal.SIGCHLD}
+        signals = {*self._stops, signal.SIGCHLD, signal.SIGUSR1}
         if moment is None:
             return signal.sigwaitinfo(signals).si_signo
         info = signal.sigtimedwait(signals, max(0.0, moment - time.monotonic()))
@@ -214,7 +217,7 @@ class Supervisor:
         """The worker's process, from fork to exit."""
         status = 1
         try:
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
                 signal.signal(number, signal.SIG_IGN)
             signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
             os.close(self._held)
@@ -276,6 +279,12 @@ class Supervisor:
         else:
             log.info("%s: draining for at most %g s", _name(number), self._config.timeouts.drain)
             self._stop()
+
+    def _reopen_logs(self) -> None:
+        """SIGUSR1, as logrotate(8) sends it to nginx or squid."""
+        for slot in self._slots:
+            if slot.pid:
+                os.kill(slot.pid, signal.SIGUSR1)
 
     def _stop(self) -> None:
         self._stopping = True

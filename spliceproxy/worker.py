@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 import socket
 from collections.abc import Sequence
 
@@ -46,10 +47,13 @@ def run(config: Config, sockets: Sequence[socket.socket], lifeline: int, index: 
             RelayOptions(idle=times.idle, half_close=times.half_close, shares=config.workers),
         )
     except EngineError as error:
-        log.error("--engine %s: %s", config.engine, error)
+        if index == 0:
+            log.error("--engine: %s", error)
         return UNUSABLE
     loop, name = new_loop()
     ready = f"engine {why}; event loop {name}" if index == 0 else ""
+    if config.engine == "auto" and relay.engine != "native" and index == 0:
+        log.warning("the fast engine is not there; install with a C compiler to have it")
     try:
         loop.run_until_complete(_work(config, sockets, lifeline, relay, ready))
         return 0
@@ -80,6 +84,8 @@ async def _work(
     )
     limit = -(-config.max_connections // config.workers)
     server = Server(services, sockets, limit)
+    if services.log is not None:
+        loop.add_signal_handler(signal.SIGUSR1, services.log.reopen)
     server.start()
     if ready:
         log.info("%s", ready)

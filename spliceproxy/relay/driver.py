@@ -55,8 +55,15 @@ class RelayDriver:
         self._arm()
         return ident
 
-    async def transfer(self, source: int, target: int, length: int) -> TransferEnd:
-        """Moves ``length`` bytes (interface.Relay.transfer) and waits for the end.
+    async def transfer(
+        self,
+        source: int,
+        target: int,
+        length: int,
+        cancelled: Callable[[TransferEnd], None] | None = None,
+    ) -> TransferEnd:
+        """Moves ``length`` bytes (interface.Relay.transfer) and waits for the end. If it is
+        cancelled, ``cancelled`` is told how far it came.
 
         When it returns or raises, both descriptors are the caller's alone again. A
         cancelled transfer loses the bytes in flight, so its sockets are of no more use.
@@ -71,7 +78,9 @@ class RelayDriver:
         finally:
             self._transfers.discard(future)
             if future.cancelled():
-                self._relay.cancel(ident)
+                end = self._relay.cancel(ident)
+                if end is not None and cancelled is not None:
+                    cancelled(end)
 
     def abort_all(self) -> None:
         """Resets every tunnel; their ends are reported soon."""

@@ -55,7 +55,7 @@ CLIENT_RESET = "client-reset"  # the client's connection failed: reset, timeout,
 ORIGIN_RESET = "origin-reset"
 IDLE = "idle-timeout"
 HALF_CLOSE = "half-close-timeout"
-ABORTED = "aborted"  # abort() or close()
+ABORTED = "aborted"  # abort(), cancel() or close()
 SOURCE_EOF = "source-eof"  # transfer only: FIN before `length` bytes
 SOURCE_ERROR = "source-error"  # transfer only
 TARGET_ERROR = "target-error"  # transfer only
@@ -133,8 +133,9 @@ class Relay(Protocol):
         OSError as in :meth:`tunnel`.
         """
 
-    def cancel(self, ident: int) -> None:
-        """Ends a transfer without a report; bytes in flight are lost."""
+    def cancel(self, ident: int) -> TransferEnd | None:
+        """Ends a transfer and returns its end (ABORTED) instead of a later ``step``; bytes
+        in flight are lost. None if there is no such transfer."""
 
     def abort(self, ident: int) -> None:
         """Resets both legs of a tunnel; its end (ABORTED) comes from the next ``step``."""

@@ -16,6 +16,7 @@ from errno import EPIPE
 
 from .deadlines import Deadlines
 from .interface import (
+    ABORTED,
     ACK_PATIENCE,
     ACK_POLL,
     CLIENT_RESET,
@@ -323,6 +324,10 @@ class Transfer:
             self._shared.deadlines.set(self, when)
         else:
             self._end(TARGET_IDLE if self._flow.state == BLOCKED else IDLE, 0)
+
+    def abort(self) -> None:
+        """Ends it here; what is in flight is lost."""
+        self._end(ABORTED, 0)
 
     def drop(self) -> None:
         """Gives both sockets back and loses what is in flight."""

@@ -63,13 +63,16 @@ class CopyRelay:
         self._shared.poller.reap()
         return job.ident
 
-    def cancel(self, ident: int) -> None:
+    def cancel(self, ident: int) -> TransferEnd | None:
         job = self._shared.jobs.get(ident)
         if isinstance(job, Transfer):
-            job.drop()
+            job.abort()
             self._shared.poller.reap()
-        elif isinstance(self._shared.ends.get(ident, (None, None))[1], TransferEnd):
-            del self._shared.ends[ident]
+        end = self._shared.ends.get(ident, (None, None))[1]
+        if not isinstance(end, TransferEnd):
+            return None
+        del self._shared.ends[ident]
+        return end
 
     def abort(self, ident: int) -> None:
         job = self._shared.jobs.get(ident)

@@ -259,30 +259,6 @@ def test_half_closed_tunnel_both_ways(shared_proxy: ProxyProcess, origin: socket
         assert read_all(server) == b"reply"
 
 
-def test_half_closed_client_gets_the_rest(
-    shared_proxy: ProxyProcess, origin: socket.socket
-) -> None:
-    """FIN behind the begin of the answer takes nothing from the answer."""
-    body = b"b" * BIG
-    for fields in ((f"Content-Length: {BIG}",), ()):
-        log = Log(shared_proxy, origin)
-        with shared_proxy.connect() as client:
-            client.sendall(request(origin.getsockname()))
-            with accept(origin) as server:
-                head(server)
-                server.sendall("\r\n".join(["HTTP/1.1 200 OK", *fields, "", ""]).encode())
-                reader = Reader(client)
-                reader.more()
-                client.shutdown(socket.SHUT_WR)
-                thread = threading.Thread(target=server.sendall, args=(body,))
-                thread.start()
-                while len(reader.data) < BIG:
-                    assert reader.more()
-                thread.join(20)
-            assert reader.answer().body == body
-        assert log.next() == ["TCP_MISS/200"]
-
-
 def test_fin_before_the_answer_is_the_end(
     shared_proxy: ProxyProcess, origin: socket.socket
 ) -> None:

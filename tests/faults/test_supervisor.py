@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import ProxyProcess, read_head, serving, wait_for
+from harness import ProxyProcess, read_all, read_head, serving, wait_for
 
 STUB = Path(__file__).with_name("stub_proxy.py")
 
@@ -461,3 +461,25 @@ def test_real_proxy_drains_a_tunnel(new_proxy: Callable[..., ProxyProcess]) -> N
         assert s.recv(100) == b"still here"
         s.close()
         assert proxy.process.wait(20) == 0
+
+
+def test_sigusr1_opens_the_access_log_anew(tmp_path: Path) -> None:
+    """As logrotate(8) does it: rename, signal, and new lines go to a new file."""
+    path = tmp_path / "log"
+    proxy = ProxyProcess(tmp_path / "proxy", "--access-log", str(path), workers=2)
+    try:
+
+        def lines(where: Path) -> int:
+            with proxy.connect() as client:
+                client.sendall(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+                read_all(client)
+            return where.read_text().count("\n") if where.exists() else 0
+
+        wait_for(lambda: lines(path), "a line")
+        path.rename(tmp_path / "log.1")
+        os.kill(proxy.process.pid, signal.SIGUSR1)
+        wait_for(lambda: lines(path), "a line in the new file")
+        assert len(proxy.workers()) == 2
+        assert proxy.stop() == 0
+    finally:
+        proxy.kill()

@@ -4,26 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import importlib
-import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from relay_rig import Rig, open_fds
+from relay_rig import Rig, native_relay, open_fds
 
-from spliceproxy.relay.choice import NATIVE_MODULE
 from spliceproxy.relay.interface import Relay, RelayOptions
 from spliceproxy.relay.portable import CopyRelay, SpliceRelay
-
-
-def _native() -> Any:
-    try:
-        return importlib.import_module(NATIVE_MODULE).NativeRelay
-    except ImportError as error:
-        if os.environ.get("SPLICEPROXY_REQUIRE_NATIVE") == "1":
-            raise
-        pytest.skip(f"native is not built: {error}")
 
 
 @pytest.fixture(params=["native", "splice", "copy"])
@@ -39,7 +27,9 @@ def loop_name(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def new_relay(engine: str) -> Iterator[Callable[..., Relay]]:
     """Makes relays of the engine; closes them, and then no descriptor may be left."""
-    make = {"native": _native, "splice": lambda: SpliceRelay, "copy": lambda: CopyRelay}[engine]()
+    make = {"native": native_relay, "splice": lambda: SpliceRelay, "copy": lambda: CopyRelay}[
+        engine
+    ]()
     gc.collect()  # what other tests have left must not go meanwhile
     before = open_fds()
     relays: list[Relay] = []

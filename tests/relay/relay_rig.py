@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import importlib
 import os
 import random
 import select
@@ -18,6 +19,9 @@ from concurrent.futures import Future
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+import pytest
+
+from spliceproxy.relay.choice import NATIVE_MODULE
 from spliceproxy.relay.driver import RelayDriver
 from spliceproxy.relay.interface import Relay, RelayStats, TransferEnd, TunnelEnd
 
@@ -271,3 +275,13 @@ def pump(relay: Relay, done: Callable[[], Any]) -> list[tuple[Any, Any]]:
         poll.poll(10 if wake is None else min(10, wake * 1000))
         ends += relay.step()
     return ends
+
+
+def native_relay() -> Any:
+    """The compiled engine; skips where it is not built, unless it must be."""
+    try:
+        return importlib.import_module(NATIVE_MODULE).NativeRelay
+    except ImportError as error:
+        if os.environ.get("SPLICEPROXY_REQUIRE_NATIVE") == "1":
+            raise
+        pytest.skip(f"native is not built: {error}")

@@ -104,9 +104,9 @@ def child(code: str, *args: str) -> str:
 
 def need(engine: str) -> None:
     if engine == "native":
-        from conftest import _native
+        from relay_rig import native_relay
 
-        _native()
+        native_relay()
 
 
 @needs_seccomp

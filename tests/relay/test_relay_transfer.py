@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import select
 import socket
 from collections.abc import Callable
 from concurrent.futures import CancelledError
@@ -27,6 +28,7 @@ from relay_rig import (
 )
 
 from spliceproxy.relay.interface import (
+    ABORTED,
     DONE,
     IDLE,
     SOURCE_EOF,
@@ -262,3 +264,20 @@ def test_a_cancelled_task_gives_the_sockets_back_at_once(rig: Rig) -> None:
     future = asyncio.run_coroutine_threadsafe(work(), rig.loop)
     assert recv_exactly(receiver, 5) == b"again"
     assert future.result(PATIENCE).reason == DONE
+
+
+def test_a_cancelled_transfer_says_how_far_it_came(new_relay: Callable[..., Relay]) -> None:
+    relay = new_relay()
+    sender, source = tcp_pair()
+    receiver, target = tcp_pair()
+    with sender, source, receiver, target:
+        ident = relay.transfer(source.fileno(), target.fileno(), 1000, None)
+        sender.sendall(b"x" * 300)
+        while relay.stats().copied + relay.stats().spliced < 300:
+            select.select([relay.fileno()], [], [], PATIENCE)
+            relay.step()
+        end = relay.cancel(ident)
+        assert end is not None
+        assert (end.reason, end.copied + end.spliced) == (ABORTED, 300)
+        assert relay.cancel(ident) is None
+        assert relay.step() == []
