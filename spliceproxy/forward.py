@@ -211,9 +211,11 @@ class Exchange:
         self._limit_response(origin)
         while True:
             response = await self._response_head(origin)
-            if response.status >= 200 or response.status == 101:
+            if response.status >= 200:
                 return response
             response_body(response, self._head.method)  # its framing must be sound too
+            if response.status == 101:
+                return response
             if self._head.minor:
                 await self._send_interim(response)
             await asyncio.sleep(0)  # a storm of them must not hold up others

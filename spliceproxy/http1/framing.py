@@ -89,6 +89,10 @@ def response_body(head: ResponseHead, method: str) -> tuple[Body, int]:
     kind, length = Body.CLOSE, 0
     if codings or lengths:
         kind, length = _framing(head.minor, codings, lengths, 502)
+    # A 1xx has no body (rule 1), yet some readers take what such a field announces; and
+    # HTTP/1.0 knows none (RFC 9110 section 15.2), so there some take it for the end.
+    if status < 200 and (not head.minor or kind == Body.CHUNKED or length):
+        raise HeadError(502, f"a {status} response with a body, or in HTTP/1.0")
     if method == "HEAD" or status < 200 or status in (204, 304):
         return Body.NONE, 0
     return kind, length

@@ -144,10 +144,30 @@ def test_connect_with_a_body_is_refused(fields: bytes) -> None:
     assert caught.value.status == 400
 
 
+@pytest.mark.parametrize(
+    ("line", "fields"),
+    [
+        (b"HTTP/1.1 199 x", b"Content-Length: 5\r\n"),
+        (b"HTTP/1.1 101 x", TE),
+        (b"HTTP/1.0 100 x", b""),
+    ],
+)
+def test_interim_responses_that_some_read_otherwise(line: bytes, fields: bytes) -> None:
+    # RFC 9110 8.6 and 15.2, RFC 9112 6.1
+    with pytest.raises(HeadError) as caught:
+        of_response(fields, line, "GET")
+    assert caught.value.status == 502
+
+
+@pytest.mark.parametrize("fields", [b"", b"Content-Length: 0\r\n"])
+@pytest.mark.parametrize("status", [100, 101, 103, 199])
+def test_interim_responses(fields: bytes, status: int) -> None:
+    assert of_response(fields, b"HTTP/1.1 %d x" % status, "GET") == (NONE, 0)
+
+
 @pytest.mark.parametrize("fields", [b"", TE, b"Content-Length: 5\r\n"])
 @pytest.mark.parametrize(
-    ("method", "status"),
-    [("HEAD", 200), ("HEAD", 404), ("GET", 100), ("GET", 101), ("GET", 204), ("GET", 304)],
+    ("method", "status"), [("HEAD", 200), ("HEAD", 404), ("GET", 204), ("GET", 304)]
 )
 def test_responses_without_body(fields: bytes, method: str, status: int) -> None:
     # RFC 9112 6.3 rule 1

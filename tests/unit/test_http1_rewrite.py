@@ -336,7 +336,7 @@ RESPONSES = [
     ),
     # RFC 9110 15.2.2, 15.5.22
     (
-        [b"HTTP/1.1 101 x", b"Connection: Upgrade", b"Upgrade: a", b"Content-Length: 5"],
+        [b"HTTP/1.1 101 x", b"Connection: Upgrade", b"Upgrade: a", b"Content-Length: 0"],
         [b"HTTP/1.1 101 x", b"Upgrade: a", b"Connection: upgrade", b"Via: 1.1 sp"],
     ),
     (
