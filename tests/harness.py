@@ -82,6 +82,8 @@ class ProxyProcess:
         self.access_path = folder / "access"
         program = ["-m", "spliceproxy"] if uvloop else ["-c", HIDE_UVLOOP]
         argv = [*prefix, sys.executable, *program, "--workers", str(workers), *args]
+        if "--via" not in args:
+            argv += ["--via", "spliceproxy"]  # not a random name: answers end the same
         for address in listen:
             argv += ["--listen", address]
         with self.stderr_path.open("wb") as err, self.access_path.open("wb") as out:
