@@ -2,19 +2,26 @@
 
 A *flow* is a tunnel or a transfer between side 0 (client, or a transfer's source) and
 side 1 (origin, or its target). ``way[s]`` is the direction that starts at side ``s``.
+A client of plain exchanges, and a connection to an origin that serves them, are flows
+with side 0 alone; each knows the slot of the other while one serves the other.
 """
 
 from cpython.ref cimport PyObject
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport realloc
+from libc.string cimport memset
+
+from plain cimport Plain
+from routes cimport NOWHERE, PEER_MAX, Routes
 
 cdef enum:
-    NOWHERE = -1            # no slot, no descriptor
     UNREGISTERED = 0xffffffff   # Flow.mask of a descriptor that is not in epoll
+    FIRST_SLOTS = 64
     BUCKETS = 64            # a timeout is exact to its 64th part
     INFO_MAX = 256          # room for one struct tcp_info
 
 cdef enum Kind:
-    FREE, TUNNEL, TRANSFER
+    FREE, TUNNEL, TRANSFER, CLIENT, ORIGIN
 
 # Way.flags
 cdef enum:
@@ -26,12 +33,58 @@ cdef enum:
 
 # Flow.queue
 cdef enum Queue:
-    Q_NONE, Q_IDLE, Q_HALF, Q_ACK, Q_FINISHED
+    Q_NONE, Q_IDLE, Q_HALF, Q_HEAD, Q_DIAL, Q_RACE, Q_KEPT, Q_ACK, Q_FINISHED
 
 cdef enum Reason:
     R_NONE, R_DONE, R_SIDE0, R_SIDE1, R_IDLE, R_HALF_CLOSE, R_ABORTED, R_SOURCE_EOF,
-    R_TARGET_IDLE
+    R_TARGET_IDLE, R_CLIENT_GONE, R_HANDED_OVER
 
+cdef enum Phase:
+    P_IDLE                  # the next request has not begun
+    P_DIAL                  # its origin is being connected to
+    P_WAIT                  # the request is sent, no byte of the response is there
+    P_BODY                  # the response's head is sent, or held
+
+cdef enum Cause:
+    H_CLOSED                # it is over: nothing is handed over
+    H_REQUEST               # a request, maybe not all of its head, or what is none
+    H_RETRY                 # a request whose reused origin connection was dead
+    H_RESPONSE              # a request and its origin, which has been sent it
+    H_UNANSWERED            # the same, but the time for the response is up
+    H_LINGER                # answered in full, to be closed with care
+
+cdef struct Exchange:       # of a CLIENT
+    char *data              # received and not consumed: the head in work comes first
+    uint32_t have
+    uint32_t head           # bytes of the head in work
+    int32_t link            # slot of its origin, NOWHERE
+    int32_t origin_fd       # handed over with it
+    uint32_t requests       # answered so far
+    uint32_t group          # class of clients, see routes.pxd
+    int64_t started         # us, when the head in work was there
+    uint16_t status
+    uint8_t phase
+    uint8_t method
+    uint8_t cause
+    uint8_t close           # behind this response
+    uint8_t spent           # the origin's connection cannot be used again
+    uint8_t reused
+    char *credentials
+    char *answer            # of the origin, received and not consumed, when handed over
+    uint32_t credentials_size
+    uint32_t answer_size
+    uint8_t type_size
+    char type[64]           # Content-Type, for the log
+    char peer[PEER_MAX]
+    char address[PEER_MAX]  # the client's
+
+cdef struct Link:           # of an ORIGIN
+    int32_t client          # the slot that it serves, NOWHERE while idle
+    int32_t origin          # which, in Routes.origins; NOWHERE: not to be kept
+    int32_t above           # in the stack of the idle, the more recently used first
+    int32_t below
+    uint8_t fresh           # no request has been sent on it
+    char peer[PEER_MAX]
 cdef struct Way:
     uint64_t copied
     uint64_t spliced
@@ -52,6 +105,8 @@ cdef struct Flow:
     uint32_t mask[2]        # what epoll watches for
     Way way[2]
     PyObject *token
+    Exchange *x
+    Link *link
     char *info              # two struct tcp_info, once finished
     int64_t queued          # ms; Q_ACK: since when the send queue has not shrunk
     uint32_t info_len[2]
@@ -84,7 +139,18 @@ cdef struct Pool:
     int64_t used            # ms, last lent or returned
     int64_t retry           # ms, no new pipe before: the last one was refused
 
+cdef struct Log:
+    char *at                # entries, as of log.pxd
+    size_t used
+    size_t room
+    int count
+    bint on
+    bint told               # the owner knows that there are some
+
 cdef struct Counters:
+    uint64_t exchanges      # answered without the owner
+    uint64_t handed_over
+    uint64_t dropped        # log entries, without memory
     uint64_t copied
     uint64_t spliced
     uint64_t starved
@@ -112,6 +178,7 @@ cdef struct Core:
     char *buffer            # limits.chunk bytes, shared by every flow
     Flow *flows
     int32_t capacity
+    int32_t used
     int32_t free            # first free slot, linked by Flow.next
     int32_t acking          # flows in Q_ACK, linked
     int32_t finished        # flows in Q_FINISHED, linked
@@ -123,13 +190,85 @@ cdef struct Core:
     int transfers
     Wheel idle
     Wheel half
+    Wheel head
+    Wheel dial
+    Wheel race
+    Wheel kept
     Pool pool
+    Plain plain
+    Routes routes
+    char *out               # PLAIN_OUT bytes: a rewritten head
+    char *established       # the answer to CONNECT
+    size_t established_size
+    Log log
+    int clients
+    int kept_count
+    int kept_most           # in all
+    int kept_each           # per origin
+    bint draining
     Counters counters
     Limits limits
 
 
 cdef inline bint pending(const Way *w) noexcept nogil:
     return w.in_pipe > 0 or w.held != NULL
+
+
+cdef inline bint slots_reserve(Core *c, int32_t n) noexcept nogil:
+    """Makes room for `n` more flows, which may move them all; false without memory."""
+    cdef int32_t capacity = c.capacity * 2 if c.capacity else FIRST_SLOTS
+    cdef int32_t i
+    cdef Flow *flows
+    if c.capacity - c.used >= n:
+        return True
+    flows = <Flow *>realloc(c.flows, capacity * sizeof(Flow))
+    if flows == NULL:
+        return False
+    c.flows = flows
+    memset(&flows[c.capacity], 0, (capacity - c.capacity) * sizeof(Flow))
+    for i in range(capacity - 1, c.capacity - 1, -1):
+        flows[i].next = c.free
+        c.free = i
+    c.capacity = capacity
+    return True
+
+
+cdef inline int32_t slot_take(Core *c, int a, int b, uint8_t kind) noexcept nogil:
+    """An empty flow on descriptors `a` and `b`, in no queue and not watched; NOWHERE if no
+    slot is reserved."""
+    cdef int32_t slot = c.free
+    cdef uint32_t generation
+    cdef Flow *f
+    cdef int s
+    if slot == NOWHERE:
+        return NOWHERE
+    f = &c.flows[slot]
+    c.free = f.next
+    c.used += 1
+    generation = f.generation
+    memset(f, 0, sizeof(Flow))
+    f.generation = generation
+    f.kind = kind
+    f.fd[0] = a
+    f.fd[1] = b
+    f.next = f.prev = NOWHERE
+    for s in range(2):
+        f.mask[s] = <uint32_t>UNREGISTERED
+        f.way[s].left = -1
+        f.way[s].active = c.now
+        f.way[s].pipe_r = f.way[s].pipe_w = NOWHERE
+    return slot
+
+
+cdef inline void slot_free(Core *c, int32_t slot) noexcept nogil:
+    """Events that are still on their way to it are told by its generation."""
+    cdef Flow *f = &c.flows[slot]
+    f.kind = FREE
+    f.queue = Q_NONE
+    f.generation += 1
+    f.next = c.free
+    c.free = slot
+    c.used -= 1
 
 
 cdef inline void link(Core *c, int32_t *head, int32_t slot) noexcept nogil:
@@ -180,14 +319,26 @@ cdef inline void wheel_put(
     wheel.count += 1
 
 
+cdef inline Wheel *wheel_of(Core *c, uint8_t queue) noexcept nogil:
+    if queue == Q_IDLE:
+        return &c.idle
+    if queue == Q_HALF:
+        return &c.half
+    if queue == Q_HEAD:
+        return &c.head
+    if queue == Q_DIAL:
+        return &c.dial
+    if queue == Q_RACE:
+        return &c.race
+    return &c.kept if queue == Q_KEPT else NULL
+
+
 cdef inline void leave_queue(Core *c, int32_t slot) noexcept nogil:
     cdef Flow *f = &c.flows[slot]
-    if f.queue == Q_IDLE:
-        unlink(c, &c.idle.head[f.bucket], slot)
-        c.idle.count -= 1
-    elif f.queue == Q_HALF:
-        unlink(c, &c.half.head[f.bucket], slot)
-        c.half.count -= 1
+    cdef Wheel *wheel = wheel_of(c, f.queue)
+    if wheel != NULL:
+        unlink(c, &wheel.head[f.bucket], slot)
+        wheel.count -= 1
     elif f.queue == Q_ACK:
         unlink(c, &c.acking, slot)
     f.queue = Q_NONE
@@ -199,14 +350,13 @@ cdef inline int64_t last_active(const Flow *f) noexcept nogil:
 
 cdef inline void enter_queue(Core *c, int32_t slot, uint8_t queue) noexcept nogil:
     cdef Flow *f = &c.flows[slot]
+    cdef Wheel *wheel = wheel_of(c, queue)
     if f.queue == queue:
         return
     leave_queue(c, slot)
     f.queue = queue
-    if queue == Q_IDLE:
-        wheel_put(c, &c.idle, slot, last_active(f))
-    elif queue == Q_HALF:
-        wheel_put(c, &c.half, slot, last_active(f))
+    if wheel != NULL:
+        wheel_put(c, wheel, slot, last_active(f))
     elif queue == Q_ACK:
         if c.acking == NOWHERE:
             c.ack_next = c.now + c.limits.ack_poll

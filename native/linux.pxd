@@ -4,7 +4,7 @@ from libc.stdint cimport uint32_t, uint64_t
 
 cdef extern from "<errno.h>" nogil:
     int errno
-    int EAGAIN, EINTR, EINVAL, ENOSYS, EPERM, EEXIST, ENOMEM, ECONNRESET
+    int EAGAIN, EINTR, EINVAL, ENOSYS, EPERM, EEXIST, ENOMEM, ECONNRESET, EINPROGRESS
 
 cdef extern from "<unistd.h>" nogil:
     int close(int fd)
@@ -38,12 +38,27 @@ cdef extern from "<sys/ioctl.h>" nogil:
 cdef extern from "<linux/sockios.h>" nogil:
     unsigned long SIOCOUTQ
 
+cdef extern from "<sys/uio.h>" nogil:
+    struct iovec:
+        void *iov_base
+        size_t iov_len
+
 cdef extern from "<sys/socket.h>" nogil:
     ctypedef unsigned int socklen_t
     struct linger:
         int l_onoff
         int l_linger
-    int SOL_SOCKET, SO_LINGER, SO_ERROR, SHUT_WR
+    struct sockaddr:
+        pass
+    struct msghdr:
+        iovec *msg_iov
+        size_t msg_iovlen
+    int SOL_SOCKET, SO_LINGER, SO_ERROR, SO_KEEPALIVE, SO_OOBINLINE, SHUT_WR
+    int SOCK_STREAM, SOCK_NONBLOCK, SOCK_CLOEXEC
+    int socket(int family, int type, int protocol)
+    int connect(int fd, const sockaddr *address, socklen_t size)
+    int getsockname(int fd, sockaddr *address, socklen_t *size)
+    ssize_t sendmsg(int fd, const msghdr *message, int flags)
     int MSG_DONTWAIT, MSG_NOSIGNAL, MSG_PEEK
     ssize_t recv(int fd, void *buffer, size_t length, int flags)
     ssize_t send(int fd, const void *buffer, size_t length, int flags)
@@ -55,12 +70,12 @@ cdef extern from "<netinet/in.h>" nogil:
     int IPPROTO_TCP
 
 cdef extern from "<netinet/tcp.h>" nogil:
-    int TCP_INFO
+    int TCP_INFO, TCP_NODELAY, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_KEEPCNT
 
 cdef extern from "<time.h>" nogil:
     ctypedef int clockid_t
     struct timespec:
         long tv_sec
         long tv_nsec
-    clockid_t CLOCK_MONOTONIC, CLOCK_MONOTONIC_COARSE
+    clockid_t CLOCK_MONOTONIC, CLOCK_MONOTONIC_COARSE, CLOCK_REALTIME
     int clock_gettime(clockid_t clock, timespec *now)

@@ -17,25 +17,38 @@ import warnings
 from cpython.exc cimport PyErr_SetFromErrno
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free, malloc, realloc
-from libc.string cimport memset
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcpy, memset
 
 cimport linux
+from exchange cimport PLAIN_OUT, begin, cut, hand_over, read_next
 from flow cimport (
-    Core, FREE, Flow, INFO_MAX, NOWHERE, Q_IDLE, Q_NONE, R_ABORTED, R_DONE, R_HALF_CLOSE,
-    R_IDLE, R_SIDE0, R_SIDE1, R_SOURCE_EOF, R_TARGET_IDLE, SPLICING, STOPPED, TRANSFER,
-    TUNNEL, UNREGISTERED, Way, enter_queue, wheel_init,
+    CLIENT, Core, Exchange, FREE, Flow, H_CLOSED, H_LINGER, H_REQUEST, H_RESPONSE, H_RETRY,
+    H_UNANSWERED, INFO_MAX, ORIGIN, P_IDLE, Q_FINISHED, Q_HEAD, Q_IDLE, R_ABORTED,
+    R_CLIENT_GONE, R_DONE, R_HALF_CLOSE, R_IDLE, R_SIDE0, R_SIDE1, R_SOURCE_EOF,
+    R_TARGET_IDLE, SPLICING, STOPPED, TRANSFER, TUNNEL, UNREGISTERED, Way, Wheel,
+    enter_queue, slot_free, slot_take, slots_reserve, wheel_init,
 )
+from log cimport Entry, LOG_BATCH
 from moves cimport TARGET_FAILED, send_or_hold
+from origins cimport kept_drop, kept_put, kept_take, link_drop, link_new, link_take_out
 from pipes cimport pool_empty
+from plain cimport (
+    CONNECTION, CREDENTIALS, DATE, DROP, HOST, LENGTH, NAME_MAX, NOT_PLAIN, PASS,
+    PROXY_CONNECTION, Rule, SLOTS, TYPE, Text, VIA,
+)
+from routes cimport (
+    ADDRESS_MAX, KEY_MAX, NOWHERE, ORIGINS, PEER_MAX, ROUTES, Route, route_add, routes_clear,
+    routes_free, routes_init,
+)
 from service cimport finish, settle, side_failed, wanted, watch
 from step cimport clock_ms, close_finished, run
 
 from spliceproxy.relay import interface
-from spliceproxy.relay.interface import RelayStats, TransferEnd, TunnelEnd
+from spliceproxy.relay.interface import (
+    BornTunnel, Handoff, PlainRecord, RelayStats, TransferEnd, TunnelEnd,
+)
 from spliceproxy.relay.pipes import affordable
-
-cdef int32_t FIRST_SLOTS = 64
 
 
 cdef class NativeRelay:
@@ -44,6 +57,7 @@ cdef class NativeRelay:
     cdef Core core
     cdef readonly str engine
     cdef bint closed
+    cdef object owner       # of the plain exchanges; holds this object, too
 
     def __cinit__(self, options):
         memset(&self.core, 0, sizeof(Core))
@@ -60,6 +74,10 @@ cdef class NativeRelay:
         c.now = clock_ms(linux.CLOCK_MONOTONIC_COARSE)
         wheel_init(&c.idle, <int64_t>(options.idle * 1000), c.now)
         wheel_init(&c.half, <int64_t>(options.half_close * 1000), c.now)
+        wheel_init(&c.head, 0, c.now)
+        wheel_init(&c.dial, 0, c.now)
+        wheel_init(&c.race, 0, c.now)
+        wheel_init(&c.kept, 0, c.now)
         c.pool.size, c.pool.limit = affordable(options.shares)
         if options.max_pipes >= 0:
             c.pool.limit = options.max_pipes
@@ -93,6 +111,20 @@ cdef class NativeRelay:
         free(self.core.buffer)
         free(self.core.pool.fds)
         free(self.core.flows)
+        free(self.core.out)
+        free(self.core.established)
+        free(self.core.plain.name)
+        free(self.core.plain.via)
+        free(self.core.log.at)
+        routes_free(&self.core.routes)
+
+    @property
+    def tunnels(self):
+        return self.core.tunnels
+
+    @property
+    def clients(self):
+        return self.core.clients
 
     def fileno(self):
         return self.core.epfd
@@ -102,46 +134,12 @@ cdef class NativeRelay:
     cdef int32_t _slot(self, int a, int b, uint8_t kind) except -1:
         """A flow with both descriptors registered; OSError leaves nothing behind."""
         cdef Core *c = &self.core
-        cdef Flow *f
-        cdef int32_t slot
-        cdef uint32_t generation
-        cdef int s
         if self.closed:
             raise RuntimeError("the relay is closed")
-        if c.free == NOWHERE:
-            self._grow()
-        slot = c.free
-        f = &c.flows[slot]
-        c.free = f.next
-        c.now = clock_ms(linux.CLOCK_MONOTONIC_COARSE)
-        generation = f.generation
-        memset(f, 0, sizeof(Flow))
-        f.generation = generation
-        f.kind = kind
-        f.fd[0] = a
-        f.fd[1] = b
-        f.next = f.prev = NOWHERE
-        for s in range(2):
-            f.mask[s] = <uint32_t>UNREGISTERED
-            f.way[s].left = -1
-            f.way[s].active = c.now
-            f.way[s].pipe_r = f.way[s].pipe_w = NOWHERE
-        return slot
-
-    cdef int _grow(self) except -1:
-        cdef Core *c = &self.core
-        cdef int32_t capacity = c.capacity * 2 if c.capacity else FIRST_SLOTS
-        cdef int32_t i
-        cdef Flow *flows = <Flow *>realloc(c.flows, capacity * sizeof(Flow))
-        if flows == NULL:
+        if not slots_reserve(c, 1):
             raise MemoryError
-        c.flows = flows
-        for i in range(capacity - 1, c.capacity - 1, -1):
-            memset(&c.flows[i], 0, sizeof(Flow))
-            c.flows[i].next = c.free
-            c.free = i
-        c.capacity = capacity
-        return 0
+        c.now = clock_ms(linux.CLOCK_MONOTONIC_COARSE)
+        return slot_take(c, a, b, kind)
 
     cdef int _register(self, int32_t slot) except -1:
         """Both descriptors into epoll. One that is in it already (a transfer the other
@@ -169,18 +167,10 @@ cdef class NativeRelay:
                     watch(c, slot, s, <uint32_t>UNREGISTERED)
                 if f.dupped & (1 << s):
                     linux.close(f.fd[s])
-            self._forget(slot)
+            slot_free(c, slot)
             linux.errno = error
             PyErr_SetFromErrno(OSError)
         return 0
-
-    cdef void _forget(self, int32_t slot) noexcept:
-        cdef Flow *f = &self.core.flows[slot]
-        f.kind = FREE
-        f.queue = Q_NONE
-        f.generation += 1
-        f.next = self.core.free
-        self.core.free = slot
 
     cdef object _start(self, int32_t slot, object token):
         cdef Core *c = &self.core
@@ -268,6 +258,9 @@ cdef class NativeRelay:
             return []
         with nogil:
             run(c)
+        if c.log.count and (not c.log.told or c.log.count >= LOG_BATCH):
+            c.log.told = True
+            self.owner.logged(c.log.count)
         return self._collect() if c.finished != NOWHERE else []
 
     cdef list _collect(self):
@@ -277,23 +270,36 @@ cdef class NativeRelay:
         cdef int32_t slot
         while c.finished != NOWHERE:
             slot = c.finished
-            ends.append((<object>c.flows[slot].token, self._end(&c.flows[slot])))
             c.finished = c.flows[slot].next
+            if c.flows[slot].kind == CLIENT:
+                if c.flows[slot].x.cause != H_CLOSED:
+                    ends.append((self.owner.handed, handoff(&c.flows[slot])))
+            elif c.flows[slot].x != NULL:
+                ends.append((self.owner.ended, (born(&c.flows[slot]), self._end(&c.flows[slot]))))
+            else:
+                ends.append((<object>c.flows[slot].token, self._end(&c.flows[slot])))
             self._drop(slot)
         c.closed = NOWHERE
         return ends
 
     cdef void _drop(self, int32_t slot) noexcept:
-        cdef Flow *f = &self.core.flows[slot]
+        cdef Core *c = &self.core
+        cdef Flow *f = &c.flows[slot]
         if f.kind == TUNNEL:
-            self.core.tunnels -= 1
+            c.tunnels -= 1
+        elif f.kind == TRANSFER:
+            c.transfers -= 1
         else:
-            self.core.transfers -= 1
+            c.clients -= 1
         free(f.info)
         f.info = NULL
-        Py_DECREF(<object>f.token)
-        f.token = NULL
-        self._forget(slot)
+        if f.x != NULL:
+            exchange_free(f.x)
+            f.x = NULL
+        else:
+            Py_DECREF(<object>f.token)
+            f.token = NULL
+        slot_free(c, slot)
 
     cdef object _end(self, Flow *f):
         cdef Way *up = &f.way[0]
@@ -312,10 +318,12 @@ cdef class NativeRelay:
         cdef int64_t now
         if c.finished != NOWHERE:
             return 0.0
-        if c.idle.count > 0:
-            due = c.idle.time
-        if c.half.count > 0 and (due < 0 or c.half.time < due):
-            due = c.half.time
+        due = sooner(due, &c.idle)
+        due = sooner(due, &c.half)
+        due = sooner(due, &c.head)
+        due = sooner(due, &c.dial)
+        due = sooner(due, &c.race)
+        due = sooner(due, &c.kept)
         if c.acking != NOWHERE and (due < 0 or c.ack_next < due):
             due = c.ack_next
         if c.pool.idle > 0 and (due < 0 or c.pool.used + c.limits.rest < due):
@@ -330,7 +338,8 @@ cdef class NativeRelay:
         return RelayStats(
             c.tunnels, c.transfers, c.pool.lent, c.pool.idle, c.counters.copied,
             c.counters.spliced, c.counters.starved, c.counters.fallbacks,
-            c.counters.urgent, c.counters.events, c.counters.steps,
+            c.counters.urgent, c.counters.events, c.counters.steps, c.counters.exchanges,
+            c.counters.handed_over,
         )
 
     def close(self):
@@ -341,8 +350,14 @@ cdef class NativeRelay:
         cdef Core *c = &self.core
         cdef int32_t slot
         self.closed = True
+        c.draining = True
         for slot in range(c.capacity):
-            if c.flows[slot].kind != FREE:
+            if c.flows[slot].kind == CLIENT:
+                hand_over(c, slot, H_CLOSED)
+            elif c.flows[slot].kind == ORIGIN:
+                if c.flows[slot].link.client == NOWHERE:
+                    kept_drop(c, slot)
+            elif c.flows[slot].kind != FREE:
                 finish(c, slot, R_ABORTED)
         close_finished(c)
         while c.finished != NOWHERE:
@@ -375,3 +390,12 @@ cdef str transfer_reason(uint8_t reason):
         R_IDLE: interface.IDLE,
         R_TARGET_IDLE: interface.TARGET_IDLE,
     }.get(reason, interface.ABORTED)
+
+
+cdef int64_t sooner(int64_t due, const Wheel *wheel) noexcept:
+    if wheel.count > 0 and (due < 0 or wheel.time < due):
+        return wheel.time
+    return due
+
+
+include "exchanges.pxi"

@@ -5,13 +5,16 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport malloc
 
 cimport linux
+from exchange cimport client_event, exchange_late, origin_event
 from flow cimport (
-    BUCKETS, Core, FREE, Flow, INFO_MAX, NOWHERE, Q_FINISHED, R_DONE, R_HALF_CLOSE, R_IDLE,
-    R_TARGET_IDLE, TRANSFER, TUNNEL, UNREGISTERED, Wheel, enter_queue, last_active,
-    leave_queue, pending,
+    BUCKETS, CLIENT, Core, FREE, Flow, H_CLOSED, INFO_MAX, ORIGIN, Q_FINISHED, R_DONE,
+    R_HALF_CLOSE, R_IDLE, R_NONE, R_TARGET_IDLE, TRANSFER, TUNNEL, UNREGISTERED, Wheel,
+    enter_queue, last_active, leave_queue, pending, slots_reserve,
 )
 from moves cimport drop_pending
+from origins cimport kept_drop, link_take_out
 from pipes cimport pool_empty
+from routes cimport NOWHERE
 from service cimport finish, send_queue, serve_event, watch
 
 cdef enum:
@@ -52,6 +55,19 @@ cdef inline void read_infos(Flow *f) noexcept nogil:
             f.info_len[s] = size
 
 
+cdef inline void release_client(Core *c, int32_t slot) noexcept nogil:
+    """Closes the client's descriptor, or takes it and its origin's out of epoll."""
+    cdef Flow *f = &c.flows[slot]
+    if f.x.cause == H_CLOSED:
+        linux.close(f.fd[0])
+        return
+    watch(c, slot, 0, <uint32_t>UNREGISTERED)
+    if f.x.link != NOWHERE:
+        f.x.reused = not c.flows[f.x.link].link.fresh
+        f.x.origin_fd = link_take_out(c, f.x.link)
+        f.x.link = NOWHERE
+
+
 cdef inline void release(Core *c, int32_t slot) noexcept nogil:
     """Takes a finished flow's descriptors out of epoll: a tunnel's are closed, a
     transfer's go back to their owner."""
@@ -59,6 +75,9 @@ cdef inline void release(Core *c, int32_t slot) noexcept nogil:
     cdef int s
     for s in range(2):
         drop_pending(c, &f.way[s])
+    if f.kind == CLIENT:
+        release_client(c, slot)
+        return
     if f.kind == TUNNEL:
         read_infos(f)
     for s in range(2):
@@ -87,6 +106,8 @@ cdef inline void serve_batch(Core *c, linux.epoll_event *events, int n) noexcept
     cdef Flow *f
     c.now = clock_ms(linux.CLOCK_MONOTONIC_COARSE)
     c.moved = 0
+    # Each event opens one connection at most, and without a slot the owner does it.
+    slots_reserve(c, BATCH)
     for i in range(n):
         tag = events[i].data.u64
         slot = <int32_t>(<uint32_t>tag >> 1)
@@ -94,7 +115,12 @@ cdef inline void serve_batch(Core *c, linux.epoll_event *events, int n) noexcept
         if f.kind == FREE or f.generation != tag >> 32 or f.queue == Q_FINISHED:
             continue
         c.counters.events += 1
-        serve_event(c, slot, <int>(tag & 1), events[i].events)
+        if f.kind == CLIENT:
+            client_event(c, slot, events[i].events)
+        elif f.kind == ORIGIN:
+            origin_event(c, slot, events[i].events)
+        else:
+            serve_event(c, slot, <int>(tag & 1), events[i].events)
     close_finished(c)
 
 
@@ -117,7 +143,11 @@ cdef inline void expire(Core *c, Wheel *wheel, uint8_t reason) noexcept nogil:
         while slot != NOWHERE:
             following = c.flows[slot].next
             if c.now - last_active(&c.flows[slot]) >= wheel.timeout:
-                if c.flows[slot].kind == TRANSFER and pending(&c.flows[slot].way[0]):
+                if c.flows[slot].kind == CLIENT:
+                    exchange_late(c, slot)
+                elif c.flows[slot].kind == ORIGIN:
+                    kept_drop(c, slot)
+                elif c.flows[slot].kind == TRANSFER and pending(&c.flows[slot].way[0]):
                     finish(c, slot, R_TARGET_IDLE)
                 else:
                     finish(c, slot, reason)
@@ -150,6 +180,10 @@ cdef inline void tick(Core *c) noexcept nogil:
     c.now = clock_ms(linux.CLOCK_MONOTONIC_COARSE)
     expire(c, &c.idle, R_IDLE)
     expire(c, &c.half, R_HALF_CLOSE)
+    expire(c, &c.head, R_NONE)
+    expire(c, &c.dial, R_NONE)
+    expire(c, &c.race, R_NONE)
+    expire(c, &c.kept, R_NONE)
     if c.acking != NOWHERE and c.now >= c.ack_next:
         check_acks(c)
     if c.pool.idle > 0 and c.now - c.pool.used >= c.limits.rest:

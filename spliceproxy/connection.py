@@ -10,7 +10,7 @@ import time
 from spliceproxy import files
 from spliceproxy.body import SourceFailed
 from spliceproxy.errors import ClientGone, Failure
-from spliceproxy.forward import Exchange
+from spliceproxy.forward import Begun, Exchange
 from spliceproxy.http1.chain import (
     forwarded_lines,
     forwards_left,
@@ -35,7 +35,15 @@ from spliceproxy.http1.pages import (
 )
 from spliceproxy.http1.rewrite import persistent, upgrade
 from spliceproxy.observe.record import Record
-from spliceproxy.relay.interface import ABORTED, IDLE, SOURCE_ERROR
+from spliceproxy.relay.interface import (
+    ABORTED,
+    IDLE,
+    LINGER,
+    REQUEST,
+    SOURCE_ERROR,
+    UNANSWERED,
+    Handoff,
+)
 from spliceproxy.services import Services
 from spliceproxy.stream import Stream
 from spliceproxy.tunnel import hand_over
@@ -55,14 +63,18 @@ class Connection:
 
     __slots__ = (
         "_address",
+        "_begun",
         "_cause",
         "_exchange",
         "_head",
         "_idle",
+        "_lingers",
+        "_plain",
         "_record",
         "_refuse",
         "_requests",
         "_services",
+        "_started",
         "_stream",
         "_task",
     )
@@ -81,14 +93,43 @@ class Connection:
         self._head: RequestHead | None = None
         self._record = Record(address, 0.0)
         self._exchange: Exchange | None = None
+        # Of a connection that comes from the relay: when its first request was there, how
+        # far that has come, and whether it was the last one.
+        self._started = 0.0
+        self._begun: Begun | None = None
+        self._lingers = False
+        self._plain = False  # requests like the last one need not be looked at
+
+    @classmethod
+    def of_handoff(cls, services: Services, handoff: Handoff) -> Connection:
+        """A connection that the relay gives back, with what it has received."""
+        assert services.exchanges is not None
+        streams = services.exchanges
+        stream = streams.stream(handoff.client, handoff.address, handoff.buffer)
+        connection = cls(services, stream, handoff.address)
+        connection._requests = handoff.requests
+        connection._lingers = handoff.cause == LINGER
+        if handoff.cause not in (REQUEST, LINGER):
+            origin = None
+            if handoff.origin >= 0:
+                origin = streams.stream(handoff.origin, handoff.peer, handoff.answer)
+            late = handoff.cause == UNANSWERED
+            connection._started = handoff.started
+            connection._begun = Begun(origin, handoff.peer, handoff.reused, late)
+        return connection
 
     async def run(self) -> None:
         """Serves the connection to its end."""
         self._task = asyncio.current_task()
         try:
+            if self._lingers:
+                await self._stream.finish(more=False)
+                return
             while await self._serve_one():
                 self._requests += 1
                 if self._services.draining and not self._stream.buffer:
+                    break
+                if self._plain and self._give_back():
                     break
         except asyncio.CancelledError:
             if self._cause is None:
@@ -102,6 +143,13 @@ class Connection:
                 self._stream.reset()
             else:
                 self._stream.close()
+
+    def _give_back(self) -> bool:
+        """Whether the relay goes on with this client."""
+        exchanges = self._services.exchanges
+        if exchanges is None or self._services.draining:
+            return False
+        return exchanges.give(self._stream, self._address, self._requests)
 
     def abort(self, cause: Exception) -> None:
         """Makes what the connection does now fail with ``cause``."""
@@ -123,15 +171,23 @@ class Connection:
         stream = self._stream
         received, sent = stream.received - len(stream.buffer), stream.sent
         stream.message_start = sent
-        self._record = Record(self._address, time.monotonic())
+        self._record = Record(self._address, self._started or time.monotonic())
+        self._started = 0.0
         self._head = self._exchange = None
+        self._plain = False
         try:
             return await self._answer_one(received)
         except asyncio.CancelledError:
             self._record.reason = ABORTED
             raise
         finally:
+            self._end_begun()
             self._log(received, sent)
+
+    def _end_begun(self) -> None:
+        begun, self._begun = self._begun, None
+        if begun is not None and begun.origin is not None:
+            begun.origin.close()  # if nobody has taken it over
 
     async def _answer_one(self, received: int) -> bool:
         """The same, with every fault of it answered."""
@@ -243,6 +299,8 @@ class Connection:
         services = self._services
         request_body(head)  # CONNECT with a body is an error
         self._check_loop(head)
+        if services.exchanges is not None:
+            services.exchanges.allow(head, (head.host, head.port))
         self._stream.watch(self._client_gone)
         origin = await services.dial(head.host, head.port, self._record)
         self._record.status = 200
@@ -261,10 +319,19 @@ class Connection:
             return await self._answer_here(head)
         if left:
             head = one_less_forward(head, left)
+        if self._services.exchanges is not None:
+            self._plain = self._services.exchanges.allow(head, key)
         mode = self._services.config.forwarded_for
         forwarded = forwarded_lines(head, mode, self._address)
         self._exchange = Exchange(
-            self._services, self._stream, head, self._record, key, self.abort, forwarded
+            self._services,
+            self._stream,
+            head,
+            self._record,
+            key,
+            self.abort,
+            forwarded,
+            self._begun,
         )
         return await self._exchange.run()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from spliceproxy.body import SourceFailed, TargetFailed
 from spliceproxy.errors import ClientGone, Failure
@@ -23,7 +24,12 @@ from spliceproxy.http1.rewrite import (
     upgrade,
 )
 from spliceproxy.observe.record import Record
-from spliceproxy.relay.interface import CLIENT_RESET, IDLE, SOURCE_ERROR, TARGET_IDLE
+from spliceproxy.relay.interface import (
+    CLIENT_RESET,
+    IDLE,
+    SOURCE_ERROR,
+    TARGET_IDLE,
+)
 from spliceproxy.services import Services
 from spliceproxy.stream import Stream
 from spliceproxy.tunnel import hand_over
@@ -32,6 +38,18 @@ log = logging.getLogger("spliceproxy")
 
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 """RFC 9110 section 9.2.2. Such a request without a body may be sent again."""
+
+
+@dataclass(slots=True)
+class Begun:
+    """How far the relay has come with a request. ``origin``: has been sent it; None: the
+    idle connection that it was sent on was dead, so that a new one must be made. ``late``:
+    the time for the response is over."""
+
+    origin: Stream | None
+    peer: str
+    reused: bool
+    late: bool
 
 
 class DeadReuse(Exception):
@@ -49,6 +67,7 @@ class Exchange:
     __slots__ = (
         "_abort",
         "_before",
+        "_begun",
         "_body",
         "_client",
         "_forwarded",
@@ -74,6 +93,7 @@ class Exchange:
         key: tuple[str, int],
         abort: Callable[[Exception], None],
         forwarded: list[bytes] | None,
+        begun: Begun | None = None,
     ) -> None:
         self._services = services
         self._client = client
@@ -82,6 +102,7 @@ class Exchange:
         self._key = key
         self._abort = abort
         self._forwarded = forwarded
+        self._begun = begun
         self._origin: Stream | None = None
         self._origin_failed = False  # the upload found its connection broken
         self._before = 0  # bytes that the origin had sent before this request
@@ -97,13 +118,15 @@ class Exchange:
         Raises Failure or HeadError (answer it, if not ``answered``), ClientGone, and
         SourceFailed where the response was cut short.
         """
-        retriable = self._head.method in IDEMPOTENT and self._body == Body.NONE
         try:
-            if retriable and self._take_idle():
-                try:
-                    return await self._attempt(reused=True)
-                except DeadReuse:
-                    self._close_origin()
+            reused = self._take_begun() if self._begun is not None else self._take_idle()
+            if self._origin is None:
+                await self._dial()
+            try:
+                return await self._attempt(reused=reused)
+            except DeadReuse:
+                self._close_origin()
+            self._begun = None
             await self._dial()
             return await self._attempt(reused=False)
         finally:
@@ -115,7 +138,18 @@ class Exchange:
 
     # ---- the origin --------------------------------------------------------------------
 
+    def _take_begun(self) -> bool:
+        """The connection that the relay has used, if any; returns whether it had served
+        before."""
+        begun = self._begun
+        assert begun is not None
+        self._origin, self._record.peer = begun.origin, begun.peer
+        return begun.origin is not None and begun.reused
+
     def _take_idle(self) -> bool:
+        """An idle connection, if there is one and the request may be sent again."""
+        if self._head.method not in IDEMPOTENT or self._body != Body.NONE:
+            return False
         idle = self._services.pool.take(self._key)
         if idle is None:
             return False
@@ -137,9 +171,14 @@ class Exchange:
     async def _attempt(self, *, reused: bool) -> bool:
         origin = self._origin
         assert origin is not None
-        self._before = origin.received
+        self._before = origin.received - len(origin.buffer)
         try:
-            await self._send_request(origin)
+            if self._begun is None or self._begun.origin is None:
+                await self._send_request(origin)
+            elif self._begun.late:
+                raise Failure("http_response_timeout", "the origin does not answer")
+            else:
+                self._client.watch(self._client_gone)
             response = await self._final_response(origin)
         except DeadReuse:
             if reused:

@@ -9,6 +9,7 @@ import socket
 from collections.abc import Sequence
 
 from spliceproxy.connection import Connection
+from spliceproxy.relay.interface import Handoff
 from spliceproxy.services import Services
 from spliceproxy.stream import Stream
 
@@ -61,7 +62,9 @@ class Server:
     @property
     def connections(self) -> int:
         """Client connections that are open, tunnels included."""
-        return len(self._tasks) + self._services.relay.tunnels
+        exchanges = self._services.exchanges
+        more = exchanges.clients if exchanges is not None else 0
+        return len(self._tasks) + self._services.relay.tunnels + more
 
     def start(self) -> None:
         """Begins to accept."""
@@ -72,6 +75,12 @@ class Server:
 
     def _accept(self, sock: socket.socket) -> bool:
         """One batch; returns whether there may be more."""
+        more = self._accept_batch(sock)
+        if self._services.exchanges is not None:
+            self._services.relay.step()  # what new clients said may be for us
+        return more
+
+    def _accept_batch(self, sock: socket.socket) -> bool:
         for _ in range(BATCH):
             if self._limit and self.connections >= self._limit + REFUSALS:
                 self._pause("the limit on connections is reached")
@@ -94,9 +103,20 @@ class Server:
 
     def _begin(self, client: socket.socket, address: object) -> None:
         client.setblocking(False)
-        stream = Stream(client, self._loop)
+        name = _client_name(address)
         refuse = bool(self._limit) and self.connections >= self._limit
-        connection = Connection(self._services, stream, _client_name(address), refuse=refuse)
+        exchanges = self._services.exchanges
+        if exchanges is not None and not refuse and not self._services.draining:
+            exchanges.begin(client, name)
+            return
+        stream = Stream(client, self._loop)
+        self._start(Connection(self._services, stream, name, refuse=refuse))
+
+    def take_over(self, handoff: Handoff) -> None:
+        """Goes on with a client that the relay gives back."""
+        self._start(Connection.of_handoff(self._services, handoff))
+
+    def _start(self, connection: Connection) -> None:
         task = self._loop.create_task(connection.run())
         self._tasks[task] = connection
         task.add_done_callback(self._ended)
@@ -139,6 +159,10 @@ class Server:
         for sock in self._sockets:
             sock.close()  # the supervisor's copies too are closed: clients are refused
         self._sockets.clear()
+        exchanges = self._services.exchanges
+        if exchanges is not None:
+            exchanges.release()
+            self._services.relay.step()
         # New tasks have not begun to run: let them get to their first read.
         await asyncio.sleep(0)
         for connection in list(self._tasks.values()):
@@ -155,10 +179,11 @@ class Server:
             await self._end_all()
 
     async def _quiet(self) -> None:
-        while self._tasks:
-            self._empty = self._loop.create_future()
-            await self._empty
-        await self._services.relay.drained()
+        while self.connections:  # either kind may become the other
+            if self._tasks:
+                self._empty = self._loop.create_future()
+                await self._empty
+            await self._services.relay.drained()
 
     async def _end_all(self) -> None:
         tasks = list(self._tasks)
@@ -166,6 +191,8 @@ class Server:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
+        if self._services.exchanges is not None:
+            self._services.exchanges.close_clients()
         self._services.relay.abort_all()
         await self._services.relay.drained()
 

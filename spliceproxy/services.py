@@ -12,13 +12,14 @@ from email.utils import formatdate
 from spliceproxy.body import BodyMover
 from spliceproxy.config import Config
 from spliceproxy.errors import Failure
+from spliceproxy.exchanges import Exchanges
 from spliceproxy.files import Site
 from spliceproxy.observe.accesslog import AccessLog
 from spliceproxy.observe.record import Record
 from spliceproxy.relay.driver import RelayDriver
 from spliceproxy.stream import Stream
 from spliceproxy.upstream.dialer import Dialer
-from spliceproxy.upstream.pool import IdlePool
+from spliceproxy.upstream.pool import Pool
 
 
 class Own:
@@ -32,6 +33,10 @@ class Own:
         for address in addresses:
             if isinstance(address, tuple):
                 self._hosts.setdefault(address[1], set()).add(address[0])
+
+    def may_be(self, port: int) -> bool:
+        """Whether one of them has this port."""
+        return port in self._hosts
 
     def has(self, sock: socket.socket, peer: str, port: int) -> bool:
         """Whether ``sock``, connected to ``peer`` and ``port``, is connected to ourselves.
@@ -53,10 +58,11 @@ class Services:
     relay: RelayDriver
     mover: BodyMover
     dialer: Dialer
-    pool: IdlePool
+    pool: Pool
     log: AccessLog | None
     site: Site | None
     own: Own
+    exchanges: Exchanges | None = None
     draining: bool = False
     via: bytes = field(init=False)
     _date: bytes = field(default=b"", init=False)

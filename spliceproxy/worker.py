@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from spliceproxy.body import BodyMover
 from spliceproxy.config import Config
+from spliceproxy.exchanges import Exchanges
 from spliceproxy.files import Site
 from spliceproxy.observe.accesslog import open_log
 from spliceproxy.relay.choice import EngineError, choose
@@ -84,6 +85,9 @@ async def _work(
     )
     limit = -(-config.max_connections // config.workers)
     server = Server(services, sockets, limit)
+    if relay.engine == "native":
+        exchanges = Exchanges(services, relay, server.take_over)  # type: ignore[arg-type]
+        services.exchanges = services.pool = exchanges
     if services.log is not None:
         loop.add_signal_handler(signal.SIGUSR1, services.log.reopen)
     server.start()

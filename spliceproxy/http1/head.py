@@ -7,6 +7,7 @@ expressions look at a whole head at once, and none can backtrack more than linea
 from __future__ import annotations
 
 import re
+from collections.abc import KeysView
 from dataclasses import dataclass, field
 
 from spliceproxy.http1.errors import HeadError as HeadError
@@ -61,6 +62,10 @@ class _Fields:
     def values(self, name: bytes) -> list[bytes]:
         """The values of all fields of this name (lower case), in order."""
         return self._index.get(name, [])
+
+    def names(self) -> KeysView[bytes]:
+        """The names of all fields, in lower case."""
+        return self._index.keys()
 
     def get(self, name: bytes) -> bytes | None:
         """The value of the first field of this name (lower case), None without one."""

@@ -19,8 +19,8 @@ _HOP_BY_HOP = frozenset(
 )
 
 # RFC 9110 section 11.7: between a client and its proxy.
-_REQUEST_DROPS = _HOP_BY_HOP | {b"proxy-authorization"}
-_RESPONSE_DROPS = _HOP_BY_HOP | {b"proxy-authenticate", b"proxy-authentication-info"}
+REQUEST_DROPS = _HOP_BY_HOP | {b"proxy-authorization"}
+RESPONSE_DROPS = _HOP_BY_HOP | {b"proxy-authenticate", b"proxy-authentication-info"}
 
 _FORWARDED = frozenset({b"forwarded", b"x-forwarded-for"})
 
@@ -73,10 +73,10 @@ def origin_request(
     the place where it stood. Not for CONNECT.
     """
     lines = [f"{head.method} {head.path} HTTP/1.1".encode("ascii")]
-    host = _authority(head)
+    host = host_field(head)
     if not head.values(b"host"):
         lines.append(b"Host: " + host)
-    drops = _REQUEST_DROPS
+    drops = REQUEST_DROPS
     if not head.minor:
         drops = drops | _NOT_FROM_1_0
     if forwarded is not None:
@@ -111,7 +111,7 @@ def client_response(
     """
     lines = [b"HTTP/1.1 %d %b" % (head.status, head.reason)]
     informs = body == Body.NONE and head.status >= 200 and head.status != 204
-    _copy(lines, head, _RESPONSE_DROPS, body == Body.LENGTH or informs)
+    _copy(lines, head, RESPONSE_DROPS, body == Body.LENGTH or informs)
     if body == Body.CHUNKED:
         lines.append(b"Transfer-Encoding: chunked")
     if head.status >= 200 and not head.values(b"date"):
@@ -133,7 +133,7 @@ def interim_response(head: ResponseHead, via: bytes) -> bytes:
     """The head of a 1xx other than 101, to be passed on to an HTTP/1.1 client (RFC 9110
     section 15.2)."""
     lines = [b"HTTP/1.1 %d %b" % (head.status, head.reason)]
-    _copy(lines, head, _RESPONSE_DROPS, False)
+    _copy(lines, head, RESPONSE_DROPS, False)
     return _finish(lines, [], head.minor, via)
 
 
@@ -163,7 +163,8 @@ def _copy(
         lines.append(name + b": " + value)
 
 
-def _authority(head: RequestHead) -> bytes:
+def host_field(head: RequestHead) -> bytes:
+    """The value of Host for the origin, made from the target."""
     host = f"[{head.host}]" if ":" in head.host else head.host
     if head.port and head.port != DEFAULT_PORT.get(head.scheme or "http"):
         host = f"{host}:{head.port}"

@@ -24,6 +24,7 @@ from queue import SimpleQueue
 
 from spliceproxy.observe.record import Record
 from spliceproxy.relay import interface
+from spliceproxy.relay.interface import PlainRecord
 
 FLUSH_SECONDS = 0.2
 """A record waits at most this long before it is formatted."""
@@ -72,7 +73,7 @@ for both sides."""
 _log = logging.getLogger(__name__)
 
 
-def format_line(record: Record) -> str:
+def format_line(record: Record | PlainRecord) -> str:
     """The record's line with its LF: ASCII, ten fields, at most PIPE_BUF bytes."""
     # squid's words for a connection that brought no request.
     method = record.method or "NONE"
@@ -88,7 +89,7 @@ def format_line(record: Record) -> str:
     )
 
 
-def _result(record: Record) -> str:
+def _result(record: Record | PlainRecord) -> str:
     """squid's result code. TCP_HIT: answered from our own files, without an origin."""
     if record.error in _DENIED:
         code = "TCP_DENIED"
@@ -115,7 +116,17 @@ def _percent(match: re.Match[str]) -> str:
 class AccessLog:
     """Call from the event loop's thread only, once per process (after a fork)."""
 
-    __slots__ = ("_burst", "_closed", "_done", "_loop", "_queued", "_records", "_timer", "_writer")
+    __slots__ = (
+        "_burst",
+        "_closed",
+        "_done",
+        "_loop",
+        "_more",
+        "_queued",
+        "_records",
+        "_timer",
+        "_writer",
+    )
 
     def __init__(self, path: str, loop: asyncio.AbstractEventLoop) -> None:
         """``path`` is a file to append to, "-" for standard output. OSError if it cannot
@@ -129,6 +140,19 @@ class AccessLog:
         self._done = asyncio.Event()
         self._writer = _Writer(path, self._finished)
         self._writer.start()
+        self._more: Callable[[], list[PlainRecord]] = list
+
+    def follow(self, more: Callable[[], list[PlainRecord]]) -> None:
+        """``more`` takes the records that are kept elsewhere; :meth:`expect` says that there
+        are some."""
+        self._more = more
+
+    def expect(self, count: int) -> None:
+        """So many records wait to be taken."""
+        if count >= FLUSH_RECORDS:
+            self._flush()
+        elif self._timer is None:
+            self._timer = self._loop.call_later(FLUSH_SECONDS, self._flush)
 
     def write(self, record: Record) -> None:
         """``record`` has ended and must not change any more."""
@@ -160,7 +184,8 @@ class AccessLog:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        records, self._records = self._records, []
+        records: list[Record | PlainRecord] = [*self._records, *self._more()]
+        self._records.clear()
         if not records:
             return
         text = "".join([format_line(record) for record in records]).encode("ascii")

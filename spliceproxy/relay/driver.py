@@ -26,16 +26,15 @@ class RelayDriver:
         self._loop = loop
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0  # monotonic seconds
-        self._tunnels = 0
         self._transfers: set[asyncio.Future[TransferEnd]] = set()
         self._waiters: list[asyncio.Future[None]] = []
         self._closed = False
-        loop.add_reader(relay.fileno(), self._step)
+        loop.add_reader(relay.fileno(), self.step)
 
     @property
     def tunnels(self) -> int:
         """Tunnels that have not been reported as ended."""
-        return self._tunnels
+        return self._relay.tunnels
 
     def tunnel(
         self,
@@ -51,7 +50,6 @@ class RelayDriver:
         """
         self._check_open()
         ident = self._relay.tunnel(client, origin, to_origin, to_client, done)
-        self._tunnels += 1
         self._arm()
         return ident
 
@@ -89,8 +87,8 @@ class RelayDriver:
             self._arm()
 
     async def drained(self) -> None:
-        """Waits until there is no tunnel."""
-        if self._tunnels:
+        """Waits until there is no tunnel, and no client of plain exchanges."""
+        while self._relay.tunnels or self._relay.clients:
             waiter: asyncio.Future[None] = self._loop.create_future()
             self._waiters.append(waiter)
             await waiter
@@ -114,16 +112,22 @@ class RelayDriver:
         if self._closed:
             raise OSError(errno.EBADF, "the relay is closed")
 
-    def _step(self) -> None:
+    def step(self) -> None:
+        """Serves what is ready, and hands out what has ended."""
         ends = self._relay.step()
         if ends:
             self._dispatch(ends)
         if not self._closed:  # by a ``done``
             self._arm()
+        if self._waiters and not self._relay.tunnels and not self._relay.clients:
+            for waiter in self._waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
+            self._waiters.clear()
 
     def _fire(self) -> None:
         self._timer = None
-        self._step()
+        self.step()
 
     def _arm(self) -> None:
         """Sees to it that the timer fires no later than the relay's next wake-up.
@@ -143,19 +147,13 @@ class RelayDriver:
         self._timer_at = at
         self._timer = self._loop.call_later(wake, self._fire)
 
-    def _dispatch(self, ends: list[tuple[object, TunnelEnd | TransferEnd]]) -> None:
+    def _dispatch(self, ends: list[tuple[object, object]]) -> None:
         for token, end in ends:
             if isinstance(token, asyncio.Future):
                 if not token.done():
                     token.set_result(end)
             else:
-                self._tunnels -= 1
                 try:
                     token(end)  # type: ignore[operator]
                 except Exception:
-                    log.exception("the report of a tunnel's end failed")
-        if not self._tunnels and self._waiters:
-            for waiter in self._waiters:
-                if not waiter.done():
-                    waiter.set_result(None)
-            self._waiters.clear()
+                    log.exception("what the relay had to say was lost")

@@ -9,6 +9,7 @@ Words: *up* is client to origin, *down* is origin to client.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
 CHUNK = 64 * 1024
@@ -99,6 +100,8 @@ class RelayStats(NamedTuple):
     urgent_stalls: int  # of these, directions behind an urgent byte
     events: int  # epoll events served
     steps: int
+    exchanges: int = 0  # plain exchanges, native engine only
+    handed_over: int = 0  # clients of these that their owner had to go on with
 
 
 class Relay(Protocol):
@@ -111,6 +114,14 @@ class Relay(Protocol):
     """
 
     engine: str
+
+    @property
+    def tunnels(self) -> int:
+        """Tunnels whose end ``step`` has not yet reported."""
+
+    @property
+    def clients(self) -> int:
+        """Clients of plain exchanges; none but in the native engine."""
 
     def fileno(self) -> int:
         """The epoll descriptor, for ``loop.add_reader``."""
@@ -143,8 +154,10 @@ class Relay(Protocol):
     def abort_all(self) -> None:
         """:meth:`abort` for every tunnel."""
 
-    def step(self) -> list[tuple[object, TunnelEnd | TransferEnd]]:
-        """Serves what is ready, within STEP_SECONDS; returns what has ended."""
+    def step(self) -> list[tuple[object, object]]:
+        """Serves what is ready, within STEP_SECONDS; returns what has ended: the token of a
+        flow and its TunnelEnd or TransferEnd. What plain exchanges have to say comes as a
+        method of their owner and its argument."""
 
     def next_wake(self) -> float | None:
         """Seconds until ``step`` must be called even if the epoll descriptor is not
@@ -164,3 +177,93 @@ class RelayOptions(NamedTuple):
     half_close: float = 60.0  # no byte either way after one side's FIN was passed on
     max_pipes: int = -1  # -1: what the pipe quota of this user affords
     shares: int = 1  # processes that use this quota
+
+
+# What a client of plain exchanges is handed over with.
+REQUEST = "request"  # a request that its owner must look at, maybe not all of it
+RETRY = "retry"  # a request; the idle connection it was sent on was dead, take a new one
+RESPONSE = "response"  # a request, and its origin, which has been sent it
+UNANSWERED = "unanswered"  # the same, but the time limit for the response is over
+LINGER = "linger"  # no request: it has its answer, and is to be closed with care
+
+
+class Handoff(NamedTuple):
+    """A client connection that its owner goes on with. The descriptors are the owner's.
+
+    ``origin`` is -1 but for RESPONSE and UNANSWERED; then ``buffer`` begins with the head
+    of the request that it was sent, ``answer`` is what it has said so far, and ``reused``
+    whether its connection had served before.
+    """
+
+    cause: str
+    client: int
+    address: str
+    requests: int  # answered on this connection
+    buffer: bytes  # received and not consumed
+    origin: int
+    answer: bytes
+    peer: str
+    reused: bool
+    group: int
+    credentials: bytes
+    started: float  # monotonic seconds, when the head was there; 0.0: not known
+
+
+class BornTunnel(NamedTuple):
+    """A tunnel that a plain CONNECT became: what is known of it."""
+
+    started: float  # monotonic seconds
+    client: str
+    target: str
+    head: int  # bytes of the request
+    peer: str
+    group: int
+
+
+class PlainRecord(NamedTuple):
+    """A plain exchange that is over."""
+
+    ended_at: float  # Unix time
+    seconds: float
+    client: str
+    method: str
+    target: str
+    status: int
+    bytes_in: int
+    bytes_out: int
+    peer: str
+    content_type: str
+    reason: str
+    user: str = ""
+    error: str = ""
+
+
+class ExchangeOptions(NamedTuple):
+    """Settings of plain exchanges. The rules say what becomes of a field, by its name in
+    lower case; without one it goes on as it is."""
+
+    request_rules: Mapping[bytes, str]
+    response_rules: Mapping[bytes, str]
+    via: bytes  # our Via line with its CRLF, b"" for none
+    name: bytes  # ours in Via
+    established: bytes  # the answer to CONNECT
+    head: float  # seconds: a client between two requests
+    dial: float  # seconds: an attempt to connect
+    race: float  # the same, where there is another address to try
+    kept: float  # seconds: an idle connection to an origin
+    kept_most: int  # of these, in all
+    kept_each: int  # and for one origin
+    log: bool
+
+
+class ExchangesOwner(Protocol):
+    """Who set up plain exchanges: it is told what comes of them, within ``step``."""
+
+    def handed(self, handoff: Handoff) -> None:
+        """A client to go on with."""
+
+    def ended(self, tunnel: tuple[BornTunnel, TunnelEnd]) -> None:
+        """A tunnel that a plain CONNECT became has ended."""
+
+    def logged(self, count: int) -> None:
+        """So many records wait to be taken."""

@@ -86,7 +86,17 @@ class CopyRelay:
                 job.end(ABORTED, True)
         self._shared.poller.reap()
 
-    def step(self) -> list[tuple[object, TunnelEnd | TransferEnd]]:
+    @property
+    def tunnels(self) -> int:
+        shared = self._shared
+        ended = sum(isinstance(end, TunnelEnd) for _, end in shared.ends.values())
+        return shared.tunnels + ended
+
+    @property
+    def clients(self) -> int:
+        return 0
+
+    def step(self) -> list[tuple[object, object]]:
         shared = self._shared
         self._steps += 1
         if not self._closed:
@@ -111,7 +121,7 @@ class CopyRelay:
                     break
         if not shared.ends:
             return []
-        ends = list(shared.ends.values())
+        ends: list[tuple[object, object]] = list(shared.ends.values())
         shared.ends.clear()
         return ends
 

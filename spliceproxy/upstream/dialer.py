@@ -92,6 +92,10 @@ class Dialer:
         self._resolver = resolver
         self._timeout = timeout
 
+    def known(self, host: str) -> tuple[str, ...] | None:
+        """The addresses of ``host`` if they are known without waiting."""
+        return self._resolver.cached(host)
+
     async def dial(self, host: str, port: int) -> tuple[socket.socket, str]:
         """:meth:`connect` to the addresses of ``host``; also the resolver's failures."""
         addresses = self._resolver.cached(host)

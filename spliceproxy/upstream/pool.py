@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Protocol
 
 from spliceproxy.stream import Stream
 
@@ -17,6 +18,15 @@ as the origin closes them."""
 PER_ORIGIN = 128
 TOTAL = 1024
 """Most idle connections, each of which costs a descriptor."""
+
+
+class Pool(Protocol):
+    """Where idle connections are kept."""
+
+    def __len__(self) -> int: ...
+    def take(self, key: Key) -> tuple[Stream, str] | None: ...
+    def put(self, key: Key, stream: Stream, peer: str) -> None: ...
+    def close(self) -> None: ...
 
 
 class IdlePool:

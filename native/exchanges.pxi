@@ -1,0 +1,352 @@
+"""The owner's side of plain exchanges: clients in and out, routes, idle connections."""
+
+ACTIONS = {
+    "drop": DROP,
+    "not plain": NOT_PLAIN,
+    "host": HOST,
+    "connection": CONNECTION,
+    "proxy-connection": PROXY_CONNECTION,
+    "via": VIA,
+    "credentials": CREDENTIALS,
+    "length": LENGTH,
+    "date": DATE,
+    "type": TYPE,
+}
+
+CAUSES = {
+    H_REQUEST: interface.REQUEST,
+    H_RETRY: interface.RETRY,
+    H_RESPONSE: interface.RESPONSE,
+    H_UNANSWERED: interface.UNANSWERED,
+    H_LINGER: interface.LINGER,
+}
+
+
+cdef class NativeExchanges:
+    """Plain exchanges (exchange.pxd) in a native relay. Nothing moves outside its step."""
+
+    cdef NativeRelay relay
+    cdef dict origins       # index of each origin, by the owner's key
+
+    def __init__(self, NativeRelay relay, options, owner):
+        cdef Core *c = &relay.core
+        if c.out != NULL:
+            raise RuntimeError("the relay has plain exchanges already")
+        self.relay = relay
+        self.origins = {}
+        c.now = clock_ms(linux.CLOCK_MONOTONIC_COARSE)
+        wheel_init(&c.head, <int64_t>(options.head * 1000), c.now)
+        wheel_init(&c.dial, <int64_t>(options.dial * 1000), c.now)
+        wheel_init(&c.race, <int64_t>(options.race * 1000), c.now)
+        wheel_init(&c.kept, <int64_t>(options.kept * 1000), c.now)
+        c.kept_most = options.kept_most
+        c.kept_each = options.kept_each
+        c.log.on = options.log
+        if not routes_init(&c.routes):
+            raise MemoryError
+        c.plain.via = copy_of(options.via)
+        c.plain.via_size = len(options.via)
+        c.plain.name = copy_of(options.name.lower())
+        c.plain.name_size = len(options.name)
+        c.established = copy_of(options.established)
+        c.established_size = len(options.established)
+        set_alphabet(c)
+        set_rules(c.plain.request, options.request_rules)
+        set_rules(c.plain.response, options.response_rules)
+        c.out = <char *>malloc(PLAIN_OUT)
+        if c.out == NULL:
+            raise MemoryError
+        relay.owner = owner
+
+    @property
+    def clients(self):
+        """Client connections that are here, tunnels not counted."""
+        return self.relay.core.clients
+
+    @property
+    def kept(self):
+        """Idle connections to origins."""
+        return self.relay.core.kept_count
+
+    # ---- clients -------------------------------------------------------------------
+
+    def adopt(self, int fd, str address, bytes data, uint32_t requests, uint32_t group,
+              bytes credentials):
+        cdef Core *c = &self.relay.core
+        cdef int32_t slot
+        cdef Exchange *x
+        if self.relay.closed:
+            raise RuntimeError("the relay is closed")
+        if not slots_reserve(c, 2):
+            raise MemoryError
+        x = <Exchange *>calloc(1, sizeof(Exchange))
+        if x == NULL:
+            raise MemoryError
+        c.now = clock_ms(linux.CLOCK_MONOTONIC_COARSE)
+        slot = slot_take(c, fd, NOWHERE, CLIENT)
+        if watch(c, slot, 0, linux.EPOLLIN) < 0:
+            free(x)
+            slot_free(c, slot)
+            PyErr_SetFromErrno(OSError)
+        c.flows[slot].x = x
+        c.clients += 1
+        x.link = x.origin_fd = NOWHERE
+        x.phase = P_IDLE
+        x.requests = requests
+        x.group = group
+        put_text(x.address, address)
+        if credentials:
+            x.credentials = copy_of(credentials)
+            x.credentials_size = len(credentials)
+        enter_queue(c, slot, Q_HEAD)
+        if data:
+            begin(c, slot, data, len(data))
+        else:
+            read_next(c, slot)
+        close_finished(c)
+
+    def release(self):
+        """Hands every client over that is between two requests."""
+        cdef Core *c = &self.relay.core
+        cdef int32_t slot
+        c.draining = True
+        for slot in range(c.capacity):
+            if c.flows[slot].kind == CLIENT and c.flows[slot].queue != Q_FINISHED:
+                if c.flows[slot].x.phase == P_IDLE:
+                    hand_over(c, slot, H_REQUEST)
+        close_finished(c)
+        self.close_kept()
+
+    def close_clients(self):
+        """Closes every client, whatever it is at."""
+        cdef Core *c = &self.relay.core
+        cdef int32_t slot
+        for slot in range(c.capacity):
+            if c.flows[slot].kind != CLIENT or c.flows[slot].queue == Q_FINISHED:
+                continue
+            if c.flows[slot].x.phase == P_IDLE:
+                hand_over(c, slot, H_CLOSED)
+            else:
+                cut(c, slot, R_ABORTED)
+        close_finished(c)
+
+    # ---- routes --------------------------------------------------------------------
+
+    def add_route(self, str kind, uint32_t group, bytes authority, key, bytes host,
+                  double seconds, bytes address, str peer, bint single):
+        cdef Core *c = &self.relay.core
+        cdef Text text
+        cdef int32_t index
+        cdef Route *r
+        if len(authority) > KEY_MAX - 5 or len(address) > ADDRESS_MAX:
+            return
+        if c.routes.count == ROUTES:
+            routes_clear(&c.routes)
+        text.at = authority
+        text.size = len(authority)
+        index = route_add(&c.routes, ord(kind), group, text)
+        if index == NOWHERE:
+            raise MemoryError
+        r = &c.routes.all[index]
+        free(r.host)
+        r.host = copy_of(host)
+        r.host_size = len(host)
+        r.origin = self._origin(key)
+        r.until = clock_ms(linux.CLOCK_MONOTONIC_COARSE) + <int64_t>(seconds * 1000)
+        r.address_size = len(address)
+        memcpy(r.address, <const char *>address, len(address))
+        r.single = single
+        put_text(r.peer, peer)
+
+    def forget(self):
+        """Forgets every route."""
+        routes_clear(&self.relay.core.routes)
+
+    cdef int32_t _origin(self, key) except -1:
+        cdef Core *c = &self.relay.core
+        cdef int32_t i
+        found = self.origins.get(key)
+        if found is not None:
+            return found
+        if c.routes.origin_count == ORIGINS:
+            self._forget_origins()
+        i = c.routes.origin_count
+        c.routes.origins[i].top = NOWHERE
+        c.routes.origins[i].count = 0
+        c.routes.origin_count += 1
+        self.origins[key] = i
+        return i
+
+    cdef void _forget_origins(self):
+        """Their number is bounded: all go, and what is in use is not kept afterwards."""
+        cdef Core *c = &self.relay.core
+        cdef int32_t slot
+        self.close_kept()
+        routes_clear(&c.routes)
+        for slot in range(c.capacity):
+            if c.flows[slot].kind == ORIGIN:
+                c.flows[slot].link.origin = NOWHERE
+        self.origins.clear()
+        c.routes.origin_count = 0
+
+    # ---- idle connections ----------------------------------------------------------
+
+    def take(self, key):
+        """(descriptor, address of the peer) of the idle connection used last, or None."""
+        cdef Core *c = &self.relay.core
+        cdef int32_t slot
+        found = self.origins.get(key)
+        if found is None:
+            return None
+        slot = kept_take(c, found)
+        if slot == NOWHERE:
+            return None
+        peer = c.flows[slot].link.peer.decode("ascii")
+        return link_take_out(c, slot), peer
+
+    def put(self, key, int fd, str peer):
+        """Keeps a connection between two messages, or closes it."""
+        cdef Core *c = &self.relay.core
+        cdef char text[PEER_MAX]
+        cdef int32_t slot = NOWHERE
+        cdef int32_t origin = self._origin(key)
+        put_text(text, peer)
+        c.now = clock_ms(linux.CLOCK_MONOTONIC_COARSE)
+        if slots_reserve(c, 1):
+            slot = link_new(c, fd, origin, text)
+        if slot == NOWHERE:
+            linux.close(fd)
+            raise MemoryError
+        kept_put(c, slot)
+
+    def close_kept(self):
+        """Closes every idle connection."""
+        cdef Core *c = &self.relay.core
+        cdef int32_t i
+        for i in range(c.routes.origin_count):
+            while c.routes.origins[i].top != NOWHERE:
+                kept_drop(c, c.routes.origins[i].top)
+
+    # ---- the log -------------------------------------------------------------------
+
+    def take_log(self):
+        """What has been noted since the last call."""
+        cdef Core *c = &self.relay.core
+        cdef Entry entry
+        cdef const char *at = c.log.at
+        cdef const char *end = at + c.log.used
+        cdef list records = []
+        while at < end:
+            memcpy(&entry, at, sizeof(Entry))
+            at += sizeof(Entry)
+            records.append(record_of(&entry, at))
+            at += entry.target_size + entry.type_size
+        c.log.used = 0
+        c.log.count = 0
+        c.log.told = False
+        return records
+
+
+METHODS = ("GET", "HEAD", "CONNECT")
+
+
+cdef object record_of(const Entry *e, const char *text):
+    return PlainRecord(
+        e.ended / 1e6, e.took / 1e6, (<char *>e.client).decode("ascii"), METHODS[e.method],
+        text[:e.target_size].decode("ascii"), e.status, e.received, e.sent,
+        (<char *>e.peer).decode("ascii"),
+        text[e.target_size:e.target_size + e.type_size].decode("latin-1"),
+        plain_reason(e.reason),
+    )
+
+
+cdef str plain_reason(uint8_t reason):
+    return {
+        0: "",
+        R_CLIENT_GONE: interface.CLIENT_RESET,
+        R_SIDE1: interface.SOURCE_ERROR,
+        R_SOURCE_EOF: interface.SOURCE_EOF,
+        R_IDLE: interface.IDLE,
+        R_TARGET_IDLE: interface.IDLE,
+    }.get(reason, interface.ABORTED)
+
+
+cdef object handoff(Flow *f):
+    cdef Exchange *x = f.x
+    return Handoff(
+        CAUSES[x.cause], f.fd[0], x.address.decode("ascii"), x.requests,
+        x.data[:x.have] if x.have else b"", x.origin_fd,
+        x.answer[:x.answer_size] if x.answer_size else b"", x.peer.decode("ascii"), x.reused,
+        x.group, x.credentials[:x.credentials_size] if x.credentials_size else b"",
+        x.started / 1e6,
+    )
+
+
+cdef object born(Flow *f):
+    cdef Exchange *x = f.x
+    cdef const char *target = x.data + len(b"CONNECT ")
+    cdef int size = 0
+    while target[size] != 32:
+        size += 1
+    return BornTunnel(
+        x.started / 1e6, x.address.decode("ascii"), target[:size].decode("ascii"), x.head,
+        x.peer.decode("ascii"), x.group,
+    )
+
+
+cdef void exchange_free(Exchange *x) noexcept:
+    free(x.data)
+    free(x.answer)
+    free(x.credentials)
+    free(x)
+
+
+cdef char *copy_of(bytes text) except NULL:
+    cdef char *at = <char *>malloc(len(text) + 1)
+    if at == NULL:
+        raise MemoryError
+    memcpy(at, <const char *>text, len(text) + 1)
+    return at
+
+
+cdef int put_text(char *at, str text) except -1:
+    """An address as text, with a NUL behind it."""
+    cdef bytes data = text.encode("ascii")
+    if len(data) >= PEER_MAX:
+        raise ValueError(f"an address of more than {PEER_MAX - 1} bytes: {text!r}")
+    memset(at, 0, PEER_MAX)
+    memcpy(at, <const char *>data, len(data))
+    return 0
+
+
+cdef void set_alphabet(Core *c):
+    """RFC 9110 sections 5.5 and 5.6.2."""
+    cdef int b
+    for b in range(256):
+        c.plain.text[b] = b == 9 or 32 <= b < 127 or b >= 128
+    for b in b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz":
+        c.plain.lower[b] = b
+    for b in range(65, 91):
+        c.plain.lower[b] = b + 32
+
+
+cdef int set_rules(Rule *rules, table) except -1:
+    """Fills a field table: action by name (lower case)."""
+    cdef uint32_t hash, i
+    cdef uint8_t b
+    if len(table) * 4 > SLOTS:
+        raise ValueError(f"more than {SLOTS // 4} rules")
+    for name, action in table.items():
+        if not 0 < len(name) <= NAME_MAX:
+            raise ValueError(f"a name of 1 to {NAME_MAX} bytes: {name!r}")
+        hash = 0
+        for b in name:
+            hash = hash * 31 + b
+        i = hash % SLOTS
+        while rules[i].size:
+            i = (i + 1) % SLOTS
+        rules[i].hash = hash
+        rules[i].size = len(name)
+        rules[i].action = ACTIONS[action]
+        memcpy(rules[i].name, <const char *>(<bytes>name), len(name))
+    return 0

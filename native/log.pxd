@@ -1,0 +1,80 @@
+"""What is known of an exchange when it is over, until the owner takes it for its log."""
+
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport realloc
+from libc.string cimport memcpy
+
+cimport linux
+from flow cimport Core, Exchange, Flow
+from routes cimport PEER_MAX
+
+cdef enum:
+    LOG_BATCH = 256         # entries of which the owner is told anew
+    LOG_ROOM = 65536        # bytes to begin with
+    LOG_MOST = 8388608      # beyond it entries are dropped, and counted
+
+cdef struct Entry:          # the target and the content type follow
+    int64_t ended           # us, CLOCK_REALTIME
+    int64_t took            # us
+    uint64_t received       # bytes of the request
+    uint64_t sent           # bytes of the response
+    uint32_t target_size
+    uint16_t status
+    uint8_t type_size
+    uint8_t method
+    uint8_t reason
+    char client[PEER_MAX]
+    char peer[PEER_MAX]
+
+
+cdef inline int64_t wall_us() noexcept nogil:
+    cdef linux.timespec t
+    linux.clock_gettime(linux.CLOCK_REALTIME, &t)
+    return <int64_t>t.tv_sec * 1000000 + t.tv_nsec // 1000
+
+
+cdef inline bint log_room(Core *c, size_t need) noexcept nogil:
+    cdef size_t room = c.log.room if c.log.room else <size_t>LOG_ROOM
+    cdef char *at
+    if c.log.used + need <= c.log.room:
+        return True
+    while room < c.log.used + need:
+        room *= 2
+    if room > LOG_MOST:
+        return False
+    at = <char *>realloc(c.log.at, room)
+    if at == NULL:
+        return False
+    c.log.at = at
+    c.log.room = room
+    return True
+
+
+cdef inline void log_put(
+    Core *c, const Exchange *x, int64_t now, uint64_t sent, uint8_t reason,
+    const char *target, size_t target_size,
+) noexcept nogil:
+    """Notes the exchange that has ended at `now` (us, CLOCK_MONOTONIC)."""
+    cdef Entry entry
+    cdef size_t size = sizeof(Entry) + target_size + x.type_size
+    if not c.log.on:
+        return
+    if not log_room(c, size):
+        c.counters.dropped += 1
+        return
+    entry.ended = wall_us()
+    entry.took = now - x.started
+    entry.received = x.head
+    entry.sent = sent
+    entry.target_size = <uint32_t>target_size
+    entry.status = x.status
+    entry.type_size = x.type_size
+    entry.method = x.method
+    entry.reason = reason
+    memcpy(entry.client, x.address, PEER_MAX)
+    memcpy(entry.peer, x.peer, PEER_MAX)
+    memcpy(c.log.at + c.log.used, &entry, sizeof(Entry))
+    memcpy(c.log.at + c.log.used + sizeof(Entry), target, target_size)
+    memcpy(c.log.at + c.log.used + sizeof(Entry) + target_size, x.type, x.type_size)
+    c.log.used += size
+    c.log.count += 1

@@ -1,0 +1,135 @@
+"""Where plain requests may go: what the owner has decided, by the authority as written.
+
+A *route* repeats a decision of the owner for a short time. An *origin* is what idle
+connections are kept by: several routes (spellings) may lead to one.
+"""
+
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcmp, memcpy, memset
+
+from plain cimport Text
+
+cdef enum:
+    NOWHERE = -1            # no slot, no descriptor, no route
+    ROUTES = 4096           # beyond it all are forgotten: the owner says them again
+    BUCKETS_OF_ROUTES = 16384
+    ORIGINS = 4096
+    KEY_MAX = 300           # bytes of an authority, with its kind and client class
+    ADDRESS_MAX = 28        # struct sockaddr_in6
+    PEER_MAX = 46           # an IPv6 address as text
+
+cdef struct Route:
+    char *key
+    char *host              # the value of Host for the origin
+    uint32_t hash
+    uint32_t key_size
+    uint32_t host_size
+    int32_t origin
+    int64_t until           # ms; not valid afterwards
+    uint32_t address_size   # 0: only idle connections may be used
+    uint8_t single          # it is the only address
+    char address[ADDRESS_MAX]
+    char peer[PEER_MAX]     # the same as text, NUL-terminated
+
+cdef struct Kept:
+    int32_t top             # the idle connection used last, NOWHERE
+    int32_t count
+
+cdef struct Routes:
+    Route *all
+    Kept *origins
+    int32_t *buckets        # index of a route, or NOWHERE
+    int32_t count
+    int32_t origin_count
+
+
+cdef inline bint routes_init(Routes *r) noexcept nogil:
+    r.all = <Route *>calloc(ROUTES, sizeof(Route))
+    r.origins = <Kept *>calloc(ORIGINS, sizeof(Kept))
+    r.buckets = <int32_t *>malloc(BUCKETS_OF_ROUTES * sizeof(int32_t))
+    if r.all == NULL or r.origins == NULL or r.buckets == NULL:
+        return False
+    memset(r.buckets, 0xff, BUCKETS_OF_ROUTES * sizeof(int32_t))
+    return True
+
+
+cdef inline void routes_clear(Routes *r) noexcept nogil:
+    """Forgets every route; the origins stay."""
+    cdef int32_t i
+    for i in range(r.count):
+        free(r.all[i].key)
+        free(r.all[i].host)
+    r.count = 0
+    memset(r.buckets, 0xff, BUCKETS_OF_ROUTES * sizeof(int32_t))
+
+
+cdef inline void routes_free(Routes *r) noexcept nogil:
+    if r.buckets != NULL:
+        routes_clear(r)
+    free(r.all)
+    free(r.origins)
+    free(r.buckets)
+    r.all = NULL
+    r.origins = NULL
+    r.buckets = NULL
+
+
+cdef inline uint32_t hash_of(uint8_t kind, uint32_t group, Text authority) noexcept nogil:
+    cdef uint32_t hash = (kind + 1) * 31 + group
+    cdef size_t i
+    for i in range(authority.size):
+        hash = (hash ^ <uint8_t>authority.at[i]) * 16777619
+    return hash
+
+
+cdef inline bint is_route(
+    const Route *r, uint32_t hash, uint8_t kind, uint32_t group, Text authority
+) noexcept nogil:
+    cdef uint32_t there
+    if r.hash != hash or r.key_size != authority.size + 5 or r.key[0] != <char>kind:
+        return False
+    memcpy(&there, r.key + 1, 4)
+    return there == group and memcmp(r.key + 5, authority.at, authority.size) == 0
+
+
+cdef inline int32_t route_find(
+    const Routes *r, uint8_t kind, uint32_t group, Text authority
+) noexcept nogil:
+    """The index of a route, NOWHERE if the owner has not said it. `group` is the class of
+    clients that it holds for."""
+    cdef uint32_t hash = hash_of(kind, group, authority)
+    cdef uint32_t i = hash % BUCKETS_OF_ROUTES
+    while r.buckets[i] != NOWHERE:
+        if is_route(&r.all[r.buckets[i]], hash, kind, group, authority):
+            return r.buckets[i]
+        i = (i + 1) % BUCKETS_OF_ROUTES
+    return NOWHERE
+
+
+cdef inline int32_t route_add(
+    Routes *r, uint8_t kind, uint32_t group, Text authority
+) noexcept nogil:
+    """A new route, not yet filled but for its key, or the one that is there; NOWHERE
+    without memory. There must be room."""
+    cdef int32_t found = route_find(r, kind, group, authority)
+    cdef uint32_t i
+    cdef Route *route
+    if found != NOWHERE:
+        return found
+    route = &r.all[r.count]
+    memset(route, 0, sizeof(Route))
+    route.key = <char *>malloc(authority.size + 5)
+    if route.key == NULL:
+        return NOWHERE
+    route.hash = hash_of(kind, group, authority)
+    route.key[0] = <char>kind
+    memcpy(route.key + 1, &group, 4)
+    memcpy(route.key + 5, authority.at, authority.size)
+    route.key_size = <uint32_t>authority.size + 5
+    i = route.hash % BUCKETS_OF_ROUTES
+    while r.buckets[i] != NOWHERE:
+        i = (i + 1) % BUCKETS_OF_ROUTES
+    r.buckets[i] = r.count
+    r.count += 1
+    return r.count - 1

@@ -1,0 +1,206 @@
+"""Plain exchanges: lets the relay repeat what was decided here, and takes back what it may
+not decide.
+
+A client's connection is with the relay while it has nothing to say, and while all that it
+says is plain (:mod:`http1.plain`) and goes where a request has been allowed to go a moment
+ago. Everything else comes back as a :class:`Handoff`, and becomes a Connection here.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Callable
+from ipaddress import ip_address
+from typing import TYPE_CHECKING
+
+from spliceproxy.http1.head import RequestHead
+from spliceproxy.http1.pages import ESTABLISHED
+from spliceproxy.http1.plain import REQUEST_RULES, RESPONSE_RULES, is_plain, written_authority
+from spliceproxy.http1.rewrite import host_field
+from spliceproxy.observe.record import Record
+from spliceproxy.relay.interface import (
+    DONE,
+    BornTunnel,
+    ExchangeOptions,
+    Handoff,
+    TunnelEnd,
+)
+from spliceproxy.stream import Stream
+from spliceproxy.upstream.dialer import ATTEMPT_DELAY
+from spliceproxy.upstream.pool import MAX_IDLE, PER_ORIGIN, TOTAL, Key
+
+if TYPE_CHECKING:
+    from spliceproxy.relay._native import NativeRelay
+    from spliceproxy.services import Services
+
+REPEAT_SECONDS = 1.0
+"""How long a decision, and the addresses that belong to it, may be repeated: a change of
+DNS or of /etc/hosts is followed within this time, at the cost of a request a second."""
+
+
+class Exchanges:
+    """The plain exchanges of one worker. ``take_over`` gets what comes back."""
+
+    __slots__ = ("_forwards", "_native", "_services", "_take_over")
+
+    def __init__(
+        self, services: Services, relay: NativeRelay, take_over: Callable[[Handoff], None]
+    ) -> None:
+        from spliceproxy.relay._native import NativeExchanges
+
+        config = services.config
+        via = services.via
+        self._services = services
+        self._take_over = take_over
+        # Otherwise each request gets the client's address, or loses what it has.
+        self._forwards = config.forwarded_for == "transparent"
+        rules = dict(REQUEST_RULES)
+        rules[b"proxy-authorization"] = "drop"
+        if not via:
+            del rules[b"via"]
+        self._native = NativeExchanges(
+            relay,
+            ExchangeOptions(
+                request_rules=rules,
+                response_rules=RESPONSE_RULES,
+                via=b"Via: 1.1 " + via + b"\r\n" if via else b"",
+                name=via,
+                established=ESTABLISHED,
+                head=config.timeouts.head,
+                dial=config.timeouts.dial,
+                race=ATTEMPT_DELAY,
+                kept=MAX_IDLE,
+                kept_most=TOTAL,
+                kept_each=PER_ORIGIN,
+                log=services.log is not None,
+            ),
+            self,
+        )
+        if services.log is not None:
+            services.log.follow(self._native.take_log)
+
+    @property
+    def clients(self) -> int:
+        """Client connections that are with the relay, tunnels not counted."""
+        return self._native.clients
+
+    # ---- clients -----------------------------------------------------------------------
+
+    def begin(self, client: socket.socket, address: str) -> None:
+        """A new client's connection goes to the relay. OSError: it is closed."""
+        fd = client.detach()
+        try:
+            self._native.adopt(fd, address, b"", 0, 0, b"")
+        except OSError:
+            socket.close(fd)
+            raise
+
+    def give(self, stream: Stream, address: str, requests: int) -> bool:
+        """A client's connection between two requests goes to the relay; false if it cannot."""
+        stream.pause()
+        try:
+            self._native.adopt(stream.fd, address, bytes(stream.buffer), requests, 0, b"")
+        except OSError:
+            return False
+        stream.detach()
+        return True
+
+    def release(self) -> None:
+        """The clients between two requests come back, the others are not kept afterwards."""
+        self._native.release()
+
+    def close_clients(self) -> None:
+        """Closes every client, whatever it is at."""
+        self._native.close_clients()
+
+    # ---- routes ------------------------------------------------------------------------
+
+    def allow(self, head: RequestHead, key: Key) -> bool:
+        """A request like this one may go to ``key`` for a moment without being looked at;
+        returns whether there is such a thing."""
+        if head.method == "CONNECT":
+            kind = "C"
+        elif self._forwards and is_plain(head):
+            kind = "A" if head.form == "absolute" else "O"
+        else:
+            return False
+        authority = written_authority(head)
+        addresses = self._services.dialer.known(key[0])
+        if not authority or not addresses or self._services.own.may_be(key[1]):
+            return False
+        self._native.add_route(
+            kind,
+            0,
+            authority,
+            key,
+            host_field(head),
+            REPEAT_SECONDS,
+            socket_address(addresses[0], key[1]),
+            addresses[0],
+            len(addresses) == 1,
+        )
+        return True
+
+    # ---- what the relay says -----------------------------------------------------------
+
+    def handed(self, handoff: Handoff) -> None:
+        self._take_over(handoff)
+
+    def ended(self, tunnel: tuple[BornTunnel, TunnelEnd]) -> None:
+        born, end = tunnel
+        record = Record(born.client, born.started)
+        record.method = "CONNECT"
+        record.target = born.target
+        record.peer = born.peer
+        record.status = 200
+        record.bytes_in = born.head + end.up_copied + end.up_spliced
+        record.bytes_out = end.down_copied + end.down_spliced
+        if end.reason != DONE:
+            record.reason = end.reason
+        self._services.write(record)
+
+    def logged(self, count: int) -> None:
+        assert self._services.log is not None
+        self._services.log.expect(count)
+
+    # ---- idle connections to origins ---------------------------------------------------
+
+    def __len__(self) -> int:
+        return self._native.kept
+
+    def take(self, key: Key) -> tuple[Stream, str] | None:
+        """As :meth:`IdlePool.take`."""
+        found = self._native.take(key)
+        if found is None:
+            return None
+        fd, peer = found
+        return self.stream(fd, peer, b""), peer
+
+    def put(self, key: Key, stream: Stream, peer: str) -> None:
+        """As :meth:`IdlePool.put`."""
+        if stream.buffer:
+            stream.close()
+            return
+        self._native.put(key, stream.detach(), peer)
+
+    def close(self) -> None:
+        """As :meth:`IdlePool.close`."""
+        self._native.close_kept()
+
+    def stream(self, fd: int, peer: str, received: bytes) -> Stream:
+        """A stream of a descriptor that the relay has given back, and what it had received."""
+        family = socket.AF_INET6 if ":" in peer else socket.AF_INET if peer else socket.AF_UNIX
+        sock = socket.socket(family, socket.SOCK_STREAM, 0, fileno=fd)
+        stream = Stream(sock, self._services.loop)
+        stream.buffer += received
+        stream.received = len(received)
+        return stream
+
+
+def socket_address(address: str, port: int) -> bytes:
+    """``struct sockaddr_in`` or ``sockaddr_in6`` of an IP address (ip(7), ipv6(7))."""
+    packed = ip_address(address).packed
+    if len(packed) == 4:
+        return struct.pack("=H", socket.AF_INET) + struct.pack("!H4s8x", port, packed)
+    return struct.pack("=H", socket.AF_INET6) + struct.pack("!HI16sI", port, 0, packed, 0)
