@@ -14,18 +14,18 @@ Functions that end a client leave its slot in Q_FINISHED; nothing may touch it a
 """
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport free, malloc, realloc
+from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memmove, memset
 
 cimport linux
 from flow cimport (
-    Core, Exchange, Flow, H_CLOSED, H_LINGER, H_REQUEST, H_RESPONSE,
+    CLIENT, Core, Exchange, Flow, H_CLOSED, H_LINGER, H_REFUSED, H_REQUEST, H_RESPONSE,
     H_RETRY, H_UNANSWERED, Link, P_BODY, P_DIAL, P_IDLE, P_WAIT, Q_DIAL,
-    Q_FINISHED, Q_HEAD, Q_IDLE, Q_RACE, R_CLIENT_GONE, R_HANDED_OVER, R_IDLE, R_SIDE1,
+    Q_FINISHED, Q_HEAD, Q_IDLE, Q_RACE, Q_YOUNG, R_CLIENT_GONE, R_HANDED_OVER, R_IDLE, R_SIDE1,
     R_SOURCE_EOF, R_TARGET_IDLE, SPLICING, TUNNEL, UNREGISTERED, Way, enter_queue,
-    leave_queue, pending,
+    leave_queue, pending, slot_free, slot_take, slots_reserve,
 )
-from log cimport log_put
+from log cimport log_put, now_us
 from moves cimport (
     END, MORE, Moved, SHORT, SOURCE_FAILED, TARGET_FAILED, drop_pending, fill, flush, hold,
     send_or_hold,
@@ -44,15 +44,9 @@ from service cimport finish, send_queue, settle, side_failed, watch
 cdef enum:
     PLAIN_OUT = 16384       # a rewritten head, with room for Host and Via
     PIPELINED = 65536       # bytes of further requests that are read during an exchange
-    KEEPALIVE_IDLE = 60     # seconds, see the owner's socket options
-    KEEPALIVE_INTERVAL = 15
-    KEEPALIVE_COUNT = 4
-
-
-cdef inline int64_t now_us() noexcept nogil:
-    cdef linux.timespec t
-    linux.clock_gettime(linux.CLOCK_MONOTONIC, &t)
-    return <int64_t>t.tv_sec * 1000000 + t.tv_nsec // 1000
+    ACCEPTS = 16            # new clients in one turn
+    REFUSALS = 64           # beyond the limit, that the owner answers at the same time
+    RESERVE = 64            # slots, at least as many as step.pxd serves in a batch
 
 
 # ---- the end -----------------------------------------------------------------------------
@@ -77,15 +71,7 @@ cdef inline void close_client(Core *c, int32_t slot) noexcept nogil:
 cdef inline void note(Core *c, int32_t slot, uint8_t reason) noexcept nogil:
     """The exchange in work is over: a line for the log."""
     cdef Flow *f = &c.flows[slot]
-    cdef Exchange *x = f.x
-    cdef const char *target = x.data
-    cdef size_t size = 0
-    if not c.log.on:
-        return
-    target += 4 if x.method == GET else 5 if x.method == HEAD else 8
-    while target[size] != 32:
-        size += 1
-    log_put(c, x, now_us(), f.way[1].copied + f.way[1].spliced, reason, target, size)
+    log_put(c, f.x, f.x.head, f.way[1].copied + f.way[1].spliced, reason)
 
 
 cdef inline void cut(Core *c, int32_t slot, uint8_t reason) noexcept nogil:
@@ -260,10 +246,6 @@ cdef inline void become_tunnel(Core *c, int32_t slot) noexcept nogil:
     cdef Exchange *x = f.x
     cdef linux.epoll_event event
     cdef int fd = c.flows[x.link].fd[0]
-    set_option(fd, linux.SOL_SOCKET, linux.SO_KEEPALIVE, 1)
-    set_option(fd, linux.IPPROTO_TCP, linux.TCP_KEEPIDLE, KEEPALIVE_IDLE)
-    set_option(fd, linux.IPPROTO_TCP, linux.TCP_KEEPINTVL, KEEPALIVE_INTERVAL)
-    set_option(fd, linux.IPPROTO_TCP, linux.TCP_KEEPCNT, KEEPALIVE_COUNT)
     event.events = linux.EPOLLIN
     event.data.u64 = (<uint64_t>f.generation << 32) | <uint32_t>(slot * 2 + 1)
     if linux.epoll_ctl(c.epfd, linux.EPOLL_CTL_MOD, fd, &event) < 0:
@@ -279,7 +261,7 @@ cdef inline void become_tunnel(Core *c, int32_t slot) noexcept nogil:
     f.way[0].active = f.way[1].active = c.now
     c.clients -= 1
     c.tunnels += 1
-    enter_queue(c, slot, Q_IDLE)
+    enter_queue(c, slot, Q_YOUNG)
     if send_or_hold(c, &f.way[1], f.fd[0], c.established, c.established_size) == TARGET_FAILED:
         side_failed(c, f, 0, linux.errno)
     elif x.have > x.head:
@@ -501,6 +483,86 @@ cdef inline void read_answer(Core *c, int32_t slot) noexcept nogil:
         memcpy(x.answer, c.buffer, n)
         x.answer_size = <uint32_t>n
         hand_over(c, slot, H_RESPONSE)
+
+
+# ---- new clients -------------------------------------------------------------------------
+
+cdef inline void address_text(const linux.sockaddr *address, char *text) noexcept nogil:
+    """The client's IP address, "" for a Unix socket. IPv4 on a socket for both families is
+    written as IPv4."""
+    cdef const char *raw = <const char *>address
+    cdef uint16_t family
+    memcpy(&family, raw, sizeof(family))
+    if family == linux.AF_INET:
+        linux.inet_ntop(linux.AF_INET, raw + 4, text, PEER_MAX)
+    elif family == linux.AF_INET6 and memcmp(raw + 8, b"\0\0\0\0\0\0\0\0\0\0\xff\xff", 12) == 0:
+        linux.inet_ntop(linux.AF_INET, raw + 20, text, PEER_MAX)
+    elif family == linux.AF_INET6:
+        linux.inet_ntop(linux.AF_INET6, raw + 8, text, PEER_MAX)
+
+
+cdef inline int32_t client_new(Core *c, int fd) noexcept nogil:
+    """A client between two requests; NOWHERE and errno if it cannot be, and it is still the
+    caller's."""
+    cdef int32_t slot
+    cdef Exchange *x = <Exchange *>calloc(1, sizeof(Exchange))
+    # Whoever serves an event relies on as many slots as there are events in a batch.
+    if x == NULL or not slots_reserve(c, RESERVE):
+        free(x)
+        linux.errno = linux.ENOMEM
+        return NOWHERE
+    slot = slot_take(c, fd, NOWHERE, CLIENT)
+    if watch(c, slot, 0, linux.EPOLLIN) < 0:
+        free(x)
+        slot_free(c, slot)
+        return NOWHERE
+    c.flows[slot].x = x
+    c.clients += 1
+    x.link = x.origin_fd = NOWHERE
+    x.phase = P_IDLE
+    enter_queue(c, slot, Q_HEAD)
+    return slot
+
+
+cdef inline bint is_transient(int error) noexcept nogil:
+    """Of accept(2): an error of the new connection, not of the listening socket."""
+    return not (
+        error == linux.EAGAIN or error == linux.EMFILE or error == linux.ENFILE
+        or error == linux.ENOBUFS or error == linux.ENOMEM or error == linux.EINVAL
+    )
+
+
+cdef inline void accept_clients(Core *c, int32_t listener) noexcept nogil:
+    """A batch of new clients, so that no other waits for long."""
+    cdef int fd = c.flows[listener].fd[0]
+    cdef int client, i, taken
+    cdef int32_t slot
+    cdef char address[128]
+    cdef linux.socklen_t size
+    for i in range(ACCEPTS):
+        taken = c.clients + c.tunnels + c.others
+        if c.most and taken >= c.most + REFUSALS:
+            c.accept_error = linux.EAGAIN
+            return
+        size = sizeof(address)
+        memset(address, 0, 32)
+        client = linux.accept4(
+            fd, <linux.sockaddr *>address, &size, linux.SOCK_NONBLOCK | linux.SOCK_CLOEXEC)
+        if client < 0 and is_transient(linux.errno):
+            continue
+        if client < 0:
+            c.accept_error = 0 if linux.errno == linux.EAGAIN else linux.errno
+            return
+        slot = client_new(c, client)
+        if slot == NOWHERE:
+            c.accept_error = linux.errno
+            linux.close(client)
+            return
+        address_text(<linux.sockaddr *>address, c.flows[slot].x.address)
+        if c.most and taken >= c.most:
+            hand_over(c, slot, H_REFUSED)
+        else:
+            read_next(c, slot)
 
 
 # ---- events ------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ CAUSES = {
     H_RESPONSE: interface.RESPONSE,
     H_UNANSWERED: interface.UNANSWERED,
     H_LINGER: interface.LINGER,
+    H_REFUSED: interface.REFUSED,
 }
 
 
@@ -70,39 +71,53 @@ cdef class NativeExchanges:
 
     # ---- clients -------------------------------------------------------------------
 
+    def listen(self, int fd):
+        """Accepts from a listening socket, which stays the owner's."""
+        cdef Core *c = &self.relay.core
+        cdef int32_t slot
+        if not slots_reserve(c, 1):
+            raise MemoryError
+        slot = slot_take(c, fd, NOWHERE, LISTENER)
+        if watch(c, slot, 0, linux.EPOLLIN) < 0:
+            slot_free(c, slot)
+            PyErr_SetFromErrno(OSError)
+
+    def unlisten(self):
+        """Accepts no more, from any socket."""
+        cdef Core *c = &self.relay.core
+        cdef int32_t slot
+        for slot in range(c.capacity):
+            if c.flows[slot].kind == LISTENER:
+                watch(c, slot, 0, <uint32_t>UNREGISTERED)
+                slot_free(c, slot)
+
+    def limit(self, int most, int others):
+        """Beyond `most` connections (0: no limit) clients are refused; the owner has
+        `others` of them."""
+        self.relay.core.most = most
+        self.relay.core.others = others
+
     def adopt(self, int fd, str address, bytes data, uint32_t requests, uint32_t group,
               bytes credentials):
+        """Takes a client between two requests. OSError: it is still the owner's."""
         cdef Core *c = &self.relay.core
         cdef int32_t slot
         cdef Exchange *x
         if self.relay.closed:
             raise RuntimeError("the relay is closed")
-        if not slots_reserve(c, 2):
-            raise MemoryError
-        x = <Exchange *>calloc(1, sizeof(Exchange))
-        if x == NULL:
-            raise MemoryError
         c.now = clock_ms(linux.CLOCK_MONOTONIC_COARSE)
-        slot = slot_take(c, fd, NOWHERE, CLIENT)
-        if watch(c, slot, 0, linux.EPOLLIN) < 0:
-            free(x)
-            slot_free(c, slot)
+        slot = client_new(c, fd)
+        if slot == NOWHERE:
             PyErr_SetFromErrno(OSError)
-        c.flows[slot].x = x
-        c.clients += 1
-        x.link = x.origin_fd = NOWHERE
-        x.phase = P_IDLE
+        x = c.flows[slot].x
         x.requests = requests
         x.group = group
         put_text(x.address, address)
         if credentials:
             x.credentials = copy_of(credentials)
             x.credentials_size = len(credentials)
-        enter_queue(c, slot, Q_HEAD)
         if data:
             begin(c, slot, data, len(data))
-        else:
-            read_next(c, slot)
         close_finished(c)
 
     def release(self):
@@ -256,8 +271,12 @@ cdef object record_of(const Entry *e, const char *text):
         text[:e.target_size].decode("ascii"), e.status, e.received, e.sent,
         (<char *>e.peer).decode("ascii"),
         text[e.target_size:e.target_size + e.type_size].decode("latin-1"),
-        plain_reason(e.reason),
+        tunnel_end(e.reason) if e.method == CONNECT else plain_reason(e.reason),
     )
+
+
+cdef str tunnel_end(uint8_t reason):
+    return "" if reason == R_DONE else tunnel_reason(reason)
 
 
 cdef str plain_reason(uint8_t reason):
@@ -279,18 +298,6 @@ cdef object handoff(Flow *f):
         x.answer[:x.answer_size] if x.answer_size else b"", x.peer.decode("ascii"), x.reused,
         x.group, x.credentials[:x.credentials_size] if x.credentials_size else b"",
         x.started / 1e6,
-    )
-
-
-cdef object born(Flow *f):
-    cdef Exchange *x = f.x
-    cdef const char *target = x.data + len(b"CONNECT ")
-    cdef int size = 0
-    while target[size] != 32:
-        size += 1
-    return BornTunnel(
-        x.started / 1e6, x.address.decode("ascii"), target[:size].decode("ascii"), x.head,
-        x.peer.decode("ascii"), x.group,
     )
 
 

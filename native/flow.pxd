@@ -21,7 +21,7 @@ cdef enum:
     INFO_MAX = 256          # room for one struct tcp_info
 
 cdef enum Kind:
-    FREE, TUNNEL, TRANSFER, CLIENT, ORIGIN
+    FREE, TUNNEL, TRANSFER, LISTENER, CLIENT, ORIGIN
 
 # Way.flags
 cdef enum:
@@ -33,7 +33,7 @@ cdef enum:
 
 # Flow.queue
 cdef enum Queue:
-    Q_NONE, Q_IDLE, Q_HALF, Q_HEAD, Q_DIAL, Q_RACE, Q_KEPT, Q_ACK, Q_FINISHED
+    Q_NONE, Q_YOUNG, Q_IDLE, Q_HALF, Q_HEAD, Q_DIAL, Q_RACE, Q_KEPT, Q_ACK, Q_FINISHED
 
 cdef enum Reason:
     R_NONE, R_DONE, R_SIDE0, R_SIDE1, R_IDLE, R_HALF_CLOSE, R_ABORTED, R_SOURCE_EOF,
@@ -52,6 +52,7 @@ cdef enum Cause:
     H_RESPONSE              # a request and its origin, which has been sent it
     H_UNANSWERED            # the same, but the time for the response is up
     H_LINGER                # answered in full, to be closed with care
+    H_REFUSED               # a new client beyond the limit
 
 cdef struct Exchange:       # of a CLIENT
     char *data              # received and not consumed: the head in work comes first
@@ -188,6 +189,7 @@ cdef struct Core:
     int64_t ack_next        # ms, next look at the send queues
     int tunnels
     int transfers
+    Wheel young
     Wheel idle
     Wheel half
     Wheel head
@@ -202,6 +204,9 @@ cdef struct Core:
     size_t established_size
     Log log
     int clients
+    int others              # connections of clients that the owner has
+    int most                # of all of them; beyond it they are refused, 0: no limit
+    int accept_error        # errno of an accept(2) that the owner must deal with, 0
     int kept_count
     int kept_most           # in all
     int kept_each           # per origin
@@ -320,6 +325,8 @@ cdef inline void wheel_put(
 
 
 cdef inline Wheel *wheel_of(Core *c, uint8_t queue) noexcept nogil:
+    if queue == Q_YOUNG:
+        return &c.young
     if queue == Q_IDLE:
         return &c.idle
     if queue == Q_HALF:

@@ -5,6 +5,7 @@ from libc.stdint cimport uint32_t, uint64_t
 cdef extern from "<errno.h>" nogil:
     int errno
     int EAGAIN, EINTR, EINVAL, ENOSYS, EPERM, EEXIST, ENOMEM, ECONNRESET, EINPROGRESS
+    int EMFILE, ENFILE, ENOBUFS
 
 cdef extern from "<unistd.h>" nogil:
     int close(int fd)
@@ -58,6 +59,7 @@ cdef extern from "<sys/socket.h>" nogil:
     int socket(int family, int type, int protocol)
     int connect(int fd, const sockaddr *address, socklen_t size)
     int getsockname(int fd, sockaddr *address, socklen_t *size)
+    int accept4(int fd, sockaddr *address, socklen_t *size, int flags)
     ssize_t sendmsg(int fd, const msghdr *message, int flags)
     int MSG_DONTWAIT, MSG_NOSIGNAL, MSG_PEEK
     ssize_t recv(int fd, void *buffer, size_t length, int flags)
@@ -65,6 +67,10 @@ cdef extern from "<sys/socket.h>" nogil:
     int shutdown(int fd, int how)
     int setsockopt(int fd, int level, int name, const void *value, socklen_t length)
     int getsockopt(int fd, int level, int name, void *value, socklen_t *length)
+
+cdef extern from "<arpa/inet.h>" nogil:
+    int AF_INET, AF_INET6
+    const char *inet_ntop(int family, const void *address, char *text, socklen_t size)
 
 cdef extern from "<netinet/in.h>" nogil:
     int IPPROTO_TCP

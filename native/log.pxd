@@ -5,7 +5,8 @@ from libc.stdlib cimport realloc
 from libc.string cimport memcpy
 
 cimport linux
-from flow cimport Core, Exchange, Flow
+from flow cimport Core, Exchange
+from plain cimport GET, HEAD
 from routes cimport PEER_MAX
 
 cdef enum:
@@ -33,6 +34,12 @@ cdef inline int64_t wall_us() noexcept nogil:
     return <int64_t>t.tv_sec * 1000000 + t.tv_nsec // 1000
 
 
+cdef inline int64_t now_us() noexcept nogil:
+    cdef linux.timespec t
+    linux.clock_gettime(linux.CLOCK_MONOTONIC, &t)
+    return <int64_t>t.tv_sec * 1000000 + t.tv_nsec // 1000
+
+
 cdef inline bint log_room(Core *c, size_t need) noexcept nogil:
     cdef size_t room = c.log.room if c.log.room else <size_t>LOG_ROOM
     cdef char *at
@@ -51,20 +58,25 @@ cdef inline bint log_room(Core *c, size_t need) noexcept nogil:
 
 
 cdef inline void log_put(
-    Core *c, const Exchange *x, int64_t now, uint64_t sent, uint8_t reason,
-    const char *target, size_t target_size,
+    Core *c, const Exchange *x, uint64_t received, uint64_t sent, uint8_t reason
 ) noexcept nogil:
-    """Notes the exchange that has ended at `now` (us, CLOCK_MONOTONIC)."""
+    """Notes an exchange, or the tunnel that it became, as over."""
+    cdef const char *target = x.data
+    cdef size_t target_size = 0
     cdef Entry entry
-    cdef size_t size = sizeof(Entry) + target_size + x.type_size
+    cdef size_t size
     if not c.log.on:
         return
+    target += 4 if x.method == GET else 5 if x.method == HEAD else 8
+    while target[target_size] != 32:
+        target_size += 1
+    size = sizeof(Entry) + target_size + x.type_size
     if not log_room(c, size):
         c.counters.dropped += 1
         return
     entry.ended = wall_us()
-    entry.took = now - x.started
-    entry.received = x.head
+    entry.took = now_us() - x.started
+    entry.received = received
     entry.sent = sent
     entry.target_size = <uint32_t>target_size
     entry.status = x.status

@@ -18,9 +18,6 @@ from service cimport watch
 cdef enum:
     FIRST_OPEN_PORT = 1024  # below it no outgoing connection gets its own port
 
-cdef extern from "<sys/socket.h>" nogil:
-    int AF_INET, AF_INET6
-
 
 cdef inline void set_option(int fd, int level, int name, int value) noexcept nogil:
     linux.setsockopt(fd, level, name, &value, sizeof(value))
@@ -135,7 +132,7 @@ cdef inline int32_t link_new(Core *c, int fd, int32_t origin, const char *peer) 
 cdef inline int32_t link_dial(Core *c, const Route *r) noexcept nogil:
     """Begins to connect; NOWHERE if that fails at once."""
     cdef const linux.sockaddr *address = <const linux.sockaddr *>r.address
-    cdef int family = AF_INET if r.address_size < ADDRESS_MAX else AF_INET6
+    cdef int family = linux.AF_INET if r.address_size < ADDRESS_MAX else linux.AF_INET6
     cdef int32_t slot
     cdef int fd = linux.socket(
         family, linux.SOCK_STREAM | linux.SOCK_NONBLOCK | linux.SOCK_CLOEXEC, 0)

@@ -21,10 +21,10 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
 cimport linux
-from exchange cimport PLAIN_OUT, begin, cut, hand_over, read_next
+from exchange cimport PLAIN_OUT, begin, client_new, cut, hand_over, read_next
 from flow cimport (
-    CLIENT, Core, Exchange, FREE, Flow, H_CLOSED, H_LINGER, H_REQUEST, H_RESPONSE, H_RETRY,
-    H_UNANSWERED, INFO_MAX, ORIGIN, P_IDLE, Q_FINISHED, Q_HEAD, Q_IDLE, R_ABORTED,
+    CLIENT, Core, Exchange, FREE, Flow, H_CLOSED, H_LINGER, H_REFUSED, H_REQUEST, H_RESPONSE,
+    H_RETRY, H_UNANSWERED, INFO_MAX, LISTENER, ORIGIN, P_IDLE, Q_FINISHED, Q_HEAD, Q_IDLE, R_ABORTED,
     R_CLIENT_GONE, R_DONE, R_HALF_CLOSE, R_IDLE, R_SIDE0, R_SIDE1, R_SOURCE_EOF,
     R_TARGET_IDLE, SPLICING, STOPPED, TRANSFER, TUNNEL, UNREGISTERED, Way, Wheel,
     enter_queue, slot_free, slot_take, slots_reserve, wheel_init,
@@ -34,7 +34,7 @@ from moves cimport TARGET_FAILED, send_or_hold
 from origins cimport kept_drop, kept_put, kept_take, link_drop, link_new, link_take_out
 from pipes cimport pool_empty
 from plain cimport (
-    CONNECTION, CREDENTIALS, DATE, DROP, HOST, LENGTH, NAME_MAX, NOT_PLAIN, PASS,
+    CONNECT, CONNECTION, CREDENTIALS, DATE, DROP, HOST, LENGTH, NAME_MAX, NOT_PLAIN, PASS,
     PROXY_CONNECTION, Rule, SLOTS, TYPE, Text, VIA,
 )
 from routes cimport (
@@ -46,9 +46,13 @@ from step cimport clock_ms, close_finished, run
 
 from spliceproxy.relay import interface
 from spliceproxy.relay.interface import (
-    BornTunnel, Handoff, PlainRecord, RelayStats, TransferEnd, TunnelEnd,
+    Handoff, PlainRecord, RelayStats, TransferEnd, TunnelEnd,
 )
 from spliceproxy.relay.pipes import affordable
+
+
+YOUNG = 30.0
+"""Seconds without a byte after which a tunnel gets TCP keep-alive."""
 
 
 cdef class NativeRelay:
@@ -74,6 +78,7 @@ cdef class NativeRelay:
         c.now = clock_ms(linux.CLOCK_MONOTONIC_COARSE)
         wheel_init(&c.idle, <int64_t>(options.idle * 1000), c.now)
         wheel_init(&c.half, <int64_t>(options.half_close * 1000), c.now)
+        wheel_init(&c.young, <int64_t>(min(options.idle, YOUNG) * 1000), c.now)
         wheel_init(&c.head, 0, c.now)
         wheel_init(&c.dial, 0, c.now)
         wheel_init(&c.race, 0, c.now)
@@ -261,6 +266,9 @@ cdef class NativeRelay:
         if c.log.count and (not c.log.told or c.log.count >= LOG_BATCH):
             c.log.told = True
             self.owner.logged(c.log.count)
+        if c.accept_error:
+            error, c.accept_error = c.accept_error, 0
+            self.owner.not_accepted(error)
         return self._collect() if c.finished != NOWHERE else []
 
     cdef list _collect(self):
@@ -274,9 +282,7 @@ cdef class NativeRelay:
             if c.flows[slot].kind == CLIENT:
                 if c.flows[slot].x.cause != H_CLOSED:
                     ends.append((self.owner.handed, handoff(&c.flows[slot])))
-            elif c.flows[slot].x != NULL:
-                ends.append((self.owner.ended, (born(&c.flows[slot]), self._end(&c.flows[slot]))))
-            else:
+            elif c.flows[slot].x == NULL:
                 ends.append((<object>c.flows[slot].token, self._end(&c.flows[slot])))
             self._drop(slot)
         c.closed = NOWHERE
@@ -318,6 +324,7 @@ cdef class NativeRelay:
         cdef int64_t now
         if c.finished != NOWHERE:
             return 0.0
+        due = sooner(due, &c.young)
         due = sooner(due, &c.idle)
         due = sooner(due, &c.half)
         due = sooner(due, &c.head)
@@ -354,6 +361,8 @@ cdef class NativeRelay:
         for slot in range(c.capacity):
             if c.flows[slot].kind == CLIENT:
                 hand_over(c, slot, H_CLOSED)
+            elif c.flows[slot].kind == LISTENER:
+                slot_free(c, slot)
             elif c.flows[slot].kind == ORIGIN:
                 if c.flows[slot].link.client == NOWHERE:
                     kept_drop(c, slot)

@@ -39,7 +39,9 @@ from spliceproxy.relay.interface import (
     ABORTED,
     IDLE,
     LINGER,
-    REQUEST,
+    REFUSED,
+    RESPONSE,
+    RETRY,
     SOURCE_ERROR,
     UNANSWERED,
     Handoff,
@@ -109,7 +111,8 @@ class Connection:
         connection = cls(services, stream, handoff.address)
         connection._requests = handoff.requests
         connection._lingers = handoff.cause == LINGER
-        if handoff.cause not in (REQUEST, LINGER):
+        connection._refuse = handoff.cause == REFUSED
+        if handoff.cause in (RETRY, RESPONSE, UNANSWERED):
             origin = None
             if handoff.origin >= 0:
                 origin = streams.stream(handoff.origin, handoff.peer, handoff.answer)

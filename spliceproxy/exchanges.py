@@ -10,22 +10,14 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Callable
 from ipaddress import ip_address
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from spliceproxy.http1.head import RequestHead
 from spliceproxy.http1.pages import ESTABLISHED
 from spliceproxy.http1.plain import REQUEST_RULES, RESPONSE_RULES, is_plain, written_authority
 from spliceproxy.http1.rewrite import host_field
-from spliceproxy.observe.record import Record
-from spliceproxy.relay.interface import (
-    DONE,
-    BornTunnel,
-    ExchangeOptions,
-    Handoff,
-    TunnelEnd,
-)
+from spliceproxy.relay.interface import ExchangeOptions, Handoff
 from spliceproxy.stream import Stream
 from spliceproxy.upstream.dialer import ATTEMPT_DELAY
 from spliceproxy.upstream.pool import MAX_IDLE, PER_ORIGIN, TOTAL, Key
@@ -39,20 +31,25 @@ REPEAT_SECONDS = 1.0
 DNS or of /etc/hosts is followed within this time, at the cost of a request a second."""
 
 
+class Owner(Protocol):
+    """Who goes on with what comes back."""
+
+    def take_over(self, handoff: Handoff) -> None: ...
+    def not_accepted(self, error: int) -> None: ...
+
+
 class Exchanges:
-    """The plain exchanges of one worker. ``take_over`` gets what comes back."""
+    """The plain exchanges of one worker."""
 
-    __slots__ = ("_forwards", "_native", "_services", "_take_over")
+    __slots__ = ("_forwards", "_native", "_owner", "_services")
 
-    def __init__(
-        self, services: Services, relay: NativeRelay, take_over: Callable[[Handoff], None]
-    ) -> None:
+    def __init__(self, services: Services, relay: NativeRelay, owner: Owner) -> None:
         from spliceproxy.relay._native import NativeExchanges
 
         config = services.config
         via = services.via
         self._services = services
-        self._take_over = take_over
+        self._owner = owner
         # Otherwise each request gets the client's address, or loses what it has.
         self._forwards = config.forwarded_for == "transparent"
         rules = dict(REQUEST_RULES)
@@ -87,14 +84,18 @@ class Exchanges:
 
     # ---- clients -----------------------------------------------------------------------
 
-    def begin(self, client: socket.socket, address: str) -> None:
-        """A new client's connection goes to the relay. OSError: it is closed."""
-        fd = client.detach()
-        try:
-            self._native.adopt(fd, address, b"", 0, 0, b"")
-        except OSError:
-            socket.close(fd)
-            raise
+    def listen(self, sock: socket.socket) -> None:
+        """The relay accepts clients from here on."""
+        self._native.listen(sock.fileno())
+
+    def unlisten(self) -> None:
+        """The relay accepts no more, from any socket."""
+        self._native.unlisten()
+
+    def limit(self, most: int, others: int) -> None:
+        """Beyond ``most`` connections (0: no limit) clients are refused; ``others`` of them
+        are not with the relay."""
+        self._native.limit(most, others)
 
     def give(self, stream: Stream, address: str, requests: int) -> bool:
         """A client's connection between two requests goes to the relay; false if it cannot."""
@@ -145,20 +146,10 @@ class Exchanges:
     # ---- what the relay says -----------------------------------------------------------
 
     def handed(self, handoff: Handoff) -> None:
-        self._take_over(handoff)
+        self._owner.take_over(handoff)
 
-    def ended(self, tunnel: tuple[BornTunnel, TunnelEnd]) -> None:
-        born, end = tunnel
-        record = Record(born.client, born.started)
-        record.method = "CONNECT"
-        record.target = born.target
-        record.peer = born.peer
-        record.status = 200
-        record.bytes_in = born.head + end.up_copied + end.up_spliced
-        record.bytes_out = end.down_copied + end.down_spliced
-        if end.reason != DONE:
-            record.reason = end.reason
-        self._services.write(record)
+    def not_accepted(self, error: int) -> None:
+        self._owner.not_accepted(error)
 
     def logged(self, count: int) -> None:
         assert self._services.log is not None

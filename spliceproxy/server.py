@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import os
 import socket
 from collections.abc import Sequence
 
@@ -20,6 +21,9 @@ BATCH = 64
 
 PAUSE = 0.1
 """Seconds without accepting when there are no descriptors left."""
+
+SILENCE = 60.0
+"""Seconds before the log says again that nothing is accepted."""
 
 REFUSALS = 64
 """Connections beyond the limit that are answered with 503; further ones wait to be
@@ -56,7 +60,7 @@ class Server:
         self._limit = limit
         self._tasks: dict[asyncio.Task[None], Connection] = {}
         self._resume: asyncio.TimerHandle | None = None
-        self._exhausted = False
+        self._said = -SILENCE  # when it was last said that nothing is accepted
         self._empty: asyncio.Future[None] | None = None
 
     @property
@@ -68,19 +72,19 @@ class Server:
 
     def start(self) -> None:
         """Begins to accept."""
+        exchanges = self._services.exchanges
+        if exchanges is not None:
+            exchanges.limit(self._limit, len(self._tasks))
         for sock in self._sockets:
-            self._loop.add_reader(sock.fileno(), self._accept, sock)
+            if exchanges is not None:
+                exchanges.listen(sock)
+            else:
+                self._loop.add_reader(sock.fileno(), self._accept, sock)
 
     # ---- accepting ---------------------------------------------------------------------
 
     def _accept(self, sock: socket.socket) -> bool:
         """One batch; returns whether there may be more."""
-        more = self._accept_batch(sock)
-        if self._services.exchanges is not None:
-            self._services.relay.step()  # what new clients said may be for us
-        return more
-
-    def _accept_batch(self, sock: socket.socket) -> bool:
         for _ in range(BATCH):
             if self._limit and self.connections >= self._limit + REFUSALS:
                 self._pause("the limit on connections is reached")
@@ -94,43 +98,50 @@ class Server:
                     continue
                 if error.errno not in _EXHAUSTED:
                     raise
-                self._services.pool.close()  # each idle connection is a descriptor
-                self._pause(f"accept: {error.strerror}")
+                self.not_accepted(error.errno)
                 return False
-            self._exhausted = False
             self._begin(client, address)
         return True
 
     def _begin(self, client: socket.socket, address: object) -> None:
         client.setblocking(False)
-        name = _client_name(address)
         refuse = bool(self._limit) and self.connections >= self._limit
-        exchanges = self._services.exchanges
-        if exchanges is not None and not refuse and not self._services.draining:
-            exchanges.begin(client, name)
-            return
         stream = Stream(client, self._loop)
-        self._start(Connection(self._services, stream, name, refuse=refuse))
+        self._start(Connection(self._services, stream, _client_name(address), refuse=refuse))
 
     def take_over(self, handoff: Handoff) -> None:
         """Goes on with a client that the relay gives back."""
         self._start(Connection.of_handoff(self._services, handoff))
 
+    def not_accepted(self, error: int) -> None:
+        """accept(2) has failed with this errno; EAGAIN: the limit is reached."""
+        if error == errno.EAGAIN:
+            self._pause("the limit on connections is reached")
+            return
+        self._services.pool.close()  # each idle connection is a descriptor
+        self._pause(f"accept: {os.strerror(error)}")
+
     def _start(self, connection: Connection) -> None:
         task = self._loop.create_task(connection.run())
         self._tasks[task] = connection
+        self._count()
         task.add_done_callback(self._ended)
+
+    def _count(self) -> None:
+        if self._limit and self._services.exchanges is not None:
+            self._services.exchanges.limit(self._limit, len(self._tasks))
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         del self._tasks[task]
+        self._count()
         if not self._tasks and self._empty is not None and not self._empty.done():
             self._empty.set_result(None)
 
     def _pause(self, why: str) -> None:
         """Accepts nothing for a moment: what waits stays in the kernel's queue, and a
         listening socket that cannot be served does not spin."""
-        if not self._exhausted:
-            self._exhausted = True  # said once, until a connection is accepted again
+        if self._loop.time() - self._said >= SILENCE:
+            self._said = self._loop.time()
             log.warning("not accepting for a while: %s", why)
         if self._resume is None:
             self._stop_accepting()
@@ -141,6 +152,9 @@ class Server:
         self.start()
 
     def _stop_accepting(self) -> None:
+        if self._services.exchanges is not None:
+            self._services.exchanges.unlisten()
+            return
         for sock in self._sockets:
             self._loop.remove_reader(sock.fileno())
 

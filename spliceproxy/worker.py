@@ -86,7 +86,7 @@ async def _work(
     limit = -(-config.max_connections // config.workers)
     server = Server(services, sockets, limit)
     if relay.engine == "native":
-        exchanges = Exchanges(services, relay, server.take_over)  # type: ignore[arg-type]
+        exchanges = Exchanges(services, relay, server)  # type: ignore[arg-type]
         services.exchanges = services.pool = exchanges
     if services.log is not None:
         loop.add_signal_handler(signal.SIGUSR1, services.log.reopen)

@@ -184,6 +184,7 @@ REQUEST = "request"  # a request that its owner must look at, maybe not all of i
 RETRY = "retry"  # a request; the idle connection it was sent on was dead, take a new one
 RESPONSE = "response"  # a request, and its origin, which has been sent it
 UNANSWERED = "unanswered"  # the same, but the time limit for the response is over
+REFUSED = "refused"  # a new client beyond the limit
 LINGER = "linger"  # no request: it has its answer, and is to be closed with care
 
 
@@ -209,19 +210,8 @@ class Handoff(NamedTuple):
     started: float  # monotonic seconds, when the head was there; 0.0: not known
 
 
-class BornTunnel(NamedTuple):
-    """A tunnel that a plain CONNECT became: what is known of it."""
-
-    started: float  # monotonic seconds
-    client: str
-    target: str
-    head: int  # bytes of the request
-    peer: str
-    group: int
-
-
 class PlainRecord(NamedTuple):
-    """A plain exchange that is over."""
+    """A plain exchange that is over, or the tunnel that it became."""
 
     ended_at: float  # Unix time
     seconds: float
@@ -262,8 +252,8 @@ class ExchangesOwner(Protocol):
     def handed(self, handoff: Handoff) -> None:
         """A client to go on with."""
 
-    def ended(self, tunnel: tuple[BornTunnel, TunnelEnd]) -> None:
-        """A tunnel that a plain CONNECT became has ended."""
+    def not_accepted(self, error: int) -> None:
+        """accept(2) failed with this errno, and will again; EAGAIN: the limit is reached."""
 
     def logged(self, count: int) -> None:
         """So many records wait to be taken."""
