@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import os
 import resource
 import socket
@@ -38,6 +39,7 @@ def run(request: pytest.FixtureRequest) -> Run:
     runner(asyncio.sleep(0))  # uvloop opens a pair of descriptors once
 
     def counted(main: Coroutine[Any, Any, Any]) -> Any:
+        gc.collect()  # what other tests have left must not go meanwhile
         before = _descriptors()
         result = runner(main)
         assert _descriptors() == before

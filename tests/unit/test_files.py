@@ -83,7 +83,8 @@ def no_descriptor_is_left(request):
     before = len(os.listdir("/proc/self/fd"))
     yield
     if "run" not in request.fixturenames:  # a loop has its own
-        assert len(os.listdir("/proc/self/fd")) == before
+        # Fewer, if what an earlier test has left is closed only now, by a thread or as garbage.
+        assert len(os.listdir("/proc/self/fd")) <= before
 
 
 def fetch(site, path, method="GET", **fields):
