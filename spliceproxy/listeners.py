@@ -12,33 +12,14 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from spliceproxy import tcp
 from spliceproxy.config import Address
 
 BACKLOG = 65535
 """Asked of listen(2); the kernel cuts it to net.core.somaxconn."""
 
-KEEPALIVE_IDLE = 60
-"""Seconds without a byte after which the kernel probes a client (TCP_KEEPIDLE)."""
-
-KEEPALIVE_INTERVAL = 15
-"""Seconds between two probes (TCP_KEEPINTVL)."""
-
-KEEPALIVE_COUNT = 4
-"""Probes without an answer after which the connection is dead (TCP_KEEPCNT)."""
-
 LOCK_PATIENCE = 2.0
 """Seconds to wait for another process that binds in the same directory."""
-
-_INHERITED = (
-    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-    # An urgent byte stays in the stream instead of being lost beside it.
-    (socket.SOL_SOCKET, socket.SO_OOBINLINE, 1),
-    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_COUNT),
-)
-"""Options of every accepted socket: Linux copies them from the listening one."""
 
 _REASONS = {
     errno.EADDRINUSE: "it is in use",
@@ -141,8 +122,7 @@ def _tcp_socket(family: int, address: Address) -> socket.socket:
     if family == socket.AF_INET6:
         # ":8888" is both families, "[::]:8888" IPv6 alone (ipv6(7)).
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, bool(address.host))
-    for level, option, value in _INHERITED:
-        sock.setsockopt(level, option, value)
+    tcp.set_options(sock)
     return sock
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
+import random
 import re
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
+import termios
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -43,11 +47,45 @@ def need(program: str) -> str:
     return path
 
 
-def free_port(host: str = "127.0.0.1") -> int:
-    """A port that was free a moment ago, for programs that cannot choose one."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as s:
-        s.bind((host, 0))
-        return int(s.getsockname()[1])
+_given: set[int] = set()
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 for a program that cannot choose one. It lies below those that
+    the kernel gives out by itself (net.ipv4.ip_local_port_range), which another process
+    would soon have."""
+    while True:
+        port = random.SystemRandom().randrange(20000, 32768)
+        with socket.socket() as s, contextlib.suppress(OSError):
+            s.bind(("127.0.0.1", port))
+            if port not in _given:
+                _given.add(port)
+                return port
+
+
+@contextlib.contextmanager
+def refused_port() -> Iterator[int]:
+    """A port of 127.0.0.1 that nobody listens on, and nobody can meanwhile."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        yield s.getsockname()[1]
+
+
+def acknowledged(sock: socket.socket) -> None:
+    """Waits until the other side's kernel has all that was sent (SIOCOUTQ, tcp(7))."""
+
+    def left() -> int:
+        return int(struct.unpack("i", fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)))[0])
+
+    wait_for(lambda: not left(), "the acknowledgement")
+
+
+def alive(pid: int) -> bool:
+    """Whether the process runs; one that has ended but is not yet reaped does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def descriptors(pid: int) -> int:

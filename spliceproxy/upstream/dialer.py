@@ -34,18 +34,12 @@ from errno import (
     ETIMEDOUT,
 )
 
+from spliceproxy import tcp
 from spliceproxy.errors import Failure
 from spliceproxy.upstream.resolver import Resolver
 
 ATTEMPT_DELAY = 0.25
 """Seconds after which the next address is tried beside the last (RFC 8305 section 5)."""
-
-KEEPALIVE_IDLE = 60
-KEEPALIVE_INTERVAL = 15
-KEEPALIVE_PROBES = 4
-"""Seconds of silence before the first probe, seconds between probes, and unanswered probes
-after which the connection fails (tcp(7)): a dead origin is found in two minutes, not two
-hours, and NATs that forget a quiet connection after a few minutes are kept awake."""
 
 # By rank: of several failed attempts the first in this order is reported, for it says most.
 # Without descriptors the other results mean little; an answer from the origin says more than
@@ -73,14 +67,6 @@ _TYPES = {errno: error for error, errnos in _ERRNOS.items() for errno in errnos}
 _RANKS = {error: rank for rank, error in enumerate(_ERRNOS)}
 
 _STREAM = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
-_OPTIONS = (
-    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
-    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES),
-    (socket.SOL_SOCKET, socket.SO_OOBINLINE, 1),  # an urgent byte stays in the stream
-)
 
 
 class Dialer:
@@ -232,8 +218,7 @@ def _open(address: str) -> socket.socket:
     """A socket with its options, not connected."""
     sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, _STREAM)
     try:
-        for level, option, value in _OPTIONS:
-            sock.setsockopt(level, option, value)
+        tcp.set_options(sock)
     except BaseException:
         sock.close()
         raise

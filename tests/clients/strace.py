@@ -26,6 +26,12 @@ class Calls:
         self.bytes: Counter[str] = Counter()
 
 
+def _sleeps(pid: int) -> bool:
+    """Whether no thread of the process runs, or is stopped by its tracer (proc(5))."""
+    stats = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/stat")]
+    return all(stat.rpartition(")")[2].split()[0] == "S" for stat in stats)
+
+
 @contextlib.contextmanager
 def traced(pid: int, folder: Path) -> Iterator[Calls]:
     """Traces the process and its threads meanwhile."""
@@ -39,6 +45,9 @@ def traced(pid: int, folder: Path) -> Iterator[Calls]:
         if process.poll() is not None:
             raise RuntimeError(err.read_text())
         yield calls
+        # What a call has done is seen before the tracer has noted its return: only a process
+        # that waits for events again has been let go by the tracer after each call.
+        wait_for(lambda: _sleeps(pid), "the end of the last call")
     finally:
         process.terminate()
         process.wait(20)

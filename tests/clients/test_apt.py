@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from harness import Nginx, ProxyProcess, need
+from harness import Nginx, ProxyProcess, need, wait_for
 
 PACKAGES = 12
 
@@ -105,6 +105,10 @@ def test_update_and_download(
         for path in (root / "downloads").iterdir()
     }
     assert got == digests
-    lines = [line for line in proxy.wait_access(PACKAGES + 1) if ".deb" in line]
-    assert len(lines) == PACKAGES
-    assert all(" TCP_MISS/200 " in line for line in lines)
+
+    def lines() -> list[str]:
+        return [line for line in proxy.access() if ".deb" in line]
+
+    wait_for(lambda: len(lines()) >= PACKAGES, "a line for each package")
+    assert len(lines()) == PACKAGES
+    assert all(" TCP_MISS/200 " in line for line in lines())

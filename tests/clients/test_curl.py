@@ -13,7 +13,7 @@ import pytest
 from certificates import Certificates
 from conftest import TlsNginx, Urls
 from curling import Got, field
-from harness import ProxyProcess, free_port
+from harness import ProxyProcess, refused_port
 from py_origin import BODY
 
 UPLOAD = random.Random(2).randbytes(10_000_003)
@@ -241,7 +241,8 @@ def test_error_page(
     large.write_text("".join(f"X-{i}: {'x' * 1000}\n" for i in range(900)))
     args = [arg.replace("LARGE", str(large)) for arg in args]
     url = urls(name) if name.startswith(("nginx:", "python:")) else name
-    got = curl(any_proxy.url, *args, url.replace("REFUSED", str(free_port())))
+    with refused_port() as port:
+        got = curl(any_proxy.url, *args, url.replace("REFUSED", str(port)))
     assert (got.exit, got.status) == (0, status), got.log
     (proxy_status,) = field(got, "Proxy-Status")
     assert proxy_status.startswith(f"spliceproxy; error={error}; details=")
@@ -256,7 +257,8 @@ def test_error_page(
 def test_connect_fails(
     curl: Callable[..., Got], any_proxy: ProxyProcess, host: str, error: str
 ) -> None:
-    got = curl(any_proxy.url, "-p", f"http://{host}/".replace("REFUSED", str(free_port())))
+    with refused_port() as port:
+        got = curl(any_proxy.url, "-p", f"http://{host}/".replace("REFUSED", str(port)))
     assert got.exit == CURL_RECV_ERROR
     assert got.info["http_connect"] == 502
     assert f"error={error}" in field(got, "Proxy-Status")[0]
@@ -279,13 +281,9 @@ def test_dial_timeout(
 def test_an_error_keeps_the_connection(
     curl: Callable[..., Got], any_proxy: ProxyProcess, urls: Urls
 ) -> None:
-    got = curl(
-        any_proxy.url,
-        f"http://127.0.0.1:{free_port()}/",
-        "-o",
-        "/dev/null",
-        urls("nginx:/small"),
-    )
+    with refused_port() as port:
+        refused = f"http://127.0.0.1:{port}/"
+        got = curl(any_proxy.url, refused, "-o", "/dev/null", urls("nginx:/small"))
     assert (got.exit, got.status) == (0, 200)
     assert got.log.count("Re-using existing connection") == 1, got.log
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from conftest import TlsNginx, Urls
 from curling import Got, field
-from harness import ProxyProcess, free_port, wait_for
+from harness import ProxyProcess, wait_for
 from py_origin import BODY, py_origin
 
 
@@ -35,7 +36,7 @@ def test_ipv6(
     curl: Callable[..., Got], new_proxy: Callable[..., ProxyProcess], each_loop: bool
 ) -> None:
     try:
-        free_port("::1")
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
     except OSError:
         pytest.skip("no IPv6 here")
     proxy = new_proxy(listen=["[::1]:0"], uvloop=each_loop)

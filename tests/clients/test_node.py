@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from certificates import Certificates
 from conftest import BIG, TlsNginx, wait_line
-from harness import ProxyProcess, free_port, need
+from harness import ProxyProcess, need, refused_port
 from py_origin import BODY
 
 SCRIPT = Path(__file__).with_name("http_client.js")
@@ -58,7 +58,8 @@ def test_https(node: Callable[..., Any], site: TlsNginx) -> None:
 
 
 def test_connect_refused(node: Callable[..., Any]) -> None:
-    assert node("https", f"127.0.0.1:{free_port()}", "/") == {"connect": 502}
+    with refused_port() as port:
+        assert node("https", f"127.0.0.1:{port}", "/") == {"connect": 502}
 
 
 def test_upgrade(node: Callable[..., Any]) -> None:

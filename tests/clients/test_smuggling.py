@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from harness import ProxyProcess, read_head, serving
+from harness import ProxyProcess, acknowledged, read_head, serving
 from oracle import Llhttp, read
 from smuggling_origins import AnyOrigin, Log, start
 from smuggling_requests import ORIGIN, REQUESTS, Expected, message
@@ -202,7 +202,7 @@ def test_what_follows_a_response_is_not_another(
 ) -> None:
     method, good, behind = JUNK_RESPONSES[name]
     connections: list[int] = []
-    first_read, junk_sent = threading.Event(), threading.Event()
+    first_read, junk_arrived = threading.Event(), threading.Event()
 
     def handle(s: socket.socket) -> None:
         connections.append(1)
@@ -215,7 +215,8 @@ def test_what_follows_a_response_is_not_another(
             if not at_once:
                 assert first_read.wait(20)
                 s.sendall(behind)
-            junk_sent.set()
+            acknowledged(s)
+            junk_arrived.set()
             while s.recv(1 << 16):
                 pass
 
@@ -230,7 +231,7 @@ def test_what_follows_a_response_is_not_another(
             while not first.endswith(b"0\r\n\r\n"):
                 first += s.recv(1)
         first_read.set()
-        assert junk_sent.wait(20)
+        assert junk_arrived.wait(20)
         s.sendall(b"GET %b/second HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" % url)
         second = bytearray()
         while part := s.recv(1 << 16):

@@ -18,6 +18,7 @@ import pytest
 from conftest import need_engine
 from harness import (
     ProxyProcess,
+    alive,
     descriptors,
     memory,
     read_exactly,
@@ -245,14 +246,15 @@ def test_a_killed_worker_takes_only_its_own_connections(
         try:
             wait_for(lambda: len(storm.good) > 100, "the storm")
             os.kill(victim, signal.SIGKILL)
+            wait_for(lambda: not alive(victim), "its end")
             for _ in range(20):
                 fetch(proxy, port)
-            alive = sum(lives(tunnel) for tunnel in tunnels)
+            living = sum(lives(tunnel) for tunnel in tunnels)
             good = len(storm.good)
             wait_for(lambda: len(storm.good) > good + 100, "the storm goes on")
         finally:
             storm.stop()
-        assert alive == TUNNELS - own
+        assert living == TUNNELS - own
         # Each thread had one connection when the worker was killed.
         assert len(storm.errors) <= 4, storm.errors
         wait_for(lambda: len(proxy.workers()) == 2, "a new worker")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import struct
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 from harness import ProxyProcess, descriptors, wait_for
@@ -150,7 +152,7 @@ def leave(sock: socket.socket, how: str) -> None:
         sock.close()
 
 
-def sees_end(sock: socket.socket, seconds: float = 10.0) -> bytes:
+def sees_end(sock: socket.socket, seconds: float = 20.0) -> bytes:
     """What still comes until FIN or RST; TimeoutError if there is a silence."""
     sock.settimeout(seconds)
     return Reader(sock).rest()
@@ -216,10 +218,23 @@ def accept(origin: socket.socket) -> socket.socket:
 
 
 def at_start(proxy: ProxyProcess, origin: socket.socket) -> int:
-    """The worker's descriptors once it has served a request: what it opens late is open."""
+    """The worker's descriptors once it has served a request: what it opens late is open,
+    and the request's connections are closed."""
     good_request(proxy, origin)
     proxy.wait_access(1)
+    wait_for(lambda: not connections(proxy.worker), "the connections' end")
     return descriptors(proxy.worker)
+
+
+def connections(pid: int) -> int:
+    """A process's TCP sockets over IPv4 that do not listen (proc(5))."""
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    inodes = {f"socket:[{line[9]}]" for line in lines if line[3] != "0A"}
+    found = 0
+    for fd in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found += os.readlink(fd) in inodes
+    return found
 
 
 def at_rest(proxy: ProxyProcess, count: int) -> None:

@@ -145,7 +145,7 @@ def test_early_answer_to_a_client_that_trickles(proxy: ProxyProcess, origin: soc
 def test_early_answer_outlives_the_upload(
     new_proxy: NewProxy, origin: socket.socket, how: str
 ) -> None:
-    proxy = new_proxy("--timeout-idle", "1.5")
+    proxy = new_proxy("--timeout-idle", "2")
     log = Log(proxy, origin)
     parts = 30 if how == "stalls" else 5
     with proxy.connect() as client:
@@ -201,12 +201,12 @@ def test_drain_ends_with_the_request_in_flight(new_proxy: NewProxy, origin: sock
 
 
 def test_head_limit_counts_from_the_head(new_proxy: NewProxy, origin: socket.socket) -> None:
-    proxy = new_proxy("--timeout-head", "3")
+    proxy = new_proxy("--timeout-head", "4")
     second = request(origin.getsockname(), "X: second")
     with served(proxy, origin) as client:
-        time.sleep(2)
+        time.sleep(2.5)
         client.sendall(second[:20])
-        time.sleep(2)
+        time.sleep(2.5)
         client.sendall(second[20:])
         with accept(origin) as server:
             head(server)
@@ -362,8 +362,8 @@ def test_tiny_chunks_do_not_starve_others(new_proxy: NewProxy, origin: socket.so
             wait_for(lambda: server.recv(1, socket.MSG_PEEK), "the body")
             swallower = Swallower(server)
             try:
-                most = swallower.most_during(proxy, origin)
+                least = swallower.least_during(proxy, origin)
             finally:
                 swallower.stop()
             sender.join(20)
-    assert most < 100_000
+    assert least < 40_000

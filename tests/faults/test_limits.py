@@ -157,7 +157,7 @@ def test_idle_origins_give_way(new_proxy: NewProxy, origin: socket.socket) -> No
             assert Reader(client).answer().status == 200
         # Every descriptor is a client's or a pooled origin's.
         with socket.create_server(("127.0.0.1", 0)) as other:
-            other.settimeout(5)
+            other.settimeout(20)
             pairs[0][0].sendall(request(other.getsockname()))
             pairs[1][0].sendall(request(other.getsockname()))
             pairs[2][0].sendall(request(other.getsockname()))
@@ -170,17 +170,17 @@ def test_idle_origins_give_way(new_proxy: NewProxy, origin: socket.socket) -> No
 
 
 def test_idle_tunnel(new_proxy: NewProxy, each_loop: bool, origin: socket.socket) -> None:
-    proxy = new_proxy("--timeout-idle", "1", uvloop=each_loop)
+    proxy = new_proxy("--timeout-idle", "2", uvloop=each_loop)
     before = at_start(proxy, origin)
     with proxy.tunnel(*origin.getsockname()) as client, accept(origin) as server:
         start = time.monotonic()
-        for _ in range(8):  # traffic either way keeps it
+        for _ in range(12):  # traffic either way keeps it
             server.sendall(b"x")
             assert client.recv(1) == b"x"
             time.sleep(0.2)
         assert sees_end(client) == b""
         assert sees_end(server) == b""
-        assert time.monotonic() - start > 2.3
+        assert time.monotonic() - start > 4.1
     assert proxy.wait_access(2)[1].split()[3] == "TCP_TUNNEL_TIMEDOUT/200"
     at_rest(proxy, before)
 
@@ -189,13 +189,13 @@ def test_idle_tunnel(new_proxy: NewProxy, each_loop: bool, origin: socket.socket
 def test_half_closed_tunnel(
     new_proxy: NewProxy, each_loop: bool, origin: socket.socket, first: str
 ) -> None:
-    proxy = new_proxy("--timeout-half-close", "1", uvloop=each_loop)
+    proxy = new_proxy("--timeout-half-close", "2", uvloop=each_loop)
     before = at_start(proxy, origin)
     with proxy.tunnel(*origin.getsockname()) as client, accept(origin) as server:
         one, other = (client, server) if first == "client" else (server, client)
         one.shutdown(socket.SHUT_WR)
         assert read_all(other) == b""
-        for _ in range(8):  # the other direction may go on
+        for _ in range(12):  # the other direction may go on
             other.sendall(b"x")
             assert one.recv(1) == b"x"
             time.sleep(0.2)
@@ -239,7 +239,7 @@ def test_drain_refuses_new_connections(new_proxy: NewProxy, origin: socket.socke
     ):
         proxy.process.send_signal(signal.SIGTERM)
         assert sees_end(idle) == b""
-        wait_for(lambda: _is_refused(proxy), "a refusal", 5)
+        wait_for(lambda: _is_refused(proxy), "a refusal")
         client.close()
         server.close()
         assert proxy.process.wait(20) == 0

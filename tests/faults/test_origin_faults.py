@@ -278,7 +278,7 @@ def test_bad_chunk(
 @pytest.fixture
 def hasty(new_proxy: NewProxy) -> ProxyProcess:
     """A proxy with a short --timeout-idle."""
-    return new_proxy("--timeout-idle", "1")
+    return new_proxy("--timeout-idle", "2")
 
 
 def test_no_answer_in_time(hasty: ProxyProcess, origin: socket.socket) -> None:
@@ -393,13 +393,13 @@ def test_client_that_stalls_in_its_upload(
 @pytest.mark.parametrize("kind", ["relay", "chunked"])
 def test_slow_upload_is_no_silence(hasty: ProxyProcess, origin: socket.socket, kind: str) -> None:
     """An upload that takes longer than --timeout-idle, without a pause of that length."""
-    field = "Content-Length: 300000" if kind == "relay" else "Transfer-Encoding: chunked"
+    field = "Content-Length: 400000" if kind == "relay" else "Transfer-Encoding: chunked"
     part = b"x" * 10000 if kind == "relay" else b"2710\r\n" + b"x" * 10000 + b"\r\n"
     with hasty.connect() as client:
         client.sendall(request(origin.getsockname(), field, method="POST"))
         with accept(origin) as server:
             head(server)
-            for _ in range(30):
+            for _ in range(40):
                 client.sendall(part)
                 assert len(read_exactly(server, len(part))) == len(part)
                 time.sleep(0.08)

@@ -14,17 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import ProxyProcess, read_all, read_head, serving, wait_for
+from harness import ProxyProcess, alive, read_all, read_head, serving, wait_for
 
 STUB = Path(__file__).with_name("stub_proxy.py")
-
-
-def alive(pid: int) -> bool:
-    """Whether the process runs; one that has ended but is not yet reaped does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 class Stub:

@@ -142,10 +142,10 @@ def send_all(sock: socket.socket, data: bytes, fin: bool = False) -> Task:
     return Task(work)
 
 
-def fill(sock: socket.socket, data: bytes) -> int:
+def fill(sock: socket.socket, data: bytes, rig: Rig | None = None) -> int:
     """Sends until nobody takes more; returns how many bytes the kernel took.
 
-    "Nobody": nothing went for a while and all that can be acknowledged was.
+    "Nobody": nothing went for a while, in which the loop of ``rig`` had its turns.
     """
     sock.setblocking(False)
     sent = 0
@@ -157,6 +157,8 @@ def fill(sock: socket.socket, data: bytes) -> int:
         except BlockingIOError:
             quiet += 1
             time.sleep(0.01)
+            if rig is not None:
+                rig.stats()
     sock.settimeout(PATIENCE)
     return sent
 
@@ -171,6 +173,29 @@ class Ends(NamedTuple):
 
     def end(self) -> TunnelEnd:
         return self.future.result(PATIENCE)
+
+
+def kept_active(since: float, limit: float, tunnels: list[Ends], side: str) -> float | None:
+    """A byte from ``side`` through each tunnel now and then, for longer than ``limit``
+    seconds; when the last ones were sent. None if the test itself was held up for so long,
+    also ``since`` the tunnels were made, that the limit may have passed."""
+    before = since
+    while before - since < 2 * limit:
+        time.sleep(0.02)
+        earlier, before = before, time.monotonic()
+        try:
+            for tunnel in tunnels:
+                peers = (tunnel.client, tunnel.origin)
+                sender, receiver = peers if side == "client" else peers[::-1]
+                sender.sendall(b"x")
+                assert recv_exactly(receiver, 1) == b"x"
+            alive = not any(tunnel.future.done() for tunnel in tunnels)
+        except ConnectionError:
+            alive = False
+        if time.monotonic() - earlier >= limit:
+            return None
+        assert alive, "it has ended while it was active"
+    return before
 
 
 class Rig:

@@ -19,6 +19,7 @@ from relay_rig import (
     Rig,
     Task,
     fill,
+    kept_active,
     open_fds,
     payload,
     promote,
@@ -47,15 +48,13 @@ one_loop = pytest.mark.parametrize("loop_name", ["uvloop"], indirect=True)
 
 def test_idle_limit(new_rig: Callable[..., Rig]) -> None:
     rig = new_rig(idle=0.3)
-    tunnel = rig.tunnel()
-    start = time.monotonic()
-    while time.monotonic() - start < 0.5:  # active for longer than the limit
-        tunnel.client.sendall(b"x")
-        assert recv_exactly(tunnel.origin, 1) == b"x"
-        time.sleep(0.02)
-    assert not tunnel.future.done()
+    last = None
+    while last is None:
+        since = time.monotonic()
+        tunnel = rig.tunnel()
+        last = kept_active(since, 0.3, [tunnel], "client")
     end = tunnel.end()
-    assert time.monotonic() - start >= 0.75
+    assert time.monotonic() - last >= 0.29  # timers may be a tick early
     assert (end.reason, end.errno) == (IDLE, 0)
     # The stream is cut short, so it does not end cleanly.
     assert recv_all(tunnel.client) == (b"", errno.ECONNRESET)
@@ -65,19 +64,16 @@ def test_idle_limit(new_rig: Callable[..., Rig]) -> None:
 @pytest.mark.parametrize("side", ["client", "origin"])
 def test_half_close_limit(new_rig: Callable[..., Rig], side: str) -> None:
     rig = new_rig(half_close=0.3)
-    tunnel = rig.tunnel()
-    first, second = (tunnel.client, tunnel.origin)
-    if side == "origin":
-        first, second = second, first
-    first.shutdown(socket.SHUT_WR)
-    assert second.recv(1) == b""
-    start = time.monotonic()
-    while time.monotonic() - start < 0.5:
-        second.sendall(b"x")
-        assert recv_exactly(first, 1) == b"x"
-        time.sleep(0.02)
-    assert not tunnel.future.done()
+    other = "origin" if side == "client" else "client"
+    last = None
+    while last is None:
+        since = time.monotonic()
+        tunnel = rig.tunnel()
+        first: socket.socket = getattr(tunnel, side)
+        first.shutdown(socket.SHUT_WR)
+        last = kept_active(since, 0.3, [tunnel], other)
     assert tunnel.end().reason == HALF_CLOSE
+    assert time.monotonic() - last >= 0.29
     assert recv_all(first) == (b"", errno.ECONNRESET)
 
 
@@ -85,7 +81,7 @@ def test_half_close_limit(new_rig: Callable[..., Rig], side: str) -> None:
 def test_idle_limit_while_bytes_are_blocked(new_rig: Callable[..., Rig]) -> None:
     rig = new_rig(idle=1.0)
     tunnel = rig.tunnel("narrow")
-    fill(tunnel.client, payload(FLOOD))
+    fill(tunnel.client, payload(FLOOD), rig)
     assert tunnel.end().reason == IDLE
     assert rig.stats().pipes_lent == 0
 
@@ -96,7 +92,7 @@ def test_a_pipe_with_bytes_left_in_it_is_not_lent_again(new_rig: Callable[..., R
     blocked = rig.tunnel("narrow")
     if rig.relay.engine != "copy":
         promote(rig, blocked.client, blocked.origin)
-    fill(blocked.client, payload(FLOOD))
+    fill(blocked.client, payload(FLOOD), rig)
     assert rig.stats().pipes_lent == (rig.relay.engine != "copy")
     reset(blocked.origin)
     blocked.end()
@@ -112,15 +108,15 @@ def test_a_pipe_with_bytes_left_in_it_is_not_lent_again(new_rig: Callable[..., R
 @one_loop
 def test_many_deadlines(new_rig: Callable[..., Rig]) -> None:
     """Those that are active stay, the others go, whatever their order."""
-    rig = new_rig(idle=0.4)
-    tunnels = [rig.tunnel() for _ in range(60)]
-    start = time.monotonic()
-    while time.monotonic() - start < 0.8:
-        for tunnel in tunnels[::3]:
-            tunnel.client.sendall(b"x")
-            assert recv_exactly(tunnel.origin, 1) == b"x"
-        time.sleep(0.02)
-    assert [not t.future.done() for t in tunnels] == [i % 3 == 0 for i in range(60)]
+    rig = new_rig(idle=1.0)
+    last = None
+    while last is None:
+        since = time.monotonic()
+        tunnels = [rig.tunnel() for _ in range(60)]
+        active = tunnels[::3]
+        last = kept_active(since, 1.0, active, "client")
+    silent = [tunnel for tunnel in tunnels if tunnel not in active]
+    assert all(tunnel.future.done() for tunnel in silent)
     for tunnel in tunnels:
         assert tunnel.end().reason == IDLE
 
@@ -142,7 +138,7 @@ def test_abort(rig: Rig) -> None:
 
 def test_abort_all_and_drained(rig: Rig) -> None:
     tunnels = [rig.tunnel("narrow") for _ in range(5)]
-    fill(tunnels[0].client, payload(FLOOD))
+    fill(tunnels[0].client, payload(FLOOD), rig)
     reset(tunnels[1].client)
     drained = asyncio.run_coroutine_threadsafe(rig.driver.drained(), rig.loop)
     tunnels[1].end()
@@ -157,7 +153,7 @@ def test_abort_all_and_drained(rig: Rig) -> None:
 
 def test_close(rig: Rig) -> None:
     tunnels = [rig.tunnel("narrow") for _ in range(3)]
-    fill(tunnels[0].client, payload(FLOOD))
+    fill(tunnels[0].client, payload(FLOOD), rig)
     _, source = rig.pair()
     _, target = rig.pair()
     transfer = rig.transfer(source, target, 100)

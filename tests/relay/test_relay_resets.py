@@ -71,7 +71,7 @@ def test_reset_behind_much_data_and_a_slow_reader(rig: Rig, resetter: str) -> No
     tunnel = rig.tunnel("narrow")
     cutter, other = sides(tunnel, resetter)
     data = payload(FLOOD)
-    sent = fill(cutter, data)
+    sent = fill(cutter, data, rig)
     assert sent < len(data)
     received = sent - unacknowledged(cutter)
     assert received > 1 << 17
@@ -89,7 +89,7 @@ def test_what_is_on_its_way_to_a_dead_side_is_dropped(rig: Rig, resetter: str) -
     """Blocked towards the side that resets, with data from it in the other direction."""
     tunnel = rig.tunnel("narrow")
     cutter, other = sides(tunnel, resetter)
-    fill(other, payload(FLOOD))
+    fill(other, payload(FLOOD), rig)
     cutter.sendall(b"enough")
     assert recv_exactly(other, 6) == b"enough"
     reset(cutter)
@@ -156,7 +156,7 @@ def test_a_reset_behind_a_reader_that_never_reads(new_rig: Callable[..., Rig]) -
     """It is not seen before the bytes that came ahead of it are gone: the idle limit."""
     rig = new_rig(idle=1.0)
     tunnel = rig.tunnel("narrow")
-    fill(tunnel.client, payload(FLOOD))
+    fill(tunnel.client, payload(FLOOD), rig)
     events = rig.stats().events
     reset(tunnel.client)
     assert tunnel.end().reason == IDLE

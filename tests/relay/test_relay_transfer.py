@@ -130,7 +130,7 @@ def test_target_fails(rig: Rig, busy: bool) -> None:
     receiver, target = rig.pair("narrow")
     future = rig.transfer(source, target, 1 << 30)
     if busy:
-        fill(sender, payload(FLOOD))
+        fill(sender, payload(FLOOD), rig)
     reset(receiver)
     end = future.result(PATIENCE)
     assert end.reason == TARGET_ERROR
@@ -141,12 +141,12 @@ def test_target_fails(rig: Rig, busy: bool) -> None:
 @one_loop
 @pytest.mark.parametrize("busy", [False, True], ids=["silent", "blocked"])
 def test_idle(new_rig: Callable[..., Rig], busy: bool) -> None:
-    rig = new_rig(idle=0.5)
+    rig = new_rig(idle=1.0)
     sender, source = rig.pair("narrow")
     _, target = rig.pair("narrow")
     future = rig.transfer(source, target, 1 << 30)
     if busy:
-        fill(sender, payload(FLOOD))
+        fill(sender, payload(FLOOD), rig)
     assert future.result(PATIENCE).reason == (TARGET_IDLE if busy else IDLE)
     assert source.fileno() >= 0
     assert target.fileno() >= 0
@@ -181,7 +181,7 @@ def test_cancel(rig: Rig, phase: str) -> None:
     future = rig.transfer(source, target, 1 << 30)
     until(lambda: rig.stats().transfers == (2 if other else 1), "started")
     if phase == "blocked":
-        fill(sender, payload(FLOOD))
+        fill(sender, payload(FLOOD), rig)
     future.cancel()
     with pytest.raises(CancelledError):
         future.result(PATIENCE)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 import pytest
-from relay_rig import Rig, payload, promote, recv_all, recv_exactly, send_all, until
+from relay_rig import Ends, Rig, payload, promote, recv_all, recv_exactly, send_all, until
 
 from spliceproxy.relay.interface import DONE
 
@@ -55,7 +55,7 @@ def test_early_data_goes_first(rig: Rig, size: int) -> None:
 def test_many_small_segments_arrive_at_once(rig: Rig, count: int) -> None:
     """A pipe with a multiple of 16 buffers, of which the last must not be corked."""
     times = []
-    for _ in range(3):
+    for _ in range(5):
         tunnel = rig.tunnel()
         if rig.relay.engine != "copy":
             promote(rig, tunnel.origin, tunnel.client)
@@ -65,13 +65,19 @@ def test_many_small_segments_arrive_at_once(rig: Rig, count: int) -> None:
         start = time.monotonic()
         assert recv_exactly(tunnel.client, 100 * count) == b"x" * 100 * count
         times.append(time.monotonic() - start)
-    assert sorted(times)[1] < 0.1
+    assert min(times) < 0.15  # corked, each of them takes 0.2 s
 
 
 def test_short_answers_are_never_late(rig: Rig) -> None:
     tunnel = rig.tunnel()
     tunnel.origin.sendall(b"220 origin speaks first\r\n")
     assert recv_exactly(tunnel.client, 25).startswith(b"220")
+    # A machine that stands still now and then does not do so in each of several turns.
+    assert any(late_answers(tunnel) <= 2 for _ in range(3))
+
+
+def late_answers(tunnel: Ends) -> int:
+    """How many of 50 take as long as a delayed acknowledgement or a corked tail."""
     slow = 0
     for _ in range(50):
         start = time.monotonic()
@@ -80,7 +86,7 @@ def test_short_answers_are_never_late(rig: Rig) -> None:
         tunnel.origin.sendall(b"!")
         assert recv_exactly(tunnel.client, 1) == b"!"
         slow += time.monotonic() - start > 0.15
-    assert slow <= 2
+    return slow
 
 
 @one_loop
@@ -109,15 +115,16 @@ def test_a_slow_reader_gets_every_byte_and_then_the_fin(rig: Rig, swapped: bool,
 
 
 def quiet_since(rig: Rig) -> None:
-    """Waits until the relay has nothing more that it can move."""
-    last = -1
+    """Waits until the relay has had some turns and nothing more that it could move."""
+    last, same = -1, 0
 
     def still() -> bool:
-        nonlocal last
+        nonlocal last, same
         stats = rig.stats()
         moved = stats.copied + stats.spliced
-        same, last = moved == last, moved
-        return same
+        same = same + 1 if moved == last else 0
+        last = moved
+        return same == 5
 
     until(still, "the relay is quiet")
 

@@ -170,7 +170,7 @@ def test_escaping(text, target, user):
     assert fields[-4] == target
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(*5 * [st.text(st.characters())])
 def test_no_request_forges_a_line(method, target, user, peer, content_type):
     line = format_line(

@@ -83,7 +83,8 @@ def no_descriptor_is_left(request):
     before = len(os.listdir("/proc/self/fd"))
     yield
     if "run" not in request.fixturenames:  # a loop has its own
-        assert len(os.listdir("/proc/self/fd")) == before
+        # Fewer, if what an earlier test has left is closed only now, by a thread or as garbage.
+        assert len(os.listdir("/proc/self/fd")) <= before
 
 
 def fetch(site, path, method="GET", **fields):
@@ -246,7 +247,11 @@ PATHS = st.one_of(
 )
 
 
-@settings(max_examples=500, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=500,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(PATHS)
 @example("/dir-out/secret")
 @example("/sub/../../secret")

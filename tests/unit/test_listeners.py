@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from spliceproxy import listeners
+from spliceproxy import listeners, tcp
 from spliceproxy.config import Address
 from spliceproxy.listeners import ListenError, Listeners
 
@@ -99,9 +99,9 @@ def test_accepted_sockets_inherit_the_options() -> None:
                     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
                     (socket.SOL_SOCKET, socket.SO_OOBINLINE, 1),
                     (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
-                    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, listeners.KEEPALIVE_IDLE),
-                    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, listeners.KEEPALIVE_INTERVAL),
-                    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, listeners.KEEPALIVE_COUNT),
+                    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, tcp.KEEPALIVE_IDLE),
+                    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, tcp.KEEPALIVE_INTERVAL),
+                    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, tcp.KEEPALIVE_COUNT),
                 ):
                     assert s.getsockopt(level, option) == value, option
 

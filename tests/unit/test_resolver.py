@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import pycares
 import pytest
+from harness import free_port
 
 from spliceproxy.errors import Failure
 from spliceproxy.upstream import resolver as module
@@ -645,9 +646,7 @@ def dnsmasq() -> Iterator[str]:
     program = shutil.which("dnsmasq") or shutil.which("dnsmasq", path="/usr/sbin:/usr/local/sbin")
     if program is None:
         pytest.skip("needs dnsmasq")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     process = subprocess.Popen(
         [
             program,

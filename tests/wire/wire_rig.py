@@ -136,7 +136,8 @@ class Rig:
         before = self.descriptors()
         self.loop.run_until_complete(Run(self, case, cut).play())
         after = self.descriptors()
-        assert after == before, f"descriptors: {before} before, {after} after"
+        # Fewer, if what an earlier test has left is closed only now, by a thread or as garbage.
+        assert after <= before, f"descriptors: {before} before, {after} after"
 
 
 class Run:
