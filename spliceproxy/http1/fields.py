@@ -70,7 +70,17 @@ def parse_fields(section: bytes, status: int) -> list[tuple[bytes, bytes]]:
         if status == 502:
             raise HeadError(502, f"more than {MAX_FIELDS} fields", "http_response_header_size")
         raise HeadError(431, f"more than {MAX_FIELDS} fields")
+    if b"\t" in section:
+        _check_codings(found, status)
     return [(name, value.strip(OWS)) for name, value in found]
+
+
+def _check_codings(found: list[tuple[bytes, bytes]], status: int) -> None:
+    """A tab behind a coding is whitespace to RFC 9110 and part of an unknown coding to some
+    readers (llhttp 9), which then take another body."""
+    for name, value in found:
+        if b"\t" in value.rstrip(b" ")[-1:] and name.lower() == b"transfer-encoding":
+            raise HeadError(status, "a tab behind a transfer coding")
 
 
 def _byte_fault(part: bytes | bytearray) -> str:

@@ -67,8 +67,8 @@ FAULTS: dict[str, tuple[Any, str, object]] = {
         "_CHUNK_LINE",
         re.compile(rb"([0-9A-Fa-f]{1,16})[^\r\n]*\r?\n").match,
     ),
-    "Transfer-Encoding is passed on": (rewrite, "_REQUEST_DROPS", frozenset({b"connection"})),
-    "Proxy-Authenticate is passed on": (rewrite, "_RESPONSE_DROPS", frozenset({b"connection"})),
+    "Transfer-Encoding is passed on": (rewrite, "REQUEST_DROPS", frozenset({b"connection"})),
+    "Proxy-Authenticate is passed on": (rewrite, "RESPONSE_DROPS", frozenset({b"connection"})),
     "Connection takes away Content-Length": (rewrite, "_NOT_NOMINABLE", frozenset[bytes]()),
     "a last chunk too few": (checks, "last_chunk", lambda trailers: b""),
     "control characters in an error page": (

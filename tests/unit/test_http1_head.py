@@ -442,6 +442,8 @@ BAD_FIELDS = [
     # RFC 9112 5.1, 5.2
     (b"A : b\r\n", "space before the colon"),
     (b"A\t: b\r\n", "space before the colon"),
+    (b"Transfer-Encoding: chunked\t\r\n", "a tab behind a transfer coding"),
+    (b"transfer-encoding:\tchunked\t \r\n", "a tab behind a transfer coding"),
     (b"A: b\r\n c\r\n", "obs-fold"),
     (b"A: b\r\n\tc: d\r\n", "obs-fold"),
     (b" A: b\r\n", "obs-fold"),
