@@ -276,7 +276,7 @@ cdef inline void dialled(Core *c, int32_t slot) noexcept nogil:
     cdef Exchange *x = c.flows[slot].x
     cdef Out out
     cdef const Route *r = prepare(c, x, x.data, &out)
-    if r == NULL or not connected(c.flows[x.link].fd[0], r):
+    if r == NULL or not connected(c, c.flows[x.link].fd[0], r):
         hand_over(c, slot, H_REQUEST)  # its owner tries again, and says what is wrong
     elif x.method == CONNECT:
         become_tunnel(c, slot)

@@ -43,6 +43,7 @@ cdef class NativeExchanges:
         c.kept_most = options.kept_most
         c.kept_each = options.kept_each
         c.log.on = options.log
+        c.first_port, c.last_port = options.ports
         if not routes_init(&c.routes):
             raise MemoryError
         c.plain.via = copy_of(options.via)

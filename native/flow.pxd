@@ -206,6 +206,8 @@ cdef struct Core:
     int clients
     int others              # connections of clients that the owner has
     int most                # of all of them; beyond it they are refused, 0: no limit
+    int first_port          # of outgoing connections
+    int last_port
     int accept_error        # errno of an accept(2) that the owner must deal with, 0
     int kept_count
     int kept_most           # in all

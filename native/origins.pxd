@@ -15,9 +15,6 @@ from flow cimport (
 from routes cimport ADDRESS_MAX, Kept, NOWHERE, PEER_MAX, Route
 from service cimport watch
 
-cdef enum:
-    FIRST_OPEN_PORT = 1024  # below it no outgoing connection gets its own port
-
 
 cdef inline void set_option(int fd, int level, int name, int value) noexcept nogil:
     linux.setsockopt(fd, level, name, &value, sizeof(value))
@@ -155,13 +152,13 @@ cdef inline int32_t link_dial(Core *c, const Route *r) noexcept nogil:
     return slot
 
 
-cdef inline bint is_self(int fd, const Route *r) noexcept nogil:
+cdef inline bint is_self(Core *c, int fd, const Route *r) noexcept nogil:
     """Whether a socket is connected to itself: one that dials a port for outgoing
     connections of its own machine may get that same port (RFC 9293 section 3.5)."""
     cdef char name[ADDRESS_MAX]
     cdef linux.socklen_t size = ADDRESS_MAX
     cdef int port = (<uint8_t>r.address[2] << 8) | <uint8_t>r.address[3]
-    if port < FIRST_OPEN_PORT:
+    if port < c.first_port or port > c.last_port:
         return False
     memset(name, 0, ADDRESS_MAX)
     if linux.getsockname(fd, <linux.sockaddr *>name, &size) < 0:
@@ -170,10 +167,10 @@ cdef inline bint is_self(int fd, const Route *r) noexcept nogil:
         size < ADDRESS_MAX or memcmp(name + 8, r.address + 8, 16) == 0)
 
 
-cdef inline bint connected(int fd, const Route *r) noexcept nogil:
+cdef inline bint connected(Core *c, int fd, const Route *r) noexcept nogil:
     """Whether an attempt that is over has succeeded."""
     cdef int error = 0
     cdef linux.socklen_t size = sizeof(error)
     if linux.getsockopt(fd, linux.SOL_SOCKET, linux.SO_ERROR, &error, &size) < 0:
         return False
-    return error == 0 and not is_self(fd, r)
+    return error == 0 and not is_self(c, fd, r)

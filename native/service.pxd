@@ -103,6 +103,10 @@ cdef inline void settle_tunnel(Core *c, int32_t slot) noexcept nogil:
     cdef Flow *f = &c.flows[slot]
     cdef Way *w
     cdef int s
+    if not f.dead and f.way[0].flags & f.way[1].flags & ENDED:
+        if not pending(&f.way[0]) and not pending(&f.way[1]):
+            finish(c, slot, R_DONE)  # close(2) passes on what FIN has not been
+            return
     if not f.dead:
         for s in range(2):
             w = &f.way[s]
@@ -112,8 +116,6 @@ cdef inline void settle_tunnel(Core *c, int32_t slot) noexcept nogil:
                     side_failed(c, f, 1 - s, linux.errno)
     if f.dead:
         settle_failed(c, slot)
-    elif f.way[0].flags & f.way[1].flags & FIN_SENT:
-        finish(c, slot, R_DONE)
     elif (f.way[0].flags | f.way[1].flags) & FIN_SENT:
         enter_queue(c, slot, Q_HALF)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import socket
 import struct
 from ipaddress import ip_address
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from spliceproxy.http1.head import RequestHead
@@ -70,6 +71,7 @@ class Exchanges:
                 kept=MAX_IDLE,
                 kept_most=TOTAL,
                 kept_each=PER_ORIGIN,
+                ports=own_ports(),
                 log=services.log is not None,
             ),
             self,
@@ -187,6 +189,15 @@ class Exchanges:
         stream.buffer += received
         stream.received = len(received)
         return stream
+
+
+def own_ports() -> tuple[int, int]:
+    """The range of ports for outgoing connections (ip(7))."""
+    try:
+        first, last = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()
+        return int(first), int(last)
+    except OSError:  # a container without /proc/sys
+        return 1024, 65535
 
 
 def socket_address(address: str, port: int) -> bytes:

@@ -243,6 +243,7 @@ class ExchangeOptions(NamedTuple):
     kept: float  # seconds: an idle connection to an origin
     kept_most: int  # of these, in all
     kept_each: int  # and for one origin
+    ports: tuple[int, int]  # the first and last that an outgoing connection may get
     log: bool
 
 
