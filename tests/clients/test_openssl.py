@@ -34,7 +34,8 @@ def s_server(
                 command, cwd=tmp_path, stdin=subprocess.PIPE, stdout=out, stderr=err
             )
         started.append(process)
-        wait_for(lambda: _listens(port), "s_server's start")
+        wait_for(lambda: _listens(port) or process.poll() is not None, "s_server's start")
+        assert process.poll() is None, log.read_text()
         return port, process
 
     yield start
