@@ -2,7 +2,8 @@
 and again, without the owner.
 
     P_IDLE ── a whole head ──► an idle connection ───────► P_WAIT
-      ▲                   └──► P_DIAL ── connected ────────► │
+      ▲                   ├──► P_DIAL ── connected ────────► │
+      │                   └──► P_QUEUE ── one is idle ─────► │
       └──────── all of the body sent ◄── P_BODY ◄── a head ──┘
 
 Whatever is not plain (plain.pxd), or for which there is no route (routes.pxd), is handed
@@ -20,8 +21,8 @@ from libc.string cimport memcmp, memcpy, memmove, memset
 cimport linux
 from flow cimport (
     CLIENT, Core, Exchange, Flow, H_CLOSED, H_LINGER, H_REFUSED, H_REQUEST, H_RESPONSE,
-    H_RETRY, H_UNANSWERED, Link, P_BODY, P_DIAL, P_IDLE, P_WAIT, Q_DIAL,
-    Q_FINISHED, Q_HEAD, Q_IDLE, Q_RACE, Q_YOUNG, R_CLIENT_GONE, R_HANDED_OVER, R_IDLE, R_SIDE1,
+    H_RETRY, H_UNANSWERED, Link, P_BODY, P_DIAL, P_IDLE, P_QUEUE, P_WAIT, Q_DIAL,
+    Q_FINISHED, Q_HEAD, Q_IDLE, Q_QUEUE, Q_RACE, Q_YOUNG, R_CLIENT_GONE, R_HANDED_OVER, R_IDLE, R_SIDE1,
     R_SOURCE_EOF, R_TARGET_IDLE, SPLICING, TUNNEL, UNREGISTERED, Way, enter_queue,
     leave_queue, pending, slot_free, slot_take, slots_reserve,
 )
@@ -31,18 +32,21 @@ from moves cimport (
     send_or_hold,
 )
 from origins cimport (
-    connected, is_silent, kept_drop, kept_put, kept_take, link_dial, link_drop, link_free,
+    bind, connected, is_silent, kept_drop, kept_put, kept_take, link_dial, link_drop, link_free,
     link_take_out, set_option,
 )
 from plain cimport (
     CONNECT, Field, GET, HEAD, Head, Out, PLAIN_FIELDS, PLAIN_HEAD, Text, full, head_end,
     read_request, read_response, write_request, write_response,
 )
-from routes cimport NOWHERE, PEER_MAX, Route, route_find
+from routes cimport NOWHERE, Origin, PEER_MAX, Route, route_find
 from service cimport finish, send_queue, settle, side_failed, watch
 
 cdef enum:
     PLAIN_OUT = 16384       # a rewritten head, with room for Host and Via
+    BUSY = 512              # connections in use to one origin, beyond which clients wait
+    QUEUE_MS = 100          # ms after which such a client looks whether it must
+    EXTRA = 128             # connections beyond BUSY that are made in such a time
     PIPELINED = 65536       # bytes of further requests that are read during an exchange
     ACCEPTS = 16            # new clients in one turn
     REFUSALS = 64           # beyond the limit, that the owner answers at the same time
@@ -51,11 +55,27 @@ cdef enum:
 
 # ---- the end -----------------------------------------------------------------------------
 
+cdef inline void dequeue(Core *c, int32_t slot) noexcept nogil:
+    cdef Exchange *x = c.flows[slot].x
+    cdef Origin *o = &c.routes.origins[x.origin]
+    if x.before != NOWHERE:
+        c.flows[x.before].x.after = x.after
+    else:
+        o.first = x.after
+    if x.after != NOWHERE:
+        c.flows[x.after].x.before = x.before
+    else:
+        o.last = x.before
+    x.phase = P_IDLE
+
+
 cdef inline void hand_over(Core *c, int32_t slot, uint8_t cause) noexcept nogil:
     """The owner goes on with this client, and with its origin if that has the request."""
     cdef Flow *f = &c.flows[slot]
     cdef Exchange *x = f.x
     x.cause = cause
+    if x.phase == P_QUEUE:
+        dequeue(c, slot)
     if x.link != NOWHERE and cause != H_RESPONSE and cause != H_UNANSWERED:
         link_drop(c, x.link)
         x.link = NOWHERE
@@ -168,13 +188,6 @@ cdef inline void send_request(Core *c, int32_t slot, const Out *out) noexcept no
     enter_queue(c, slot, Q_IDLE)
 
 
-cdef inline void bind(Core *c, int32_t slot, int32_t link) noexcept nogil:
-    """The connection serves this client."""
-    c.flows[slot].x.link = link
-    c.flows[link].link.client = slot
-    memcpy(c.flows[slot].x.peer, c.flows[link].link.peer, PEER_MAX)
-
-
 cdef inline void dial(Core *c, int32_t slot, const Route *r) noexcept nogil:
     cdef int32_t link
     if r.address_size == 0:
@@ -191,13 +204,107 @@ cdef inline void dial(Core *c, int32_t slot, const Route *r) noexcept nogil:
     enter_queue(c, slot, Q_DIAL if r.single else Q_RACE)
 
 
+# ---- waiting for a connection ------------------------------------------------------------
+#
+# An origin that answers soon is best served through few connections: thousands of clients
+# would otherwise open thousands. Where each of BUSY connections answers once a second, a
+# client waits for one of them; where they do not, their number grows.
+
+cdef inline void count_answer(Core *c, Origin *o) noexcept nogil:
+    if c.now - o.second >= 1000:
+        o.answers_before = o.answers if c.now - o.second < 2000 else 0
+        o.answers = 0
+        o.second = c.now
+    o.answers += 1
+
+
+cdef inline bint answers_soon(Core *c, const Origin *o) noexcept nogil:
+    if c.now - o.second >= 2000:
+        return False
+    return o.answers + o.answers_before >= BUSY
+
+
+cdef inline bint may_have_more(Core *c, Origin *o) noexcept nogil:
+    """Whether one more connection may be made now."""
+    if answers_soon(c, o):
+        return False
+    if c.now - o.spell >= QUEUE_MS:
+        o.spell = c.now
+        o.extra = 0
+    o.extra += 1
+    return o.extra <= EXTRA
+
+
+cdef inline void enqueue(Core *c, int32_t slot, int32_t origin) noexcept nogil:
+    cdef Exchange *x = c.flows[slot].x
+    cdef Origin *o = &c.routes.origins[origin]
+    x.phase = P_QUEUE
+    x.origin = origin
+    x.before = o.last
+    x.after = NOWHERE
+    if o.last != NOWHERE:
+        c.flows[o.last].x.after = slot
+    else:
+        o.first = slot
+    o.last = slot
+    c.flows[slot].way[1].active = c.now
+    enter_queue(c, slot, Q_QUEUE)
+
+
+cdef inline void start(Core *c, int32_t slot, const Route *r, const Out *out) noexcept nogil:
+    """Sends the request that `prepare` wrote, as soon as there is a connection."""
+    cdef const Origin *o = &c.routes.origins[r.origin]
+    cdef int32_t link = NOWHERE
+    if c.flows[slot].x.method != CONNECT:
+        link = kept_take(c, r.origin)
+    if link != NOWHERE:
+        bind(c, slot, link)
+        send_request(c, slot, out)
+    elif c.flows[slot].x.method != CONNECT and o.busy >= BUSY:
+        enqueue(c, slot, r.origin)
+    else:
+        dial(c, slot, r)
+
+
+cdef inline void start_next(Core *c, int32_t origin) noexcept nogil:
+    """An exchange with this origin is over: a client that waits for one has its turn."""
+    cdef int32_t slot = c.routes.origins[origin].first
+    cdef const Route *r
+    cdef Out out
+    if slot == NOWHERE:
+        return
+    dequeue(c, slot)
+    r = prepare(c, c.flows[slot].x, c.flows[slot].x.data, &out)
+    if r == NULL:
+        hand_over(c, slot, H_REQUEST)
+    else:
+        start(c, slot, r, &out)
+
+
+cdef inline void queued_long(Core *c, int32_t slot) noexcept nogil:
+    """A client has waited for a while."""
+    cdef Exchange *x = c.flows[slot].x
+    cdef const Route *r
+    cdef Out out
+    if not may_have_more(c, &c.routes.origins[x.origin]):
+        c.flows[slot].way[1].active = c.now
+        leave_queue(c, slot)
+        enter_queue(c, slot, Q_QUEUE)
+        return
+    dequeue(c, slot)
+    r = prepare(c, x, x.data, &out)
+    if r == NULL:
+        hand_over(c, slot, H_REQUEST)
+    else:
+        dial(c, slot, r)
+
+
 cdef inline void begin(Core *c, int32_t slot, const char *data, size_t n) noexcept nogil:
     """What was received and not consumed may be the next request; `data` is either x.data,
     or has yet to be kept. Part of a head is for the owner: it can tell early whether the
     rest is worth waiting for."""
     cdef Exchange *x = c.flows[slot].x
     cdef const Route *r = NULL
-    cdef int32_t link
     cdef Out out
     cdef ssize_t end = head_end(data, n)
     if data != x.data and not keep(x, data, n):
@@ -212,15 +319,7 @@ cdef inline void begin(Core *c, int32_t slot, const char *data, size_t n) noexce
     x.started = now_us() if c.log.on or x.method == CONNECT else 0
     x.status = 0
     x.type_size = 0
-    if x.method == CONNECT:
-        dial(c, slot, r)
-        return
-    link = kept_take(c, r.origin)
-    if link == NOWHERE:
-        dial(c, slot, r)
-        return
-    bind(c, slot, link)
-    send_request(c, slot, &out)
+    start(c, slot, r, &out)
 
 
 cdef inline void read_next(Core *c, int32_t slot) noexcept nogil:
@@ -293,6 +392,7 @@ cdef inline void answered(Core *c, int32_t slot) noexcept nogil:
     cdef Flow *f = &c.flows[slot]
     cdef Exchange *x = f.x
     cdef int32_t link = x.link
+    cdef int32_t origin = c.flows[link].link.origin
     c.counters.exchanges += 1
     note(c, slot, 0)
     x.link = NOWHERE
@@ -301,6 +401,9 @@ cdef inline void answered(Core *c, int32_t slot) noexcept nogil:
         link_drop(c, link)
     else:
         kept_put(c, link)
+    if origin != NOWHERE:
+        count_answer(c, &c.routes.origins[origin])
+        start_next(c, origin)
     x.have -= x.head
     if x.have:
         memmove(x.data, x.data + x.head, x.have)
@@ -619,6 +722,8 @@ cdef inline void exchange_late(Core *c, int32_t slot) noexcept nogil:
     cdef Exchange *x = c.flows[slot].x
     if x.phase == P_IDLE:
         close_client(c, slot)
+    elif x.phase == P_QUEUE:
+        queued_long(c, slot)
     elif x.phase == P_DIAL:
         hand_over(c, slot, H_REQUEST)
     elif x.phase == P_WAIT:

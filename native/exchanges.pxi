@@ -39,6 +39,7 @@ cdef class NativeExchanges:
         wheel_init(&c.head, <int64_t>(options.head * 1000), c.now)
         wheel_init(&c.dial, <int64_t>(options.dial * 1000), c.now)
         wheel_init(&c.race, <int64_t>(options.race * 1000), c.now)
+        wheel_init(&c.queue, QUEUE_MS, c.now)
         wheel_init(&c.kept, <int64_t>(options.kept * 1000), c.now)
         c.kept_most = options.kept_most
         c.kept_each = options.kept_each
@@ -187,8 +188,7 @@ cdef class NativeExchanges:
         if c.routes.origin_count == ORIGINS:
             self._forget_origins()
         i = c.routes.origin_count
-        c.routes.origins[i].top = NOWHERE
-        c.routes.origins[i].count = 0
+        origin_init(&c.routes.origins[i])
         c.routes.origin_count += 1
         self.origins[key] = i
         return i
@@ -202,6 +202,10 @@ cdef class NativeExchanges:
         for slot in range(c.capacity):
             if c.flows[slot].kind == ORIGIN:
                 c.flows[slot].link.origin = NOWHERE
+            elif c.flows[slot].kind == CLIENT and c.flows[slot].x.phase == P_QUEUE:
+                if c.flows[slot].queue != Q_FINISHED:
+                    hand_over(c, slot, H_REQUEST)
+        close_finished(c)
         self.origins.clear()
         c.routes.origin_count = 0
 

@@ -33,7 +33,7 @@ cdef enum:
 
 # Flow.queue
 cdef enum Queue:
-    Q_NONE, Q_YOUNG, Q_IDLE, Q_HALF, Q_HEAD, Q_DIAL, Q_RACE, Q_KEPT, Q_ACK, Q_FINISHED
+    Q_NONE, Q_YOUNG, Q_IDLE, Q_HALF, Q_HEAD, Q_DIAL, Q_RACE, Q_QUEUE, Q_KEPT, Q_ACK, Q_FINISHED
 
 cdef enum Reason:
     R_NONE, R_DONE, R_SIDE0, R_SIDE1, R_IDLE, R_HALF_CLOSE, R_ABORTED, R_SOURCE_EOF,
@@ -41,6 +41,7 @@ cdef enum Reason:
 
 cdef enum Phase:
     P_IDLE                  # the next request has not begun
+    P_QUEUE                 # it waits for a connection to its origin
     P_DIAL                  # its origin is being connected to
     P_WAIT                  # the request is sent, no byte of the response is there
     P_BODY                  # the response's head is sent, or held
@@ -59,6 +60,9 @@ cdef struct Exchange:       # of a CLIENT
     uint32_t have
     uint32_t head           # bytes of the head in work
     int32_t link            # slot of its origin, NOWHERE
+    int32_t origin          # P_QUEUE: for which it waits, and its neighbours there
+    int32_t before
+    int32_t after
     int32_t origin_fd       # handed over with it
     uint32_t requests       # answered so far
     uint32_t group          # class of clients, see routes.pxd
@@ -195,6 +199,7 @@ cdef struct Core:
     Wheel head
     Wheel dial
     Wheel race
+    Wheel queue
     Wheel kept
     Pool pool
     Plain plain
@@ -339,6 +344,8 @@ cdef inline Wheel *wheel_of(Core *c, uint8_t queue) noexcept nogil:
         return &c.dial
     if queue == Q_RACE:
         return &c.race
+    if queue == Q_QUEUE:
+        return &c.queue
     return &c.kept if queue == Q_KEPT else NULL
 
 

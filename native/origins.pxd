@@ -12,7 +12,7 @@ from flow cimport (
     Core, Flow, Link, ORIGIN, Q_KEPT, UNREGISTERED, enter_queue, leave_queue, slot_free,
     slot_take,
 )
-from routes cimport ADDRESS_MAX, Kept, NOWHERE, PEER_MAX, Route
+from routes cimport ADDRESS_MAX, NOWHERE, Origin, PEER_MAX, Route
 from service cimport watch
 
 
@@ -20,10 +20,28 @@ cdef inline void set_option(int fd, int level, int name, int value) noexcept nog
     linux.setsockopt(fd, level, name, &value, sizeof(value))
 
 
+cdef inline void bind(Core *c, int32_t slot, int32_t link) noexcept nogil:
+    """The connection serves this client."""
+    cdef Link *k = c.flows[link].link
+    c.flows[slot].x.link = link
+    memcpy(c.flows[slot].x.peer, k.peer, PEER_MAX)
+    k.client = slot
+    if k.origin != NOWHERE:
+        c.routes.origins[k.origin].busy += 1
+
+
+cdef inline void unbind(Core *c, Link *k) noexcept nogil:
+    """It serves nobody any more."""
+    if k.client != NOWHERE and k.origin != NOWHERE:
+        c.routes.origins[k.origin].busy -= 1
+    k.client = NOWHERE
+
+
 cdef inline void link_free(Core *c, int32_t slot) noexcept nogil:
     """The slot alone: the descriptor has another owner, or is closed."""
     cdef Flow *f = &c.flows[slot]
     leave_queue(c, slot)
+    unbind(c, f.link)
     free(f.link)
     f.link = NULL
     slot_free(c, slot)
@@ -46,14 +64,14 @@ cdef inline int link_take_out(Core *c, int32_t slot) noexcept nogil:
 cdef inline void unstack(Core *c, int32_t slot) noexcept nogil:
     """Takes an idle connection out of its origin's stack."""
     cdef Link *k = c.flows[slot].link
-    cdef Kept *kept = &c.routes.origins[k.origin]
+    cdef Origin *o = &c.routes.origins[k.origin]
     if k.above != NOWHERE:
         c.flows[k.above].link.below = k.below
     else:
-        kept.top = k.below
+        o.top = k.below
     if k.below != NOWHERE:
         c.flows[k.below].link.above = k.above
-    kept.count -= 1
+    o.idle -= 1
     c.kept_count -= 1
 
 
@@ -88,22 +106,22 @@ cdef inline void kept_put(Core *c, int32_t slot) noexcept nogil:
     """Keeps a connection between two messages; closes it if there is no room."""
     cdef Flow *f = &c.flows[slot]
     cdef Link *k = f.link
-    cdef Kept *kept
+    cdef Origin *o
     if k.origin == NOWHERE or c.kept_count >= c.kept_most or c.draining:
         link_drop(c, slot)
         return
-    kept = &c.routes.origins[k.origin]
-    if kept.count >= c.kept_each or watch(c, slot, 0, linux.EPOLLIN) < 0:
+    o = &c.routes.origins[k.origin]
+    if o.idle >= c.kept_each or watch(c, slot, 0, linux.EPOLLIN) < 0:
         link_drop(c, slot)
         return
-    k.client = NOWHERE
+    unbind(c, k)
     k.fresh = False
     k.above = NOWHERE
-    k.below = kept.top
-    if kept.top != NOWHERE:
-        c.flows[kept.top].link.above = slot
-    kept.top = slot
-    kept.count += 1
+    k.below = o.top
+    if o.top != NOWHERE:
+        c.flows[o.top].link.above = slot
+    o.top = slot
+    o.idle += 1
     c.kept_count += 1
     f.way[0].active = c.now
     enter_queue(c, slot, Q_KEPT)

@@ -21,10 +21,10 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
 cimport linux
-from exchange cimport PLAIN_OUT, begin, client_new, cut, hand_over, read_next
+from exchange cimport PLAIN_OUT, QUEUE_MS, begin, client_new, cut, hand_over, read_next
 from flow cimport (
     CLIENT, Core, Exchange, FREE, Flow, H_CLOSED, H_LINGER, H_REFUSED, H_REQUEST, H_RESPONSE,
-    H_RETRY, H_UNANSWERED, INFO_MAX, LISTENER, ORIGIN, P_IDLE, Q_FINISHED, Q_HEAD, Q_IDLE, R_ABORTED,
+    H_RETRY, H_UNANSWERED, INFO_MAX, LISTENER, ORIGIN, P_IDLE, P_QUEUE, Q_FINISHED, Q_HEAD, Q_IDLE, R_ABORTED,
     R_CLIENT_GONE, R_DONE, R_HALF_CLOSE, R_IDLE, R_SIDE0, R_SIDE1, R_SOURCE_EOF,
     R_TARGET_IDLE, SPLICING, STOPPED, TRANSFER, TUNNEL, UNREGISTERED, Way, Wheel,
     enter_queue, slot_free, slot_take, slots_reserve, wheel_init,
@@ -38,8 +38,8 @@ from plain cimport (
     PROXY_CONNECTION, Rule, SLOTS, TYPE, Text, VIA,
 )
 from routes cimport (
-    ADDRESS_MAX, KEY_MAX, NOWHERE, ORIGINS, PEER_MAX, ROUTES, Route, route_add, routes_clear,
-    routes_free, routes_init,
+    ADDRESS_MAX, KEY_MAX, NOWHERE, ORIGINS, PEER_MAX, ROUTES, Route, origin_init, route_add,
+    routes_clear, routes_free, routes_init,
 )
 from service cimport finish, settle, side_failed, wanted, watch
 from step cimport clock_ms, close_finished, run
@@ -82,6 +82,7 @@ cdef class NativeRelay:
         wheel_init(&c.head, 0, c.now)
         wheel_init(&c.dial, 0, c.now)
         wheel_init(&c.race, 0, c.now)
+        wheel_init(&c.queue, 0, c.now)
         wheel_init(&c.kept, 0, c.now)
         c.pool.size, c.pool.limit = affordable(options.shares)
         if options.max_pipes >= 0:
@@ -330,6 +331,7 @@ cdef class NativeRelay:
         due = sooner(due, &c.head)
         due = sooner(due, &c.dial)
         due = sooner(due, &c.race)
+        due = sooner(due, &c.queue)
         due = sooner(due, &c.kept)
         if c.acking != NOWHERE and (due < 0 or c.ack_next < due):
             due = c.ack_next

@@ -32,13 +32,21 @@ cdef struct Route:
     char address[ADDRESS_MAX]
     char peer[PEER_MAX]     # the same as text, NUL-terminated
 
-cdef struct Kept:
+cdef struct Origin:
     int32_t top             # the idle connection used last, NOWHERE
-    int32_t count
+    int32_t idle            # connections
+    int32_t busy
+    int32_t first           # of the clients that wait for a connection, NOWHERE
+    int32_t last
+    int64_t second          # ms, when the second began of which `answers` is
+    int32_t answers         # in this second
+    int32_t answers_before  # in the one before
+    int64_t spell           # ms, when the spell began of which `extra` is
+    int32_t extra           # connections that were made beyond BUSY
 
 cdef struct Routes:
     Route *all
-    Kept *origins
+    Origin *origins
     int32_t *buckets        # index of a route, or NOWHERE
     int32_t count
     int32_t origin_count
@@ -46,12 +54,18 @@ cdef struct Routes:
 
 cdef inline bint routes_init(Routes *r) noexcept nogil:
     r.all = <Route *>calloc(ROUTES, sizeof(Route))
-    r.origins = <Kept *>calloc(ORIGINS, sizeof(Kept))
+    r.origins = <Origin *>calloc(ORIGINS, sizeof(Origin))
     r.buckets = <int32_t *>malloc(BUCKETS_OF_ROUTES * sizeof(int32_t))
     if r.all == NULL or r.origins == NULL or r.buckets == NULL:
         return False
     memset(r.buckets, 0xff, BUCKETS_OF_ROUTES * sizeof(int32_t))
     return True
+
+
+cdef inline void origin_init(Origin *o) noexcept nogil:
+    o.top = o.first = o.last = NOWHERE
+    o.idle = o.busy = o.answers = o.answers_before = o.extra = 0
+    o.second = o.spell = 0
 
 
 cdef inline void routes_clear(Routes *r) noexcept nogil:

@@ -206,6 +206,7 @@ cdef inline void tick(Core *c) noexcept nogil:
     expire(c, &c.head, R_NONE)
     expire(c, &c.dial, R_NONE)
     expire(c, &c.race, R_NONE)
+    expire(c, &c.queue, R_NONE)
     expire(c, &c.kept, R_NONE)
     if c.acking != NOWHERE and c.now >= c.ack_next:
         check_acks(c)

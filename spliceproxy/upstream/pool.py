@@ -15,8 +15,8 @@ MAX_IDLE = 10.0
 HAProxy 10 s or more; Apache's 5 s and Node's 5 s are shorter), so that few are taken just
 as the origin closes them."""
 
-PER_ORIGIN = 128
-TOTAL = 1024
+PER_ORIGIN = 512
+TOTAL = 2048
 """Most idle connections, each of which costs a descriptor."""
 
 
