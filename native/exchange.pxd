@@ -184,8 +184,13 @@ cdef inline void send_request(Core *c, int32_t slot, const Out *out) noexcept no
         return
     x.phase = P_WAIT
     f.way[1].active = c.now
-    f.way[1].copied = f.way[1].spliced = 0
     enter_queue(c, slot, Q_IDLE)
+
+
+cdef inline void reached(Core *c, int32_t slot) noexcept nogil:
+    """Its origin is there: the log has the address from here on."""
+    cdef Exchange *x = c.flows[slot].x
+    memcpy(x.peer, c.flows[x.link].link.peer, PEER_MAX)
 
 
 cdef inline void dial(Core *c, int32_t slot, const Route *r) noexcept nogil:
@@ -259,6 +264,7 @@ cdef inline void start(Core *c, int32_t slot, const Route *r, const Out *out) no
         link = kept_take(c, r.origin)
     if link != NOWHERE:
         bind(c, slot, link)
+        reached(c, slot)
         send_request(c, slot, out)
     elif c.flows[slot].x.method != CONNECT and o.busy >= BUSY:
         enqueue(c, slot, r.origin)
@@ -319,6 +325,9 @@ cdef inline void begin(Core *c, int32_t slot, const char *data, size_t n) noexce
     x.started = now_us() if c.log.on or x.method == CONNECT else 0
     x.status = 0
     x.type_size = 0
+    x.peer[0] = 0
+    c.flows[slot].way[1].copied = c.flows[slot].way[1].spliced = 0
+    c.flows[slot].way[1].flags = 0
     start(c, slot, r, &out)
 
 
@@ -377,7 +386,9 @@ cdef inline void dialled(Core *c, int32_t slot) noexcept nogil:
     cdef const Route *r = prepare(c, x, x.data, &out)
     if r == NULL or not connected(c, c.flows[x.link].fd[0], r):
         hand_over(c, slot, H_REQUEST)  # its owner tries again, and says what is wrong
-    elif x.method == CONNECT:
+        return
+    reached(c, slot)
+    if x.method == CONNECT:
         become_tunnel(c, slot)
     elif watch(c, x.link, 0, linux.EPOLLIN) < 0:
         hand_over(c, slot, H_REQUEST)
@@ -416,6 +427,9 @@ cdef inline void answered(Core *c, int32_t slot) noexcept nogil:
             hand_over(c, slot, H_LINGER)
         else:
             close_client(c, slot)
+        return
+    if c.draining and not x.have and is_silent(f.fd[0]):
+        close_client(c, slot)
         return
     if c.draining or watch(c, slot, 0, linux.EPOLLIN) < 0:
         hand_over(c, slot, H_REQUEST)
@@ -550,7 +564,8 @@ cdef inline bint answer(Core *c, int32_t slot, ssize_t n) noexcept nogil:
     if full(&out):
         return False
     x.type_size = <uint8_t>min(head.type.size, sizeof(x.type))
-    memcpy(x.type, head.type.at, x.type_size)
+    if x.type_size:
+        memcpy(x.type, head.type.at, x.type_size)
     n -= size
     x.spent = head.close or n > length
     n = min(n, length)
@@ -681,9 +696,9 @@ cdef inline void overhear(Core *c, int32_t slot) noexcept nogil:
             break
     if n < 0 and linux.errno == linux.EAGAIN:
         return
-    if n < 0 or (n == 0 and x.have == x.head):
+    if n < 0 or (n == 0 and x.have == x.head) or not keep(x, c.buffer, n):
         cut(c, slot, R_CLIENT_GONE)
-    elif n == 0 or not keep(x, c.buffer, n) or x.have - x.head >= PIPELINED:
+    elif n == 0 or x.have - x.head >= PIPELINED:
         if watch(c, slot, 0, f.mask[0] & ~<uint32_t>linux.EPOLLIN) < 0:
             cut(c, slot, R_CLIENT_GONE)
 

@@ -24,7 +24,6 @@ cdef inline void bind(Core *c, int32_t slot, int32_t link) noexcept nogil:
     """The connection serves this client."""
     cdef Link *k = c.flows[link].link
     c.flows[slot].x.link = link
-    memcpy(c.flows[slot].x.peer, k.peer, PEER_MAX)
     k.client = slot
     if k.origin != NOWHERE:
         c.routes.origins[k.origin].busy += 1

@@ -288,7 +288,7 @@ cdef inline int read_request(
         if field.action == PASS or field.action == DROP:
             continue
         elif field.action == HOST:
-            if head.host.size:
+            if head.host.size or field.value.size == 0:
                 return -1
             head.host = field.value
         elif field.action == CONNECTION:

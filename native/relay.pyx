@@ -361,6 +361,8 @@ cdef class NativeRelay:
         self.closed = True
         c.draining = True
         for slot in range(c.capacity):
+            if c.flows[slot].queue == Q_FINISHED:
+                continue
             if c.flows[slot].kind == CLIENT:
                 hand_over(c, slot, H_CLOSED)
             elif c.flows[slot].kind == LISTENER:
@@ -374,6 +376,10 @@ cdef class NativeRelay:
         while c.finished != NOWHERE:
             slot = c.finished
             c.finished = c.flows[slot].next
+            if c.flows[slot].kind == CLIENT and c.flows[slot].x.cause != H_CLOSED:
+                linux.close(c.flows[slot].fd[0])  # its owner was not told any more
+                if c.flows[slot].x.origin_fd != NOWHERE:
+                    linux.close(c.flows[slot].x.origin_fd)
             self._drop(slot)
         c.closed = NOWHERE
         pool_empty(c)

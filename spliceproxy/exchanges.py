@@ -14,6 +14,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from spliceproxy.config import Timeouts
 from spliceproxy.http1.head import RequestHead
 from spliceproxy.http1.pages import ESTABLISHED
 from spliceproxy.http1.plain import REQUEST_RULES, RESPONSE_RULES, is_plain, written_authority
@@ -47,33 +48,13 @@ class Exchanges:
     def __init__(self, services: Services, relay: NativeRelay, owner: Owner) -> None:
         from spliceproxy.relay._native import NativeExchanges
 
-        config = services.config
-        via = services.via
         self._services = services
         self._owner = owner
         # Otherwise each request gets the client's address, or loses what it has.
-        self._forwards = config.forwarded_for == "transparent"
-        rules = dict(REQUEST_RULES)
-        rules[b"proxy-authorization"] = "drop"
-        if not via:
-            del rules[b"via"]
+        self._forwards = services.config.forwarded_for == "transparent"
         self._native = NativeExchanges(
             relay,
-            ExchangeOptions(
-                request_rules=rules,
-                response_rules=RESPONSE_RULES,
-                via=b"Via: 1.1 " + via + b"\r\n" if via else b"",
-                name=via,
-                established=ESTABLISHED,
-                head=config.timeouts.head,
-                dial=config.timeouts.dial,
-                race=ATTEMPT_DELAY,
-                kept=MAX_IDLE,
-                kept_most=TOTAL,
-                kept_each=PER_ORIGIN,
-                ports=own_ports(),
-                log=services.log is not None,
-            ),
+            exchange_options(services.config.timeouts, services.via, log=services.log is not None),
             self,
         )
         if services.log is not None:
@@ -107,6 +88,7 @@ class Exchanges:
         except OSError:
             return False
         stream.detach()
+        self._services.relay.wake()
         return True
 
     def release(self) -> None:
@@ -139,11 +121,15 @@ class Exchanges:
             key,
             host_field(head),
             REPEAT_SECONDS,
-            socket_address(addresses[0], key[1]),
+            self._socket_address(addresses[0], key[1]),
             addresses[0],
             len(addresses) == 1,
         )
         return True
+
+    def _socket_address(self, address: str, port: int) -> bytes:
+        """Where the relay connects to."""
+        return socket_address(address, port)
 
     # ---- what the relay says -----------------------------------------------------------
 
@@ -176,6 +162,7 @@ class Exchanges:
             stream.close()
             return
         self._native.put(key, stream.detach(), peer)
+        self._services.relay.wake()
 
     def close(self) -> None:
         """As :meth:`IdlePool.close`."""
@@ -198,6 +185,29 @@ def own_ports() -> tuple[int, int]:
         return int(first), int(last)
     except OSError:  # a container without /proc/sys
         return 1024, 65535
+
+
+def exchange_options(times: Timeouts, via: bytes, *, log: bool) -> ExchangeOptions:
+    """The relay's settings. ``via`` is our pseudonym, b"" for none."""
+    rules = dict(REQUEST_RULES)
+    rules[b"proxy-authorization"] = "drop"
+    if not via:
+        del rules[b"via"]
+    return ExchangeOptions(
+        request_rules=rules,
+        response_rules=RESPONSE_RULES,
+        via=b"Via: 1.1 " + via + b"\r\n" if via else b"",
+        name=via,
+        established=ESTABLISHED,
+        head=times.head,
+        dial=times.dial,
+        race=ATTEMPT_DELAY,
+        kept=MAX_IDLE,
+        kept_most=TOTAL,
+        kept_each=PER_ORIGIN,
+        ports=own_ports(),
+        log=log,
+    )
 
 
 def socket_address(address: str, port: int) -> bytes:

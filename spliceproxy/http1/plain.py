@@ -18,6 +18,7 @@ METHODS = frozenset({"GET", "HEAD"})
 
 REQUEST_RULES: dict[bytes, str] = dict.fromkeys(sorted(REQUEST_DROPS), _NOT_PLAIN) | {
     b"connection": "connection",
+    b"close": _NOT_PLAIN,  # Connection: close may name it
     b"content-length": _NOT_PLAIN,
     b"expect": _NOT_PLAIN,
     b"host": "host",
@@ -28,6 +29,7 @@ REQUEST_RULES: dict[bytes, str] = dict.fromkeys(sorted(REQUEST_DROPS), _NOT_PLAI
 }
 
 RESPONSE_RULES: dict[bytes, str] = dict.fromkeys(sorted(RESPONSE_DROPS), _NOT_PLAIN) | {
+    b"close": _NOT_PLAIN,
     b"connection": "connection",
     b"content-length": "length",
     b"content-type": "type",
@@ -53,4 +55,5 @@ def written_authority(head: RequestHead) -> bytes:
         return head.get(b"host") or b""
     if not head.target.startswith("http://"):
         return b""
-    return head.target[7:].partition("/")[0].encode("ascii")
+    authority, slash, _ = head.target[7:].partition("/")
+    return authority.encode("ascii") if slash and "?" not in authority else b""

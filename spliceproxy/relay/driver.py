@@ -129,6 +129,12 @@ class RelayDriver:
         self._timer = None
         self.step()
 
+    def wake(self) -> None:
+        """The relay was given something past this driver: it may have an end to report, or
+        a time limit to watch."""
+        if not self._closed:
+            self._arm()
+
     def _arm(self) -> None:
         """Sees to it that the timer fires no later than the relay's next wake-up.
 

@@ -1,0 +1,420 @@
+"""Plain exchanges of the compiled relay, held against the http1 package.
+
+What the relay takes as plain, http1 must take too, and the relay must pass on the very
+bytes that http1's rewriting gives, and agree on which connections go on. What it does not
+take comes back with every byte. There is no event loop and, but for CONNECT, no network:
+the peers are socket pairs, and :meth:`Plain.step` is called by hand.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+from oracle import Difference
+
+from spliceproxy.config import Timeouts
+from spliceproxy.exchanges import Exchanges
+from spliceproxy.http1.chain import has_passed
+from spliceproxy.http1.errors import HeadError
+from spliceproxy.http1.framing import Body, request_body, response_body
+from spliceproxy.http1.head import (
+    RequestHead,
+    ResponseHead,
+    find_head_end,
+    parse_request,
+    parse_response,
+)
+from spliceproxy.http1.rewrite import client_response, origin_request, persistent
+from spliceproxy.relay.interface import LINGER, REQUEST, RESPONSE, Handoff, RelayOptions
+
+NAME = b"sp"
+BACKEND = ("backend", 8080)
+"""Where requests in origin form go."""
+
+OK = b"HTTP/1.1 200 OK\r\nDate: d\r\nContent-Length: 2\r\n\r\nok"
+OK_GOT = b"HTTP/1.1 200 OK\r\nDate: d\r\nContent-Length: 2\r\nVia: 1.1 sp\r\n\r\nok"
+OK_LAST = (
+    b"HTTP/1.1 200 OK\r\nDate: d\r\nContent-Length: 2\r\nConnection: close\r\nVia: 1.1 sp\r\n\r\nok"
+)
+
+PATIENCE = 20.0
+ROOM = 1 << 16
+"""Bytes that a peer takes at once."""
+
+Key = tuple[str, int]
+
+
+class _Exchanges(Exchanges):
+    """Whatever the origin's address is, the listener of the test is dialled."""
+
+    __slots__ = ("dialled",)
+
+    def _socket_address(self, address: str, port: int) -> bytes:
+        return self.dialled  # type: ignore[no-any-return]
+
+
+class Plain:
+    """A native relay with plain exchanges, whose owner this is."""
+
+    def __init__(self, via: bytes = NAME) -> None:
+        from spliceproxy.relay._native import NativeRelay
+
+        self.via = via
+        self.relay = NativeRelay(RelayOptions())
+        self.handoffs: list[Handoff] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        services: Any = SimpleNamespace(
+            config=SimpleNamespace(timeouts=Timeouts(), forwarded_for="transparent"),
+            via=via,
+            log=None,
+            loop=None,
+            dialer=SimpleNamespace(known=lambda host: ("192.0.2.1",)),
+            own=SimpleNamespace(may_be=lambda port: False),
+            relay=SimpleNamespace(wake=lambda: None),
+        )
+        self.exchanges = _Exchanges(services, self.relay, self)
+        host, port = self._listener.getsockname()
+        self.exchanges.dialled = (
+            socket.AF_INET.to_bytes(2, "little") + port.to_bytes(2, "big") + socket.inet_aton(host)
+        ).ljust(16, b"\0")
+
+    def take_over(self, handoff: Handoff) -> None:
+        self.handoffs.append(handoff)
+
+    def not_accepted(self, error: int) -> None:
+        raise AssertionError(error)
+
+    def close(self) -> None:
+        self.relay.close()
+        self._listener.close()
+
+    def step(self) -> None:
+        """Serves what is there: peers are local, so nothing is on its way."""
+        while True:
+            for token, end in self.relay.step():
+                token(end)  # type: ignore[operator]
+            if not select.select([self.relay.fileno()], [], [], 0)[0]:
+                return
+
+    def accept(self) -> socket.socket:
+        """The other end of what the relay has dialled."""
+        peer, _ = self._listener.accept()
+        peer.settimeout(PATIENCE)
+        limit = time.monotonic() + PATIENCE
+        while self.relay.clients and time.monotonic() < limit:  # until it is a tunnel
+            select.select([self.relay.fileno()], [], [], 1)
+            self.step()
+        return peer
+
+    @property
+    def dialling(self) -> bool:
+        return bool(select.select([self._listener], [], [], 0)[0])
+
+
+class Conversation:
+    """One client of ``plain``. ``keys``: each has an idle connection, by its other end."""
+
+    def __init__(self, plain: Plain, stack: contextlib.ExitStack) -> None:
+        self.plain = plain
+        self._stack = stack
+        self.keys: dict[Key, socket.socket] = {}
+        self.lingers = False  # it came back to be closed
+        self.client, inner = self._pair()
+        plain.exchanges._native.forget()
+        plain.exchanges.close()
+        plain.exchanges._native.adopt(inner.detach(), "", b"", 0, 0, b"")
+
+    def _pair(self) -> tuple[socket.socket, socket.socket]:
+        outer, inner = socket.socketpair()
+        outer.setblocking(False)
+        inner.setblocking(False)
+        self._stack.callback(outer.close)
+        return outer, inner
+
+    def allow(self, head: bytes) -> None:
+        """Requests like this one are allowed, as a Connection would."""
+        try:
+            request = parse_request(head)
+            if request.form == "asterisk" or (
+                request.form == "absolute" and request.scheme != "http"
+            ):
+                return
+        except HeadError:
+            return
+        key = BACKEND if request.form == "origin" else (request.host, request.port)
+        if self.plain.exchanges.allow(request, key) and key not in self.keys:
+            outer, inner = self._pair()
+            self.plain.exchanges._native.put(key, inner.detach(), "192.0.2.1")
+            self.keys[key] = outer
+
+    def send(self, peer: socket.socket, data: bytes) -> bool:
+        """False where the relay's end is closed already."""
+        try:
+            sent = peer.send(data)
+        except (BrokenPipeError, ConnectionResetError):
+            return False
+        assert sent == len(data)
+        self.plain.step()
+        return True
+
+    def handed(self) -> Handoff | None:
+        """What has come back; its descriptors are closed with the conversation."""
+        if not self.plain.handoffs:
+            return None
+        (handoff,) = self.plain.handoffs
+        self.plain.handoffs.clear()
+        self.lingers = handoff.cause == LINGER
+        for fd in (handoff.client, handoff.origin):
+            if fd >= 0:
+                self._stack.callback(socket.socket(fileno=fd).close)
+        return handoff
+
+    def asked(self) -> tuple[Key, bytes] | None:
+        """What an origin has been sent."""
+        for key, peer in self.keys.items():
+            data = received(peer)
+            if data:
+                return key, data
+        return None
+
+
+def received(peer: socket.socket) -> bytes | None:
+    """All that is there; None at the end."""
+    try:
+        return peer.recv(ROOM) or None
+    except BlockingIOError:
+        return b""
+    except ConnectionResetError:
+        return None
+
+
+@contextlib.contextmanager
+def conversation(plain: Plain) -> Iterator[Conversation]:
+    with contextlib.ExitStack() as stack:
+        one = Conversation(plain, stack)
+        try:
+            yield one
+        finally:
+            one.client.close()
+            plain.step()
+            one.handed()
+    assert not plain.relay.clients, "a client is left"
+
+
+def _differ(what: str, **about: object) -> None:
+    raise Difference(f"{what}: {about}")
+
+
+# ---- requests ----------------------------------------------------------------------------
+
+
+def allowed_for(data: bytes) -> list[bytes]:
+    """Requests that may have been allowed just before these bytes came: all that has their
+    targets and Host fields, in other combinations too."""
+    heads = []
+    for part in data.split(b"\r\n\r\n")[:8]:
+        lines = part.split(b"\r\n")
+        words = lines[0].split(b" ")
+        hosts = [line[5:].strip(b" \t") for line in lines if line[:5].lower() == b"host:"]
+        if len(words) < 2:
+            continue
+        for host in {*hosts[:2], b"other"}:
+            for method in (b"GET", b"CONNECT"):
+                heads.append(b"%b %b HTTP/1.1\r\nHost: %b\r\n\r\n" % (method, words[1], host))
+            heads.append(b"GET / HTTP/1.1\r\nHost: %b\r\n\r\n" % host)
+    return heads
+
+
+def check_requests(plain: Plain, data: bytes, cuts: Sequence[int] = ()) -> int:
+    """Sends ``data`` in parts; returns how many requests the relay has served."""
+    with conversation(plain) as one:
+        for head in allowed_for(data):
+            one.allow(head)
+        parts = [data[a:b] for a, b in zip([0, *cuts], [*cuts, len(data)], strict=True)]
+        parts = [part for part in parts if part]
+        sent = served = done = 0
+        for part in parts:
+            one.send(one.client, part)
+            sent += len(part)
+            while True:
+                handoff = one.handed()
+                if handoff is not None:
+                    _check_request_back(handoff, data[done:sent], served)
+                    return served
+                if one.plain.dialling:
+                    _check_tunnel(one, data[done:sent])
+                    return served + 1
+                size = _check_served(one, data[done:sent])
+                if not size:
+                    if done < sent:
+                        _differ("neither served nor handed over", data=data[done:sent])
+                    break
+                done += size
+                served += 1
+                if one.client.fileno() < 0:
+                    return served
+        return served
+
+
+def _check_request_back(handoff: Handoff, rest: bytes, served: int) -> None:
+    if (handoff.cause, handoff.origin) != (REQUEST, -1) or handoff.requests != served:
+        _differ("another hand-off", handoff=handoff, served=served)
+    if handoff.buffer != rest:
+        _differ("not the bytes that were sent", buffer=handoff.buffer, sent=rest)
+
+
+def _meant(data: bytes, via: bytes) -> tuple[RequestHead, int]:
+    """The request at the front of what the relay has taken, as http1 reads it."""
+    try:
+        end = find_head_end(bytearray(data))
+        head = parse_request(data[: max(end, 0)])
+        if request_body(head) != (Body.NONE, 0):
+            _differ("a body", data=data)
+    except HeadError as error:
+        raise Difference(f"the relay takes what http1 refuses: {error}: {data!r}") from None
+    if via and has_passed(head, via):
+        _differ("a loop", data=data)
+    return head, end
+
+
+def _check_served(one: Conversation, data: bytes) -> int:
+    """The size of the head that was served, 0 if there was none."""
+    asked = one.asked()
+    if asked is None:
+        return 0
+    key, got = asked
+    via = one.plain.via
+    head, size = _meant(data, via)
+    want = origin_request(head, Body.NONE, via)
+    if got != want:
+        _differ("another request", got=got, want=want)
+    meant = BACKEND if head.form == "origin" else (head.host, head.port)
+    if key != meant:
+        _differ("another origin", key=key, meant=meant)
+    last = not persistent(head)
+    one.send(one.keys[key], OK if head.method == "GET" else OK[:-2])
+    answer = OK_LAST if last else OK_GOT
+    if not via:
+        answer = answer.replace(b"Via: 1.1 sp\r\n", b"")
+    answer = answer if head.method == "GET" else answer[:-2]
+    reply = received(one.client)
+    if reply != answer:
+        _differ("another answer", reply=reply, want=answer)
+    if last:
+        _check_last(one, data[size:])
+    return size
+
+
+def _check_last(one: Conversation, rest: bytes) -> None:
+    """The client's connection ends behind its answer, with care if more has come."""
+    handoff = one.handed()
+    if handoff is None and (rest or received(one.client) is not None):
+        _differ("the client's connection goes on", rest=rest)
+    if handoff is not None and (handoff.cause, handoff.buffer) != (LINGER, rest):
+        _differ("another end", handoff=handoff, rest=rest)
+    one.client.close()
+
+
+def _check_tunnel(one: Conversation, data: bytes) -> None:
+    with one.plain.accept() as peer:
+        head, size = _meant(data, one.plain.via)
+        if head.method != "CONNECT":
+            _differ("a dialled connection", data=data)
+        early = data[size:]
+        if early and peer.recv(len(early), socket.MSG_WAITALL) != early:
+            _differ("other bytes", early=early)
+        if received(one.client) != b"HTTP/1.1 200 Connection established\r\n\r\n":
+            _differ("no tunnel", data=data)
+        one.client.close()
+        one.plain.step()
+        assert peer.recv(1) == b""
+    while one.plain.relay.tunnels:
+        select.select([one.plain.relay.fileno()], [], [], 1)
+        one.plain.step()
+
+
+# ---- responses ---------------------------------------------------------------------------
+
+
+def check_response(
+    plain: Plain, data: bytes, method: bytes = b"GET", *, last: bool = False, cut: int = 0
+) -> bool:
+    """The answer ``data`` to a plain request, maybe cut in two; ``last``: the client's
+    connection is to end behind it. Whether the relay has passed it on."""
+    option = b"Connection: close\r\n" if last else b""
+    ask = b"%b http://o/ HTTP/1.1\r\nHost: o\r\n%b\r\n" % (method, option)
+    with conversation(plain) as one:
+        one.allow(ask)
+        one.send(one.client, ask)
+        asked = one.asked()
+        if asked is None:
+            raise Difference("the request is not plain")
+        origin = one.keys[asked[0]]
+        if not data:
+            return False
+        first = data[:cut] or data
+        one.send(origin, first)
+        handoff = one.handed()
+        if handoff is not None and not (last and handoff.cause == LINGER):
+            _check_response_back(handoff, ask, first)
+            return False
+        got = received(one.client) or b""
+        if first != data:
+            one.send(origin, data[cut:])
+            got += received(one.client) or b""
+        _check_answer(one, origin, data, got, method.decode(), last)
+        return True
+
+
+def _check_response_back(handoff: Handoff, ask: bytes, answer: bytes) -> None:
+    if handoff.cause != RESPONSE or handoff.origin < 0 or not handoff.reused:
+        _differ("another hand-off", handoff=handoff)
+    if (handoff.buffer, handoff.answer) != (ask, answer):
+        _differ("not the bytes that were sent", handoff=handoff, answer=answer)
+
+
+def _check_answer(
+    one: Conversation, origin: socket.socket, data: bytes, got: bytes, method: str, last: bool
+) -> None:
+    head, size = _meant_response(data)
+    try:
+        kind, length = response_body(head, method)
+    except HeadError as error:
+        raise Difference(f"the relay takes what http1 refuses: {error}: {data!r}") from None
+    if kind not in (Body.NONE, Body.LENGTH) or head.status < 200:
+        _differ("not for the relay alone", data=data)
+    via = one.plain.via
+    want = client_response(head, kind, minor=1, close=last, via=via, date=b"none")
+    want += data[size : size + length]
+    if got != want:
+        _differ("another response", got=got, want=want)
+    kept = one.plain.exchanges._native.kept
+    # A socket pair's bytes are acknowledged when they are read: it lingers, or has not.
+    lingers = one.lingers or any(h.cause == LINGER for h in one.plain.handoffs)
+    end = lingers or received(one.client) is None
+    if len(data) - size < length:
+        if kept or end or not one.plain.relay.clients:
+            _differ("an end before the end", data=data)
+        origin.close()
+        one.plain.step()
+        if received(one.client) is not None or one.handed() is not None:
+            _differ("a cut answer looks whole", data=data)
+        return
+    if kept != (persistent(head) and len(data) - size == length):
+        _differ("the origin's connection", kept=kept, data=data)
+    if end != last:
+        _differ("the client's connection", end=end, last=last, data=data)
+
+
+def _meant_response(data: bytes) -> tuple[ResponseHead, int]:
+    try:
+        end = find_head_end(bytearray(data), response=True)
+        return parse_response(data[: max(end, 0)]), end
+    except HeadError as error:
+        raise Difference(f"the relay takes what http1 refuses: {error}: {data!r}") from None
