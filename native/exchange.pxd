@@ -16,7 +16,7 @@ Functions that end a client leave its slot in Q_FINISHED; nothing may touch it a
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
-from libc.string cimport memcmp, memcpy, memmove, memset
+from libc.string cimport memcmp, memcpy, memmove, memset, strlen
 
 cimport linux
 from flow cimport (
@@ -39,7 +39,7 @@ from plain cimport (
     CONNECT, Field, GET, HEAD, Head, Out, PLAIN_FIELDS, PLAIN_HEAD, Text, full, head_end,
     read_request, read_response, write_request, write_response,
 )
-from routes cimport NOWHERE, Origin, PEER_MAX, Route, route_find
+from routes cimport KEY_MAX, NOWHERE, Origin, PEER_MAX, Route, USER_MAX, route_find, route_key
 from service cimport finish, send_queue, settle, side_failed, watch
 
 cdef enum:
@@ -116,29 +116,35 @@ cdef inline bint keep(Exchange *x, const char *data, size_t n) noexcept nogil:
     return True
 
 
-cdef inline Text credentials_of(const Exchange *x) noexcept nogil:
-    cdef Text text
-    text.at = x.credentials
-    text.size = x.credentials_size
-    return text
+cdef inline uint8_t kind_of(const Head *head) noexcept nogil:
+    """The method, and the form of the target: the owner's letters are the same."""
+    if head.method == CONNECT:
+        return 67  # "C"
+    if head.method == GET:
+        return 71 if head.authority.size else 103  # "G" absolute, "g" origin form
+    return 72 if head.authority.size else 104  # "H", "h"
 
 
 cdef inline const Route *route_of(Core *c, const Exchange *x, const Head *head) noexcept nogil:
     """The route of a request, NULL without a valid one."""
+    cdef char key[KEY_MAX]
+    cdef size_t size
     cdef int32_t found
-    cdef Route *r
-    cdef uint8_t kind = 65  # "A", absolute
+    cdef const Route *r
+    cdef Text client
     cdef Text authority = head.authority
-    if head.method == CONNECT:
-        kind = 67  # "C"
-    elif authority.size == 0:
-        kind = 79  # "O", the origin form
+    if authority.size == 0:
         authority = head.host
-    if head.host.size != authority.size or memcmp(
+    elif head.host.size != authority.size or memcmp(
         head.host.at, authority.at, authority.size
     ):
         return NULL  # maybe not even a valid one
-    found = route_find(&c.routes, kind, x.group, authority)
+    client.at = <const char *>x.address
+    client.size = strlen(x.address)
+    size = route_key(key, kind_of(head), client, head.credentials, authority)
+    if size == 0:
+        return NULL
+    found = route_find(&c.routes, key, size)
     if found == NOWHERE:
         return NULL
     r = &c.routes.all[found]
@@ -152,7 +158,7 @@ cdef inline const Route *prepare(Core *c, Exchange *x, const char *data, Out *ou
     cdef Head head
     cdef Text host
     cdef const Route *r
-    cdef int count = read_request(&c.plain, data, x.head, credentials_of(x), &head, fields)
+    cdef int count = read_request(&c.plain, data, x.head, &head, fields)
     if count < 0:
         return NULL
     r = route_of(c, x, &head)
@@ -160,6 +166,7 @@ cdef inline const Route *prepare(Core *c, Exchange *x, const char *data, Out *ou
         return NULL
     x.method = head.method
     x.close = head.close
+    memcpy(x.user, r.user, USER_MAX)
     out.at = c.out
     out.end = c.out + PLAIN_OUT
     if head.method != CONNECT:

@@ -99,8 +99,7 @@ cdef class NativeExchanges:
         self.relay.core.most = most
         self.relay.core.others = others
 
-    def adopt(self, int fd, str address, bytes data, uint32_t requests, uint32_t group,
-              bytes credentials):
+    def adopt(self, int fd, str address, bytes data, uint32_t requests):
         """Takes a client between two requests. OSError: it is still the owner's."""
         cdef Core *c = &self.relay.core
         cdef int32_t slot
@@ -113,11 +112,7 @@ cdef class NativeExchanges:
             PyErr_SetFromErrno(OSError)
         x = c.flows[slot].x
         x.requests = requests
-        x.group = group
         put_text(x.address, address)
-        if credentials:
-            x.credentials = copy_of(credentials)
-            x.credentials_size = len(credentials)
         if data:
             begin(c, slot, data, len(data))
         close_finished(c)
@@ -149,23 +144,29 @@ cdef class NativeExchanges:
 
     # ---- routes --------------------------------------------------------------------
 
-    def add_route(self, str kind, uint32_t group, bytes authority, key, bytes host,
-                  double seconds, bytes address, str peer, bint single):
+    def add_route(self, str kind, str client, bytes credentials, bytes authority, key,
+                  bytes host, double seconds, bytes address, str peer, bint single, str user):
+        """Requests of this kind, client, credentials and authority may go to the origin
+        `key` for so many seconds. `address` is a struct sockaddr, b"" if only idle
+        connections may be used."""
         cdef Core *c = &self.relay.core
-        cdef Text text
+        cdef char text[KEY_MAX]
+        cdef size_t size
         cdef int32_t index
         cdef Route *r
-        if len(authority) > KEY_MAX - 5 or len(address) > ADDRESS_MAX:
+        cdef bytes name = client.encode("ascii")
+        cdef bytes shown = user.encode()
+        size = route_key(text, ord(kind), as_text(name), as_text(credentials), as_text(authority))
+        if size == 0 or len(address) > ADDRESS_MAX or len(shown) >= USER_MAX:
             return
         if c.routes.count == ROUTES:
             routes_clear(&c.routes)
-        text.at = authority
-        text.size = len(authority)
-        index = route_add(&c.routes, ord(kind), group, text)
+        index = route_add(&c.routes, text, size)
         if index == NOWHERE:
             raise MemoryError
         r = &c.routes.all[index]
         free(r.host)
+        r.host = NULL
         r.host = copy_of(host)
         r.host_size = len(host)
         r.origin = self._origin(key)
@@ -174,6 +175,8 @@ cdef class NativeExchanges:
         memcpy(r.address, <const char *>address, len(address))
         r.single = single
         put_text(r.peer, peer)
+        memset(r.user, 0, USER_MAX)
+        memcpy(r.user, <const char *>shown, len(shown))
 
     def forget(self):
         """Forgets every route."""
@@ -277,6 +280,7 @@ cdef object record_of(const Entry *e, const char *text):
         (<char *>e.peer).decode("ascii"),
         text[e.target_size:e.target_size + e.type_size].decode("latin-1"),
         tunnel_end(e.reason) if e.method == CONNECT else plain_reason(e.reason),
+        (<char *>e.user).decode(),
     )
 
 
@@ -301,7 +305,6 @@ cdef object handoff(Flow *f):
         CAUSES[x.cause], f.fd[0], x.address.decode("ascii"), x.requests,
         x.data[:x.have] if x.have else b"", x.origin_fd,
         x.answer[:x.answer_size] if x.answer_size else b"", x.peer.decode("ascii"), x.reused,
-        x.group, x.credentials[:x.credentials_size] if x.credentials_size else b"",
         x.started / 1e6,
     )
 
@@ -309,8 +312,14 @@ cdef object handoff(Flow *f):
 cdef void exchange_free(Exchange *x) noexcept:
     free(x.data)
     free(x.answer)
-    free(x.credentials)
     free(x)
+
+
+cdef Text as_text(bytes data):
+    cdef Text text
+    text.at = data
+    text.size = len(data)
+    return text
 
 
 cdef char *copy_of(bytes text) except NULL:

@@ -12,7 +12,7 @@ from libc.stdlib cimport realloc
 from libc.string cimport memset
 
 from plain cimport Plain
-from routes cimport NOWHERE, PEER_MAX, Routes
+from routes cimport NOWHERE, PEER_MAX, Routes, USER_MAX
 
 cdef enum:
     UNREGISTERED = 0xffffffff   # Flow.mask of a descriptor that is not in epoll
@@ -65,7 +65,6 @@ cdef struct Exchange:       # of a CLIENT
     int32_t after
     int32_t origin_fd       # handed over with it
     uint32_t requests       # answered so far
-    uint32_t group          # class of clients, see routes.pxd
     int64_t started         # us, when the head in work was there
     uint16_t status
     uint8_t phase
@@ -74,12 +73,11 @@ cdef struct Exchange:       # of a CLIENT
     uint8_t close           # behind this response
     uint8_t spent           # the origin's connection cannot be used again
     uint8_t reused
-    char *credentials
     char *answer            # of the origin, received and not consumed, when handed over
-    uint32_t credentials_size
     uint32_t answer_size
     uint8_t type_size
     char type[64]           # Content-Type, for the log
+    char user[USER_MAX]
     char peer[PEER_MAX]
     char address[PEER_MAX]  # the client's
 

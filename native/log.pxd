@@ -7,7 +7,7 @@ from libc.string cimport memcpy
 cimport linux
 from flow cimport Core, Exchange
 from plain cimport GET, HEAD
-from routes cimport PEER_MAX
+from routes cimport PEER_MAX, USER_MAX
 
 cdef enum:
     LOG_BATCH = 256         # entries of which the owner is told anew
@@ -26,6 +26,7 @@ cdef struct Entry:          # the target and the content type follow
     uint8_t reason
     char client[PEER_MAX]
     char peer[PEER_MAX]
+    char user[USER_MAX]
 
 
 cdef inline int64_t wall_us() noexcept nogil:
@@ -85,6 +86,7 @@ cdef inline void log_put(
     entry.reason = reason
     memcpy(entry.client, x.address, PEER_MAX)
     memcpy(entry.peer, x.peer, PEER_MAX)
+    memcpy(entry.user, x.user, USER_MAX)
     memcpy(c.log.at + c.log.used, &entry, sizeof(Entry))
     memcpy(c.log.at + c.log.used + sizeof(Entry), target, target_size)
     memcpy(c.log.at + c.log.used + sizeof(Entry) + target_size, x.type, x.type_size)

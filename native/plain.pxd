@@ -24,7 +24,7 @@ cdef enum Action:
     CONNECTION              # keep-alive or close, does not go on
     PROXY_CONNECTION        # the same where there is no Connection
     VIA                     # goes on if our own name is not in it
-    CREDENTIALS             # those that the owner has seen; does not go on
+    CREDENTIALS             # part of what a route is found by; does not go on
     LENGTH                  # Content-Length
     DATE                    # there must be one
     TYPE                    # Content-Type: goes on, and into the log
@@ -53,6 +53,7 @@ cdef struct Head:
     Text authority          # of an absolute target, or of CONNECT; empty for an origin form
     Text path               # starts with "/"
     Text host               # the value of Host
+    Text credentials        # of the client, for us
     Text type               # of Content-Type
     int64_t length          # Content-Length, -1 without one
     bint close              # the sender ends its connection behind this message
@@ -262,17 +263,16 @@ cdef inline int64_t number(Text text) noexcept nogil:
 
 
 cdef inline int read_request(
-    const Plain *plain, const char *data, size_t n, Text credentials, Head *head, Field *fields
+    const Plain *plain, const char *data, size_t n, Head *head, Field *fields
 ) noexcept nogil:
     """Takes a request head of `n` bytes apart; returns the number of its fields, -1 if it is
-    not plain. `credentials` are those that the owner has accepted on this connection."""
+    not plain."""
     cdef const char *p
     cdef const char *end = data + n - 2
     cdef int count = 0
     cdef int option = -1
     cdef int proxy_option = -1
     cdef Field *field
-    cdef bint known = credentials.size == 0
     if n > PLAIN_HEAD:
         return -1
     memset(head, 0, sizeof(Head))
@@ -308,14 +308,12 @@ cdef inline int read_request(
                 return -1
             field.action = PASS
         elif field.action == CREDENTIALS:
-            if known or field.value.size != credentials.size or memcmp(
-                field.value.at, credentials.at, credentials.size
-            ):
+            if head.credentials.size or field.value.size == 0:
                 return -1
-            known = True
+            head.credentials = field.value
         else:
             return -1
-    if p == NULL or not known or head.host.size == 0:
+    if p == NULL or head.host.size == 0:
         return -1
     head.close = (option if option >= 0 else proxy_option) == 1
     return count

@@ -39,7 +39,7 @@ from plain cimport (
 )
 from routes cimport (
     ADDRESS_MAX, KEY_MAX, NOWHERE, ORIGINS, PEER_MAX, ROUTES, Route, origin_init, route_add,
-    routes_clear, routes_free, routes_init,
+    USER_MAX, route_key, routes_clear, routes_free, routes_init,
 )
 from service cimport finish, settle, side_failed, wanted, watch
 from step cimport clock_ms, close_finished, run

@@ -1,10 +1,12 @@
-"""Where plain requests may go: what the owner has decided, by the authority as written.
+"""Where plain requests may go: what the owner has decided, by all that it depended on.
 
-A *route* repeats a decision of the owner for a short time. An *origin* is what idle
-connections are kept by: several routes (spellings) may lead to one.
+A *route* repeats a decision of the owner for a short time, for requests of the same method
+and form, of clients with the same address and the same credentials, to an authority that is
+written in the same way. An *origin* is what idle connections are kept by: several routes
+may lead to one.
 """
 
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memcpy, memset
 
@@ -15,7 +17,8 @@ cdef enum:
     ROUTES = 4096           # beyond it all are forgotten: the owner says them again
     BUCKETS_OF_ROUTES = 16384
     ORIGINS = 4096
-    KEY_MAX = 300           # bytes of an authority, with its kind and client class
+    KEY_MAX = 1024          # bytes of a key: beyond it there is no route
+    USER_MAX = 64           # of a user's name, with a NUL
     ADDRESS_MAX = 28        # struct sockaddr_in6
     PEER_MAX = 46           # an IPv6 address as text
 
@@ -31,6 +34,7 @@ cdef struct Route:
     uint8_t single          # it is the only address
     char address[ADDRESS_MAX]
     char peer[PEER_MAX]     # the same as text, NUL-terminated
+    char user[USER_MAX]     # for the log
 
 cdef struct Origin:
     int32_t top             # the idle connection used last, NOWHERE
@@ -89,58 +93,62 @@ cdef inline void routes_free(Routes *r) noexcept nogil:
     r.buckets = NULL
 
 
-cdef inline uint32_t hash_of(uint8_t kind, uint32_t group, Text authority) noexcept nogil:
-    cdef uint32_t hash = (kind + 1) * 31 + group
+cdef inline size_t route_key(
+    char *key, uint8_t kind, Text client, Text credentials, Text authority
+) noexcept nogil:
+    """Writes a key, of which every part can be told from the next; 0 if it is too long."""
+    cdef uint16_t size = <uint16_t>credentials.size
+    if client.size >= PEER_MAX or credentials.size + authority.size > KEY_MAX - PEER_MAX - 4:
+        return 0
+    key[0] = <char>kind
+    key[1] = <char>client.size
+    memcpy(key + 2, &size, 2)
+    key += 4
+    memcpy(key, client.at, client.size)
+    key += client.size
+    if size:
+        memcpy(key, credentials.at, size)
+    memcpy(key + size, authority.at, authority.size)
+    return 4 + client.size + size + authority.size
+
+
+cdef inline uint32_t hash_of(const char *key, size_t n) noexcept nogil:
+    cdef uint32_t hash = 0
     cdef size_t i
-    for i in range(authority.size):
-        hash = (hash ^ <uint8_t>authority.at[i]) * 16777619
+    for i in range(n):
+        hash = (hash ^ <uint8_t>key[i]) * 16777619 + 1
     return hash
 
 
-cdef inline bint is_route(
-    const Route *r, uint32_t hash, uint8_t kind, uint32_t group, Text authority
-) noexcept nogil:
-    cdef uint32_t there
-    if r.hash != hash or r.key_size != authority.size + 5 or r.key[0] != <char>kind:
-        return False
-    memcpy(&there, r.key + 1, 4)
-    return there == group and memcmp(r.key + 5, authority.at, authority.size) == 0
-
-
-cdef inline int32_t route_find(
-    const Routes *r, uint8_t kind, uint32_t group, Text authority
-) noexcept nogil:
-    """The index of a route, NOWHERE if the owner has not said it. `group` is the class of
-    clients that it holds for."""
-    cdef uint32_t hash = hash_of(kind, group, authority)
+cdef inline int32_t route_find(const Routes *r, const char *key, size_t n) noexcept nogil:
+    """The index of a route, NOWHERE if the owner has not said it."""
+    cdef uint32_t hash = hash_of(key, n)
     cdef uint32_t i = hash % BUCKETS_OF_ROUTES
+    cdef const Route *route
     while r.buckets[i] != NOWHERE:
-        if is_route(&r.all[r.buckets[i]], hash, kind, group, authority):
+        route = &r.all[r.buckets[i]]
+        if route.hash == hash and route.key_size == n and memcmp(route.key, key, n) == 0:
             return r.buckets[i]
         i = (i + 1) % BUCKETS_OF_ROUTES
     return NOWHERE
 
 
-cdef inline int32_t route_add(
-    Routes *r, uint8_t kind, uint32_t group, Text authority
-) noexcept nogil:
+cdef inline int32_t route_add(Routes *r, const char *key, size_t n) noexcept nogil:
     """A new route, not yet filled but for its key, or the one that is there; NOWHERE
     without memory. There must be room."""
-    cdef int32_t found = route_find(r, kind, group, authority)
+    cdef int32_t found = route_find(r, key, n)
     cdef uint32_t i
     cdef Route *route
     if found != NOWHERE:
         return found
     route = &r.all[r.count]
     memset(route, 0, sizeof(Route))
-    route.key = <char *>malloc(authority.size + 5)
+    route.key = <char *>malloc(n)
     if route.key == NULL:
         return NOWHERE
-    route.hash = hash_of(kind, group, authority)
-    route.key[0] = <char>kind
-    memcpy(route.key + 1, &group, 4)
-    memcpy(route.key + 5, authority.at, authority.size)
-    route.key_size = <uint32_t>authority.size + 5
+    memcpy(route.key, key, n)
+    route.key_size = <uint32_t>n
+    route.hash = hash_of(key, n)
     i = route.hash % BUCKETS_OF_ROUTES
     while r.buckets[i] != NOWHERE:
         i = (i + 1) % BUCKETS_OF_ROUTES

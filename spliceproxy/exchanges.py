@@ -84,7 +84,7 @@ class Exchanges:
         """A client's connection between two requests goes to the relay; false if it cannot."""
         stream.pause()
         try:
-            self._native.adopt(stream.fd, address, bytes(stream.buffer), requests, 0, b"")
+            self._native.adopt(stream.fd, address, bytes(stream.buffer), requests)
         except OSError:
             return False
         stream.detach()

@@ -205,8 +205,6 @@ class Handoff(NamedTuple):
     answer: bytes
     peer: str
     reused: bool
-    group: int
-    credentials: bytes
     started: float  # monotonic seconds, when the head was there; 0.0: not known
 
 
