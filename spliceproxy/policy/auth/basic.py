@@ -1,0 +1,53 @@
+"""The Basic scheme (RFC 7617): credentials taken apart, and the challenge for them. No I/O."""
+
+from __future__ import annotations
+
+import binascii
+import re
+from collections.abc import Sequence
+
+from spliceproxy.errors import Failure
+
+_CONTROL = re.compile(rb"[\x00-\x1f\x7f]").search
+_REALM = re.compile(r"[\x20-\x7e]*").fullmatch
+
+
+class Unauthenticated(Failure):
+    """A client that must say who it is (407), or has to wait before it tries again (429).
+
+    ``fields`` are the answer's further field lines, without CRLF.
+    """
+
+    def __init__(self, detail: str, status: int, fields: tuple[bytes, ...]) -> None:
+        super().__init__("http_request_denied", detail, status)
+        self.fields = fields
+
+
+def user_pass(values: Sequence[bytes]) -> bytes | None:
+    """``user:password`` of the values of all Proxy-Authorization fields; None unless that is
+    one field with sound Basic credentials (RFC 7617 section 2)."""
+    if len(values) != 1 or values[0][:6].lower() != b"basic ":
+        return None
+    token = values[0][6:].lstrip(b" ")
+    try:
+        pair = binascii.a2b_base64(token)
+    except binascii.Error:
+        return None
+    # The decoder passes over what is not base64.
+    if binascii.b2a_base64(pair, newline=False) != token or b":" not in pair or _CONTROL(pair):
+        return None
+    return pair
+
+
+def split(pair: bytes) -> tuple[str, bytes]:
+    """User and password of ``user:password``. A name that is not UTF-8 equals none that is."""
+    user, _, password = pair.partition(b":")
+    return user.decode("utf-8", "surrogateescape"), password
+
+
+def challenge(realm: str) -> bytes:
+    """The field line that asks for credentials (RFC 7617 sections 2 and 2.1)."""
+    if not _REALM(realm):
+        raise ValueError(f"realm {realm!r}: only printable ASCII is allowed")
+    quoted = realm.replace("\\", "\\\\").replace('"', '\\"')
+    return f'Proxy-Authenticate: Basic realm="{quoted}", charset="UTF-8"'.encode("ascii")
