@@ -59,18 +59,15 @@ class Authenticator:
         self._attempts: dict[bytes, asyncio.Task[str | None]] = {}
         self._threads: ThreadPoolExecutor | None = None
         self._named = identities.build(identities.entries(config))
-        self._files: list[WatchedFile[Users] | WatchedFile[Identities]] = []
         self._users: WatchedFile[Users] | None = None
         self._mapped: WatchedFile[Identities] | None = None
         if config.htpasswd is not None:
             from spliceproxy.policy.auth import htpasswd  # its library is slow to load
 
             self._users = WatchedFile(config.htpasswd, htpasswd.parse)
-            self._files.append(self._users)
         if config.users_file is not None:
             self._mapped = WatchedFile(config.users_file, partial(identities.parse, config=config))
-            self._files.append(self._mapped)
-        self._looked = clock()
+        self._look_at = clock() + LOOK_SECONDS
         self._single = b""
         self._single_user = ""
         if config.user is not None:
@@ -99,22 +96,22 @@ class Authenticator:
         whatever the network.
         """
         now = self._clock()
-        if self._files and now - self._looked >= LOOK_SECONDS:
-            self._looked = now
-            for file in self._files:
-                file.look()
+        if now >= self._look_at:
+            self._look(now)
         if not credentials or not self._has_passwords:
             return self._without_credentials(client, uid)
-        pair = basic.user_pass(credentials)
+        # Two fields could be read in two ways.
+        value = credentials[0] if len(credentials) == 1 else b""
+        digest = self._cache.digest(value)
+        known = self._cache.get(digest)
+        if known is not None and now < known.until:
+            return known.user
+        pair = basic.user_pass(value)
         if pair is None:
             self._log_failure(client, "", "not sound Basic credentials")
             raise self._unauthenticated("these are not sound Basic credentials")
         if self._single and hmac.compare_digest(pair, self._single):
             return self._single_user
-        digest = self._cache.digest(pair)
-        known = self._cache.get(digest)
-        if known is not None and now < known.until and known.hashed == self._hash_of(known.user):
-            return known.user
         return self._slowly(digest, pair, client, now, guess=known is None)
 
     def close(self) -> None:
@@ -124,6 +121,13 @@ class Authenticator:
         if self._threads is not None:
             self._threads.shutdown(wait=False, cancel_futures=True)
             self._threads = None
+
+    def _look(self, now: float) -> None:
+        self._look_at = now + LOOK_SECONDS
+        if self._users is not None and self._users.look():
+            self._cache.keep(self._users.value.hashes)
+        if self._mapped is not None:
+            self._mapped.look()
 
     def _without_credentials(self, client: str, uid: int) -> str:
         named = self._named if self._mapped is None else self._mapped.value

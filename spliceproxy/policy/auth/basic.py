@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import binascii
 import re
-from collections.abc import Sequence
 
 from spliceproxy.errors import Failure
 
@@ -23,12 +22,12 @@ class Unauthenticated(Failure):
         self.fields = fields
 
 
-def user_pass(values: Sequence[bytes]) -> bytes | None:
-    """``user:password`` of the values of all Proxy-Authorization fields; None unless that is
-    one field with sound Basic credentials (RFC 7617 section 2)."""
-    if len(values) != 1 or values[0][:6].lower() != b"basic ":
+def user_pass(value: bytes) -> bytes | None:
+    """``user:password`` of a Proxy-Authorization field's value; None unless these are sound
+    Basic credentials (RFC 7617 section 2)."""
+    if value[:6].lower() != b"basic ":
         return None
-    token = values[0][6:].lstrip(b" ")
+    token = value[6:].lstrip(b" ")
     try:
         pair = binascii.a2b_base64(token)
     except binascii.Error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 KEPT = 4096
@@ -32,14 +33,14 @@ class VerifiedCache:
         self._keyed = hashlib.blake2b(key=os.urandom(32), digest_size=16)
         self._entries: OrderedDict[bytes, Verified] = OrderedDict()
 
-    def digest(self, pair: bytes) -> bytes:
-        """The key of ``user:password``; 16 bytes."""
+    def digest(self, value: bytes) -> bytes:
+        """The key of a Proxy-Authorization value; 16 bytes."""
         digest = self._keyed.copy()
-        digest.update(pair)
+        digest.update(value)
         return digest.digest()
 
     def get(self, digest: bytes) -> Verified | None:
-        """The entry, be it good still or not."""
+        """The entry, be its time over or not."""
         entry = self._entries.get(digest)
         if entry is not None:
             self._entries.move_to_end(digest)
@@ -53,3 +54,9 @@ class VerifiedCache:
 
     def drop(self, digest: bytes) -> None:
         self._entries.pop(digest, None)
+
+    def keep(self, hashes: Mapping[str, str]) -> None:
+        """Drops the entries of users that are gone or have another hash now."""
+        for digest, entry in list(self._entries.items()):
+            if hashes.get(entry.user) != entry.hashed:
+                del self._entries[digest]

@@ -31,18 +31,21 @@ class WatchedFile(Generic[T]):
         self._complaint = ""
         self.value = self._read()
 
-    def look(self) -> None:
-        """Reads the file again if it has changed. One that cannot be read, or has a bad line,
-        changes nothing and is complained of once."""
+    def look(self) -> bool:
+        """Reads the file again if it has changed; returns whether there is a new ``value``. A
+        file that cannot be read, or has a bad line, changes nothing, and is complained of
+        once."""
         try:
             if self._signature == _signature(os.stat(self._path)):
-                return
+                return False
             self.value = self._read()
             self._complaint = ""
+            return True
         except (OSError, ValueError) as error:
             if str(error) != self._complaint:
                 self._complaint = str(error)
                 log.error("%s; what it said before stays in force", error)
+            return False
 
     def _read(self) -> T:
         try:
