@@ -111,6 +111,7 @@ class Authenticator:
             self._log_failure(client, "", "not sound Basic credentials")
             raise self._unauthenticated("these are not sound Basic credentials")
         if self._single and hmac.compare_digest(pair, self._single):
+            self._cache.put(digest, Verified(self._single_user, "", math.inf))
             return self._single_user
         return self._slowly(digest, pair, client, now, guess=known is None)
 

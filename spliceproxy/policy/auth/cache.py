@@ -17,7 +17,8 @@ SECONDS = 600.0
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """``hashed``: what the password was checked against; ``until``: good before this time."""
+    """``hashed``: what the password was checked against, "" if no file has it; ``until``: good
+    before this time."""
 
     user: str
     hashed: str
@@ -58,5 +59,5 @@ class VerifiedCache:
     def keep(self, hashes: Mapping[str, str]) -> None:
         """Drops the entries of users that are gone or have another hash now."""
         for digest, entry in list(self._entries.items()):
-            if hashes.get(entry.user) != entry.hashed:
+            if entry.hashed and hashes.get(entry.user) != entry.hashed:
                 del self._entries[digest]
