@@ -13,6 +13,7 @@ from spliceproxy.body import BodyMover
 from spliceproxy.config import Config
 from spliceproxy.files import Site
 from spliceproxy.observe.accesslog import open_log
+from spliceproxy.policy.engine import Policy
 from spliceproxy.relay.choice import EngineError, choose
 from spliceproxy.relay.driver import RelayDriver
 from spliceproxy.relay.interface import Relay, RelayOptions
@@ -26,6 +27,14 @@ log = logging.getLogger("spliceproxy")
 
 UNUSABLE = 2
 """Exit status for settings that cannot work here (supervisor.UNUSABLE)."""
+
+
+class _Unusable(Exception):
+    """Settings that cannot work here; ``cause`` is what a hook has raised, if it did."""
+
+    def __init__(self, error: ValueError) -> None:
+        super().__init__(str(error))
+        self.cause = error.__cause__
 
 
 def new_loop() -> tuple[asyncio.AbstractEventLoop, str]:
@@ -57,6 +66,10 @@ def run(config: Config, sockets: Sequence[socket.socket], lifeline: int, index: 
     try:
         loop.run_until_complete(_work(config, sockets, lifeline, relay, ready))
         return 0
+    except _Unusable as error:
+        if index == 0:
+            log.error("policy: %s", error, exc_info=error.cause)
+        return UNUSABLE
     except OSError as error:
         log.error("the worker failed: %s", error)
         return 1
@@ -70,17 +83,22 @@ async def _work(
     """``ready`` is said once clients are accepted."""
     loop = asyncio.get_running_loop()
     resolver = Resolver(config.timeouts.dns)
+    try:
+        policy = Policy(config, resolver)
+    except ValueError as error:
+        raise _Unusable(error) from error
     driver = RelayDriver(relay, loop)
     services = Services(
         loop=loop,
         config=config,
         relay=driver,
         mover=BodyMover(driver, config.timeouts.idle),
-        dialer=Dialer(resolver, config.timeouts.dial),
+        dialer=Dialer(config.timeouts.dial),
         pool=IdlePool(loop),
         log=open_log(config.access_log, loop),
         site=Site(config.serve) if config.serve is not None else None,
         own=Own(sock.getsockname() for sock in sockets),
+        policy=policy,
     )
     limit = -(-config.max_connections // config.workers)
     server = Server(services, sockets, limit)
@@ -93,6 +111,7 @@ async def _work(
     await server.drain(config.timeouts.drain)
     services.pool.close()
     services.relay.close()
+    await policy.finish()
     await resolver.close()
     if services.log is not None:
         await services.log.close()

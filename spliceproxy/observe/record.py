@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from types import MappingProxyType
+
+_NO_TAGS: Mapping[str, str] = MappingProxyType({})
 
 
 class Record:
@@ -19,9 +23,11 @@ class Record:
         "method",
         "peer",
         "reason",
+        "rule",
         "seconds",
         "started",
         "status",
+        "tags",
         "target",
         "user",
     )
@@ -38,6 +44,8 @@ class Record:
         self.status = 0  # sent to the client; 0 if nothing was
         self.content_type = ""  # of the answer, as received; "" if it has none
         self.error = ""  # RFC 9209 type where the proxy answered itself
+        self.rule = ""  # the id of what denied the request
+        self.tags: Mapping[str, str] = _NO_TAGS  # the policy hook's
         self.reason = ""  # how it ended: the relay's reason, "" for a plain end
         self.bytes_in = 0  # received from the client, head included
         self.bytes_out = 0  # sent to the client, head included
