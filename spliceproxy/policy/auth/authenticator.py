@@ -209,7 +209,7 @@ class Authenticator:
     def _log_failure(self, client: str, user: str, why: str) -> None:
         """The line that README.md has a pattern for. The name can hold nothing that looks like
         another line: what is not plain in it is percent-encoded."""
-        name = quote(user[:SHOWN], safe="", errors="surrogateescape") or "-"
+        name = quote(user[:SHOWN], safe="") or "-"
         log.warning("authentication failed: client %s, user %s, %s", client or "unix", name, why)
 
 

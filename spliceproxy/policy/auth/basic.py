@@ -23,8 +23,8 @@ class Unauthenticated(Failure):
 
 
 def user_pass(value: bytes) -> bytes | None:
-    """``user:password`` of a Proxy-Authorization field's value; None unless these are sound
-    Basic credentials (RFC 7617 section 2)."""
+    """``user:password`` of a Proxy-Authorization field's value, in UTF-8; None unless these are
+    sound Basic credentials (RFC 7617 section 2)."""
     if value[:6].lower() != b"basic ":
         return None
     token = value[6:].lstrip(b" ")
@@ -35,13 +35,18 @@ def user_pass(value: bytes) -> bytes | None:
     # The decoder passes over what is not base64.
     if binascii.b2a_base64(pair, newline=False) != token or b":" not in pair or _CONTROL(pair):
         return None
+    try:
+        pair.decode()
+    except UnicodeDecodeError:
+        # Many clients, requests and urllib3 among them, send Latin-1 whatever is asked for.
+        pair = pair.decode("latin-1").encode()
     return pair
 
 
 def split(pair: bytes) -> tuple[str, bytes]:
-    """User and password of ``user:password``. A name that is not UTF-8 equals none that is."""
+    """User and password of what :func:`user_pass` returned."""
     user, _, password = pair.partition(b":")
-    return user.decode("utf-8", "surrogateescape"), password
+    return user.decode(), password
 
 
 def challenge(realm: str) -> bytes:
