@@ -125,7 +125,8 @@ def add_settings(parser: Parser) -> None:
 def _add_flag(group: argparse._ArgumentGroup, setting: Setting) -> None:
     kind = setting.kind
     default = default_words(setting)
-    text = f"{setting.help} (default: {default})" if default else setting.help
+    text = setting.help + ("; may be repeated" if setting.many else "")
+    text += f" (default: {default})" if default else ""
 
     def read(value: str) -> Any:
         try:

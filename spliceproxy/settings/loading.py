@@ -134,7 +134,7 @@ def _rules(config: Config, where: str) -> Iterator[str]:
         try:
             RuleSet((rule,))
         except RuleError as error:
-            yield f"{where}: {error}"
+            yield start + str(error).partition(": ")[2]  # it begins with the rule, too
 
 
 def _auth(auth: AuthConfig) -> Iterator[str]:

@@ -27,7 +27,7 @@ class Setting:
     kind: Kind
     help: str
     section: str = ""  # of --help; without one it has no flag
-    many: bool = False  # a list of such values; the flag may be repeated
+    many: bool = False  # a list of such values; a flag for each
     keys: Kind | None = None  # a table from such keys to such values
     fields: tuple[Setting, ...] = ()  # an array of tables of these
     required: bool = False  # in each table of the array
@@ -119,7 +119,7 @@ SETTINGS = (
         "listen",
         "listen",
         values.ADDRESS,
-        "address for clients, may be repeated: :8888 (every address), 127.0.0.1:8888, "
+        "address for clients: :8888 (every address), 127.0.0.1:8888, "
         "[::1]:8888 or unix:/path; port 0 takes a free port",
         WHERE,
         many=True,
@@ -168,7 +168,7 @@ SETTINGS = (
         "allow-clients",
         "policy.clients",
         values.CLIENTS,
-        "network of clients that may use the proxy, may be repeated",
+        "network of clients that may use the proxy",
         POLICY,
         many=True,
         default="loopback and private networks; everybody where users authenticate",

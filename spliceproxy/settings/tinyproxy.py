@@ -139,7 +139,7 @@ class _Conversion:
         if self._no_via:
             self.settings["via"] = "off"
         if self._controlled:
-            self.settings["allow-clients"] = [str(one) for one in _permitted(self._controls)]
+            self.settings["allow-clients"] = [str(one) for one in permitted(self._controls)]
         elif "auth" not in self.settings:
             self.notes.append(
                 f"{self._path}: without Allow and Deny tinyproxy serves everybody; here "
@@ -326,7 +326,7 @@ def _is_on(value: str) -> bool:
     return value.lower() in ("yes", "on")
 
 
-def _permitted(controls: Iterable[tuple[bool, Network]]) -> list[Network]:
+def permitted(controls: Iterable[tuple[bool, Network]]) -> list[Network]:
     """The addresses for which the first control that holds them allows."""
     seen: list[Network] = []
     found: list[Network] = []
