@@ -9,18 +9,11 @@ import signal
 import socket
 from collections.abc import Sequence
 
-from spliceproxy.body import BodyMover
 from spliceproxy.config import Config
-from spliceproxy.files import Site
-from spliceproxy.observe.accesslog import open_log
+from spliceproxy.instance import Instance
 from spliceproxy.policy.engine import Policy
 from spliceproxy.relay.choice import EngineError, choose
-from spliceproxy.relay.driver import RelayDriver
 from spliceproxy.relay.interface import Relay, RelayOptions
-from spliceproxy.server import Server
-from spliceproxy.services import Own, Services
-from spliceproxy.upstream.dialer import Dialer
-from spliceproxy.upstream.pool import IdlePool
 from spliceproxy.upstream.resolver import Resolver
 
 log = logging.getLogger("spliceproxy")
@@ -87,34 +80,15 @@ async def _work(
         policy = Policy(config, resolver)
     except ValueError as error:
         raise _Unusable(error) from error
-    driver = RelayDriver(relay, loop)
-    services = Services(
-        loop=loop,
-        config=config,
-        relay=driver,
-        mover=BodyMover(driver, config.timeouts.idle),
-        dialer=Dialer(config.timeouts.dial),
-        pool=IdlePool(loop),
-        log=open_log(config.access_log, loop),
-        site=Site(config.serve) if config.serve is not None else None,
-        own=Own(sock.getsockname() for sock in sockets),
-        policy=policy,
-    )
-    limit = -(-config.max_connections // config.workers)
-    server = Server(services, sockets, limit)
-    if services.log is not None:
-        loop.add_signal_handler(signal.SIGUSR1, services.log.reopen)
-    server.start()
+    instance = Instance(config, sockets, relay, resolver, policy)
+    access_log = instance.services.log
+    if access_log is not None:
+        loop.add_signal_handler(signal.SIGUSR1, access_log.reopen)
+    instance.start()
     if ready:
         log.info("%s", ready)
     await _end_of_file(lifeline)
-    await server.drain(config.timeouts.drain)
-    services.pool.close()
-    services.relay.close()
-    await policy.finish()
-    await resolver.close()
-    if services.log is not None:
-        await services.log.close()
+    await instance.stop()
 
 
 async def _end_of_file(fd: int) -> None:

@@ -52,6 +52,8 @@ class Head(Protocol):
 class Notes(Protocol):
     """What is written down about a request as soon as it is known (``observe.record``)."""
 
+    host: str
+    port: int
     user: str
     tags: Mapping[str, str]
 
@@ -133,6 +135,7 @@ class Policy:
 
         Denied; Unauthenticated; Failure also where the name or the hook fails.
         """
+        notes.host, notes.port = host, port
         networks = self._clients if own else self._relayed
         if networks is not None and not networks.admit(client.address):
             raise _stranger()
