@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from spliceproxy.config import Config
+from spliceproxy.settings.kind import Invalid
 from spliceproxy.settings.loading import SettingsError, is_there, load, native_is_built
 from spliceproxy.settings.sources import Found
 from spliceproxy.settings.table import BY_NAME, SECTIONS, SETTINGS, Setting, default_words
-from spliceproxy.settings.values import Invalid
 from spliceproxy.version import __version__
 
 _EXAMPLES = """\
@@ -22,9 +21,11 @@ commands, each with a --help of its own:
 
 examples:
   spliceproxy
-      proxy for every host that can reach port 8888 of this one
+      proxy on port 8888 for this machine and those in private networks
   spliceproxy --listen 127.0.0.1:3128 --listen '[::1]:3128'
       for this machine alone
+  spliceproxy --config /etc/spliceproxy.toml
+      with settings of a file
   curl -x http://127.0.0.1:3128 https://example.org/
       how a client uses it
 
@@ -130,7 +131,7 @@ def _add_flag(group: argparse._ArgumentGroup, setting: Setting) -> None:
 
     def read(value: str) -> Any:
         try:
-            return kind.read(value, os.getcwd())
+            return kind.read(value, "")
         except Invalid as error:
             raise argparse.ArgumentTypeError(str(error)) from None
 

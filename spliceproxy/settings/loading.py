@@ -44,8 +44,11 @@ def load(
     and the policy hook is loaded to see whether it can be.
     """
     problems: list[str] = []
-    file = environ.get(CONFIG_VARIABLE) if file is None else file
-    found: dict[str, Found] = from_file(file, problems) if file is not None else {}
+    found: dict[str, Found] = {}
+    if file is not None:
+        found = from_file(file, "--config", problems)
+    elif CONFIG_VARIABLE in environ:
+        found = from_file(environ[CONFIG_VARIABLE], CONFIG_VARIABLE, problems)
     found.update(from_environment(environ, problems))
     found.update({name: Found(value, f"--{name}") for name, value in flags.items()})
     config = _build(found)

@@ -77,7 +77,7 @@ def _brackets(pattern: str, at: int, negation: str) -> tuple[str, int]:
     if match is None:
         raise ValueError("[ without ]")
     first, inner = match.groups()
-    if "[=" in inner or "[." in inner:
+    if any(odd in inner for odd in ("[=", "[.", "--")):
         raise ValueError(f"{match[0]} has no counterpart")
     if first and first not in negation:
         inner = first + inner

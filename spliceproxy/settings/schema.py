@@ -9,8 +9,8 @@ import json
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from spliceproxy.settings.kind import Kind
 from spliceproxy.settings.table import SETTINGS, Setting, default_words
-from spliceproxy.settings.values import Kind
 
 _TYPES = {str: "string", int: "integer", float: "number", bool: "boolean"}
 

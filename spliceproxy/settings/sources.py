@@ -14,8 +14,8 @@ from difflib import get_close_matches
 from typing import Any
 
 from spliceproxy.config import RuleConfig
+from spliceproxy.settings.kind import Invalid, toml_type
 from spliceproxy.settings.table import BY_NAME, PREFIX, SETTINGS, Setting
-from spliceproxy.settings.values import Invalid, toml_type
 
 CONFIG_VARIABLE = f"{PREFIX}CONFIG"
 
@@ -50,7 +50,7 @@ def from_environment(environ: Mapping[str, str], problems: list[str]) -> dict[st
         read = []
         for part in parts:
             try:
-                read.append(setting.kind.read(part, os.getcwd()))
+                read.append(setting.kind.read(part, ""))
             except Invalid as error:
                 problems.append(f"{variable}: {error}")
         if len(read) == len(parts):
@@ -58,8 +58,9 @@ def from_environment(environ: Mapping[str, str], problems: list[str]) -> dict[st
     return found
 
 
-def from_file(path: str, problems: list[str]) -> dict[str, Found]:
-    """The settings of a TOML file, by name. Paths in it start from its folder."""
+def from_file(path: str, named_by: str, problems: list[str]) -> dict[str, Found]:
+    """The settings of a TOML file, by name. Paths in it start from its folder. ``named_by``:
+    the flag or variable that the path is from."""
     try:
         with open(path, "rb") as file:
             text = file.read().decode()
@@ -68,7 +69,7 @@ def from_file(path: str, problems: list[str]) -> dict[str, Found]:
         return {}
     except OSError as error:
         problems.append(
-            f"--config {path}: cannot read it ({error.strerror}); allowed: a file in TOML"
+            f"{named_by} {path}: cannot read it ({error.strerror}); allowed: a file in TOML"
         )
         return {}
     try:

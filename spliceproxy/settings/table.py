@@ -15,7 +15,7 @@ from typing import Any
 from spliceproxy.config import Config
 from spliceproxy.http1.chain import FORWARDED_MODES
 from spliceproxy.settings import values
-from spliceproxy.settings.values import Kind, choice
+from spliceproxy.settings.kind import Kind, choice
 
 
 @dataclass(frozen=True)

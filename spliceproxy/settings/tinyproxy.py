@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from spliceproxy.settings import posix
+from spliceproxy.settings.kind import Invalid
 from spliceproxy.settings.table import BY_NAME
-from spliceproxy.settings.values import Invalid
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 

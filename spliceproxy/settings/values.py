@@ -1,8 +1,4 @@
-"""Kinds of values: how a text becomes one, what is allowed, how it is written again.
-
-Flags, the environment and TOML share one parser per kind. A TOML number or boolean is
-turned into its text first.
-"""
+"""The kinds of values that settings have."""
 
 from __future__ import annotations
 
@@ -11,16 +7,14 @@ import math
 import os
 import pwd
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from spliceproxy.config import Address
 from spliceproxy.policy.names import canonical
 from spliceproxy.policy.networks import UNIX, parse_network
 from spliceproxy.policy.times import ALLOWED as TIMES_ALLOWED
 from spliceproxy.policy.times import parse_period
+from spliceproxy.settings.kind import Kind, refuse
 
 MAX_WORKERS = 1024
 MAX_SECONDS = 365 * 24 * 3600.0
@@ -41,92 +35,21 @@ RESERVED = ("clients", "default", "guard")
 """Ids by which refusals are known that are no rule's."""
 
 
-class Invalid(ValueError):
-    """A value that its setting does not allow; the text says what is."""
-
-
-@dataclass(frozen=True)
-class Kind:
-    """``parse`` takes a text and the folder that relative paths start from; ValueError,
-    with a reason or without, for what is not ``allowed``."""
-
-    parse: Callable[[str, str], Any]
-    allowed: str
-    metavar: str = ""
-    types: tuple[type, ...] = (str,)  # in TOML
-    schema: Mapping[str, Any] = field(default_factory=dict)  # what JSON Schema can say of it
-    write: Callable[[Any], str | int | float | bool] = str  # as in TOML
-    choices: tuple[str, ...] = ()
-    secret: bool = False  # never shown in a message
-
-    def read(self, text: str, folder: str) -> Any:
-        """The value of a text; Invalid."""
-        try:
-            return self.parse(text, folder)
-        except ValueError as error:
-            shown = "" if self.secret else f" {text!r}"
-            reason = f" ({error})" if error.args else ""
-            raise Invalid(f"invalid value{shown}{reason}; allowed: {self.allowed}") from None
-
-    def read_toml(self, value: object, folder: str) -> Any:
-        """The value of what tomllib made of it; Invalid."""
-        if type(value) not in self.types:
-            shown = "" if self.secret else f" {_shown(value)}"
-            wanted = " or ".join(TOML_TYPES[one] for one in self.types)
-            raise Invalid(
-                f"{toml_type(value)}{shown} where {wanted} belongs; allowed: {self.allowed}"
-            )
-        return self.read(str(value).lower() if type(value) is bool else str(value), folder)
-
-
-TOML_TYPES: Mapping[type, str] = {
-    str: "a string",
-    int: "a whole number",
-    float: "a number",
-    bool: "a boolean",
-    list: "a list",
-    dict: "a table",
-}
-
-
-def toml_type(value: object) -> str:
-    """What a TOML value is, in words."""
-    return TOML_TYPES.get(type(value), "a date or time")
-
-
-def _shown(value: object) -> str:
-    return str(value).lower() if type(value) is bool else repr(value)
-
-
-def choice(*values: str) -> Kind:
-    """One of a few words."""
-    return Kind(
-        parse=lambda text, _: text if text in values else _refuse(),
-        allowed=", ".join(values),
-        schema={"enum": list(values)},
-        choices=values,
-    )
-
-
-def _refuse(reason: str = "") -> Any:
-    raise ValueError(*([reason] if reason else []))
-
-
 # Where to listen and what to answer
 
 
 def _address(text: str, folder: str) -> Address:
     if text.startswith("unix:"):
         path = text.removeprefix("unix:")
-        absolute = os.path.normpath(os.path.join(folder, path))
+        absolute = os.path.abspath(os.path.join(folder, path))
         if not path or len(os.fsencode(absolute)) > UNIX_PATH_MAX:
-            _refuse(f"a path has 1 to {UNIX_PATH_MAX} bytes")
+            refuse(f"a path has 1 to {UNIX_PATH_MAX} bytes")
         return Address(path=absolute)
     host, _, digits = text.rpartition(":")  # a bare 8888 is :8888
     port = _port(digits)
     address = _ip(host) if host else ""
     if port < 0 or (host and not address):
-        _refuse()
+        refuse()
     return Address(host=address, port=port)
 
 
@@ -135,7 +58,7 @@ def _backend(text: str, _: str) -> tuple[str, int]:
     port = _port(digits)
     name = _ip(host) or (host.lower() if _NAME.fullmatch(host) else "")
     if port < 1 or not name or len(name) > NAME_MAX:
-        _refuse()
+        refuse()
     return name, port
 
 
@@ -172,30 +95,30 @@ BACKEND = Kind(
 
 
 def _directory(text: str, folder: str) -> Path:
-    path = Path(folder, text)
+    path = Path(folder, text).absolute()
     if not text or not os.path.isdir(path) or not os.access(path, os.R_OK | os.X_OK):
-        _refuse()
+        refuse()
     return path
 
 
 def _file_to_read(text: str, folder: str) -> Path:
-    path = Path(folder, text)
+    path = Path(folder, text).absolute()
     if not os.path.isfile(path) or not os.access(path, os.R_OK):
-        _refuse()
+        refuse()
     return path
 
 
 def _file_to_write(text: str, folder: str) -> Path:
-    path = Path(folder, text)
+    path = Path(folder, text).absolute()
     if not text or path.is_dir() or not path.parent.is_dir():
-        _refuse()
+        refuse()
     return path
 
 
 def _log_file(text: str, folder: str) -> str:
     if not text:
-        _refuse()
-    return text if text in ("-", "off") else os.path.normpath(os.path.join(folder, text))
+        refuse()
+    return text if text in ("-", "off") else os.path.abspath(os.path.join(folder, text))
 
 
 def _hook(text: str, folder: str) -> str:
@@ -203,9 +126,9 @@ def _hook(text: str, folder: str) -> str:
     if py and (not function or function.startswith(":")):
         path = _file_to_read(file + py, folder)
         if function and not function[1:].isidentifier():
-            _refuse(f"{function[1:]!r} cannot be the name of a function")
+            refuse(f"{function[1:]!r} cannot be the name of a function")
         return f"{path}{function}"
-    return text if _DOTTED.fullmatch(text) else _refuse()
+    return text if _DOTTED.fullmatch(text) else refuse()
 
 
 DIRECTORY = Kind(_directory, "a directory that exists and can be read", metavar="DIR")
@@ -226,12 +149,12 @@ def _workers(text: str, _: str) -> int:
     if text == "auto":
         return 0
     count = int(text) if _DIGITS.fullmatch(text) else 0
-    return count if 1 <= count <= MAX_WORKERS else _refuse()
+    return count if 1 <= count <= MAX_WORKERS else refuse()
 
 
 def _seconds(text: str, _: str) -> float:
     seconds = float(text) if _SECONDS.fullmatch(text) else math.nan
-    return seconds if 0 < seconds <= MAX_SECONDS else _refuse()
+    return seconds if 0 < seconds <= MAX_SECONDS else refuse()
 
 
 def _seconds_or_none(text: str, folder: str) -> float:
@@ -252,7 +175,7 @@ WORKERS = Kind(
     write=int,
 )
 COUNT = Kind(
-    lambda text, _: int(text) if _DIGITS.fullmatch(text) else _refuse(),
+    lambda text, _: int(text) if _DIGITS.fullmatch(text) else refuse(),
     "0 to 999999999",
     metavar="N",
     types=(int,),
@@ -276,7 +199,7 @@ SECONDS_OR_NONE = Kind(
     write=_short,
 )
 SWITCH = Kind(
-    lambda text, _: text == "true" if text in ("true", "false") else _refuse(),
+    lambda text, _: text == "true" if text in ("true", "false") else refuse(),
     "true or false",
     types=(bool,),
     write=bool,
@@ -288,14 +211,14 @@ SWITCH = Kind(
 def _via(text: str, _: str) -> str:
     """The pseudonym, "" for off."""
     if not _PSEUDONYM.fullmatch(text):
-        _refuse()
+        refuse()
     return "" if text == "off" else text
 
 
 def _user_and_password(text: str, _: str) -> tuple[str, str]:
     user, colon, password = text.partition(":")
     if not colon or not password or not _is_user(user):
-        _refuse()
+        refuse()
     return user, password
 
 
@@ -305,7 +228,7 @@ def _is_user(text: str) -> bool:
 
 
 def _realm(text: str, _: str) -> str:
-    return text if text and text.isascii() and text.isprintable() else _refuse()
+    return text if text and text.isascii() and text.isprintable() else refuse()
 
 
 def _peer(text: str, _: str) -> str:
@@ -313,7 +236,7 @@ def _peer(text: str, _: str) -> str:
         try:
             pwd.getpwnam(text)
         except KeyError:
-            _refuse("there is none of this name")
+            refuse("there is none of this name")
     return text
 
 
@@ -333,13 +256,13 @@ USER_AND_PASSWORD = Kind(
     secret=True,
 )
 USER = Kind(
-    lambda text, _: text if _is_user(text) else _refuse(),
+    lambda text, _: text if _is_user(text) else refuse(),
     "a user's name, without a colon or control characters",
     schema={"pattern": "^[^:]+$"},
 )
 REALM = Kind(_realm, "printable ASCII, at least one character", schema={"minLength": 1})
 METHOD = Kind(
-    lambda text, _: text if _TOKEN.fullmatch(text) and text == text.upper() else _refuse(),
+    lambda text, _: text if _TOKEN.fullmatch(text) and text == text.upper() else refuse(),
     "a method in capitals, such as GET or CONNECT",
     schema={"pattern": "^[^a-z]+$"},
 )
@@ -362,7 +285,7 @@ def _host(text: str, _: str) -> str:
         try:
             re.compile(text[1:-1])
         except re.error as error:
-            _refuse(str(error))
+            refuse(str(error))
     else:
         canonical(text.removeprefix("*."))
     return text
@@ -371,7 +294,7 @@ def _host(text: str, _: str) -> str:
 def _ports(text: str, _: str) -> str:
     first, dash, last = text.partition("-")
     if not 1 <= _port(first) <= (_port(last) if dash else 65535):
-        _refuse()
+        refuse()
     return text
 
 
@@ -379,14 +302,14 @@ def _times(text: str, _: str) -> str:
     try:
         parse_period(text)
     except ValueError:
-        _refuse()
+        refuse()
     return text
 
 
 def _rule_id(text: str, _: str) -> str:
     if text in RESERVED:
-        _refuse("it is the proxy's own")
-    return text if _ID.fullmatch(text) else _refuse()
+        refuse("it is the proxy's own")
+    return text if _ID.fullmatch(text) else refuse()
 
 
 NETWORK = Kind(_network, "a network or an address, such as 10.0.0.0/8, fd00::/8 or 127.0.0.1")

@@ -141,8 +141,16 @@ def test_listen(value: str, address: Address, text: str) -> None:
     assert str(found) == text
 
 
-def test_unix_path_is_from_the_directory_of_the_start() -> None:
-    assert parse("--listen unix:sock").listen == (Address(path=f"{os.getcwd()}/sock"),)
+def test_paths_are_from_the_directory_of_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "hook.py").touch()
+    assert parse("--listen unix:sock").listen == (Address(path=f"{tmp_path}/sock"),)
+    assert parse("--serve .").serve == tmp_path
+    assert parse("--access-log log").access_log == f"{tmp_path}/log"
+    assert parse("--policy hook.py").policy.hook == f"{tmp_path}/hook.py"
+    assert parse("--learn seen").policy.learn == tmp_path / "seen"
 
 
 @pytest.mark.parametrize(

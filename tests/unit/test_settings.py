@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import textwrap
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -283,8 +284,12 @@ def test_every_variable(folder: Path) -> None:
         ("SPLICEPROXY_AUTH_REQUIRED", "yes", "SPLICEPROXY_AUTH_REQUIRED: invalid value 'yes'"),
         ("SPLICEPROXY_TIMEOUT_HAED", "1", "no such variable; did you mean SPLICEPROXY_TIMEOUT_H"),
         ("SPLICEPROXY_CONFIGS", "1", "no such variable; did you mean SPLICEPROXY_CONFIG?"),
-        ("SPLICEPROXY_CONFIG", "/nonexistent", "--config /nonexistent: cannot read it (No such"),
-        ("SPLICEPROXY_CONFIG", "", "--config : cannot read it (No such"),
+        (
+            "SPLICEPROXY_CONFIG",
+            "/nonexistent",
+            "SPLICEPROXY_CONFIG /nonexistent: cannot read it (No such",
+        ),
+        ("SPLICEPROXY_CONFIG", "", "SPLICEPROXY_CONFIG : cannot read it (No such"),
     ],
 )
 def test_bad_variables(variable: str, text: str, problem: str) -> None:
@@ -657,15 +662,29 @@ def test_commands_have_help_and_are_in_that_of_the_proxy(
     assert "exit status: 0" in own
 
 
-def test_readme_names_every_setting() -> None:
-    readme = Path(__file__).parents[2] / "README.md"
-    if not readme.exists():
+@pytest.fixture
+def readme() -> str:
+    path = Path(__file__).parents[2] / "README.md"
+    if not path.exists():
         pytest.skip("not in a source tree")
-    text = readme.read_text()
+    return path.read_text()
+
+
+def test_readme_names_every_setting(readme: str) -> None:
     for setting in SETTINGS:
         if not setting.section:
-            assert f"`{setting.name}`" in text, setting.name
+            assert f"`{setting.name}`" in readme, setting.name
             continue
-        (row,) = re.findall(rf"^\| `--{setting.name} .*", text, re.M)
+        (row,) = re.findall(rf"^\| `--{setting.name} .*", readme, re.M)
         default = default_words(setting).split(",")[0]
         assert " " in default or default in row, row
+
+
+def test_files_in_the_readme_are_right(folder: Path, readme: str) -> None:
+    indented = map(textwrap.dedent, re.findall(r"(?:^(?:    .*)?\n)+", readme, re.M))
+    files = [text for text in indented if re.search(r"^\[(\[rule|auth-)", text, re.M)]
+    assert len(files) == 2
+    for text in files:
+        here = text.replace("/etc/spliceproxy/map", str(folder / "map"))
+        assert read(folder, here) != read(folder, "")
+        assert is_valid(tomllib.loads(here))

@@ -261,10 +261,11 @@ def test_an_allowlist_that_is_left_out_allows_nothing(tmp_path: Path, directive:
 
 
 def test_bad_lines_of_a_filter_are_listed(tmp_path: Path) -> None:
-    result = filtered(tmp_path, "fine\n[[.a.]]\nx\\{2,1\\}\n")
+    result = filtered(tmp_path, "fine\n[[.a.]]\nx\\{2,1\\}\n[+--]\n")
     assert [line.partition(": not converted: ")[0] for line in result.missing] == [
         f"{tmp_path}/filter:2",
         f"{tmp_path}/filter:3",
+        f"{tmp_path}/filter:4",
     ]
     assert result.config.policy.rules[0].hosts == ("/.*(?:fine).*/",)
 
@@ -273,7 +274,7 @@ PATTERNS = [
     *("a.c", "a\\.c", "a*c", "^a", "c$", "[abc]d", "[^abc]d", "[]a]c", "[^]a]c", "[a-c]+"),
     *("a\\{2\\}", "a{2}", "\\(ab\\)*c", "(ab)*c", "a\\|c", "a|c", "a+", "a\\+", "a?c", "a\\?c"),
     *("[[:digit:]]\\.", "[^[:alpha:]-]", "[a\\.]x", "\\<b", "\\w\\.", "\\(a\\)\\1", "(a)\\1"),
-    *("^(a|b)c$", "^\\(a\\|b\\)c$", "[a[]c", "a\\-c", "[[:punct:]]c", "[&&~~||--]c"),
+    *("^(a|b)c$", "^\\(a\\|b\\)c$", "[a[]c", "a\\-c", "[[:punct:]]c", "[&&~~||-]c"),
 ]
 TEXTS = [
     *("a.c", "abc", "ac", "c", "ad", "dd", "]c", "aa", "a{2}", "ababc", "(ab)c", "a|c", "a+"),
