@@ -52,7 +52,16 @@ def load(
     found.update(from_environment(environ, problems))
     found.update({name: Found(value, f"--{name}") for name, value in flags.items()})
     config = _build(found)
-    problems.extend(_contradictions(config, found, start))
+    problems.extend(_contradictions(config, found))
+    if config.auth != AuthConfig():
+        problems.extend(_auth(config.auth))
+    if config.policy.hook and not start:
+        problems.extend(_hook(config.policy.hook, found["policy"].where))
+    if config.policy.rules and not problems:  # users and groups may be missing by mistake
+        problems.extend(_rules(config, found["rule"].where))
+    if config.access_log not in ("-", "off"):
+        where = found["access-log"].where
+        problems.extend(_log(config.access_log, where, create=start and not problems))
     if problems:
         raise SettingsError(problems)
     return config, found
@@ -76,7 +85,7 @@ def _build(found: Mapping[str, Found]) -> Config:
     return Config(**tree)
 
 
-def _contradictions(config: Config, found: Mapping[str, Found], start: bool) -> Iterator[str]:
+def _contradictions(config: Config, found: Mapping[str, Found]) -> Iterator[str]:
     """What each setting allows by itself, but not with the others or on this machine."""
     listen = found["listen"].where if "listen" in found else "--listen"
     for one, other in combinations(config.listen, 2):
@@ -91,20 +100,6 @@ def _contradictions(config: Config, found: Mapping[str, Found], start: bool) -> 
             f"{found['engine'].where} native: the compiled module is not built; allowed: auto, "
             "splice, copy, or install it again with a C compiler"
         )
-    if config.access_log not in ("-", "off"):
-        try:
-            _check_writable(config.access_log, create=start)
-        except OSError as error:
-            yield (
-                f"{found['access-log'].where} {config.access_log}: cannot write to it "
-                f"({error.strerror}); allowed: a writable file, '-' or 'off'"
-            )
-    if "rule" in found:
-        yield from _rules(config, found["rule"].where)
-    if config.auth != AuthConfig():
-        yield from _auth(config.auth)
-    if config.policy.hook and not start:
-        yield from _hook(config.policy.hook, found["policy"].where)
 
 
 def _not_together(found: Mapping[str, Found], one: str, other: str, what: str) -> Iterator[str]:
@@ -184,12 +179,16 @@ def native_is_built() -> bool:
     return is_there("spliceproxy.relay._native")
 
 
-def _check_writable(path: str, *, create: bool) -> None:
+def _log(path: str, where: str, *, create: bool) -> Iterator[str]:
     """Opens the file as the log will: any doubt about it is settled now."""
     flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
     try:
         os.close(os.open(path, flags | os.O_CREAT if create else flags, 0o640))
-    except FileNotFoundError:
+    except OSError as error:
         folder = os.path.dirname(path)
-        if create or not os.path.isdir(folder) or not os.access(folder, os.W_OK | os.X_OK):
-            raise
+        absent = isinstance(error, FileNotFoundError) and os.access(folder, os.W_OK | os.X_OK)
+        if create or not absent:
+            yield (
+                f"{where} {path}: cannot write to it ({error.strerror}); "
+                "allowed: a writable file, '-' or 'off'"
+            )

@@ -461,6 +461,23 @@ action = "no"
     ]
 
 
+def test_a_mistake_does_not_make_others(folder: Path) -> None:
+    text = """\
+auth = 1
+access-log = "new"
+[groups]
+admins = ["a:b"]
+[[rule]]
+id = "a"
+action = "deny"
+groups = ["admins"]
+"""
+    with pytest.raises(SettingsError) as caught:
+        read(folder, text, start=True)
+    assert len(caught.value.problems) == 2
+    assert not (folder / "new").exists()
+
+
 def test_mistakes_in_files_of_users_name_file_and_line(folder: Path) -> None:
     (folder / "users").write_text("bob:$2b$04$abc\nnonsense\n")
     (folder / "map").write_text("192.0.2.0/24 eve\n192.0.2.0/33 eve\n")
