@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spliceproxy.policy.clients import NEAR, ClientNetworks, is_local
@@ -66,6 +66,7 @@ def test_modes(address: str, local: bool, remote: bool, private: bool) -> None:
     assert Guard("off").fault(address, False) == ""
 
 
+@settings(max_examples=2000, deadline=None)
 @given(st.ip_addresses())
 def test_private_mode_leaves_public_addresses(
     address: ipaddress.IPv4Address | ipaddress.IPv6Address,

@@ -179,6 +179,7 @@ def test_the_cache(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
             {"port": 25},
             {"addresses": ("192.0.2.2",)},
         ):
+            await cached.ask(ASK)
             asked.clear()
             first = await cached.ask(replace(ASK, **other))  # type: ignore[arg-type]
             assert (await cached.ask(replace(ASK, **other))).decision == first.decision  # type: ignore[arg-type]
