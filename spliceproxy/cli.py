@@ -210,8 +210,8 @@ def _import(argv: Sequence[str]) -> int:
     parser = Parser(
         prog="spliceproxy import",
         usage="%(prog)s FILE",
-        description="Converts a tinyproxy.conf(5) into TOML on standard output. Lists on "
-        "standard error\nwhat it could not convert, by line.",
+        description="Converts a tinyproxy.conf(5) into TOML on standard output. Lists by line, on\n"
+        "standard error, what it could not convert.",
         epilog="exit status: 0 all is converted, 1 some is missing, 2 the file cannot be read",
     )
     parser.add_argument("file", metavar="FILE", help="tinyproxy.conf")
