@@ -22,7 +22,7 @@ from spliceproxy.policy.guard import Guard
 from spliceproxy.policy.hook import Functions, Hook, load
 from spliceproxy.policy.names import canonical
 from spliceproxy.policy.request import Request
-from spliceproxy.policy.rules import DEFAULT, Match, RuleSet
+from spliceproxy.policy.rules import DEFAULT, Match, RuleSet, Selection
 
 log = logging.getLogger("spliceproxy")
 
@@ -142,14 +142,14 @@ class Policy:
         user, groups, repeat = "", _NONE, REPEAT
         if self._auth.enabled:
             user, groups, repeat = await self._identify(client, head, notes)
-        selected = None
+        selected: Selection | None = None
         name = host
         if self._ruled or self._asks:
             name = _canonical(host)
             repeat = min(repeat, self._rules.repeat_for)
         if self._ruled:
             selected = self._rules.select(client.address, user, groups, head.method, name, port)
-            match = self._rules.settled(selected)
+            match = selected.settled
             if match is not None:
                 self._apply(match, client, head, name, port)
                 selected = None  # the same for every address
@@ -232,7 +232,7 @@ class Policy:
     def _sift(
         self,
         addresses: tuple[str, ...],
-        selected: int | None,
+        selected: Selection | None,
         client: Client,
         head: Head,
         name: str,
@@ -242,9 +242,8 @@ class Policy:
         """The addresses that rules and guard let through, at least one; Denied. ``selected``
         are the rules that match but for the address, None where none of them counts."""
         if selected is not None:
-            matches = {address: self._rules.match(selected, address) for address in addresses}
-            passed = tuple(address for address in addresses if matches[address].allow)
-            self._apply(matches[(passed or addresses)[0]], client, head, name, port)
+            passed, match = selected.sift(addresses)
+            self._apply(match, client, head, name, port)
             addresses = passed or addresses  # denied, and only reported
         if own or self._guard is None:
             return addresses
@@ -255,6 +254,8 @@ class Policy:
 
     def _apply(self, match: Match, client: Client, head: Head, name: str, port: int) -> None:
         """Denied, where a rule says no; what only reports is logged."""
+        if match.allow and not match.reports:
+            return
         would = [(rule, "deny" if match.allow else "allow") for rule in match.reports]
         if not match.allow:
             if self._enforce:

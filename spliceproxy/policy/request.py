@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """One request or tunnel, before anything is dialled.
 
     ``client`` is an IP address, "" for a Unix socket; ``user`` "" for nobody; ``host`` in

@@ -1,12 +1,14 @@
 """Ordered access rules: the first that matches decides.
 
-Every condition of every rule is looked up by value, once, as a set of the rules that it
-lets pass (an int, bit N is rule N); the rules that match are the intersection of a few such
-sets, which are remembered, and the lowest bit is the first rule.
+Each value of a request is looked up, once, as the set of the rules that let it pass (an int,
+bit N is rule N); the rules that match are the intersection of a few such sets, and the lowest
+bit is the first rule. All of it is remembered, so that a request like an earlier one costs
+one look-up.
 """
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -20,7 +22,10 @@ from spliceproxy.policy.request import Request
 from spliceproxy.policy.times import Period, parse_period
 
 CACHED = 4096
-"""Hosts, and users, whose rules are remembered."""
+"""Requests, hosts, users and ports whose rules are remembered, of each so many."""
+
+ANSWERS = 64
+"""Sets of addresses for which a selection of rules remembers its answer."""
 
 DEFAULT = "default"
 """The id by which the answer of no rule is known."""
@@ -50,12 +55,7 @@ class Match(NamedTuple):
 
 
 class RuleSet:
-    """Rules in order, and the answer where none matches. RuleError.
-
-    A decision: :meth:`select` the rules that match but for the destination's addresses; then
-    :meth:`settled` without looking at an address, if that can be, else :meth:`match` for
-    each address. :meth:`decide` is all of it.
-    """
+    """Rules in order, and the answer where none matches. RuleError."""
 
     def __init__(self, rules: Sequence[RuleConfig], default: str = "allow") -> None:
         self._ids = [_identify(n, rule, rules) for n, rule in enumerate(rules)]
@@ -72,49 +72,24 @@ class RuleSet:
         self._ports = _Ports(rules).bits
         self._users = _Users(rules).bits
         self._methods, self._any_method = _methods(rules)
-        self._match = lru_cache(maxsize=CACHED)(self._decide)
+        self._select = lru_cache(maxsize=CACHED)(self._selection)
 
     @property
     def repeat_for(self) -> float:
         """Seconds for which a decision holds: to the next minute, where rules look at the
         clock, else infinite."""
-        return self._timed.left() if self._timed else float("inf")
+        return self._timed.left() if self._timed.periods else math.inf
 
     def select(
         self, client: str, user: str, groups: frozenset[str], method: str, host: str, port: int
-    ) -> int:
+    ) -> Selection:
         """The rules that match but for the addresses. ``host`` is canonical."""
-        selected = (
-            (self._clients.bits(client) | self._any_client)
-            & self._users(user, groups)
-            & self._methods.get(method, self._any_method)
-            & self._hosts(host)
-            & self._ports(port)
-        )
-        return selected & self._timed.now() if self._timed else selected
-
-    def settled(self, selected: int) -> Match | None:
-        """The answer, if it is the same for every address, else None. So a name that is
-        denied anyway is never looked up: a query, too, carries data out."""
-        sure = selected & self._any_address & ~self._reports
-        last = sure & -sure
-        # Rules that depend on the address, before the first that does not.
-        unsure = (
-            selected & ~self._any_address & ~self._reports & ((last or 1 << len(self._ids)) - 1)
-        )
-        if unsure:
-            allow = bool(last & self._allow) if last else self._default.allow
-            if unsure & (~self._allow if allow else self._allow):
-                return None
-        return self._match(selected & self._any_address)
-
-    def match(self, selected: int, address: str) -> Match:
-        """The answer for one address of the destination."""
-        return self._match(selected & (self._addresses.bits(address) | self._any_address))
+        minute = self._timed.minute() if self._timed.periods else 0
+        return self._select(client, user, groups, method, host, port, minute)
 
     def decide(self, request: Request) -> Match:
         """The answer for a request, for the first of its addresses if it has any."""
-        selected = self.select(
+        selection = self.select(
             request.client,
             request.user,
             request.groups,
@@ -122,12 +97,49 @@ class RuleSet:
             canonical(request.host) if request.host else "",
             request.port,
         )
-        if request.addresses:
-            return self.match(selected, request.addresses[0])
-        return self._match(selected & self._any_address)
+        return selection.match(request.addresses[0] if request.addresses else "")
 
-    def _decide(self, matching: int) -> Match:
-        """The first of some rules."""
+    def _selection(
+        self,
+        client: str,
+        user: str,
+        groups: frozenset[str],
+        method: str,
+        host: str,
+        port: int,
+        minute: int,
+    ) -> Selection:
+        selected = (
+            (self._clients.bits(client) | self._any_client)
+            & self._users(user, groups)
+            & self._methods.get(method, self._any_method)
+            & self._hosts(host)
+            & self._ports(port)
+        )
+        if self._timed.periods:
+            selected &= self._timed.at(minute)
+        return Selection(self, selected)
+
+    def settle(self, selected: int) -> Match | None:
+        """The answer of some rules, if it is the same for every address."""
+        sure = selected & self._any_address & ~self._reports
+        last = sure & -sure
+        # Rules that depend on the address, before the first that does not.
+        before = (last or 1 << len(self._ids)) - 1
+        unsure = selected & ~self._any_address & ~self._reports & before
+        if unsure:
+            allow = bool(last & self._allow) if last else self._default.allow
+            if unsure & (~self._allow if allow else self._allow):
+                return None
+        return self.first(selected & self._any_address)
+
+    def match(self, selected: int, address: str) -> Match:
+        """The answer of some rules for one address, "" for none."""
+        bits = self._addresses.bits(address) if address else 0
+        return self.first(selected & (bits | self._any_address))
+
+    def first(self, matching: int) -> Match:
+        """The answer of the first of some rules."""
         deciding = matching & ~self._reports
         first = deciding & -deciding
         if first:
@@ -140,6 +152,39 @@ class RuleSet:
         if reports:
             names = tuple(name for n, name in enumerate(self._ids) if reports >> n & 1)
             answer = answer._replace(reports=names)
+        return answer
+
+
+class Selection:
+    """The rules that match a request, but for the addresses of its destination.
+
+    ``settled`` is their answer if it is the same for every address, else None. So a name
+    that is denied anyway need not be looked up: a query, too, carries data out.
+    """
+
+    __slots__ = ("_answers", "_rules", "_selected", "settled")
+
+    def __init__(self, rules: RuleSet, selected: int) -> None:
+        self._rules = rules
+        self._selected = selected
+        self._answers: dict[tuple[str, ...], tuple[tuple[str, ...], Match]] = {}
+        self.settled = rules.settle(selected)
+
+    def match(self, address: str) -> Match:
+        """The answer for one address, "" for none."""
+        return self._rules.match(self._selected, address)
+
+    def sift(self, addresses: tuple[str, ...]) -> tuple[tuple[str, ...], Match]:
+        """Of some addresses, at least one, those that are allowed, in the same order; and
+        what has decided about the first of them, or else about the first of all."""
+        answer = self._answers.get(addresses)
+        if answer is None:
+            matches = [(address, self.match(address)) for address in addresses]
+            passed = tuple(address for address, match in matches if match.allow)
+            decisive = next((match for _, match in matches if match.allow), matches[0][1])
+            if len(self._answers) >= ANSWERS:
+                self._answers.clear()
+            answer = self._answers[addresses] = passed, decisive
         return answer
 
 
@@ -298,38 +343,31 @@ class _Ports:
 
 
 class _Timed:
-    """The rules that match now, by the local time of this machine; false if none has times."""
+    """The rules that match at a time, by the local time of this machine; without
+    ``periods`` none looks at it."""
 
-    __slots__ = ("_any", "_bits", "_minute", "_periods", "clock")
+    __slots__ = ("_any", "clock", "periods")
 
     def __init__(self, rules: Sequence[RuleConfig]) -> None:
         self.clock: Callable[[], float] = time.time
         self._any = _bits(rules, lambda rule: not rule.times)
-        self._periods: list[tuple[Period, int]] = []
+        self.periods: list[tuple[Period, int]] = []
         for n, rule in enumerate(rules):
             for text in rule.times:
                 try:
-                    self._periods.append((parse_period(text), 1 << n))
+                    self.periods.append((parse_period(text), 1 << n))
                 except ValueError as error:
                     raise RuleError(n, rule, "times", error) from None
-        self._minute = -1
-        self._bits = 0
 
-    def __bool__(self) -> bool:
-        return bool(self._periods)
+    def minute(self) -> int:
+        """Minutes since the epoch."""
+        return int(self.clock() // _MINUTE)
 
-    def now(self) -> int:
-        minute = int(self.clock() // _MINUTE)
-        if minute != self._minute:
-            local = time.localtime(minute * _MINUTE)
-            self._bits = self._at(local.tm_wday, local.tm_hour * 60 + local.tm_min)
-            self._minute = minute
-        return self._bits
-
-    def _at(self, day: int, minute: int) -> int:
+    def at(self, minute: int) -> int:
+        local = time.localtime(minute * _MINUTE)
         found = self._any
-        for period, bit in self._periods:
-            if period.holds(day, minute):
+        for period, bit in self.periods:
+            if period.holds(local.tm_wday, local.tm_hour * 60 + local.tm_min):
                 found |= bit
         return found
 

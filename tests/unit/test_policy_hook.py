@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +74,7 @@ def test_exceptions_are_counted_and_logged_once(run: Run, caplog: pytest.LogCapt
         asked = hook(fails)
         for n in range(5):
             with pytest.raises(Failure) as caught:
-                await asked.ask(replace(ASK, host=f"{n}.test"))
+                await asked.ask(ASK._replace(host=f"{n}.test"))
             assert caught.value.detail == "the policy hook failed"  # and says no more
         assert asked.failures == 5
         await asked.finish()
@@ -104,7 +103,7 @@ def test_the_deadline(run: Run, caplog: pytest.LogCaptureFixture) -> None:
         asked = hook(stuck, 0.01)
         for port in (443, 1):
             with pytest.raises(Failure, match="too long"):
-                await asked.ask(replace(ASK, port=port))
+                await asked.ask(ASK._replace(port=port))
         await asyncio.sleep(0)  # this task is not cancelled any more
         assert asked.failures == 2
 
@@ -166,7 +165,7 @@ def test_the_cache(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
         cached = hook(authorize, cache=10.0)
         assert await cached.ask(ASK) == (Allow(), 10.0)
         now += 4
-        assert await cached.ask(replace(ASK, path="/other", fields=[(b"A", b"b")])) == (
+        assert await cached.ask(ASK._replace(path="/other", fields=[(b"A", b"b")])) == (
             Allow(),
             6.0,
         )
@@ -181,13 +180,13 @@ def test_the_cache(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
         ):
             await cached.ask(ASK)
             asked.clear()
-            first = await cached.ask(replace(ASK, **other))  # type: ignore[arg-type]
-            assert (await cached.ask(replace(ASK, **other))).decision == first.decision  # type: ignore[arg-type]
+            first = await cached.ask(ASK._replace(**other))  # type: ignore[arg-type]
+            assert (await cached.ask(ASK._replace(**other))).decision == first.decision  # type: ignore[arg-type]
             assert len(asked) == 1, other
         assert len(cached._answers) == 3
         asked.clear()
         now += 10
-        await cached.ask(replace(ASK, addresses=("192.0.2.2",)))
+        await cached.ask(ASK._replace(addresses=("192.0.2.2",)))
         assert len(asked) == 1
 
     run(main())

@@ -26,7 +26,7 @@ def rule(action: str = "deny", **conditions: Any) -> RuleConfig:
 
 def decides(conditions: dict[str, Any], **request: Any) -> bool:
     """Whether a rule with these conditions decides."""
-    return RuleSet([rule(**conditions)]).decide(replace(ASK, **request)).rule == "r"
+    return RuleSet([rule(**conditions)]).decide(ASK._replace(**request)).rule == "r"
 
 
 @pytest.mark.parametrize(
@@ -95,10 +95,10 @@ def test_the_first_decides() -> None:
         RuleConfig("c", "allow"),
     ]
     policy = RuleSet(rules, "deny")
-    assert policy.decide(replace(ASK, host="a.example.com")) == Match(True, "a")
-    assert policy.decide(replace(ASK, host="b.example.com")) == Match(False, "2")
-    assert policy.decide(replace(ASK, host="b.test")) == Match(True, "c")
-    assert RuleSet(rules[:2], "deny").decide(replace(ASK, host="b.test")) == Match(False, "default")
+    assert policy.decide(ASK._replace(host="a.example.com")) == Match(True, "a")
+    assert policy.decide(ASK._replace(host="b.example.com")) == Match(False, "2")
+    assert policy.decide(ASK._replace(host="b.test")) == Match(True, "c")
+    assert RuleSet(rules[:2], "deny").decide(ASK._replace(host="b.test")) == Match(False, "default")
     assert RuleSet([], "allow").decide(ASK) == Match(True, "default")
 
 
@@ -111,7 +111,7 @@ def test_report_only() -> None:
     ]
     policy = RuleSet(rules, "deny")
     assert policy.decide(ASK) == Match(True, "a", ("r1",))
-    assert policy.decide(replace(ASK, user="bob")) == Match(False, "default", ("r2",))
+    assert policy.decide(ASK._replace(user="bob")) == Match(False, "default", ("r2",))
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_settled_without_an_address(
 ) -> None:
     policy = RuleSet([RuleConfig(id="", **rule) for rule in rules], default)
     selected = policy.select("10.0.0.7", "", frozenset(), "GET", "a.test", 80)
-    assert policy.settled(selected) == settled
+    assert selected.settled == settled
 
 
 @pytest.mark.parametrize(
@@ -351,6 +351,6 @@ def test_as_one_after_the_other(rules: list[RuleConfig], default: str, ask: Requ
     assert policy.decide(ask) == expected
     assert policy.decide(ask) == expected  # remembered
     selected = policy.select(ask.client, ask.user, ask.groups, ask.method, ask.host, ask.port)
-    settled = policy.settled(selected)
+    settled = selected.settled
     if settled is not None and ask.addresses:
         assert settled.allow == expected.allow
