@@ -173,6 +173,7 @@ class Policy:
         )
         allow, repeat = await self._ask(request, repeat, notes)
         if allow.addresses:
+            own = own and set(allow.addresses) <= set(addresses)
             addresses = self._sift(allow.addresses, selected, client, head, name, port, own)
         return Verdict(host, port, addresses, allow.source_address, repeat)
 

@@ -101,6 +101,7 @@ def test_rules_on_addresses(tmp_path: Path, new_proxy: NewProxy) -> None:
         for address in ("127.0.0.66", "[::ffff:127.0.0.66]"):
             answer = ask(proxy, connect(address, port))
             assert answer.fields["proxy-status"].endswith('details="rule no-doors"')
+        proxy.stop()  # with its idle connections
 
 
 def test_report_only(tmp_path: Path, new_proxy: NewProxy) -> None:
@@ -134,6 +135,7 @@ def test_the_challenge_keeps_the_connection(new_proxy: NewProxy) -> None:
                 if make is get:  # what was right once is asked again
                     s.sendall(make(host, port).encode())
                     assert Answer(s).status == 407
+        proxy.stop()
     lines = proxy.wait_access(8)
     assert sum(" TCP_DENIED/407 " in line for line in lines) == 7
     assert sum(line.split()[7] == "ann" for line in lines) >= 2
@@ -231,6 +233,7 @@ def test_the_hook(tmp_path: Path, new_proxy: NewProxy) -> None:
             assert Answer(s).body == b"127.0.0.5"
         answer = ask(proxy, connect("metadata.test", 80))
         assert answer.error == "destination_ip_prohibited"
+        proxy.stop()
     records = closed(tmp_path, 6)
     assert [record[:2] for record in records[:2]] == [["GET", 200], ["GET", 451]]
     assert records[1][3] == "because"
@@ -252,7 +255,7 @@ def test_a_hook_that_fails(tmp_path: Path, new_proxy: NewProxy) -> None:
                 assert b"secret" not in answer.body
             s.sendall(get(host, port).encode())
             assert Answer(s).status == 200
-    proxy.stop()
+        proxy.stop()
     text = proxy.stderr()
     assert text.count("LookupError: a secret") == 1
     assert text.count("took more than 0.2 s") == 1

@@ -278,6 +278,10 @@ def test_addresses_of_the_hook_are_checked() -> None:
     assert case("169.254.169.254", "192.0.2.5").ask().addresses == ("192.0.2.5",)
     assert case("169.254.169.254").denies().rule == "guard"
     assert case("198.51.100.1").denies().rule == "r"
+    # A backend is the operator's word, other addresses in its place are not.
+    backend = Case(hook=lambda request: Allow(addresses=request.addresses[:1]), guard="private")
+    assert backend.ask("127.0.0.1", own=True).addresses == ("127.0.0.1",)
+    assert case("169.254.169.254").denies(own=True).rule == "guard"
 
 
 def test_how_long_it_holds() -> None:
