@@ -159,18 +159,7 @@ class Policy:
         addresses = self._sift(addresses, selected, client, head, name, port, own)
         if not self._asks:
             return Verdict(host, port, addresses, "", repeat)
-        request = Request(
-            client.address,
-            user,
-            groups,
-            head.method,
-            head.scheme,
-            name,
-            port,
-            head.path,
-            addresses,
-            head.fields,
-        )
+        request = _request(client, user, groups, head, name, port, addresses)
         allow, repeat = await self._ask(request, repeat, notes)
         if allow.addresses:
             own = own and set(allow.addresses) <= set(addresses)
@@ -188,18 +177,7 @@ class Policy:
         if not self._ruled and not self._asks:
             return
         name = _canonical(head.host) if head.host else ""
-        request = Request(
-            client.address,
-            user,
-            groups,
-            head.method,
-            head.scheme,
-            name,
-            head.port,
-            head.path,
-            (),
-            head.fields,
-        )
+        request = _request(client, user, groups, head, name, head.port, ())
         self._apply(self._rules.decide(request), client, head, name, head.port)
         if self._asks:
             await self._ask(request, 0.0, notes)
@@ -292,6 +270,29 @@ def _canonical(host: str) -> str:
         return canonical(host)
     except ValueError as error:
         raise Failure("dns_error", str(error)) from None
+
+
+def _request(
+    client: Client,
+    user: str,
+    groups: frozenset[str],
+    head: Head,
+    name: str,
+    port: int,
+    addresses: tuple[str, ...],
+) -> Request:
+    return Request(
+        client.address,
+        user,
+        groups,
+        head.method,
+        head.scheme,
+        name,
+        port,
+        head.path,
+        addresses,
+        head.fields,
+    )
 
 
 def _denied(rule: str) -> Denied:

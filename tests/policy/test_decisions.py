@@ -287,10 +287,9 @@ def test_a_hook_that_cannot_be_loaded(tmp_path: Path, source: str, text: str) ->
 def test_on_close_at_the_end(tmp_path: Path, new_proxy: NewProxy) -> None:
     """A tunnel that is cut off by the end of the proxy is told too."""
     proxy = hooked(tmp_path, new_proxy, "--timeout-drain", "0.1")
-    with serving(read_all_of) as (host, port):
-        with proxy.tunnel(host, port):
-            proxy.process.send_signal(signal.SIGTERM)
-            proxy.process.wait(20)
+    with serving(read_all_of) as (host, port), proxy.tunnel(host, port):
+        proxy.process.send_signal(signal.SIGTERM)
+        proxy.process.wait(20)
     assert [record[:2] for record in closed(tmp_path, 1)] == [["CONNECT", 200]]
 
 
