@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
-from conftest import fetch
+from fetching import fetch
 from harness import read_head, serving
 
 import spliceproxy

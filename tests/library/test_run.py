@@ -9,7 +9,7 @@ import sys
 import threading
 
 import pytest
-from conftest import fetch, fetch_in_a_child
+from fetching import fetch, fetch_in_a_child
 from harness import read_head
 
 import spliceproxy
