@@ -7,12 +7,12 @@ out.
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
+from spliceproxy import toml
 from spliceproxy.config import RuleConfig
 from spliceproxy.settings.kind import Invalid, toml_type
 from spliceproxy.settings.table import BY_NAME, PREFIX, SETTINGS, Setting
@@ -73,21 +73,13 @@ def from_file(path: str, named_by: str, problems: list[str]) -> dict[str, Found]
         )
         return {}
     try:
-        document = _toml(text)
+        document = toml.loads(text)
     except ValueError as error:
         problems.append(f"{path}: not TOML: {error}")
         return {}
     reader = _Reader(os.path.dirname(os.path.abspath(path)), problems)
     values = reader.table(document, SETTINGS, f"{path}: ")
     return {name: Found(value, f"{path}: {name}", True) for name, value in values.items()}
-
-
-def _toml(text: str) -> dict[str, Any]:
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
-    return tomllib.loads(text)
 
 
 class _Reader:
