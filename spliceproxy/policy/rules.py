@@ -138,6 +138,12 @@ class RuleSet:
         bits = self._addresses.bits(address) if address else 0
         return self.first(selected & (bits | self._any_address))
 
+    def names(self, selected: int, address: str) -> tuple[str, ...]:
+        """The ids of those of some rules that match for one address, "" for none."""
+        bits = self._addresses.bits(address) if address else 0
+        selected &= bits | self._any_address
+        return tuple(name for n, name in enumerate(self._ids) if selected >> n & 1)
+
     def first(self, matching: int) -> Match:
         """The answer of the first of some rules."""
         deciding = matching & ~self._reports
@@ -173,6 +179,11 @@ class Selection:
     def match(self, address: str) -> Match:
         """The answer for one address, "" for none."""
         return self._rules.match(self._selected, address)
+
+    def names(self, address: str) -> tuple[str, ...]:
+        """The ids of all rules that match for one address, "" for none: of those that only
+        report, too, and of those behind the one that decides."""
+        return self._rules.names(self._selected, address)
 
     def sift(self, addresses: tuple[str, ...]) -> tuple[tuple[str, ...], Match]:
         """Of some addresses, at least one, those that are allowed, in the same order; and
