@@ -37,7 +37,7 @@ from spliceproxy.http1.pages import (
 from spliceproxy.http1.rewrite import persistent, upgrade
 from spliceproxy.observe.record import Record
 from spliceproxy.policy.auth import Unauthenticated
-from spliceproxy.policy.engine import Verdict
+from spliceproxy.policy.engine import STRANGER, Verdict
 from spliceproxy.relay.interface import ABORTED, IDLE, SOURCE_ERROR
 from spliceproxy.services import Services
 from spliceproxy.stream import Stream
@@ -264,8 +264,16 @@ class Connection:
     ) -> Verdict:
         """Asks the policy; a client that leaves meanwhile is noticed."""
         self._stream.watch(self._client_gone)
-        policy, record = self._services.policy, self._record
-        return await policy.decide(self._client, head, host, port, record, own=own)
+        policy, learned = self._services.policy, self._services.learned
+        try:
+            verdict = await policy.decide(self._client, head, host, port, self._record, own=own)
+        except Denied as denied:
+            if learned is not None and denied.rule != STRANGER:
+                learned.see(host, port, False)
+            raise
+        if learned is not None:
+            learned.see(host, port, True)
+        return verdict
 
     async def _forward(self, head: RequestHead, host: str, port: int, *, own: bool = False) -> bool:
         self._check_loop(head)

@@ -11,6 +11,7 @@ from spliceproxy.config import Config
 from spliceproxy.files import Site
 from spliceproxy.observe.accesslog import open_log
 from spliceproxy.policy.engine import Policy
+from spliceproxy.policy.learn import Learned
 from spliceproxy.relay.driver import RelayDriver
 from spliceproxy.relay.interface import Relay
 from spliceproxy.server import Server
@@ -36,6 +37,7 @@ class Instance:
         site = Site(config.serve) if config.serve is not None else None
         log = open_log(config.access_log, loop)
         driver = RelayDriver(relay, loop)
+        learn = config.policy.learn
         self._resolver = resolver
         self.services = Services(
             loop=loop,
@@ -48,6 +50,7 @@ class Instance:
             site=site,
             own=Own(sock.getsockname() for sock in sockets),
             policy=policy,
+            learned=None if learn is None else Learned(learn),
         )
         limit = -(-config.max_connections // config.workers)
         self._server = Server(self.services, sockets, limit)
@@ -69,6 +72,8 @@ class Instance:
             services.pool.close()
             services.relay.close()
             await services.policy.finish()
+            if services.learned is not None:
+                await services.learned.finish()
             await self._resolver.close()
             if services.log is not None:
                 await services.log.close()

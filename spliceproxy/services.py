@@ -16,6 +16,7 @@ from spliceproxy.files import Site
 from spliceproxy.observe.accesslog import AccessLog
 from spliceproxy.observe.record import Record
 from spliceproxy.policy.engine import Policy, Verdict
+from spliceproxy.policy.learn import Learned
 from spliceproxy.relay.driver import RelayDriver
 from spliceproxy.stream import Stream
 from spliceproxy.upstream.dialer import Dialer
@@ -65,6 +66,7 @@ class Services:
     site: Site | None
     own: Own
     policy: Policy
+    learned: Learned | None
     draining: bool = False
     via: bytes = field(init=False)
     _date: bytes = field(default=b"", init=False)

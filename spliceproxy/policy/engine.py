@@ -1,9 +1,9 @@
 """The policy: everything that is asked before a request is served, forwarded or dialled.
 
-In this order: may the client use the proxy at all, who is it, what do the rules say, where
-does the name lead, do the rules and the guard let those addresses be dialled, and what does
-the hook say. The first no is the answer. Nothing here waits unless a password's hash, a name
-or the hook has to be waited for.
+In this order: may the client use the proxy at all, who is it, is the destination in the file
+that it is locked to, what do the rules say, where does the name lead, do the rules and the
+guard let those addresses be dialled, and what does the hook say. The first no is the answer.
+Nothing here waits unless a password's hash, a name or the hook has to be waited for.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from spliceproxy.policy.clients import NEAR, ClientNetworks, is_local
 from spliceproxy.policy.decision import Allow, Deny
 from spliceproxy.policy.guard import Guard
 from spliceproxy.policy.hook import Functions, Hook, load
+from spliceproxy.policy.lockfile import LOCKED, Locked
 from spliceproxy.policy.names import canonical
 from spliceproxy.policy.request import Request
 from spliceproxy.policy.rules import DEFAULT, Match, RuleSet, Selection
@@ -29,6 +30,9 @@ log = logging.getLogger("spliceproxy")
 REPEAT = 60.0
 """Seconds for which a decision may be repeated at most: a rule that sees other addresses of
 a name, and a name that has moved, are noticed within it."""
+
+STRANGER = "clients"
+"""The id by which the refusal of a client that may not use the proxy is known."""
 
 
 class Head(Protocol):
@@ -108,6 +112,7 @@ class Policy:
         self._rules = RuleSet(policy.rules, policy.default)
         self._ruled = bool(policy.rules) or policy.default == "deny"
         self._enforce = not policy.report_only
+        self._locked = None if policy.locked is None else Locked(policy.locked)
         guard = Guard(policy.guard, policy.guard_allow, policy.guard_deny)
         self._guard = guard if policy.guard != "off" or policy.guard_deny else None
         # Who serves files or stands before a backend of its own is no open relay.
@@ -119,6 +124,7 @@ class Policy:
             functions = load(policy.hook)
         self._hook = Hook(functions or Functions(), policy.hook_timeout, policy.hook_cache)
         self._asks = self._hook.decides
+        self._spells = self._ruled or self._asks or self._locked is not None
 
     # ---- what connections call -------------------------------------------------------
 
@@ -144,9 +150,11 @@ class Policy:
             user, groups, repeat = await self._identify(client, head, notes)
         selected: Selection | None = None
         name = host
-        if self._ruled or self._asks:
+        if self._spells:
             name = _canonical(host)
             repeat = min(repeat, self._rules.repeat_for)
+            if self._locked is not None and not self._locked.admits(name, port):
+                raise _unlisted(name, port)
         if self._ruled:
             selected = self._rules.select(client.address, user, groups, head.method, name, port)
             match = selected.settled
@@ -304,8 +312,17 @@ def _denied(rule: str) -> Denied:
 def _stranger() -> Denied:
     return Denied(
         "This proxy does not serve clients of your network.",
-        "clients",
+        STRANGER,
         advice="Who runs this proxy can allow it with --allow-clients.",
+    )
+
+
+def _unlisted(host: str, port: int) -> Denied:
+    return Denied(
+        "This proxy is locked to a list of destinations, and this is none of them.",
+        LOCKED,
+        advice=f'Who runs this proxy can add it to the file of --locked: hosts = ["{host}"], '
+        f"ports = [{port}].",
     )
 
 

@@ -10,7 +10,7 @@ from dataclasses import fields, is_dataclass
 from itertools import combinations
 from typing import Any
 
-from spliceproxy.config import Address, AuthConfig, Config
+from spliceproxy.config import Address, AuthConfig, Config, PolicyConfig
 from spliceproxy.policy.rules import RuleError, RuleSet
 from spliceproxy.settings.sources import (
     CONFIG_VARIABLE,
@@ -55,6 +55,8 @@ def load(
     problems.extend(_contradictions(config, found))
     if config.auth != AuthConfig():
         problems.extend(_auth(config.auth))
+    if bool(config.policy.locked) != bool(config.policy.learn):
+        problems.extend(_destinations(config.policy, found))
     if config.policy.hook and not start:
         problems.extend(_hook(config.policy.hook, found["policy"].where))
     if config.policy.rules and not problems:  # users and groups may be missing by mistake
@@ -133,6 +135,19 @@ def _rules(config: Config, where: str) -> Iterator[str]:
             RuleSet((rule,))
         except RuleError as error:
             yield start + str(error).partition(": ")[2]  # it begins with the rule, too
+
+
+def _destinations(policy: PolicyConfig, found: Mapping[str, Found]) -> Iterator[str]:
+    """What is wrong with the file of learn or locked."""
+    from spliceproxy.policy import learn, lockfile
+
+    try:
+        if policy.locked is not None:
+            lockfile.read(policy.locked)
+        elif policy.learn is not None:
+            learn.check(policy.learn)
+    except ValueError as error:
+        yield f"{found['locked' if policy.locked else 'learn'].where} {error}"
 
 
 def _auth(auth: AuthConfig) -> Iterator[str]:

@@ -31,7 +31,7 @@ _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # RFC 9110 section 5.6.2
 _DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*(:[^\W\d]\w*)?")
 _ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
-RESERVED = ("clients", "default", "guard")
+RESERVED = ("clients", "default", "guard", "locked")
 """Ids by which refusals are known that are no rule's."""
 
 
