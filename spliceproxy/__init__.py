@@ -23,24 +23,30 @@ if TYPE_CHECKING:
     from spliceproxy.config import PolicyConfig as PolicyConfig
     from spliceproxy.config import RuleConfig as RuleConfig
     from spliceproxy.config import Timeouts as Timeouts
+    from spliceproxy.explaining import explain as explain
     from spliceproxy.library import Proxy as Proxy
     from spliceproxy.library import run as run
     from spliceproxy.observe.record import Record as Record
     from spliceproxy.policy import Allow as Allow
     from spliceproxy.policy import Deny as Deny
     from spliceproxy.policy import Request as Request
+    from spliceproxy.policy.explain import Explanation as Explanation
+    from spliceproxy.settings.loading import load_config as load_config
 
 _HOME = {
     "Allow": "policy",
     "AuthConfig": "config",
     "Config": "config",
     "Deny": "policy",
+    "Explanation": "policy.explain",
     "PolicyConfig": "config",
     "Proxy": "library",
     "Record": "observe.record",
     "Request": "policy",
     "RuleConfig": "config",
     "Timeouts": "config",
+    "explain": "explaining",
+    "load_config": "settings.loading",
     "run": "library",
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -230,6 +231,52 @@ def _import(argv: Sequence[str]) -> int:
     return 1 if converted.missing else 0
 
 
+def _explain(argv: Sequence[str]) -> int:
+    parser = Parser(
+        prog="spliceproxy explain",
+        usage="%(prog)s [--config FILE] [option]... METHOD TARGET",
+        description="Says what the proxy would do with a request, and which rule or other part "
+        "of its\nsettings decides. Sends nothing but queries to the DNS; the function of "
+        "--policy is\ncalled. The other options are those of spliceproxy.",
+        epilog="example:\n  spliceproxy explain --config proxy.toml CONNECT example.com:443 "
+        "--from 10.0.0.7\n\nexit status: 0 it is allowed, 1 it is not, 2 wrong usage",
+    )
+    asked = parser.add_argument_group("the request")
+    asked.add_argument("method", metavar="METHOD", help="CONNECT, GET and so on")
+    asked.add_argument("target", metavar="TARGET", help="host:port for CONNECT, else http://...")
+    asked.add_argument("--user", default="", help="who it comes from; believed")
+    asked.add_argument(
+        "--from",
+        dest="client",
+        metavar="IP",
+        default="127.0.0.1",
+        help="address of the client, or unix (default: 127.0.0.1)",
+    )
+    asked.add_argument(
+        "--address",
+        metavar="IP",
+        action="append",
+        default=[],
+        help="address of the target, in place of a query to the DNS; may be repeated",
+    )
+    asked.add_argument("--json", action="store_true", help="print JSON")
+    add_settings(parser)
+    flags = parser.parse_args(argv)
+    config, _ = read_settings(parser, flags, start=False)
+    from spliceproxy import explaining
+
+    try:
+        request = explaining.read_request(
+            flags.method, flags.target, flags.client, flags.user, flags.address
+        )
+    except ValueError as error:
+        parser.error(str(error))
+    with redirect_stdout(sys.stderr):  # the hook may print
+        explanation = explaining.explain(config, request)
+    print(explaining.as_json(explanation) if flags.json else explaining.as_text(explanation))
+    return 0 if explanation.allowed else 1
+
+
 @dataclass(frozen=True)
 class Command:
     """``run`` gets the arguments behind the command's name and returns the exit status. One
@@ -241,5 +288,6 @@ class Command:
 
 COMMANDS: Mapping[str, Command] = {
     "check": Command(_check, "check the settings and print those in force"),
+    "explain": Command(_explain, "say what becomes of a request, and why"),
     "import": Command(_import, "convert a tinyproxy.conf into TOML"),
 }

@@ -69,6 +69,11 @@ def load(
     return config, found
 
 
+def load_config(path: str) -> Config:
+    """The settings of a TOML file alone, for a test of them; SettingsError."""
+    return load({}, path, {}, start=False)[0]
+
+
 def _build(found: Mapping[str, Found]) -> Config:
     values = {BY_NAME[name].path: one.value for name, one in found.items()}
     values.setdefault("listen", (Address(port=8888),))
