@@ -85,13 +85,16 @@ class NameServer:
 
 
 class Origins:
-    """Servers on one port of several loopback addresses; they answer every request with 200
-    and their own address, and count connections."""
+    """Servers on one port of several loopback addresses (of IPv6 where there is any); they
+    answer every request with 200 and their own address, and count connections in ``hits``."""
 
     def __init__(self, stack: ExitStack, *addresses: str) -> None:
-        self.hits = dict.fromkeys(addresses, 0)
+        self.hits: dict[str, int] = {}
         self.port = 0
         for address in addresses:
+            if ":" in address and not Path("/proc/net/if_inet6").exists():
+                continue
+            self.hits[address] = 0
             listener = socket.create_server(
                 (address, self.port),
                 family=socket.AF_INET6 if ":" in address else socket.AF_INET,

@@ -39,7 +39,7 @@ class Site:
     def check(self) -> None:
         """Nothing but the public addresses has ever been dialled."""
         assert {host for host, _ in self.world.connects()} <= {PUBLIC, OTHER}
-        assert [self.origins.hits[address] for address in FORBIDDEN] == [0, 0, 0]
+        assert not any(self.origins.hits.get(address) for address in FORBIDDEN)
 
 
 @pytest.fixture(scope="module")
