@@ -178,6 +178,7 @@ class Run:
             site=None,
             own=Own(case.own),
             policy=Policy(config, _Names()),
+            learned=None,
             draining=case.draining,
         )
         self._got = b""
