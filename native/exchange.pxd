@@ -268,7 +268,7 @@ cdef inline void start(Core *c, int32_t slot, const Route *r, const Out *out) no
     cdef const Origin *o = &c.routes.origins[r.origin]
     cdef int32_t link = NOWHERE
     if c.flows[slot].x.method != CONNECT:
-        link = kept_take(c, r.origin)
+        link = kept_take(c, r.origin, r.peer)
     if link != NOWHERE:
         bind(c, slot, link)
         reached(c, slot)

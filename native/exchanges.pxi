@@ -214,18 +214,20 @@ cdef class NativeExchanges:
 
     # ---- idle connections ----------------------------------------------------------
 
-    def take(self, key):
-        """(descriptor, address of the peer) of the idle connection used last, or None."""
+    def take(self, key, addresses):
+        """(descriptor, address of the peer) of the idle connection used last of those to one
+        of `addresses`, or None."""
         cdef Core *c = &self.relay.core
-        cdef int32_t slot
+        cdef int32_t slot, below
         found = self.origins.get(key)
-        if found is None:
-            return None
-        slot = kept_take(c, found)
-        if slot == NOWHERE:
-            return None
-        peer = c.flows[slot].link.peer.decode("ascii")
-        return link_take_out(c, slot), peer
+        slot = NOWHERE if found is None else c.routes.origins[<int32_t>found].top
+        while slot != NOWHERE:
+            below = c.flows[slot].link.below
+            peer = c.flows[slot].link.peer.decode("ascii")
+            if peer in addresses and kept_use(c, slot):
+                return link_take_out(c, slot), peer
+            slot = below
+        return None
 
     def put(self, key, int fd, str peer):
         """Keeps a connection between two messages, or closes it."""

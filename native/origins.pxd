@@ -5,7 +5,7 @@ An idle connection is watched: one whose origin says anything, FIN included, is 
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcmp, memcpy, memset
+from libc.string cimport memcmp, memcpy, memset, strcmp
 
 cimport linux
 from flow cimport (
@@ -87,17 +87,26 @@ cdef inline bint is_silent(int fd) noexcept nogil:
     return n < 0 and linux.errno == linux.EAGAIN
 
 
-cdef inline int32_t kept_take(Core *c, int32_t origin) noexcept nogil:
-    """The idle connection used last; NOWHERE if there is none. One whose origin has just
-    said something, maybe a 408 on its way to close, would answer wrongly."""
-    cdef int32_t slot
-    while c.routes.origins[origin].top != NOWHERE:
-        slot = c.routes.origins[origin].top
-        unstack(c, slot)
-        leave_queue(c, slot)
-        if is_silent(c.flows[slot].fd[0]):
+cdef inline bint kept_use(Core *c, int32_t slot) noexcept nogil:
+    """Takes an idle connection into use; false, and it is closed, if its origin has just
+    said something, maybe a 408 on its way to close, and would answer wrongly."""
+    unstack(c, slot)
+    leave_queue(c, slot)
+    if is_silent(c.flows[slot].fd[0]):
+        return True
+    link_drop(c, slot)
+    return False
+
+
+cdef inline int32_t kept_take(Core *c, int32_t origin, const char *peer) noexcept nogil:
+    """The idle connection to this address that was used last; NOWHERE if there is none."""
+    cdef int32_t slot = c.routes.origins[origin].top
+    cdef int32_t below
+    while slot != NOWHERE:
+        below = c.flows[slot].link.below
+        if strcmp(c.flows[slot].link.peer, peer) == 0 and kept_use(c, slot):
             return slot
-        link_drop(c, slot)
+        slot = below
     return NOWHERE
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,57 @@ class Timeouts:
 
 
 @dataclass(frozen=True, slots=True)
+class AuthConfig:
+    """How a client becomes a user."""
+
+    user: tuple[str, str] | None = field(default=None, repr=False)  # one name and password
+    htpasswd: Path | None = None  # names and hashes, as htpasswd(1) writes them
+    realm: str = "spliceproxy"  # of the challenge (RFC 7617)
+    networks: Mapping[str, str] = field(default_factory=dict)  # client network -> user
+    peers: Mapping[str, str] = field(default_factory=dict)  # uid of a Unix-socket peer -> user
+    users_file: Path | None = None  # the same two as lines "network-or-uid user"
+    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # group -> users
+    required: bool = True  # a client without a user gets 407, where there are credentials
+
+
+@dataclass(frozen=True, slots=True)
+class RuleConfig:
+    """One access rule. It matches where every condition does; an empty one is any."""
+
+    id: str
+    action: Literal["allow", "deny"]
+    clients: tuple[str, ...] = ()  # networks
+    users: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()  # "example.com", "*.example.com" or "/regex/"
+    networks: tuple[str, ...] = ()  # of the destination's addresses
+    ports: tuple[str, ...] = ()  # "443", "8000-8999"
+    times: tuple[str, ...] = ()  # "Mon-Fri 08:00-18:00"
+    report_only: bool = False  # logs what it would decide, and lets the next rule decide
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyConfig:
+    """Who may use the proxy, and to go where."""
+
+    rules: tuple[RuleConfig, ...] = ()  # the first that matches decides
+    default: Literal["allow", "deny"] = "allow"  # where no rule does
+    report_only: bool = False  # of all rules and the default
+    guard: Literal["on", "private", "off"] = "on"  # addresses that are never dialled
+    guard_allow: tuple[str, ...] = ()  # networks
+    guard_deny: tuple[str, ...] = ()  # networks
+    clients: tuple[str, ...] | None = None
+    """Networks that may use the proxy. None: everybody where users must authenticate, else
+    loopback and private networks."""
+    hook: str = ""  # FILE.py or a dotted name, with ":function" behind it or not
+    hook_timeout: float = 5.0  # seconds
+    hook_cache: float = 0.0  # seconds that an answer is used again; 0: never
+    learn: Path | None = None  # where the destinations seen are written
+    locked: Path | None = None  # destinations as --learn writes them: nothing else is allowed
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """Everything a worker needs to know."""
 
@@ -48,3 +101,5 @@ class Config:
     timeouts: Timeouts = field(default_factory=Timeouts)
     access_log: str = "-"  # "-" standard output, "off", or a path
     log_level: str = "info"
+    auth: AuthConfig = field(default_factory=AuthConfig)
+    policy: PolicyConfig = field(default_factory=PolicyConfig)

@@ -9,7 +9,7 @@ import time
 
 from spliceproxy import files
 from spliceproxy.body import SourceFailed
-from spliceproxy.errors import ClientGone, Failure
+from spliceproxy.errors import ClientGone, Denied, Failure
 from spliceproxy.forward import Begun, Exchange
 from spliceproxy.http1.chain import (
     forwarded_lines,
@@ -29,12 +29,15 @@ from spliceproxy.http1.head import (
 from spliceproxy.http1.pages import (
     ESTABLISHED,
     HOW_TO_CONFIGURE,
+    Denial,
     error_page,
     options_answer,
     trace_answer,
 )
 from spliceproxy.http1.rewrite import persistent, upgrade
 from spliceproxy.observe.record import Record
+from spliceproxy.policy.auth import Unauthenticated
+from spliceproxy.policy.engine import STRANGER, Verdict
 from spliceproxy.relay.interface import (
     ABORTED,
     IDLE,
@@ -67,6 +70,7 @@ class Connection:
         "_address",
         "_begun",
         "_cause",
+        "_client",
         "_exchange",
         "_head",
         "_idle",
@@ -87,6 +91,7 @@ class Connection:
         self._services = services
         self._stream = stream
         self._address = address
+        self._client = services.policy.client(address, stream.sock)
         self._refuse = refuse
         self._requests = 0
         self._idle = True  # between two requests
@@ -288,7 +293,7 @@ class Connection:
                 raise Failure(
                     "http_request_error", f"cannot forward {head.scheme}: use CONNECT for https"
                 )
-            return await self._forward(head, (head.host, head.port))
+            return await self._forward(head, head.host, head.port)
         if self._services.site is not None:
             return await self._serve_file(head)
         backend = self._services.config.default_backend
@@ -296,16 +301,15 @@ class Connection:
             return await self._answer_here(head)
         if backend is None:
             raise Failure("http_request_error", HOW_TO_CONFIGURE)
-        return await self._forward(head, backend)
+        return await self._forward(head, *backend, own=True)
 
     async def _connect(self, head: RequestHead) -> None:
         services = self._services
         request_body(head)  # CONNECT with a body is an error
         self._check_loop(head)
-        if services.exchanges is not None:
-            services.exchanges.allow(head, (head.host, head.port))
-        self._stream.watch(self._client_gone)
-        origin = await services.dial(head.host, head.port, self._record)
+        verdict = await self._decide(head, head.host, head.port)
+        self._may_repeat(head, verdict)
+        origin = await services.dial(verdict, self._record)
         self._record.status = 200
         try:
             hand_over(services, self._stream, origin, ESTABLISHED, self._record)
@@ -315,15 +319,36 @@ class Connection:
     def _client_gone(self) -> None:
         self.abort(ClientGone())
 
-    async def _forward(self, head: RequestHead, key: tuple[str, int]) -> bool:
+    async def _decide(
+        self, head: RequestHead, host: str, port: int, *, own: bool = False
+    ) -> Verdict:
+        """Asks the policy; a client that leaves meanwhile is noticed."""
+        self._stream.watch(self._client_gone)
+        policy, learned = self._services.policy, self._services.learned
+        try:
+            verdict = await policy.decide(self._client, head, host, port, self._record, own=own)
+        except Denied as denied:
+            if learned is not None and denied.rule != STRANGER:
+                learned.see(host, port, False)
+            raise
+        if learned is not None:
+            learned.see(host, port, True)
+        return verdict
+
+    def _may_repeat(self, head: RequestHead, verdict: Verdict) -> bool:
+        """Lets the relay serve further requests like this one by itself, if it can."""
+        exchanges = self._services.exchanges
+        return exchanges is not None and exchanges.allow(self._client, head, verdict, self._record)
+
+    async def _forward(self, head: RequestHead, host: str, port: int, *, own: bool = False) -> bool:
         self._check_loop(head)
         left = forwards_left(head)
         if left == 0:
             return await self._answer_here(head)
+        verdict = await self._decide(head, host, port, own=own)
         if left:
             head = one_less_forward(head, left)
-        if self._services.exchanges is not None:
-            self._plain = self._services.exchanges.allow(head, key)
+        self._plain = self._may_repeat(head, verdict)
         mode = self._services.config.forwarded_for
         forwarded = forwarded_lines(head, mode, self._address)
         self._exchange = Exchange(
@@ -331,7 +356,7 @@ class Connection:
             self._stream,
             head,
             self._record,
-            key,
+            verdict,
             self.abort,
             forwarded,
             self._begun,
@@ -345,6 +370,7 @@ class Connection:
 
     async def _answer_here(self, head: RequestHead) -> bool:
         """TRACE or OPTIONS that goes no further (RFC 9110 sections 9.3.7 and 9.3.8)."""
+        await self._services.policy.admit(self._client, head, self._record)
         keep = self._may_continue(head)
         self._record.status = 200
         if head.method == "TRACE":
@@ -364,6 +390,7 @@ class Connection:
     async def _serve_file(self, head: RequestHead) -> bool:
         site = self._services.site
         assert site is not None
+        await self._services.policy.admit(self._client, head, self._record)
         keep = self._may_continue(head)
         with site.find(head) as answer:
             self._record.status = answer.status
@@ -380,13 +407,16 @@ class Connection:
                 await files.send_file(self._stream, answer.fd, answer.offset, answer.length, idle)
         return keep
 
-    def _may_continue(self, head: RequestHead) -> bool:
+    def _may_continue(self, head: RequestHead, *, challenge: bool = False) -> bool:
         """Whether the connection can go on after an answer of ours: a body, or what was
         meant for a tunnel or another protocol and comes before our answer is read, would be
-        taken for the next request."""
+        taken for the next request. Clients answer a challenge to CONNECT on the same
+        connection; one that has already sent more does not wait for an answer."""
         if self._services.draining or self._refuse:
             return False
-        if not persistent(head) or head.method == "CONNECT" or upgrade(head):
+        if not persistent(head) or upgrade(head):
+            return False
+        if head.method == "CONNECT" and (not challenge or self._stream.buffer):
             return False
         try:
             return request_body(head) == (Body.NONE, 0)
@@ -418,15 +448,14 @@ class Connection:
             kind = "http_request_error" if error.status < 500 else "http_protocol_error"
             status, kind, detail = error.status, error.error or kind, error.detail
         record.status, record.error = status, kind
-        return await self._send_page(status, kind, detail)
-
-    async def _send_page(self, status: int, kind: str, detail: str) -> bool:
+        if isinstance(error, Denied):
+            record.rule = error.rule
         head = self._head
         keep = (
             head is not None
             and not isinstance(self._cause, Exception)
             and kind != "http_request_error"
-            and self._may_continue(head)
+            and self._may_continue(head, challenge=isinstance(error, Unauthenticated))
         )
         page = error_page(
             status,
@@ -436,7 +465,12 @@ class Connection:
             close=not keep,
             head_only=head is not None and head.method == "HEAD",
             date=self._services.date(),
+            extra=error.fields if isinstance(error, Unauthenticated) else (),
+            denial=_denial(head, error) if isinstance(error, Denied) else None,
         )
+        return await self._send_page(page, keep)
+
+    async def _send_page(self, page: bytes, keep: bool) -> bool:
         try:
             await self._send_short(page)
             if not keep:
@@ -458,3 +492,9 @@ class Connection:
                 record.error = error.error
             if exchange.cut_by_reset and not isinstance(error, ClientGone):
                 await self._stream.reset_after_sent()
+
+
+def _denial(head: RequestHead | None, denied: Denied) -> Denial:
+    """The page for a denial in the form that the client prefers."""
+    accept = head.values(b"accept") if head is not None else []
+    return Denial(denied.rule, denied.reason, denied.advice, accept)

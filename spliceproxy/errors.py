@@ -48,6 +48,25 @@ class Failure(Exception):
         self.status = status or STATUS[error]
 
 
+class Denied(Failure):
+    """A request that the policy does not allow. ``rule`` is the id to ask about, "" where
+    there is none; ``reason`` and ``advice`` are a sentence each, for a person."""
+
+    def __init__(
+        self,
+        reason: str,
+        rule: str = "",
+        status: int = 403,
+        *,
+        advice: str = "Ask who runs this proxy, if you need it.",
+        error: str = "http_request_denied",
+    ) -> None:
+        super().__init__(error, f"rule {rule}" if rule else reason, status)
+        self.rule = rule
+        self.reason = reason
+        self.advice = advice
+
+
 class ClientGone(Exception):
     """The client ended or broke its connection: there is nobody to answer. ``reason`` is
     for the log, one of the relay interface's reasons."""

@@ -10,16 +10,19 @@ from __future__ import annotations
 
 import socket
 import struct
+from collections.abc import Container
 from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 from spliceproxy.config import Timeouts
 from spliceproxy.http1.head import RequestHead
 from spliceproxy.http1.pages import ESTABLISHED
 from spliceproxy.http1.plain import REQUEST_RULES, RESPONSE_RULES, is_plain, written_authority
 from spliceproxy.http1.rewrite import host_field
-from spliceproxy.relay.interface import ExchangeOptions, Handoff
+from spliceproxy.observe.record import Record
+from spliceproxy.policy.engine import Client, Verdict
+from spliceproxy.relay.interface import ExchangeOptions, Handoff, Relay
 from spliceproxy.stream import Stream
 from spliceproxy.upstream.dialer import ATTEMPT_DELAY
 from spliceproxy.upstream.pool import MAX_IDLE, PER_ORIGIN, TOTAL, Key
@@ -27,6 +30,15 @@ from spliceproxy.upstream.pool import MAX_IDLE, PER_ORIGIN, TOTAL, Key
 if TYPE_CHECKING:
     from spliceproxy.relay._native import NativeRelay
     from spliceproxy.services import Services
+
+KINDS = {
+    ("CONNECT", "authority"): "C",
+    ("GET", "absolute"): "G",
+    ("GET", "origin"): "g",
+    ("HEAD", "absolute"): "H",
+    ("HEAD", "origin"): "h",
+}
+"""The relay's letters for a method and a form of the target."""
 
 REPEAT_SECONDS = 1.0
 """How long a decision, and the addresses that belong to it, may be repeated: a change of
@@ -43,18 +55,22 @@ class Owner(Protocol):
 class Exchanges:
     """The plain exchanges of one worker."""
 
-    __slots__ = ("_forwards", "_native", "_owner", "_services")
+    __slots__ = ("_forwards", "_keyed", "_native", "_owner", "_repeats", "_services")
 
-    def __init__(self, services: Services, relay: NativeRelay, owner: Owner) -> None:
+    def __init__(self, services: Services, relay: Relay, owner: Owner) -> None:
+        """``relay`` is of the native engine."""
         from spliceproxy.relay._native import NativeExchanges
 
         self._services = services
         self._owner = owner
         # Otherwise each request gets the client's address, or loses what it has.
         self._forwards = services.config.forwarded_for == "transparent"
+        self._keyed = services.policy.identifies
+        self._repeats = not services.policy.watches  # who wants each record, sees each request
+        log = services.log is not None
         self._native = NativeExchanges(
-            relay,
-            exchange_options(services.config.timeouts, services.via, log=services.log is not None),
+            cast("NativeRelay", relay),
+            exchange_options(services.config.timeouts, services.via, keyed=self._keyed, log=log),
             self,
         )
         if services.log is not None:
@@ -101,35 +117,31 @@ class Exchanges:
 
     # ---- routes ------------------------------------------------------------------------
 
-    def allow(self, head: RequestHead, key: Key) -> bool:
-        """A request like this one may go to ``key`` for a moment without being looked at;
-        returns whether there is such a thing."""
-        if head.method == "CONNECT":
-            kind = "C"
-        elif self._forwards and is_plain(head):
-            kind = "A" if head.form == "absolute" else "O"
-        else:
+    def allow(self, client: Client, head: RequestHead, verdict: Verdict, record: Record) -> bool:
+        """Requests of this client like this one may go where the verdict says for a moment,
+        without being looked at; returns whether there is such a thing."""
+        if not self._repeats or not verdict.repeat_for or client.uid >= 0 or record.tags:
+            return False
+        if head.method != "CONNECT" and not (self._forwards and is_plain(head)):
             return False
         authority = written_authority(head)
-        addresses = self._services.dialer.known(key[0])
-        if not authority or not addresses or self._services.own.may_be(key[1]):
+        if not authority or self._services.own.may_be(verdict.port):
             return False
+        first = verdict.addresses[0]
         self._native.add_route(
-            kind,
-            0,
+            KINDS[head.method, head.form],
+            client.address,
+            (head.get(b"proxy-authorization") or b"") if self._keyed else b"",
             authority,
-            key,
+            verdict.key,
             host_field(head),
-            REPEAT_SECONDS,
-            self._socket_address(addresses[0], key[1]),
-            addresses[0],
-            len(addresses) == 1,
+            min(REPEAT_SECONDS, verdict.repeat_for),
+            b"" if verdict.source_address else socket_address(first, verdict.port),
+            first,
+            len(verdict.addresses) == 1,
+            record.user,
         )
         return True
-
-    def _socket_address(self, address: str, port: int) -> bytes:
-        """Where the relay connects to."""
-        return socket_address(address, port)
 
     # ---- what the relay says -----------------------------------------------------------
 
@@ -148,9 +160,9 @@ class Exchanges:
     def __len__(self) -> int:
         return self._native.kept
 
-    def take(self, key: Key) -> tuple[Stream, str] | None:
+    def take(self, key: Key, addresses: Container[str]) -> tuple[Stream, str] | None:
         """As :meth:`IdlePool.take`."""
-        found = self._native.take(key)
+        found = self._native.take(key, addresses)
         if found is None:
             return None
         fd, peer = found
@@ -187,10 +199,12 @@ def own_ports() -> tuple[int, int]:
         return 1024, 65535
 
 
-def exchange_options(times: Timeouts, via: bytes, *, log: bool) -> ExchangeOptions:
-    """The relay's settings. ``via`` is our pseudonym, b"" for none."""
+def exchange_options(times: Timeouts, via: bytes, *, keyed: bool, log: bool) -> ExchangeOptions:
+    """The relay's settings. ``via`` is our pseudonym, b"" for none; ``keyed``: a decision
+    depends on the client's credentials."""
     rules = dict(REQUEST_RULES)
-    rules[b"proxy-authorization"] = "drop"
+    if not keyed:
+        rules[b"proxy-authorization"] = "drop"
     if not via:
         del rules[b"via"]
     return ExchangeOptions(

@@ -24,12 +24,8 @@ from spliceproxy.http1.rewrite import (
     upgrade,
 )
 from spliceproxy.observe.record import Record
-from spliceproxy.relay.interface import (
-    CLIENT_RESET,
-    IDLE,
-    SOURCE_ERROR,
-    TARGET_IDLE,
-)
+from spliceproxy.policy.engine import Verdict
+from spliceproxy.relay.interface import CLIENT_RESET, IDLE, SOURCE_ERROR, TARGET_IDLE
 from spliceproxy.services import Services
 from spliceproxy.stream import Stream
 from spliceproxy.tunnel import hand_over
@@ -72,13 +68,13 @@ class Exchange:
         "_client",
         "_forwarded",
         "_head",
-        "_key",
         "_length",
         "_origin",
         "_origin_failed",
         "_record",
         "_services",
         "_upload",
+        "_verdict",
         "answered",
         "cut_by_reset",
         "uploaded",
@@ -90,7 +86,7 @@ class Exchange:
         client: Stream,
         head: RequestHead,
         record: Record,
-        key: tuple[str, int],
+        verdict: Verdict,
         abort: Callable[[Exception], None],
         forwarded: list[bytes] | None,
         begun: Begun | None = None,
@@ -99,7 +95,7 @@ class Exchange:
         self._client = client
         self._head = head
         self._record = record
-        self._key = key
+        self._verdict = verdict
         self._abort = abort
         self._forwarded = forwarded
         self._begun = begun
@@ -150,7 +146,7 @@ class Exchange:
         """An idle connection, if there is one and the request may be sent again."""
         if self._head.method not in IDEMPOTENT or self._body != Body.NONE:
             return False
-        idle = self._services.pool.take(self._key)
+        idle = self._services.pool.take(self._verdict.key, self._verdict.addresses)
         if idle is None:
             return False
         self._origin, self._record.peer = idle
@@ -158,7 +154,7 @@ class Exchange:
 
     async def _dial(self) -> None:
         self._client.watch(self._client_gone)
-        self._origin = await self._services.dial(*self._key, self._record)
+        self._origin = await self._services.dial(self._verdict, self._record)
 
     def _close_origin(self) -> None:
         if self._origin is not None:
@@ -351,7 +347,7 @@ class Exchange:
             raise ClientGone(IDLE if error.reason == TARGET_IDLE else CLIENT_RESET) from error
         self.cut_by_reset = False  # it is whole
         if kind != Body.CLOSE and persistent(response) and self.uploaded:
-            self._services.pool.put(self._key, origin, self._record.peer)
+            self._services.pool.put(self._verdict.key, origin, self._record.peer)
             self._origin = None
         return not close
 

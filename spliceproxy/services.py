@@ -1,4 +1,4 @@
-"""What every connection of a worker shares: settings, relay, dialer, pool, log."""
+"""What every connection of a worker shares: settings, policy, relay, dialer, pool, log."""
 
 from __future__ import annotations
 
@@ -16,10 +16,15 @@ from spliceproxy.exchanges import Exchanges
 from spliceproxy.files import Site
 from spliceproxy.observe.accesslog import AccessLog
 from spliceproxy.observe.record import Record
+from spliceproxy.policy.engine import Policy, Verdict
+from spliceproxy.policy.learn import Learned
 from spliceproxy.relay.driver import RelayDriver
 from spliceproxy.stream import Stream
 from spliceproxy.upstream.dialer import Dialer
 from spliceproxy.upstream.pool import Pool
+
+_UNSPECIFIED = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+"""Where connect(2) to an unspecified address leads."""
 
 
 class Own:
@@ -39,13 +44,16 @@ class Own:
         return port in self._hosts
 
     def has(self, sock: socket.socket, peer: str, port: int) -> bool:
-        """Whether ``sock``, connected to ``peer`` and ``port``, is connected to ourselves.
-        An address of every interface is met when both ends have the same."""
+        """Whether ``sock``, connected to ``peer`` and ``port``, is connected to ourselves. An
+        address of every interface is met when both ends have the same, or the far one is
+        loopback."""
         hosts = self._hosts.get(port)
         if hosts is None:
             return False
+        peer = _UNSPECIFIED.get(peer, peer)
         return peer in hosts or (
-            not hosts.isdisjoint(("::", "0.0.0.0")) and sock.getsockname()[0] == peer
+            not hosts.isdisjoint(("::", "0.0.0.0"))
+            and (sock.getsockname()[0] == peer or peer.startswith("127."))
         )
 
 
@@ -62,6 +70,8 @@ class Services:
     log: AccessLog | None
     site: Site | None
     own: Own
+    policy: Policy
+    learned: Learned | None
     exchanges: Exchanges | None = None
     draining: bool = False
     via: bytes = field(init=False)
@@ -79,17 +89,18 @@ class Services:
             self._date = formatdate(now, usegmt=True).encode("ascii")
         return self._date
 
-    async def dial(self, host: str, port: int, record: Record) -> Stream:
-        """A connection to the origin; Failure also where that would be the proxy itself
-        (with files to serve, that is no loop)."""
+    async def dial(self, verdict: Verdict, record: Record) -> Stream:
+        """A connection to where the policy allows; Failure also where that would be the
+        proxy itself (with files to serve, that is no loop)."""
+        where = verdict.addresses, verdict.port, verdict.source_address
         try:
-            sock, record.peer = await self.dialer.dial(host, port)
+            sock, record.peer = await self.dialer.connect(*where)
         except Failure as failure:
             if failure.error != "connection_limit_reached" or not len(self.pool):
                 raise
             self.pool.close()  # each idle connection is a descriptor
-            sock, record.peer = await self.dialer.dial(host, port)
-        if self.site is None and self.own.has(sock, record.peer, port):
+            sock, record.peer = await self.dialer.connect(*where)
+        if self.site is None and self.own.has(sock, record.peer, verdict.port):
             sock.close()
             raise Failure("proxy_loop_detected", "the request leads back to this proxy")
         return Stream(sock, self.loop)
@@ -99,3 +110,5 @@ class Services:
         record.end()
         if self.log is not None:
             self.log.write(record)
+        if self.policy.watches:
+            self.policy.closed(record)

@@ -9,24 +9,25 @@ import signal
 import socket
 from collections.abc import Sequence
 
-from spliceproxy.body import BodyMover
 from spliceproxy.config import Config
-from spliceproxy.exchanges import Exchanges
-from spliceproxy.files import Site
-from spliceproxy.observe.accesslog import open_log
+from spliceproxy.instance import Instance
+from spliceproxy.policy.engine import Policy
 from spliceproxy.relay.choice import EngineError, choose
-from spliceproxy.relay.driver import RelayDriver
 from spliceproxy.relay.interface import Relay, RelayOptions
-from spliceproxy.server import Server
-from spliceproxy.services import Own, Services
-from spliceproxy.upstream.dialer import Dialer
-from spliceproxy.upstream.pool import IdlePool
 from spliceproxy.upstream.resolver import Resolver
 
 log = logging.getLogger("spliceproxy")
 
 UNUSABLE = 2
 """Exit status for settings that cannot work here (supervisor.UNUSABLE)."""
+
+
+class _Unusable(Exception):
+    """Settings that cannot work here; ``cause`` is what a hook has raised, if it did."""
+
+    def __init__(self, error: ValueError) -> None:
+        super().__init__(str(error))
+        self.cause = error.__cause__
 
 
 def new_loop() -> tuple[asyncio.AbstractEventLoop, str]:
@@ -58,6 +59,10 @@ def run(config: Config, sockets: Sequence[socket.socket], lifeline: int, index: 
     try:
         loop.run_until_complete(_work(config, sockets, lifeline, relay, ready))
         return 0
+    except _Unusable as error:
+        if index == 0:
+            log.error("policy: %s", error, exc_info=error.cause)
+        return UNUSABLE
     except OSError as error:
         log.error("the worker failed: %s", error)
         return 1
@@ -71,35 +76,19 @@ async def _work(
     """``ready`` is said once clients are accepted."""
     loop = asyncio.get_running_loop()
     resolver = Resolver(config.timeouts.dns)
-    driver = RelayDriver(relay, loop)
-    services = Services(
-        loop=loop,
-        config=config,
-        relay=driver,
-        mover=BodyMover(driver, config.timeouts.idle),
-        dialer=Dialer(resolver, config.timeouts.dial),
-        pool=IdlePool(loop),
-        log=open_log(config.access_log, loop),
-        site=Site(config.serve) if config.serve is not None else None,
-        own=Own(sock.getsockname() for sock in sockets),
-    )
-    limit = -(-config.max_connections // config.workers)
-    server = Server(services, sockets, limit)
-    if relay.engine == "native":
-        exchanges = Exchanges(services, relay, server)  # type: ignore[arg-type]
-        services.exchanges = services.pool = exchanges
-    if services.log is not None:
-        loop.add_signal_handler(signal.SIGUSR1, services.log.reopen)
-    server.start()
+    try:
+        policy = Policy(config, resolver)
+    except ValueError as error:
+        raise _Unusable(error) from error
+    instance = Instance(config, sockets, relay, resolver, policy)
+    access_log = instance.services.log
+    if access_log is not None:
+        loop.add_signal_handler(signal.SIGUSR1, access_log.reopen)
+    instance.start()
     if ready:
         log.info("%s", ready)
     await _end_of_file(lifeline)
-    await server.drain(config.timeouts.drain)
-    services.pool.close()
-    services.relay.close()
-    await resolver.close()
-    if services.log is not None:
-        await services.log.close()
+    await instance.stop()
 
 
 async def _end_of_file(fd: int) -> None:

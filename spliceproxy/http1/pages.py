@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Sequence
+from html import escape
 from http import HTTPStatus
+from typing import NamedTuple
 
 from spliceproxy.http1.chain import trace_body
 from spliceproxy.http1.head import RequestHead
@@ -24,6 +28,10 @@ RETRY_AFTER = 1
 
 _PHRASES = {status.value: status.phrase for status in HTTPStatus}
 _PHRASES.update({413: "Content Too Large", 414: "URI Too Long"})  # RFC 9110; Python before 3.13
+
+_TEXT = b"text/plain; charset=utf-8"
+_HTML = b"text/html; charset=utf-8"
+_PROBLEM = b"application/problem+json"
 
 _SF_TOKEN = re.compile(r"[A-Za-z*][!#$%&'*+\-.^_`|~0-9A-Za-z:/]*").fullmatch
 _NOT_SF_STRING = re.compile(r"[^\x20-\x7e]")
@@ -50,8 +58,9 @@ def error_page(
     head_only: bool = False,
     date: bytes,
     extra: tuple[bytes, ...] = (),
+    denial: Denial | None = None,
 ) -> bytes:
-    """A whole response of ours: a head and a plain text of a few lines.
+    """A whole response of ours: a head and a plain text of a few lines, or a denial.
 
     ``error`` is an RFC 9209 type; ``detail`` may hold text of the request; ``minor`` is
     the client's HTTP/1.minor; ``close`` says whether its connection ends; ``head_only``
@@ -59,11 +68,15 @@ def error_page(
     field lines without CRLF, sent as they are.
     """
     phrase = _PHRASES.get(status, "Error")
-    body = f"{status} {phrase}\n{_printable(detail)}\n".encode()
+    if denial is None:
+        kind, text = _TEXT, f"{status} {phrase}\n{_printable(detail)}\n"
+    else:
+        kind, text = _denial(status, phrase, denial)
+    body = text.encode("utf-8", "replace")
     lines = [
         f"HTTP/1.1 {status} {phrase}".encode("ascii"),
         b"Date: " + date,
-        b"Content-Type: text/plain; charset=utf-8",
+        b"Content-Type: " + kind,
         b"Content-Length: %d" % len(body),
         b"Cache-Control: no-store",
         b"Proxy-Status: " + proxy_status(error, detail),
@@ -73,6 +86,76 @@ def error_page(
     lines += extra
     head = _end(lines, minor, close)
     return head if head_only else head + body
+
+
+class Denial(NamedTuple):
+    """What a denied request is told: the rule's id ("" for none), why, and what to do about
+    it; ``accept`` are the values of the request's Accept fields."""
+
+    rule: str
+    reason: str
+    advice: str
+    accept: Sequence[bytes] = ()
+
+
+def _denial(status: int, phrase: str, denial: Denial) -> tuple[bytes, str]:
+    """The media type and the text of a denial's body."""
+    reason, advice, rule = map(_printable, (denial.reason, denial.advice, denial.rule))
+    kind = _preferred(denial.accept)
+    if kind == _PROBLEM:  # RFC 9457
+        problem: dict[str, object] = {"title": phrase, "status": status, "detail": denial.reason}
+        if denial.rule:
+            problem["rule"] = denial.rule
+        return kind, json.dumps({**problem, "advice": denial.advice}) + "\n"
+    if kind == _HTML:
+        title = f"{status} {phrase}"
+        named = f"<p>Rule: <code>{escape(rule)}</code></p>\n" if rule else ""
+        return kind, (
+            f'<!DOCTYPE html>\n<html lang="en">\n<title>{title}</title>\n<h1>{title}</h1>\n'
+            f"<p>{escape(reason)}</p>\n{named}<p>{escape(advice)}</p>\n</html>\n"
+        )
+    named = f"Rule: {rule}\n" if rule else ""
+    return kind, f"{status} {phrase}\n{reason}\n{named}{advice}\n"
+
+
+_RANGES = {
+    "application/problem+json": (_PROBLEM, 2),
+    "application/json": (_PROBLEM, 2),
+    "application/*": (_PROBLEM, 1),
+    "text/html": (_HTML, 2),
+    "text/plain": (_TEXT, 2),
+    "text/*": (_TEXT, 1),
+    "*/*": (_TEXT, 0),
+}
+"""By media range the type that it stands for here, and how specific it is."""
+
+
+def _preferred(accept: Sequence[bytes]) -> bytes:
+    """The media type for a client that accepts this (RFC 9110 section 12.5.1): of those with
+    the highest weight the most specific, and of these first JSON, then HTML, then text."""
+    best = (0.0, -1, 0)
+    chosen = _TEXT
+    order = (_TEXT, _HTML, _PROBLEM)
+    for part in b",".join(accept).decode("latin-1").lower().split(","):
+        name, *parameters = (text.strip() for text in part.split(";"))
+        kind, specific = _RANGES.get(name, (b"", 0))
+        if not kind:
+            continue
+        rank = (_weight(parameters), specific, order.index(kind))
+        if rank > best and rank[0] > 0:
+            best, chosen = rank, kind
+    return chosen
+
+
+def _weight(parameters: Sequence[str]) -> float:
+    """A media range's q; 0 for one that is malformed."""
+    for parameter in parameters:
+        if parameter.startswith("q="):
+            return float(parameter[2:]) if _QVALUE(parameter[2:]) else 0.0
+    return 1.0
+
+
+_QVALUE = re.compile(r"0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?").fullmatch
 
 
 def trace_answer(head: RequestHead, *, close: bool, date: bytes) -> bytes:

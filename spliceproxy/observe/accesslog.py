@@ -2,6 +2,8 @@
 
     %ts.%03tu %6tr %>a %Ss/%03>Hs %<st %rm %ru %[un %Sh/%<a %mt
 
+Behind it ``rule=ID`` names the rule that has denied a request.
+
 The event loop only appends records to a list. A timer turns them into text, and a thread
 of its own writes it: a slow reader never holds up the loop. Several processes may write
 to the same place, so each write(2) is whole lines, and to anything but a regular file at
@@ -48,6 +50,7 @@ _TARGET_MAX = 3072
 _USER_MAX = 256
 _ADDRESS_MAX = 128
 _TYPE_MAX = 128
+_RULE_MAX = 64
 
 # All that RFC 3986 has no place for, and the apostrophe. What a client has escaped in a
 # URL stays as it is, so % is not among them; in a user name it is escaped too.
@@ -74,7 +77,8 @@ _log = logging.getLogger(__name__)
 
 
 def format_line(record: Record | PlainRecord) -> str:
-    """The record's line with its LF: ASCII, ten fields, at most PIPE_BUF bytes."""
+    """The record's line with its LF: ASCII, ten fields, and an eleventh for what a rule has
+    denied; at most PIPE_BUF bytes."""
     # squid's words for a connection that brought no request.
     method = record.method or "NONE"
     target = record.target or "error:invalid-request"
@@ -85,7 +89,8 @@ def format_line(record: Record | PlainRecord) -> str:
         f"{record.bytes_out} {_escape(method, _METHOD_MAX)} {_escape(target, _TARGET_MAX)} "
         f"{_escape(record.user, _USER_MAX, _UNSAFE_NAME)} "
         f"{hierarchy}{_escape(record.peer, _ADDRESS_MAX)} "
-        f"{_escape(record.content_type.partition(';')[0].rstrip(), _TYPE_MAX)}\n"
+        f"{_escape(record.content_type.partition(';')[0].rstrip(), _TYPE_MAX)}"
+        f"{f' rule={_escape(record.rule, _RULE_MAX)}' if record.rule else ''}\n"
     )
 
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from types import MappingProxyType
+
+_NO_TAGS: Mapping[str, str] = MappingProxyType({})
 
 
 class Record:
@@ -16,12 +20,16 @@ class Record:
         "content_type",
         "ended_at",
         "error",
+        "host",
         "method",
         "peer",
+        "port",
         "reason",
+        "rule",
         "seconds",
         "started",
         "status",
+        "tags",
         "target",
         "user",
     )
@@ -33,14 +41,28 @@ class Record:
         self.ended_at = 0.0
         self.method = ""
         self.target = ""  # as received: absolute URI, host:port, or a path
+        self.host = ""  # where it is to go, lower case; "" if the proxy itself was asked
+        self.port = 0
         self.user = ""
         self.peer = ""  # the address dialled, "" if none was
         self.status = 0  # sent to the client; 0 if nothing was
         self.content_type = ""  # of the answer, as received; "" if it has none
         self.error = ""  # RFC 9209 type where the proxy answered itself
+        self.rule = ""  # the id of what denied the request
+        self.tags: Mapping[str, str] = _NO_TAGS  # the policy hook's
         self.reason = ""  # how it ended: the relay's reason, "" for a plain end
         self.bytes_in = 0  # received from the client, head included
         self.bytes_out = 0  # sent to the client, head included
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is over: bytes and seconds are known then."""
+        return self.ended_at > 0.0
+
+    @property
+    def destination(self) -> str:
+        """``host:port``; an IPv6 address is in brackets."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     def end(self) -> None:
         """Stamps the end."""

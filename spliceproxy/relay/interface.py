@@ -222,8 +222,9 @@ class PlainRecord(NamedTuple):
     peer: str
     content_type: str
     reason: str
-    user: str = ""
+    user: str
     error: str = ""
+    rule: str = ""
 
 
 class ExchangeOptions(NamedTuple):

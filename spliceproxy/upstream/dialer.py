@@ -36,7 +36,6 @@ from errno import (
 
 from spliceproxy import tcp
 from spliceproxy.errors import Failure
-from spliceproxy.upstream.resolver import Resolver
 
 ATTEMPT_DELAY = 0.25
 """Seconds after which the next address is tried beside the last (RFC 8305 section 5)."""
@@ -66,37 +65,34 @@ _ERRNOS = {
 _TYPES = {errno: error for error, errnos in _ERRNOS.items() for errno in errnos}
 _RANKS = {error: rank for rank, error in enumerate(_ERRNOS)}
 
+_IP_BIND_ADDRESS_NO_PORT = 24  # ip(7)
+
 _STREAM = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
 
 
 class Dialer:
-    """Makes connections, each within ``timeout`` seconds after its name is resolved."""
+    """Makes connections, each within ``timeout`` seconds."""
 
-    __slots__ = ("_resolver", "_timeout")
+    __slots__ = ("_timeout",)
 
-    def __init__(self, resolver: Resolver, timeout: float) -> None:
-        self._resolver = resolver
+    def __init__(self, timeout: float) -> None:
         self._timeout = timeout
 
-    def known(self, host: str) -> tuple[str, ...] | None:
-        """The addresses of ``host`` if they are known without waiting."""
-        return self._resolver.cached(host)
-
-    async def dial(self, host: str, port: int) -> tuple[socket.socket, str]:
-        """:meth:`connect` to the addresses of ``host``; also the resolver's failures."""
-        addresses = self._resolver.cached(host)
-        if addresses is None:
-            addresses = await self._resolver.resolve(host)
-        return await self.connect(addresses, port)
-
-    async def connect(self, addresses: Sequence[str], port: int) -> tuple[socket.socket, str]:
+    async def connect(
+        self, addresses: Sequence[str], port: int, source: str = ""
+    ) -> tuple[socket.socket, str]:
         """A connected socket, which is the caller's, and the address that it is connected to.
 
-        ``addresses`` are IP literals in the order to try, at least one. The socket is
-        non-blocking, with TCP_NODELAY, keep-alive and SO_OOBINLINE. Failure: every address
-        failed, or the time is up. Cancelled: every socket is closed at once.
+        ``addresses`` are IP literals in the order to try, at least one; ``source`` is the
+        IP address to dial from, "" for any: addresses of the other family are left out. The
+        socket is non-blocking, with TCP_NODELAY, keep-alive and SO_OOBINLINE. Failure: every
+        address failed, or the time is up. Cancelled: every socket is closed at once.
         """
-        return await _Race(addresses, port, self._timeout).run()
+        if source:
+            addresses = [a for a in addresses if (":" in a) == (":" in source)]
+            if not addresses:
+                raise Failure("destination_ip_unroutable", f"no address to dial from {source}")
+        return await _Race(addresses, port, self._timeout, source).run()
 
 
 class _Race:
@@ -114,15 +110,17 @@ class _Race:
         "_loop",
         "_pending",
         "_port",
+        "_source",
         "_timeout",
         "_total",
     )
 
-    def __init__(self, addresses: Sequence[str], port: int, timeout: float) -> None:
+    def __init__(self, addresses: Sequence[str], port: int, timeout: float, source: str) -> None:
         self._loop = asyncio.get_running_loop()
         self._addresses = iter(addresses)  # those not tried yet
         self._left = self._total = len(addresses)
         self._port = port
+        self._source = source
         self._timeout = timeout
         self._pending: dict[int, tuple[socket.socket, str]] = {}  # by descriptor
         self._failed: tuple[int, str, int] | None = None  # the one to report: rank first
@@ -168,7 +166,7 @@ class _Race:
     def _start(self, address: str) -> bool:
         """Whether an attempt is now in progress; otherwise it has failed, or won."""
         try:
-            sock = _open(address)
+            sock = _open(address, self._source)
         except OSError as error:
             self._fail(address, error.errno)
             return False
@@ -214,11 +212,15 @@ class _Race:
             self._done.set_result(-1)
 
 
-def _open(address: str) -> socket.socket:
-    """A socket with its options, not connected."""
+def _open(address: str, source: str) -> socket.socket:
+    """A socket with its options, bound to ``source`` if there is one, not connected."""
     sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, _STREAM)
     try:
         tcp.set_options(sock)
+        if source:
+            # The port is chosen by connect(2): the same one may serve for several origins.
+            sock.setsockopt(socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
+            sock.bind((source, 0))
     except BaseException:
         sock.close()
         raise

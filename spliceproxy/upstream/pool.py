@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Protocol
 
 from spliceproxy.stream import Stream
 
-Key = tuple[str, int]
+Key = tuple[str, int, str]
+"""Host, port, and the address dialled from ("": any)."""
 
 MAX_IDLE = 10.0
 """Seconds an idle connection is kept: below the keep-alive time of most servers (nginx 75 s,
@@ -24,7 +25,7 @@ class Pool(Protocol):
     """Where idle connections are kept."""
 
     def __len__(self) -> int: ...
-    def take(self, key: Key) -> tuple[Stream, str] | None: ...
+    def take(self, key: Key, addresses: Container[str]) -> tuple[Stream, str] | None: ...
     def put(self, key: Key, stream: Stream, peer: str) -> None: ...
     def close(self) -> None: ...
 
@@ -42,12 +43,17 @@ class IdlePool:
     def __len__(self) -> int:
         return self._count
 
-    def take(self, key: Key) -> tuple[Stream, str] | None:
-        """The connection that was used last, and its peer's address. One whose origin has
-        just said something, maybe a 408 on its way to close, would answer wrongly."""
-        stack = self._idle.get(key)
-        while stack:
-            stream, peer, _ = stack.pop()
+    def take(self, key: Key, addresses: Container[str]) -> tuple[Stream, str] | None:
+        """The connection that was used last of those to one of ``addresses``, and its peer's
+        address. One whose origin has just said something, maybe a 408 on its way to close,
+        would answer wrongly."""
+        stack = self._idle.get(key, [])
+        at = len(stack)
+        while at:
+            at -= 1
+            if stack[at][1] not in addresses:
+                continue
+            stream, peer, _ = stack.pop(at)
             self._count -= 1
             if not stack:
                 del self._idle[key]

@@ -61,7 +61,7 @@ def test_no_answer_to_syn(new_proxy: NewProxy, each_loop: bool, make: Make) -> N
 
 
 @KINDS
-@pytest.mark.parametrize("host", ["255.255.255.255", "[fe80::1]"])
+@pytest.mark.parametrize("host", ["255.255.255.255", "[ff02::1]"])
 def test_unroutable(shared_proxy: ProxyProcess, host: str, make: Make) -> None:
     """Addresses that no connection can be made to."""
     status, error, result = ask(shared_proxy, make((host, 80)))

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from spliceproxy import cli, logs
-from spliceproxy.config import Address, Config, Timeouts
+from spliceproxy.config import Address, AuthConfig, Config, PolicyConfig, Timeouts
+from spliceproxy.settings.table import SETTINGS
 from spliceproxy.version import __version__
 
 
@@ -31,7 +32,6 @@ def refused(line: str, capsys: pytest.CaptureFixture[str]) -> str:
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("spliceproxy: ")
-    assert err.endswith(" (see --help)\n")
     assert err.count("\n") == 1
     return err
 
@@ -83,6 +83,41 @@ def test_every_flag(tmp_path: Path) -> None:
         log_level="debug",
     )
     assert parse(f"--serve {tmp_path}").serve == tmp_path
+
+
+def test_every_policy_flag(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    config = parse(
+        "--auth ada:se:cret --guard private --policy package.module:function "
+        f"--learn {tmp_path / 'seen'} --allow-clients 10.0.0.0/8 --allow-clients ::1"
+    )
+    assert config.auth == AuthConfig(user=("ada", "se:cret"))
+    assert config.policy == PolicyConfig(
+        guard="private",
+        hook="package.module:function",
+        learn=tmp_path / "seen",
+        clients=("10.0.0.0/8", "::1/128"),
+    )
+    assert parse(f"--htpasswd {file}").auth.htpasswd == file
+    assert parse(f"--locked {file}").policy.locked == file
+
+
+def test_policy_file_may_name_a_function(tmp_path: Path) -> None:
+    hook = tmp_path / "hook.py"
+    hook.touch()
+    assert parse(f"--policy {hook}").policy.hook == str(hook)
+    assert parse(f"--policy {hook}:decide").policy.hook == f"{hook}:decide"
+
+
+@pytest.mark.parametrize("value", ["secret", ":secret", "ada:", "a\tb:secret"])
+def test_password_is_never_shown(value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    text = refused(f"--auth '{value}'", capsys)
+    assert "--auth: invalid value; allowed: USER:PASSWORD" in text
+    assert "secret" not in text
+
+
+def test_access_log_words() -> None:
     assert parse("--access-log off").access_log == "off"
 
 
@@ -106,8 +141,16 @@ def test_listen(value: str, address: Address, text: str) -> None:
     assert str(found) == text
 
 
-def test_unix_path_is_from_the_directory_of_the_start() -> None:
-    assert parse("--listen unix:sock").listen == (Address(path=f"{os.getcwd()}/sock"),)
+def test_paths_are_from_the_directory_of_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "hook.py").touch()
+    assert parse("--listen unix:sock").listen == (Address(path=f"{tmp_path}/sock"),)
+    assert parse("--serve .").serve == tmp_path
+    assert parse("--access-log log").access_log == f"{tmp_path}/log"
+    assert parse("--policy hook.py").policy.hook == f"{tmp_path}/hook.py"
+    assert parse("--learn seen").policy.learn == tmp_path / "seen"
 
 
 @pytest.mark.parametrize(
@@ -224,6 +267,10 @@ def test_default_backend(value: str, backend: tuple[str, int]) -> None:
             for name in ("head", "dial", "dns", "idle", "half-close", "drain")
         ),
         ("--timeout-idle", ["0", "0.0"], "seconds above 0"),
+        ("--htpasswd", ["/nonexistent", "/etc", "''"], "a file that exists and can be read"),
+        ("--locked", ["/nonexistent", "/etc", "''"], "a file that exists and can be read"),
+        ("--learn", ["/nonexistent/file", "/etc", "''"], "a file in a directory that exists"),
+        ("--policy", ["a-b", "a/b", "/x.py", "a:", "a:1", "a.", "''"], "FILE.py that exists"),
     ],
 )
 def test_bad_value(
@@ -244,12 +291,14 @@ def test_bad_choice(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("--work 3", "--work"),  # no abbreviations
+        ("--work 3", "--work 3 (see --help)"),  # no abbreviations
         ("--nonsense", "--nonsense"),
         ("127.0.0.1:8888", "127.0.0.1:8888"),
         ("--workers", "--workers: expected one argument"),
         ("'two\nlines\x1b[31m'", r"two\nlines\x1b[31m"),
         ("--serve / --default-backend a:1", "not together with --default-backend"),
+        ("--learn /tmp/a --locked /etc/passwd", "--learn /tmp/a: not together with --locked"),
+        ("--config /nonexistent", "--config /nonexistent: cannot read it (No such file"),
         ("--access-log /", "--access-log /: cannot write to it (Is a directory)"),
         ("--access-log /nonexistent/log", "(No such file or directory)"),
     ],
@@ -298,12 +347,8 @@ def test_help_fits_a_terminal_and_names_every_flag() -> None:
     result = run("--help")
     assert (result.returncode, result.stderr) == (0, "")
     assert max(map(len, result.stdout.splitlines())) < 80
-    flags = (
-        "listen default-backend serve workers engine max-connections via forwarded-for "
-        "access-log log-level"
-    )
-    timeouts = "head dial dns idle half-close drain"
-    for flag in [*flags.split(), "version", *(f"timeout-{name}" for name in timeouts.split())]:
+    settings = [setting.name for setting in SETTINGS if setting.section]
+    for flag in ["config", *settings, "version"]:
         assert re.search(rf"^  --{flag}\b", result.stdout, re.M), flag
     for default in (":8888", "auto", "0", "30", "10", "5", "3600", "60", "-", "info"):
         assert re.search(rf"default:\s+{default}[,)]", result.stdout), default
@@ -326,7 +371,8 @@ def test_flags_are_answered_without_loading_the_proxy() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
     ).stdout.split()
     assert "spliceproxy.config" in out
-    assert not {"asyncio", "uvloop", "logging", "socket", "spliceproxy.supervisor"} & set(out)
+    heavy = {"asyncio", "uvloop", "logging", "socket", "idna", "tomllib", "tomli_w"}
+    assert not {*heavy, "spliceproxy.supervisor"} & set(out)
 
 
 def test_port_in_use_exits_1_with_one_line() -> None:

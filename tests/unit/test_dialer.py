@@ -18,7 +18,6 @@ from spliceproxy import tcp
 from spliceproxy.errors import Failure
 from spliceproxy.upstream import dialer as module
 from spliceproxy.upstream.dialer import Dialer
-from spliceproxy.upstream.resolver import Resolver
 
 # A socket that only the garbage collector closes is a leak too.
 pytestmark = [
@@ -103,7 +102,7 @@ def hole(port: int) -> Iterator[str]:
 
 def dialer(timeout: float = NEVER) -> Dialer:
     """One that only connects: it has no resolver."""
-    return Dialer(None, timeout)  # type: ignore[arg-type]
+    return Dialer(timeout)
 
 
 async def fails(dialer: Dialer, addresses: list[str], port: int) -> Failure:
@@ -146,27 +145,17 @@ def test_connects(run: Run, address: str) -> None:
         run(main())
 
 
-def test_a_name_is_resolved_and_its_failure_passes(run: Run, port: int) -> None:
-    class Names(Resolver):
-        def __init__(self) -> None:
-            pass
-
-        def cached(self, host: str) -> tuple[str, ...] | None:
-            return ("127.0.0.1",) if host == "cached.test" else None
-
-        async def resolve(self, host: str) -> tuple[str, ...]:
-            if host == "slow.test":
-                return ("127.0.0.2", "127.0.0.1")
-            raise Failure("dns_error", host)
-
+def test_dials_from_an_address(run: Run, listener: socket.socket, port: int) -> None:
     async def main() -> None:
-        dialer = Dialer(Names(), NEVER)
-        for host in ("cached.test", "slow.test"):
-            sock, peer = await dialer.dial(host, port)
-            assert peer == "127.0.0.1"
-            sock.close()
-        with pytest.raises(Failure, match=r"bad\.test"):
-            await dialer.dial("bad.test", port)
+        sock, peer = await dialer().connect(["::1", "127.0.0.1"], port, "127.0.0.5")
+        assert peer == "127.0.0.1"
+        assert sock.getsockname()[0] == "127.0.0.5"
+        sock.close()
+        with pytest.raises(Failure, match="no address to dial from"):
+            await dialer().connect(["::1"], port, "127.0.0.5")
+        with pytest.raises(Failure) as caught:  # TEST-NET-3: not of this machine
+            await dialer().connect(["127.0.0.1"], port, "203.0.113.9")
+        assert caught.value.error == "destination_ip_unroutable"
 
     run(main())
 
@@ -224,7 +213,7 @@ def test_a_failure_beside_a_silent_address_starts_the_next(
     monkeypatch.setattr(module, "ATTEMPT_DELAY", 0.05)
     opened: list[str] = []
 
-    def count(address: str) -> socket.socket:
+    def count(address: str, source: str) -> socket.socket:
         opened.append(address)
         if len(opened) == 2:  # from now on only a failure starts another attempt
             monkeypatch.setattr(module, "ATTEMPT_DELAY", NEVER)
@@ -259,10 +248,10 @@ def test_the_first_to_answer_wins_whatever_its_place(
     started = asyncio.Event()
     original = module._open
 
-    def watch(address: str) -> socket.socket:
+    def watch(address: str, source: str) -> socket.socket:
         if address == hole:
             started.set()
-        return original(address)
+        return original(address, source)
 
     monkeypatch.setattr(module, "_open", watch)
     with _listen("127.0.0.8", port, backlog=0) as late, socket.socket() as filler:
@@ -347,7 +336,7 @@ class Failing(socket.socket):
 def test_errors(
     run: Run, port: int, monkeypatch: pytest.MonkeyPatch, code: int, error: str, when: str
 ) -> None:
-    def failing(address: str) -> socket.socket:
+    def failing(address: str, source: str) -> socket.socket:
         sock = Failing(type=module._STREAM)
         setattr(sock, when, code)
         return sock
@@ -377,7 +366,7 @@ def test_of_several_failures_the_one_that_says_most(
 ) -> None:
     left = iter(codes)
 
-    def failing(address: str) -> socket.socket:
+    def failing(address: str, source: str) -> socket.socket:
         sock = Failing(type=module._STREAM)
         sock.now = next(left)
         return sock
@@ -440,7 +429,7 @@ def test_a_connection_to_itself_is_refused(run: Run, monkeypatch: pytest.MonkeyP
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
 
-    def bound(address: str) -> socket.socket:
+    def bound(address: str, source: str) -> socket.socket:
         sock = socket.socket(type=module._STREAM)
         sock.bind(("127.0.0.1", port))
         return sock
@@ -500,7 +489,7 @@ def test_cancelling_beside_the_winner(run: Run, port: int, hole: str) -> None:
 
     async def main() -> None:
         before = _descriptors()
-        race = module._Race([hole, "127.0.0.1"], port, NEVER)
+        race = module._Race([hole, "127.0.0.1"], port, NEVER, "")
         task = asyncio.create_task(race.run())
         race._done.add_done_callback(lambda _: task.cancel())
         with pytest.raises(asyncio.CancelledError):

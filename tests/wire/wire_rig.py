@@ -9,21 +9,22 @@ import os
 import re
 import socket
 import struct
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Container, Iterable, Sequence
 from functools import partial
 
 from wire_case import PROBE, PROBED, Case, Step, wire
 
 from spliceproxy.body import BodyMover
-from spliceproxy.config import Config
+from spliceproxy.config import Config, PolicyConfig
 from spliceproxy.connection import Connection
 from spliceproxy.observe.record import Record
+from spliceproxy.policy.engine import Policy, Verdict
 from spliceproxy.relay.choice import choose
 from spliceproxy.relay.driver import RelayDriver
 from spliceproxy.relay.interface import RelayOptions
 from spliceproxy.services import Own, Services
 from spliceproxy.stream import Stream
-from spliceproxy.upstream.pool import IdlePool
+from spliceproxy.upstream.pool import IdlePool, Key
 
 PATIENCE = 20.0
 """Seconds after which a case has stalled."""
@@ -45,8 +46,8 @@ class _Services(Services):
     def date(self) -> bytes:
         return b"Sun, 06 Nov 1994 08:49:37 GMT"
 
-    async def dial(self, host: str, port: int, record: Record) -> Stream:
-        stream = await super().dial(host, port, record)
+    async def dial(self, verdict: Verdict, record: Record) -> Stream:
+        stream = await super().dial(verdict, record)
         dialer: _Dialer = self.dialer  # type: ignore[assignment]
         dialer.run.peers[-1].stream = stream
         return stream
@@ -57,15 +58,27 @@ class _Services(Services):
         dialer.run.records.append((record.status, record.error, record.reason))
 
 
+class _Names:
+    """Stands in for the resolver: a name is an address, and leads to ORIGIN too."""
+
+    def cached(self, host: str) -> tuple[str, ...]:
+        return host, ORIGIN
+
+    async def resolve(self, host: str) -> tuple[str, ...]:
+        raise NotImplementedError
+
+
 class _Dialer:
     """Stands in for upstream.dialer.Dialer."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
 
-    async def dial(self, host: str, port: int) -> tuple[socket.socket, str]:
+    async def connect(
+        self, addresses: Sequence[str], port: int, source: str
+    ) -> tuple[socket.socket, str]:
         run = self.run
-        run.dials.append((host, port))
+        run.dials.append((addresses[0], port))
         if isinstance(run.case.dial, Exception):
             raise run.case.dial
         if run.case.dial:
@@ -81,11 +94,11 @@ class _Pool(IdlePool):
 
     late: Callable[[], object] | None = None
 
-    def take(self, key: tuple[str, int]) -> tuple[Stream, str] | None:
+    def take(self, key: Key, addresses: Container[str]) -> tuple[Stream, str] | None:
         late, self.late = self.late, None
         if late is not None:
             late()
-        return super().take(key)
+        return super().take(key, addresses)
 
 
 class _Peer:
@@ -152,7 +165,9 @@ class Run:
         self.dials: list[tuple[str, int]] = []
         self.records: list[tuple[int, str, str]] = []
         self.pool = _Pool(rig.loop)
-        config = Config(listen=(), **case.config)
+        # Names of no network, and clients and origins of networks for documentation.
+        policy = PolicyConfig(guard="off", clients=("0.0.0.0/0",))
+        config = Config(listen=(), policy=policy, **case.config)
         self.services = _Services(
             loop=rig.loop,
             config=config,
@@ -163,6 +178,8 @@ class Run:
             log=None,
             site=None,
             own=Own(case.own),
+            policy=Policy(config, _Names()),
+            learned=None,
             draining=case.draining,
         )
         self._got = b""

@@ -1,0 +1,106 @@
+"""What the proxy would do with a request, found out without sending it: for people, programs
+and tests."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from spliceproxy.config import Config
+from spliceproxy.http1.errors import HeadError
+from spliceproxy.http1.target import split_target
+from spliceproxy.policy.explain import Explanation, walk
+from spliceproxy.policy.networks import UNIX, canonical_address
+from spliceproxy.policy.request import Request
+from spliceproxy.upstream.resolver import Resolver
+
+
+def explain(config: Config, request: Request) -> Explanation:
+    """Whether the settings allow a request, and why::
+
+        config = spliceproxy.load_config("proxy.toml")
+        request = Request(client="10.0.8.3", host="pypi.org", addresses=("192.0.2.1",))
+        assert explain(config, request).allowed
+
+    ``addresses`` of the request stand for what its name resolves to; without any the DNS is
+    asked, and that is all that is sent. ``user`` is believed, and its groups are looked up.
+    The hook is called, on an event loop of its own: not to be used within one. ValueError for
+    settings, or an address, that make no sense.
+    """
+    return asyncio.run(_explain(config, request))
+
+
+async def _explain(config: Config, request: Request) -> Explanation:
+    if request.addresses:
+        addresses = tuple(map(canonical_address, request.addresses))
+        return await walk(config, request, _Given(addresses))
+    resolver = Resolver(config.timeouts.dns)
+    try:
+        return await walk(config, request, resolver)
+    finally:
+        await resolver.close()
+
+
+class _Given:
+    """Names that all lead to the same addresses."""
+
+    def __init__(self, addresses: tuple[str, ...]) -> None:
+        self._addresses = addresses
+
+    def cached(self, host: str) -> tuple[str, ...]:
+        return self._addresses
+
+    async def resolve(self, host: str) -> tuple[str, ...]:
+        return self._addresses
+
+
+def as_text(explanation: Explanation) -> str:
+    """A line for each step, the deciding one marked, and one for the end of it."""
+    lines = [
+        f"{'=>' if step.decides else '  '} {step.name:<8} {'yes' if step.passed else 'no ':<3}  "
+        f"{step.text}"
+        for step in explanation.steps
+    ]
+    rule = f", rule {explanation.rule}" if explanation.rule else ""
+    if explanation.allowed:
+        lines.append(f"allowed{rule}: would connect to {', '.join(explanation.addresses)}")
+    else:
+        lines.append(f"refused with {explanation.status}{rule}: {explanation.reason}")
+    return "\n".join(lines)
+
+
+def as_json(explanation: Explanation) -> str:
+    """The same for programs: an object with the fields of Explanation."""
+    return json.dumps(asdict(explanation), indent=2)
+
+
+def read_request(
+    method: str, target: str, client: str, user: str = "", addresses: Sequence[str] = ()
+) -> Request:
+    """A request by the method and target of its first line, and the client's IP address or
+    "unix". ValueError says what is wrong."""
+    for address in (*addresses, *([client] if client != UNIX else [])):
+        try:
+            canonical_address(address)
+        except ValueError:
+            raise ValueError(f"{address!r} is no IP address") from None
+    try:
+        form, scheme, host, port, path = split_target(method, target)
+    except HeadError as error:
+        raise ValueError(error.detail) from None
+    if form != "authority" and scheme != "http":
+        raise ValueError(
+            f"{target!r}; allowed: CONNECT HOST:PORT, or another method and http://..."
+        )
+    return Request(
+        client="" if client == UNIX else canonical_address(client),
+        user=user,
+        method=method,
+        scheme=scheme,
+        host=host,
+        port=port,
+        path=path,
+        addresses=tuple(addresses),
+    )

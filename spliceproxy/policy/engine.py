@@ -1,0 +1,340 @@
+"""The policy: everything that is asked before a request is served, forwarded or dialled.
+
+In this order: may the client use the proxy at all, who is it, is the destination in the file
+that it is locked to, what do the rules say, where does the name lead, do the rules and the
+guard let those addresses be dialled, and what does the hook say. The first no is the answer.
+Nothing here waits unless a password's hash, a name or the hook has to be waited for.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+from spliceproxy.config import Config
+from spliceproxy.errors import Denied, Failure
+from spliceproxy.policy.auth import Authenticator, peer_uid
+from spliceproxy.policy.clients import NEAR, ClientNetworks, is_local
+from spliceproxy.policy.decision import Allow, Deny
+from spliceproxy.policy.guard import Guard
+from spliceproxy.policy.hook import Functions, Hook, load
+from spliceproxy.policy.lockfile import LOCKED, Locked
+from spliceproxy.policy.names import canonical
+from spliceproxy.policy.request import Request
+from spliceproxy.policy.rules import DEFAULT, Match, RuleSet, Selection
+
+log = logging.getLogger("spliceproxy")
+
+REPEAT = 60.0
+"""Seconds for which a decision may be repeated at most: a rule that sees other addresses of
+a name, and a name that has moved, are noticed within it."""
+
+STRANGER = "clients"
+"""The id by which the refusal of a client that may not use the proxy is known."""
+
+
+class Head(Protocol):
+    """What is looked at in a request's head (``http1.head.RequestHead``)."""
+
+    @property
+    def method(self) -> str: ...
+    @property
+    def scheme(self) -> str: ...
+    @property
+    def host(self) -> str: ...
+    @property
+    def port(self) -> int: ...
+    @property
+    def path(self) -> str: ...
+    @property
+    def fields(self) -> Sequence[tuple[bytes, bytes]]: ...
+    def values(self, name: bytes) -> Sequence[bytes]: ...
+
+
+class Notes(Protocol):
+    """What is written down about a request as soon as it is known (``observe.record``)."""
+
+    host: str
+    port: int
+    user: str
+    tags: Mapping[str, str]
+
+
+class Names(Protocol):
+    """Where names lead (``upstream.resolver.Resolver``)."""
+
+    def cached(self, host: str) -> tuple[str, ...] | None: ...
+    async def resolve(self, host: str) -> tuple[str, ...]: ...
+
+
+class Client(NamedTuple):
+    """One client's connection: its address ("": a Unix socket), whether it is on this
+    machine, and its uid where that counts, else -1."""
+
+    address: str
+    local: bool
+    uid: int
+
+
+class Verdict(NamedTuple):
+    """Where a request may go.
+
+    ``addresses`` are all that may be dialled for it, or be at the other end of a connection
+    that is used again, in the order to try; ``source_address`` is the one to dial from, ""
+    for any. For ``repeat_for`` seconds the same holds for every request of this client with
+    the same method, host and port, and the same Proxy-Authorization field or none; 0: ask
+    again.
+    """
+
+    host: str
+    port: int
+    addresses: tuple[str, ...]
+    source_address: str
+    repeat_for: float
+
+    @property
+    def key(self) -> tuple[str, int, str]:
+        """The same for connections that may stand in for one another."""
+        return self.host, self.port, self.source_address
+
+
+class Policy:
+    """The policy of one worker, to be finished inside its event loop. ValueError for settings
+    that make no sense (RuleError, HookError among them)."""
+
+    def __init__(self, config: Config, names: Names, functions: Functions | None = None) -> None:
+        """``functions`` stand in for those that ``config.policy.hook`` names."""
+        policy = config.policy
+        self._names = names
+        self._auth = Authenticator(config.auth)
+        self._rules = RuleSet(policy.rules, policy.default)
+        self._ruled = bool(policy.rules) or policy.default == "deny"
+        self._enforce = not policy.report_only
+        self._locked = None if policy.locked is None else Locked(policy.locked)
+        guard = Guard(policy.guard, policy.guard_allow, policy.guard_deny)
+        self._guard = guard if policy.guard != "off" or policy.guard_deny else None
+        # Who serves files or stands before a backend of its own is no open relay.
+        self._clients = None if policy.clients is None else ClientNetworks(policy.clients)
+        self._relayed = self._clients
+        if self._clients is None and not self._auth.enabled:
+            self._relayed = ClientNetworks(NEAR)
+        if functions is None and policy.hook:
+            functions = load(policy.hook)
+        self._hook = Hook(functions or Functions(), policy.hook_timeout, policy.hook_cache)
+        self._asks = self._hook.decides
+        self._spells = self._ruled or self._asks or self._locked is not None
+
+    # ---- what connections call -------------------------------------------------------
+
+    def client(self, address: str, sock: socket.socket) -> Client:
+        """A connection that was accepted."""
+        uid = peer_uid(sock) if not address and self._auth.uses_peers else -1
+        return Client(address, is_local(address), uid)
+
+    async def decide(
+        self, client: Client, head: Head, host: str, port: int, notes: Notes, *, own: bool = False
+    ) -> Verdict:
+        """Whether a request may go to a host, and to which addresses. ``own``: the operator
+        has named it as the backend, so that the guard has nothing to say.
+
+        Denied; Unauthenticated; Failure also where the name or the hook fails.
+        """
+        notes.host, notes.port = host, port
+        networks = self._clients if own else self._relayed
+        if networks is not None and not networks.admit(client.address):
+            raise _stranger()
+        user, groups, repeat = "", _NONE, REPEAT
+        if self._auth.enabled:
+            user, groups, repeat = await self._identify(client, head, notes)
+        selected: Selection | None = None
+        name = host
+        if self._spells:
+            name = _canonical(host)
+            repeat = min(repeat, self._rules.repeat_for)
+            if self._locked is not None and not self._locked.admits(name, port):
+                raise _unlisted(name, port)
+        if self._ruled:
+            selected = self._rules.select(client.address, user, groups, head.method, name, port)
+            match = selected.settled
+            if match is not None:
+                self._apply(match, client, head, name, port)
+                selected = None  # the same for every address
+        addresses = self._names.cached(host)
+        if addresses is None:
+            addresses = await self._names.resolve(host)
+        addresses = self._sift(addresses, selected, client, head, name, port, own)
+        if not self._asks:
+            return Verdict(host, port, addresses, "", repeat)
+        request = _request(client, user, groups, head, name, port, addresses)
+        allow, repeat = await self._ask(request, repeat, notes)
+        if allow.addresses:
+            own = own and set(allow.addresses) <= set(addresses)
+            addresses = self._sift(allow.addresses, selected, client, head, name, port, own)
+        return Verdict(host, port, addresses, allow.source_address, repeat)
+
+    async def admit(self, client: Client, head: Head, notes: Notes) -> None:
+        """Whether a request that the proxy itself answers may be answered. Raises as
+        :meth:`decide` does."""
+        if self._clients is not None and not self._clients.admit(client.address):
+            raise _stranger()
+        user, groups = "", _NONE
+        if self._auth.enabled:
+            user, groups, _ = await self._identify(client, head, notes)
+        if not self._ruled and not self._asks:
+            return
+        name = _canonical(head.host) if head.host else ""
+        request = _request(client, user, groups, head, name, head.port, ())
+        self._apply(self._rules.decide(request), client, head, name, head.port)
+        if self._asks:
+            await self._ask(request, 0.0, notes)
+
+    @property
+    def identifies(self) -> bool:
+        """Whether an answer may depend on the client's credentials."""
+        return self._auth.enabled
+
+    @property
+    def watches(self) -> bool:
+        """Whether :meth:`closed` has anyone to tell."""
+        return self._hook.watches
+
+    def closed(self, record: object) -> None:
+        """A request or tunnel is over."""
+        self._hook.closed(record)
+
+    async def finish(self) -> None:
+        """The worker ends."""
+        await self._hook.finish()
+        self._auth.close()
+
+    # ---- the steps -------------------------------------------------------------------
+
+    async def _identify(
+        self, client: Client, head: Head, notes: Notes
+    ) -> tuple[str, frozenset[str], float]:
+        """The user, its groups, and the seconds for which both hold."""
+        auth = self._auth
+        found = auth.identify(head.values(b"proxy-authorization"), client.address, client.uid)
+        user = found if isinstance(found, str) else await found
+        notes.user = user
+        return user, auth.groups_of(user), auth.repeat_for
+
+    def _sift(
+        self,
+        addresses: tuple[str, ...],
+        selected: Selection | None,
+        client: Client,
+        head: Head,
+        name: str,
+        port: int,
+        own: bool,
+    ) -> tuple[str, ...]:
+        """The addresses that rules and guard let through, at least one; Denied. ``selected``
+        are the rules that match but for the address, None where none of them counts."""
+        if selected is not None:
+            passed, match = selected.sift(addresses)
+            self._apply(match, client, head, name, port)
+            addresses = passed or addresses  # denied, and only reported
+        if own or self._guard is None:
+            return addresses
+        allowed, fault = self._guard.check(addresses, client.local)
+        if not allowed:
+            raise _prohibited(fault)
+        return allowed
+
+    def _apply(self, match: Match, client: Client, head: Head, name: str, port: int) -> None:
+        """Denied, where a rule says no; what only reports is logged."""
+        if match.allow and not match.reports:
+            return
+        would = [(rule, "deny" if match.allow else "allow") for rule in match.reports]
+        if not match.allow:
+            if self._enforce:
+                raise _denied(match.rule)
+            would.append((match.rule, "deny"))
+        for rule, action in would:
+            log.info(
+                "rule %s (report only) would %s: client %s, %s %s:%d",
+                rule,
+                action,
+                client.address or "unix",
+                head.method,
+                name,
+                port,
+            )
+
+    async def _ask(self, request: Request, repeat: float, notes: Notes) -> tuple[Allow, float]:
+        """The hook's yes and the seconds for which it holds; Denied."""
+        answer = await self._hook.ask(request)
+        decision = answer.decision
+        if isinstance(decision, Deny):
+            raise Denied(decision.reason, decision.rule, decision.status)
+        if decision.tags:
+            notes.tags = decision.tags
+        return decision, min(repeat, answer.repeat_for)
+
+
+_NONE: frozenset[str] = frozenset()
+
+
+def _canonical(host: str) -> str:
+    try:
+        return canonical(host)
+    except ValueError as error:
+        raise Failure("dns_error", str(error)) from None
+
+
+def _request(
+    client: Client,
+    user: str,
+    groups: frozenset[str],
+    head: Head,
+    name: str,
+    port: int,
+    addresses: tuple[str, ...],
+) -> Request:
+    return Request(
+        client.address,
+        user,
+        groups,
+        head.method,
+        head.scheme,
+        name,
+        port,
+        head.path,
+        addresses,
+        head.fields,
+    )
+
+
+def _denied(rule: str) -> Denied:
+    if rule == DEFAULT:
+        return Denied("No rule of this proxy allows this request.", rule)
+    return Denied("A rule of this proxy does not allow this request.", rule)
+
+
+def _stranger() -> Denied:
+    return Denied(
+        "This proxy does not serve clients of your network.",
+        STRANGER,
+        advice="Who runs this proxy can allow it with --allow-clients.",
+    )
+
+
+def _unlisted(host: str, port: int) -> Denied:
+    return Denied(
+        "This proxy is locked to a list of destinations, and this is none of them.",
+        LOCKED,
+        advice=f'Who runs this proxy can add it to the file of --locked: hosts = ["{host}"], '
+        f"ports = [{port}].",
+    )
+
+
+def _prohibited(kind: str) -> Denied:
+    return Denied(
+        f"This proxy does not connect to such an address: {kind}.",
+        "guard",
+        advice="Who runs this proxy can allow it, by guard_allow or --guard.",
+        error="destination_ip_prohibited",
+    )

@@ -1,0 +1,251 @@
+"""One request walked through the policy: every step of it, and which one decides.
+
+It is the policy itself that is asked; here it only tells what it does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from spliceproxy.config import Config
+from spliceproxy.errors import Denied, Failure
+from spliceproxy.policy.auth import Unauthenticated
+from spliceproxy.policy.clients import is_local
+from spliceproxy.policy.decision import Allow
+from spliceproxy.policy.engine import STRANGER, Client, Head, Names, Notes, Policy, Verdict
+from spliceproxy.policy.lockfile import LOCKED
+from spliceproxy.policy.request import Request
+from spliceproxy.policy.rules import DEFAULT, Match, Selection
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """``name`` is one of clients, user, locked, rules, dns, guard, hook; ``decides``: the
+    answer is this step's."""
+
+    name: str
+    passed: bool
+    text: str
+    decides: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What the proxy would do with a request, and why.
+
+    ``status`` and ``reason`` are those of its answer where it is not allowed, and ``error``
+    the RFC 9209 type; ``rule`` is the id of the rule that decides, "" if none does;
+    ``addresses`` are those that would be dialled, in this order.
+    """
+
+    allowed: bool
+    rule: str
+    status: int
+    error: str
+    reason: str
+    addresses: tuple[str, ...]
+    steps: tuple[Step, ...]
+
+
+async def walk(config: Config, request: Request, names: Names) -> Explanation:
+    """``request`` needs no groups and no addresses: they are looked up. Its user is believed;
+    without one it is who the settings take the client for. Nothing is dialled, but the hook is
+    called. ValueError for settings that make no sense."""
+    policy = _Traced(config, names, request.user)
+    client = Client(request.client, is_local(request.client), -1)
+    verdict: Verdict | None = None
+    failure: Failure | None = None
+    try:
+        verdict = await policy.decide(
+            client, _Head(request), request.host, request.port, _Notes(), own=False
+        )
+    except Failure as raised:
+        failure = raised
+    finally:
+        await policy.finish()
+    steps = policy.all_steps(client, failure)
+    at = _deciding(steps, failure, policy)
+    steps[at] = replace(steps[at], decides=True)
+    rule = failure.rule if isinstance(failure, Denied) else ""
+    return Explanation(
+        allowed=failure is None,
+        rule=policy.rule if steps[at].name == "rules" else rule,
+        status=0 if failure is None else failure.status,
+        error="" if failure is None else failure.error,
+        reason="" if failure is None else _reason(failure),
+        addresses=() if verdict is None else verdict.addresses,
+        steps=tuple(steps),
+    )
+
+
+def _deciding(steps: Sequence[Step], failure: Failure | None, policy: _Traced) -> int:
+    """The step that says no; of those that all say yes the hook, or the rules, or the file."""
+    names = [step.name for step in steps]
+    if failure is not None:
+        return max(n for n, step in enumerate(steps) if not step.passed)
+    if "hook" in names:
+        return names.index("hook")
+    if not policy.rule and "locked" in names:
+        return names.index("locked")
+    return names.index("rules")
+
+
+def _reason(failure: Failure) -> str:
+    """In a sentence or less."""
+    return failure.reason if isinstance(failure, Denied) else failure.detail
+
+
+def _refused(steps: Sequence[Step]) -> bool:
+    return bool(steps) and not steps[-1].passed
+
+
+@dataclass
+class _Notes:
+    host: str = ""
+    port: int = 0
+    user: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+class _Head:
+    """A request as its head."""
+
+    def __init__(self, request: Request) -> None:
+        self.method = request.method
+        self.scheme = request.scheme
+        self.host = request.host
+        self.port = request.port
+        self.path = request.path
+        self.fields = request.fields
+
+    def values(self, name: bytes) -> Sequence[bytes]:
+        return [value for key, value in self.fields if key.lower() == name]
+
+
+class _Traced(Policy):
+    """A policy for one request, which it tells about. ``rule``: the id of what the rules
+    have said, "" if they were not asked."""
+
+    def __init__(self, config: Config, names: Names, user: str) -> None:
+        super().__init__(config, names)
+        self._user = user
+        self._identity: tuple[str, frozenset[str]] = "", frozenset()
+        self._steps: list[Step] = []
+        self._resolved: tuple[str, ...] = ()
+        self.rule = ""
+
+    def all_steps(self, client: Client, failure: Failure | None) -> list[Step]:
+        """Those that were told, and those of which the answer tells."""
+        where = client.address or "the client of a Unix socket"
+        told = self._steps
+        if isinstance(failure, Denied) and failure.rule == STRANGER and not told:
+            return [Step("clients", False, f"{where} may not use the proxy")]
+        steps = [Step("clients", True, f"{where} may use the proxy")]
+        if not self._auth.enabled:
+            asked = f"; {self._user!r} is not asked for" if self._user else ""
+            steps.append(Step("user", True, f"nobody: the settings name no users{asked}"))
+        elif told:
+            steps.append(told.pop(0))
+        if not steps[-1].passed:
+            return steps
+        if failure is not None and not isinstance(failure, Denied) and not _refused(told):
+            return [*steps, *told, Step("dns", False, failure.detail)]  # else it is the hook's
+        if self._locked is not None:
+            inside = not (isinstance(failure, Denied) and failure.rule == LOCKED and not told)
+            word = "one" if inside else "none"
+            steps.append(Step("locked", inside, f"{word} of the destinations of --locked"))
+            if not inside:
+                return steps
+        if not self._ruled:
+            steps.append(Step("rules", True, "there are none"))
+        return steps + told
+
+    def _tell(self, name: str, passed: bool, text: str) -> None:
+        self._steps.append(Step(name, passed, text))
+
+    # ---- the steps of the policy -----------------------------------------------------
+
+    async def _identify(
+        self, client: Client, head: Head, notes: Notes
+    ) -> tuple[str, frozenset[str], float]:
+        if self._user:
+            found = self._user, self._auth.groups_of(self._user), 0.0
+        else:
+            try:
+                found = await super()._identify(client, head, notes)
+            except Unauthenticated as fault:
+                self._tell("user", False, fault.detail)
+                raise
+        self._identity = user, groups = found[:2]
+        within = f", groups: {', '.join(sorted(groups))}" if groups else ""
+        self._tell("user", True, f"{user or 'nobody'}{within}")
+        return found
+
+    def _apply(self, match: Match, client: Client, head: Head, name: str, port: int) -> None:
+        user, groups = self._identity
+        selection = self._rules.select(client.address, user, groups, head.method, name, port)
+        address = next((one for one in self._resolved if selection.match(one) == match), "")
+        self.rule = match.rule
+        said = "no rule matches, and the default" if match.rule == DEFAULT else f"rule {match.rule}"
+        said += " allows it" if match.allow else " denies it"
+        said += f", for {address}" if address else ""
+        parts = [said if match.allow or self._enforce else f"{said}, but only reports"]
+        matches = {one: selection.match(one) for one in self._resolved if match.allow and address}
+        denied = [f"{one} (rule {no.rule})" for one, no in matches.items() if not no.allow]
+        parts += [f"left out: {', '.join(denied)}"] if denied else []
+        more = [rule for rule in selection.names(address) if rule != match.rule]
+        parts += [f"also matching: {', '.join(more)}"] if more else []
+        if match.reports:
+            other = "deny" if match.allow else "allow"
+            parts.append(f"would {other} it, but only report: {', '.join(match.reports)}")
+        self._tell("rules", match.allow or not self._enforce, "; ".join(parts))
+        super()._apply(match, client, head, name, port)
+
+    def _sift(
+        self,
+        addresses: tuple[str, ...],
+        selected: Selection | None,
+        client: Client,
+        head: Head,
+        name: str,
+        port: int,
+        own: bool,
+    ) -> tuple[str, ...]:
+        if addresses != (name,) and not self._resolved:
+            self._tell("dns", True, f"{name} is {', '.join(addresses)}")
+        self._resolved = addresses
+        guarded = addresses if selected is None else selected.sift(addresses)[0] or addresses
+        try:
+            passed = super()._sift(addresses, selected, client, head, name, port, own)
+        except Denied as denied:
+            if not _refused(self._steps):  # by a rule
+                self._tell("guard", False, self._faults(guarded, client) or denied.reason)
+            raise
+        if self._guard is None:
+            self._tell("guard", True, "off")
+            return passed
+        faults = self._faults(guarded, client)
+        left_out = f"; left out: {faults}" if faults else ""
+        self._tell("guard", True, f"{', '.join(passed)} may be dialled{left_out}")
+        return passed
+
+    def _faults(self, addresses: tuple[str, ...], client: Client) -> str:
+        """What the guard says against each address."""
+        if self._guard is None:
+            return ""
+        faults = {one: self._guard.fault(one, client.local) for one in addresses}
+        return ", ".join(f"{one} ({fault})" for one, fault in faults.items() if fault)
+
+    async def _ask(self, request: Request, repeat: float, notes: Notes) -> tuple[Allow, float]:
+        try:
+            allow, repeat = await super()._ask(request, repeat, notes)
+        except Failure as failure:
+            rule = f" (rule {failure.rule})" if isinstance(failure, Denied) and failure.rule else ""
+            self._tell("hook", False, f"{_reason(failure)}{rule}")
+            raise
+        more = [f"from {allow.source_address}"] if allow.source_address else []
+        more += [f"to {', '.join(allow.addresses)}"] if allow.addresses else []
+        more += [f"{key}={value}" for key, value in allow.tags.items()]
+        self._tell("hook", True, " ".join(["it allows it", *more]))
+        return allow, repeat

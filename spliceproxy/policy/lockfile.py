@@ -1,0 +1,92 @@
+"""The file of ``--learn`` and ``--locked``: destinations, as access rules without more.
+
+It holds ``[[rule]]`` as the settings do, but with ``id``, ``action``, ``hosts`` and ``ports``
+only, so that what it says holds for every client.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from spliceproxy import toml
+from spliceproxy.config import RuleConfig
+from spliceproxy.policy.rules import Match, RuleError, RuleSet
+
+LOCKED = "locked"
+"""The id by which a refusal of a destination that is not in the file is known."""
+
+_ALLOWED = "id, action, hosts, ports"
+
+
+def read(path: Path) -> tuple[RuleConfig, ...]:
+    """The rules of a file. ValueError says where it is wrong, and what is allowed."""
+    try:
+        return parse(path.read_bytes(), str(path))
+    except OSError as error:
+        raise ValueError(
+            f"{path}: cannot read it ({error.strerror}); allowed: a file of --learn"
+        ) from None
+
+
+def parse(content: bytes, where: str) -> tuple[RuleConfig, ...]:
+    """The same for what was read from it; ``where`` begins each error."""
+    try:
+        document = toml.loads(content.decode())
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{where}: not UTF-8 (byte {error.start})") from None
+    except ValueError as error:
+        raise ValueError(f"{where}: not TOML: {error}") from None
+    for key in document:
+        if key != "rule":
+            raise ValueError(f"{where}: {key}: no such key here; allowed: [[rule]] with {_ALLOWED}")
+    tables = document.get("rule", [])
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        raise ValueError(f"{where}: rule: allowed: [[rule]] with {_ALLOWED}")
+    rules = tuple(_rule(table, f"{where}: rule {n}: ") for n, table in enumerate(tables, 1))
+    try:
+        RuleSet(rules)
+    except RuleError as error:
+        raise ValueError(f"{where}: {error}") from None
+    return rules
+
+
+def _rule(table: dict[str, Any], where: str) -> RuleConfig:
+    for key in table:
+        if key not in _ALLOWED.split(", "):
+            raise ValueError(f"{where}{key}: no such key here; allowed: {_ALLOWED}")
+    if not isinstance(table.get("id"), str):
+        raise ValueError(f"{where}id: missing or no string; allowed: a name of its own")
+    if table.get("action") not in ("allow", "deny"):
+        raise ValueError(f"{where}action: {table.get('action')!r}; allowed: allow, deny")
+    hosts = _list(table.get("hosts"), (str,), f"{where}hosts: ", "a list of names, at least one")
+    ports = _list(
+        table.get("ports"), (int, str), f"{where}ports: ", "a list of ports, at least one"
+    )
+    return RuleConfig(table["id"], table["action"], hosts=hosts, ports=ports)
+
+
+def _list(value: Any, types: tuple[type, ...], where: str, allowed: str) -> tuple[str, ...]:
+    """Never empty: in a rule that would stand for all there are."""
+    if not isinstance(value, list) or not value or not all(type(one) in types for one in value):
+        shown = "missing" if value is None else repr(value)
+        raise ValueError(f"{where}{shown}; allowed: {allowed}")
+    return tuple(map(str, value))
+
+
+class Locked:
+    """The destinations of a file. ValueError as of :func:`read`."""
+
+    __slots__ = ("_rules",)
+
+    def __init__(self, path: Path) -> None:
+        self._rules = RuleSet(read(path), "deny")
+
+    def admits(self, host: str, port: int) -> bool:
+        """Whether it allows this destination; ``host`` is canonical."""
+        return decide(self._rules, host, port).allow
+
+
+def decide(rules: RuleSet, host: str, port: int) -> Match:
+    """What rules of such a file say, whoever asks; ``host`` is canonical."""
+    return rules.select("", "", frozenset(), "", host, port).match("")

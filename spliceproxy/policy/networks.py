@@ -1,0 +1,83 @@
+"""IP networks: parsed, and many of them looked up at once."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+UNIX = "unix"
+"""In a list of client networks: the clients of Unix sockets."""
+
+CACHED = 4096
+"""Addresses whose place in a table is remembered."""
+
+_MAPPED = 96  # prefix length of ::ffff:0:0/96 (RFC 4291 section 2.5.5.2)
+
+
+def parse_address(text: str) -> Address:
+    """An IP address; an IPv4-mapped IPv6 one as the IPv4 address that the kernel would
+    dial, a zone is left out. ValueError."""
+    address = ipaddress.ip_address(text.partition("%")[0])
+    if isinstance(address, ipaddress.IPv6Address):
+        return address.ipv4_mapped or address
+    return address
+
+
+def canonical_address(text: str) -> str:
+    """The same address as text, in one spelling. ValueError."""
+    return str(parse_address(text))
+
+
+def parse_network(text: str) -> Network:
+    """A network in CIDR notation, or one address. ValueError says what is allowed."""
+    try:
+        network = ipaddress.ip_network(text)
+    except ValueError as error:
+        raise ValueError(f"{error}; allowed: a network such as 10.0.0.0/8 or fd00::/8") from None
+    if isinstance(network, ipaddress.IPv6Network) and network.prefixlen >= _MAPPED:
+        mapped = network.network_address.ipv4_mapped
+        if mapped is not None:
+            return ipaddress.IPv4Network((int(mapped), network.prefixlen - _MAPPED))
+    return network
+
+
+class NetworkTable:
+    """Networks, each with a set of bits: a look-up unites the sets of all networks that hold
+    an address. The cost grows with the number of different prefix lengths only."""
+
+    __slots__ = ("_tables", "bits")
+
+    bits: Callable[[str], int]
+    """The bits of an address as text, remembered; those of the name UNIX for ""."""
+
+    def __init__(self, networks: Iterable[tuple[str, int]]) -> None:
+        """``networks``: text, or UNIX, and bits. ValueError for any other text."""
+        unix = 0
+        # By version: (bits to shift away, network's first bits -> bits), one per length.
+        self._tables: dict[int, dict[int, dict[int, int]]] = {4: {}, 6: {}}
+        for text, bits in networks:
+            if text == UNIX:
+                unix |= bits
+                continue
+            network = parse_network(text)
+            shift = network.max_prefixlen - network.prefixlen
+            table = self._tables[network.version].setdefault(shift, {})
+            first = int(network.network_address) >> shift
+            table[first] = table.get(first, 0) | bits
+
+        def find(text: str) -> int:
+            return self.bits_of(parse_address(text)) if text else unix
+
+        self.bits = lru_cache(maxsize=CACHED)(find)
+
+    def bits_of(self, address: Address) -> int:
+        """The bits of an address, not remembered."""
+        number = int(address)
+        found = 0
+        for shift, table in self._tables[address.version].items():
+            found |= table.get(number >> shift, 0)
+        return found

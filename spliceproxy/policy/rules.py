@@ -1,0 +1,387 @@
+"""Ordered access rules: the first that matches decides.
+
+Each value of a request is looked up, once, as the set of the rules that let it pass (an int,
+bit N is rule N); the rules that match are the intersection of a few such sets, and the lowest
+bit is the first rule. All of it is remembered, so that a request like an earlier one costs
+one look-up.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+from spliceproxy.config import RuleConfig
+from spliceproxy.policy.names import canonical
+from spliceproxy.policy.networks import NetworkTable
+from spliceproxy.policy.request import Request
+from spliceproxy.policy.times import Period, parse_period
+
+CACHED = 4096
+"""Requests, hosts, users and ports whose rules are remembered, of each so many."""
+
+ANSWERS = 64
+"""Sets of addresses for which a selection of rules remembers its answer."""
+
+DEFAULT = "default"
+"""The id by which the answer of no rule is known."""
+
+_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}").fullmatch
+_METHOD = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch
+_PORTS = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?").fullmatch
+_MINUTE = 60
+
+
+class RuleError(ValueError):
+    """A rule that makes no sense: ``index`` of the rule, ``key`` of RuleConfig."""
+
+    def __init__(self, index: int, rule: RuleConfig, key: str, detail: object) -> None:
+        super().__init__(f"rule {rule.id or index + 1}: {key}: {detail}")
+        self.index = index
+        self.key = key
+
+
+class Match(NamedTuple):
+    """What decided: a rule's id or DEFAULT; ``reports``: ids of the rules that only report
+    and would have decided otherwise."""
+
+    allow: bool
+    rule: str
+    reports: tuple[str, ...] = ()
+
+
+class RuleSet:
+    """Rules in order, and the answer where none matches. RuleError."""
+
+    def __init__(self, rules: Sequence[RuleConfig], default: str = "allow") -> None:
+        self._ids = [_identify(n, rule, rules) for n, rule in enumerate(rules)]
+        self._default = Match(default == "allow", DEFAULT)
+        self._allow = _bits(rules, lambda rule: rule.action == "allow")
+        self._reports = _bits(rules, lambda rule: rule.report_only)
+        self._timed = _Timed(rules)
+        # For each condition the rules that have none: they match whatever the value is.
+        self._any_address = _bits(rules, lambda rule: not rule.networks)
+        self._any_client = _bits(rules, lambda rule: not rule.clients)
+        self._clients = _networks(rules, "clients")
+        self._addresses = _networks(rules, "networks")
+        self._hosts = _Hosts(rules).bits
+        self._ports = _Ports(rules).bits
+        self._users = _Users(rules).bits
+        self._methods, self._any_method = _methods(rules)
+        self._select = lru_cache(maxsize=CACHED)(self._selection)
+
+    @property
+    def repeat_for(self) -> float:
+        """Seconds for which a decision holds: to the next minute, where rules look at the
+        clock, else infinite."""
+        return self._timed.left() if self._timed.periods else math.inf
+
+    def select(
+        self, client: str, user: str, groups: frozenset[str], method: str, host: str, port: int
+    ) -> Selection:
+        """The rules that match but for the addresses. ``host`` is canonical."""
+        minute = self._timed.minute() if self._timed.periods else 0
+        return self._select(client, user, groups, method, host, port, minute)
+
+    def decide(self, request: Request) -> Match:
+        """The answer for a request, for the first of its addresses if it has any."""
+        selection = self.select(
+            request.client,
+            request.user,
+            request.groups,
+            request.method,
+            canonical(request.host) if request.host else "",
+            request.port,
+        )
+        return selection.match(request.addresses[0] if request.addresses else "")
+
+    def _selection(
+        self,
+        client: str,
+        user: str,
+        groups: frozenset[str],
+        method: str,
+        host: str,
+        port: int,
+        minute: int,
+    ) -> Selection:
+        selected = (
+            (self._clients.bits(client) | self._any_client)
+            & self._users(user, groups)
+            & self._methods.get(method, self._any_method)
+            & self._hosts(host)
+            & self._ports(port)
+        )
+        if self._timed.periods:
+            selected &= self._timed.at(minute)
+        return Selection(self, selected)
+
+    def settle(self, selected: int) -> Match | None:
+        """The answer of some rules, if it is the same for every address."""
+        sure = selected & self._any_address & ~self._reports
+        last = sure & -sure
+        # Rules that depend on the address, before the first that does not.
+        before = (last or 1 << len(self._ids)) - 1
+        unsure = selected & ~self._any_address & ~self._reports & before
+        if unsure:
+            allow = bool(last & self._allow) if last else self._default.allow
+            if unsure & (~self._allow if allow else self._allow):
+                return None
+        return self.first(selected & self._any_address)
+
+    def match(self, selected: int, address: str) -> Match:
+        """The answer of some rules for one address, "" for none."""
+        bits = self._addresses.bits(address) if address else 0
+        return self.first(selected & (bits | self._any_address))
+
+    def names(self, selected: int, address: str) -> tuple[str, ...]:
+        """The ids of those of some rules that match for one address, "" for none."""
+        bits = self._addresses.bits(address) if address else 0
+        selected &= bits | self._any_address
+        return tuple(name for n, name in enumerate(self._ids) if selected >> n & 1)
+
+    def first(self, matching: int) -> Match:
+        """The answer of the first of some rules."""
+        deciding = matching & ~self._reports
+        first = deciding & -deciding
+        if first:
+            number = first.bit_length() - 1
+            answer = Match(bool(first & self._allow), self._ids[number])
+        else:
+            answer = self._default
+        reports = matching & self._reports & (first - 1 if first else -1)
+        reports &= ~self._allow if answer.allow else self._allow
+        if reports:
+            names = tuple(name for n, name in enumerate(self._ids) if reports >> n & 1)
+            answer = answer._replace(reports=names)
+        return answer
+
+
+class Selection:
+    """The rules that match a request, but for the addresses of its destination.
+
+    ``settled`` is their answer if it is the same for every address, else None. So a name
+    that is denied anyway need not be looked up: a query, too, carries data out.
+    """
+
+    __slots__ = ("_answers", "_rules", "_selected", "settled")
+
+    def __init__(self, rules: RuleSet, selected: int) -> None:
+        self._rules = rules
+        self._selected = selected
+        self._answers: dict[tuple[str, ...], tuple[tuple[str, ...], Match]] = {}
+        self.settled = rules.settle(selected)
+
+    def match(self, address: str) -> Match:
+        """The answer for one address, "" for none."""
+        return self._rules.match(self._selected, address)
+
+    def names(self, address: str) -> tuple[str, ...]:
+        """The ids of all rules that match for one address, "" for none: of those that only
+        report, too, and of those behind the one that decides."""
+        return self._rules.names(self._selected, address)
+
+    def sift(self, addresses: tuple[str, ...]) -> tuple[tuple[str, ...], Match]:
+        """Of some addresses, at least one, those that are allowed, in the same order; and
+        what has decided about the first of them, or else about the first of all."""
+        answer = self._answers.get(addresses)
+        if answer is None:
+            matches = [(address, self.match(address)) for address in addresses]
+            passed = tuple(address for address, match in matches if match.allow)
+            decisive = next((match for _, match in matches if match.allow), matches[0][1])
+            if len(self._answers) >= ANSWERS:
+                self._answers.clear()
+            answer = self._answers[addresses] = passed, decisive
+        return answer
+
+
+def _identify(index: int, rule: RuleConfig, rules: Sequence[RuleConfig]) -> str:
+    """The rule's id, its number where it has none."""
+    name = rule.id or str(index + 1)
+    if not _ID(name):
+        allowed = "up to 64 letters, digits, and . _ : -"
+        raise RuleError(index, rule, "id", f"{name!r}; allowed: {allowed}")
+    if any(other.id == name for other in rules[:index]):
+        raise RuleError(index, rule, "id", f"{name!r} is another rule's already")
+    if rule.action not in ("allow", "deny"):
+        raise RuleError(index, rule, "action", f"{rule.action!r}; allowed: allow, deny")
+    return name
+
+
+def _bits(rules: Sequence[RuleConfig], test: Callable[[RuleConfig], bool]) -> int:
+    return sum(1 << n for n, rule in enumerate(rules) if test(rule))
+
+
+def _networks(rules: Sequence[RuleConfig], key: str) -> NetworkTable:
+    pairs = []
+    for n, rule in enumerate(rules):
+        for text in getattr(rule, key):
+            try:
+                NetworkTable([(text, 1)])
+            except ValueError as error:
+                raise RuleError(n, rule, key, error) from None
+            pairs.append((text, 1 << n))
+    return NetworkTable(pairs)
+
+
+def _methods(rules: Sequence[RuleConfig]) -> tuple[dict[str, int], int]:
+    """By method the rules that match it, and those that match every other."""
+    anything = _bits(rules, lambda rule: not rule.methods)
+    found: dict[str, int] = {}
+    for n, rule in enumerate(rules):
+        for method in rule.methods:
+            if not _METHOD(method):
+                raise RuleError(n, rule, "methods", f"{method!r}; allowed: a method such as GET")
+            found[method] = found.get(method, anything) | 1 << n
+    return found, anything
+
+
+class _Users:
+    """The rules that match a user: it, or a group of its, is named in the rule."""
+
+    __slots__ = ("_any", "_groups", "_users", "bits")
+
+    bits: Callable[[str, frozenset[str]], int]
+
+    def __init__(self, rules: Sequence[RuleConfig]) -> None:
+        self._any = _bits(rules, lambda rule: not rule.users and not rule.groups)
+        self._users = _by_value(rules, "users")
+        self._groups = _by_value(rules, "groups")
+        self.bits = lru_cache(maxsize=CACHED)(self._find)
+
+    def _find(self, user: str, groups: frozenset[str]) -> int:
+        found = self._any | self._users.get(user, 0)
+        for group in groups:
+            found |= self._groups.get(group, 0)
+        return found
+
+
+def _by_value(rules: Sequence[RuleConfig], key: str) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for n, rule in enumerate(rules):
+        for value in getattr(rule, key):
+            if not value:
+                raise RuleError(n, rule, key, "an empty name")
+            found[value] = found.get(value, 0) | 1 << n
+    return found
+
+
+class _Hosts:
+    """The rules that match a host."""
+
+    __slots__ = ("_any", "_exact", "_patterns", "_suffixes", "bits")
+
+    bits: Callable[[str], int]
+
+    def __init__(self, rules: Sequence[RuleConfig]) -> None:
+        self._any = _bits(rules, lambda rule: not rule.hosts)
+        self._exact: dict[str, int] = {}
+        self._suffixes: dict[str, int] = {}
+        self._patterns: list[tuple[re.Pattern[str], int]] = []
+        for n, rule in enumerate(rules):
+            for text in rule.hosts:
+                try:
+                    self._add(text, 1 << n)
+                except ValueError as error:
+                    raise RuleError(n, rule, "hosts", error) from None
+        self.bits = lru_cache(maxsize=CACHED)(self._find)
+
+    def _add(self, text: str, bit: int) -> None:
+        if len(text) > 1 and text[0] == text[-1] == "/":
+            try:
+                self._patterns.append((re.compile(text[1:-1], re.ASCII | re.IGNORECASE), bit))
+            except re.error as error:
+                raise ValueError(f"{text!r} is not a regular expression: {error}") from None
+            return
+        wild = text.startswith("*.")
+        name = canonical(text[2:] if wild else text) if "*" not in text[wild:] else ""
+        if not name or (wild and _is_address(name)):
+            allowed = 'a name, an address, "*.example.com", or "/a regular expression/"'
+            raise ValueError(f"{text!r}; allowed: {allowed}")
+        table = self._suffixes if wild else self._exact
+        table[name] = table.get(name, 0) | bit
+
+    def _find(self, host: str) -> int:
+        found = self._any | self._exact.get(host, 0)
+        if self._suffixes:
+            at = host.find(".") + 1
+            while at:
+                found |= self._suffixes.get(host[at:], 0)
+                at = host.find(".", at) + 1
+        for pattern, bit in self._patterns:
+            if not found & bit and pattern.fullmatch(host):
+                found |= bit
+        return found
+
+
+def _is_address(name: str) -> bool:
+    return ":" in name or (name[-1:].isdigit() and name.rpartition(".")[2].isdigit())
+
+
+class _Ports:
+    """The rules that match a port."""
+
+    __slots__ = ("_any", "_ranges", "_single", "bits")
+
+    bits: Callable[[int], int]
+
+    def __init__(self, rules: Sequence[RuleConfig]) -> None:
+        self._any = _bits(rules, lambda rule: not rule.ports)
+        self._single: dict[int, int] = {}
+        self._ranges: list[tuple[int, int, int]] = []
+        for n, rule in enumerate(rules):
+            for text in rule.ports:
+                match = _PORTS(text)
+                first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+                if not 0 < first <= last < 65536:
+                    raise RuleError(n, rule, "ports", f'{text!r}; allowed: "443" or "8000-8999"')
+                if first == last:
+                    self._single[first] = self._single.get(first, 0) | 1 << n
+                else:
+                    self._ranges.append((first, last, 1 << n))
+        self.bits = lru_cache(maxsize=CACHED)(self._find)
+
+    def _find(self, port: int) -> int:
+        found = self._any | self._single.get(port, 0)
+        for first, last, bit in self._ranges:
+            if first <= port <= last:
+                found |= bit
+        return found
+
+
+class _Timed:
+    """The rules that match at a time, by the local time of this machine; without
+    ``periods`` none looks at it."""
+
+    __slots__ = ("_any", "clock", "periods")
+
+    def __init__(self, rules: Sequence[RuleConfig]) -> None:
+        self.clock: Callable[[], float] = time.time
+        self._any = _bits(rules, lambda rule: not rule.times)
+        self.periods: list[tuple[Period, int]] = []
+        for n, rule in enumerate(rules):
+            for text in rule.times:
+                try:
+                    self.periods.append((parse_period(text), 1 << n))
+                except ValueError as error:
+                    raise RuleError(n, rule, "times", error) from None
+
+    def minute(self) -> int:
+        """Minutes since the epoch."""
+        return int(self.clock() // _MINUTE)
+
+    def at(self, minute: int) -> int:
+        local = time.localtime(minute * _MINUTE)
+        found = self._any
+        for period, bit in self.periods:
+            if period.holds(local.tm_wday, local.tm_hour * 60 + local.tm_min):
+                found |= bit
+        return found
+
+    def left(self) -> float:
+        """Seconds to the next minute."""
+        return _MINUTE - self.clock() % _MINUTE

@@ -1,0 +1,214 @@
+"""Puts flags, environment and file together, in that order of strength, into a Config."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import redirect_stdout
+from dataclasses import fields, is_dataclass
+from itertools import combinations
+from typing import Any
+
+from spliceproxy.config import Address, AuthConfig, Config, PolicyConfig
+from spliceproxy.policy.rules import RuleError, RuleSet
+from spliceproxy.settings.sources import (
+    CONFIG_VARIABLE,
+    Found,
+    from_environment,
+    from_file,
+    rule_where,
+)
+from spliceproxy.settings.table import BY_NAME
+
+
+class SettingsError(ValueError):
+    """What is wrong with the settings: ``problems`` has a line for each mistake."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = tuple(problems)
+
+
+def load(
+    flags: Mapping[str, Any],
+    file: str | None = None,
+    environ: Mapping[str, str] = os.environ,
+    *,
+    start: bool = True,
+) -> tuple[Config, Mapping[str, Found]]:
+    """The settings, and where each of those that were given stood; SettingsError.
+
+    ``flags``: values by setting name. ``file``: a TOML file, else SPLICEPROXY_CONFIG names
+    it. ``start``: the proxy will run with them in this process; else nothing is created,
+    and the policy hook is loaded to see whether it can be.
+    """
+    problems: list[str] = []
+    found: dict[str, Found] = {}
+    if file is not None:
+        found = from_file(file, "--config", problems)
+    elif CONFIG_VARIABLE in environ:
+        found = from_file(environ[CONFIG_VARIABLE], CONFIG_VARIABLE, problems)
+    found.update(from_environment(environ, problems))
+    found.update({name: Found(value, f"--{name}") for name, value in flags.items()})
+    config = _build(found)
+    problems.extend(_contradictions(config, found))
+    if config.auth != AuthConfig():
+        problems.extend(_auth(config.auth))
+    if bool(config.policy.locked) != bool(config.policy.learn):
+        problems.extend(_destinations(config.policy, found))
+    if config.policy.hook and not start:
+        problems.extend(_hook(config.policy.hook, found["policy"].where))
+    if config.policy.rules and not problems:  # users and groups may be missing by mistake
+        problems.extend(_rules(config, found["rule"].where))
+    if config.access_log not in ("-", "off"):
+        where = found["access-log"].where
+        problems.extend(_log(config.access_log, where, create=start and not problems))
+    if problems:
+        raise SettingsError(problems)
+    return config, found
+
+
+def load_config(path: str) -> Config:
+    """The settings of a TOML file alone, for a test of them; SettingsError."""
+    return load({}, path, {}, start=False)[0]
+
+
+def _build(found: Mapping[str, Found]) -> Config:
+    values = {BY_NAME[name].path: one.value for name, one in found.items()}
+    values.setdefault("listen", (Address(port=8888),))
+    values["workers"] = values.get("workers") or len(os.sched_getaffinity(0))
+    if "via" not in values:
+        values["via"] = f"spliceproxy-{os.urandom(4).hex()}"
+    tree: dict[str, Any] = {}
+    for part in fields(Config):
+        if is_dataclass(part.default_factory):
+            prefix = f"{part.name}."
+            tree[part.name] = part.default_factory(
+                **{p.removeprefix(prefix): v for p, v in values.items() if p.startswith(prefix)}
+            )
+        elif part.name in values:
+            tree[part.name] = values[part.name]
+    return Config(**tree)
+
+
+def _contradictions(config: Config, found: Mapping[str, Found]) -> Iterator[str]:
+    """What each setting allows by itself, but not with the others or on this machine."""
+    listen = found["listen"].where if "listen" in found else "--listen"
+    for one, other in combinations(config.listen, 2):
+        if _overlap(one, other):
+            yield f"{listen} {other}: overlaps with {listen} {one}; give each address once"
+    yield from _not_together(
+        found, "serve", "default-backend", "answer requests to the proxy itself"
+    )
+    yield from _not_together(found, "learn", "locked", "say which destinations there are")
+    if config.engine == "native" and not native_is_built():
+        yield (
+            f"{found['engine'].where} native: the compiled module is not built; allowed: auto, "
+            "splice, copy, or install it again with a C compiler"
+        )
+
+
+def _not_together(found: Mapping[str, Found], one: str, other: str, what: str) -> Iterator[str]:
+    if one in found and other in found:
+        yield (
+            f"{found[one].where} {found[one].value}: not together with {found[other].where}; "
+            f"only one of them can {what}"
+        )
+
+
+def _rules(config: Config, where: str) -> Iterator[str]:
+    seen: dict[str, int] = {}
+    auth = config.auth
+    known = auth.user or auth.htpasswd or auth.networks or auth.peers or auth.users_file
+    for number, rule in enumerate(config.policy.rules, 1):
+        start = rule_where(where, number, rule.id)
+        if rule.id in seen:
+            yield f"{start}id: rule {seen[rule.id]} has the same; each needs its own"
+        seen.setdefault(rule.id, number)
+        for group in rule.groups:
+            if group not in auth.groups:
+                names = ", ".join(auth.groups) or "none, until there is a table groups"
+                yield f"{start}groups: there is no group {group!r}; allowed: {names}"
+        if (rule.users or rule.groups) and not known:
+            yield (
+                f"{start}{'users' if rule.users else 'groups'}: nothing here makes a client a "
+                "user; set auth, htpasswd, auth-networks, auth-peers or auth-file"
+            )
+
+        try:
+            RuleSet((rule,))
+        except RuleError as error:
+            yield start + str(error).partition(": ")[2]  # it begins with the rule, too
+
+
+def _destinations(policy: PolicyConfig, found: Mapping[str, Found]) -> Iterator[str]:
+    """What is wrong with the file of learn or locked."""
+    from spliceproxy.policy import learn, lockfile
+
+    try:
+        if policy.locked is not None:
+            lockfile.read(policy.locked)
+        elif policy.learn is not None:
+            learn.check(policy.learn)
+    except ValueError as error:
+        yield f"{found['locked' if policy.locked else 'learn'].where} {error}"
+
+
+def _auth(auth: AuthConfig) -> Iterator[str]:
+    """What is wrong in the files, with their names and lines."""
+    from spliceproxy.policy.auth import Authenticator
+
+    try:
+        Authenticator(auth)
+    except ValueError as error:
+        yield str(error)
+
+
+def _hook(hook: str, where: str) -> Iterator[str]:
+    from spliceproxy.policy.hook import HookError, load
+
+    try:
+        with redirect_stdout(sys.stderr):  # the settings are printed there
+            load(hook)
+    except HookError as error:
+        yield f"{where} {hook}: {error}"
+
+
+def _overlap(one: Address, other: Address) -> bool:
+    """Whether the two cannot both be bound."""
+    if one.path or other.path:
+        return one.path == other.path
+    if one.port != other.port or one.port == 0:
+        return False
+    if not one.host or not other.host or one.host == other.host:
+        return True
+    same_family = (":" in one.host) == (":" in other.host)
+    return same_family and bool({one.host, other.host} & {"0.0.0.0", "::"})
+
+
+def is_there(module: str) -> bool:
+    """Whether a module can be imported; it is not."""
+    from importlib.util import find_spec
+
+    return find_spec(module) is not None
+
+
+def native_is_built() -> bool:
+    """Whether there is the compiled relay."""
+    return is_there("spliceproxy.relay._native")
+
+
+def _log(path: str, where: str, *, create: bool) -> Iterator[str]:
+    """Opens the file as the log will: any doubt about it is settled now."""
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
+    try:
+        os.close(os.open(path, flags | os.O_CREAT if create else flags, 0o640))
+    except OSError as error:
+        folder = os.path.dirname(path)
+        absent = isinstance(error, FileNotFoundError) and os.access(folder, os.W_OK | os.X_OK)
+        if create or not absent:
+            yield (
+                f"{where} {path}: cannot write to it ({error.strerror}); "
+                "allowed: a writable file, '-' or 'off'"
+            )

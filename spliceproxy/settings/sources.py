@@ -1,0 +1,176 @@
+"""Reads settings from a TOML file and from the environment, by the table.
+
+Nothing stops at the first mistake: each is a line in ``problems``, and the setting is left
+out.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+from spliceproxy import toml
+from spliceproxy.config import RuleConfig
+from spliceproxy.settings.kind import Invalid, toml_type
+from spliceproxy.settings.table import BY_NAME, PREFIX, SETTINGS, Setting
+
+CONFIG_VARIABLE = f"{PREFIX}CONFIG"
+
+
+@dataclass(frozen=True)
+class Found:
+    """A setting's value, and where it stood: ``--via``, ``SPLICEPROXY_VIA`` or
+    ``FILE: via``."""
+
+    value: Any
+    where: str
+    in_file: bool = False
+
+
+def from_environment(environ: Mapping[str, str], problems: list[str]) -> dict[str, Found]:
+    """The settings of SPLICEPROXY_*, by name; lists have commas between their values.
+
+    Other variables of this prefix may be anybody's (a Kubernetes service of our name
+    makes several), so only those that look like a misspelt one of ours are problems.
+    """
+    known = {one.variable: one for one in SETTINGS if one.in_environment}
+    found = {}
+    for variable, text in environ.items():
+        if not variable.startswith(PREFIX) or variable == CONFIG_VARIABLE:
+            continue
+        setting = known.get(variable)
+        if setting is None:
+            for near in get_close_matches(variable, [*known, CONFIG_VARIABLE], 1, 0.9):
+                problems.append(f"{variable}: no such variable; did you mean {near}?")
+            continue
+        parts = [part.strip() for part in text.split(",")] if setting.many else [text]
+        read = []
+        for part in parts:
+            try:
+                read.append(setting.kind.read(part, ""))
+            except Invalid as error:
+                problems.append(f"{variable}: {error}")
+        if len(read) == len(parts):
+            found[setting.name] = Found(tuple(read) if setting.many else read[0], variable)
+    return found
+
+
+def from_file(path: str, named_by: str, problems: list[str]) -> dict[str, Found]:
+    """The settings of a TOML file, by name. Paths in it start from its folder. ``named_by``:
+    the flag or variable that the path is from."""
+    try:
+        with open(path, "rb") as file:
+            text = file.read().decode()
+    except UnicodeDecodeError as error:
+        problems.append(f"{path}: not UTF-8 (byte {error.start})")
+        return {}
+    except OSError as error:
+        problems.append(
+            f"{named_by} {path}: cannot read it ({error.strerror}); allowed: a file in TOML"
+        )
+        return {}
+    try:
+        document = toml.loads(text)
+    except ValueError as error:
+        problems.append(f"{path}: not TOML: {error}")
+        return {}
+    reader = _Reader(os.path.dirname(os.path.abspath(path)), problems)
+    values = reader.table(document, SETTINGS, f"{path}: ")
+    return {name: Found(value, f"{path}: {name}", True) for name, value in values.items()}
+
+
+class _Reader:
+    """``where`` is what stands before a key in a problem."""
+
+    def __init__(self, folder: str, problems: list[str]) -> None:
+        self._folder = folder
+        self._problems = problems
+
+    def table(
+        self, table: Mapping[str, object], settings: Iterable[Setting], where: str
+    ) -> dict[str, Any]:
+        """The values of a table that could be read, by the settings' names."""
+        known = {setting.name: setting for setting in settings}
+        values = {}
+        for key, value in table.items():
+            if key not in known:
+                self._unknown(key, known, where)
+                continue
+            before = len(self._problems)
+            read = self._value(known[key], value, where + key)
+            if len(self._problems) == before:
+                values[key] = read
+        for name, setting in known.items():
+            if setting.required and name not in table:
+                self._problems.append(f"{where}{name}: missing; allowed: {setting.kind.allowed}")
+        return values
+
+    def _unknown(self, key: str, known: Mapping[str, Setting], where: str) -> None:
+        near = get_close_matches(key, known, 1)
+        if near:
+            hint = f"did you mean {near[0]}?"
+        elif key in BY_NAME:
+            hint = "it belongs above the first table of the file"
+        else:
+            hint = f"allowed: {', '.join(known)}"
+        self._problems.append(f"{where}{key}: no such key; {hint}")
+
+    def _value(self, setting: Setting, value: object, where: str) -> Any:
+        if setting.fields:
+            return self._rules(setting, value, where)
+        if setting.keys is not None:
+            return self._map(setting, value, where)
+        return self._one_or_many(setting, value, where)
+
+    def _one_or_many(self, setting: Setting, value: object, where: str) -> Any:
+        if not setting.many:
+            return self._one(setting, value, where)
+        if not isinstance(value, list):
+            self._problems.append(
+                f"{where}: {toml_type(value)} where a list belongs; "
+                f"allowed: a list, each {setting.kind.allowed}"
+            )
+            return None
+        return tuple(self._one(setting, item, where) for item in value)
+
+    def _one(self, setting: Setting, value: object, where: str) -> Any:
+        try:
+            return setting.kind.read_toml(value, self._folder)
+        except Invalid as error:
+            self._problems.append(f"{where}: {error}")
+
+    def _map(self, setting: Setting, value: object, where: str) -> dict[str, Any]:
+        keys = setting.keys
+        if not isinstance(value, dict) or keys is None:
+            self._problems.append(f"{where}: {toml_type(value)} where a table belongs")
+            return {}
+        read = {}
+        for key, item in value.items():
+            try:
+                name = keys.read(key, self._folder)
+            except Invalid as error:
+                self._problems.append(f"{where}: {error}")
+                continue
+            read[name] = self._one_or_many(setting, item, f"{where}: {key}")
+        return read
+
+    def _rules(self, setting: Setting, value: object, where: str) -> tuple[RuleConfig, ...]:
+        if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
+            self._problems.append(f"{where}: {toml_type(value)} where [[{setting.name}]] belongs")
+            return ()
+        rules = []
+        for number, table in enumerate(value, 1):
+            before = len(self._problems)
+            values = self.table(table, setting.fields, rule_where(where, number, table.get("id")))
+            if len(self._problems) == before:
+                paths = {field.name: field.path for field in setting.fields}
+                rules.append(RuleConfig(**{paths[name]: one for name, one in values.items()}))
+        return tuple(rules)
+
+
+def rule_where(where: str, number: int, name: object) -> str:
+    """What stands before a key of a rule: ``FILE: rule 7 'no-ads': ``."""
+    return f"{where} {number} {name!r}: " if isinstance(name, str) else f"{where} {number}: "

@@ -1,0 +1,377 @@
+"""The one table of settings.
+
+Flags, TOML keys, environment variables, the JSON Schema, ``--help`` and what ``check``
+prints are all made from it. A key of the file is the flag without its dashes; the variable
+is SPLICEPROXY_ and the same in capitals with underscores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+from spliceproxy.config import Config
+from spliceproxy.http1.chain import FORWARDED_MODES
+from spliceproxy.settings import values
+from spliceproxy.settings.kind import Kind, choice
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting. ``path`` is its attribute of Config (a rule's field: of RuleConfig)."""
+
+    name: str
+    path: str
+    kind: Kind
+    help: str
+    section: str = ""  # of --help; without one it has no flag
+    many: bool = False  # a list of such values; a flag for each
+    keys: Kind | None = None  # a table from such keys to such values
+    fields: tuple[Setting, ...] = ()  # an array of tables of these
+    required: bool = False  # in each table of the array
+    default: str = ""  # in words, where the value of Config says too little
+
+    @property
+    def flag_name(self) -> str:
+        return f"--{self.name}"
+
+    @property
+    def variable(self) -> str:
+        return PREFIX + self.name.replace("-", "_").upper()
+
+    @property
+    def in_environment(self) -> bool:
+        return self.keys is None and not self.fields
+
+    def of(self, owner: Any) -> Any:
+        """The setting's value in a Config, or a field's in a RuleConfig."""
+        return reduce(getattr, self.path.split("."), owner)
+
+
+PREFIX = "SPLICEPROXY_"
+
+WHERE = "where"
+HOW = "how"
+POLICY = "who may use it, and for what"
+FIELDS = "fields of forwarded requests"
+TIMEOUTS = "timeouts"
+LOGS = "logs and information"
+
+SECTIONS: Mapping[str, str] = {
+    WHERE: "",
+    HOW: "",
+    POLICY: "",
+    FIELDS: "",
+    TIMEOUTS: "In seconds, fractions allowed: above 0, to a year.",
+    LOGS: "",
+}
+"""The parts of --help, in their order, with what stands above each."""
+
+_OF_FIELDS = choice()  # no value by itself
+
+_RULE = (
+    Setting(
+        "id",
+        "id",
+        values.RULE_ID,
+        "name of the rule in refusals and in the log",
+        required=True,
+    ),
+    Setting(
+        "action",
+        "action",
+        choice("allow", "deny"),
+        "what happens where every condition holds",
+        required=True,
+    ),
+    Setting("clients", "clients", values.CLIENTS, "networks of clients", many=True),
+    Setting("users", "users", values.USER, "names of users", many=True),
+    Setting("groups", "groups", values.USER, "names from the table groups", many=True),
+    Setting("methods", "methods", values.METHOD, "request methods", many=True),
+    Setting(
+        "hosts",
+        "hosts",
+        values.HOST,
+        "destinations: a name, *.NAME for all names below it, or /REGEX/",
+        many=True,
+    ),
+    Setting(
+        "networks",
+        "networks",
+        values.NETWORK,
+        "networks of the destination's addresses",
+        many=True,
+    ),
+    Setting("ports", "ports", values.PORTS, "ports of destinations, or ranges", many=True),
+    Setting("times", "times", values.TIMES, "days and hours, in local time", many=True),
+    Setting(
+        "report-only",
+        "report_only",
+        values.SWITCH,
+        "log what the rule would decide, and go on to the next",
+    ),
+)
+
+SETTINGS = (
+    Setting(
+        "listen",
+        "listen",
+        values.ADDRESS,
+        "address for clients: :8888 (every address), 127.0.0.1:8888, "
+        "[::1]:8888 or unix:/path; port 0 takes a free port",
+        WHERE,
+        many=True,
+        default=":8888",
+    ),
+    Setting(
+        "default-backend",
+        "default_backend",
+        values.BACKEND,
+        "where requests to the proxy itself go, such as GET /index.html",
+        WHERE,
+        default="they are answered with how to configure a client",
+    ),
+    Setting(
+        "serve",
+        "serve",
+        values.DIRECTORY,
+        "answer such requests with the files of this directory instead",
+        WHERE,
+    ),
+    Setting(
+        "workers",
+        "workers",
+        values.WORKERS,
+        "processes",
+        HOW,
+        default="auto, one per CPU that this process may use",
+    ),
+    Setting(
+        "engine",
+        "engine",
+        choice("auto", "native", "splice", "copy"),
+        "what moves the bytes: the compiled relay, os.splice, or recv and send",
+        HOW,
+        default="auto, the best that works here",
+    ),
+    Setting(
+        "max-connections",
+        "max_connections",
+        values.COUNT,
+        "client connections, over all workers",
+        HOW,
+        default="0, as many as there are file descriptors for",
+    ),
+    Setting(
+        "allow-clients",
+        "policy.clients",
+        values.CLIENTS,
+        "network of clients that may use the proxy",
+        POLICY,
+        many=True,
+        default="loopback and private networks; everybody where users authenticate",
+    ),
+    Setting(
+        "auth",
+        "auth.user",
+        values.USER_AND_PASSWORD,
+        "ask for this user and password; ps(1) shows flags, so rather set SPLICEPROXY_AUTH or "
+        "use --htpasswd",
+        POLICY,
+    ),
+    Setting(
+        "htpasswd",
+        "auth.htpasswd",
+        values.FILE_TO_READ,
+        "ask for a user and password of this file, which htpasswd(1) writes",
+        POLICY,
+    ),
+    Setting("auth-realm", "auth.realm", values.REALM, "what clients see when they are asked"),
+    Setting(
+        "auth-required",
+        "auth.required",
+        values.SWITCH,
+        "refuse clients without a user, where there are credentials",
+    ),
+    Setting(
+        "auth-networks",
+        "auth.networks",
+        values.USER,
+        "users by the network of their client",
+        keys=values.NETWORK,
+    ),
+    Setting(
+        "auth-peers",
+        "auth.peers",
+        values.USER,
+        "users by the Unix user at the other end of a Unix socket",
+        keys=values.PEER,
+    ),
+    Setting(
+        "auth-file",
+        "auth.users_file",
+        values.FILE_TO_READ,
+        "more of these two, as lines of a network or Unix user and a user",
+    ),
+    Setting(
+        "groups",
+        "auth.groups",
+        values.USER,
+        "users by the name of their group",
+        many=True,
+        keys=values.USER,
+    ),
+    Setting(
+        "guard",
+        "policy.guard",
+        choice("on", "private", "off"),
+        "addresses never to connect to: on, this machine and its cloud's metadata; private, "
+        "private networks as well; off, none",
+        POLICY,
+        default="on",
+    ),
+    Setting(
+        "guard-allow",
+        "policy.guard_allow",
+        values.NETWORK,
+        "networks that the guard lets through",
+        many=True,
+    ),
+    Setting(
+        "guard-deny",
+        "policy.guard_deny",
+        values.NETWORK,
+        "networks that the guard refuses as well; stronger than guard-allow",
+        many=True,
+    ),
+    Setting(
+        "rule-default",
+        "policy.default",
+        choice("allow", "deny"),
+        "what happens to requests that no rule decides",
+    ),
+    Setting(
+        "report-only",
+        "policy.report_only",
+        values.SWITCH,
+        "log what the rules would refuse, and let it through",
+    ),
+    Setting(
+        "policy",
+        "policy.hook",
+        values.HOOK,
+        "ask a function of your own: FILE.py or dotted.name, and :function behind it "
+        "(default: authorize)",
+        POLICY,
+    ),
+    Setting(
+        "policy-timeout", "policy.hook_timeout", values.SECONDS, "seconds that the function has"
+    ),
+    Setting(
+        "policy-cache",
+        "policy.hook_cache",
+        values.SECONDS_OR_NONE,
+        "seconds for which an answer of the function is used again",
+    ),
+    Setting(
+        "learn",
+        "policy.learn",
+        values.FILE_TO_WRITE,
+        "write the destinations seen to this file, for review",
+        POLICY,
+    ),
+    Setting(
+        "locked",
+        "policy.locked",
+        values.FILE_TO_READ,
+        "allow the destinations of such a file and no others",
+        POLICY,
+    ),
+    Setting(
+        "via",
+        "via",
+        values.VIA,
+        "this proxy's name in Via, by which it also finds loops, or off",
+        FIELDS,
+        default="spliceproxy- and eight random digits",
+    ),
+    Setting(
+        "forwarded-for",
+        "forwarded_for",
+        choice(*FORWARDED_MODES),
+        "Forwarded and X-Forwarded-For: leave them as they come, add the client's address, "
+        "add unknown, or delete them",
+        FIELDS,
+        default="transparent",
+    ),
+    Setting(
+        "timeout-head",
+        "timeouts.head",
+        values.SECONDS,
+        "a whole request head, and a wait for the next",
+        TIMEOUTS,
+    ),
+    Setting(
+        "timeout-dial",
+        "timeouts.dial",
+        values.SECONDS,
+        "connecting to an origin",
+        TIMEOUTS,
+    ),
+    Setting("timeout-dns", "timeouts.dns", values.SECONDS, "resolving one name", TIMEOUTS),
+    Setting(
+        "timeout-idle",
+        "timeouts.idle",
+        values.SECONDS,
+        "a tunnel or body without a byte",
+        TIMEOUTS,
+    ),
+    Setting(
+        "timeout-half-close",
+        "timeouts.half_close",
+        values.SECONDS,
+        "the same, once one side has ended",
+        TIMEOUTS,
+    ),
+    Setting(
+        "timeout-drain",
+        "timeouts.drain",
+        values.SECONDS_OR_NONE,
+        "requests and tunnels after SIGTERM; may be 0",
+        TIMEOUTS,
+    ),
+    Setting(
+        "access-log",
+        "access_log",
+        values.LOG_FILE,
+        "one line per request and tunnel: a file, - for standard output, or off",
+        LOGS,
+        default="-",
+    ),
+    Setting(
+        "log-level",
+        "log_level",
+        choice("debug", "info", "warning", "error"),
+        "of the messages on standard error",
+        LOGS,
+    ),
+    Setting(
+        "rule",
+        "policy.rules",
+        _OF_FIELDS,
+        "access rules, in their order: the first that matches decides",
+        fields=_RULE,
+    ),
+)
+
+BY_NAME: Mapping[str, Setting] = {setting.name: setting for setting in SETTINGS}
+
+
+def default_words(setting: Setting) -> str:
+    """The default for --help, "" where there is none to tell."""
+    if setting.default or setting.many or setting.keys or setting.fields:
+        return setting.default
+    value = setting.of(Config(listen=()))
+    return "" if value in (None, "") else str(setting.kind.write(value))

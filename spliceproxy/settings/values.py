@@ -1,0 +1,330 @@
+"""The kinds of values that settings have."""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+import os
+import pwd
+import re
+from pathlib import Path
+
+from spliceproxy.config import Address
+from spliceproxy.policy.names import canonical
+from spliceproxy.policy.networks import UNIX, parse_network
+from spliceproxy.policy.times import ALLOWED as TIMES_ALLOWED
+from spliceproxy.policy.times import parse_period
+from spliceproxy.settings.kind import Kind, refuse
+
+MAX_WORKERS = 1024
+MAX_SECONDS = 365 * 24 * 3600.0
+NAME_MAX = 254  # of a host name with its final dot (RFC 1035 section 3.1)
+UNIX_PATH_MAX = 107
+"""Bytes of a Unix socket's path (sun_path less its NUL, unix(7))."""
+
+# A host name; one that ends in a number could be taken for an IPv4 address.
+_NAME = re.compile(r"([A-Za-z0-9_-]+\.)*[A-Za-z0-9_-]*[A-Za-z_-][A-Za-z0-9_-]*\.?")
+_SECONDS = re.compile(r"[0-9]+(\.[0-9]*)?|\.[0-9]+")
+_PSEUDONYM = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+_DIGITS = re.compile(r"[0-9]{1,9}")
+_TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # RFC 9110 section 5.6.2
+_DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*(:[^\W\d]\w*)?")
+_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+
+RESERVED = ("clients", "default", "guard", "locked")
+"""Ids by which refusals are known that are no rule's."""
+
+
+# Where to listen and what to answer
+
+
+def _address(text: str, folder: str) -> Address:
+    if text.startswith("unix:"):
+        path = text.removeprefix("unix:")
+        absolute = os.path.abspath(os.path.join(folder, path))
+        if not path or len(os.fsencode(absolute)) > UNIX_PATH_MAX:
+            refuse(f"a path has 1 to {UNIX_PATH_MAX} bytes")
+        return Address(path=absolute)
+    host, _, digits = text.rpartition(":")  # a bare 8888 is :8888
+    port = _port(digits)
+    address = _ip(host) if host else ""
+    if port < 0 or (host and not address):
+        refuse()
+    return Address(host=address, port=port)
+
+
+def _backend(text: str, _: str) -> tuple[str, int]:
+    host, _, digits = text.rpartition(":")
+    port = _port(digits)
+    name = _ip(host) or (host.lower() if _NAME.fullmatch(host) else "")
+    if port < 1 or not name or len(name) > NAME_MAX:
+        refuse()
+    return name, port
+
+
+def _port(digits: str) -> int:
+    """0 to 65535, or -1 for anything else."""
+    port = int(digits) if _DIGITS.fullmatch(digits) else -1
+    return port if port <= 65535 else -1
+
+
+def _ip(host: str) -> str:
+    """The address in its canonical form, "" if ``host`` is none; IPv6 is in brackets."""
+    try:
+        if host.startswith("[") and host.endswith("]"):
+            address = ipaddress.IPv6Address(host[1:-1])
+            return "" if address.scope_id else str(address)
+        return str(ipaddress.IPv4Address(host))
+    except ValueError:
+        return ""
+
+
+ADDRESS = Kind(
+    _address,
+    ":8888, 127.0.0.1:8888, [::1]:8888 (an IP address, a port from 0 to 65535) or unix:/path",
+    metavar="ADDR",
+)
+BACKEND = Kind(
+    _backend,
+    "HOST:PORT with a name, IPv4 or [IPv6] and a port from 1 to 65535",
+    metavar="HOST:PORT",
+    write=lambda value: str(Address(*value)),
+)
+
+# Files. None is opened here: what reads or writes one says more about what is wrong.
+
+
+def _directory(text: str, folder: str) -> Path:
+    path = Path(folder, text).absolute()
+    if not text or not os.path.isdir(path) or not os.access(path, os.R_OK | os.X_OK):
+        refuse()
+    return path
+
+
+def _file_to_read(text: str, folder: str) -> Path:
+    path = Path(folder, text).absolute()
+    if not os.path.isfile(path) or not os.access(path, os.R_OK):
+        refuse()
+    return path
+
+
+def _file_to_write(text: str, folder: str) -> Path:
+    path = Path(folder, text).absolute()
+    if not text or path.is_dir() or not path.parent.is_dir():
+        refuse()
+    return path
+
+
+def _log_file(text: str, folder: str) -> str:
+    if not text:
+        refuse()
+    return text if text in ("-", "off") else os.path.abspath(os.path.join(folder, text))
+
+
+def _hook(text: str, folder: str) -> str:
+    file, py, function = text.rpartition(".py")
+    if py and (not function or function.startswith(":")):
+        path = _file_to_read(file + py, folder)
+        if function and not function[1:].isidentifier():
+            refuse(f"{function[1:]!r} cannot be the name of a function")
+        return f"{path}{function}"
+    return text if _DOTTED.fullmatch(text) else refuse()
+
+
+DIRECTORY = Kind(_directory, "a directory that exists and can be read", metavar="DIR")
+FILE_TO_READ = Kind(_file_to_read, "a file that exists and can be read", metavar="FILE")
+FILE_TO_WRITE = Kind(_file_to_write, "a file in a directory that exists", metavar="FILE")
+LOG_FILE = Kind(_log_file, "a file, - or off", metavar="FILE")
+HOOK = Kind(
+    _hook,
+    "FILE.py that exists or the dotted name of a module, and :function behind it or not",
+    metavar="HOOK",
+)
+
+# Numbers
+
+
+def _workers(text: str, _: str) -> int:
+    """The number, 0 for auto."""
+    if text == "auto":
+        return 0
+    count = int(text) if _DIGITS.fullmatch(text) else 0
+    return count if 1 <= count <= MAX_WORKERS else refuse()
+
+
+def _seconds(text: str, _: str) -> float:
+    seconds = float(text) if _SECONDS.fullmatch(text) else math.nan
+    return seconds if 0 < seconds <= MAX_SECONDS else refuse()
+
+
+def _seconds_or_none(text: str, folder: str) -> float:
+    return 0.0 if _SECONDS.fullmatch(text) and float(text) == 0 else _seconds(text, folder)
+
+
+def _short(seconds: float) -> int | float:
+    return int(seconds) if seconds.is_integer() else seconds
+
+
+_SECONDS_ALLOWED = f"seconds above 0, at most {MAX_SECONDS:.0f}"
+WORKERS = Kind(
+    _workers,
+    f"1 to {MAX_WORKERS}, or auto",
+    metavar="N",
+    types=(int, str),
+    schema={"minimum": 1, "maximum": MAX_WORKERS, "pattern": "^(auto|[0-9]{1,9})$"},
+    write=int,
+)
+COUNT = Kind(
+    lambda text, _: int(text) if _DIGITS.fullmatch(text) else refuse(),
+    "0 to 999999999",
+    metavar="N",
+    types=(int,),
+    schema={"minimum": 0, "maximum": 999999999},
+    write=int,
+)
+SECONDS = Kind(
+    _seconds,
+    _SECONDS_ALLOWED,
+    metavar="S",
+    types=(int, float),
+    schema={"exclusiveMinimum": 0, "maximum": MAX_SECONDS},
+    write=_short,
+)
+SECONDS_OR_NONE = Kind(
+    _seconds_or_none,
+    f"{_SECONDS_ALLOWED}; or 0",
+    metavar="S",
+    types=(int, float),
+    schema={"minimum": 0, "maximum": MAX_SECONDS},
+    write=_short,
+)
+SWITCH = Kind(
+    lambda text, _: text == "true" if text in ("true", "false") else refuse(),
+    "true or false",
+    types=(bool,),
+    write=bool,
+)
+
+# Words
+
+
+def _via(text: str, _: str) -> str:
+    """The pseudonym, "" for off."""
+    if not _PSEUDONYM.fullmatch(text):
+        refuse()
+    return "" if text == "off" else text
+
+
+def _user_and_password(text: str, _: str) -> tuple[str, str]:
+    user, colon, password = text.partition(":")
+    if not colon or not password or not _is_user(user):
+        refuse()
+    return user, password
+
+
+def _is_user(text: str) -> bool:
+    """A name without a colon, as RFC 7617 section 2 wants it."""
+    return bool(text) and text.isprintable() and ":" not in text
+
+
+def _realm(text: str, _: str) -> str:
+    return text if text and text.isascii() and text.isprintable() else refuse()
+
+
+def _peer(text: str, _: str) -> str:
+    if not _DIGITS.fullmatch(text):
+        try:
+            pwd.getpwnam(text)
+        except KeyError:
+            refuse("there is none of this name")
+    return text
+
+
+VIA = Kind(
+    _via,
+    "letters, digits and -._:, at most 64; or off",
+    metavar="NAME",
+    schema={"pattern": "^[A-Za-z0-9._:-]{1,64}$"},
+    write=lambda value: value or "off",
+)
+USER_AND_PASSWORD = Kind(
+    _user_and_password,
+    "USER:PASSWORD, neither of them empty",
+    metavar="USER:PASSWORD",
+    schema={"pattern": "^[^:]+:."},
+    write=":".join,
+    secret=True,
+)
+USER = Kind(
+    lambda text, _: text if _is_user(text) else refuse(),
+    "a user's name, without a colon or control characters",
+    schema={"pattern": "^[^:]+$"},
+)
+REALM = Kind(_realm, "printable ASCII, at least one character", schema={"minLength": 1})
+METHOD = Kind(
+    lambda text, _: text if _TOKEN.fullmatch(text) and text == text.upper() else refuse(),
+    "a method in capitals, such as GET or CONNECT",
+    schema={"pattern": "^[^a-z]+$"},
+)
+PEER = Kind(_peer, "the name or number of a user of this system")
+
+# Access rules
+
+
+def _network(text: str, _: str) -> str:
+    ipaddress.ip_network(text)  # its errors say more
+    return str(parse_network(text))
+
+
+def _clients(text: str, folder: str) -> str:
+    return text if text == UNIX else _network(text, folder)
+
+
+def _host(text: str, _: str) -> str:
+    if len(text) > 2 and text[0] == text[-1] == "/":
+        try:
+            re.compile(text[1:-1])
+        except re.error as error:
+            refuse(str(error))
+    else:
+        canonical(text.removeprefix("*."))
+    return text
+
+
+def _ports(text: str, _: str) -> str:
+    first, dash, last = text.partition("-")
+    if not 1 <= _port(first) <= (_port(last) if dash else 65535):
+        refuse()
+    return text
+
+
+def _times(text: str, _: str) -> str:
+    try:
+        parse_period(text)
+    except ValueError:
+        refuse()
+    return text
+
+
+def _rule_id(text: str, _: str) -> str:
+    if text in RESERVED:
+        refuse("it is the proxy's own")
+    return text if _ID.fullmatch(text) else refuse()
+
+
+NETWORK = Kind(_network, "a network or an address, such as 10.0.0.0/8, fd00::/8 or 127.0.0.1")
+CLIENTS = Kind(_clients, f"{NETWORK.allowed}, or {UNIX} (Unix sockets)", metavar="NETWORK")
+HOST = Kind(_host, "a name or address, *.NAME for all names below it, or /REGEX/")
+PORTS = Kind(
+    _ports,
+    "a port from 1 to 65535, or a range such as 8000-8999",
+    types=(int, str),
+    schema={"minimum": 1, "maximum": 65535, "pattern": "^[0-9]{1,5}(-[0-9]{1,5})?$"},
+    write=lambda value: int(value) if value.isdigit() else value,
+)
+TIMES = Kind(_times, TIMES_ALLOWED)
+RULE_ID = Kind(
+    _rule_id,
+    f"letters, digits and ._:-, at most 64, but not {', '.join(RESERVED)}",
+    schema={"pattern": f"^{_ID.pattern}$", "not": {"enum": list(RESERVED)}},
+)

@@ -1,0 +1,47 @@
+"""Settings as TOML that loads back to the same Config."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable
+from typing import Any
+
+from spliceproxy.config import Config, RuleConfig
+from spliceproxy.settings.table import SETTINGS, Setting
+
+
+def to_toml(config: Config, leave_out: Container[str] = ()) -> str:
+    """Every setting with its value, but those that are not set and those to leave out (by
+    name). ValueError for a text that is not Unicode, as file names may be."""
+    import tomli_w
+
+    settings = (setting for setting in SETTINGS if setting.name not in leave_out)
+    text = tomli_w.dumps(_plain(config, settings, Config(listen=())))
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        bad = error.object[error.start : error.end]
+        raise ValueError(f"cannot be written as TOML: {bad!r} is not Unicode") from None
+    return text
+
+
+def _plain(owner: object, settings: Iterable[Setting], defaults: object) -> dict[str, Any]:
+    plain = {}
+    for setting in settings:
+        value = setting.of(owner)
+        unset = value is None or (value in ("", (), {}) and value == setting.of(defaults))
+        if not unset:
+            plain[setting.name] = _value(setting, value)
+    return plain
+
+
+def _value(setting: Setting, value: Any) -> Any:
+    if setting.fields:
+        default = RuleConfig(id="", action="allow")
+        return [_plain(rule, setting.fields, default) for rule in value]
+    write = setting.kind.write
+    if setting.keys is not None:
+        return {
+            key: [write(one) for one in item] if setting.many else write(item)
+            for key, item in value.items()
+        }
+    return [write(one) for one in value] if setting.many else write(value)

@@ -1,0 +1,141 @@
+"""--learn and --locked with a real proxy: what curl and git did once is what they may do."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from certificates import Certificates
+from conftest import TlsNginx
+from curling import Got, field
+from git_server import git_server
+from harness import ProxyProcess, need, wait_for
+
+from spliceproxy.policy.lockfile import read
+
+OTHER = "http://localhost.localdomain:9/"
+"""Where no test but that of a refusal goes."""
+
+
+@pytest.fixture
+def repository(tmp_path: Path, certificates: Certificates) -> Iterator[str]:
+    """The URL of a git repository, by https."""
+    bare = tmp_path / "bare" / "one.git"
+    subprocess.run([need("git"), "init", "-q", "--bare", bare], check=True)
+    with git_server(bare.parent, certificates.server_context()) as url:
+        yield f"{url}/one.git"
+
+
+@pytest.fixture
+def build(
+    curl: Callable[..., Got],
+    site: TlsNginx,
+    repository: str,
+    certificates: Certificates,
+    tmp_path: Path,
+) -> Callable[[ProxyProcess], tuple[int, int, int]]:
+    """Something that needs three destinations; how each of them ended."""
+
+    def run(proxy: ProxyProcess) -> tuple[int, int, int]:
+        plain = curl(proxy.url, f"{site.url}/small")
+        tls = curl(proxy.url, "--cacert", certificates.ca, f"{site.tls_url}/small")
+        env = {**os.environ, "HOME": str(tmp_path), "GIT_SSL_CAINFO": str(certificates.ca)}
+        env |= {"GIT_CONFIG_NOSYSTEM": "1", "GIT_TERMINAL_PROMPT": "0", "no_proxy": ""}
+        command = [need("git"), "-c", f"http.proxy={proxy.url}", "ls-remote", repository]
+        git = subprocess.run(command, env=env, capture_output=True, timeout=60)
+        return plain.status, tls.status, git.returncode
+
+    return run
+
+
+def ports(path: Path) -> dict[str, set[int]]:
+    """By action the ports of a file's rules."""
+    found: dict[str, set[int]] = {"allow": set(), "deny": set()}
+    for rule in read(path):
+        found[rule.action].update(map(int, rule.ports))
+    return found
+
+
+def test_learned_then_locked(
+    new_proxy: Callable[..., ProxyProcess],
+    build: Callable[[ProxyProcess], tuple[int, int, int]],
+    curl: Callable[..., Got],
+    site: TlsNginx,
+    repository: str,
+    tmp_path: Path,
+) -> None:
+    seen = tmp_path / "egress.toml"
+    git_port = int(repository.split(":")[2].partition("/")[0])
+    config = tmp_path / "proxy.toml"
+    config.write_text('rule = [{ id = "no-nine", action = "deny", ports = [9] }]')
+    learning = new_proxy("--learn", str(seen), "--config", str(config), workers=2)
+    assert build(learning) == (200, 200, 0)
+    assert curl(learning.url, OTHER).status == 403
+    assert learning.stop() == 0
+    learned = {site.port, site.tls_port, git_port}
+    assert ports(seen) == {"allow": learned, "deny": {9}}
+    first = seen.read_text()
+    assert [rule.id for rule in read(seen)] == [
+        *(
+            f"{kind}-{port}"
+            for port, kind in sorted([(9, "denied"), *((p, "learned") for p in learned)])
+        )
+    ]
+
+    # The same run adds nothing, and leaves nothing else in the folder.
+    again = new_proxy("--learn", str(seen), workers=2)
+    assert build(again) == (200, 200, 0)
+    assert again.stop() == 0
+    assert seen.read_text() == first
+    assert not [name for name in os.listdir(tmp_path) if "egress" in name and name != seen.name]
+
+    locked = new_proxy("--locked", str(seen), workers=2)
+    assert build(locked) == (200, 200, 0)
+    for url in (OTHER, f"http://127.0.0.2:{site.port}/small", f"http://a..b:{site.port}/"):
+        got = curl(locked.url, url)
+        assert got.status in (403, 502), url
+    for options in ((), ("-p",)):
+        got = curl(locked.url, *options, OTHER)
+        assert 'details="rule locked"' in field(got, "Proxy-Status")[0], got.head
+    got = curl(locked.url, OTHER)
+    assert got.status == 403
+    assert b'hosts = ["localhost.localdomain"], ports = [9].' in got.body
+    # A spelling of a learned destination is that destination.
+    assert curl(locked.url, f"http://0x7f.1:{site.port}/small").body == b"a small file\n"
+
+
+def test_written_while_it_runs(
+    new_proxy: Callable[..., ProxyProcess], site: TlsNginx, tmp_path: Path
+) -> None:
+    """A tunnel that is open for long is learned when it opens; two workers do not lose what
+    the other has written."""
+    seen = tmp_path / "egress.toml"
+    proxy = new_proxy("--learn", str(seen), workers=2)
+    hosts = {f"127.0.0.{n}" for n in range(1, 9)}
+    nginx = site.port
+    tunnels = [proxy.tunnel(host, site.tls_port) for host in ["127.0.0.1"]]
+
+    def ask(host: str) -> None:
+        with proxy.connect() as s:
+            s.sendall(
+                f"GET http://{host}:{nginx}/ HTTP/1.1\r\nHost: {host}:{nginx}\r\n\r\n".encode()
+            )
+            s.recv(1)
+
+    for host in hosts:
+        ask(host)
+    wanted = {(host, nginx) for host in hosts} | {("127.0.0.1", site.tls_port)}
+
+    def written() -> set[tuple[str, int]]:
+        if not seen.exists():
+            return set()
+        return {(host, int(rule.ports[0])) for rule in read(seen) for host in rule.hosts}
+
+    wait_for(lambda: written() == wanted, "all destinations in the file")
+    for tunnel in tunnels:
+        tunnel.close()
+    assert proxy.stop() == 0
+    assert written() == wanted

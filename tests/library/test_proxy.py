@@ -1,0 +1,345 @@
+"""A proxy on the caller's event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import socket
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+from fetching import fetch
+from harness import read_head, serving
+
+import spliceproxy
+from spliceproxy import Allow, AuthConfig, Config, Deny, Proxy, Record, Request, Timeouts
+from spliceproxy.listeners import ListenError
+from spliceproxy.relay.choice import EngineError
+from spliceproxy.worker import new_loop
+
+Run = Callable[[Callable[[], Awaitable[None]]], None]
+
+
+@pytest.fixture
+def run(each_loop: bool) -> Run:
+    """Runs a coroutine function on uvloop's loop, then on asyncio's."""
+
+    def on_loop(main: Callable[[], Awaitable[None]]) -> None:
+        loop = new_loop()[0] if each_loop else asyncio.new_event_loop()
+        try:
+            loop.run_until_complete(main())
+        finally:
+            loop.close()
+
+    return on_loop
+
+
+ROUNDS = 8
+
+
+def descriptors() -> int:
+    gc.collect()
+    return len(os.listdir("/proc/self/fd"))
+
+
+async def settle(before: int) -> None:
+    """Waits until no more descriptors are open than ``before``, but for a few that are opened
+    once: c-ares closes its own in a thread, the event loop its own in its next turns."""
+    end = time.monotonic() + 20
+    while descriptors() >= before + ROUNDS:
+        assert time.monotonic() < end, f"{descriptors()} descriptors, before {before}"
+        await asyncio.sleep(0.01)
+
+
+async def get(proxy: Proxy, url: str, *fields: str) -> bytes:
+    """The whole answer to a request on a connection of its own."""
+    host, port = proxy.url.removeprefix("http://").rsplit(":", 1)
+    reader, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+    lines = [f"GET {url} HTTP/1.1", "Host: x", "Connection: close", *fields, "", ""]
+    writer.write("\r\n".join(lines).encode())
+    try:
+        return await asyncio.wait_for(reader.read(), 20)
+    finally:
+        writer.close()
+
+
+async def tunnel(proxy: Proxy, authority: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(proxy.url.rsplit(":", 1)[1]))
+    writer.write(f"CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n\r\n".encode())
+    assert b" 200 " in await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)
+    return reader, writer
+
+
+def test_forwards_and_records(run: Run, origin: str) -> None:
+    async def main() -> None:
+        async with Proxy(record=True) as proxy:
+            assert b"hello" in await get(proxy, f"http://{origin}/a")
+            reader, writer = await tunnel(proxy, origin)
+            writer.write(b"GET / HTTP/1.1\r\n\r\n")
+            assert await asyncio.wait_for(reader.readexactly(42), 20)
+            plain, tunnelled = proxy.records
+            assert not tunnelled.ended
+            writer.close()
+        assert proxy.destinations == {origin}
+        assert (plain.method, tunnelled.method) == ("GET", "CONNECT")
+        for record in (plain, tunnelled):
+            assert isinstance(record, Record)
+            assert record.ended
+            assert record.status == 200
+            assert record.client == "127.0.0.1"
+            assert f"{record.host}:{record.port}" == record.destination == origin
+            assert record.bytes_out > 30
+        assert tunnelled.bytes_in > 18
+
+    run(main)
+
+
+@pytest.mark.parametrize("kind", ["plain", "async"])
+def test_policy_and_on_close(run: Run, origin: str, kind: str) -> None:
+    closed: list[Record] = []
+    seen: list[Request] = []
+
+    def authorize(request: Request) -> Allow | Deny:
+        seen.append(request)
+        return Deny("not here", rule="mine") if request.path == "/no" else Allow(tags={"a": "b"})
+
+    async def authorize_later(request: Request) -> Allow | Deny:
+        await asyncio.sleep(0)
+        return authorize(request)
+
+    async def main() -> None:
+        policy = authorize if kind == "plain" else authorize_later
+        async with Proxy(policy=policy, on_close=closed.append) as proxy:
+            denied = await get(proxy, f"http://{origin}/no")
+            assert denied.startswith(b"HTTP/1.1 403 ")
+            assert b"not here" in denied
+            assert b"hello" in await get(proxy, f"http://{origin}/yes")
+
+    run(main)
+    assert [request.path for request in seen] == ["/no", "/yes"]
+    assert [(record.status, record.rule) for record in closed] == [(403, "mine"), (200, "")]
+    assert closed[1].tags == {"a": "b"}
+    assert closed[1].destination == origin
+
+
+def test_a_policy_that_fails_denies(
+    run: Run, origin: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    def authorize(request: Request) -> Allow:
+        raise RuntimeError("broken")
+
+    async def main() -> None:
+        async with Proxy(policy=authorize) as proxy:
+            assert (await get(proxy, f"http://{origin}/")).startswith(b"HTTP/1.1 500 ")
+
+    run(main)
+    assert "broken" in caplog.text
+
+
+def test_many_requests_of_one_connection_are_all_recorded(run: Run, origin: str) -> None:
+    async def main() -> None:
+        async with Proxy(record=True) as proxy:
+            port = int(proxy.url.rsplit(":", 1)[1])
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            for n in range(5):
+                writer.write(f"GET http://{origin}/{n} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+                await asyncio.wait_for(reader.readuntil(b"hello"), 20)
+            writer.close()
+        assert [record.target[-2:] for record in proxy.records] == [f"/{n}" for n in range(5)]
+
+    run(main)
+
+
+def test_settings(run: Run, origin: str) -> None:
+    config = Config(listen=(), auth=AuthConfig(user=("alice", "secret")), access_log="off")
+
+    async def main() -> None:
+        async with Proxy(config=config, record=True) as proxy:
+            assert b" 407 " in await get(proxy, f"http://{origin}/")
+            field = "Proxy-Authorization: Basic YWxpY2U6c2VjcmV0"
+            assert b"hello" in await get(proxy, f"http://{origin}/", field)
+        assert [record.user for record in proxy.records] == ["", "alice"]
+
+    run(main)
+
+
+def test_two_in_a_row(run: Run, origin: str) -> None:
+    """One is the other's origin: that is no loop."""
+
+    async def main() -> None:
+        async with Proxy() as outer, Proxy(record=True) as inner:
+            assert outer.url != inner.url
+            reader, writer = await tunnel(outer, inner.url.removeprefix("http://"))
+            writer.write(f"GET http://{origin}/ HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            assert await asyncio.wait_for(reader.readuntil(b"hello"), 20)
+            writer.close()
+            via = [f"Via: 1.1 {outer._config.via}"]
+            assert b"hello" in await get(inner, f"http://{origin}/", *via)
+
+    run(main)
+
+
+def test_unix_socket_and_every_address(run: Run, origin: str, tmp_path: Path) -> None:
+    async def main() -> None:
+        path = tmp_path / "socket"
+        async with Proxy(listen=[f"unix:{path}"]) as proxy:
+            assert proxy.url == f"unix:{path}"
+            assert path.is_socket()
+        assert not path.exists()
+        async with Proxy(listen=["0.0.0.0:0", f"unix:{path}"]) as proxy:
+            assert proxy.url.startswith("http://127.0.0.1:")
+            assert b"hello" in await get(proxy, f"http://{origin}/")
+
+    run(main)
+
+
+@pytest.mark.parametrize("listen", ["nonsense", "127.0.0.1:99999", "localhost:1"])
+def test_bad_address(listen: str) -> None:
+    with pytest.raises(ValueError, match=rf"'{listen}'; allowed: :8888, 127.0.0.1:8888"):
+        Proxy(listen=[listen])
+
+
+def test_what_cannot_start_leaves_nothing_behind(run: Run, tmp_path: Path) -> None:
+    bad_rule = spliceproxy.PolicyConfig(
+        rules=(spliceproxy.RuleConfig(id="a", action="deny", networks=("x",)),)
+    )
+
+    unix = f"unix:{tmp_path}/socket"
+
+    async def main() -> None:
+        async with Proxy() as proxy:
+            taken = proxy.url.removeprefix("http://")
+            for config, listen, error in (
+                (Config(listen=()), taken, ListenError),
+                (Config(listen=(), policy=bad_rule), "127.0.0.1:0", ValueError),
+                (Config(listen=(), engine="none"), "127.0.0.1:0", EngineError),
+                (
+                    Config(listen=(), access_log=str(tmp_path / "no/such")),
+                    "127.0.0.1:0",
+                    FileNotFoundError,
+                ),
+            ):
+                before = descriptors()
+                kept = []  # with their frames, so that nothing is closed by being forgotten
+                for _ in range(ROUNDS):
+                    with pytest.raises(error) as caught:
+                        await Proxy(config=config, listen=[listen, unix]).__aenter__()
+                    kept.append(caught)
+                await settle(before)
+                assert not (tmp_path / "socket").exists()
+
+    run(main)
+
+
+def test_nothing_is_left_behind(run: Run, origin: str) -> None:
+    async def main() -> None:
+        before = descriptors()
+        for _ in range(ROUNDS):
+            async with Proxy() as proxy:
+                assert b"hello" in await get(proxy, f"http://{origin}/")
+                _, writer = await tunnel(proxy, origin)
+                writer.close()
+                await writer.wait_closed()
+        await settle(before)
+
+    run(main)
+
+
+def test_open_tunnels_are_cut_at_the_end(
+    run: Run, origin: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        async with Proxy(record=True) as proxy:
+            reader, writer = await tunnel(proxy, origin)
+        (record,) = proxy.records
+        assert record.ended
+        with pytest.raises(ConnectionResetError):
+            await asyncio.wait_for(reader.read(), 20)
+        writer.close()
+
+    run(main)
+
+
+def test_cancelled_while_it_drains(run: Run) -> None:
+    """The end comes at once then, and it is whole."""
+    config = Config(listen=(), access_log="off", timeouts=Timeouts(drain=600.0))
+    asked = threading.Event()
+
+    def never_answers(connection: socket.socket) -> None:
+        read_head(connection)
+        asked.set()
+        assert not connection.recv(1)
+
+    async def main(url: str) -> None:
+        loop = asyncio.get_running_loop()
+        draining = asyncio.Event()
+        proxy = Proxy(config=config, record=True)
+        requests = []
+
+        async def block() -> None:
+            async with proxy:
+                requests.append(asyncio.ensure_future(get(proxy, url)))
+                await loop.run_in_executor(None, asked.wait, 20)
+                loop.call_soon(draining.set)
+
+        task = asyncio.ensure_future(block())
+        await asyncio.wait_for(draining.wait(), 20)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(asyncio.shield(task), 20)
+        assert proxy.records[0].ended
+        assert await requests[0] == b""
+        await loop.shutdown_default_executor()
+
+    with serving(never_answers) as (host, port):
+        run(lambda: main(f"http://{host}:{port}/"))
+
+
+def test_misuse(run: Run) -> None:
+    async def main() -> None:
+        proxy = Proxy()
+        with pytest.raises(RuntimeError, match="before it has been entered"):
+            _ = proxy.url
+        async with proxy:
+            with pytest.raises(RuntimeError, match="record=True"):
+                _ = proxy.records
+            with pytest.raises(RuntimeError, match="runs already"):
+                await proxy.__aenter__()
+        first = proxy.url
+        async with proxy:  # once more
+            assert proxy.url != first
+
+    run(main)
+
+
+def test_it_logs_nothing_to_standard_output(
+    run: Run, origin: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async def main() -> None:
+        async with Proxy() as proxy:
+            await get(proxy, f"http://{origin}/")
+
+    run(main)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_blocking_client_in_a_thread(run: Run, origin: str) -> None:
+    async def main() -> None:
+        async with Proxy() as proxy:
+            loop = asyncio.get_running_loop()
+            got = await loop.run_in_executor(None, fetch, f"http://{origin}/", proxy.url)
+            assert got == b"hello"
+            await loop.shutdown_default_executor()
+
+    run(main)
+
+
+def test_names_of_the_package() -> None:
+    for name in spliceproxy.__all__:
+        assert getattr(spliceproxy, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = spliceproxy.nothing

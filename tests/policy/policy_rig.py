@@ -1,0 +1,215 @@
+"""A proxy process whose name server the test plays, and which tells whom it connects to."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import cycle
+from pathlib import Path
+
+from harness import ProxyProcess, read_head
+
+# Python imports this at its start. The audit hook sees every connect(2) that Python code
+# makes (PEP 578), whatever the proxy itself believes to do.
+SITE = """
+import os, socket, sys
+
+def audit(event, args):
+    if event == "socket.connect" and args[0].family in (socket.AF_INET, socket.AF_INET6):
+        host, port = args[1][:2]
+        os.write(log, f"{host} {port}\\n".encode())
+
+log = os.open(os.environ["CONNECTS"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+sys.addaudithook(audit)
+
+from spliceproxy.upstream import resolver
+resolver.MIN_TTL = 0.0
+resolver.Resolver.__init__.__kwdefaults__["nameservers"] = [os.environ["NAMESERVER"]]
+resolver.Resolver.__init__.__kwdefaults__["hosts_file"] = os.devnull
+"""
+
+A, AAAA = 1, 28
+
+
+class NameServer:
+    """Answers A and AAAA with TTL 0. ``zone``: by name a list of answers, each a list of
+    addresses; every look-up gets the next one, and after the last the first."""
+
+    def __init__(self) -> None:
+        self.zone: dict[str, list[list[str]]] = {}
+        self.asked: list[str] = []
+        self._turns: dict[tuple[str, int], Iterator[list[str]]] = {}
+        self._sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._sock.bind(("127.0.0.1", 0))
+        self.address = "{}:{}".format(*self._sock.getsockname())
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        while True:
+            query, peer = self._sock.recvfrom(512)
+            if not query:
+                return
+            self._sock.sendto(self._answer(query), peer)
+
+    def _answer(self, query: bytes) -> bytes:
+        at, labels = 12, []
+        while query[at]:
+            labels.append(query[at + 1 : at + 1 + query[at]].decode())
+            at += query[at] + 1
+        name = ".".join(labels).lower()
+        (kind,) = struct.unpack_from(">H", query, at + 1)
+        self.asked.append(name)
+        answers = self.zone.get(name)
+        found: list[str] = []
+        if answers is not None:
+            turn = self._turns.setdefault((name, kind), cycle(answers))
+            found = [a for a in next(turn) if (":" in a) == (kind == AAAA)]
+        family = socket.AF_INET6 if kind == AAAA else socket.AF_INET
+        records = b""
+        for address in found:
+            packed = socket.inet_pton(family, address)
+            records += b"\xc0\x0c" + struct.pack(">HHIH", kind, 1, 0, len(packed)) + packed
+        flags = 0x8180 | (3 if answers is None else 0)
+        head = query[:2] + struct.pack(">HHHHH", flags, 1, len(found), 0, 0)
+        return head + query[12 : at + 5] + records
+
+    def close(self) -> None:
+        self._sock.sendto(b"", self._sock.getsockname())
+        self._thread.join(10)
+        self._sock.close()
+
+
+class Origins:
+    """Servers on one port of several loopback addresses (of IPv6 where there is any); they
+    answer every request with 200 and their own address, and count connections in ``hits``."""
+
+    def __init__(self, stack: ExitStack, *addresses: str) -> None:
+        self.hits: dict[str, int] = {}
+        self.port = 0
+        for address in addresses:
+            if ":" in address and not Path("/proc/net/if_inet6").exists():
+                continue
+            self.hits[address] = 0
+            listener = socket.create_server(
+                (address, self.port),
+                family=socket.AF_INET6 if ":" in address else socket.AF_INET,
+                backlog=256,
+            )
+            self.port = listener.getsockname()[1]
+            threading.Thread(target=self._accept, args=(listener, address), daemon=True).start()
+            stack.callback(listener.close)
+            stack.callback(listener.shutdown, socket.SHUT_RDWR)
+
+    def _accept(self, listener: socket.socket, address: str) -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            self.hits[address] += 1
+            threading.Thread(target=_answer, args=(connection, address), daemon=True).start()
+
+
+def _answer(connection: socket.socket, address: str) -> None:
+    body = address.encode()
+    with connection:
+        connection.settimeout(30)
+        try:
+            while read_head(connection):
+                connection.sendall(
+                    b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+                )
+        except OSError:
+            return
+
+
+class World:
+    """A name server, and proxies that ask it."""
+
+    def __init__(self, folder: Path, stack: ExitStack) -> None:
+        self.folder = folder
+        self.stack = stack
+        self.names = NameServer()
+        stack.callback(self.names.close)
+        (folder / "sitecustomize.py").write_text(SITE)
+        self._count = self._before = 0
+        self._connects = folder / "connects"
+        self._connects.touch()
+
+    def proxy(self, *args: str, **kwargs: object) -> ProxyProcess:
+        path = f"{self.folder}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+        env = {
+            "PYTHONPATH": path.rstrip(os.pathsep),
+            "CONNECTS": str(self._connects),
+            "NAMESERVER": self.names.address,
+        }
+        self._count += 1
+        folder = self.folder / f"proxy{self._count}"
+        proxy = ProxyProcess(folder, *args, env=env, **kwargs)  # type: ignore[arg-type]
+        self.stack.callback(proxy.kill)
+        self._before = len(self._lines())  # the relay tries itself out
+        return proxy
+
+    def connects(self) -> list[tuple[str, int]]:
+        """What the proxies have connected to since the last of them was started."""
+        return [(host, int(port)) for host, port in map(str.split, self._lines()[self._before :])]
+
+    def _lines(self) -> list[str]:
+        return self._connects.read_text().splitlines()
+
+
+@contextmanager
+def world(folder: Path) -> Iterator[World]:
+    with ExitStack() as stack:
+        yield World(folder, stack)
+
+
+class Answer:
+    """A response's status, fields (names in lower case) and body."""
+
+    def __init__(self, s: socket.socket, *, head_only: bool = False) -> None:
+        self.head = read_head(s).decode("latin-1")
+        lines = self.head.split("\r\n")
+        self.status = int(lines[0].split(" ")[1]) if lines[0] else 0
+        self.fields = {
+            name.lower(): value.strip()
+            for name, _, value in (line.partition(":") for line in lines[1:] if line)
+        }
+        self.body = b""
+        if not head_only:
+            left = int(self.fields.get("content-length", 0))
+            while left and (got := s.recv(left)):
+                self.body += got
+                left -= len(got)
+
+    @property
+    def error(self) -> str:
+        """The type in Proxy-Status."""
+        return self.fields.get("proxy-status", "").partition("error=")[2].partition(";")[0]
+
+
+def ask(proxy: ProxyProcess, request: str | bytes) -> Answer:
+    """The answer to one request on a connection of its own."""
+    with proxy.connect() as s:
+        s.sendall(request if isinstance(request, bytes) else request.encode("latin-1"))
+        return Answer(s)
+
+
+Make = Callable[[str, int], str]
+
+
+def connect(host: str, port: int) -> str:
+    return f"CONNECT {host}:{port} HTTP/1.1\r\nHost: {host}:{port}\r\n\r\n"
+
+
+def get(host: str, port: int) -> str:
+    return f"GET http://{host}:{port}/ HTTP/1.1\r\nHost: {host}:{port}\r\n\r\n"
+
+
+def upgrade(host: str, port: int) -> str:
+    return get(host, port)[:-2] + "Connection: upgrade\r\nUpgrade: websocket\r\n\r\n"

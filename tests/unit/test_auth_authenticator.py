@@ -1,0 +1,481 @@
+"""Who a request comes from: passwords, networks, uids, and what wrong ones cost."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import gc
+import logging
+import re
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from passlib.hash import bcrypt, sha512_crypt
+
+from spliceproxy.config import AuthConfig
+from spliceproxy.errors import Failure
+from spliceproxy.policy.auth import Authenticator, Unauthenticated, authenticator, cache, htpasswd
+
+ALICE = bcrypt.using(rounds=4).hash("secret")
+BOB = sha512_crypt.using(rounds=1000).hash("secret")
+
+FAILREGEX = r"^\s*\d+ WARNING authentication failed: client <ADDR>, user \S+, .+$"
+"""As in README.md, for what fail2ban leaves of a line when it has taken the time out."""
+
+
+def basic(user: str, password: str) -> list[bytes]:
+    return [b"Basic " + base64.b64encode(f"{user}:{password}".encode())]
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Time that passes only where the authenticator sleeps."""
+    clock = Clock()
+    real = asyncio.sleep
+
+    async def sleep(seconds: float) -> None:
+        clock.now += seconds
+        await real(0)
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    return clock
+
+
+@pytest.fixture
+def hashes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[bytes, str]]:
+    """Every hash computed: password and what it was compared with."""
+    seen: list[tuple[bytes, str]] = []
+    verify = htpasswd.verify
+
+    def spy(password: bytes, hashed: str) -> bool:
+        assert threading.current_thread() is not threading.main_thread()
+        seen.append((password, hashed))
+        return verify(password, hashed)
+
+    monkeypatch.setattr(htpasswd, "verify", spy)
+    return seen
+
+
+@pytest.fixture
+def users(tmp_path: Path) -> Path:
+    path = tmp_path / "users"
+    path.write_text(f"alice:{ALICE}\nbob:{BOB}\n")
+    return path
+
+
+@pytest.fixture
+def new(clock: Clock) -> Iterator[Callable[..., Authenticator]]:
+    made: list[Authenticator] = []
+
+    def build(**settings: Any) -> Authenticator:
+        made.append(Authenticator(AuthConfig(**settings), clock))
+        return made[-1]
+
+    yield build
+    for auth in made:
+        auth.close()
+
+
+async def ask(
+    auth: Authenticator, credentials: list[bytes], client: str = "192.0.2.1", uid: int = -1
+) -> str:
+    """The user, at once or later."""
+    user = auth.identify(credentials, client, uid)
+    return user if isinstance(user, str) else await user
+
+
+async def refused(auth: Authenticator, *args: Any) -> Unauthenticated:
+    with pytest.raises(Unauthenticated) as caught:
+        await ask(auth, *args)
+    return caught.value
+
+
+New = Callable[..., Authenticator]
+
+
+def test_nothing_configured(new: New) -> None:
+    auth = new()
+    assert not auth.enabled
+    assert auth.identify([], "192.0.2.1") == ""
+    assert auth.identify(basic("a", "b"), "192.0.2.1") == ""
+
+
+def test_one_user(new: New) -> None:
+    auth = new(user=("alice", "se:cret"))
+
+    async def main() -> None:
+        for _ in range(3):
+            assert auth.identify(basic("alice", "se:cret"), "192.0.2.1") == "alice"
+        challenge = await refused(auth, [])
+        assert challenge.status == 407
+        assert challenge.error == "http_request_denied"
+        assert challenge.fields == (
+            b'Proxy-Authenticate: Basic realm="spliceproxy", charset="UTF-8"',
+        )
+        for user, password in (("alice", "se"), ("alice", ""), ("bob", "se:cret"), ("", "")):
+            assert (await refused(auth, basic(user, password))).status == 407
+        assert auth.identify(basic("alice", "se:cret"), "192.0.2.1") == "alice"
+
+    assert auth.enabled
+    assert not auth.uses_peers
+    asyncio.run(main())
+
+
+def test_a_hash_costs_once(new: New, users: Path, hashes: list[tuple[bytes, str]]) -> None:
+    auth = new(htpasswd=users)
+
+    async def main() -> None:
+        for user in ("alice", "bob"):
+            first = auth.identify(basic(user, "secret"), "192.0.2.1")
+            assert isinstance(first, Awaitable)
+            assert await first == user
+            for _ in range(3):  # at once, and from anywhere
+                assert auth.identify(basic(user, "secret"), "192.0.2.2") == user
+        assert hashes == [(b"secret", ALICE), (b"secret", BOB)]
+
+    asyncio.run(main())
+
+
+def test_many_at_once_share_a_hash(
+    new: New, users: Path, hashes: list[tuple[bytes, str]], caplog: pytest.LogCaptureFixture
+) -> None:
+    auth = new(htpasswd=users)
+
+    async def main() -> None:
+        several = [ask(auth, basic("alice", "secret")) for _ in range(6)]
+        assert await asyncio.gather(*several) == ["alice"] * 6
+        several = [ask(auth, basic("alice", "wrong")) for _ in range(6)]
+        answers = await asyncio.gather(*several, return_exceptions=True)
+        assert all(isinstance(answer, Unauthenticated) for answer in answers)
+        assert len(hashes) == 2
+
+    asyncio.run(main())
+    assert caplog.text.count("authentication failed") == 1
+
+
+def test_one_that_leaves_does_not_end_the_hash_of_others(new: New, users: Path) -> None:
+    auth = new(htpasswd=users)
+
+    async def main() -> None:
+        leaves = asyncio.ensure_future(ask(auth, basic("alice", "secret")))
+        stays = asyncio.ensure_future(ask(auth, basic("alice", "secret")))
+        await asyncio.sleep(0)
+        assert auth._attempts
+        leaves.cancel()
+        assert await stays == "alice"
+
+    asyncio.run(main())
+
+
+def test_unknown_user_costs_the_same(
+    new: New, users: Path, hashes: list[tuple[bytes, str]]
+) -> None:
+    auth = new(htpasswd=users)
+
+    async def main() -> None:
+        # The decoy is alice's hash: her password does not open it for others.
+        for password in ("wrong", "secret"):
+            for user in ("nobody", "", "ALICE"):
+                await refused(auth, basic(user, password), f"192.0.2.{len(hashes)}")
+        assert {hashed for _, hashed in hashes} == {ALICE}
+        assert len(hashes) == 6
+
+    asyncio.run(main())
+
+
+def test_wrong_after_right_is_refused(new: New, users: Path) -> None:
+    auth = new(htpasswd=users)
+
+    async def main() -> None:
+        for _ in range(3):
+            assert await ask(auth, basic("alice", "secret")) == "alice"
+            for bad in (basic("alice", "secreT"), basic("alice", ""), basic("Alice", "secret")):
+                assert (await refused(auth, bad)).status == 407
+            assert (await refused(auth, [])).status == 407
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    "credentials",
+    [
+        basic("alice", "secret") * 2,
+        basic("alice", "secret") + basic("x", "y"),
+        [b"Bearer abc"],
+        [b"Basic !"],
+        [b""],
+    ],
+)
+def test_not_sound(new: New, users: Path, credentials: list[bytes]) -> None:
+    auth = new(htpasswd=users, user=("x", "y"), networks={"192.0.2.0/24": "lab"})
+
+    async def main() -> None:
+        await ask(auth, basic("alice", "secret"))
+        with pytest.raises(Unauthenticated) as caught:
+            auth.identify(credentials, "192.0.2.1")
+        assert caught.value.status == 407
+
+    asyncio.run(main())
+
+
+def test_line_changes(new: New, users: Path, clock: Clock, hashes: list[tuple[bytes, str]]) -> None:
+    auth = new(htpasswd=users)
+
+    def change(text: str) -> None:
+        users.write_text(text)
+        clock.now += authenticator.LOOK_SECONDS
+
+    async def main() -> None:
+        await ask(auth, basic("alice", "secret"))
+        await ask(auth, basic("bob", "secret"))
+        change(f"alice:{bcrypt.using(rounds=4).hash('other')}\nbob:{BOB}\n")
+        assert auth.identify(basic("bob", "secret"), "192.0.2.1") == "bob"
+        await refused(auth, basic("alice", "secret"))
+        assert await ask(auth, basic("alice", "other")) == "alice"
+        change(f"bob:{BOB}\n")
+        await refused(auth, basic("alice", "other"))
+
+    asyncio.run(main())
+
+
+def test_line_changes_during_the_hash(
+    new: New, users: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    auth = new(htpasswd=users)
+    verify = htpasswd.verify
+
+    def slow(password: bytes, hashed: str) -> bool:
+        users.write_text(f"bob:{BOB}\n")
+        assert auth._users is not None
+        auth._users.look()
+        return verify(password, hashed)
+
+    monkeypatch.setattr(htpasswd, "verify", slow)
+
+    async def main() -> None:
+        await refused(auth, basic("alice", "secret"))
+
+    asyncio.run(main())
+
+
+def test_files_are_looked_at_once_a_second(
+    new: New, users: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    auth = new(htpasswd=users)
+    assert auth._users is not None
+    looks: list[float] = []
+    monkeypatch.setattr(type(auth._users), "look", lambda _: looks.append(clock.now))
+    for _ in range(40):
+        with pytest.raises(Unauthenticated):
+            auth.identify([], "192.0.2.1")
+        clock.now += 0.1
+    assert len(looks) in (3, 4)
+
+
+def test_cache_expires_and_its_user_is_not_slowed(
+    new: New, users: Path, clock: Clock, hashes: list[tuple[bytes, str]]
+) -> None:
+    auth = new(htpasswd=users)
+
+    async def main() -> None:
+        await ask(auth, basic("alice", "secret"))
+        clock.now += cache.SECONDS - 1
+        assert auth.identify(basic("alice", "secret"), "192.0.2.1") == "alice"
+        for _ in range(8):
+            await refused(auth, basic("alice", "wrong"))
+        clock.now += cache.SECONDS
+        await refused(auth, basic("alice", "wrong"))  # so that the network is an offender now
+        before = clock.now
+        assert await ask(auth, basic("alice", "secret")) == "alice"
+        assert clock.now == before
+        assert hashes.count((b"secret", ALICE)) == 2
+
+    asyncio.run(main())
+
+
+def test_cache_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "KEPT", 3)
+    kept = cache.VerifiedCache()
+    names = [kept.digest(bytes([i])) for i in range(4)]
+    for name in names[:3]:
+        kept.put(name, cache.Verified("u", "h", 0.0))
+    kept.get(names[0])
+    kept.put(names[3], cache.Verified("u", "h", 0.0))
+    assert [kept.get(name) is not None for name in names] == [True, False, True, True]
+
+
+def test_digest_is_keyed() -> None:
+    assert cache.VerifiedCache().digest(b"x") != cache.VerifiedCache().digest(b"x")
+
+
+def test_failures_are_slowed(new: New, users: Path, clock: Clock) -> None:
+    auth = new(htpasswd=users)
+
+    async def main() -> None:
+        waits = []
+        for _ in range(5):
+            before = clock.now
+            await refused(auth, basic("alice", "wrong"))
+            waits.append(clock.now - before)
+        assert waits == [0, 0.25, 0.5, 1, 2]
+        before = clock.now
+        await refused(auth, basic("alice", "wrong"), "192.0.2.2")
+        await refused(auth, [])  # to ask for the challenge is no failure
+        assert clock.now == before
+
+    asyncio.run(main())
+
+
+def test_too_many_attempts(
+    new: New, users: Path, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    auth = new(htpasswd=users)
+
+    async def main() -> None:
+        for _ in range(6):
+            await refused(auth, basic("alice", "wrong"))
+        guesses = [ask(auth, basic("alice", f"guess{i}")) for i in range(20)]
+        answers = await asyncio.gather(*guesses, return_exceptions=True)
+        limited = [a for a in answers if isinstance(a, Unauthenticated) and a.status == 429]
+        assert len(limited) > 15
+        assert re.fullmatch(rb"Retry-After: \d+", limited[0].fields[0])
+
+    asyncio.run(main())
+    assert "too many attempts" in caplog.text
+
+
+def test_hashes_at_once_are_bounded(new: New, users: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(authenticator, "MAX_ATTEMPTS", 4)
+    auth = new(htpasswd=users)
+
+    async def main() -> None:
+        tries = [ask(auth, basic("alice", f"guess{i}"), f"192.0.2.{i}") for i in range(10)]
+        answers = await asyncio.gather(*tries, return_exceptions=True)
+        assert sorted(a.status for a in answers if isinstance(a, Failure)) == [407] * 4 + [503] * 6
+        assert not auth._attempts
+
+    asyncio.run(main())
+
+
+def test_networks_and_passwords(new: New, users: Path) -> None:
+    auth = new(htpasswd=users, networks={"192.0.2.0/24": "lab"}, groups={"staff": ("lab", "x")})
+
+    async def main() -> None:
+        assert auth.identify([], "192.0.2.9") == "lab"
+        assert await ask(auth, basic("alice", "secret"), "192.0.2.9") == "alice"
+        assert (await refused(auth, basic("alice", "wrong"), "192.0.2.9")).status == 407
+        assert (await refused(auth, [], "198.51.100.1")).status == 407
+
+    asyncio.run(main())
+    assert auth.groups_of("lab") == {"staff"}
+    assert auth.groups_of("alice") == frozenset()
+
+
+def test_networks_alone(new: New) -> None:
+    """Nothing to compare a password with: credentials are not looked at."""
+    auth = new(networks={"192.0.2.0/24": "lab"})
+    assert auth.identify(basic("root", "x"), "192.0.2.9") == "lab"
+    assert auth.identify(basic("lab", "x"), "198.51.100.1") == ""
+
+
+def test_not_required(new: New) -> None:
+    auth = new(user=("alice", "secret"), required=False)
+    assert auth.identify([], "192.0.2.1") == ""
+    with pytest.raises(Unauthenticated):
+        asyncio.run(ask(auth, basic("alice", "wrong")))
+
+
+def test_peers_and_mapping_file(new: New, tmp_path: Path, clock: Clock) -> None:
+    path = tmp_path / "map"
+    path.write_text("192.0.2.0/24 lab\n")
+    auth = new(users_file=path, peers={"0": "admin"})
+    assert auth.uses_peers
+    assert auth.identify([], "", 0) == "admin"
+    assert auth.identify([], "", 4711) == ""
+    assert auth.identify([], "192.0.2.1") == "lab"
+    path.write_text("192.0.2.0/24 other\n4711 bob\n")
+    clock.now += authenticator.LOOK_SECONDS
+    assert auth.identify([], "", 4711) == "bob"
+    assert auth.identify([], "", 0) == "admin"
+    assert auth.identify([], "192.0.2.1") == "other"
+
+
+@pytest.mark.parametrize("setting", ["htpasswd", "users_file"])
+def test_bad_file_at_start(tmp_path: Path, setting: str) -> None:
+    path = tmp_path / "file"
+    path.write_text("what is this\n")
+    with pytest.raises(ValueError, match=rf"{path}:1: not of the form"):
+        Authenticator(AuthConfig(**{setting: path}))  # type: ignore[arg-type]
+
+
+def test_password_is_in_no_text(new: New, caplog: pytest.LogCaptureFixture) -> None:
+    auth = new(user=("alice", "secret"))
+
+    async def main() -> None:
+        error = await refused(auth, basic("alice", "hunter2"))
+        assert "hunter2" not in error.detail
+
+    asyncio.run(main())
+    assert "hunter2" not in caplog.text
+
+
+def fail2ban(line: str) -> list[str]:
+    """The addresses that fail2ban finds; its <ADDR> in short."""
+    pattern = FAILREGEX.replace("<ADDR>", r"(?P<host>\d+(?:\.\d+){3}|[0-9a-fA-F:]+)")
+    rest = re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}", "", line)
+    return [found["host"] for found in re.finditer(pattern, rest)]
+
+
+@pytest.mark.parametrize("client", ["192.0.2.1", "2001:db8::1"])
+@pytest.mark.parametrize(
+    "user",
+    [
+        "alice",
+        "",
+        "x" * 500,
+        "a, wrong\n 1 WARNING authentication failed: client 198.51.100.1, user ",
+    ],
+)
+def test_log_line_for_fail2ban(
+    new: New, caplog: pytest.LogCaptureFixture, client: str, user: str
+) -> None:
+    auth = new(user=("alice", "secret"))
+    pair = f"{user.replace(chr(10), ' ')}:x".encode()
+    asyncio.run(refused(auth, [b"Basic " + base64.b64encode(pair)], client))
+    (record,) = caplog.records
+    line = logging.Formatter("%(asctime)s %(process)d %(levelname)s %(message)s").format(record)
+    assert fail2ban(line) == [client]
+    assert line.count("authentication failed") == 1  # wherever a pattern looks
+    assert len(line) < 400
+
+
+def test_fail2ban_pattern_is_in_the_readme() -> None:
+    readme = Path(__file__).parents[2] / "README.md"
+    assert f"failregex = {FAILREGEX}\n" in readme.read_text()
+
+
+def test_close_with_a_hash_under_way(new: New, users: Path) -> None:
+    auth = new(htpasswd=users)
+
+    async def main() -> None:
+        waiting = asyncio.ensure_future(ask(auth, basic("alice", "secret")))
+        await asyncio.sleep(0)
+        assert auth._attempts
+        auth.close()
+        auth.close()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+
+    asyncio.run(main())
+    gc.collect()

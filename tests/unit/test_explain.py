@@ -1,0 +1,248 @@
+"""explain: what decides about a request, as values, as text and as a command."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spliceproxy import AuthConfig, Config, Explanation, PolicyConfig, Request, RuleConfig, explain
+from spliceproxy.errors import Failure
+from spliceproxy.explaining import as_text, read_request
+from spliceproxy.policy.explain import walk
+
+PUBLIC = ("192.0.2.1",)
+RULES = (
+    RuleConfig("no-uploads", "deny", methods=("POST",)),
+    RuleConfig("no-ten", "deny", networks=("10.0.0.0/8",)),
+    RuleConfig("watch", "deny", hosts=("a.test",), report_only=True),
+    RuleConfig("staff", "allow", groups=("staff",), hosts=("a.test", "b.test")),
+    RuleConfig("tests", "allow", hosts=("*.test",), ports=("443",)),
+)
+USERS = AuthConfig(user=("ann", "x"), required=False, groups={"staff": ("ann",)})
+
+
+def told(
+    request: Request,
+    *rules: RuleConfig,
+    auth: AuthConfig | None = None,
+    **policy: Any,
+) -> Explanation:
+    config = Config(listen=(), auth=auth or AuthConfig(), policy=PolicyConfig(rules, **policy))
+    return explain(config, request)
+
+
+def ask(host: str = "a.test", *addresses: str, **values: Any) -> Request:
+    return Request(**{"client": "127.0.0.1", "host": host, **values}, addresses=addresses or PUBLIC)
+
+
+def line(explanation: Explanation, name: str) -> str:
+    (found,) = [step.text for step in explanation.steps if step.name == name]
+    return found
+
+
+def decider(explanation: Explanation) -> tuple[str, str, bool]:
+    """The deciding step, the rule, and whether the request is allowed."""
+    (step,) = [step for step in explanation.steps if step.decides]
+    assert step.passed is explanation.allowed
+    assert explanation.allowed is (explanation.status == 0) is bool(explanation.addresses)
+    return step.name, explanation.rule, explanation.allowed
+
+
+def test_nothing_forbids_it() -> None:
+    explanation = told(ask())
+    assert decider(explanation) == ("rules", "", True)
+    assert explanation.addresses == PUBLIC
+    assert [step.name for step in explanation.steps] == ["clients", "user", "rules", "dns", "guard"]
+
+
+def test_clients() -> None:
+    assert decider(told(ask(client="192.0.2.9"))) == ("clients", "clients", False)
+    assert decider(told(ask(client=""))) == ("rules", "", True)
+    assert decider(told(ask(), clients=("unix",))) == ("clients", "clients", False)
+
+
+def test_users() -> None:
+    required = AuthConfig(user=("ann", "x"), networks={"10.0.7.0/24": "ci"})
+    explanation = told(ask(), auth=required)
+    assert decider(explanation) == ("user", "", False)
+    assert explanation.status == 407
+    assert line(told(ask(user="bob"), auth=required), "user") == "bob"
+    assert line(told(ask(client="10.0.7.3"), auth=required), "user") == "ci"
+    assert line(told(ask(user="ann"), auth=USERS), "user") == "ann, groups: staff"
+    assert "'ann' is not asked for" in line(told(ask(user="ann")), "user")
+
+
+def test_rules() -> None:
+    explanation = told(ask(user="ann"), *RULES, auth=USERS, default="deny")
+    assert decider(explanation) == ("rules", "staff", True)
+    text = line(explanation, "rules")
+    assert text.startswith("rule staff allows it, for 192.0.2.1; also matching: watch, tests;")
+    assert text.endswith("would deny it, but only report: watch")
+    explanation = told(ask("b.test", method="POST"), *RULES, default="deny")
+    assert decider(explanation) == ("rules", "no-uploads", False)
+    assert line(explanation, "rules") == "rule no-uploads denies it; also matching: tests"
+    assert "dns" not in [step.name for step in explanation.steps]
+    explanation = told(ask("b.test", port=80), *RULES, default="deny")
+    assert decider(explanation) == ("rules", "default", False)
+    explanation = told(ask("b.test", port=80), *RULES, default="deny", report_only=True)
+    assert decider(explanation) == ("rules", "default", True)
+    assert "but only reports" in line(explanation, "rules")
+
+
+def test_rules_on_addresses() -> None:
+    explanation = told(ask("b.test", "10.0.0.1", "192.0.2.1"), *RULES, default="deny")
+    assert decider(explanation) == ("rules", "tests", True)
+    assert "left out: 10.0.0.1 (rule no-ten)" in line(explanation, "rules")
+    assert line(explanation, "guard") == "192.0.2.1 may be dialled"
+    explanation = told(ask("b.test", "10.0.0.1"), *RULES, default="deny")
+    assert decider(explanation) == ("rules", "no-ten", False)
+    assert line(explanation, "rules") == (
+        "rule no-ten denies it, for 10.0.0.1; also matching: tests"
+    )
+
+
+def test_the_guard() -> None:
+    explanation = told(ask("a.test", "169.254.169.254", "::ffff:192.0.2.1"))
+    assert decider(explanation) == ("rules", "", True)
+    assert explanation.addresses == PUBLIC
+    assert "left out: 169.254.169.254 (link-local)" in line(explanation, "guard")
+    explanation = told(ask("a.test", "127.0.0.1", client="10.0.0.7"))
+    assert decider(explanation) == ("guard", "guard", False)
+    assert line(explanation, "guard") == "127.0.0.1 (loopback)"
+    assert explanation.error == "destination_ip_prohibited"
+    assert line(told(ask("a.test", "127.0.0.1"), guard="off"), "guard") == "off"
+
+
+def test_locked(tmp_path: Path) -> None:
+    path = tmp_path / "egress.toml"
+    path.write_text('rule = [{id = "x", action = "allow", hosts = ["a.test"], ports = [443]}]')
+    assert decider(told(ask(), locked=path)) == ("locked", "", True)
+    assert decider(told(ask(), RuleConfig("all", "allow"), locked=path)) == ("rules", "all", True)
+    assert decider(told(ask("b.test"), locked=path)) == ("locked", "locked", False)
+    assert decider(told(ask(), RuleConfig("no", "deny"), locked=path)) == ("rules", "no", False)
+
+
+HOOK = """
+from spliceproxy import Allow, Deny
+print("loaded")
+async def authorize(request):
+    if request.host == "bad.test":
+        raise KeyError(request.host)
+    if request.host == "moved.test":
+        return Allow(addresses=("169.254.0.1",))
+    if request.user != "ann":
+        return Deny("only ann", rule="locked")
+    return Allow(source_address="192.0.2.9", tags={"team": "red"})
+"""
+
+
+def test_the_hook(tmp_path: Path) -> None:
+    hook = tmp_path / "hook.py"
+    hook.write_text(HOOK)
+    explanation = told(ask(user="ann"), auth=USERS, hook=str(hook))
+    assert decider(explanation) == ("hook", "", True)
+    assert line(explanation, "hook") == "it allows it from 192.0.2.9 team=red"
+    # A rule of a hook may be called as a part of the policy is.
+    explanation = told(ask(), hook=str(hook))
+    assert decider(explanation) == ("hook", "locked", False)
+    assert line(explanation, "hook") == "only ann (rule locked)"
+    explanation = told(ask("bad.test"), hook=str(hook))
+    assert decider(explanation) == ("hook", "", False)
+    assert explanation.status == 500
+    explanation = told(ask("moved.test"), hook=str(hook))
+    assert explanation.rule == "guard"
+    assert [(step.name, step.passed) for step in explanation.steps if step.decides] == [
+        ("guard", False)
+    ]
+
+
+def test_a_name_that_leads_nowhere() -> None:
+    class Names:
+        def cached(self, host: str) -> None:
+            return None
+
+        async def resolve(self, host: str) -> tuple[str, ...]:
+            raise Failure("dns_error", f"{host}: no address")
+
+    for rules in ((), RULES):
+        config = Config(listen=(), policy=PolicyConfig(rules=rules))
+        explanation = asyncio.run(walk(config, ask(), Names()))
+        assert decider(explanation) == ("dns", "", False)
+        assert (explanation.status, explanation.error) == (502, "dns_error")
+    assert decider(told(ask("a..test"), RuleConfig("x", "deny"))) == ("dns", "", False)
+
+
+def test_text_marks_what_decides() -> None:
+    text = as_text(told(ask(), *RULES)).splitlines()
+    (marked,) = [one for one in text if one.startswith("=>")]
+    assert marked == "=> " + next(one for one in text if "rule tests" in one)[3:]
+    assert text[-1] == "allowed, rule tests: would connect to 192.0.2.1"
+    text = as_text(told(ask(method="POST"), *RULES)).splitlines()
+    assert text[-1].startswith("refused with 403, rule no-uploads: ")
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "client", "words"),
+    [
+        ("CONNECT", "a.test", "::1", "without a port"),
+        ("CONNECT", "http://a.test/", "::1", "CONNECT takes HOST:PORT"),
+        ("GET", "a.test:80", "::1", "not a URL or path"),
+        ("GET", "/path", "::1", "allowed: CONNECT HOST:PORT, or"),
+        ("GET", "https://a.test/", "::1", "allowed: CONNECT HOST:PORT, or"),
+        ("GET", "http://a.test/", "localhost", "'localhost' is no IP address"),
+    ],
+)
+def test_wrong_requests(method: str, target: str, client: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        read_request(method, target, client)
+
+
+def test_requests() -> None:
+    assert read_request("CONNECT", "A.test:443", "unix") == Request(host="a.test", client="")
+    request = read_request("GET", "http://[::1]/x?y", "::ffff:10.0.0.7", "ann", PUBLIC)
+    assert request == Request(
+        client="10.0.0.7",
+        user="ann",
+        method="GET",
+        scheme="http",
+        host="::1",
+        port=80,
+        path="/x?y",
+        addresses=PUBLIC,
+    )
+
+
+def run(*args: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "spliceproxy", "explain", *args]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
+def test_command(tmp_path: Path) -> None:
+    (tmp_path / "hook.py").write_text(HOOK)
+    config = tmp_path / "proxy.toml"
+    config.write_text('policy = "hook.py"\nauth = "ann:x"\naccess-log = "log"\n')
+    args = ("--config", str(config), "CONNECT", "a.test:443", "--from", "10.0.0.7")
+    given = (*args, "--address", "192.0.2.1")
+    done = run(*given, "--user", "ann")
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (
+        0,
+        "allowed: would connect to 192.0.2.1",
+    )
+    assert "loaded" in done.stderr
+    done = run(*given, "--user", "bob", "--json")
+    assert done.returncode == 1
+    answer = json.loads(done.stdout)
+    assert (answer["allowed"], answer["rule"], answer["status"]) == (False, "locked", 403)
+    assert [step["name"] for step in answer["steps"] if step["decides"]] == ["hook"]
+    assert not (tmp_path / "log").exists()
+    for wrong in (("GET", "/"), ("CONNECT",), ("CONNECT", "a.test:1", "--from", "x")):
+        done = run(*wrong)
+        assert (done.returncode, done.stdout) == (2, ""), wrong
+    done = run("--address", "192.0.2.1", "CONNECT", "a.test:443", "--guard", "no")
+    assert done.returncode == 2

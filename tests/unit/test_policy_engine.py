@@ -1,0 +1,307 @@
+"""The policy as a whole: the order of its questions, and what its answers hold."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from spliceproxy.config import AuthConfig, Config, PolicyConfig, RuleConfig
+from spliceproxy.errors import Denied, Failure
+from spliceproxy.http1.head import RequestHead, parse_request
+from spliceproxy.observe.record import Record
+from spliceproxy.policy import Allow, Deny, Request
+from spliceproxy.policy.auth import Unauthenticated
+from spliceproxy.policy.engine import REPEAT, Policy, Verdict
+from spliceproxy.policy.hook import Functions
+from spliceproxy.upstream.addresses import literal
+
+ANN = b"Proxy-Authorization: Basic YW5uOnNlY3JldA==\r\n"  # ann:secret
+
+
+class Names:
+    """A resolver that knows ``zone``, and 192.0.2.1 for all other names; those that begin
+    with "slow" are not cached."""
+
+    def __init__(self, **zone: Sequence[str]) -> None:
+        self.zone = {name.replace("_", "."): tuple(found) for name, found in zone.items()}
+        self.asked: list[str] = []
+
+    def cached(self, host: str) -> tuple[str, ...] | None:
+        self.asked.append(host)
+        if host.startswith("slow"):
+            return None
+        return self.zone.get(host, (literal(host) or "192.0.2.1",))
+
+    async def resolve(self, host: str) -> tuple[str, ...]:
+        await asyncio.sleep(0)
+        if host not in self.zone:
+            raise Failure("dns_error", host)
+        return self.zone[host]
+
+
+class Case:
+    """A policy, asked for one client after the other."""
+
+    def __init__(
+        self,
+        *rules: RuleConfig,
+        names: Names | None = None,
+        hook: Any = None,
+        auth: AuthConfig | None = None,
+        **settings: Any,
+    ) -> None:
+        config = Config(
+            listen=(),
+            auth=auth or AuthConfig(),
+            policy=PolicyConfig(rules=rules, **settings),
+        )
+        self.names = names or Names()
+        functions = Functions(hook) if hook is not None else None
+        self.policy = Policy(config, self.names, functions)
+        self.record = Record("", 0.0)
+
+    def head(self, method: str, host: str, port: int, more: bytes) -> RequestHead:
+        target = f"{host}:{port}" if method == "CONNECT" else f"http://{host}:{port}/p?q"
+        text = f"{method} {target} HTTP/1.1\r\nHost: {host}\r\n"
+        return parse_request(text.encode() + more + b"\r\n")
+
+    def ask(
+        self,
+        host: str = "192.0.2.1",
+        port: int = 443,
+        *,
+        client: str = "127.0.0.1",
+        method: str = "CONNECT",
+        more: bytes = b"",
+        own: bool = False,
+    ) -> Verdict:
+        self.record = Record(client, 0.0)
+        head = self.head(method, host, port, more)
+        with socket.socket() as sock:
+            asker = self.policy.client(client, sock)
+        return asyncio.run(
+            self.policy.decide(asker, head, head.host, head.port, self.record, own=own)
+        )
+
+    def admit(self, *, client: str = "127.0.0.1", more: bytes = b"") -> None:
+        self.record = Record(client, 0.0)
+        head = parse_request(b"GET / HTTP/1.1\r\nHost: files.test\r\n" + more + b"\r\n")
+        with socket.socket() as sock:
+            asker = self.policy.client(client, sock)
+        asyncio.run(self.policy.admit(asker, head, self.record))
+
+    def denies(self, *args: Any, **kwargs: Any) -> Denied:
+        with pytest.raises(Denied) as caught:
+            self.ask(*args, **kwargs)
+        return caught.value
+
+
+def deny(id: str = "r", **conditions: Any) -> RuleConfig:
+    return RuleConfig(id, "deny", **conditions)
+
+
+def allow(id: str = "a", **conditions: Any) -> RuleConfig:
+    return RuleConfig(id, "allow", **conditions)
+
+
+def test_nothing_configured() -> None:
+    case = Case(names=Names(a_test=("192.0.2.1", "2001:db8::1")))
+    assert case.ask("a.test") == ("a.test", 443, ("192.0.2.1", "2001:db8::1"), "", REPEAT)
+    assert case.ask("a.test").key == ("a.test", 443, "")
+
+
+def test_no_open_relay() -> None:
+    for client in ("", "127.0.0.1", "10.0.0.7", "fe80::1%eth0"):
+        assert Case().ask(client=client).addresses
+        Case().admit(client=client)
+    denied = Case().denies(client="192.0.2.7")
+    assert (denied.status, denied.rule, denied.error) == (403, "clients", "http_request_denied")
+    # What the operator serves or stands before is no relay.
+    Case().admit(client="192.0.2.7")
+    assert Case().ask(client="192.0.2.7", own=True).addresses
+    # Configured networks are for all requests.
+    case = Case(clients=("192.0.2.0/24",))
+    case.admit(client="192.0.2.7")
+    assert case.ask(client="192.0.2.7").addresses
+    for own in (True, False):
+        assert case.denies(own=own).rule == "clients"
+    with pytest.raises(Denied):
+        case.admit(client="127.0.0.1")
+
+
+def test_users() -> None:
+    auth = AuthConfig(user=("ann", "secret"), groups={"staff": ("ann",)})
+    case = Case(allow(groups=("staff",), hosts=("a.test",)), auth=auth, default="deny")
+    with pytest.raises(Unauthenticated) as caught:
+        case.ask("a.test", client="192.0.2.7")
+    assert caught.value.status == 407
+    assert case.names.asked == []
+    verdict = case.ask("a.test", client="192.0.2.7", more=ANN)
+    assert 0 < verdict.repeat_for <= REPEAT
+    assert case.record.user == "ann"
+    assert case.denies("b.test", more=ANN).rule == "default"
+    assert case.record.user == "ann"  # known though it is denied
+    with pytest.raises(Unauthenticated):
+        case.admit()
+
+
+def test_a_denied_name_is_not_looked_up() -> None:
+    """A query carries data out as well as a connection."""
+    case = Case(allow(hosts=("a.test",)), default="deny")
+    assert case.denies("secret.b.test").rule == "default"
+    assert case.names.asked == []
+    assert case.ask("a.test").addresses
+
+
+def test_rules_see_one_spelling() -> None:
+    case = Case(deny(hosts=("127.0.0.1", "*.a.test")))
+    for host in ("127.0.0.1", "0x7f.1", "2130706433", "[::ffff:7f00:1]", "B.A.TEST."):
+        assert case.denies(host).rule == "r", host
+    assert case.ask("a.test").addresses
+    with pytest.raises(Failure) as caught:
+        case.ask("a..test")
+    assert caught.value.error == "dns_error"
+
+
+def test_rules_on_addresses() -> None:
+    names = Names(a_test=("10.0.0.1", "192.0.2.1", "10.0.0.2"), b_test=("10.0.0.1",))
+    case = Case(deny(networks=("10.0.0.0/8",)), names=names)
+    assert case.ask("a.test").addresses == ("192.0.2.1",)
+    assert case.denies("b.test").rule == "r"
+    assert case.denies("b.test", own=True).rule == "r"
+    case = Case(allow(networks=("192.0.2.0/24",)), names=names, default="deny")
+    assert case.ask("a.test").addresses == ("192.0.2.1",)
+    assert case.denies("b.test").rule == "default"
+
+
+def test_slow_names() -> None:
+    case = Case(names=Names(slow_test=("10.0.0.1", "169.254.0.1")))
+    assert case.ask("slow.test").addresses == ("10.0.0.1",)
+    with pytest.raises(Failure, match=r"slow\.none"):
+        case.ask("slow.none")
+
+
+def test_the_guard() -> None:
+    names = Names(a_test=("127.0.0.1", "10.0.0.1"))
+    assert Case(names=names).ask("a.test").addresses == ("127.0.0.1", "10.0.0.1")
+    assert Case(names=names).ask("a.test", client="10.0.0.7").addresses == ("10.0.0.1",)
+    denied = Case(names=names, guard="private").denies("a.test")
+    assert (denied.error, denied.status) == ("destination_ip_prohibited", 403)
+    assert denied.detail == "rule guard"
+    case = Case(names=names, guard="private", guard_allow=("10.0.0.0/8",))
+    assert case.ask("a.test").addresses == ("10.0.0.1",)
+    assert Case(names=names, guard="private").ask("a.test", own=True).addresses
+    assert Case(guard="off").ask("169.254.169.254").addresses
+    assert Case(guard="off", guard_deny=("192.0.2.1",)).denies("192.0.2.1").rule == "guard"
+
+
+def test_report_only(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "spliceproxy")
+    names = Names(a_test=("10.0.0.1", "192.0.2.1"))
+    case = Case(deny(networks=("10.0.0.0/8",)), names=names, report_only=True)
+    assert case.ask("a.test").addresses == ("192.0.2.1",)
+    assert case.ask("10.0.0.1").addresses == ("10.0.0.1",)
+    assert "rule r (report only) would deny: client 127.0.0.1, CONNECT 10.0.0.1:443" in caplog.text
+    caplog.clear()
+    case = Case(deny(hosts=("*.test",), report_only=True))
+    assert case.ask("a.test", client="").addresses
+    assert (
+        caplog.text.count("rule r (report only) would deny: client unix, CONNECT a.test:443") == 1
+    )
+    caplog.clear()
+    assert Case(default="deny", report_only=True).ask("a.test").addresses
+    assert caplog.text.count("rule default (report only) would deny") == 1
+
+
+def test_the_hook_sees_the_request() -> None:
+    seen: list[Request] = []
+
+    def authorize(request: Request) -> Allow:
+        seen.append(request)
+        return Allow(source_address="192.0.2.9", tags={"team": "red"})
+
+    auth = AuthConfig(user=("ann", "secret"), groups={"staff": ("ann",)})
+    names = Names(**{"A_test": ("10.0.0.1", "169.254.0.1"), "a_test": ("10.0.0.1", "169.254.0.1")})
+    case = Case(hook=authorize, auth=auth, names=names)
+    verdict = case.ask("A.test", 80, method="GET", more=ANN + b"X: y\r\n")
+    assert verdict == ("a.test", 80, ("10.0.0.1",), "192.0.2.9", 0.0)
+    assert verdict.key == ("a.test", 80, "192.0.2.9")
+    assert case.record.tags == {"team": "red"}
+    (request,) = seen
+    assert request.field("x") == "y"
+    assert request == Request(
+        "127.0.0.1",
+        "ann",
+        frozenset({"staff"}),
+        "GET",
+        "http",
+        "a.test",
+        80,
+        "/p?q",
+        ("10.0.0.1",),
+        request.fields,
+    )
+    case.admit(more=ANN)
+    assert (seen[-1].host, seen[-1].path, seen[-1].addresses) == ("files.test", "/", ())
+
+
+def test_the_hook_denies() -> None:
+    case = Case(hook=lambda _: Deny("Not today.", "mondays", 451))
+    denied = case.denies("a.test")
+    assert (denied.status, denied.detail, denied.reason) == (451, "rule mondays", "Not today.")
+    denied = Case(hook=lambda _: Deny("Not today.")).denies("a.test")
+    assert (denied.detail, denied.rule) == ("Not today.", "")
+    with pytest.raises(Denied):
+        case.admit()
+
+
+def test_the_hook_is_not_asked_what_is_denied_already() -> None:
+    def authorize(request: Request) -> Allow:
+        raise AssertionError
+
+    names = Names(a_test=("169.254.0.1",))
+    assert Case(deny(hosts=("a.test",)), hook=authorize).denies("a.test").rule == "r"
+    assert Case(hook=authorize, names=names).denies("a.test").rule == "guard"
+    assert Case(hook=authorize).denies("a.test", client="192.0.2.7").rule == "clients"
+
+
+def test_addresses_of_the_hook_are_checked() -> None:
+    def case(*addresses: str) -> Case:
+        return Case(deny(networks=("198.51.100.0/24",)), hook=lambda _: Allow(addresses=addresses))
+
+    assert case("192.0.2.5", "::ffff:192.0.2.6").ask().addresses == ("192.0.2.5", "192.0.2.6")
+    assert case("169.254.169.254", "192.0.2.5").ask().addresses == ("192.0.2.5",)
+    assert case("169.254.169.254").denies().rule == "guard"
+    assert case("198.51.100.1").denies().rule == "r"
+    # A backend is the operator's word, other addresses in its place are not.
+    backend = Case(hook=lambda request: Allow(addresses=request.addresses[:1]), guard="private")
+    assert backend.ask("127.0.0.1", own=True).addresses == ("127.0.0.1",)
+    assert case("169.254.169.254").denies(own=True).rule == "guard"
+
+
+def test_how_long_it_holds() -> None:
+    assert Case(deny(hosts=("b.test",))).ask().repeat_for == REPEAT
+    assert Case(deny(hosts=("b.test",), times=("00:00-24:00",))).ask().repeat_for <= 60
+    assert Case(hook=lambda _: Allow()).ask().repeat_for == 0
+    assert 0 < Case(hook=lambda _: Allow(), hook_cache=5.0).ask().repeat_for <= 5
+    assert Case(hook=lambda _: Allow(), hook_cache=500.0).ask().repeat_for == REPEAT
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"guard_allow": ("x",)}, "allowed: a network"),
+        ({"clients": ("x",)}, "allowed: a network"),
+        ({"hook": "no_such_module"}, "cannot import"),
+        ({"rules": (deny(ports=("x",)),)}, "rule r: ports"),
+    ],
+)
+def test_mistakes(settings: dict[str, Any], text: str) -> None:
+    config = Config(listen=(), policy=PolicyConfig(**settings))
+    with pytest.raises(ValueError, match=text):
+        Policy(config, Names())

@@ -1,0 +1,710 @@
+"""The settings: file, environment and flags to a Config, every mistake, and back to TOML."""
+
+from __future__ import annotations
+
+import json
+import re
+import textwrap
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import tomli_w
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from spliceproxy import cli
+from spliceproxy.config import (
+    Address,
+    AuthConfig,
+    Config,
+    PolicyConfig,
+    RuleConfig,
+    Timeouts,
+)
+from spliceproxy.settings import schema, writing
+from spliceproxy.settings.loading import SettingsError, load
+from spliceproxy.settings.table import BY_NAME, SETTINGS, default_words
+
+try:
+    import tomllib
+except ImportError:
+    import tomli as tomllib
+
+EVERYTHING = """\
+listen = [":1", "[::1]:2", "unix:sock"]
+serve = "site"
+workers = 3
+engine = "splice"
+max-connections = 1000
+allow-clients = ["10.0.0.0/8", "unix"]
+auth = "ada:se:cret"
+htpasswd = "users"
+auth-realm = "the proxy of \\"B\\""
+auth-required = false
+auth-file = "map"
+guard = "private"
+guard-allow = ["10.1.0.0/16", "::ffff:10.2.0.0/112"]
+guard-deny = ["192.0.2.1"]
+rule-default = "deny"
+report-only = true
+policy = "hook.py:decide"
+policy-timeout = 2.5
+policy-cache = 60
+learn = "seen"
+via = "off"
+forwarded-for = "on"
+timeout-head = 1
+timeout-dial = 2.5
+timeout-dns = 0.5
+timeout-idle = 4
+timeout-half-close = 5
+timeout-drain = 0
+access-log = "log"
+log-level = "debug"
+
+[auth-networks]
+"10.9.0.0/16" = "ci"
+
+[auth-peers]
+root = "admin"
+1000 = "ada"
+
+[groups]
+"the admins" = ["admin", "ada"]
+nobody = []
+
+[[rule]]
+id = "no-ads"
+action = "deny"
+clients = ["10.0.0.0/8", "unix"]
+users = ["ada"]
+groups = ["the admins"]
+methods = ["GET", "CONNECT"]
+hosts = ["ads.example", "*.ads.example", "/ad[0-9]+\\\\..*/"]
+networks = ["192.0.2.0/24"]
+ports = [80, "443", "8000-8999"]
+times = ["Mon-Fri 08:00-18:00", "Sat,Sun"]
+report-only = true
+
+[[rule]]
+id = "rest"
+action = "allow"
+"""
+OTHERS = 'locked = "lock"\ndefault-backend = "[::1]:80"\n'
+"""What does not go together with some of the above."""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """With the files that EVERYTHING and OTHERS name."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "users").write_text(
+        "bob:$2b$04$abcdefghijklmnopqrstuu5Lo0g67CiD3M4RpN1BmBb4Crp5w7dbK\n"
+    )
+    (tmp_path / "map").write_text("192.0.2.0/24 eve\n")
+    (tmp_path / "hook.py").write_text("def decide(request): ...\n")
+    (tmp_path / "lock").touch()
+    return tmp_path
+
+
+def write(folder: Path, text: str) -> str:
+    path = folder / "proxy.toml"
+    path.write_text(text)
+    return str(path)
+
+
+def read(
+    folder: Path,
+    text: str,
+    environ: Mapping[str, str] | None = None,
+    start: bool = False,
+    **flags: Any,
+) -> Config:
+    return load(flags, write(folder, text), environ or {}, start=start)[0]
+
+
+def problems(
+    folder: Path, text: str, environ: Mapping[str, str] | None = None, **flags: Any
+) -> list[str]:
+    """What is wrong, without the path of the file."""
+    with pytest.raises(SettingsError) as caught:
+        read(folder, text, environ, **flags)
+    return [line.replace(f"{folder}/proxy.toml: ", "") for line in caught.value.problems]
+
+
+# The file
+
+
+def test_every_key(folder: Path) -> None:
+    config = read(folder, EVERYTHING)
+    assert config == Config(
+        listen=(Address(port=1), Address("::1", 2), Address(path=f"{folder}/sock")),
+        workers=3,
+        engine="splice",
+        serve=folder / "site",
+        max_connections=1000,
+        via="",
+        forwarded_for="on",
+        timeouts=Timeouts(1.0, 2.5, 0.5, 4.0, 5.0, 0.0),
+        access_log=f"{folder}/log",
+        log_level="debug",
+        auth=AuthConfig(
+            user=("ada", "se:cret"),
+            htpasswd=folder / "users",
+            realm='the proxy of "B"',
+            networks={"10.9.0.0/16": "ci"},
+            peers={"root": "admin", "1000": "ada"},
+            users_file=folder / "map",
+            groups={"the admins": ("admin", "ada"), "nobody": ()},
+            required=False,
+        ),
+        policy=PolicyConfig(
+            rules=(
+                RuleConfig(
+                    id="no-ads",
+                    action="deny",
+                    clients=("10.0.0.0/8", "unix"),
+                    users=("ada",),
+                    groups=("the admins",),
+                    methods=("GET", "CONNECT"),
+                    hosts=("ads.example", "*.ads.example", r"/ad[0-9]+\..*/"),
+                    networks=("192.0.2.0/24",),
+                    ports=("80", "443", "8000-8999"),
+                    times=("Mon-Fri 08:00-18:00", "Sat,Sun"),
+                    report_only=True,
+                ),
+                RuleConfig(id="rest", action="allow"),
+            ),
+            default="deny",
+            report_only=True,
+            guard="private",
+            guard_allow=("10.1.0.0/16", "10.2.0.0/16"),
+            guard_deny=("192.0.2.1/32",),
+            clients=("10.0.0.0/8", "unix"),
+            hook=f"{folder}/hook.py:decide",
+            hook_timeout=2.5,
+            hook_cache=60.0,
+            learn=folder / "seen",
+        ),
+    )
+    others = read(folder, OTHERS)
+    assert others.policy.locked == folder / "lock"
+    assert others.default_backend == ("::1", 80)
+
+
+def test_the_examples_here_have_every_key() -> None:
+    keys = {**tomllib.loads(EVERYTHING), **tomllib.loads(OTHERS)}
+    assert set(keys) == set(BY_NAME)
+    (rule, *_) = keys["rule"]
+    assert set(rule) == {field.name for field in BY_NAME["rule"].fields}
+
+
+def test_every_value_of_the_config_has_a_setting() -> None:
+    def leaves(owner: Any, prefix: str = "") -> list[str]:
+        found = []
+        for part in fields(owner):
+            if is_dataclass(part.default_factory):
+                found += leaves(part.default_factory, f"{part.name}.")
+            else:
+                found.append(prefix + part.name)
+        return found
+
+    assert sorted(setting.path for setting in SETTINGS) == sorted(leaves(Config))
+    assert [field.path for field in BY_NAME["rule"].fields] == leaves(RuleConfig)
+
+
+def test_an_empty_file_is_the_defaults(folder: Path) -> None:
+    config = read(folder, "")
+    assert config == Config(listen=(Address(port=8888),), workers=config.workers, via=config.via)
+
+
+def test_paths_start_at_the_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = 'serve = "site"\naccess-log = "../log"\nlisten = ["unix:sock"]'
+    monkeypatch.chdir(folder.parent)
+    path = Path(write(folder, text)).relative_to(folder.parent)
+    config = load({}, str(path), {}, start=False)[0]
+    assert config.serve == folder / "site"
+    assert config.access_log == f"{folder.parent}/log"
+    assert config.listen == (Address(path=f"{folder}/sock"),)
+
+
+# Which is stronger
+
+
+def test_flags_are_stronger_than_the_environment_and_that_than_the_file(folder: Path) -> None:
+    path = write(folder, 'via = "file"\nguard = "off"\ntimeout-head = 1')
+    environ = {
+        "SPLICEPROXY_CONFIG": path,
+        "SPLICEPROXY_GUARD": "on",
+        "SPLICEPROXY_TIMEOUT_HEAD": "2",
+        "HOME": "/",
+    }
+    config, found = load({"timeout-head": 3.0}, None, environ)
+    assert (config.via, config.policy.guard, config.timeouts.head) == ("file", "on", 3.0)
+    assert [found[name].where for name in ("via", "guard", "timeout-head")] == [
+        f"{path}: via",
+        "SPLICEPROXY_GUARD",
+        "--timeout-head",
+    ]
+
+
+def test_the_flag_for_the_file_is_stronger_too(folder: Path) -> None:
+    config = load({}, write(folder, 'via = "a"'), {"SPLICEPROXY_CONFIG": "/nonexistent"})[0]
+    assert config.via == "a"
+
+
+def test_every_variable(folder: Path) -> None:
+    table = {**tomllib.loads(EVERYTHING), **tomllib.loads(OTHERS)}
+    for name, value in table.items():
+        setting = BY_NAME[name]
+        if not setting.in_environment:
+            continue
+        texts = value if setting.many else [value]
+        text = ", ".join(str(one).lower() if one is True else str(one) for one in texts)
+        if value is False:
+            text = "false"
+        rebased = re.sub(r"\b(site|users|map|hook\.py|seen|lock|log|sock)\b", rf"{folder}/\1", text)
+        variable = f"SPLICEPROXY_{name.upper().replace('-', '_')}"
+        by_variable = load({}, None, {variable: rebased}, start=False)[0]
+        by_file = read(folder, tomli_w.dumps({name: value}))
+        assert setting.of(by_variable) == setting.of(by_file), name
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "problem"),
+    [
+        ("SPLICEPROXY_WORKERS", "0", "SPLICEPROXY_WORKERS: invalid value '0'; allowed: 1 to"),
+        ("SPLICEPROXY_SERVE", "", "SPLICEPROXY_SERVE: invalid value ''; allowed: a directory"),
+        ("SPLICEPROXY_LISTEN", ":1,x", "SPLICEPROXY_LISTEN: invalid value 'x'; allowed: :8888"),
+        ("SPLICEPROXY_AUTH", "secret", "SPLICEPROXY_AUTH: invalid value; allowed: USER:"),
+        ("SPLICEPROXY_AUTH_REQUIRED", "yes", "SPLICEPROXY_AUTH_REQUIRED: invalid value 'yes'"),
+        ("SPLICEPROXY_TIMEOUT_HAED", "1", "no such variable; did you mean SPLICEPROXY_TIMEOUT_H"),
+        ("SPLICEPROXY_CONFIGS", "1", "no such variable; did you mean SPLICEPROXY_CONFIG?"),
+        (
+            "SPLICEPROXY_CONFIG",
+            "/nonexistent",
+            "SPLICEPROXY_CONFIG /nonexistent: cannot read it (No such",
+        ),
+        ("SPLICEPROXY_CONFIG", "", "SPLICEPROXY_CONFIG : cannot read it (No such"),
+    ],
+)
+def test_bad_variables(variable: str, text: str, problem: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load({}, None, {variable: text}, start=False)
+    (line,) = caught.value.problems
+    assert problem in line
+
+
+def test_variables_of_others_are_not_ours() -> None:
+    others = (
+        "SERVICE_HOST SERVICE_PORT SERVICE_PORT_HTTP PORT PORT_8888_TCP PORT_8888_TCP_ADDR "
+        "VERSION REQUIRE_NATIVE POD_IP"
+    )
+    load({}, None, {f"SPLICEPROXY_{name}": "x" for name in others.split()})
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        # keys
+        ("timeout-haed = 1", "timeout-haed: no such key; did you mean timeout-head?"),
+        ("default_backend = 'a:1'", "default_backend: no such key; did you mean default-backend?"),
+        ("x = 1", "x: no such key; allowed: listen, default-backend, serve, "),
+        ("[timeouts]\nhead = 1", "timeouts: no such key; did you mean"),
+        (
+            "[[rule]]\nid = 'a'\naction = 'deny'\nvia = 'x'",
+            "rule 1 'a': via: no such key; it belongs above the first table of the file",
+        ),
+        (
+            "[[rule]]\nid = 'a'\naction = 'deny'\nhost = []",
+            "rule 1 'a': host: no such key; did you",
+        ),
+        ("[[rule]]\nid = 'a'", "rule 1 'a': action: missing; allowed: allow, deny"),
+        ("[[rule]]\naction = 'deny'", "rule 1: id: missing; allowed: letters"),
+        # types
+        ("workers = true", "workers: a boolean true where a whole number or a string belongs; al"),
+        ("workers = 1.5", "workers: a number 1.5 where a whole number or a string belongs"),
+        ("via = 7", "via: a whole number 7 where a string belongs; allowed: letters"),
+        ("via = 2020-01-01", "via: a date or time"),
+        ("timeout-head = '1'", "timeout-head: a string '1' where a whole number or a number bel"),
+        ("listen = ':1'", "listen: a string where a list belongs; allowed: a list, each :8888"),
+        ("listen = [1]", "listen: a whole number 1 where a string belongs"),
+        ("auth = 12345", "auth: a whole number where a string belongs; allowed: USER:PASSWORD"),
+        ("report-only = 'yes'", "report-only: a string 'yes' where a boolean belongs"),
+        ("groups = 1", "groups: a whole number where a table belongs"),
+        ("[groups]\na = 'b'", "groups: a: a string where a list belongs"),
+        ("rule = 1", "rule: a whole number where [[rule]] belongs"),
+        ("rule = [1]", "rule: a list where [[rule]] belongs"),
+        ("[rule]\nid = 'a'", "rule: a table where [[rule]] belongs"),
+        # values
+        ("workers = 0", "workers: invalid value '0'; allowed: 1 to 1024, or auto"),
+        ("workers = -1", "workers: invalid value '-1'"),
+        ("timeout-head = inf", "timeout-head: invalid value 'inf'; allowed: seconds above 0"),
+        ("timeout-head = nan", "timeout-head: invalid value 'nan'; allowed: seconds above 0"),
+        ("engine = 'fast'", "engine: invalid value 'fast'; allowed: auto, native, splice, copy"),
+        ("auth = 'secret'", "auth: invalid value; allowed: USER:PASSWORD"),
+        ("auth-realm = 'é'", "auth-realm: invalid value 'é'; allowed: printable ASCII"),
+        ("auth-file = 'absent'", "auth-file: invalid value 'absent'; allowed: a file that"),
+        ("guard-allow = ['unix']", "guard-allow: invalid value 'unix'"),
+        (
+            "allow-clients = ['10.0.0.1/8']",
+            "allow-clients: invalid value '10.0.0.1/8' (10.0.0.1/8 has host bits set); allowed: a",
+        ),
+        ("[auth-networks]\nlocalhost = 'a'", "auth-networks: invalid value 'localhost'"),
+        ("[auth-networks]\n'::1' = 'a:b'", "auth-networks: ::1: invalid value 'a:b'; allowed: a u"),
+        ("[auth-peers]\nabsent-one = 'a'", "auth-peers: invalid value 'absent-one' (there is none"),
+        # together
+        ("listen = [':1', ':1']", "listen :1: overlaps with listen :1; give each"),
+        ("learn = 'seen'\nlocked = 'lock'", "seen: not together with locked; only one"),
+        ("access-log = 'site'", "access-log {}/site: cannot write to it (Is a directory)"),
+        ("access-log = 'a/b'", "access-log {}/a/b: cannot write to it (No such file or directory)"),
+        ("policy = 'absent_module'", "policy absent_module: cannot import absent_module: Mod"),
+        ("policy = 'hook.py'", "policy {}/hook.py: {}/hook.py has no function authorize"),
+        (
+            "policy = 'hook.py:absent'",
+            "policy {}/hook.py:absent: {}/hook.py has no function absent",
+        ),
+        ("policy = 'hook.py:1'", "policy: invalid value 'hook.py:1' ('1' cannot be the name of"),
+        # no TOML
+        ("via = ", "not TOML: "),
+        ("\nvia = 'a'\nvia = 'b'\n", "not TOML: Cannot overwrite a value (at line 3, column "),
+    ],
+)
+def test_mistakes(folder: Path, text: str, problem: str) -> None:
+    (line,) = problems(folder, text)
+    assert problem.replace("{}", str(folder)) in line
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "problem"),
+    [
+        ("id", "a b", "id: invalid value 'a b'; allowed: letters, digits and ._:-, at most 64"),
+        ("id", "guard", "id: invalid value 'guard' (it is the proxy's own)"),
+        ("action", "drop", "action: invalid value 'drop'; allowed: allow, deny"),
+        ("clients", ["10.0.0.0/33"], "clients: invalid value '10.0.0.0/33'"),
+        ("users", ["a:b"], "users: invalid value 'a:b'; allowed: a user's name"),
+        ("methods", ["get"], "methods: invalid value 'get'; allowed: a method in capitals"),
+        (
+            "hosts",
+            ["a b"],
+            "hosts: invalid value 'a b' ('a b' is not a host name); allowed: a name",
+        ),
+        ("hosts", ["a.*.b"], "hosts: invalid value 'a.*.b'"),
+        ("hosts", ["*.10.0.0.1"], "hosts: "),
+        ("hosts", ["*."], "hosts: invalid value '*.'"),
+        ("hosts", [""], "hosts: invalid value ''"),
+        ("hosts", ["/(/"], "hosts: invalid value '/(/' (missing ), unterminated subpattern at po"),
+        ("hosts", ["//"], "hosts: "),
+        ("networks", ["example.com"], "networks: invalid value 'example.com'"),
+        ("ports", [0], "ports: invalid value '0'; allowed: a port from 1 to 65535"),
+        ("ports", ["9-8"], "ports: invalid value '9-8'"),
+        ("ports", ["1-65536"], "ports: invalid value '1-65536'"),
+        ("ports", ["http"], "ports: invalid value 'http'"),
+        ("times", ["Mon 8-9"], "times: invalid value 'Mon 8-9'; allowed: days and hours such as"),
+        ("times", ["Foo"], "times: invalid value 'Foo'"),
+        ("times", ["24:00-25:00"], "times: invalid value '24:00-25:00'"),
+        ("report-only", 1, "report-only: a whole number 1 where a boolean belongs"),
+        ("groups", ["staff"], "groups: there is no group 'staff'; allowed: admins"),
+    ],
+)
+def test_mistakes_in_rules(folder: Path, key: str, value: object, problem: str) -> None:
+    rules = [{"id": "a", "action": "deny"}, {"id": "b", "action": "deny", key: value}]
+    table = {"auth": "a:b", "groups": {"admins": ["a"]}, "rule": rules}
+    (line,) = problems(folder, tomli_w.dumps(table))
+    name = value if key == "id" else "b"
+    assert line.startswith(f"rule 2 {name!r}: {problem}")
+
+
+def test_each_rule_has_an_id_of_its_own(folder: Path) -> None:
+    rule = "[[rule]]\nid = 'a'\naction = 'deny'\n"
+    (line,) = problems(folder, 2 * rule)
+    assert line == "rule 2 'a': id: rule 1 has the same; each needs its own"
+
+
+@pytest.mark.parametrize("key", ["users", "groups"])
+def test_rules_for_users_need_users(folder: Path, key: str) -> None:
+    text = f"[groups]\nx = ['y']\n[[rule]]\nid = 'a'\naction = 'deny'\n{key} = ['x']"
+    (line,) = problems(folder, text)
+    assert line.startswith(f"rule 1 'a': {key}: nothing here makes a client a user; set auth,")
+    assert read(folder, f"auth-peers.root = 'x'\n{text}")
+
+
+def test_every_mistake_is_told(folder: Path) -> None:
+    text = """\
+workers = 0
+wrokers = 1
+listen = ["x", "y", ":1"]
+engine = 3
+guard-deny = ["10.0.0.0/33"]
+[groups]
+a = [1, "b:c"]
+[[rule]]
+id = "a"
+hosts = ["/(/", "a b"]
+[[rule]]
+action = "no"
+"""
+    environ = {"SPLICEPROXY_VIA": "", "SPLICEPROXY_GUARD": "x"}
+    places = [line.split(": ")[0] for line in problems(folder, text, environ)]
+    assert places == [
+        *("workers", "wrokers", "listen", "listen", "engine", "guard-deny", "groups", "groups"),
+        *3 * ["rule 1 'a'"],
+        *2 * ["rule 2"],
+        *("SPLICEPROXY_VIA", "SPLICEPROXY_GUARD"),
+    ]
+
+
+def test_a_mistake_does_not_make_others(folder: Path) -> None:
+    text = """\
+auth = 1
+access-log = "new"
+[groups]
+admins = ["a:b"]
+[[rule]]
+id = "a"
+action = "deny"
+groups = ["admins"]
+"""
+    with pytest.raises(SettingsError) as caught:
+        read(folder, text, start=True)
+    assert len(caught.value.problems) == 2
+    assert not (folder / "new").exists()
+
+
+def test_mistakes_in_files_of_users_name_file_and_line(folder: Path) -> None:
+    (folder / "users").write_text("bob:$2b$04$abc\nnonsense\n")
+    (folder / "map").write_text("192.0.2.0/24 eve\n192.0.2.0/33 eve\n")
+    (line,) = problems(folder, 'htpasswd = "users"')
+    assert f"{folder}/users:1" in line
+    (line,) = problems(folder, 'auth-file = "map"')
+    assert f"{folder}/map:2" in line
+
+
+def test_not_unicode(folder: Path) -> None:
+    path = folder / "proxy.toml"
+    path.write_bytes(b"via = '\xff'")
+    with pytest.raises(SettingsError, match=r"proxy.toml: not UTF-8 \(byte 7\)"):
+        load({}, str(path), {})
+
+
+def test_a_flag_and_the_file_can_contradict(folder: Path) -> None:
+    (line,) = problems(folder, "default-backend = 'a:1'", serve=Path("/"))
+    assert line.startswith("--serve /: not together with default-backend; only one")
+
+
+# Back to TOML
+
+
+def there_and_back(folder: Path, config: Config) -> Config:
+    return read(folder, writing.to_toml(config))
+
+
+def test_round_trip(folder: Path) -> None:
+    for text in (EVERYTHING, OTHERS, "allow-clients = []", ""):
+        config = read(folder, text)
+        assert there_and_back(folder, config) == config
+
+
+TEXT = st.text(
+    st.characters(categories=["L", "M", "N", "P", "S"], exclude_characters=":"), min_size=1
+)
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    users=st.lists(TEXT),
+    groups=st.dictionaries(TEXT, st.lists(TEXT).map(tuple)),
+    pattern=st.text(min_size=1).map(lambda text: f"/{re.escape(text)}/"),
+    seconds=st.floats(0.001, 1000).map(lambda seconds: round(seconds, 3)),
+)
+def test_round_trip_of_any_text(
+    tmp_path_factory: pytest.TempPathFactory,
+    users: list[str],
+    groups: dict[str, tuple[str, ...]],
+    pattern: str,
+    seconds: float,
+) -> None:
+    rule = RuleConfig("a", "deny", users=tuple(users), groups=tuple(groups), hosts=(pattern,))
+    config = Config(
+        listen=(Address(port=1),),
+        timeouts=Timeouts(head=seconds),
+        auth=AuthConfig(user=("ada", "x" + "".join(users)), groups=groups),
+        policy=PolicyConfig(rules=(rule,)),
+    )
+    assert there_and_back(tmp_path_factory.getbasetemp(), config) == config
+
+
+def test_what_is_no_text_cannot_be_written() -> None:
+    config = Config(listen=(), serve=Path("/\udcff"))
+    with pytest.raises(ValueError, match=r"cannot be written as TOML: '\\udcff' is not Unicode"):
+        writing.to_toml(config)
+
+
+# The JSON Schema
+
+
+def is_valid(document: dict[str, Any]) -> bool:
+    validator = jsonschema.Draft202012Validator(schema.schema())
+    return validator.is_valid(document)
+
+
+def test_schema_in_the_package_is_that_of_the_table() -> None:
+    shipped = json.loads(Path(schema.__file__).with_name("schema.json").read_text())
+    assert shipped == schema.schema()
+    jsonschema.Draft202012Validator.check_schema(shipped)
+    assert set(shipped["properties"]) == set(BY_NAME)
+
+
+def test_schema_allows_what_is_right(folder: Path) -> None:
+    for text in (EVERYTHING, OTHERS, "", writing.to_toml(read(folder, EVERYTHING))):
+        jsonschema.validate(tomllib.loads(text), schema.schema())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x = 1",
+        "workers = 0",
+        "workers = true",
+        "workers = 'many'",
+        "listen = ':1'",
+        "engine = 'fast'",
+        "timeout-head = 0",
+        "timeout-head = '1'",
+        "auth = 'secret'",
+        "[groups]\na = 'b'",
+        "[[rule]]\nid = 'a'",
+        "[[rule]]\nid = 'guard'\naction = 'deny'",
+        "[[rule]]\nid = 'a'\naction = 'deny'\nx = 1",
+        "[[rule]]\nid = 'a'\naction = 'deny'\nports = [0]",
+    ],
+)
+def test_schema_refuses_what_the_proxy_refuses(folder: Path, text: str) -> None:
+    assert problems(folder, text)
+    assert not is_valid(tomllib.loads(text))
+
+
+# The commands
+
+
+def check(*args: str) -> int:
+    return cli.main(["check", *args])
+
+
+def test_check_prints_what_is_in_force(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write(folder, 'via = "a"\nauth = "ada:secret"')
+    assert check("--config", path, "--timeout-head", "7", "--listen", ":1") == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    expected = 'via = "a"\nauth = "ada:secret"\ntimeout-head = 7\nlisten = [":1"]'
+    assert read(folder, out) == read(folder, expected)
+
+
+def test_check_keeps_passwords_that_are_not_in_the_file(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(folder, 'auth = "ada:secret"')
+    assert check("--config", path, "--auth", "bob:hidden") == 0
+    monkeypatch.setenv("SPLICEPROXY_AUTH", "bob:hidden")
+    assert check("--config", path) == 0
+    out = capsys.readouterr().out
+    assert "via = " in out
+    assert "auth = " not in out
+    assert "hidden" not in out
+
+
+def test_check_prints_every_mistake(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write(folder, 'via = "\\u0007"\nworkers = 0')
+    with pytest.raises(SystemExit) as caught:
+        check("--config", path)
+    assert caught.value.code == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines() == [
+        f"spliceproxy check: {path}: via: invalid value '\\x07'; allowed: letters, digits and "
+        "-._:, at most 64; or off",
+        f"spliceproxy check: {path}: workers: invalid value '0'; allowed: 1 to 1024, or auto",
+    ]
+
+
+def test_check_creates_nothing(folder: Path) -> None:
+    before = sorted(folder.iterdir())
+    assert check("--access-log", str(folder / "new"), "--learn", str(folder / "seen")) == 0
+    assert sorted(folder.iterdir()) == before
+
+
+def test_check_loads_the_hook_but_a_start_leaves_that_to_the_workers(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "hook.py").write_text("print('loaded')\nasync def authorize(request): ...\n")
+    path = write(folder, 'policy = "hook.py"')
+    load({}, path, {})
+    assert capsys.readouterr() == ("", "")
+    assert check("--config", path) == 0
+    out, err = capsys.readouterr()
+    assert "loaded" not in out
+    assert err == "loaded\n"
+
+
+def test_the_proxy_itself_tells_every_mistake(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(folder, "workers = 0\nvia = 1")
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["--config", path])
+    assert caught.value.code == 2
+    assert [line.split(": ")[:3] for line in capsys.readouterr().err.splitlines()] == [
+        ["spliceproxy", path, "workers"],
+        ["spliceproxy", path, "via"],
+    ]
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_commands_have_help_and_are_in_that_of_the_proxy(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    for args in (["--help"], [command, "--help"]):
+        with pytest.raises(SystemExit) as caught:
+            cli.main(args)
+        assert caught.value.code == 0
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) < 80
+    proxy, own = out.split(f"usage: spliceproxy {command} ")
+    assert re.search(rf"^  {command} +{cli.COMMANDS[command].text}$", proxy, re.M)
+    assert "exit status: 0" in own
+
+
+@pytest.fixture
+def readme() -> str:
+    path = Path(__file__).parents[2] / "README.md"
+    if not path.exists():
+        pytest.skip("not in a source tree")
+    return path.read_text()
+
+
+def test_readme_names_every_setting(readme: str) -> None:
+    for setting in SETTINGS:
+        if not setting.section:
+            assert f"`{setting.name}`" in readme, setting.name
+            continue
+        (default,) = re.findall(rf"^\| `--{setting.name} [A-Z:]+` \| (.*?) ?\|", readme, re.M)
+        words = default_words(setting).split(",")[0]
+        assert default.strip("`") == words or " " in words, setting.name
+
+
+def test_files_in_the_readme_are_right(folder: Path, readme: str) -> None:
+    indented = map(textwrap.dedent, re.findall(r"(?:^(?:    .*)?\n)+", readme, re.M))
+    files = [text for text in indented if re.search(r"^\[(\[rule|auth-)", text, re.M)]
+    assert len(files) == 2
+    for text in files:
+        here = text.replace("/etc/spliceproxy/map", str(folder / "map"))
+        assert read(folder, here) != read(folder, "")
+        assert is_valid(tomllib.loads(here))
