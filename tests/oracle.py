@@ -252,7 +252,7 @@ def _connection_in_trailers(
 def _proxy_connection(error: httptools.HttpParserError, read: list[Message], wire: bytes) -> bool:
     names = {name.lower() for message in read[:-1] for name, _ in message.fields}
     closes = "Data after `Connection: close`" in str(error)
-    return closes and b"proxy-connection" in names and b"HTTP" == wire[:4]
+    return closes and b"proxy-connection" in names
 
 
 EXPLAINED: list[tuple[str, Callable[[httptools.HttpParserError, list[Message], bytes], bool]]] = [
@@ -261,7 +261,7 @@ EXPLAINED: list[tuple[str, Callable[[httptools.HttpParserError, list[Message], b
     ("RFC 9110 5.6.3: a tab is OWS too; we send our own Transfer-Encoding", _tab_behind_coding),
     ("RFC 9112 6.3 rule 5: equal copies of Content-Length; we send one", _equal_lengths),
     ("RFC 9112 7.1.1: chunk extensions are dropped and not looked into", _chunk_extension),
-    ("RFC 9112 C.2.2: a client says Proxy-Connection, no origin; we drop it", _proxy_connection),
+    ("RFC 9112 C.2.2: Connection wins over Proxy-Connection; we drop that", _proxy_connection),
     ("RFC 9110 6.5.1: no Connection in trailers, where we drop it", _connection_in_trailers),
 ]
 """Why llhttp may refuse what is accepted here: (reason, test of its error, of the
