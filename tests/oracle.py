@@ -249,12 +249,19 @@ def _connection_in_trailers(
     return closes and bool(names & {b"connection", b"proxy-connection"})
 
 
+def _proxy_connection(error: httptools.HttpParserError, read: list[Message], wire: bytes) -> bool:
+    names = {name.lower() for message in read[:-1] for name, _ in message.fields}
+    closes = "Data after `Connection: close`" in str(error)
+    return closes and b"proxy-connection" in names
+
+
 EXPLAINED: list[tuple[str, Callable[[httptools.HttpParserError, list[Message], bytes], bool]]] = [
     ("RFC 9110 9.1: any token is a method; llhttp has a fixed list", _unknown_method),
     ("RFC 3986 3.1: digits, +, - and . in a scheme; only http is forwarded", _odd_scheme),
     ("RFC 9110 5.6.3: a tab is OWS too; we send our own Transfer-Encoding", _tab_behind_coding),
     ("RFC 9112 6.3 rule 5: equal copies of Content-Length; we send one", _equal_lengths),
     ("RFC 9112 7.1.1: chunk extensions are dropped and not looked into", _chunk_extension),
+    ("RFC 9112 C.2.2: Connection wins over Proxy-Connection; we drop that", _proxy_connection),
     ("RFC 9110 6.5.1: no Connection in trailers, where we drop it", _connection_in_trailers),
 ]
 """Why llhttp may refuse what is accepted here: (reason, test of its error, of the

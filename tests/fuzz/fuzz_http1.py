@@ -1,4 +1,5 @@
-"""Fuzzes the HTTP/1 parser, and what it sends on, against llhttp (see checks.py).
+"""Fuzzes the HTTP/1 parser, and what it sends on, against llhttp (see checks.py), and the
+relay's plain exchanges against the parser (see plain_checks.py).
 
     python tests/fuzz/fuzz_http1.py --seconds 60
 
@@ -19,7 +20,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -44,12 +45,13 @@ def corpus(*folders: Path) -> list[bytes]:
     return sorted(found, key=lambda data: (len(data), data))
 
 
-def keeping(check: Callable[[bytes], None], findings: Path) -> Callable[[bytes], None]:
-    """``check``, which also stores and prints the input of a finding."""
+def keeping(checks: Sequence[Callable[[bytes], object]], findings: Path) -> Callable[[bytes], None]:
+    """All ``checks`` as one, which also stores and prints the input of a finding."""
 
     def checked(data: bytes) -> None:
         try:
-            check(data)
+            for check in checks:
+                check(data)
         except Exception:
             findings.mkdir(parents=True, exist_ok=True)
             path = findings / name_of(data)
@@ -65,6 +67,7 @@ def plain(options: argparse.Namespace) -> None:
     """Replays the corpus, then mutates it until the time is over."""
     from checks import check
     from mutations import mutated
+    from plain_checks import check_plain
 
     def stuck(signum: int, frame: FrameType | None) -> None:
         raise TimeoutError(f"an input took more than {STUCK} s")
@@ -73,7 +76,7 @@ def plain(options: argparse.Namespace) -> None:
     end = time.monotonic() + options.seconds
     rng = random.Random(options.seed)
     seeds = corpus(*options.seeds, CORPUS)
-    checked = keeping(check, options.findings)
+    checked = keeping((check, check_plain), options.findings)
     runs = 0
     while runs < len(seeds) or time.monotonic() < end:
         if runs < len(seeds):
@@ -94,6 +97,7 @@ def guided(options: argparse.Namespace) -> None:
 
     with atheris.instrument_imports(include=["spliceproxy.http1"]):
         from checks import check
+        from plain_checks import check_plain
 
     seeds = corpus(*options.seeds, CORPUS)
 
@@ -116,7 +120,7 @@ def guided(options: argparse.Namespace) -> None:
         # What reaches new code goes to the first directory: not to the corpus itself.
         grown = options.seeds or [Path(stack.enter_context(tempfile.TemporaryDirectory()))]
         folders = [str(folder) for folder in (*grown, CORPUS)]
-        checked = keeping(check, options.findings)
+        checked = keeping((check, check_plain), options.findings)
         atheris.Setup([sys.argv[0], *flags, *folders], checked, custom_mutator=mutate)
         atheris.Fuzz()
 

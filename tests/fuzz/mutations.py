@@ -25,6 +25,7 @@ PIECES = [
     *(b"Host: h\r\n", b"Content-Length: 5\r\n", b"Transfer-Encoding: chunked\r\n"),
     *(b"Connection: close\r\n", b"Connection: keep-alive\r\n", b"Connection: content-length\r\n"),
     *(b"Connection: upgrade\r\nUpgrade: x\r\n", b"Expect: 100-continue\r\n", b"TE: trailers\r\n"),
+    *(b"Date: d\r\n", b"Content-Length: 2\r\n", b"Close: a\r\n", b"Host: \r\n", b"Via: 1.1 sp\r\n"),
     *(b"Trailer: a\r\n", b"Via: 1.1 x\r\n", b"Forwarded: for=x\r\n", b"X-Forwarded-For: \r\n"),
     *(
         b"Proxy-Connection: close\r\n",

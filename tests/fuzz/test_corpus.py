@@ -6,9 +6,12 @@ import re
 from typing import Any
 
 import checks
+import plain_checks
+import plain_oracle
 import pytest
 from fuzz_http1 import CORPUS, corpus, name_of
 from oracle import Difference
+from relay.relay_rig import native_relay
 
 from spliceproxy.http1 import fields, framing, head, rewrite
 
@@ -87,3 +90,40 @@ def test_a_planted_fault_is_found(name: str, monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setattr("oracle.skip_empty_lines", fault)
     with pytest.raises(Difference):
         check_corpus()
+
+
+def check_plain_corpus() -> int:
+    native_relay()
+    try:
+        return sum(plain_checks.check_plain(data) for data in corpus(CORPUS))
+    finally:
+        plain_checks.close()
+
+
+def test_the_corpus_passes_on_the_plain_path() -> None:
+    assert check_plain_corpus() > 50
+
+
+def _kept_as_it_is(head: Any, body: Any, via: bytes) -> bytes:
+    return rewrite.origin_request(head, body, b"")
+
+
+def _never_persistent(head: Any) -> bool:
+    return False
+
+
+PLAIN_FAULTS: dict[str, tuple[str, object]] = {
+    "no Via": ("origin_request", _kept_as_it_is),
+    "every connection ends": ("persistent", _never_persistent),
+    "another end of the head": ("find_head_end", lambda buffer, **_: len(buffer)),
+}
+
+
+@pytest.mark.parametrize("name", PLAIN_FAULTS)
+def test_a_planted_fault_of_the_plain_path_is_found(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attribute, fault = PLAIN_FAULTS[name]
+    monkeypatch.setattr(plain_oracle, attribute, fault)
+    with pytest.raises(Difference):
+        check_plain_corpus()
