@@ -136,12 +136,15 @@ class Exchanges:
             verdict.key,
             host_field(head),
             min(REPEAT_SECONDS, verdict.repeat_for),
-            b"" if verdict.source_address else socket_address(first, verdict.port),
+            b"" if verdict.source_address else self._socket_address(first, verdict.port),
             first,
             len(verdict.addresses) == 1,
             record.user,
         )
         return True
+
+    def _socket_address(self, address: str, port: int) -> bytes:
+        return socket_address(address, port)
 
     # ---- what the relay says -----------------------------------------------------------
 

@@ -31,8 +31,11 @@ from spliceproxy.http1.head import (
     parse_response,
 )
 from spliceproxy.http1.rewrite import client_response, origin_request, persistent
+from spliceproxy.observe.record import Record
+from spliceproxy.policy.engine import Client, Verdict
 from spliceproxy.relay.interface import LINGER, REQUEST, RESPONSE, Handoff, RelayOptions
 
+CLIENT = Client("", True, -1)
 NAME = b"sp"
 BACKEND = ("backend", 8080)
 """Where requests in origin form go."""
@@ -74,7 +77,7 @@ class Plain:
             via=via,
             log=None,
             loop=None,
-            dialer=SimpleNamespace(known=lambda host: ("192.0.2.1",)),
+            policy=SimpleNamespace(identifies=False, watches=False),
             own=SimpleNamespace(may_be=lambda port: False),
             relay=SimpleNamespace(wake=lambda: None),
         )
@@ -128,7 +131,7 @@ class Conversation:
         self.client, inner = self._pair()
         plain.exchanges._native.forget()
         plain.exchanges.close()
-        plain.exchanges._native.adopt(inner.detach(), "", b"", 0, 0, b"")
+        plain.exchanges._native.adopt(inner.detach(), CLIENT.address, b"", 0)
 
     def _pair(self) -> tuple[socket.socket, socket.socket]:
         outer, inner = socket.socketpair()
@@ -148,9 +151,11 @@ class Conversation:
         except HeadError:
             return
         key = BACKEND if request.form == "origin" else (request.host, request.port)
-        if self.plain.exchanges.allow(request, key) and key not in self.keys:
+        verdict = Verdict(*key, ("192.0.2.1",), "", 60.0)
+        allowed = self.plain.exchanges.allow(CLIENT, request, verdict, Record("", 0.0))
+        if allowed and key not in self.keys:
             outer, inner = self._pair()
-            self.plain.exchanges._native.put(key, inner.detach(), "192.0.2.1")
+            self.plain.exchanges._native.put(verdict.key, inner.detach(), "192.0.2.1")
             self.keys[key] = outer
 
     def send(self, peer: socket.socket, data: bytes) -> bool:
@@ -225,9 +230,10 @@ def allowed_for(data: bytes) -> list[bytes]:
         if len(words) < 2:
             continue
         for host in {*hosts[:2], b"other"}:
-            for method in (b"GET", b"CONNECT"):
+            for method in (b"GET", b"HEAD", b"CONNECT"):
                 heads.append(b"%b %b HTTP/1.1\r\nHost: %b\r\n\r\n" % (method, words[1], host))
-            heads.append(b"GET / HTTP/1.1\r\nHost: %b\r\n\r\n" % host)
+            for method in (b"GET", b"HEAD"):
+                heads.append(b"%b / HTTP/1.1\r\nHost: %b\r\n\r\n" % (method, host))
     return heads
 
 

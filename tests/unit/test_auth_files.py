@@ -18,7 +18,7 @@ from spliceproxy.policy.auth import htpasswd, identities
 from spliceproxy.policy.auth.identities import Identities, peer_uid
 from spliceproxy.policy.auth.watched import SETTLED, WatchedFile
 
-BCRYPT = "$2y$04$" + bcrypt.using(rounds=4).hash("secret")[7:]
+BCRYPT = "$2y$04$" + bcrypt.using(rounds=4, salt="abcdefghijklmnopqrstuu").hash("secret")[7:]
 SHA512 = sha512_crypt.using(rounds=1000).hash("secret")
 # Of `openssl passwd -apr1 -salt saltsalt secret` and `-6`, for the library is not ours.
 APR1 = "$apr1$saltsalt$LrttParrLPdxvgutaSXWJ0"
