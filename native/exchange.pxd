@@ -37,13 +37,14 @@ from origins cimport (
 )
 from plain cimport (
     CONNECT, Field, GET, HEAD, Head, Out, PLAIN_FIELDS, PLAIN_HEAD, Text, full, head_end,
-    read_request, read_response, write_request, write_response,
+    join_chunks, put, put_chunk_size, read_request, read_response, write_request, write_response,
 )
 from routes cimport KEY_MAX, NOWHERE, Origin, PEER_MAX, Route, USER_MAX, route_find, route_key
 from service cimport finish, send_queue, settle, side_failed, watch
 
 cdef enum:
     PLAIN_OUT = 16384       # a rewritten head, with room for Host and Via
+    ROOM_FOR_SIZE = 32      # of a chunk behind it
     BUSY = 512              # connections in use to one origin, beyond which clients wait
     QUEUE_MS = 100          # ms after which such a client looks whether it must
     EXTRA = 128             # connections beyond BUSY that are made in such a time
@@ -540,9 +541,41 @@ cdef inline bint has_body(const Exchange *x) noexcept nogil:
     return x.method != HEAD and x.status != 204 and x.status != 304
 
 
+cdef inline ssize_t body_of(
+    Exchange *x, const Head *head, char *body, size_t n, Out *out, int64_t *left
+) noexcept nogil:
+    """How many of the `n` bytes behind the head go to the client; `left` are still to come.
+    What goes before them is added to the head. -1 where the owner must frame this body."""
+    cdef int64_t length = head.length
+    cdef size_t used = 0
+    cdef ssize_t size
+    left[0] = 0
+    if not has_body(x):
+        if head.chunked or (head.status == 204 and length >= 0):
+            return -1
+        length = 0
+    elif head.chunked:
+        size = join_chunks(body, n, &used)
+        if size < 0:
+            return -1
+        x.spent |= n > used
+        if size == 0:
+            put(out, b"0\r\n\r\n", 5)
+            return 0
+        put_chunk_size(out, size)
+        memcpy(body + size, b"\r\n0\r\n\r\n", 7)  # it had more of its own
+        return size + 7
+    if length < 0:
+        return -1
+    x.spent |= <int64_t>n > length
+    size = min(<int64_t>n, length)
+    left[0] = length - size
+    return size
+
+
 cdef inline bint answer(Core *c, int32_t slot, ssize_t n) noexcept nogil:
     """The first `n` bytes of the origin's answer are in c.buffer; false if its head is not
-    plain, or not all there."""
+    plain, or not all there, or its body not for us: nothing has changed then."""
     cdef Flow *f = &c.flows[slot]
     cdef Exchange *x = f.x
     cdef Way *w = &f.way[1]
@@ -550,7 +583,6 @@ cdef inline bint answer(Core *c, int32_t slot, ssize_t n) noexcept nogil:
     cdef Head head
     cdef Out out
     cdef int count
-    cdef int64_t length = 0
     cdef ssize_t size = head_end(c.buffer, n)
     if size < 0:
         return False
@@ -558,25 +590,19 @@ cdef inline bint answer(Core *c, int32_t slot, ssize_t n) noexcept nogil:
     if count < 0:
         return False
     x.status = <uint16_t>head.status
-    if has_body(x):
-        length = head.length
-        if length < 0:
-            return False
-    elif head.status == 204 and head.length >= 0:
-        return False
+    x.spent = head.close
     x.close |= c.draining
     out.at = c.out
     out.end = c.out + PLAIN_OUT
-    write_response(&out, &c.plain, c.buffer, fields, count, x.close)
-    if full(&out):
-        return False
+    write_response(&out, &c.plain, c.buffer, &head, fields, count, x.close)
     x.type_size = <uint8_t>min(head.type.size, sizeof(x.type))
     if x.type_size:
         memcpy(x.type, head.type.at, x.type_size)
-    n -= size
-    x.spent = head.close or n > length
-    n = min(n, length)
-    w.left = length - n
+    if out.end - out.at < ROOM_FOR_SIZE:
+        return False
+    n = body_of(x, &head, c.buffer + size, n - size, &out, &w.left)
+    if n < 0:
+        return False
     w.flags = SPLICING if w.left >= c.limits.splice_min else 0
     w.streak = w.strikes = 0
     x.phase = P_BODY

@@ -9,6 +9,7 @@ ACTIONS = {
     "via": VIA,
     "credentials": CREDENTIALS,
     "length": LENGTH,
+    "coding": CODING,
     "date": DATE,
     "type": TYPE,
 }

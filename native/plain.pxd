@@ -7,7 +7,7 @@ which field is the owner's table; here are only the actions.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t
-from libc.string cimport memchr, memcmp, memcpy, memset
+from libc.string cimport memchr, memcmp, memcpy, memmove, memset
 
 cdef enum:
     PLAIN_HEAD = 8192       # a longer head is not plain
@@ -26,6 +26,7 @@ cdef enum Action:
     VIA                     # goes on if our own name is not in it
     CREDENTIALS             # part of what a route is found by; does not go on
     LENGTH                  # Content-Length
+    CODING                  # chunked, and nothing else; written anew
     DATE                    # there must be one
     TYPE                    # Content-Type: goes on, and into the log
 
@@ -56,6 +57,7 @@ cdef struct Head:
     Text credentials        # of the client, for us
     Text type               # of Content-Type
     int64_t length          # Content-Length, -1 without one
+    bint chunked
     bint close              # the sender ends its connection behind this message
     bint dated
 
@@ -376,6 +378,11 @@ cdef inline int read_response(
             option = connection_option(field.value)
             if option < 0:
                 return -1
+        elif field.action == CODING:
+            if head.chunked or not same(field.value, b"chunked", 7):
+                return -1
+            head.chunked = True
+            field.action = DROP
         elif field.action == DATE:
             head.dated = True
         elif field.action == TYPE:
@@ -383,14 +390,15 @@ cdef inline int read_response(
                 head.type = field.value
         else:
             return -1
-    if p == NULL or not head.dated:
+    if p == NULL or not head.dated or (head.chunked and head.length >= 0):
         return -1
     head.close = option == 1
     return count
 
 
 cdef inline void write_response(
-    Out *out, const Plain *plain, const char *data, const Field *fields, int count, bint close
+    Out *out, const Plain *plain, const char *data, const Head *head, const Field *fields,
+    int count, bint close,
 ) noexcept nogil:
     """The head for the client; `close` says that its connection ends."""
     cdef int i
@@ -398,7 +406,64 @@ cdef inline void write_response(
     for i in range(count):
         if fields[i].action != DROP and fields[i].action != CONNECTION:
             put_field(out, &fields[i])
+    if head.chunked:
+        put(out, b"Transfer-Encoding: chunked\r\n", 28)
     if close:
         put(out, b"Connection: close\r\n", 19)
     put(out, plain.via, plain.via_size)
     put(out, b"\r\n", 2)
+
+
+cdef inline int hex_value(char b) noexcept nogil:
+    if 48 <= b <= 57:
+        return b - 48
+    if 65 <= b <= 70:
+        return b - 55
+    return b - 87 if 97 <= b <= 102 else -1
+
+
+cdef inline ssize_t join_chunks(char *data, size_t n, size_t *used) noexcept nogil:
+    """Moves the payload of a whole chunked body to the front of `data`; returns its size,
+    and in `used` that of the body. -1 where the body is not whole, or has anything but
+    chunks without extensions in it; `data` is then as it was."""
+    cdef const char *p = data
+    cdef const char *end = data + n
+    cdef char *to = data
+    cdef size_t size
+    cdef int pass_, digits
+    for pass_ in range(2):  # looks first, then moves
+        p = data
+        while True:
+            size = 0
+            digits = 0
+            while p < end and digits < 8 and hex_value(p[0]) >= 0:
+                size = size * 16 + hex_value(p[0])
+                digits += 1
+                p += 1
+            if digits == 0 or <size_t>(end - p) < size + 4 or p[0] != 13 or p[1] != 10:
+                return -1
+            p += 2
+            if p[size] != 13 or p[size + 1] != 10:
+                return -1
+            if size == 0:
+                p += 2
+                break
+            if pass_ == 1:
+                memmove(to, p, size)
+                to += size
+            p += size + 2
+    used[0] = p - data
+    return to - data
+
+
+cdef inline void put_chunk_size(Out *out, size_t size) noexcept nogil:
+    """The line before a chunk, which is not empty."""
+    cdef char text[18]
+    cdef int at = 16
+    text[16] = 13
+    text[17] = 10
+    while size:
+        at -= 1
+        text[at] = b"0123456789abcdef"[size % 16]
+        size //= 16
+    put(out, text + at, 18 - at)

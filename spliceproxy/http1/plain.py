@@ -36,6 +36,7 @@ RESPONSE_RULES: dict[bytes, str] = dict.fromkeys(sorted(RESPONSE_DROPS), _NOT_PL
     b"date": "date",
     b"keep-alive": "drop",
     b"proxy-connection": "drop",
+    b"transfer-encoding": "coding",
 }
 
 _REFUSED = frozenset(name for name, rule in REQUEST_RULES.items() if rule == _NOT_PLAIN)
