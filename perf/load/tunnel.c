@@ -191,7 +191,7 @@ static void open_until(int wanted) {
 static void run_setup(void) {
     uint64_t end = now_us() + seconds * 1e6, look = now_us() + 1000000;
     while (now_us() < end && finished < most && errors < TOO_MANY) {
-        for (int i = 0; i < count && finished + handshakes < most; i++)
+        for (int i = 0; i < count && started < most + errors; i++)
             if (tunnels[i].state == CLOSED) start(&tunnels[i]);
         turn(10);
         if (now_us() < look) continue;
