@@ -36,7 +36,7 @@ struct tunnel {
 static enum mode mode;
 static int epoll, port, target_port, count = 1, direct, up, source = 1, stopping;
 static double seconds = 1e9, rate;
-static uint64_t most = UINT64_MAX, started, opened, finished, messages, bytes;
+static uint64_t most = INT64_MAX, started, opened, finished, messages, bytes;
 static int handshakes;
 static struct tunnel *tunnels;
 static size_t message = 64;

@@ -122,7 +122,7 @@ def _output(argv: Sequence[str], seconds: float, env: dict[str, str] | None) -> 
 
 def parse_report(argv: Sequence[str], text: str) -> dict[str, Any]:
     """The JSON object that the program printed last; Wrong if it tells of an error."""
-    name = Path(argv[0]).name.partition("-")[0]
+    name = Path(argv[0]).name.partition("-")[0]  # built programs have a digest behind it
     found = re.search(r"\{[^{}]*\}\s*\Z", text)
     if found is None:
         raise Wrong(f"{name}: no report: {text.strip()[-200:]}")
