@@ -132,10 +132,10 @@ static void head(struct client *c, const char *data, size_t size) {
     size_t used = end + 4 - c->head - before;
     end[2] = 0;
     if (strncmp(c->head, "HTTP/1.", 7) || strncmp(c->head + 8, " 200", 4))
-        return wrong(c, "status", c->head);
+        return wrong(c, "answer", c->head);
     const char *length = field(c, "content-length");
     if (!length || strtoull(length, NULL, 10) != want_size)
-        return wrong(c, "Content-Length", length ? length : "none");
+        return wrong(c, "Content-Length", length ? "not the size of the file" : "none");
     const char *connection = field(c, "connection");
     c->last = connection ? !strncasecmp(connection, "close", 5) : c->head[7] == '0';
     c->state = READING;

@@ -5,9 +5,9 @@ wrk.headers["Host"] = os.getenv("HOST")
 function done(summary, latency)
   local e = summary.errors
   io.write(string.format(
-    '{"seconds": %.4f, "requests": %d, "bytes": %d, "p50_us": %d, "p99_us": %d, "errors": %d, '
-      .. '"first_error": "%d other statuses, %d connects, %d reads, %d writes, %d timeouts"}\n',
+    '{"seconds": %.4f, "requests": %d, "bytes": %d, "p50_us": %d, "p99_us": %d, "broken": %d, '
+      .. '"errors": %d, "first_error": "%d other statuses, %d connects, %d writes, %d timeouts"}\n',
     summary.duration / 1e6, summary.requests, summary.bytes, latency:percentile(50),
-    latency:percentile(99), e.status + e.connect + e.read + e.write + e.timeout,
-    e.status, e.connect, e.read, e.write, e.timeout))
+    latency:percentile(99), e.read, e.status + e.connect + e.write + e.timeout,
+    e.status, e.connect, e.write, e.timeout))
 end

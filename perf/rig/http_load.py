@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from . import load
-from .load import Target, Wrong
+from .load import Stuck, Target, Wrong
 from .origins import PAGES, Origins
 from .proxies import Proxy
 
 WRK = Path(__file__).parent.parent / "load" / "wrk.lua"
+
+SIEGES = 3  # attempts
 
 _SIEGE = """\
 verbose = false
@@ -44,13 +46,17 @@ def wrk(
     argv = ["wrk", "-t1", f"-c{conc}", f"-d{max(1, round(seconds))}s", "--timeout", "20s"]
     argv += ["-s", str(WRK), f"http://127.0.0.1:{asked.port}"]
     env = {"TARGET": asked.target, "HOST": asked.host}
-    return _counted(proxy, origins, asked, argv, conc, seconds, env)
+    report = _counted(proxy, origins, asked, argv, conc, seconds, env)
+    if report["broken"] and not proxy.kind.closes:
+        raise Wrong(f"wrk: {report['broken']} connections broke")
+    return report
 
 
 def siege(
     proxy: Proxy, origins: Origins, page: str, conc: int, seconds: float, backend: bool = False
 ) -> dict[str, Any]:
-    """siege, a thread for each connection."""
+    """siege, a thread for each connection. Now and then it waits for its own threads for
+    ever, also without a proxy: then it is run again."""
     asked = load.target(proxy, origins, page, backend)
     lines = ""
     if not backend and proxy.pid:
@@ -61,7 +67,13 @@ def siege(
     settings.write_text(_SIEGE.format(conc=conc, seconds=max(1, round(seconds)), proxy=lines))
     url = f"http://{asked.host}/{page}"
     argv = ["siege", "-R", str(settings), url]
-    return _counted(proxy, origins, asked, argv, conc, seconds, {"HOME": str(home)})
+    env = {"HOME": str(home)}
+    for _ in range(SIEGES - 1):
+        try:
+            return _counted(proxy, origins, asked, argv, conc, seconds, env)
+        except Stuck:
+            continue
+    return _counted(proxy, origins, asked, argv, conc, seconds, env)
 
 
 def all_checked(

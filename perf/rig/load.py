@@ -18,12 +18,16 @@ from .origins import Origins
 from .proxies import Proxy
 from .usage import cpu_seconds, machine_seconds
 
-SPARE = 60.0  # seconds beyond its own that a load program may take
+SPARE = 30.0  # seconds beyond its own that a load program may take
 CHECKS = 50  # requests a second whose every byte is compared while wrk or siege run
 
 
 class Wrong(Exception):
     """An answer, a count or bytes that are not as they must be; says which."""
+
+
+class Stuck(Wrong):
+    """A load program did not end."""
 
 
 class Target(NamedTuple):
@@ -114,7 +118,7 @@ def _output(argv: Sequence[str], seconds: float, env: dict[str, str] | None) -> 
             env={**os.environ, **(env or {})},
         )
     except subprocess.TimeoutExpired:
-        raise Wrong(f"{Path(argv[0]).name}: no end after {seconds + SPARE:.0f} s") from None
+        raise Stuck(f"{Path(argv[0]).name}: no end after {seconds + SPARE:.0f} s") from None
     if done.returncode:
         raise Wrong(f"{Path(argv[0]).name}: {(done.stderr or done.stdout).strip()[-200:]}")
     return done.stdout

@@ -18,6 +18,7 @@ from .build import program
 from .process import Program, free_ports, running
 
 TEMPLATES = Path(__file__).parent / "peers"
+NGINX_STREAM = "/usr/lib/nginx/modules/ngx_stream_module.so"
 OURS = "spliceproxy"
 DIRECT = "direct"
 
@@ -53,16 +54,21 @@ class Kind(NamedTuple):
     """One kind of proxy."""
 
     name: str
-    program: str  # what must be in PATH, or beside this Python; "" is always there
+    program: str  # a file, or what must be in PATH or beside this Python; "": always there
     install: str
     argv: Callable[[Setting], list[str]]
     forwards: bool = True  # an absolute-form GET
     tunnels: bool = True
     relay: bool = False  # the tunnels are without CONNECT
     scales: bool = True  # with workers come processes, each with descriptors of its own
+    # It closes after each answer, which wrk takes for an error. Whether the answers were
+    # whole is told by the origin's count.
+    closes: bool = False
 
     def missing(self) -> bool:
         """Whether it is not installed."""
+        if self.program.startswith("/"):
+            return not os.path.exists(self.program)
         return bool(self.program) and find(self.program) is None
 
 
@@ -151,13 +157,14 @@ KINDS = {
         Kind("splice-loop", "", "", _splice_loop, forwards=False, relay=True, scales=False),
         Kind("haproxy", "haproxy", _debian("haproxy"), _haproxy, relay=True, scales=False),
         Kind("squid", "squid", _debian("squid"), _squid),
-        Kind("tinyproxy", "tinyproxy", _debian("tinyproxy"), _tinyproxy, scales=False),
+        Kind("tinyproxy", "tinyproxy", _debian("tinyproxy"), _tinyproxy, scales=False,
+             closes=True),
         Kind("apache", "apache2", _debian("apache2"), _apache, scales=False),
         Kind("trafficserver", "traffic_server", _debian("trafficserver"), _trafficserver,
              scales=False),
         Kind("proxy.py", "proxy", "pip install proxy.py", _proxy_py),
         Kind("pproxy", "pproxy", "pip install pproxy uvloop", _pproxy),
-        Kind("nginx-stream", "nginx", _debian("nginx libnginx-mod-stream"), _nginx_stream,
+        Kind("nginx-stream", NGINX_STREAM, _debian("libnginx-mod-stream"), _nginx_stream,
              forwards=False, relay=True),
     )
 }  # fmt: skip
