@@ -115,6 +115,10 @@ def _plain(value: float, _: int) -> str:
     return f"{value:,.0f}" if value >= 1 else f"{value:g}"
 
 
+def _short(value: float, _: int) -> str:
+    return f"{value / 1000:g}k" if value >= 1000 else f"{value:g}"
+
+
 def _lines(
     path: Path,
     lines: dict[str, Line],
@@ -133,7 +137,7 @@ def _lines(
     axes.set_xscale("log")
     axes.set_xticks(sorted({x for line in lines.values() for x, _ in line}))
     axes.minorticks_off()
-    axes.xaxis.set_major_formatter(_size if "bytes" in labels[0] else _plain)
+    axes.xaxis.set_major_formatter(_size if "bytes" in labels[0] else _short)
     if log_y:
         axes.set_yscale("log")
     else:
@@ -161,9 +165,7 @@ def _bars(path: Path, values: dict[str, float], title: str, label: str) -> list[
     colours = ["black" if name == OURS else "0.65" for name in names]
     bars = axes.barh(names, [values[name] for name in names], color=colours)
     axes.bar_label(bars, fmt="%.0f", padding=4)
-    axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(_plain)
-    axes.set_xlabel(label)
+    axes.set_xlabel(label)  # not logarithmic: the length of a bar counts from zero
     axes.margins(x=0.1)
     figure.savefig(path)
     return [path.name]

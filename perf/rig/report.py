@@ -84,12 +84,13 @@ def _sweep(sweep: dict[str, dict[str, Figures]]) -> str:
     for name, steps in sweep.items():
         cells = []
         for step in STEPS:
-            figures = steps.get(str(step))
-            rate, p99 = (figures["rate"], figures["p99"]) if figures else (None, None)
-            cells.append(f"{tables.number(rate)} ({tables.number(p99)})" if figures else "-")
+            figures = steps.get(str(step), {})
+            rate, p99, cpu = (tables.number(figures.get(k)) for k in ("rate", "p99", "cpu"))
+            cells.append(f"{rate} ({p99}, {cpu})" if figures else "-")
         rows.append([name, *cells])
     head = ["clients at once", *(f"{step:,}" for step in STEPS)]
-    return f"## GET 330 B: requests a second (p99 in ms)\n\n{tables.markdown(head, rows)}"
+    title = "## GET 330 B: requests a second (p99 in ms, CPU µs a request)"
+    return f"{title}\n\n{tables.markdown(head, rows)}"
 
 
 def _idle(idle: dict[str, Figures]) -> str:
