@@ -14,6 +14,7 @@ from .proxies import Proxy
 WRK = Path(__file__).parent.parent / "load" / "wrk.lua"
 
 SIEGES = 3  # attempts
+SPARE = 15.0  # seconds that wrk or siege may take beyond their own
 
 _SIEGE = """\
 verbose = false
@@ -86,6 +87,8 @@ def all_checked(
     report = load.run(proxy, origins, asked.checker(*options), seconds)
     if not close and report["opened"] != conc:
         raise Wrong(f"{report['opened']} of {conc} connections")
+    if report["retries"] and not proxy.kind.closes:
+        raise Wrong(f"{report['retries']} kept-alive connections ended before an answer")
     _check_count(report, origins.pages.requests() - before, int(report["retries"]))
     return report
 
@@ -107,7 +110,7 @@ def _counted(
     """With a checker beside it, and the origin's count."""
     beside = asked.checker("-c", "1", "-r", str(load.CHECKS), "-t", str(seconds))
     before = origins.pages.requests()
-    report = load.run(proxy, origins, argv, seconds, env=env, beside=beside)
+    report = load.run(proxy, origins, argv, seconds, env=env, beside=beside, spare=SPARE)
     size = PAGES[asked.file.name]
     if report["bytes"] < report["requests"] * size:
         raise Wrong(f"{report['bytes']} bytes in {report['requests']} answers of {size}")

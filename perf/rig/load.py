@@ -78,6 +78,7 @@ def run(
     *,
     env: dict[str, str] | None = None,
     beside: Sequence[str] = (),
+    spare: float = SPARE,
 ) -> dict[str, Any]:
     """What ``argv`` prints as JSON, with the CPU seconds of everyone.
 
@@ -88,7 +89,7 @@ def run(
     children, machine, begin = _children(), machine_seconds(), time.monotonic()
     side = subprocess.Popen(beside, stdout=subprocess.PIPE, text=True) if beside else None
     try:
-        report = parse_report(argv, _output(argv, seconds, env))
+        report = parse_report(argv, _output(argv, seconds + spare, env))
         if side is not None:
             checked = parse_report(beside, side.communicate(timeout=SPARE)[0])
             report["checked"] = checked["requests"]
@@ -114,11 +115,11 @@ def _output(argv: Sequence[str], seconds: float, env: dict[str, str] | None) -> 
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=seconds + SPARE,
+            timeout=seconds,
             env={**os.environ, **(env or {})},
         )
     except subprocess.TimeoutExpired:
-        raise Stuck(f"{Path(argv[0]).name}: no end after {seconds + SPARE:.0f} s") from None
+        raise Stuck(f"{Path(argv[0]).name}: no end after {seconds:.0f} s") from None
     if done.returncode:
         raise Wrong(f"{Path(argv[0]).name}: {(done.stderr or done.stdout).strip()[-200:]}")
     return done.stdout

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from . import http_load, load, usage
 from .load import Wrong
 from .origins import PAGES, Origins
-from .proxies import OURS, Kind, Proxy
+from .proxies import DIRECT, OURS, Kind, Proxy
 from .settings import Settings
 
 Figures = dict[str, Any]
@@ -41,6 +41,10 @@ def _forwards(kind: Kind) -> bool:
 
 def _tunnels(kind: Kind) -> bool:
     return kind.tunnels
+
+
+def _sieged(kind: Kind) -> bool:
+    return kind.forwards and kind.name != DIRECT  # so fast that siege often hangs itself
 
 
 def _ours(kind: Kind) -> bool:
@@ -85,7 +89,7 @@ def _get(page: str, tool: Callable[..., dict[str, Any]], backend: bool = False) 
         f"{tool.__name__}: GET {label}, {how}",
         "GB/s" if big else "req/s",
         "s/GB" if big else "µs/req",
-        _ours if backend else _forwards,
+        _ours if backend else _sieged if tool is http_load.siege else _forwards,
         run,
     )
 

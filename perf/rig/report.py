@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from . import plots, tables
+from . import goals, plots, tables
 from .measures import MEASURES, Figures, Measure
 from .proxies import OURS
 from .settings import STEPS
@@ -45,6 +45,7 @@ def write(results: dict[str, Any], folder: Path) -> str:
     pictures = plots.draw(results, folder)
     text = "\n".join(
         [
+            f"## Goals: CPU time by that of others\n\n{goals.table(results)}",
             _tables(results),
             _sweep(results["sweep"]),
             _idle(results["idle"]),
