@@ -16,6 +16,7 @@ from rig import load, machine, report, settings
 from rig.load import Wrong
 from rig.measures import MEASURES, SMALL, Figures, Measure, idle, sweep_step
 from rig.origins import Origins, origins
+from rig.process import leave_on_sigterm
 from rig.proxies import DIRECT, KINDS, OURS, Kind, Proxy, started
 from rig.settings import IDLE_STEPS, REFERENCES, STEPS, Settings
 
@@ -161,6 +162,7 @@ def main() -> int:
     if sys.argv[1:]:
         print(f"usage: bash perf/bench.sh, with these in the environment:\n{settings.HELP}")
         return 0 if sys.argv[1] in ("-h", "--help") else 2
+    leave_on_sigterm()
     chosen = settings.read(dict(os.environ))
     for name in chosen.missing:
         print(f"not installed, left out: {name} ({KINDS[name].install})")

@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 from rig import load, machine, usage
 from rig.build import program
 from rig.load import Wrong
-from rig.process import free_ports, raise_limit, running
+from rig.process import free_ports, leave_on_sigterm, raise_limit, running
 from rig.proxies import KINDS, OURS, Proxy, started
 from rig.tables import markdown, number
 
@@ -226,6 +226,7 @@ def main() -> int:
     flags = parser.parse_args()
     if not 100 <= flags.compare <= flags.n:
         parser.error(f"-n {flags.n} --compare {flags.compare}: 100 <= COMPARE <= N is allowed")
+    leave_on_sigterm()
     chosen = plan(flags.n, raise_limit())
     print(f"{chosen.workers} workers, {chosen.clients} load programs, as many origins", flush=True)
     found = []

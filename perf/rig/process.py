@@ -28,6 +28,15 @@ def raise_limit() -> int:
     return hard
 
 
+def leave_on_sigterm() -> None:
+    """SIGTERM ends this program as an exception does, so that what it started ends too."""
+
+    def leave(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGTERM, leave)
+
+
 def free_ports(number: int) -> int:
     """The first of ``number`` (up to 8) ports in a row that are free now, below those that
     the kernel gives to clients."""

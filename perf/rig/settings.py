@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from .process import raise_limit
 from .proxies import DIRECT, KINDS, OURS
@@ -54,7 +55,7 @@ class Settings(NamedTuple):
 
 
 def read(environ: dict[str, str]) -> Settings:
-    """SystemExit where a value makes no sense."""
+    """SystemExit(2) where a value makes no sense."""
     duration = _number(environ, "DURATION", "3", 0.2, 3600)
     rounds = int(_number(environ, "ROUNDS", "1" if duration <= 2 else "3", 1, 100))
     cpus = len(os.sched_getaffinity(0))
@@ -62,7 +63,7 @@ def read(environ: dict[str, str]) -> Settings:
     wanted = environ.get("PEERS", " ".join(ALL_PEERS)).split()
     for name in wanted:
         if name not in ALL_PEERS:
-            raise SystemExit(f"PEERS: no peer {name!r}; allowed: {' '.join(ALL_PEERS)}")
+            _refuse(f"PEERS: no peer {name!r}; allowed: {' '.join(ALL_PEERS)}")
     here = Path(__file__).parent.parent
     return Settings(
         duration=duration,
@@ -80,5 +81,10 @@ def read(environ: dict[str, str]) -> Settings:
 def _number(environ: dict[str, str], name: str, default: str, low: float, high: float) -> float:
     text = environ.get(name) or default
     if not re.fullmatch(r"[0-9]+(\.[0-9]+)?", text) or not low <= float(text) <= high:
-        raise SystemExit(f"{name}: {text!r} is not a number from {low:g} to {high:g}")
+        _refuse(f"{name}: {text!r} is not a number from {low:g} to {high:g}")
     return float(text)
+
+
+def _refuse(text: str) -> NoReturn:
+    print(text, file=sys.stderr)
+    raise SystemExit(2)
