@@ -145,7 +145,7 @@ class Bench:
         """For JSON."""
         return {
             "machine": described,
-            "settings": {**self.settings._asdict(), "out": str(self.settings.out)},
+            "settings": {k: v for k, v in self.settings._asdict().items() if k != "out"},
             "medians": report.medians(self.samples),
             "samples": self.samples,
             "sweep": self.sweep,
