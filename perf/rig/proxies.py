@@ -19,6 +19,7 @@ from .process import Program, free_ports, running
 
 TEMPLATES = Path(__file__).parent / "peers"
 NGINX_STREAM = "/usr/lib/nginx/modules/ngx_stream_module.so"
+PPROXY = "pip install pproxy 'uvloop<0.22', in an environment of its own, in PATH"
 OURS = "spliceproxy"
 DIRECT = "direct"
 
@@ -163,7 +164,7 @@ KINDS = {
         Kind("trafficserver", "traffic_server", _debian("trafficserver"), _trafficserver,
              scales=False),
         Kind("proxy.py", "proxy", "pip install proxy.py", _proxy_py),
-        Kind("pproxy", "pproxy", "pip install pproxy uvloop", _pproxy),
+        Kind("pproxy", "pproxy", PPROXY, _pproxy),
         Kind("nginx-stream", NGINX_STREAM, _debian("libnginx-mod-stream"), _nginx_stream,
              forwards=False, relay=True),
     )
