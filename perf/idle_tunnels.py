@@ -1,10 +1,10 @@
 """What an idle tunnel costs: starts a proxy and an echo server, opens tunnels, looks.
 
-    python perf/idle_tunnels.py [-n 5000] [--engine native]
+    python perf/idle_tunnels.py -o out.json [--fast] [-n 5000] [--engine native]
 
 Memory of the worker is by /proc/PID/smaps_rollup (Pss, proc(5)); that of the kernel is the
 growth of Slab in /proc/meminfo, which is the whole machine's: of a tunnel's four sockets two
-are the proxy's.
+are the proxy's. ``-o`` writes bytes for one tunnel, comparable by pyperf.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from statistics import median
 from typing import NamedTuple
 
 WARM = 50
@@ -170,18 +171,54 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="What an idle tunnel costs.")
     parser.add_argument("-n", type=int, default=5000, help="tunnels (default: 5000)")
     parser.add_argument("--engine", default="native", choices=["native", "splice", "copy"])
+    parser.add_argument("--rounds", type=int, default=3, help="new proxies (default: 3)")
+    parser.add_argument("--fast", action="store_true", help="1000 tunnels, 2 rounds")
+    parser.add_argument("-o", "--output", help="file for pyperf compare_to")
     flags = parser.parse_args()
-    costs = measure(flags.n, flags.engine)
+    if flags.output and os.path.exists(flags.output):
+        parser.error(f"-o {flags.output}: it exists already")
+    count, rounds = (1000, 2) if flags.fast else (flags.n, flags.rounds)
+    found = [measure(count, flags.engine) for _ in range(rounds)]
+    pipes = max(costs.pipes for costs in found)
+    echoed = all(costs.echoed for costs in found)
     for name, value in (
-        ("tunnels", costs.tunnels),
+        ("tunnels", count),
         ("engine", flags.engine),
-        ("bytes of the worker (PSS) per tunnel", round(costs.pss / costs.tunnels)),
-        ("bytes of kernel slab per tunnel, all four sockets", round(costs.slab / costs.tunnels)),
-        ("descriptors per tunnel", round(costs.descriptors / costs.tunnels, 3)),
-        ("pipes, of all tunnels", costs.pipes),
-        ("all of them still echo", "yes" if costs.echoed else "NO"),
+        ("bytes of the worker (PSS) per tunnel", _each(found, "pss")),
+        ("bytes of kernel slab per tunnel, all four sockets", _each(found, "slab")),
+        ("descriptors per tunnel", round(median(costs.descriptors for costs in found) / count, 3)),
+        ("pipes, of all tunnels", pipes),
+        ("all of them still echo", "yes" if echoed else "NO"),
     ):
         print(f"{name:<52}{value:>10}")
+    if flags.output:
+        _dump(flags.output, found, flags.engine)
+    if pipes or not echoed:
+        raise SystemExit(1)
+
+
+def _each(found: list[Costs], field: str) -> int:
+    """The median of the rounds, for one tunnel."""
+    values = [float(getattr(costs, field)) / costs.tunnels for costs in found]
+    return round(median(values))
+
+
+def _dump(path: str, found: list[Costs], engine: str) -> None:
+    """A file of pyperf with a value for each round; the unit is the byte."""
+    import pyperf  # not at the top: measure() does without it
+
+    benchmarks = []
+    for field in ("pss", "slab"):
+        count = found[0].tunnels
+        name = f"idle_tunnels-{engine}-{count}-{field}"
+        runs = []
+        for costs in found:
+            # pyperf takes no value below 1; the machine's slab may shrink meanwhile.
+            value = max(1, round(getattr(costs, field) / costs.tunnels))
+            metadata = {"name": name, "unit": "byte", "engine": engine}
+            runs.append(pyperf.Run([value], metadata=metadata))
+        benchmarks.append(pyperf.Benchmark(runs))
+    pyperf.BenchmarkSuite(benchmarks).dump(path)
 
 
 if __name__ == "__main__":
