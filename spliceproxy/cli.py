@@ -235,11 +235,12 @@ def _explain(argv: Sequence[str]) -> int:
     parser = Parser(
         prog="spliceproxy explain",
         usage="%(prog)s [--config FILE] [option]... METHOD TARGET",
-        description="Says what the proxy would do with a request, and which rule or other part "
-        "of its\nsettings decides. Sends nothing but queries to the DNS; the function of "
-        "--policy is\ncalled. The other options are those of spliceproxy.",
-        epilog="example:\n  spliceproxy explain --config proxy.toml CONNECT example.com:443 "
-        "--from 10.0.0.7\n\nexit status: 0 it is allowed, 1 it is not, 2 wrong usage",
+        description="Says what the proxy would do with a request, and which rule or other part\n"
+        "of its settings decides. Sends nothing but queries to the DNS; the function of\n"
+        "--policy is called. The other options are those of spliceproxy.",
+        epilog="example:\n"
+        "  spliceproxy explain --config proxy.toml --from 10.0.0.7 CONNECT a.test:443\n\n"
+        "exit status: 0 it is allowed, 1 it is not, 2 wrong usage",
     )
     asked = parser.add_argument_group("the request")
     asked.add_argument("method", metavar="METHOD", help="CONNECT, GET and so on")

@@ -83,7 +83,7 @@ def _deciding(steps: Sequence[Step], failure: Failure | None, policy: _Traced) -
     """The step that says no; of those that all say yes the hook, or the rules, or the file."""
     names = [step.name for step in steps]
     if failure is not None:
-        return max(n for n, step in enumerate(steps) if not step.passed)
+        return next(n for n, step in enumerate(steps) if not step.passed)
     if "hook" in names:
         return names.index("hook")
     if not policy.rule and "locked" in names:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import importlib
 import importlib.util
-import inspect
 import logging
 import sys
 import time
@@ -160,7 +159,7 @@ class Hook:
         assert authorize is not None
         try:
             answer = authorize(request)
-            if inspect.isawaitable(answer):
+            if not isinstance(answer, (Allow, Deny)) and isinstance(answer, Awaitable):
                 answer = await self._in_time(answer)
             if not isinstance(answer, (Allow, Deny)):
                 raise TypeError(f"authorize answered {answer!r}; allowed: Allow(...), Deny(...)")
@@ -208,7 +207,7 @@ class Hook:
         except Exception as error:  # noqa: BLE001 - it is logged
             self._failed("on_close", error)
             return
-        if inspect.isawaitable(result):
+        if isinstance(result, Awaitable):
             if len(self._closing) >= CLOSING:
                 self.dropped += 1
                 if isinstance(result, Coroutine):

@@ -6,15 +6,19 @@ only, so that what it says holds for every client.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from spliceproxy import toml
 from spliceproxy.config import RuleConfig
-from spliceproxy.policy.rules import Match, RuleError, RuleSet
+from spliceproxy.policy.rules import CACHED, Match, RuleError, RuleSet
 
 LOCKED = "locked"
 """The id by which a refusal of a destination that is not in the file is known."""
+
+_NOBODY: frozenset[str] = frozenset()
 
 _ALLOWED = "id, action, hosts, ports"
 
@@ -77,16 +81,18 @@ def _list(value: Any, types: tuple[type, ...], where: str, allowed: str) -> tupl
 class Locked:
     """The destinations of a file. ValueError as of :func:`read`."""
 
-    __slots__ = ("_rules",)
+    __slots__ = ("admits",)
+
+    admits: Callable[[str, int], bool]
+    """Whether it allows a canonical host and a port; what it has said it remembers."""
 
     def __init__(self, path: Path) -> None:
-        self._rules = RuleSet(read(path), "deny")
-
-    def admits(self, host: str, port: int) -> bool:
-        """Whether it allows this destination; ``host`` is canonical."""
-        return decide(self._rules, host, port).allow
+        rules = RuleSet(read(path), "deny")
+        self.admits = lru_cache(maxsize=CACHED)(lambda host, port: decide(rules, host, port).allow)
 
 
 def decide(rules: RuleSet, host: str, port: int) -> Match:
     """What rules of such a file say, whoever asks; ``host`` is canonical."""
-    return rules.select("", "", frozenset(), "", host, port).match("")
+    match = rules.select("", "", _NOBODY, "", host, port).settled
+    assert match is not None  # no rule here looks at addresses
+    return match

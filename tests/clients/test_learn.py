@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from curling import Got, field
 from git_server import git_server
 from harness import ProxyProcess, need, wait_for
 
+import spliceproxy
+from spliceproxy import Config, PolicyConfig
 from spliceproxy.policy.lockfile import read
 
 OTHER = "http://localhost.localdomain:9/"
@@ -139,3 +142,31 @@ def test_written_while_it_runs(
         tunnel.close()
     assert proxy.stop() == 0
     assert written() == wanted
+
+
+def test_in_a_program(curl: Callable[..., Got], site: TlsNginx, tmp_path: Path) -> None:
+    seen = tmp_path / "egress.toml"
+    learn = Config(listen=(), access_log="off", policy=PolicyConfig(learn=seen))
+    lock = Config(listen=(), access_log="off", policy=PolicyConfig(locked=seen))
+    with pytest.raises(ValueError, match="cannot read it"), spliceproxy.run(config=lock):
+        pass
+    with spliceproxy.run(config=learn) as proxy:
+        assert curl(proxy.url, f"{site.url}/small").status == 200
+    assert ports(seen) == {"allow": {site.port}, "deny": set()}
+    with spliceproxy.run(config=lock) as proxy:
+        assert curl(proxy.url, f"{site.url}/small").status == 200
+        assert curl(proxy.url, OTHER).status == 403
+        assert [record.rule for record in proxy.records] == ["", "locked"]
+
+
+def test_no_start_without_a_sound_file(tmp_path: Path) -> None:
+    path = tmp_path / "egress.toml"
+    for content in (None, b"[[rule]]\nid = 'x'\naction = 'allow'\n"):
+        if content is not None:
+            path.write_bytes(content)
+        command = [sys.executable, "-m", "spliceproxy", "--listen", "127.0.0.1:0"]
+        done = subprocess.run(
+            [*command, "--locked", str(path)], capture_output=True, text=True, timeout=60
+        )
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        assert str(path) in done.stderr

@@ -237,7 +237,8 @@ def test_the_hook(tmp_path: Path, new_proxy: NewProxy) -> None:
     records = closed(tmp_path, 6)
     assert [record[:2] for record in records[:2]] == [["GET", 200], ["GET", 451]]
     assert records[1][3] == "because"
-    assert [record[4] for record in records[2:5]] == [{"a": "b"}] * 3
+    # The tunnel's end and the last request come in either order.
+    assert [record[4] for record in records].count({"a": "b"}) == 3
     assert all(record[2] for record in records)
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +164,14 @@ def test_the_hook(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("rule", ["clients", "locked", "guard", "default"])
+def test_rules_of_a_hook_may_have_names_of_ours(tmp_path: Path, rule: str) -> None:
+    hook, locked = tmp_path / "hook.py", tmp_path / "egress.toml"
+    hook.write_text(f"from spliceproxy import Deny\ndef authorize(_): return Deny('no', '{rule}')")
+    locked.write_text('rule = [{id = "x", action = "allow", hosts = ["a.test"], ports = [443]}]')
+    assert decider(told(ask(), hook=str(hook), locked=locked)) == ("hook", rule, False)
+
+
 def test_a_name_that_leads_nowhere() -> None:
     class Names:
         def cached(self, host: str) -> None:
@@ -246,3 +256,30 @@ def test_command(tmp_path: Path) -> None:
         assert (done.returncode, done.stdout) == (2, ""), wrong
     done = run("--address", "192.0.2.1", "CONNECT", "a.test:443", "--guard", "no")
     assert done.returncode == 2
+
+
+@pytest.fixture
+def readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The indented texts of the README; its settings are ./proxy.toml."""
+    path = Path(__file__).parents[2] / "README.md"
+    if not path.exists():
+        pytest.skip("not in a source tree")
+    texts = re.findall(r"(?:^(?:    .*)?\n)+", path.read_text(), re.M)
+    blocks = [textwrap.dedent(text).strip("\n") for text in texts]
+    (settings,) = [one for one in blocks if one.startswith("guard = ")]
+    (tmp_path / "proxy.toml").write_text(settings)
+    monkeypatch.chdir(tmp_path)
+    return blocks
+
+
+def test_the_readme_shows_what_is_printed(readme: list[str]) -> None:
+    (shown,) = [one for one in readme if one.startswith("$ spliceproxy explain")]
+    command, _, output = shown.partition("\n")
+    assert run(*command.split()[3:]).stdout == output + "\n"
+
+
+def test_the_test_in_the_readme_passes(readme: list[str]) -> None:
+    (text,) = [one for one in readme if "load_config(" in one]
+    names: dict[str, Any] = {}
+    exec(text, names)
+    names["test_ci_reaches_github_alone"]()

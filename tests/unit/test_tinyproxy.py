@@ -45,7 +45,7 @@ class Result:
         """What the rules say."""
         policy = self.config.policy
         rules = RuleSet(policy.rules, policy.default)
-        return rules.match(rules.select("", "", frozenset(), method, host, port), "192.0.2.1").allow
+        return rules.select("", "", frozenset(), method, host, port).match("192.0.2.1").allow
 
 
 def filtered(folder: Path, lines: str, directives: str = "") -> Result:
