@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import fcntl
 import os
+import re
 import socket
 import stat
 import struct
@@ -57,29 +58,34 @@ def requests(case: Case) -> list[RequestHead]:
 def is_obvious(case: Case) -> bool:
     """Whether the relay must serve all of a case by itself: GETs with a matching Host,
     answered with a date and a length. (A narrow rule: more is served than this.)"""
-    odd = {"resets", "ends", "waits", "sends_late", "sees_reset", "gets_chunked"}
     if case.config or case.dial or case.own or case.refuse or case.draining:
         return False
-    for step in case.steps:
-        if step.verb in odd:
-            return False
-        if step.verb == "sends" and step.peer.startswith("c"):
-            parts = step.data.split(b"\r\n\r\n")
-            if len(parts) > 2 and b"close" in step.data:
-                return False  # what is behind the last request is for Python to drop
-            if parts.pop() or not all(_is_plain(part) for part in parts):
-                return False
-        elif step.verb == "sends":
-            head, end, _ = step.data.partition(b"\r\n\r\n")
-            if not end or not head.startswith(b"HTTP/1.1 200 OK\r\nDate: Tue, 15 Nov 1994"):
-                return False
-            fields = head.lower().split(b"\r\n")[2:]
-            names = [line.partition(b":")[0] for line in fields]
-            if names.count(b"content-length") != 1 or not set(names) <= _USUAL:
-                return False
-            if any(line.startswith(b"content-length: 0") and line[16:17] for line in fields):
-                return False
-    return any(step.verb == "sends" and step.peer.startswith("c") for step in case.steps)
+    if any(step.verb in _ODD for step in case.steps):
+        return False
+    sends = [step for step in case.steps if step.verb == "sends"]
+    asked = [step.data for step in sends if step.peer.startswith("c")]
+    answered = [step.data for step in sends if step.peer.startswith("o")]
+    return bool(asked) and all(map(_are_plain, asked)) and all(map(_is_usual, answered))
+
+
+_ODD = {"resets", "ends", "waits", "sends_late", "sees_reset", "gets_chunked"}
+
+
+def _are_plain(data: bytes) -> bool:
+    parts = data.split(b"\r\n\r\n")
+    if len(parts) > 2 and b"close" in data:
+        return False  # what is behind the last request is for Python to drop
+    return not parts.pop() and all(map(_is_plain, parts))
+
+
+def _is_usual(answer: bytes) -> bool:
+    head, end, _ = answer.partition(b"\r\n\r\n")
+    if not end or not head.startswith(b"HTTP/1.1 200 OK\r\nDate: Tue, 15 Nov 1994"):
+        return False
+    fields = head.lower().split(b"\r\n")[2:]
+    names = [line.partition(b":")[0] for line in fields]
+    leading_zero = any(re.match(rb"content-length: 0.", line) for line in fields)
+    return names.count(b"content-length") == 1 and set(names) <= _USUAL and not leading_zero
 
 
 _USUAL = {b"content-length", b"content-type", b"set-cookie", b"x-a", b"cache-control", b"age"}
