@@ -40,7 +40,7 @@ def test_a_client_that_comes_straight_back_is_not_left_waiting(plain: Plain) -> 
         assert plain.exchanges.give(stream, "192.0.2.1", 1)
         assert driver._timer is not None
         while not plain.handoffs:
-            await asyncio.sleep(0)
+            await loop.run_in_executor(None, lambda: None)
         driver.close()
 
     with outer:
