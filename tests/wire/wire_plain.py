@@ -1,0 +1,382 @@
+"""The plain lane: the same cases, but the compiled relay has each client first, and every
+request of a case has been allowed a moment ago. What it hands over goes on as it would in
+the server."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import re
+import socket
+import stat
+import struct
+import termios
+from collections.abc import Callable
+from typing import Any
+
+from wire_case import Case, Step
+from wire_rig import CLIENT, ORIGIN, Cut, Rig, Run, _Dialer, _Peer, _Services
+
+from spliceproxy.body import BodyMover
+from spliceproxy.config import Config
+from spliceproxy.connection import Connection
+from spliceproxy.exchanges import Exchanges, socket_address
+from spliceproxy.http1.errors import HeadError
+from spliceproxy.http1.head import RequestHead, parse_request
+from spliceproxy.http1.plain import is_plain, written_authority
+from spliceproxy.relay.driver import RelayDriver
+from spliceproxy.relay.interface import Handoff, PlainRecord, RelayOptions
+from spliceproxy.services import Own
+from spliceproxy.stream import Stream
+
+TURNS = 200
+"""Turns of the event loop in which what is on its way on this machine has come."""
+
+Key = tuple[str, int]
+
+
+class NotHere(Exception):
+    """A case that only the other lane can play."""
+
+
+def requests(case: Case) -> list[RequestHead]:
+    """The heads that clients send in a case, as far as they are any."""
+    heads = []
+    for step in case.steps:
+        if step.verb != "sends" or not step.peer.startswith("c"):
+            continue
+        for part in step.data.split(b"\r\n\r\n"):
+            try:
+                heads.append(parse_request(part.lstrip(b"\r\n") + b"\r\n\r\n"))
+            except HeadError:
+                continue
+    return heads
+
+
+def is_obvious(case: Case) -> bool:
+    """Whether the relay must serve all of a case by itself: GETs with a matching Host,
+    answered with a date and a length. (A narrow rule: more is served than this.)"""
+    if case.config or case.dial or case.own or case.refuse or case.draining:
+        return False
+    if any(step.verb in _ODD for step in case.steps):
+        return False
+    sends = [step for step in case.steps if step.verb == "sends"]
+    asked = [step.data for step in sends if step.peer.startswith("c")]
+    answered = [step.data for step in sends if step.peer.startswith("o")]
+    return bool(asked) and all(map(_are_plain, asked)) and all(map(_is_usual, answered))
+
+
+_ODD = {"resets", "ends", "waits", "sends_late", "sees_reset", "gets_chunked"}
+
+
+def _are_plain(data: bytes) -> bool:
+    parts = data.split(b"\r\n\r\n")
+    if len(parts) > 2 and b"close" in data:
+        return False  # what is behind the last request is for Python to drop
+    return not parts.pop() and all(map(_is_plain, parts))
+
+
+def _is_usual(answer: bytes) -> bool:
+    head, end, _ = answer.partition(b"\r\n\r\n")
+    if not end or not head.startswith(b"HTTP/1.1 200 OK\r\nDate: Tue, 15 Nov 1994"):
+        return False
+    fields = head.lower().split(b"\r\n")[2:]
+    names = [line.partition(b":")[0] for line in fields]
+    leading_zero = any(re.match(rb"content-length: 0.", line) for line in fields)
+    return names.count(b"content-length") == 1 and set(names) <= _USUAL and not leading_zero
+
+
+_USUAL = {b"content-length", b"content-type", b"set-cookie", b"x-a", b"cache-control", b"age"}
+
+
+def _is_plain(part: bytes) -> bool:
+    try:
+        head = parse_request(part + b"\r\n\r\n")
+    except HeadError:
+        return False
+    hosts = head.values(b"host")
+    connection = head.values(b"connection") + head.values(b"proxy-connection")
+    return (
+        is_plain(head)
+        and head.form == "absolute"
+        and hosts == [written_authority(head)]
+        and not head.values(b"via")
+        and len(head.fields) <= 100
+        and len(part) < 8000
+        and all(value.lower() in (b"close", b"keep-alive") for value in connection)
+        and len(connection) < 2
+    )
+
+
+class _Exchanges(Exchanges):
+    """Dials the rig's listener whatever the address is; knows whose streams it makes."""
+
+    __slots__ = ("run",)
+
+    run: PlainRun
+
+    def _socket_address(self, address: str, port: int) -> bytes:
+        return socket_address(*self.run.dialled_by_relay.getsockname())
+
+    def stream(self, fd: int, peer: str, received: bytes) -> Stream:
+        stream = super().stream(fd, peer, received)
+        for one in self.run.peers:
+            if self.run.fds.get(one.name, (-1, -1))[0] == fd:
+                one.stream = stream
+        return stream
+
+
+class _PlainDialer(_Dialer):
+    """Knows every host at once, unless dialling fails in this case."""
+
+    def known(self, host: str) -> tuple[str, ...] | None:
+        return None if self.run.case.dial else (ORIGIN,)
+
+    async def dial(self, host: str, port: int) -> tuple[socket.socket, str]:
+        run = self.run
+        assert isinstance(run, PlainRun)
+        run.accept_dialled()
+        return await super().dial(host, port)
+
+
+class _Log:
+    """Stands in for AccessLog: takes the relay's records as they come."""
+
+    def __init__(self, records: list[tuple[int, str, str]]) -> None:
+        self._records = records
+        self._take: Callable[[], list[PlainRecord]] = list
+
+    def follow(self, take: Callable[[], list[PlainRecord]]) -> None:
+        self._take = take
+
+    def expect(self, count: int) -> None:
+        self._records += [(r.status, r.error, r.reason) for r in self._take()]
+
+    def write(self, record: object) -> None:
+        """``_Services.write`` has it already."""
+
+
+class PlainRig(Rig):
+    """One event loop; a relay for each case."""
+
+    def run(self, case: Case, cut: Cut | None = None) -> PlainRun:  # type: ignore[override]
+        before = len(os.listdir("/proc/self/fd"))
+        run = PlainRun(self, case, cut)
+        try:
+            self.loop.run_until_complete(run.play())
+        finally:
+            run.close()
+        after = len(os.listdir("/proc/self/fd"))
+        assert after == before, f"descriptors: {before} before, {after} after"
+        return run
+
+
+class PlainRun(Run):
+    """One case on the plain path."""
+
+    def __init__(self, rig: Rig, case: Case, cut: Cut | None) -> None:
+        from spliceproxy.relay._native import NativeRelay
+
+        super().__init__(rig, case, cut)
+        self.fds: dict[str, tuple[int, int]] = {}  # the proxy's end of a peer, and its inode
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.relay = NativeRelay(RelayOptions())
+        self.driver = RelayDriver(self.relay, self.loop)
+        self.dialled_by_relay = socket.create_server(("127.0.0.1", 0))
+        self.dialled_by_relay.setblocking(False)
+        self.dials_by_relay = 0
+        self.alone = (0, 0)  # exchanges, and handed over, before the probes
+        self.services = self._new_services(Config(listen=(), **case.config))
+        if case.draining:
+            self.exchanges.release()
+        for head in requests(case):
+            self._allow(head)
+
+    def _new_services(self, config: Config) -> _Services:
+        services = _Services(
+            loop=self.loop,
+            config=config,
+            relay=self.driver,
+            mover=BodyMover(self.driver, config.timeouts.idle),
+            dialer=_PlainDialer(self),  # type: ignore[arg-type]
+            pool=self.pool,
+            log=_Log(self.records),  # type: ignore[arg-type]
+            site=None,
+            own=Own(self.case.own),
+            draining=self.case.draining,
+        )
+        self.exchanges = _Exchanges(services, self.relay, self)
+        self.exchanges.run = self
+        services.exchanges = services.pool = self.exchanges
+        self.pool = self.exchanges  # type: ignore[assignment]
+        return services
+
+    def close(self) -> None:
+        self.driver.close()
+        self.dialled_by_relay.close()
+
+    def _allow(self, head: RequestHead) -> None:
+        backend = self.services.config.default_backend
+        key: Key | None = (head.host, head.port)
+        if head.form in ("origin", "asterisk"):
+            key = backend
+        if key is not None and (head.form != "absolute" or head.scheme == "http"):
+            self.exchanges.allow(head, key)
+
+    # ---- the owner of the exchanges ------------------------------------------------------
+
+    def take_over(self, handoff: Handoff) -> None:
+        connection = Connection.of_handoff(self.services, handoff)
+        task = self.loop.create_task(connection.run())
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    def not_accepted(self, error: int) -> None:
+        raise AssertionError(error)
+
+    # ---- peers ---------------------------------------------------------------------------
+
+    def _connect(self, name: str) -> _Peer:
+        if self.case.refuse:
+            raise NotHere("the server refuses, not the relay")
+        inner, outer = self.rig.pair()
+        peer = _Peer(name, outer)
+        self.peers.append(peer)
+        self.fds[name] = (inner.fileno(), os.fstat(inner.fileno()).st_ino)
+        self.exchanges._native.adopt(inner.detach(), CLIENT, b"", 0, 0, b"")
+        self.driver.wake()
+        return peer
+
+    async def _turn(self) -> None:
+        await super()._turn()
+        self.accept_dialled()
+
+    def accept_dialled(self) -> None:
+        """The connections that the relay has made since."""
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                outer, address = self.dialled_by_relay.accept()
+                outer.setblocking(False)
+                outer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                count = sum(peer.name.startswith("o") for peer in self.peers) + 1
+                name = f"o{count if count > 1 else ''}"
+                self.peers.append(_Peer(name, outer))
+                self.fds[name] = _find(address)
+                self.dials_by_relay += 1
+
+    def _is_there(self, peer: _Peer) -> int:
+        """The descriptor of the proxy's end, -1 once it is closed."""
+        fd, inode = self.fds.get(peer.name, (-1, -1))
+        try:
+            return fd if fd >= 0 and os.fstat(fd).st_ino == inode else -1
+        except OSError:
+            return -1
+
+    # ---- verbs that are different here ---------------------------------------------------
+
+    async def sends_late(self, peer: _Peer, step: Step) -> None:
+        raise NotHere("no hook in the relay")
+
+    async def waits(self, peer: _Peer, step: Step) -> None:
+        for _ in range(TURNS):
+            stream = peer.stream
+            if stream is not None and stream.fd >= 0 and stream.read_limit.waiting is not None:
+                break
+            await self._turn()
+        else:
+            raise NotHere("the relay's limits need their time")
+        await super().waits(peer, step)
+
+    async def consumed(self, peer: _Peer, step: Step) -> None:
+        if peer.name not in self.fds:  # dialled by the dialer
+            await super().consumed(peer, step)
+            return
+        while _queued(peer.sock.fileno(), termios.TIOCOUTQ):
+            await self._turn()
+        while (fd := self._is_there(peer)) >= 0 and _queued(fd, termios.FIONREAD):
+            await self._turn()
+        await self._turn()
+
+    # ---- the end of a case ---------------------------------------------------------------
+
+    async def _check_clients(self) -> None:
+        stats = self.relay.stats()
+        self.alone = (stats.exchanges, stats.handed_over)
+        for peer in list(self.peers):
+            if not peer.name.startswith("c"):
+                continue
+            if not peer.over:
+                self._step = f"the probe of {peer.name}"
+                await self.probed(peer, Step(peer.name, "probed"))
+            self._step = f"the end of {peer.name}'s connection"
+            peer.sock.close()
+            while self._is_there(peer) >= 0:
+                await self._turn()
+        self._step = "the end of tasks"
+        while self.tasks or self.relay.clients:
+            await self._turn()
+
+    async def _check_origins(self) -> None:
+        origins = [peer for peer in self.peers if peer.name.startswith("o")]
+        self._step = "the end of tunnels"
+        while self.driver.tunnels:
+            await self._turn()
+        pooled = [peer for peer in origins if not peer.over]
+        expected = 0 if self.case.draining else len(pooled)  # the relay keeps none any more
+        for _ in range(TURNS):
+            if len(self.pool) == expected:
+                break
+            await self._turn()
+        assert len(self.pool) == expected, f"{len(self.pool)} in the pool"
+        self.pool.close()
+        for peer in pooled:
+            self._step = f"the pool's end, for {peer.name}"
+            await self.closed(peer, Step(peer.name, "closed"))
+
+    def _check_reports(self) -> None:
+        if self.case.log is not None:
+            assert self.records == list(self.case.log), f"records: {self.records}"
+        if self.case.dials is not None:
+            made = len(self.dials) + self.dials_by_relay
+            assert made == len(self.case.dials), f"dialled {made} times"
+            assert [d for d in self.dials if d not in self.case.dials] == []
+
+    async def _clean_up(self) -> None:
+        self.pool.close()
+        self.accept_dialled()
+        for peer in self.peers:
+            peer.sock.close()
+        tasks = list(self.tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        self.exchanges.close_clients()
+        self.driver.abort_all()
+        self.driver.wake()
+        await self.driver.drained()
+
+
+def _queued(fd: int, request: int) -> int:
+    """Bytes in a queue of a socket (tcp(7))."""
+    try:
+        return int(struct.unpack("i", fcntl.ioctl(fd, request, b"\0\0\0\0"))[0])
+    except OSError:
+        return 0
+
+
+def _find(address: Any) -> tuple[int, int]:
+    """This process's socket with this address, and its inode."""
+    for entry in os.listdir("/proc/self/fd"):
+        fd = int(entry)
+        try:
+            status = os.fstat(fd)
+        except OSError:
+            continue  # of the listing itself
+        if stat.S_ISSOCK(status.st_mode):
+            with socket.socket(fileno=os.dup(fd)) as copy:
+                if copy.family == socket.AF_INET and copy.getsockname() == address:
+                    return fd, status.st_ino
+    return -1, -1
