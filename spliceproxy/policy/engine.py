@@ -164,6 +164,7 @@ class Policy:
         addresses = self._names.cached(host)
         if addresses is None:
             addresses = await self._names.resolve(host)
+            repeat = 0.0  # the name may be one whose answers hold for one request only
         addresses = self._sift(addresses, selected, client, head, name, port, own)
         if not self._asks:
             return Verdict(host, port, addresses, "", repeat)
