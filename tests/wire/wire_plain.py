@@ -13,7 +13,7 @@ import socket
 import stat
 import struct
 import termios
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from wire_case import Case, Step
@@ -26,6 +26,8 @@ from spliceproxy.exchanges import Exchanges, socket_address
 from spliceproxy.http1.errors import HeadError
 from spliceproxy.http1.head import RequestHead, parse_request
 from spliceproxy.http1.plain import is_plain, written_authority
+from spliceproxy.observe.record import Record
+from spliceproxy.policy.engine import Client, Policy, Verdict
 from spliceproxy.relay.driver import RelayDriver
 from spliceproxy.relay.interface import Handoff, PlainRecord, RelayOptions
 from spliceproxy.services import Own
@@ -117,6 +119,12 @@ class _Exchanges(Exchanges):
 
     run: PlainRun
 
+    def allow(self, client: Client, head: RequestHead, verdict: Verdict, record: Record) -> bool:
+        if self.run.case.dial:
+            return False
+        verdict = verdict._replace(addresses=(ORIGIN,))  # the case's names are none
+        return super().allow(client, head, verdict, record)
+
     def _socket_address(self, address: str, port: int) -> bytes:
         return socket_address(*self.run.dialled_by_relay.getsockname())
 
@@ -129,16 +137,15 @@ class _Exchanges(Exchanges):
 
 
 class _PlainDialer(_Dialer):
-    """Knows every host at once, unless dialling fails in this case."""
+    """Knows what the relay has dialled before."""
 
-    def known(self, host: str) -> tuple[str, ...] | None:
-        return None if self.run.case.dial else (ORIGIN,)
-
-    async def dial(self, host: str, port: int) -> tuple[socket.socket, str]:
+    async def connect(
+        self, addresses: Sequence[str], port: int, source: str
+    ) -> tuple[socket.socket, str]:
         run = self.run
         assert isinstance(run, PlainRun)
         run.accept_dialled()
-        return await super().dial(host, port)
+        return await super().connect(addresses, port, source)
 
 
 class _Log:
@@ -188,13 +195,13 @@ class PlainRun(Run):
         self.dialled_by_relay.setblocking(False)
         self.dials_by_relay = 0
         self.alone = (0, 0)  # exchanges, and handed over, before the probes
-        self.services = self._new_services(Config(listen=(), **case.config))
+        self.services = self._new_services(self.services.config, self.services.policy)
         if case.draining:
             self.exchanges.release()
         for head in requests(case):
             self._allow(head)
 
-    def _new_services(self, config: Config) -> _Services:
+    def _new_services(self, config: Config, policy: Policy) -> _Services:
         services = _Services(
             loop=self.loop,
             config=config,
@@ -205,6 +212,8 @@ class PlainRun(Run):
             log=_Log(self.records),  # type: ignore[arg-type]
             site=None,
             own=Own(self.case.own),
+            policy=policy,
+            learned=None,
             draining=self.case.draining,
         )
         self.exchanges = _Exchanges(services, self.relay, self)
@@ -223,7 +232,9 @@ class PlainRun(Run):
         if head.form in ("origin", "asterisk"):
             key = backend
         if key is not None and (head.form != "absolute" or head.scheme == "http"):
-            self.exchanges.allow(head, key)
+            client = Client(CLIENT, False, -1)
+            verdict = Verdict(*key, (ORIGIN,), "", 60.0)
+            self.exchanges.allow(client, head, verdict, Record("", 0.0))
 
     # ---- the owner of the exchanges ------------------------------------------------------
 
@@ -245,7 +256,7 @@ class PlainRun(Run):
         peer = _Peer(name, outer)
         self.peers.append(peer)
         self.fds[name] = (inner.fileno(), os.fstat(inner.fileno()).st_ino)
-        self.exchanges._native.adopt(inner.detach(), CLIENT, b"", 0, 0, b"")
+        self.exchanges._native.adopt(inner.detach(), CLIENT, b"", 0)
         self.driver.wake()
         return peer
 
