@@ -82,13 +82,14 @@ class Services:
     async def dial(self, host: str, port: int, record: Record) -> Stream:
         """A connection to the origin; Failure also where that would be the proxy itself
         (with files to serve, that is no loop)."""
+        spent = time.monotonic() - record.dialling_since if record.dialling_since else 0.0
         try:
-            sock, record.peer = await self.dialer.dial(host, port)
+            sock, record.peer = await self.dialer.dial(host, port, spent)
         except Failure as failure:
             if failure.error != "connection_limit_reached" or not len(self.pool):
                 raise
             self.pool.close()  # each idle connection is a descriptor
-            sock, record.peer = await self.dialer.dial(host, port)
+            sock, record.peer = await self.dialer.dial(host, port, spent)
         if self.site is None and self.own.has(sock, record.peer, port):
             sock.close()
             raise Failure("proxy_loop_detected", "the request leads back to this proxy")

@@ -96,21 +96,24 @@ class Dialer:
         """The addresses of ``host`` if they are known without waiting."""
         return self._resolver.cached(host)
 
-    async def dial(self, host: str, port: int) -> tuple[socket.socket, str]:
+    async def dial(self, host: str, port: int, spent: float = 0.0) -> tuple[socket.socket, str]:
         """:meth:`connect` to the addresses of ``host``; also the resolver's failures."""
         addresses = self._resolver.cached(host)
         if addresses is None:
             addresses = await self._resolver.resolve(host)
-        return await self.connect(addresses, port)
+        return await self.connect(addresses, port, spent)
 
-    async def connect(self, addresses: Sequence[str], port: int) -> tuple[socket.socket, str]:
+    async def connect(
+        self, addresses: Sequence[str], port: int, spent: float = 0.0
+    ) -> tuple[socket.socket, str]:
         """A connected socket, which is the caller's, and the address that it is connected to.
 
         ``addresses`` are IP literals in the order to try, at least one. The socket is
         non-blocking, with TCP_NODELAY, keep-alive and SO_OOBINLINE. Failure: every address
-        failed, or the time is up. Cancelled: every socket is closed at once.
+        failed, or the time is up, of which ``spent`` seconds are over already. Cancelled:
+        every socket is closed at once.
         """
-        return await _Race(addresses, port, self._timeout).run()
+        return await _Race(addresses, port, max(self._timeout - spent, 0.0)).run()
 
 
 class _Race:

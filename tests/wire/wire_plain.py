@@ -134,7 +134,7 @@ class _PlainDialer(_Dialer):
     def known(self, host: str) -> tuple[str, ...] | None:
         return None if self.run.case.dial else (ORIGIN,)
 
-    async def dial(self, host: str, port: int) -> tuple[socket.socket, str]:
+    async def dial(self, host: str, port: int, spent: float = 0.0) -> tuple[socket.socket, str]:
         run = self.run
         assert isinstance(run, PlainRun)
         run.accept_dialled()

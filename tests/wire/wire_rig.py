@@ -63,7 +63,7 @@ class _Dialer:
     def __init__(self, run: Run) -> None:
         self.run = run
 
-    async def dial(self, host: str, port: int) -> tuple[socket.socket, str]:
+    async def dial(self, host: str, port: int, spent: float = 0.0) -> tuple[socket.socket, str]:
         run = self.run
         run.dials.append((host, port))
         if isinstance(run.case.dial, Exception):
