@@ -211,6 +211,8 @@ cdef inline void dial(Core *c, int32_t slot, const Route *r) noexcept nogil:
         hand_over(c, slot, H_REQUEST)
         return
     bind(c, slot, link)
+    if c.flows[slot].x.started == 0:  # its owner must know, to go on within the limit
+        c.flows[slot].x.started = now_us()
     c.flows[slot].x.phase = P_DIAL
     c.flows[slot].way[1].active = c.now
     # With another address to try, its owner begins with that before long (RFC 8305).
@@ -321,6 +323,7 @@ cdef inline void begin(Core *c, int32_t slot, const char *data, size_t n) noexce
     cdef const Route *r = NULL
     cdef Out out
     cdef ssize_t end = head_end(data, n)
+    x.started = 0
     if data != x.data and not keep(x, data, n):
         close_client(c, slot)
         return
@@ -330,7 +333,8 @@ cdef inline void begin(Core *c, int32_t slot, const char *data, size_t n) noexce
     if r == NULL:
         hand_over(c, slot, H_REQUEST)
         return
-    x.started = now_us() if c.log.on or x.method == CONNECT else 0
+    if c.log.on:
+        x.started = now_us()
     x.status = 0
     x.type_size = 0
     x.peer[0] = 0
@@ -414,6 +418,7 @@ cdef inline void answered(Core *c, int32_t slot) noexcept nogil:
     cdef int32_t origin = c.flows[link].link.origin
     c.counters.exchanges += 1
     note(c, slot, 0)
+    x.started = 0
     x.link = NOWHERE
     x.requests += 1
     if x.spent:

@@ -43,6 +43,7 @@ from spliceproxy.relay.interface import (
     IDLE,
     LINGER,
     REFUSED,
+    REQUEST,
     RESPONSE,
     RETRY,
     SOURCE_ERROR,
@@ -71,6 +72,7 @@ class Connection:
         "_begun",
         "_cause",
         "_client",
+        "_dialling",
         "_exchange",
         "_head",
         "_idle",
@@ -103,6 +105,7 @@ class Connection:
         # Of a connection that comes from the relay: when its first request was there, how
         # far that has come, and whether it was the last one.
         self._started = 0.0
+        self._dialling = False  # the relay has tried in vain to connect since then
         self._begun: Begun | None = None
         self._lingers = False
         self._plain = False  # requests like the last one need not be looked at
@@ -117,12 +120,13 @@ class Connection:
         connection._requests = handoff.requests
         connection._lingers = handoff.cause == LINGER
         connection._refuse = handoff.cause == REFUSED
+        connection._started = handoff.started
+        connection._dialling = handoff.cause == REQUEST and handoff.started > 0.0
         if handoff.cause in (RETRY, RESPONSE, UNANSWERED):
             origin = None
             if handoff.origin >= 0:
                 origin = streams.stream(handoff.origin, handoff.peer, handoff.answer)
             late = handoff.cause == UNANSWERED
-            connection._started = handoff.started
             connection._begun = Begun(origin, handoff.peer, handoff.reused, late)
         return connection
 
@@ -180,7 +184,10 @@ class Connection:
         received, sent = stream.received - len(stream.buffer), stream.sent
         stream.message_start = sent
         self._record = Record(self._address, self._started or time.monotonic())
+        if self._dialling:
+            self._record.dialling_since = self._started
         self._started = 0.0
+        self._dialling = False
         self._head = self._exchange = None
         self._plain = False
         try:

@@ -92,7 +92,8 @@ class Services:
     async def dial(self, verdict: Verdict, record: Record) -> Stream:
         """A connection to where the policy allows; Failure also where that would be the
         proxy itself (with files to serve, that is no loop)."""
-        where = verdict.addresses, verdict.port, verdict.source_address
+        spent = time.monotonic() - record.dialling_since if record.dialling_since else 0.0
+        where = verdict.addresses, verdict.port, verdict.source_address, spent
         try:
             sock, record.peer = await self.dialer.connect(*where)
         except Failure as failure:

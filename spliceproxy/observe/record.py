@@ -18,6 +18,7 @@ class Record:
         "bytes_out",
         "client",
         "content_type",
+        "dialling_since",
         "ended_at",
         "error",
         "host",
@@ -39,6 +40,7 @@ class Record:
         self.started = started
         self.seconds = 0.0
         self.ended_at = 0.0
+        self.dialling_since = 0.0  # 0.0: it begins when the origin is dialled
         self.method = ""
         self.target = ""  # as received: absolute URI, host:port, or a path
         self.host = ""  # where it is to go, lower case; "" if the proxy itself was asked

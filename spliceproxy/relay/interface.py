@@ -205,7 +205,9 @@ class Handoff(NamedTuple):
     answer: bytes
     peer: str
     reused: bool
-    started: float  # monotonic seconds, when the head was there; 0.0: not known
+    # Monotonic seconds, when the head was there; 0.0: not known. In a REQUEST: since when
+    # its origin has been dialled, 0.0 if it has not.
+    started: float
 
 
 class PlainRecord(NamedTuple):

@@ -79,20 +79,21 @@ class Dialer:
         self._timeout = timeout
 
     async def connect(
-        self, addresses: Sequence[str], port: int, source: str = ""
+        self, addresses: Sequence[str], port: int, source: str = "", spent: float = 0.0
     ) -> tuple[socket.socket, str]:
         """A connected socket, which is the caller's, and the address that it is connected to.
 
         ``addresses`` are IP literals in the order to try, at least one; ``source`` is the
         IP address to dial from, "" for any: addresses of the other family are left out. The
         socket is non-blocking, with TCP_NODELAY, keep-alive and SO_OOBINLINE. Failure: every
-        address failed, or the time is up. Cancelled: every socket is closed at once.
+        address failed, or the time is up, of which ``spent`` seconds are over already.
+        Cancelled: every socket is closed at once.
         """
         if source:
             addresses = [a for a in addresses if (":" in a) == (":" in source)]
             if not addresses:
                 raise Failure("destination_ip_unroutable", f"no address to dial from {source}")
-        return await _Race(addresses, port, self._timeout, source).run()
+        return await _Race(addresses, port, max(self._timeout - spent, 0.0), source).run()
 
 
 class _Race:

@@ -8,6 +8,7 @@ import contextlib
 import re
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -464,12 +465,7 @@ def test_refused(proxies: dict[str, ProxyProcess], method: str) -> None:
 @pytest.mark.parametrize("method", ["GET", "CONNECT"])
 def test_no_answer_to_syn(impatient: dict[str, ProxyProcess], method: str, how: str) -> None:
     def scenario(play: Play) -> None:
-        play.warm(keep=False)
-        play.listener.listen(0)
-        for _ in range(4):
-            filler = play.stack.enter_context(socket.socket())
-            filler.setblocking(False)
-            filler.connect_ex(play.listener.getsockname())
+        play.stack.enter_context(stuck(play))
         client = play.client()
         client.sendall(play.request("/", "Connection: close", method=method))
         if how == "stays":
@@ -480,6 +476,30 @@ def test_no_answer_to_syn(impatient: dict[str, ProxyProcess], method: str, how: 
             play.saw("log", bool(play.proxy.wait_access(count + 1)))
 
     compare(impatient, scenario)
+
+
+def test_one_limit_for_all_attempts(new_proxy: NewProxy) -> None:
+    """The time that the relay has dialled in vain is part of it."""
+    proxy = new_proxy("--engine", "native", "--timeout-dial", "8")
+    with contextlib.ExitStack() as stack, stuck(Play(proxy, stack)) as play:
+        client = play.client()
+        began = time.monotonic()
+        client.sendall(play.request())
+        answered = Reader(client).answer()
+        assert (answered.status, answered.error) == (504, "connection_timeout")
+        assert 8 <= time.monotonic() - began < 15
+
+
+@contextlib.contextmanager
+def stuck(play: Play) -> Iterator[Play]:
+    """Its origin has just been allowed, and answers no SYN any more."""
+    play.warm(keep=False)
+    play.listener.listen(0)
+    for _ in range(4):
+        filler = play.stack.enter_context(socket.socket())
+        filler.setblocking(False)
+        filler.connect_ex(play.listener.getsockname())
+    yield play
 
 
 # ---- the end -----------------------------------------------------------------------------

@@ -140,12 +140,12 @@ class _PlainDialer(_Dialer):
     """Knows what the relay has dialled before."""
 
     async def connect(
-        self, addresses: Sequence[str], port: int, source: str
+        self, addresses: Sequence[str], port: int, source: str, spent: float
     ) -> tuple[socket.socket, str]:
         run = self.run
         assert isinstance(run, PlainRun)
         run.accept_dialled()
-        return await super().connect(addresses, port, source)
+        return await super().connect(addresses, port, source, spent)
 
 
 class _Log:

@@ -75,7 +75,7 @@ class _Dialer:
         self.run = run
 
     async def connect(
-        self, addresses: Sequence[str], port: int, source: str
+        self, addresses: Sequence[str], port: int, source: str, spent: float
     ) -> tuple[socket.socket, str]:
         run = self.run
         run.dials.append((addresses[0], port))
