@@ -40,11 +40,6 @@ KINDS = {
 }
 """The relay's letters for a method and a form of the target."""
 
-REPEAT_SECONDS = 1.0
-"""How long a decision, and the addresses that belong to it, may be repeated: a change of
-DNS or of /etc/hosts is followed within this time, at the cost of a request a second."""
-
-
 class Owner(Protocol):
     """Who goes on with what comes back."""
 
@@ -53,7 +48,11 @@ class Owner(Protocol):
 
 
 class Exchanges:
-    """The plain exchanges of one worker."""
+    """The plain exchanges of one worker. ``REPEAT`` is how many seconds a decision, and the
+    addresses that belong to it, may be repeated: a change of DNS or of /etc/hosts is followed
+    within this time, at the cost of a request a second."""
+
+    REPEAT = 1.0
 
     __slots__ = ("_forwards", "_keyed", "_native", "_owner", "_repeats", "_services")
 
@@ -135,7 +134,7 @@ class Exchanges:
             authority,
             verdict.key,
             host_field(head),
-            min(REPEAT_SECONDS, verdict.repeat_for),
+            min(self.REPEAT, verdict.repeat_for),
             b"" if verdict.source_address else self._socket_address(first, verdict.port),
             first,
             len(verdict.addresses) == 1,

@@ -149,6 +149,35 @@ PLAIN_RESPONSES = {
     "proxy-connection": RESPONSE.replace(b"Date", b"Proxy-Connection: close\r\nDate"),
 }
 
+CHUNKED = b"HTTP/1.1 200 OK\r\nDate: d\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+CHUNKED_RESPONSES = {
+    "one chunk": b"2\r\nok\r\n0\r\n\r\n",
+    "several": b"2\r\nok\r\n5\r\nhello\r\n10\r\n0123456789abcdef\r\n0\r\n\r\n",
+    "many": b"1\r\nx\r\n" * 1000 + b"0\r\n\r\n",
+    "none": b"0\r\n\r\n",
+    "zeros": b"0002\r\nok\r\n000\r\n\r\n",
+    "upper case": b"A\r\n0123456789\r\n0\r\n\r\n",
+    "CRLF in the payload": b"4\r\n\r\n\r\n\r\n0\r\n\r\n",
+    "another answer behind": b"2\r\nok\r\n0\r\n\r\nHTTP/1.1 200 OK\r\n\r\n",
+}
+
+OTHER_CHUNKED = {
+    "not whole": b"2\r\nok\r\n0\r\n",
+    "no end": b"2\r\nok\r\n",
+    "cut": b"5\r\nhel",
+    "extension": b"2;a=b\r\nok\r\n0\r\n\r\n",
+    "trailers": b"2\r\nok\r\n0\r\nA: b\r\n\r\n",
+    "space": b"2 \r\nok\r\n0\r\n\r\n",
+    "sign": b"+2\r\nok\r\n0\r\n\r\n",
+    "0x": b"0x2\r\nok\r\n0\r\n\r\n",
+    "nine digits": b"000000002\r\nok\r\n0\r\n\r\n",
+    "huge": b"ffffffff\r\nok\r\n0\r\n\r\n",
+    "bare LF": b"2\nok\n0\n\n",
+    "longer than it says": b"2\r\nokk\r\n0\r\n\r\n",
+    "no size": b"\r\nok\r\n0\r\n\r\n",
+}
+
 OTHER_RESPONSES = {
     "part": RESPONSE[:20],
     "100": b"HTTP/1.1 100 Continue\r\nDate: d\r\n\r\n" + RESPONSE,
@@ -201,6 +230,23 @@ def _each(plain: Plain, data: bytes, *, cuts: bool) -> list[bool]:
 @pytest.mark.parametrize("name", PLAIN_RESPONSES)
 def test_plain_responses_are_passed_on(plain: Plain, name: str) -> None:
     assert all(_each(plain, PLAIN_RESPONSES[name], cuts=True))
+
+
+@pytest.mark.parametrize("name", CHUNKED_RESPONSES)
+def test_whole_chunked_responses_are_passed_on(plain: Plain, name: str) -> None:
+    data = CHUNKED + CHUNKED_RESPONSES[name]
+    assert check_response(plain, data)
+    assert check_response(plain, data, last=True)
+    assert not check_response(plain, data, b"HEAD")
+    for cut in range(1, min(len(data), 200)):
+        check_response(plain, data, cut=cut)
+
+
+@pytest.mark.parametrize("name", OTHER_CHUNKED)
+def test_other_chunked_responses_are_handed_over(plain: Plain, name: str) -> None:
+    data = CHUNKED + OTHER_CHUNKED[name]
+    assert not check_response(plain, data)
+    assert not check_response(plain, data.replace(b"chunked", b"gzip, chunked"))
 
 
 @pytest.mark.parametrize("name", OTHER_RESPONSES)

@@ -117,6 +117,7 @@ class _Exchanges(Exchanges):
 
     __slots__ = ("run",)
 
+    REPEAT = 3600.0  # a machine that is held up forgets no route
     run: PlainRun
 
     def allow(self, client: Client, head: RequestHead, verdict: Verdict, record: Record) -> bool:
@@ -233,7 +234,7 @@ class PlainRun(Run):
             key = backend
         if key is not None and (head.form != "absolute" or head.scheme == "http"):
             client = Client(CLIENT, False, -1)
-            verdict = Verdict(*key, (ORIGIN,), "", 60.0)
+            verdict = Verdict(*key, (ORIGIN,), "", 3600.0)
             self.exchanges.allow(client, head, verdict, Record("", 0.0))
 
     # ---- the owner of the exchanges ------------------------------------------------------
