@@ -126,8 +126,10 @@ cdef inline uint8_t kind_of(const Head *head) noexcept nogil:
     return 72 if head.authority.size else 104  # "H", "h"
 
 
-cdef inline const Route *route_of(Core *c, const Exchange *x, const Head *head) noexcept nogil:
-    """The route of a request, NULL without a valid one."""
+cdef inline const Route *route_of(
+    Core *c, const Exchange *x, const Head *head, int64_t at
+) noexcept nogil:
+    """The route of a request, NULL without one that is valid at `at`."""
     cdef char key[KEY_MAX]
     cdef size_t size
     cdef int32_t found
@@ -149,12 +151,14 @@ cdef inline const Route *route_of(Core *c, const Exchange *x, const Head *head) 
     if found == NOWHERE:
         return NULL
     r = &c.routes.all[found]
-    return r if c.now < r.until else NULL
+    return r if at < r.until else NULL
 
 
-cdef inline const Route *prepare(Core *c, Exchange *x, const char *data, Out *out) noexcept nogil:
+cdef inline const Route *prepare(
+    Core *c, Exchange *x, const char *data, Out *out, int64_t at
+) noexcept nogil:
     """Reads the request head at `data` (x.head bytes) and writes the origin's to c.out;
-    returns its route, NULL if it is not plain."""
+    returns its route, NULL if it is not plain, or has no route at `at` (ms)."""
     cdef Field fields[PLAIN_FIELDS]
     cdef Head head
     cdef Text host
@@ -162,7 +166,7 @@ cdef inline const Route *prepare(Core *c, Exchange *x, const char *data, Out *ou
     cdef int count = read_request(&c.plain, data, x.head, &head, fields)
     if count < 0:
         return NULL
-    r = route_of(c, x, &head)
+    r = route_of(c, x, &head, at)
     if r == NULL:
         return NULL
     x.method = head.method
@@ -290,7 +294,7 @@ cdef inline void start_next(Core *c, int32_t origin) noexcept nogil:
     if slot == NOWHERE:
         return
     dequeue(c, slot)
-    r = prepare(c, c.flows[slot].x, c.flows[slot].x.data, &out)
+    r = prepare(c, c.flows[slot].x, c.flows[slot].x.data, &out, 0)  # valid when it came
     if r == NULL:
         hand_over(c, slot, H_REQUEST)
     else:
@@ -308,7 +312,7 @@ cdef inline void queued_long(Core *c, int32_t slot) noexcept nogil:
         enter_queue(c, slot, Q_QUEUE)
         return
     dequeue(c, slot)
-    r = prepare(c, x, x.data, &out)
+    r = prepare(c, x, x.data, &out, 0)
     if r == NULL:
         hand_over(c, slot, H_REQUEST)
     else:
@@ -329,7 +333,7 @@ cdef inline void begin(Core *c, int32_t slot, const char *data, size_t n) noexce
         return
     if end > 0:
         x.head = <uint32_t>end
-        r = prepare(c, x, x.data, &out)
+        r = prepare(c, x, x.data, &out, c.now)
     if r == NULL:
         hand_over(c, slot, H_REQUEST)
         return
@@ -395,7 +399,8 @@ cdef inline void dialled(Core *c, int32_t slot) noexcept nogil:
     """The attempt to connect is over."""
     cdef Exchange *x = c.flows[slot].x
     cdef Out out
-    cdef const Route *r = prepare(c, x, x.data, &out)
+    # It was valid when the attempt began, however long that took.
+    cdef const Route *r = prepare(c, x, x.data, &out, 0)
     if r == NULL or not connected(c, c.flows[x.link].fd[0], r):
         hand_over(c, slot, H_REQUEST)  # its owner tries again, and says what is wrong
         return
@@ -707,7 +712,8 @@ cdef inline void accept_clients(Core *c, int32_t listener) noexcept nogil:
         if client < 0 and is_transient(linux.errno):
             continue
         if client < 0:
-            c.accept_error = 0 if linux.errno == linux.EAGAIN else linux.errno
+            if linux.errno != linux.EAGAIN:
+                c.accept_error = linux.errno
             return
         slot = client_new(c, client)
         if slot == NOWHERE:

@@ -75,6 +75,24 @@ def test_a_closed_relay_closes_what_was_not_told(plain: Plain) -> None:
     assert not plain.handoffs
 
 
+def test_a_decision_holds_while_its_origin_is_dialled(plain: Plain) -> None:
+    native = plain.exchanges._native
+    route = ("C", 0, b"o:1", "o", b"o:1")
+    native.add_route(*route, 60.0, plain.exchanges.dialled, "192.0.2.1", True)
+    outer, inner = tcp_pair()
+    with outer:
+        data = b"CONNECT o:1 HTTP/1.1\r\nHost: o:1\r\n\r\n"
+        native.adopt(inner.detach(), "", data, 0, 0, b"")
+        native.add_route(*route, -1.0, plain.exchanges.dialled, "192.0.2.1", True)
+        with plain.accept() as peer:
+            assert not plain.handoffs
+            assert outer.recv(100) == b"HTTP/1.1 200 Connection established\r\n\r\n"
+            outer.close()
+            plain.step()
+            assert peer.recv(1) == b""
+    plain.step()
+
+
 def test_a_new_origin_beyond_their_number(plain: Plain) -> None:
     """All routes are forgotten then, and the one that is being added too."""
     native = plain.exchanges._native
