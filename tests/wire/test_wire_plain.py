@@ -25,12 +25,9 @@ def _rig(name: str) -> Iterator[PlainRig]:
         loop = asyncio.new_event_loop()
     else:
         loop = pytest.importorskip("uvloop").new_event_loop()
-    with pytest.MonkeyPatch.context() as patch:
-        # Decisions last as long as a case does, on any machine.
-        patch.setattr("spliceproxy.exchanges.REPEAT_SECONDS", 60.0)
-        rig = PlainRig(loop)
-        yield rig
-        rig.close()
+    rig = PlainRig(loop)
+    yield rig
+    rig.close()
 
 
 @pytest.fixture(scope="module", params=["asyncio", "uvloop"])
