@@ -22,6 +22,7 @@ import signal
 import stat
 import threading
 from collections.abc import Callable
+from functools import lru_cache
 from queue import SimpleQueue
 
 from spliceproxy.observe.record import Record
@@ -85,11 +86,9 @@ def format_line(record: Record | PlainRecord) -> str:
     hierarchy = "HIER_DIRECT/" if record.peer else "HIER_NONE/"
     return (
         f"{record.ended_at:.3f} {int(record.seconds * 1000):6d} "
-        f"{_escape(record.client, _ADDRESS_MAX)} {_result(record)}/{record.status:03d} "
-        f"{record.bytes_out} {_escape(method, _METHOD_MAX)} {_escape(target, _TARGET_MAX)} "
-        f"{_escape(record.user, _USER_MAX, _UNSAFE_NAME)} "
-        f"{hierarchy}{_escape(record.peer, _ADDRESS_MAX)} "
-        f"{_escape(record.content_type.partition(';')[0].rstrip(), _TYPE_MAX)}"
+        f"{_address(record.client)} {_result(record)}/{record.status:03d} "
+        f"{record.bytes_out} {_method(method)} {_escape(target, _TARGET_MAX)} "
+        f"{_user(record.user)} {hierarchy}{_address(record.peer)} {_type(record.content_type)}"
         f"{f' rule={_escape(record.rule, _RULE_MAX)}' if record.rule else ''}\n"
     )
 
@@ -111,6 +110,29 @@ def _result(record: Record | PlainRecord) -> str:
 def _escape(text: str, limit: int, unsafe: re.Pattern[str] = _UNSAFE) -> str:
     """One field of a line: %XX for what could end it, "-" for nothing, cut at ``limit``."""
     return unsafe.sub(_percent, text[:limit])[:limit] or "-"
+
+
+# What lines have in common is escaped once.
+
+
+@lru_cache(maxsize=4096)
+def _address(text: str) -> str:
+    return _escape(text, _ADDRESS_MAX)
+
+
+@lru_cache(maxsize=64)
+def _method(text: str) -> str:
+    return _escape(text, _METHOD_MAX)
+
+
+@lru_cache(maxsize=4096)
+def _user(text: str) -> str:
+    return _escape(text, _USER_MAX, _UNSAFE_NAME)
+
+
+@lru_cache(maxsize=256)
+def _type(text: str) -> str:
+    return _escape(text.partition(";")[0].rstrip(), _TYPE_MAX)
 
 
 def _percent(match: re.Match[str]) -> str:
