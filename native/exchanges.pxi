@@ -153,13 +153,14 @@ cdef class NativeExchanges:
         cdef Core *c = &self.relay.core
         cdef char text[KEY_MAX]
         cdef size_t size
-        cdef int32_t index
+        cdef int32_t index, origin
         cdef Route *r
         cdef bytes name = client.encode("ascii")
         cdef bytes shown = user.encode()
         size = route_key(text, ord(kind), as_text(name), as_text(credentials), as_text(authority))
         if size == 0 or len(address) > ADDRESS_MAX or len(shown) >= USER_MAX:
             return
+        origin = self._origin(key)  # may forget every route
         if c.routes.count == ROUTES:
             routes_clear(&c.routes)
         index = route_add(&c.routes, text, size)
@@ -170,7 +171,7 @@ cdef class NativeExchanges:
         r.host = NULL
         r.host = copy_of(host)
         r.host_size = len(host)
-        r.origin = self._origin(key)
+        r.origin = origin
         r.until = clock_ms(linux.CLOCK_MONOTONIC_COARSE) + <int64_t>(seconds * 1000)
         r.address_size = len(address)
         memcpy(r.address, <const char *>address, len(address))

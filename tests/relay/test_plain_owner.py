@@ -68,7 +68,7 @@ def test_the_limits_of_what_is_given_are_watched(plain: Plain) -> None:
 def test_a_closed_relay_closes_what_was_not_told(plain: Plain) -> None:
     outer, inner = tcp_pair()
     with outer:
-        plain.exchanges._native.adopt(inner.detach(), "192.0.2.1", b"POST ", 0, 0, b"")
+        plain.exchanges._native.adopt(inner.detach(), "192.0.2.1", b"POST ", 0)
         plain.relay.close()
         with contextlib.suppress(ConnectionResetError):
             assert outer.recv(1) == b""
@@ -77,13 +77,13 @@ def test_a_closed_relay_closes_what_was_not_told(plain: Plain) -> None:
 
 def test_a_decision_holds_while_its_origin_is_dialled(plain: Plain) -> None:
     native = plain.exchanges._native
-    route = ("C", 0, b"o:1", "o", b"o:1")
-    native.add_route(*route, 60.0, plain.exchanges.dialled, "192.0.2.1", True)
+    route = ("C", "", b"", b"o:1", "o", b"o:1")
+    native.add_route(*route, 60.0, plain.exchanges.dialled, "192.0.2.1", True, "")
     outer, inner = tcp_pair()
     with outer:
         data = b"CONNECT o:1 HTTP/1.1\r\nHost: o:1\r\n\r\n"
-        native.adopt(inner.detach(), "", data, 0, 0, b"")
-        native.add_route(*route, -1.0, plain.exchanges.dialled, "192.0.2.1", True)
+        native.adopt(inner.detach(), "", data, 0)
+        native.add_route(*route, -1.0, plain.exchanges.dialled, "192.0.2.1", True, "")
         with plain.accept() as peer:
             assert not plain.handoffs
             assert outer.recv(100) == b"HTTP/1.1 200 Connection established\r\n\r\n"
@@ -94,16 +94,16 @@ def test_a_decision_holds_while_its_origin_is_dialled(plain: Plain) -> None:
 
 
 def test_a_new_origin_beyond_their_number(plain: Plain) -> None:
-    """All routes are forgotten then, and the one that is being added too."""
+    """All routes are forgotten then, but the one that is being added."""
     native = plain.exchanges._native
     for number in range(4096 + 3):
         authority = b"h%d" % number
-        native.add_route("A", 0, authority, number, authority, 60.0, b"", "", True)
+        native.add_route("G", "", b"", authority, number, authority, 60.0, b"", "", True, "")
     outer, inner = socket.socketpair()
     inner.setblocking(False)
     with outer:
         data = ASK.replace(b"/o/", b"/h4098/").replace(b": o", b": h4098")
-        native.adopt(inner.detach(), "", data, 0, 0, b"")
+        native.adopt(inner.detach(), "", data, 0)
         plain.step()
         (handoff,) = plain.handoffs
         socket.socket(fileno=handoff.client).close()
