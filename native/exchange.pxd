@@ -215,8 +215,7 @@ cdef inline void dial(Core *c, int32_t slot, const Route *r) noexcept nogil:
         hand_over(c, slot, H_REQUEST)
         return
     bind(c, slot, link)
-    if c.flows[slot].x.started == 0:  # its owner must know, to go on within the limit
-        c.flows[slot].x.started = now_us()
+    c.flows[slot].x.dialling = now_us()
     c.flows[slot].x.phase = P_DIAL
     c.flows[slot].way[1].active = c.now
     # With another address to try, its owner begins with that before long (RFC 8305).
@@ -245,6 +244,8 @@ cdef inline bint answers_soon(Core *c, const Origin *o) noexcept nogil:
 
 cdef inline bint may_have_more(Core *c, Origin *o) noexcept nogil:
     """Whether one more connection may be made now."""
+    if o.busy < BUSY:  # some have ended without an answer, or were handed over
+        return True
     if answers_soon(c, o):
         return False
     if c.now - o.spell >= QUEUE_MS:
@@ -327,7 +328,6 @@ cdef inline void begin(Core *c, int32_t slot, const char *data, size_t n) noexce
     cdef const Route *r = NULL
     cdef Out out
     cdef ssize_t end = head_end(data, n)
-    x.started = 0
     if data != x.data and not keep(x, data, n):
         close_client(c, slot)
         return
@@ -423,7 +423,7 @@ cdef inline void answered(Core *c, int32_t slot) noexcept nogil:
     cdef int32_t origin = c.flows[link].link.origin
     c.counters.exchanges += 1
     note(c, slot, 0)
-    x.started = 0
+    x.started = x.dialling = 0
     x.link = NOWHERE
     x.requests += 1
     if x.spent:

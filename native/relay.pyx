@@ -6,8 +6,8 @@ Theory of operation. The event loop watches `fileno()`. When it is readable the 
 `step()`, which serves events in batches without the GIL (step.pxd), each flow for a
 bounded number of bytes, and returns what has ended. Epoll is level-triggered: what a turn
 leaves over fires again, behind what other flows have to say. An event carries the
-generation of its slot, and slots are freed only in `step()`, after the last batch, so an
-event can never reach another flow than its own.
+generation of its slot, so an event can never reach another flow than its own, though slots
+are freed and taken within a batch.
 
 An idle flow is one `Flow` in one array and two descriptors: no pipe, no buffer, no timer.
 """
