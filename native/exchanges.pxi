@@ -103,17 +103,19 @@ cdef class NativeExchanges:
     def adopt(self, int fd, str address, bytes data, uint32_t requests):
         """Takes a client between two requests. OSError: it is still the owner's."""
         cdef Core *c = &self.relay.core
+        cdef char text[PEER_MAX]
         cdef int32_t slot
         cdef Exchange *x
         if self.relay.closed:
             raise RuntimeError("the relay is closed")
+        put_text(text, address)
         c.now = clock_ms(linux.CLOCK_MONOTONIC_COARSE)
         slot = client_new(c, fd)
         if slot == NOWHERE:
             PyErr_SetFromErrno(OSError)
         x = c.flows[slot].x
         x.requests = requests
-        put_text(x.address, address)
+        memcpy(x.address, text, PEER_MAX)
         if data:
             begin(c, slot, data, len(data))
         close_finished(c)
@@ -152,31 +154,35 @@ cdef class NativeExchanges:
         connections may be used."""
         cdef Core *c = &self.relay.core
         cdef char text[KEY_MAX]
+        cdef char far[PEER_MAX]
         cdef size_t size
         cdef int32_t index, origin
         cdef Route *r
+        cdef char *value
         cdef bytes name = client.encode("ascii")
         cdef bytes shown = user.encode()
         size = route_key(text, ord(kind), as_text(name), as_text(credentials), as_text(authority))
         if size == 0 or len(address) > ADDRESS_MAX or len(shown) >= USER_MAX:
             return
+        put_text(far, peer)
         origin = self._origin(key)  # may forget every route
         if c.routes.count == ROUTES:
             routes_clear(&c.routes)
+        value = copy_of(host)
         index = route_add(&c.routes, text, size)
         if index == NOWHERE:
+            free(value)
             raise MemoryError
         r = &c.routes.all[index]
         free(r.host)
-        r.host = NULL
-        r.host = copy_of(host)
+        r.host = value
         r.host_size = len(host)
         r.origin = origin
         r.until = clock_ms(linux.CLOCK_MONOTONIC_COARSE) + <int64_t>(seconds * 1000)
         r.address_size = len(address)
         memcpy(r.address, <const char *>address, len(address))
         r.single = single
-        put_text(r.peer, peer)
+        memcpy(r.peer, far, PEER_MAX)
         memset(r.user, 0, USER_MAX)
         memcpy(r.user, <const char *>shown, len(shown))
 
@@ -235,15 +241,18 @@ cdef class NativeExchanges:
         """Keeps a connection between two messages, or closes it."""
         cdef Core *c = &self.relay.core
         cdef char text[PEER_MAX]
-        cdef int32_t slot = NOWHERE
-        cdef int32_t origin = self._origin(key)
-        put_text(text, peer)
-        c.now = clock_ms(linux.CLOCK_MONOTONIC_COARSE)
-        if slots_reserve(c, 1):
-            slot = link_new(c, fd, origin, text)
-        if slot == NOWHERE:
+        cdef int32_t slot
+        try:
+            put_text(text, peer)
+            if not slots_reserve(c, 1):
+                raise MemoryError
+            c.now = clock_ms(linux.CLOCK_MONOTONIC_COARSE)
+            slot = link_new(c, fd, self._origin(key), text)
+            if slot == NOWHERE:
+                raise MemoryError
+        except BaseException:
             linux.close(fd)
-            raise MemoryError
+            raise
         kept_put(c, slot)
 
     def close_kept(self):
@@ -309,7 +318,7 @@ cdef object handoff(Flow *f):
         CAUSES[x.cause], f.fd[0], x.address.decode("ascii"), x.requests,
         x.data[:x.have] if x.have else b"", x.origin_fd,
         x.answer[:x.answer_size] if x.answer_size else b"", x.peer.decode("ascii"), x.reused,
-        x.started / 1e6,
+        (x.dialling if x.cause == H_REQUEST else x.started) / 1e6,
     )
 
 

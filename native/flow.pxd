@@ -65,7 +65,8 @@ cdef struct Exchange:       # of a CLIENT
     int32_t after
     int32_t origin_fd       # handed over with it
     uint32_t requests       # answered so far
-    int64_t started         # us, when the head in work was there
+    int64_t started         # us, when the head in work was there; 0: not known
+    int64_t dialling        # us, since when its origin is dialled; 0: it is not
     uint16_t status
     uint8_t phase
     uint8_t method
@@ -88,6 +89,7 @@ cdef struct Link:           # of an ORIGIN
     int32_t below
     uint8_t fresh           # no request has been sent on it
     char peer[PEER_MAX]
+
 cdef struct Way:
     uint64_t copied
     uint64_t spliced

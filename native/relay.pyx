@@ -6,8 +6,8 @@ Theory of operation. The event loop watches `fileno()`. When it is readable the 
 `step()`, which serves events in batches without the GIL (step.pxd), each flow for a
 bounded number of bytes, and returns what has ended. Epoll is level-triggered: what a turn
 leaves over fires again, behind what other flows have to say. An event carries the
-generation of its slot, and slots are freed only in `step()`, after the last batch, so an
-event can never reach another flow than its own.
+generation of its slot, so an event can never reach another flow than its own, though slots
+are freed and taken within a batch.
 
 An idle flow is one `Flow` in one array and two descriptors: no pipe, no buffer, no timer.
 """
@@ -21,28 +21,31 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
 cimport linux
-from exchange cimport PLAIN_OUT, QUEUE_MS, begin, client_new, cut, hand_over, read_next
+from clients cimport client_new
+from ends cimport cut, hand_over
 from flow cimport (
     CLIENT, Core, Exchange, FREE, Flow, H_CLOSED, H_LINGER, H_REFUSED, H_REQUEST, H_RESPONSE,
-    H_RETRY, H_UNANSWERED, INFO_MAX, LISTENER, ORIGIN, P_IDLE, P_QUEUE, Q_FINISHED, Q_HEAD, Q_IDLE, R_ABORTED,
-    R_CLIENT_GONE, R_DONE, R_HALF_CLOSE, R_IDLE, R_SIDE0, R_SIDE1, R_SOURCE_EOF,
+    H_RETRY, H_UNANSWERED, INFO_MAX, LISTENER, ORIGIN, P_IDLE, P_QUEUE, Q_FINISHED, Q_IDLE,
+    R_ABORTED, R_CLIENT_GONE, R_DONE, R_HALF_CLOSE, R_IDLE, R_SIDE0, R_SIDE1, R_SOURCE_EOF,
     R_TARGET_IDLE, SPLICING, STOPPED, TRANSFER, TUNNEL, UNREGISTERED, Way, Wheel,
     enter_queue, slot_free, slot_take, slots_reserve, wheel_init,
 )
 from log cimport Entry, LOG_BATCH
 from moves cimport TARGET_FAILED, send_or_hold
-from origins cimport kept_drop, kept_put, kept_use, link_drop, link_new, link_take_out
+from origins cimport kept_drop, kept_put, kept_use, link_new, link_take_out
 from pipes cimport pool_empty
 from plain cimport (
-    CODING, CONNECT, CONNECTION, CREDENTIALS, DATE, DROP, HOST, LENGTH, NAME_MAX, NOT_PLAIN, PASS,
+    CODING, CONNECT, CONNECTION, CREDENTIALS, DATE, DROP, HOST, LENGTH, NAME_MAX, NOT_PLAIN,
     PROXY_CONNECTION, Rule, SLOTS, TYPE, Text, VIA,
 )
+from request cimport PLAIN_OUT, begin
 from routes cimport (
-    ADDRESS_MAX, KEY_MAX, NOWHERE, ORIGINS, PEER_MAX, ROUTES, Route, origin_init, route_add,
-    USER_MAX, route_key, routes_clear, routes_free, routes_init,
+    ADDRESS_MAX, KEY_MAX, NOWHERE, ORIGINS, PEER_MAX, ROUTES, Route, USER_MAX, origin_init,
+    route_add, route_key, routes_clear, routes_free, routes_init,
 )
 from service cimport finish, settle, side_failed, wanted, watch
 from step cimport clock_ms, close_finished, run
+from waiting cimport QUEUE_MS
 
 from spliceproxy.relay import interface
 from spliceproxy.relay.interface import (

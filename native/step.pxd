@@ -5,11 +5,12 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport malloc
 
 cimport linux
-from exchange cimport RESERVE, accept_clients, client_event, exchange_late, origin_event
+from clients cimport RESERVE, accept_clients
+from exchange cimport client_event, exchange_late, origin_event
 from flow cimport (
-    BUCKETS, CLIENT, Core, FREE, Flow, H_CLOSED, INFO_MAX, LISTENER, ORIGIN, Q_FINISHED, Q_IDLE, R_DONE,
-    R_HALF_CLOSE, R_IDLE, R_NONE, R_TARGET_IDLE, TRANSFER, TUNNEL, UNREGISTERED, Wheel,
-    enter_queue, last_active, leave_queue, pending, slots_reserve,
+    BUCKETS, CLIENT, Core, FREE, Flow, H_CLOSED, INFO_MAX, LISTENER, ORIGIN, Q_FINISHED,
+    Q_IDLE, R_DONE, R_HALF_CLOSE, R_IDLE, R_NONE, R_TARGET_IDLE, TRANSFER, TUNNEL,
+    UNREGISTERED, Wheel, enter_queue, last_active, leave_queue, pending, slots_reserve,
 )
 from moves cimport drop_pending
 from log cimport log_put

@@ -75,7 +75,7 @@ class _Exchanges(Exchanges):
 class Plain:
     """A native relay with plain exchanges, whose owner this is."""
 
-    def __init__(self, via: bytes = NAME) -> None:
+    def __init__(self, via: bytes = NAME, *, log: bool = False) -> None:
         from spliceproxy.relay._native import NativeRelay
 
         self.via = via
@@ -85,7 +85,7 @@ class Plain:
         services: Any = SimpleNamespace(
             config=SimpleNamespace(timeouts=Timeouts(), forwarded_for="transparent"),
             via=via,
-            log=None,
+            log=SimpleNamespace(follow=lambda take: None, expect=int) if log else None,
             loop=None,
             policy=SimpleNamespace(identifies=False, watches=False),
             own=SimpleNamespace(may_be=lambda port: False),

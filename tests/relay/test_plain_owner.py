@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import select
 import socket
+import time
 from collections.abc import Iterator
 
 import pytest
 from plain_oracle import Plain
 from relay_rig import native_relay, open_fds, tcp_pair
 
+from spliceproxy.exchanges import socket_address
 from spliceproxy.relay.driver import RelayDriver
+from spliceproxy.relay.interface import REQUEST, Handoff
 from spliceproxy.stream import Stream
 
 ASK = b"GET http://o/ HTTP/1.1\r\nHost: o\r\n\r\n"
@@ -94,17 +98,70 @@ def test_a_decision_holds_while_its_origin_is_dialled(plain: Plain) -> None:
 
 
 def test_a_new_origin_beyond_their_number(plain: Plain) -> None:
-    """All routes are forgotten then, but the one that is being added."""
+    """All others are forgotten then, and it is not."""
     native = plain.exchanges._native
-    for number in range(4096 + 3):
+    at = plain.exchanges.dialled
+    for number in range(4096 + 1):
         authority = b"h%d" % number
-        native.add_route("G", "", b"", authority, number, authority, 60.0, b"", "", True, "")
+        native.add_route("G", "", b"", authority, number, authority, 60.0, at, "", True, "")
     outer, inner = socket.socketpair()
     inner.setblocking(False)
     with outer:
-        data = ASK.replace(b"/o/", b"/h4098/").replace(b": o", b": h4098")
+        data = ASK.replace(b"/o/", b"/h4096/").replace(b": o", b": h4096")
         native.adopt(inner.detach(), "", data, 0)
+        assert plain.dialling
+    plain.step()
+    assert not plain.handoffs
+
+
+def test_a_request_that_was_not_dialled_has_all_of_its_time() -> None:
+    """However long the relay has had it."""
+    native_relay()
+    with contextlib.closing(Plain(log=True)) as plain:
+        outer, handoff = back(plain, b"")  # only idle connections may be used
+        outer.close()
+    assert (handoff.cause, handoff.started) == (REQUEST, 0.0)
+
+
+def test_a_request_that_was_dialled_tells_since_when() -> None:
+    native_relay()
+    before = time.monotonic()
+    with contextlib.closing(Plain(log=True)) as plain, contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        address = listener.getsockname()
+        stack.enter_context(socket.create_connection(address))  # all that it has room for
+        outer, handoff = back(plain, socket_address(*address))
+        outer.close()
+    assert handoff.cause == REQUEST
+    assert before < handoff.started < time.monotonic()
+
+
+def back(plain: Plain, address: bytes) -> tuple[socket.socket, Handoff]:
+    """A client whose request comes back, after the relay has tried one address of several."""
+    native = plain.exchanges._native
+    native.add_route("G", "", b"", b"o", "o", b"o", 60.0, address, "127.0.0.1", False, "")
+    outer, inner = socket.socketpair()
+    inner.setblocking(False)
+    native.adopt(inner.detach(), "", ASK, 0)
+    while not plain.handoffs:
+        select.select([plain.relay.fileno()], [], [], plain.relay.next_wake())
         plain.step()
-        (handoff,) = plain.handoffs
-        socket.socket(fileno=handoff.client).close()
-    assert handoff.buffer == data
+    (handoff,) = plain.handoffs
+    socket.socket(fileno=handoff.client).close()
+    return outer, handoff
+
+
+def test_a_connection_that_cannot_be_kept_is_closed(plain: Plain) -> None:
+    outer, inner = tcp_pair()
+    with outer:
+        with pytest.raises(ValueError, match="an address of more than"):
+            plain.exchanges._native.put("o", inner.detach(), "fe80::1%" + "x" * 40)
+        assert outer.recv(1) == b""
+
+
+def test_a_client_that_is_not_taken_is_still_its_owners(plain: Plain) -> None:
+    outer, inner = tcp_pair()
+    with outer, inner:
+        with pytest.raises(ValueError, match="an address of more than"):
+            plain.exchanges._native.adopt(inner.fileno(), "fe80::1%" + "x" * 40, b"", 0)
+        assert plain.relay.clients == 0

@@ -121,7 +121,7 @@ def test_sdist_has_all_that_a_build_and_a_test_run_need(project: Project) -> Non
         names = {name.partition("/")[2] for name in tar.getnames()}
     wanted = {"setup.py", "pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", ".ci/run"}
     for folder, pattern in (
-        ("native", "*.p[yx][xd]"),
+        ("native", "*.p[yx][xdi]"),
         ("spliceproxy", "*.py*"),
         ("spliceproxy", "py.typed"),
         ("tests", "*.py"),

@@ -1,0 +1,99 @@
+"""New clients of plain exchanges: accepted, or given by their owner."""
+
+from libc.stdint cimport int32_t, uint16_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcmp, memcpy, memset
+
+cimport linux
+from ends cimport hand_over
+from flow cimport (
+    CLIENT, Core, Exchange, H_REFUSED, P_IDLE, Q_HEAD, enter_queue, slot_free, slot_take,
+    slots_reserve,
+)
+from request cimport read_next
+from routes cimport NOWHERE, PEER_MAX
+from service cimport watch
+
+cdef enum:
+    ACCEPTS = 16            # new clients in one turn
+    REFUSALS = 64           # beyond the limit, that the owner answers at the same time
+    RESERVE = 64            # slots, at least as many as step.pxd serves in a batch
+
+
+cdef inline void address_text(const linux.sockaddr *address, char *text) noexcept nogil:
+    """The client's IP address, "" for a Unix socket. IPv4 on a socket for both families is
+    written as IPv4."""
+    cdef const char *raw = <const char *>address
+    cdef uint16_t family
+    memcpy(&family, raw, sizeof(family))
+    if family == linux.AF_INET:
+        linux.inet_ntop(linux.AF_INET, raw + 4, text, PEER_MAX)
+    elif family == linux.AF_INET6 and memcmp(raw + 8, b"\0\0\0\0\0\0\0\0\0\0\xff\xff", 12) == 0:
+        linux.inet_ntop(linux.AF_INET, raw + 20, text, PEER_MAX)
+    elif family == linux.AF_INET6:
+        linux.inet_ntop(linux.AF_INET6, raw + 8, text, PEER_MAX)
+
+
+cdef inline int32_t client_new(Core *c, int fd) noexcept nogil:
+    """A client between two requests; NOWHERE and errno if it cannot be, and it is still the
+    caller's."""
+    cdef int32_t slot
+    cdef Exchange *x = <Exchange *>calloc(1, sizeof(Exchange))
+    # Whoever serves an event relies on as many slots as there are events in a batch.
+    if x == NULL or not slots_reserve(c, RESERVE):
+        free(x)
+        linux.errno = linux.ENOMEM
+        return NOWHERE
+    slot = slot_take(c, fd, NOWHERE, CLIENT)
+    if watch(c, slot, 0, linux.EPOLLIN) < 0:
+        free(x)
+        slot_free(c, slot)
+        return NOWHERE
+    c.flows[slot].x = x
+    c.clients += 1
+    x.link = x.origin_fd = NOWHERE
+    x.phase = P_IDLE
+    enter_queue(c, slot, Q_HEAD)
+    return slot
+
+
+cdef inline bint is_transient(int error) noexcept nogil:
+    """Of accept(2): an error of the new connection, not of the listening socket."""
+    return not (
+        error == linux.EAGAIN or error == linux.EMFILE or error == linux.ENFILE
+        or error == linux.ENOBUFS or error == linux.ENOMEM or error == linux.EINVAL
+    )
+
+
+cdef inline void accept_clients(Core *c, int32_t listener) noexcept nogil:
+    """A batch of new clients, so that no other waits for long."""
+    cdef int fd = c.flows[listener].fd[0]
+    cdef int client, i, taken
+    cdef int32_t slot
+    cdef char address[128]
+    cdef linux.socklen_t size
+    for i in range(ACCEPTS):
+        taken = c.clients + c.tunnels + c.others
+        if c.most and taken >= c.most + REFUSALS:
+            c.accept_error = linux.EAGAIN
+            return
+        size = sizeof(address)
+        memset(address, 0, 32)
+        client = linux.accept4(
+            fd, <linux.sockaddr *>address, &size, linux.SOCK_NONBLOCK | linux.SOCK_CLOEXEC)
+        if client < 0 and is_transient(linux.errno):
+            continue
+        if client < 0:
+            if linux.errno != linux.EAGAIN:
+                c.accept_error = linux.errno
+            return
+        slot = client_new(c, client)
+        if slot == NOWHERE:
+            c.accept_error = linux.errno
+            linux.close(client)
+            return
+        address_text(<linux.sockaddr *>address, c.flows[slot].x.address)
+        if c.most and taken >= c.most:
+            hand_over(c, slot, H_REFUSED)
+        else:
+            read_next(c, slot)
