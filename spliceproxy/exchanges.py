@@ -40,6 +40,7 @@ KINDS = {
 }
 """The relay's letters for a method and a form of the target."""
 
+
 class Owner(Protocol):
     """Who goes on with what comes back."""
 
