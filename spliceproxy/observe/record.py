@@ -59,7 +59,7 @@ class Record:
     def __repr__(self) -> str:
         values = f"{self.method} {self.target!r} status={self.status} bytes_out={self.bytes_out}"
         why = "".join(
-            f" {name}={getattr(self, name)}" for name in ("rule", "error") if getattr(self, name)
+            f" {name}={getattr(self, name)!r}" for name in ("rule", "error") if getattr(self, name)
         )
         return f"<Record {values}{why}>"
 

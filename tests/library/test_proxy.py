@@ -124,7 +124,7 @@ def test_policy_and_on_close(run: Run, origin: str, kind: str) -> None:
     assert [(record.status, record.rule) for record in closed] == [(403, "mine"), (200, "")]
     assert repr(closed[0]) == (
         f"<Record GET 'http://{origin}/no' status=403 bytes_out={closed[0].bytes_out} "
-        "rule=mine error=http_request_denied>"
+        "rule='mine' error='http_request_denied'>"
     )
     assert closed[1].tags == {"a": "b"}
     assert closed[1].destination == origin
