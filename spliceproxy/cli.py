@@ -76,6 +76,8 @@ def parse(argv: Sequence[str]) -> Config:
         ),
     )
     add_settings(parser)
+    if argv and not argv[0].startswith("-"):
+        parser.error(f"no such command: {argv[0]!r}; allowed: {', '.join(COMMANDS)}, or an option")
     return read_settings(parser, parser.parse_args(argv))[0]
 
 

@@ -80,12 +80,11 @@ def read_request(
     method: str, target: str, client: str, user: str = "", addresses: Sequence[str] = ()
 ) -> Request:
     """A request by the method and target of its first line, and the client's IP address or
-    "unix". ValueError says what is wrong."""
-    for address in (*addresses, *([client] if client != UNIX else [])):
-        try:
-            canonical_address(address)
-        except ValueError:
-            raise ValueError(f"{address!r} is no IP address") from None
+    "unix". ValueError says what is wrong, by the flags of ``explain``."""
+    if client != UNIX:
+        _check_address("--from", client, " or unix")
+    for address in addresses:
+        _check_address("--address", address)
     try:
         form, scheme, host, port, path = split_target(method, target)
     except HeadError as error:
@@ -104,3 +103,10 @@ def read_request(
         path=path,
         addresses=tuple(addresses),
     )
+
+
+def _check_address(flag: str, text: str, other: str = "") -> None:
+    try:
+        canonical_address(text)
+    except ValueError:
+        raise ValueError(f"{flag}: invalid value {text!r}; allowed: an IP address{other}") from None

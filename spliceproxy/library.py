@@ -20,6 +20,7 @@ from spliceproxy.policy.engine import Client, Head, Notes, Policy, Verdict
 from spliceproxy.policy.hook import Authorize, Functions, OnClose
 from spliceproxy.relay.choice import choose, ignore_sigpipe
 from spliceproxy.relay.interface import RelayOptions
+from spliceproxy.settings.kind import Invalid
 from spliceproxy.settings.values import ADDRESS
 from spliceproxy.upstream.resolver import Resolver
 from spliceproxy.worker import new_loop
@@ -44,8 +45,12 @@ class Proxy:
 
     ``listen`` are addresses as for ``--listen``. ``policy`` and ``on_close`` are functions as
     in a ``--policy`` file, plain or asynchronous, and are called on the proxy's event loop.
-    ``config`` has all other settings; ``workers`` is of no meaning here. ``record`` keeps
-    every request and tunnel in :attr:`records`, which grow then for as long as it runs.
+    ``config`` has all other settings, and none of them is changed: without one there is no
+    access log, and leaving waits no longer than :data:`DRAIN`. ``workers`` is of no meaning
+    here. ``record`` keeps every request and tunnel in :attr:`records`, which grow then for as
+    long as it runs.
+
+    ValueError for a bad address, TypeError for a ``policy`` that is no function.
 
     Entering it raises ValueError for settings that make no sense, ListenError where it cannot
     listen, EngineError where the relay asked for cannot run. Leaving it waits
@@ -68,8 +73,10 @@ class Proxy:
                 timeouts=Timeouts(drain=DRAIN),
                 access_log="off",
             )
-        addresses = tuple(ADDRESS.read(text, os.getcwd()) for text in listen)
-        self._config = replace(config, listen=addresses, workers=1)
+        for name, function in (("policy", policy), ("on_close", on_close)):
+            if function is not None and not callable(function):
+                raise TypeError(f"{name}: {function!r}; allowed: a function")
+        self._config = replace(config, listen=_addresses(listen), workers=1)
         self._functions = Functions(policy, on_close) if policy or on_close else None
         self._records: list[Record] | None = [] if record else None
         self._addresses: Sequence[Address] = ()
@@ -150,6 +157,15 @@ class Proxy:
             await instance.stop()
         finally:
             listening.close()
+
+
+def _addresses(listen: Sequence[str]) -> tuple[Address, ...]:
+    if isinstance(listen, str):
+        raise TypeError(f"listen: {listen!r}; allowed: a list of addresses")
+    try:
+        return tuple(ADDRESS.read(text, os.getcwd()) for text in listen)
+    except Invalid as error:
+        raise ValueError(f"listen: {error}") from None
 
 
 class _Policy(Policy):

@@ -33,6 +33,8 @@ def spliceproxy(request: pytest.FixtureRequest) -> Iterator[Proxy]:
     from spliceproxy.library import run  # pytest starts without it
 
     marker = request.node.get_closest_marker("spliceproxy")
+    if marker is not None and marker.args:
+        raise TypeError(f"spliceproxy{marker.args!r}: the marker's arguments have names")
     arguments = {"environment": True, **(marker.kwargs if marker is not None else {})}
     with run(**arguments) as proxy:
         yield proxy

@@ -56,6 +56,13 @@ class Record:
         self.bytes_in = 0  # received from the client, head included
         self.bytes_out = 0  # sent to the client, head included
 
+    def __repr__(self) -> str:
+        values = f"{self.method} {self.target!r} status={self.status} bytes_out={self.bytes_out}"
+        why = "".join(
+            f" {name}={getattr(self, name)!r}" for name in ("rule", "error") if getattr(self, name)
+        )
+        return f"<Record {values}{why}>"
+
     @property
     def ended(self) -> bool:
         """Whether it is over: bytes and seconds are known then."""

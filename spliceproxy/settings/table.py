@@ -160,7 +160,7 @@ SETTINGS = (
         "max-connections",
         "max_connections",
         values.COUNT,
-        "client connections, over all workers",
+        "client connections, an equal share of them in each worker",
         HOW,
         default="0, as many as there are file descriptors for",
     ),

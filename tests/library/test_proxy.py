@@ -122,6 +122,10 @@ def test_policy_and_on_close(run: Run, origin: str, kind: str) -> None:
     run(main)
     assert [request.path for request in seen] == ["/no", "/yes"]
     assert [(record.status, record.rule) for record in closed] == [(403, "mine"), (200, "")]
+    assert repr(closed[0]) == (
+        f"<Record GET 'http://{origin}/no' status=403 bytes_out={closed[0].bytes_out} "
+        "rule='mine' error='http_request_denied'>"
+    )
     assert closed[1].tags == {"a": "b"}
     assert closed[1].destination == origin
 
@@ -199,8 +203,15 @@ def test_unix_socket_and_every_address(run: Run, origin: str, tmp_path: Path) ->
 
 @pytest.mark.parametrize("listen", ["nonsense", "127.0.0.1:99999", "localhost:1"])
 def test_bad_address(listen: str) -> None:
-    with pytest.raises(ValueError, match=rf"'{listen}'; allowed: :8888, 127.0.0.1:8888"):
+    words = rf"^listen: invalid value '{listen}'; allowed: :8888, 127.0.0.1:8888"
+    with pytest.raises(ValueError, match=words):
         Proxy(listen=[listen])
+
+
+@pytest.mark.parametrize("name", ["listen", "policy", "on_close"])
+def test_a_text_in_the_wrong_place(name: str) -> None:
+    with pytest.raises(TypeError, match=f"^{name}: '127.0.0.1:0'; allowed: a "):
+        Proxy(**{name: "127.0.0.1:0"})  # type: ignore[arg-type]
 
 
 def test_what_cannot_start_leaves_nothing_behind(run: Run, tmp_path: Path) -> None:

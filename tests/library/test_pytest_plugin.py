@@ -42,6 +42,10 @@ def test_marker(spliceproxy):
 def test_no_environment(spliceproxy):
     assert os.environ.get("HTTP_PROXY") != spliceproxy.url
 
+@pytest.mark.spliceproxy("127.0.0.1:0")
+def test_no_name(spliceproxy):
+    pass
+
 def test_without():
     assert not os.environ.get("HTTP_PROXY")
 """
@@ -54,9 +58,10 @@ def test_plugin(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, orig
     monkeypatch.setenv("PYTHONPATH", str(Path(spliceproxy.__file__).parents[1]))
     pytester.makepyfile(TESTS.replace("ORIGIN", origin))
     result = pytester.runpytest_subprocess("-p", "spliceproxy.pytest_plugin", "--strict-markers")
-    result.assert_outcomes(passed=4, failed=1)
+    result.assert_outcomes(passed=4, failed=1, errors=1)
     result.stdout.fnmatch_lines(
         [
+            "E *TypeError: spliceproxy(*127.0.0.1:0*): the marker's arguments have names",
             "*spliceproxy.assert_only(*",
             "E *AssertionError: requests to other destinations:",
             f"E *{origin}: 1 x GET (200, went through)",

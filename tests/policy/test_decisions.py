@@ -17,6 +17,8 @@ import pytest
 from harness import ProxyProcess, read_all, read_head, serving, wait_for
 from policy_rig import Answer, ask, connect, get
 
+from spliceproxy.settings.table import BY_NAME
+
 NewProxy = Callable[..., ProxyProcess]
 
 RULES = """
@@ -302,7 +304,7 @@ def read_all_of(s: socket.socket) -> None:
 
 
 def test_the_advice_is_true(tmp_path: Path, new_proxy: NewProxy) -> None:
-    """The flags that denials name exist."""
+    """The flags and the keys that denials name exist."""
     done = subprocess.run(
         [sys.executable, "-m", "spliceproxy", "--help"], capture_output=True, text=True, check=True
     )
@@ -311,3 +313,7 @@ def test_the_advice_is_true(tmp_path: Path, new_proxy: NewProxy) -> None:
     assert flags
     for flag in flags:
         assert flag in done.stdout
+    advice = re.findall(r'advice="(.+)"', source.read_text())
+    keys = [key for text in advice for key in re.findall(r"(?<![-\w])[a-z]+[-_][a-z]+", text)]
+    assert keys
+    assert set(keys) <= set(BY_NAME)

@@ -294,6 +294,7 @@ def test_bad_choice(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
         ("--work 3", "--work 3 (see --help)"),  # no abbreviations
         ("--nonsense", "--nonsense"),
         ("127.0.0.1:8888", "127.0.0.1:8888"),
+        ("chekc", "no such command: 'chekc'; allowed: check, explain, import, or an option"),
         ("--workers", "--workers: expected one argument"),
         ("'two\nlines\x1b[31m'", r"two\nlines\x1b[31m"),
         ("--serve / --default-backend a:1", "not together with --default-backend"),

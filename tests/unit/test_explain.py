@@ -205,12 +205,17 @@ def test_text_marks_what_decides() -> None:
         ("GET", "a.test:80", "::1", "not a URL or path"),
         ("GET", "/path", "::1", "allowed: CONNECT HOST:PORT, or"),
         ("GET", "https://a.test/", "::1", "allowed: CONNECT HOST:PORT, or"),
-        ("GET", "http://a.test/", "localhost", "'localhost' is no IP address"),
+        ("GET", "http://a.test/", "localhost", "--from: invalid value 'localhost'"),
     ],
 )
 def test_wrong_requests(method: str, target: str, client: str, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         read_request(method, target, client)
+
+
+def test_wrong_address() -> None:
+    with pytest.raises(ValueError, match="--address: invalid value 'a-test'; allowed: an IP"):
+        read_request("GET", "http://a.test/", "unix", "", ["::1", "a-test"])
 
 
 def test_requests() -> None:
