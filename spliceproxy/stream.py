@@ -129,11 +129,13 @@ class Stream:
         and any input calls ``gone``."""
         if len(self.buffer) >= READ:
             return
-        self._gone = gone
+        before, self._gone = self._gone, gone
         self._quiet = quiet
         if not self._reading:
             self._reading = True
             self._loop.add_reader(self.fd, self._on_readable)
+        elif before is None and not quiet:
+            self._receive_watched()  # a reset may have come with the data before
 
     def unwatch(self) -> None:
         """Ends :meth:`watch`, at no cost unless the peer says something."""
@@ -153,15 +155,19 @@ class Stream:
         gone = self._gone
         assert gone is not None
         reset = False
-        try:
-            data = self.sock.recv(READ)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
-            reset = True
-        self.buffer += data
-        self.received += len(data)
+        while True:
+            try:
+                data = self.sock.recv(READ)
+            except BlockingIOError:
+                return
+            except OSError:
+                data = b""
+                reset = True
+            self.buffer += data
+            self.received += len(data)
+            # Until there is no more: libuv tells of a reset once, be it behind data.
+            if not data or self._quiet or len(self.buffer) >= READ:
+                break
         if not data or len(self.buffer) >= READ:
             self.pause()
         if reset or self._quiet or (not data and not self.buffer):

@@ -112,6 +112,37 @@ def test_while_resolving(
         at_rest(proxy, before + 1)  # c-ares keeps its socket while the look-up lasts
 
 
+@contextlib.contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    """Meanwhile what comes for a process piles up."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+@pytest.mark.parametrize("state", ["waiting", "kept alive"])
+def test_a_reset_right_behind_data(
+    new_proxy: NewProxy, each_loop: bool, origin: socket.socket, state: str
+) -> None:
+    proxy = new_proxy(uvloop=each_loop)
+    before = at_start(proxy, origin)
+    post = request(origin.getsockname(), "Content-Length: 2", method="POST", body=b"hi")
+    client = proxy.connect()
+    client.sendall(post)
+    with accept(origin) as server:
+        head(server)
+        assert read_exactly(server, 2) == b"hi"
+        if state == "kept alive":
+            server.sendall(response(b"ok", "Connection: close"))
+            assert Reader(client).answer().body == b"ok"
+        with stopped(proxy.worker):
+            client.sendall(post)
+            reset(client)
+        at_rest(proxy, before)
+
+
 @LEAVING
 @pytest.mark.parametrize(
     ("fields", "glued", "later"),
