@@ -336,6 +336,6 @@ def _prohibited(kind: str) -> Denied:
     return Denied(
         f"This proxy does not connect to such an address: {kind}.",
         "guard",
-        advice="Who runs this proxy can allow it, by guard_allow or --guard.",
+        advice="Who runs this proxy can allow it, by guard-allow or --guard.",
         error="destination_ip_prohibited",
     )
