@@ -7,10 +7,11 @@ import asyncio
 import logging
 import time
 
-from spliceproxy import files
+from spliceproxy.answers import Answers
 from spliceproxy.body import SourceFailed
 from spliceproxy.errors import ClientGone, Denied, Failure
 from spliceproxy.forward import Begun, Exchange
+from spliceproxy.heads import HeadReader
 from spliceproxy.http1.chain import (
     forwarded_lines,
     forwards_left,
@@ -19,24 +20,9 @@ from spliceproxy.http1.chain import (
 )
 from spliceproxy.http1.errors import HeadError
 from spliceproxy.http1.framing import Body, request_body
-from spliceproxy.http1.head import (
-    MAX_EMPTY,
-    RequestHead,
-    find_head_end,
-    parse_request,
-    skip_empty_lines,
-)
-from spliceproxy.http1.pages import (
-    ESTABLISHED,
-    HOW_TO_CONFIGURE,
-    Denial,
-    error_page,
-    options_answer,
-    trace_answer,
-)
-from spliceproxy.http1.rewrite import persistent, upgrade
+from spliceproxy.http1.head import RequestHead
+from spliceproxy.http1.pages import ESTABLISHED, HOW_TO_CONFIGURE
 from spliceproxy.observe.record import Record
-from spliceproxy.policy.auth import Unauthenticated
 from spliceproxy.policy.engine import STRANGER, Verdict
 from spliceproxy.relay.interface import (
     ABORTED,
@@ -56,9 +42,6 @@ from spliceproxy.tunnel import hand_over
 
 log = logging.getLogger("spliceproxy")
 
-PAGE_SECONDS = 10.0
-"""How long a client may take to receive one of our short answers."""
-
 FRESH_SECONDS = 1.0
 """When draining begins, how long a new connection still has for its first request."""
 
@@ -69,13 +52,14 @@ class Connection:
 
     __slots__ = (
         "_address",
+        "_answers",
         "_begun",
         "_cause",
         "_client",
         "_dialling",
         "_exchange",
         "_head",
-        "_idle",
+        "_heads",
         "_lingers",
         "_plain",
         "_record",
@@ -95,8 +79,9 @@ class Connection:
         self._address = address
         self._client = services.policy.client(address, stream.sock)
         self._refuse = refuse
+        self._answers = Answers(services, stream, last=refuse)
+        self._heads = HeadReader(stream, services.config.timeouts.head)
         self._requests = 0
-        self._idle = True  # between two requests
         self._cause: Exception | None = None
         self._task: asyncio.Task[None] | None = None
         self._head: RequestHead | None = None
@@ -116,10 +101,10 @@ class Connection:
         assert services.exchanges is not None
         streams = services.exchanges
         stream = streams.stream(handoff.client, handoff.address, handoff.buffer)
-        connection = cls(services, stream, handoff.address)
+        refuse = handoff.cause == REFUSED
+        connection = cls(services, stream, handoff.address, refuse=refuse)
         connection._requests = handoff.requests
         connection._lingers = handoff.cause == LINGER
-        connection._refuse = handoff.cause == REFUSED
         connection._started = handoff.started
         connection._dialling = handoff.cause == REQUEST and handoff.started > 0.0
         if handoff.cause in (RETRY, RESPONSE, UNANSWERED):
@@ -171,9 +156,9 @@ class Connection:
 
     def drain(self) -> None:
         """The worker stops: a connection between requests ends, a new one gets a moment."""
-        if self._idle and self._requests and self._stream.is_quiet():
+        if self._heads.idle and self._requests and self._stream.is_quiet():
             self.abort(ClientGone())
-        elif self._idle:
+        elif self._heads.idle:
             self._stream.read_limit.set("connection_read_timeout", "draining", FRESH_SECONDS)
 
     # ---- one request -------------------------------------------------------------------
@@ -208,7 +193,7 @@ class Connection:
         """The same, with every fault of it answered."""
         stream = self._stream
         try:
-            head = await self._read_head()
+            head = await self._heads.next(first=not self._requests)
             if head is None:
                 return False
             self._record.bytes_in = stream.received - len(stream.buffer) - received
@@ -229,61 +214,11 @@ class Connection:
     def _log(self, received: int, sent: int) -> None:
         """Writes the record of a request; a tunnel's is written when it ends."""
         stream, record = self._stream, self._record
-        if self._idle or stream.detached:
+        if self._heads.idle or stream.detached:
             return
         record.bytes_in = stream.received - len(stream.buffer) - received
         record.bytes_out = stream.sent - sent
         self._services.write(record)
-
-    async def _read_head(self) -> RequestHead | None:
-        """The next request's head; None if the client has no more to say."""
-        stream = self._stream
-        buffer = stream.buffer
-        searched = skipped = 0
-        self._idle = True
-        if self._requests and not buffer:
-            await self._wait_for_next()
-        self._limit_head()
-        while True:
-            if not searched:
-                skipped += skip_empty_lines(buffer)
-                if skipped > MAX_EMPTY:
-                    self._idle = False
-                    raise HeadError(400, "too many empty lines before a request")
-            if len(buffer) > searched and buffer != b"\r":  # half an empty line begins nothing
-                self._idle = False
-                end = find_head_end(buffer, searched)
-                if end >= 0:
-                    head = bytes(buffer[:end])
-                    del buffer[:end]
-                    return parse_request(head)
-                searched = len(buffer)
-            if not await self._fill():
-                if searched:
-                    raise ClientGone
-                return None
-
-    async def _wait_for_next(self) -> None:
-        self._limit_head()
-        try:
-            await self._stream.readable()
-        except Failure as error:
-            raise ClientGone from error
-
-    def _limit_head(self) -> None:
-        self._stream.read_limit.set(
-            "connection_read_timeout",
-            "no request head within the time limit",
-            self._services.config.timeouts.head,
-        )
-
-    async def _fill(self) -> int:
-        try:
-            return await self._stream.fill()
-        except Failure as error:
-            if self._idle:
-                raise ClientGone from error
-            raise Failure(error.error, error.detail, 408) from error
 
     async def _dispatch(self, head: RequestHead) -> bool:
         self._head = head
@@ -376,59 +311,13 @@ class Connection:
             raise Failure("proxy_loop_detected", "Via says that this proxy has had the request")
 
     async def _answer_here(self, head: RequestHead) -> bool:
-        """TRACE or OPTIONS that goes no further (RFC 9110 sections 9.3.7 and 9.3.8)."""
+        """TRACE or OPTIONS that goes no further."""
         await self._services.policy.admit(self._client, head, self._record)
-        keep = self._may_continue(head)
-        self._record.status = 200
-        if head.method == "TRACE":
-            self._record.content_type = "message/http"
-            answer = trace_answer(head, close=not keep, date=self._services.date())
-        else:
-            answer = options_answer(head, close=not keep, date=self._services.date())
-        await self._send_short(answer)
-        return keep
-
-    async def _send_short(self, answer: bytes) -> None:
-        self._stream.write_limit.set(
-            "connection_write_timeout", "the client takes no answer", PAGE_SECONDS
-        )
-        await self._stream.send(answer)
+        return await self._answers.here(head, self._record)
 
     async def _serve_file(self, head: RequestHead) -> bool:
-        site = self._services.site
-        assert site is not None
         await self._services.policy.admit(self._client, head, self._record)
-        keep = self._may_continue(head)
-        with site.find(head) as answer:
-            self._record.status = answer.status
-            self._stream.write_limit.set(
-                "connection_write_timeout",
-                "the client does not take the file",
-                self._services.config.timeouts.idle,
-            )
-            self._record.content_type = answer.content_type
-            page = answer.head(self._services.date(), head.minor, not keep) + answer.body
-            await self._stream.send(page)
-            if answer.fd is not None:
-                idle = self._services.config.timeouts.idle
-                await files.send_file(self._stream, answer.fd, answer.offset, answer.length, idle)
-        return keep
-
-    def _may_continue(self, head: RequestHead, *, challenge: bool = False) -> bool:
-        """Whether the connection can go on after an answer of ours: a body, or what was
-        meant for a tunnel or another protocol and comes before our answer is read, would be
-        taken for the next request. Clients answer a challenge to CONNECT on the same
-        connection; one that has already sent more does not wait for an answer."""
-        if self._services.draining or self._refuse:
-            return False
-        if not persistent(head) or upgrade(head):
-            return False
-        if head.method == "CONNECT" and (not challenge or self._stream.buffer):
-            return False
-        try:
-            return request_body(head) == (Body.NONE, 0)
-        except HeadError:
-            return False
+        return await self._answers.file(head, self._record)
 
     def _body_is_coming(self, head: RequestHead) -> bool:
         """Whether not all of the request's body has been read."""
@@ -445,47 +334,12 @@ class Connection:
         if self._stream.sent != self._stream.message_start:
             await self._cut(error)
             return False
-        if isinstance(error, (ClientGone, SourceFailed)):
-            record.reason = error.reason
-            return False
-        if isinstance(error, Failure):
-            status, kind, detail = error.status, error.error, error.detail
-        else:
-            assert isinstance(error, HeadError)
-            kind = "http_request_error" if error.status < 500 else "http_protocol_error"
-            status, kind, detail = error.status, error.error or kind, error.detail
-        record.status, record.error = status, kind
-        if isinstance(error, Denied):
-            record.rule = error.rule
-        head = self._head
-        keep = (
-            head is not None
-            and not isinstance(self._cause, Exception)
-            and kind != "http_request_error"
-            and self._may_continue(head, challenge=isinstance(error, Unauthenticated))
-        )
-        page = error_page(
-            status,
-            kind,
-            detail,
-            minor=head.minor if head is not None else 1,
-            close=not keep,
-            head_only=head is not None and head.method == "HEAD",
-            date=self._services.date(),
-            extra=error.fields if isinstance(error, Unauthenticated) else (),
-            denial=_denial(head, error) if isinstance(error, Denied) else None,
-        )
-        return await self._send_page(page, keep)
-
-    async def _send_page(self, page: bytes, keep: bool) -> bool:
-        try:
-            await self._send_short(page)
-            if not keep:
-                await self._stream.close_gently()
-        except (OSError, Failure):
-            self._record.reason = "client-reset"
-            return False
-        return keep
+        if isinstance(error, (Failure, HeadError)):
+            keep = self._cause is None
+            return await self._answers.error(error, self._head, record, keep=keep)
+        assert isinstance(error, (ClientGone, SourceFailed))
+        record.reason = error.reason
+        return False
 
     async def _cut(self, error: Exception) -> None:
         """An answer has begun and will not be whole: the client must see that."""
@@ -499,9 +353,3 @@ class Connection:
                 record.error = error.error
             if exchange.cut_by_reset and not isinstance(error, ClientGone):
                 await self._stream.reset_after_sent()
-
-
-def _denial(head: RequestHead | None, denied: Denied) -> Denial:
-    """The page for a denial in the form that the client prefers."""
-    accept = head.values(b"accept") if head is not None else []
-    return Denial(denied.rule, denied.reason, denied.advice, accept)

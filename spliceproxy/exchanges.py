@@ -8,6 +8,7 @@ ago. Everything else comes back as a :class:`Handoff`, and becomes a Connection 
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import struct
 from collections.abc import Container
@@ -15,13 +16,16 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
-from spliceproxy.config import Timeouts
+from spliceproxy.config import Config, Timeouts
 from spliceproxy.http1.head import RequestHead
 from spliceproxy.http1.pages import ESTABLISHED
 from spliceproxy.http1.plain import REQUEST_RULES, RESPONSE_RULES, is_plain, written_authority
 from spliceproxy.http1.rewrite import host_field
+from spliceproxy.observe.accesslog import AccessLog
 from spliceproxy.observe.record import Record
-from spliceproxy.policy.engine import Client, Verdict
+from spliceproxy.own import Own
+from spliceproxy.policy.engine import Client, Policy, Verdict
+from spliceproxy.relay.driver import RelayDriver
 from spliceproxy.relay.interface import ExchangeOptions, Handoff, Relay
 from spliceproxy.stream import Stream
 from spliceproxy.upstream.dialer import ATTEMPT_DELAY
@@ -29,7 +33,6 @@ from spliceproxy.upstream.pool import MAX_IDLE, PER_ORIGIN, TOTAL, Key
 
 if TYPE_CHECKING:
     from spliceproxy.relay._native import NativeRelay
-    from spliceproxy.services import Services
 
 KINDS = {
     ("CONNECT", "authority"): "C",
@@ -39,6 +42,18 @@ KINDS = {
     ("HEAD", "origin"): "h",
 }
 """The relay's letters for a method and a form of the target."""
+
+
+class Shared(Protocol):
+    """What is needed here of all that a worker's connections share (``services``)."""
+
+    loop: asyncio.AbstractEventLoop
+    config: Config
+    relay: RelayDriver
+    log: AccessLog | None
+    own: Own
+    policy: Policy
+    via: bytes
 
 
 class Owner(Protocol):
@@ -57,7 +72,7 @@ class Exchanges:
 
     __slots__ = ("_forwards", "_keyed", "_native", "_owner", "_repeats", "_services")
 
-    def __init__(self, services: Services, relay: Relay, owner: Owner) -> None:
+    def __init__(self, services: Shared, relay: Relay, owner: Owner) -> None:
         """``relay`` is of the native engine."""
         from spliceproxy.relay._native import NativeExchanges
 

@@ -11,12 +11,13 @@ from spliceproxy.config import Config
 from spliceproxy.exchanges import Exchanges
 from spliceproxy.files import Site
 from spliceproxy.observe.accesslog import open_log
+from spliceproxy.own import Own
 from spliceproxy.policy.engine import Policy
 from spliceproxy.policy.learn import Learned
 from spliceproxy.relay.driver import RelayDriver
 from spliceproxy.relay.interface import Relay
 from spliceproxy.server import Server
-from spliceproxy.services import Own, Services
+from spliceproxy.services import Services
 from spliceproxy.upstream.dialer import Dialer
 from spliceproxy.upstream.pool import IdlePool
 from spliceproxy.upstream.resolver import Resolver

@@ -205,6 +205,8 @@ def _identify(index: int, rule: RuleConfig, rules: Sequence[RuleConfig]) -> str:
     if not _ID(name):
         allowed = "up to 64 letters, digits, and . _ : -"
         raise RuleError(index, rule, "id", f"{name!r}; allowed: {allowed}")
+    if name == DEFAULT:
+        raise RuleError(index, rule, "id", f"{name!r} stands for the answer of no rule")
     if any(other.id == name for other in rules[:index]):
         raise RuleError(index, rule, "id", f"{name!r} is another rule's already")
     if rule.action not in ("allow", "deny"):

@@ -355,6 +355,28 @@ def test_too_many_attempts(
     assert "too many attempts" in caplog.text
 
 
+def test_a_right_guess_waits_like_the_wrong_ones(new: New, clock: Clock) -> None:
+    """Without a hash to compute, too: its quick answer would tell it from the others."""
+    auth = new(user=("alice", "secret"))
+    right = basic("alice", "secret")
+
+    async def main() -> None:
+        for _ in range(6):
+            await refused(auth, basic("alice", "wrong"))
+        guesses = [ask(auth, basic("alice", f"guess{i}")) for i in range(20)]
+        answers = await asyncio.gather(*guesses, ask(auth, right), return_exceptions=True)
+        assert isinstance(answers[-1], Unauthenticated)
+        assert answers[-1].status == 429
+        clock.now += 1000.0
+        await refused(auth, basic("alice", "wrong"))
+        before = clock.now
+        assert await ask(auth, right) == "alice"
+        assert clock.now > before
+        assert auth.identify(right, "192.0.2.1") == "alice"  # it is known now
+
+    asyncio.run(main())
+
+
 def test_hashes_at_once_are_bounded(new: New, users: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(authenticator, "MAX_ATTEMPTS", 4)
     auth = new(htpasswd=users)

@@ -179,6 +179,7 @@ def test_settled_without_an_address(
         ("times", ("Mon-Fri 8-18",), "allowed: days and hours"),
         ("id", "a b", "allowed: up to 64 letters"),
         ("id", "first", "another rule's already"),
+        ("id", "default", "the answer of no rule"),
         ("action", "drop", "allowed: allow, deny"),
     ],
 )

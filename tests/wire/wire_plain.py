@@ -27,10 +27,10 @@ from spliceproxy.http1.errors import HeadError
 from spliceproxy.http1.head import RequestHead, parse_request
 from spliceproxy.http1.plain import is_plain, written_authority
 from spliceproxy.observe.record import Record
+from spliceproxy.own import Own
 from spliceproxy.policy.engine import Client, Policy, Verdict
 from spliceproxy.relay.driver import RelayDriver
 from spliceproxy.relay.interface import Handoff, PlainRecord, RelayOptions
-from spliceproxy.services import Own
 from spliceproxy.stream import Stream
 
 TURNS = 200

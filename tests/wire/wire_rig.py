@@ -18,11 +18,12 @@ from spliceproxy.body import BodyMover
 from spliceproxy.config import Config, PolicyConfig
 from spliceproxy.connection import Connection
 from spliceproxy.observe.record import Record
+from spliceproxy.own import Own
 from spliceproxy.policy.engine import Policy, Verdict
 from spliceproxy.relay.choice import choose
 from spliceproxy.relay.driver import RelayDriver
 from spliceproxy.relay.interface import RelayOptions
-from spliceproxy.services import Own, Services
+from spliceproxy.services import Services
 from spliceproxy.stream import Stream
 from spliceproxy.upstream.pool import IdlePool, Key
 

@@ -110,9 +110,9 @@ class Authenticator:
         if pair is None:
             self._log_failure(client, "", "not sound Basic credentials")
             raise self._unauthenticated("these are not sound Basic credentials")
-        if self._single and hmac.compare_digest(pair, self._single):
-            self._cache.put(digest, Verified(self._single_user, "", math.inf))
-            return self._single_user
+        # Of guesses that are slowed none may stand out by its answer, the right one neither.
+        if self._is_single(pair) and not self._throttle.slows(client, now):
+            return self._accept_single(digest)
         return self._slowly(digest, pair, client, now, guess=known is None)
 
     def close(self) -> None:
@@ -136,6 +136,13 @@ class Authenticator:
         if not user and self._required:
             raise self._unauthenticated("this proxy asks for a user name and a password")
         return user
+
+    def _is_single(self, pair: bytes) -> bool:
+        return bool(self._single) and hmac.compare_digest(pair, self._single)
+
+    def _accept_single(self, digest: bytes) -> str:
+        self._cache.put(digest, Verified(self._single_user, "", math.inf))
+        return self._single_user
 
     # ---- credentials that are not known to be right ----------------------------------------
 
@@ -176,6 +183,8 @@ class Authenticator:
         """The user, None if the credentials are wrong."""
         if wait:
             await asyncio.sleep(wait)
+        if self._is_single(pair):
+            return self._accept_single(digest)
         user, password = basic.split(pair)
         hashed = self._hash_of(user)
         if self._users is not None and (hashed or self._users.value.decoy):

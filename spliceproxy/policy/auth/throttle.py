@@ -38,6 +38,11 @@ class Throttle:
     def __init__(self) -> None:
         self._offenders: OrderedDict[str, _Offender] = OrderedDict()
 
+    def slows(self, client: str, now: float) -> bool:
+        """Whether an attempt would have to wait, or be refused."""
+        offender = self._offenders.get(_network(client))
+        return offender is not None and now < offender.free
+
     def reserve(self, client: str, now: float) -> tuple[bool, float]:
         """Takes a turn for an attempt: True and the seconds until then. False and the seconds
         after which to ask again: there are too many before it."""
