@@ -159,20 +159,22 @@ class Policy:
             selected = self._rules.select(client.address, user, groups, head.method, name, port)
             match = selected.settled
             if match is not None:
-                self._apply(match, client, head, name, port)
+                repeat = min(repeat, self._apply(match, client, head, name, port))
                 selected = None  # the same for every address
         addresses = self._names.cached(host)
         if addresses is None:
             addresses = await self._names.resolve(host)
             repeat = 0.0  # the name may be one whose answers hold for one request only
-        addresses = self._sift(addresses, selected, client, head, name, port, own)
+        addresses, holds = self._sift(addresses, selected, client, head, name, port, own)
+        repeat = min(repeat, holds)
         if not self._asks:
             return Verdict(host, port, addresses, "", repeat)
         request = _request(client, user, groups, head, name, port, addresses)
         allow, repeat = await self._ask(request, repeat, notes)
         if allow.addresses:
             own = own and set(allow.addresses) <= set(addresses)
-            addresses = self._sift(allow.addresses, selected, client, head, name, port, own)
+            addresses, holds = self._sift(allow.addresses, selected, client, head, name, port, own)
+            repeat = min(repeat, holds)
         return Verdict(host, port, addresses, allow.source_address, repeat)
 
     async def admit(self, client: Client, head: Head, notes: Notes) -> None:
@@ -231,24 +233,27 @@ class Policy:
         name: str,
         port: int,
         own: bool,
-    ) -> tuple[str, ...]:
-        """The addresses that rules and guard let through, at least one; Denied. ``selected``
-        are the rules that match but for the address, None where none of them counts."""
+    ) -> tuple[tuple[str, ...], float]:
+        """The addresses that rules and guard let through, at least one, and the seconds as of
+        :meth:`_apply`; Denied. ``selected`` are the rules that match but for the address, None
+        where none of them counts."""
+        holds = REPEAT
         if selected is not None:
             passed, match = selected.sift(addresses)
-            self._apply(match, client, head, name, port)
+            holds = self._apply(match, client, head, name, port)
             addresses = passed or addresses  # denied, and only reported
         if own or self._guard is None:
-            return addresses
+            return addresses, holds
         allowed, fault = self._guard.check(addresses, client.local)
         if not allowed:
             raise _prohibited(fault)
-        return allowed
+        return allowed, holds
 
-    def _apply(self, match: Match, client: Client, head: Head, name: str, port: int) -> None:
-        """Denied, where a rule says no; what only reports is logged."""
+    def _apply(self, match: Match, client: Client, head: Head, name: str, port: int) -> float:
+        """Denied, where a rule says no; what only reports is logged, for each request: none
+        may go by unseen. So it returns the seconds for which the match may be repeated."""
         if match.allow and not match.reports:
-            return
+            return REPEAT
         would = [(rule, "deny" if match.allow else "allow") for rule in match.reports]
         if not match.allow:
             if self._enforce:
@@ -264,6 +269,7 @@ class Policy:
                 name,
                 port,
             )
+        return 0.0
 
     async def _ask(self, request: Request, repeat: float, notes: Notes) -> tuple[Allow, float]:
         """The hook's yes and the seconds for which it holds; Denied."""

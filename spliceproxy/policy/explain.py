@@ -182,7 +182,7 @@ class _Traced(Policy):
         self._tell("user", True, f"{user or 'nobody'}{within}")
         return found
 
-    def _apply(self, match: Match, client: Client, head: Head, name: str, port: int) -> None:
+    def _apply(self, match: Match, client: Client, head: Head, name: str, port: int) -> float:
         user, groups = self._identity
         selection = self._rules.select(client.address, user, groups, head.method, name, port)
         address = next((one for one in self._resolved if selection.match(one) == match), "")
@@ -200,7 +200,7 @@ class _Traced(Policy):
             other = "deny" if match.allow else "allow"
             parts.append(f"would {other} it, but only report: {', '.join(match.reports)}")
         self._tell("rules", match.allow or not self._enforce, "; ".join(parts))
-        super()._apply(match, client, head, name, port)
+        return super()._apply(match, client, head, name, port)
 
     def _sift(
         self,
@@ -211,24 +211,24 @@ class _Traced(Policy):
         name: str,
         port: int,
         own: bool,
-    ) -> tuple[str, ...]:
+    ) -> tuple[tuple[str, ...], float]:
         if addresses != (name,) and not self._resolved:
             self._tell("dns", True, f"{name} is {', '.join(addresses)}")
         self._resolved = addresses
         guarded = addresses if selected is None else selected.sift(addresses)[0] or addresses
         try:
-            passed = super()._sift(addresses, selected, client, head, name, port, own)
+            passed, holds = super()._sift(addresses, selected, client, head, name, port, own)
         except Denied as denied:
             if not _refused(self._steps):  # by a rule
                 self._tell("guard", False, self._faults(guarded, client) or denied.reason)
             raise
         if self._guard is None:
             self._tell("guard", True, "off")
-            return passed
+            return passed, holds
         faults = self._faults(guarded, client)
         left_out = f"; left out: {faults}" if faults else ""
         self._tell("guard", True, f"{', '.join(passed)} may be dialled{left_out}")
-        return passed
+        return passed, holds
 
     def _faults(self, addresses: tuple[str, ...], client: Client) -> str:
         """What the guard says against each address."""

@@ -205,16 +205,20 @@ def test_report_only(caplog: pytest.LogCaptureFixture) -> None:
     names = Names(a_test=("10.0.0.1", "192.0.2.1"))
     case = Case(deny(networks=("10.0.0.0/8",)), names=names, report_only=True)
     assert case.ask("a.test").addresses == ("192.0.2.1",)
-    assert case.ask("10.0.0.1").addresses == ("10.0.0.1",)
+    verdict = case.ask("10.0.0.1")
+    assert verdict.addresses == ("10.0.0.1",)
+    assert verdict.repeat_for == 0  # each such request is to be logged
+    assert case.ask("192.0.2.1").repeat_for == REPEAT
     assert "rule r (report only) would deny: client 127.0.0.1, CONNECT 10.0.0.1:443" in caplog.text
     caplog.clear()
     case = Case(deny(hosts=("*.test",), report_only=True))
     assert case.ask("a.test", client="").addresses
+    assert case.ask("192.0.2.1").repeat_for == REPEAT
     assert (
         caplog.text.count("rule r (report only) would deny: client unix, CONNECT a.test:443") == 1
     )
     caplog.clear()
-    assert Case(default="deny", report_only=True).ask("a.test").addresses
+    assert Case(default="deny", report_only=True).ask("192.0.2.1").repeat_for == 0
     assert caplog.text.count("rule default (report only) would deny") == 1
 
 
