@@ -17,7 +17,7 @@ from service cimport watch
 cdef enum:
     ACCEPTS = 16            # new clients in one turn
     REFUSALS = 64           # beyond the limit, that the owner answers at the same time
-    RESERVE = 64            # slots, at least as many as step.pxd serves in a batch
+    RESERVE = 64            # slots: two for each event that step.pxd serves in a batch
 
 
 cdef inline void address_text(const linux.sockaddr *address, char *text) noexcept nogil:
@@ -39,7 +39,7 @@ cdef inline int32_t client_new(Core *c, int fd) noexcept nogil:
     caller's."""
     cdef int32_t slot
     cdef Exchange *x = <Exchange *>calloc(1, sizeof(Exchange))
-    # Whoever serves an event relies on as many slots as there are events in a batch.
+    # Whoever serves the other events of a batch relies on their slots.
     if x == NULL or not slots_reserve(c, RESERVE):
         free(x)
         linux.errno = linux.ENOMEM

@@ -115,7 +115,8 @@ cdef inline void serve_batch(Core *c, linux.epoll_event *events, int n) noexcept
     cdef Flow *f
     c.now = clock_ms(linux.CLOCK_MONOTONIC_COARSE)
     c.moved = 0
-    # Each event opens one connection at most, and without a slot the owner does it.
+    # An event opens two connections at most: where an exchange ends, for a client that waits
+    # and for the next request. Without a slot the owner does it.
     slots_reserve(c, RESERVE)
     for i in range(n):
         tag = events[i].data.u64
