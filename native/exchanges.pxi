@@ -48,6 +48,7 @@ cdef class NativeExchanges:
         c.first_port, c.last_port = options.ports
         if not routes_init(&c.routes):
             raise MemoryError
+        c.routes.seed = int.from_bytes(urandom(4), "little")
         c.plain.via = copy_of(options.via)
         c.plain.via_size = len(options.via)
         c.plain.name = copy_of(options.name.lower())

@@ -13,6 +13,7 @@ An idle flow is one `Flow` in one array and two descriptors: no pipe, no buffer,
 """
 
 import warnings
+from os import urandom
 
 from cpython.exc cimport PyErr_SetFromErrno
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject

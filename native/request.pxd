@@ -236,6 +236,14 @@ cdef inline void read_next(Core *c, int32_t slot) noexcept nogil:
         begin(c, slot, c.buffer, n)
 
 
+cdef inline void shrink(Exchange *x) noexcept nogil:
+    """Keeps of what was received the head alone: the log will want its target."""
+    cdef char *at = <char *>realloc(x.data, x.head) if x.have > x.head else NULL
+    if at != NULL:
+        x.data = at
+        x.have = x.head
+
+
 cdef inline void become_tunnel(Core *c, int32_t slot) noexcept nogil:
     """CONNECT has succeeded. The exchange stays, as what is known of the tunnel."""
     cdef Flow *f = &c.flows[slot]
@@ -264,6 +272,7 @@ cdef inline void become_tunnel(Core *c, int32_t slot) noexcept nogil:
         if send_or_hold(
             c, &f.way[0], fd, x.data + x.head, x.have - x.head) == TARGET_FAILED:
             side_failed(c, f, 1, linux.errno)
+    shrink(x)
     settle(c, slot, -1)
 
 

@@ -52,6 +52,7 @@ cdef struct Routes:
     Route *all
     Origin *origins
     int32_t *buckets        # index of a route, or NOWHERE
+    uint32_t seed           # of hashes: nobody can choose keys that fall together
     int32_t count
     int32_t origin_count
 
@@ -112,8 +113,8 @@ cdef inline size_t route_key(
     return 4 + client.size + size + authority.size
 
 
-cdef inline uint32_t hash_of(const char *key, size_t n) noexcept nogil:
-    cdef uint32_t hash = 0
+cdef inline uint32_t hash_of(const Routes *r, const char *key, size_t n) noexcept nogil:
+    cdef uint32_t hash = r.seed
     cdef size_t i
     for i in range(n):
         hash = (hash ^ <uint8_t>key[i]) * 16777619 + 1
@@ -122,7 +123,7 @@ cdef inline uint32_t hash_of(const char *key, size_t n) noexcept nogil:
 
 cdef inline int32_t route_find(const Routes *r, const char *key, size_t n) noexcept nogil:
     """The index of a route, NOWHERE if the owner has not said it."""
-    cdef uint32_t hash = hash_of(key, n)
+    cdef uint32_t hash = hash_of(r, key, n)
     cdef uint32_t i = hash % BUCKETS_OF_ROUTES
     cdef const Route *route
     while r.buckets[i] != NOWHERE:
@@ -148,7 +149,7 @@ cdef inline int32_t route_add(Routes *r, const char *key, size_t n) noexcept nog
         return NOWHERE
     memcpy(route.key, key, n)
     route.key_size = <uint32_t>n
-    route.hash = hash_of(key, n)
+    route.hash = hash_of(r, key, n)
     i = route.hash % BUCKETS_OF_ROUTES
     while r.buckets[i] != NOWHERE:
         i = (i + 1) % BUCKETS_OF_ROUTES

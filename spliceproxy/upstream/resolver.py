@@ -215,7 +215,8 @@ class Resolver:
                 loop=self._loop,
                 timeout=min(self._timeout / QUERY_SHARE, QUERY_TIMEOUT),
                 tries=QUERY_TRIES,
-                lookups="b",  # the DNS only: c-ares reads no other hosts file than /etc/hosts
+                # No `lookups`, nor any other text: pycares (5.2) hands c-ares memory that it
+                # has freed. So c-ares looks into /etc/hosts, too, behind us.
             )
         except pycares.AresError as error:
             servers = ", ".join(self._nameservers or ("of resolv.conf",))

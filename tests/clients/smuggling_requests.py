@@ -115,6 +115,7 @@ add("TE.TE", message(TE, TE, body=TE_CL_BODY))
 add("TE.TE-identity", message(TE, b"Transfer-Encoding: identity", body=TE_CL_BODY))
 add("TE.TE-cow", message(TE, b"Transfer-encoding: cow", body=TE_CL_BODY))
 add("TE.TE-empty", message(TE, b"Transfer-Encoding:", body=TE_CL_BODY))
+add("TE-tab-behind", message(b"Transfer-Encoding: chunked\t", body=TE_CL_BODY))
 add("TE-1.0", message(TE, body=TE_CL_BODY, version=b"HTTP/1.0"))
 add("TE-1.0.CL", message(TE, b"Content-Length: 4", body=TE_CL_BODY, version=b"HTTP/1.0"))
 add(
@@ -125,7 +126,7 @@ add(
 for name, value in {
     "plain": b" chunked",
     "upper": b" CHUNKED",
-    "tab": b"\tchunked\t",
+    "tab": b"\tchunked",
     "none": b"chunked",
 }.items():
     add(f"TE-good-{name}", message(b"Transfer-Encoding:" + value, body=TE_CL_BODY), 2)
