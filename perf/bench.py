@@ -64,7 +64,7 @@ class Bench:
             self._idle(kind)
         for clients in STEPS:
             for kind in self.kinds:
-                if kind.forwards:
+                if kind.forwards and not kind.credentials:
                     self._step(kind, clients)
 
     def _measure(self, measure: Measure, kind: Kind) -> None:

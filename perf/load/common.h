@@ -32,6 +32,14 @@ static inline void die(const char *what) {
     exit(1);
 }
 
+// The Proxy-Authorization line of $PROXY_AUTHORIZATION, "" without it.
+static inline const char *credentials(void) {
+    static char line[256];
+    const char *value = getenv("PROXY_AUTHORIZATION");
+    if (value && !*line) snprintf(line, sizeof line, "Proxy-Authorization: %s\r\n", value);
+    return line;
+}
+
 static inline void pattern_make(void) {
     size_t size = PATTERN + PATTERN_MORE;
     pattern_fd = memfd_create("pattern", 0);

@@ -243,8 +243,8 @@ int main(int argc, char **argv) {
     }
     port = atoi(argv[1]);
     expect(argv[4]);
-    request_size = snprintf(request, sizeof request, "GET %s HTTP/1.1\r\nHost: %s\r\n%s\r\n", argv[2],
-                            argv[3], closing ? "Connection: close\r\n" : "");
+    request_size = snprintf(request, sizeof request, "GET %s HTTP/1.1\r\nHost: %s\r\n%s%s\r\n",
+                            argv[2], argv[3], credentials(), closing ? "Connection: close\r\n" : "");
     if (request_size >= sizeof request) return usage();
     prepare_process();
     epoll = epoll_create1(0);

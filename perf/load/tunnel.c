@@ -81,11 +81,11 @@ static void ask(struct tunnel *t) {
     int error = socket_error(t->fd);
     if (error) return broken(t, "connect", strerror(error));
     if (direct) return established(t);
-    char head[256];
+    char head[512];
     int host = 1 + started % ADDRESSES;
     int size = snprintf(head, sizeof head,
-                        "CONNECT 127.0.0.%d:%d HTTP/1.1\r\nHost: 127.0.0.%d:%d\r\n\r\n", host,
-                        target_port, host, target_port);
+                        "CONNECT 127.0.0.%d:%d HTTP/1.1\r\nHost: 127.0.0.%d:%d\r\n%s\r\n", host,
+                        target_port, host, target_port, credentials());
     if (send(t->fd, head, size, 0) != size) return broken(t, "send CONNECT", strerror(errno));
     t->state = ASKED;
     watch(epoll, EPOLL_CTL_MOD, t->fd, EPOLLIN, t);

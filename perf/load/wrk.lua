@@ -1,6 +1,8 @@
--- wrk: GET of $TARGET with Host: $HOST; at the end one JSON object.
+-- wrk: GET of $TARGET with Host: $HOST, and with the credentials $PROXY_AUTHORIZATION if there
+-- are any; at the end one JSON object.
 wrk.path = os.getenv("TARGET")
 wrk.headers["Host"] = os.getenv("HOST")
+wrk.headers["Proxy-Authorization"] = os.getenv("PROXY_AUTHORIZATION")
 
 function done(summary, latency)
   local e = summary.errors

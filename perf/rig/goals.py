@@ -47,7 +47,7 @@ def _ratio(medians: dict[str, dict[str, Any]], measure: str, name: str) -> str:
     """Ours by that of ``name``, or of the best peer that ends CONNECT itself."""
     cpu = {n: figures["cpu"] for n, figures in medians.get(measure, {}).items()}
     if not name:
-        real = [n for n in cpu if n != OURS and not KINDS[n].relay]
+        real = [n for n in cpu if not n.startswith(OURS) and not KINDS[n].relay]
         name = min(real, key=lambda n: cpu[n], default="")
     if not cpu.get(name) or not cpu.get(OURS):
         return "-"

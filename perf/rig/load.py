@@ -37,6 +37,7 @@ class Target(NamedTuple):
     target: str  # of the request-line
     host: str
     file: Path  # with the bytes that must come
+    credentials: str  # Proxy-Authorization, "" for none
 
     def checker(self, *options: str) -> list[str]:
         """``http.c``, which looks at every byte."""
@@ -48,16 +49,19 @@ def target(proxy: Proxy, origins: Origins, page: str, backend: bool) -> Target:
     """Absolute form for the origin, or (``backend``) origin form for the proxy itself."""
     file = origins.pages.www / page
     if backend:
-        return Target(proxy.port, f"/{page}", f"127.0.0.1:{proxy.port}", file)
+        return Target(proxy.port, f"/{page}", f"127.0.0.1:{proxy.port}", file, "")
     host = f"127.0.0.1:{origins.pages.port}"
-    return Target(proxy.port, f"http://{host}/{page}", host, file)
+    return Target(proxy.port, f"http://{host}/{page}", host, file, proxy.kind.credentials)
 
 
 def fetch(asked: Target) -> None:
     """One GET from Python; Wrong for a bad answer."""
     connection = http.client.HTTPConnection("127.0.0.1", asked.port, timeout=20)
+    fields = {"Host": asked.host}
+    if asked.credentials:
+        fields["Proxy-Authorization"] = asked.credentials
     try:
-        connection.request("GET", asked.target, headers={"Host": asked.host})
+        connection.request("GET", asked.target, headers=fields)
         answer = connection.getresponse()
         body = answer.read()
     except (OSError, http.client.HTTPException) as error:
@@ -87,7 +91,10 @@ def run(
     """
     proxy_before, origin_before = cpu_seconds(proxy.pid), origins.cpu_seconds()
     children, machine, begin = _children(), machine_seconds(), time.monotonic()
-    side = subprocess.Popen(beside, stdout=subprocess.PIPE, text=True) if beside else None
+    env = {**os.environ, **(env or {})}
+    if proxy.kind.credentials:
+        env["PROXY_AUTHORIZATION"] = proxy.kind.credentials
+    side = subprocess.Popen(beside, stdout=subprocess.PIPE, text=True, env=env) if beside else None
     try:
         report = parse_report(argv, _output(argv, seconds + spare, env))
         if side is not None:
@@ -108,7 +115,7 @@ def run(
     return report
 
 
-def _output(argv: Sequence[str], seconds: float, env: dict[str, str] | None) -> str:
+def _output(argv: Sequence[str], seconds: float, env: dict[str, str]) -> str:
     try:
         done = subprocess.run(
             argv,
@@ -116,7 +123,7 @@ def _output(argv: Sequence[str], seconds: float, env: dict[str, str] | None) -> 
             capture_output=True,
             text=True,
             timeout=seconds,
-            env={**os.environ, **(env or {})},
+            env=env,
         )
     except subprocess.TimeoutExpired:
         raise Stuck(f"{Path(argv[0]).name}: no end after {seconds:.0f} s") from None

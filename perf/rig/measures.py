@@ -36,15 +36,23 @@ class Measure(NamedTuple):
 
 
 def _forwards(kind: Kind) -> bool:
+    return kind.forwards and not kind.credentials
+
+
+def _forwards_small(kind: Kind) -> bool:
     return kind.forwards
 
 
 def _tunnels(kind: Kind) -> bool:
+    return kind.tunnels and not kind.credentials
+
+
+def _tunnels_often(kind: Kind) -> bool:
     return kind.tunnels
 
 
 def _sieged(kind: Kind) -> bool:
-    return kind.forwards and kind.name != DIRECT  # so fast that siege often hangs itself
+    return _forwards(kind) and kind.name != DIRECT  # so fast that siege often hangs itself
 
 
 def _ours(kind: Kind) -> bool:
@@ -89,9 +97,17 @@ def _get(page: str, tool: Callable[..., dict[str, Any]], backend: bool = False) 
         f"{tool.__name__}: GET {label}, {how}",
         "GB/s" if big else "req/s",
         "s/GB" if big else "µs/req",
-        _ours if backend else _sieged if tool is http_load.siege else _forwards,
+        _suits(page, tool, backend),
         run,
     )
+
+
+def _suits(page: str, tool: Callable[..., Any], backend: bool) -> Callable[[Kind], bool]:
+    if backend:
+        return _ours
+    if tool is http_load.siege:
+        return _sieged
+    return _forwards_small if page == SMALL else _forwards
 
 
 def _close(settings: Settings, origins: Origins, proxy: Proxy) -> Figures:
@@ -134,9 +150,9 @@ def _all() -> list[Measure]:
             pages = PAGES if tool is http_load.wrk else [SMALL]
             found += [_get(page, tool, backend) for page in pages]
     close = "GET 330 B, forwarded, a new connection each"
-    found.append(Measure("close-small", close, "req/s", "µs/req", _forwards, _close))
+    found.append(Measure("close-small", close, "req/s", "µs/req", _forwards_small, _close))
     what = "CONNECT, 32 bytes echoed, close; 64 at a time"
-    found.append(Measure("setup", what, "tunnels/s", "µs/tunnel", _tunnels, _setup))
+    found.append(Measure("setup", what, "tunnels/s", "µs/tunnel", _tunnels_often, _setup))
     for tunnels, way in ((1, "down"), (16, "down"), (16, "up")):
         plural = "s" if tunnels > 1 else ""
         what = f"{tunnels} tunnel{plural}, {way}load"

@@ -21,6 +21,7 @@ TEMPLATES = Path(__file__).parent / "peers"
 NGINX_STREAM = "/usr/lib/nginx/modules/ngx_stream_module.so"
 PPROXY = "pip install pproxy 'uvloop<0.22', in an environment of its own, in PATH"
 OURS = "spliceproxy"
+OURS_AUTH = "spliceproxy+auth"
 DIRECT = "direct"
 
 
@@ -65,6 +66,7 @@ class Kind(NamedTuple):
     # It closes after each answer, which wrk takes for an error. Whether the answers were
     # whole is told by the origin's count.
     closes: bool = False
+    credentials: str = ""  # Proxy-Authorization; measured for what asking for it costs
 
     def missing(self) -> bool:
         """Whether it is not installed."""
@@ -86,6 +88,10 @@ def _spliceproxy(s: Setting) -> list[str]:
         *("--access-log", "off", "--log-level", "warning", "--timeout-drain", "0"),
         *("--via", "spliceproxy"),
     ]
+
+
+def _with_auth(s: Setting) -> list[str]:
+    return [*_spliceproxy(s), "--auth", "user:password"]
 
 
 def _splice_loop(s: Setting) -> list[str]:
@@ -154,6 +160,7 @@ KINDS = {
     kind.name: kind
     for kind in (
         Kind(OURS, "", "", _spliceproxy),
+        Kind(OURS_AUTH, "", "", _with_auth, credentials="Basic dXNlcjpwYXNzd29yZA=="),
         Kind(DIRECT, "", "", lambda _: [], relay=True, scales=False),
         Kind("splice-loop", "", "", _splice_loop, forwards=False, relay=True, scales=False),
         Kind("haproxy", "haproxy", _debian("haproxy"), _haproxy, relay=True, scales=False),
