@@ -117,6 +117,14 @@ cdef inline bint keep(Exchange *x, const char *data, size_t n) noexcept nogil:
     return True
 
 
+cdef inline void keep_head(Exchange *x) noexcept nogil:
+    """Forgets what was received behind the head in work; that is for the log."""
+    cdef char *at = <char *>realloc(x.data, x.head)
+    x.have = x.head
+    if at != NULL:  # else it stays where it is
+        x.data = at
+
+
 cdef inline uint8_t kind_of(const Head *head) noexcept nogil:
     """The method, and the form of the target: the owner's letters are the same."""
     if head.method == CONNECT:
@@ -388,6 +396,7 @@ cdef inline void become_tunnel(Core *c, int32_t slot) noexcept nogil:
         if send_or_hold(
             c, &f.way[0], fd, x.data + x.head, x.have - x.head) == TARGET_FAILED:
             side_failed(c, f, 1, linux.errno)
+    keep_head(x)
     settle(c, slot, -1)
 
 
