@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from fault_peers import Reader, at_rest, head, leave, reset, send_what_goes
-from harness import ProxyProcess, descriptors, read_exactly, wait_for
+from harness import ProxyProcess, descriptors, memory, read_exactly, wait_for
 
 ENGINES = ("native", "copy")
 DATE = "Date: Tue, 15 Nov 1994 08:12:31 GMT"
@@ -546,6 +546,27 @@ def test_drain(new_proxy: NewProxy, phase: str) -> None:
         scenario(new_proxy("--engine", engine, "--timeout-drain", "60")) for engine in ENGINES
     )
     assert native == copy
+
+
+def test_a_tunnel_forgets_what_came_with_its_head(new_proxy: NewProxy) -> None:
+    proxy = new_proxy("--engine", "native")
+    early = b"e" * 60_000
+
+    def tunnels(data: bytes) -> int:
+        """Bytes of memory that 100 of them cost."""
+        with contextlib.ExitStack() as stack:
+            play = Play(proxy, stack)
+            before = memory(proxy.worker, "Private_Dirty")
+            for _ in range(100):
+                client = play.client()
+                client.sendall(play.request(method="CONNECT") + data)
+                server = play.accept()
+                assert len(read_exactly(server, len(data))) == len(data)
+                head(client)
+            return memory(proxy.worker, "Private_Dirty") - before
+
+    tunnels(b"")
+    assert tunnels(early) < 20 * len(early)
 
 
 def _refuses(proxy: ProxyProcess) -> bool:
