@@ -28,7 +28,7 @@ def plain() -> Iterator[Plain]:
     made = Plain()
     yield made
     made.close()
-    assert open_fds() == before
+    assert open_fds() <= before
 
 
 def test_a_client_that_comes_straight_back_is_not_left_waiting(plain: Plain) -> None:

@@ -371,7 +371,7 @@ def test_at_rest_no_descriptor_and_no_thread_is_left(run, tmp_path):
         log.reopen()
         await log.close()
         log._writer.join()
-        assert len(os.listdir("/proc/self/fd")) == before
+        assert len(os.listdir("/proc/self/fd")) <= before
 
     run(main)
 

@@ -223,7 +223,7 @@ def test_nothing_is_left_when_a_later_address_fails(tmp_path: Path) -> None:
         addresses = [LOCAL, Address(path=str(path)), Address(host="127.0.0.1", port=port)]
         with pytest.raises(ListenError):
             listeners.bind(addresses, 2)
-    assert open_files() == before
+    assert open_files() <= before
     assert not path.exists()
 
 

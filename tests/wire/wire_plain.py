@@ -177,7 +177,7 @@ class PlainRig(Rig):
         finally:
             run.close()
         after = len(os.listdir("/proc/self/fd"))
-        assert after == before, f"descriptors: {before} before, {after} after"
+        assert after <= before, f"descriptors: {before} before, {after} after"
         return run
 
 
