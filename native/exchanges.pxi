@@ -180,6 +180,8 @@ cdef class NativeExchanges:
         r.host_size = len(host)
         r.origin = origin
         r.until = clock_ms(linux.CLOCK_MONOTONIC_COARSE) + <int64_t>(seconds * 1000)
+        r.renew = r.until - <int64_t>(seconds * 1000) // RENEW_SHARE
+        r.asked = False
         r.address_size = len(address)
         memcpy(r.address, <const char *>address, len(address))
         r.single = single

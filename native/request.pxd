@@ -74,6 +74,11 @@ cdef inline const Route *route_of(
     if found == NOWHERE:
         return NULL
     r = &c.routes.all[found]
+    if r.renew <= at < r.until and not r.asked:
+        # One request asks the owner in time. If all did, when the time is up, there would be
+        # as many as there are clients, and each costs ten times as much.
+        c.routes.all[found].asked = True
+        return NULL
     return r if at < r.until else NULL
 
 

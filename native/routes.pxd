@@ -17,6 +17,7 @@ cdef enum:
     ROUTES = 4096           # beyond it all are forgotten: the owner says them again
     BUCKETS_OF_ROUTES = 16384
     ORIGINS = 4096
+    RENEW_SHARE = 4         # the last part of its time in which a route is renewed
     KEY_MAX = 1024          # bytes of a key: beyond it there is no route
     USER_MAX = 64           # of a user's name, with a NUL
     ADDRESS_MAX = 28        # struct sockaddr_in6
@@ -30,6 +31,8 @@ cdef struct Route:
     uint32_t host_size
     int32_t origin
     int64_t until           # ms; not valid afterwards
+    int64_t renew           # ms, from when on a request asks the owner anew
+    uint8_t asked           # one does, the others need not
     uint32_t address_size   # 0: only idle connections may be used
     uint8_t single          # it is the only address
     char address[ADDRESS_MAX]

@@ -114,6 +114,33 @@ def test_a_new_origin_beyond_their_number(plain: Plain) -> None:
     assert not plain.handoffs
 
 
+def test_one_request_renews_a_route(plain: Plain) -> None:
+    """In the last quarter of its time one is handed over, and the others are served."""
+    native = plain.exchanges._native
+    at = plain.exchanges.dialled
+    for _ in range(10):
+        begin = time.monotonic()
+        native.add_route("G", "", b"", b"o", "o", b"o", 2.0, at, "192.0.2.1", True, "")
+        time.sleep(1.6)  # the relay's clock is the kernel's
+        with contextlib.ExitStack() as stack:
+            for _ in range(3):
+                outer, inner = socket.socketpair()
+                inner.setblocking(False)
+                stack.callback(outer.close)
+                native.adopt(inner.detach(), "", ASK, 0)
+                plain.step()
+            late = time.monotonic() - begin > 1.9
+            handoffs = len(plain.handoffs)
+            for handoff in plain.handoffs:
+                socket.socket(fileno=handoff.client).close()
+            plain.handoffs.clear()
+        plain.step()
+        if not late:  # else this machine was held up
+            assert handoffs == 1
+            return
+    pytest.skip("the machine is too slow")
+
+
 def test_a_request_that_was_not_dialled_has_all_of_its_time() -> None:
     """However long the relay has had it."""
     native_relay()
