@@ -235,8 +235,7 @@ class Exchange:
             log.exception("an upload failed")
             self._abort(Failure("proxy_internal_error", "an unexpected fault"))
         if not self.answered:
-            idle = self._services.config.timeouts.idle
-            origin.read_limit.set("http_response_timeout", "the origin does not answer", idle)
+            self._expect_response(origin)
 
     # ---- the response ------------------------------------------------------------------
 
@@ -294,10 +293,13 @@ class Exchange:
     def _limit_response(self, origin: Stream) -> None:
         """While the request's body is on its way that has limits of its own."""
         if self.uploaded:
-            idle = self._services.config.timeouts.idle
-            origin.read_limit.set("http_response_timeout", "the origin does not answer", idle)
+            self._expect_response(origin)
         else:
             origin.read_limit.clear()
+
+    def _expect_response(self, origin: Stream) -> None:
+        idle = self._services.config.timeouts.idle
+        origin.read_limit.set("http_response_timeout", "the origin does not answer", idle)
 
     def _switch(self, origin: Stream, response: ResponseHead) -> bool:
         """101: from here on a tunnel (RFC 9110 section 7.8)."""

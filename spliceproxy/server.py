@@ -185,10 +185,11 @@ class Server:
             await asyncio.wait_for(self._quiet(), seconds)
         except asyncio.TimeoutError:
             if self.connections:
+                tunnels = self._services.relay.tunnels
                 log.warning(
                     "the drain time is over, cutting off: connections %d, tunnels %d",
-                    len(self._tasks),
-                    self._services.relay.tunnels,
+                    self.connections - tunnels,
+                    tunnels,
                 )
             await self._end_all()
 
