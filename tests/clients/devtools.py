@@ -20,6 +20,7 @@ FLAGS = (
     " --disable-background-networking --disable-component-update --disable-sync"
     " --disable-dev-shm-usage --ignore-certificate-errors --proxy-bypass-list=<-loopback>"
     " --remote-debugging-port=0"
+    " about:blank"  # the first document would be the distribution's home page
 )
 
 
