@@ -19,6 +19,7 @@ cdef enum:
     FIRST_SLOTS = 64
     BUCKETS = 64            # a timeout is exact to its 64th part
     INFO_MAX = 256          # room for one struct tcp_info
+    BULK_ROOM = 256         # events that are put off
 
 cdef enum Kind:
     FREE, TUNNEL, TRANSFER, LISTENER, CLIENT, ORIGIN
@@ -126,6 +127,7 @@ cdef struct Flow:
     uint8_t reason
     uint8_t dead            # bit s: side s failed
     uint8_t dupped          # bit s: fd[s] is our own dup(2)
+    uint8_t put_off         # bit s: an event of side s is in Core.bulk
 
 cdef struct Wheel:
     int64_t timeout         # ms
@@ -178,6 +180,10 @@ cdef struct Limits:
     int64_t ack_poll        # ms
     int64_t ack_patience    # ms
 
+cdef struct Event:
+    uint64_t tag
+    uint32_t events
+
 cdef struct Core:
     int epfd
     char *buffer            # limits.chunk bytes, shared by every flow
@@ -189,7 +195,10 @@ cdef struct Core:
     int32_t finished        # flows in Q_FINISHED, linked
     int32_t closed          # of these, the first whose descriptors are closed already
     int64_t now             # ms
-    int64_t moved           # bytes in this batch of events
+    int64_t moved           # bytes since the last look at epoll
+    Event bulk[BULK_ROOM]   # put off (bulk.pxd): a ring
+    int bulk_at
+    int bulk_count
     int64_t ack_next        # ms, next look at the send queues
     int tunnels
     int transfers

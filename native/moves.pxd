@@ -9,7 +9,7 @@ Invariants (the traps are in splice(2)'s two meanings of EAGAIN):
 * No SPLICE_F_MORE: it corks the tail the same way.
 * Only a read of 0 with nothing pending is an end, and only when recv(2) agrees.
 
-`fill` and `flush` return one of `Moved`, never a byte count, so that "0 bytes" and "no
+`fill`, `flush` and `turn` return one of `Moved`, never a byte count, so that "0 bytes" and "no
 bytes yet" cannot be taken for each other.
 """
 
@@ -18,7 +18,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
 cimport linux
-from flow cimport COPY_ONLY, Core, SPLICING, Way
+from flow cimport COPY_ONLY, Core, ENDED, SPLICING, STOPPED, Way, pending
 from pipes cimport pool_get, pool_kill, pool_put
 
 cdef enum Moved:
@@ -269,3 +269,27 @@ cdef inline Moved fill(
         else:
             return splice_step(c, w, source, target, readable)
     return copy_step(c, w, source, target)
+
+
+cdef inline Moved turn(
+    Core *c, Way *w, int source, int target, bint readable
+) noexcept nogil:
+    """What a direction may do at one event, bounded so that no other waits for long. `readable`:
+    epoll says that the source has data."""
+    cdef int moves = c.limits.turn_moves
+    cdef int64_t budget = c.moved + c.limits.turn_bytes
+    cdef Moved r = SHORT
+    if pending(w):
+        r = flush(c, w, target)
+    while r == SHORT or r == MORE:
+        if w.flags & (ENDED | STOPPED) or w.left == 0 or moves == 0 or c.moved >= budget:
+            break
+        # Behind a short copy there is seldom more. Behind a short splice there is: sending
+        # took as long as the source needs for the next bytes, and a turn that takes them
+        # leaves it less often for epoll.
+        if r == SHORT and moves != c.limits.turn_moves and not w.flags & SPLICING:
+            break
+        moves -= 1
+        r = fill(c, w, source, target, readable)
+        readable = False
+    return r

@@ -17,7 +17,7 @@ from os import urandom
 
 from cpython.exc cimport PyErr_SetFromErrno
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
@@ -28,7 +28,7 @@ from flow cimport (
     CLIENT, Core, Exchange, FREE, Flow, H_CLOSED, H_LINGER, H_REFUSED, H_REQUEST, H_RESPONSE,
     H_RETRY, H_UNANSWERED, INFO_MAX, LISTENER, ORIGIN, P_IDLE, P_QUEUE, Q_FINISHED, Q_IDLE,
     R_ABORTED, R_CLIENT_GONE, R_DONE, R_HALF_CLOSE, R_IDLE, R_SIDE0, R_SIDE1, R_SOURCE_EOF,
-    R_TARGET_IDLE, SPLICING, STOPPED, TRANSFER, TUNNEL, UNREGISTERED, Way, Wheel,
+    R_TARGET_IDLE, SPLICING, STOPPED, TRANSFER, TUNNEL, UNREGISTERED, Way,
     enter_queue, slot_free, slot_take, slots_reserve, wheel_init,
 )
 from log cimport Entry, LOG_BATCH
@@ -45,7 +45,7 @@ from routes cimport (
     origin_init, route_add, route_key, routes_clear, routes_free, routes_init,
 )
 from service cimport finish, settle, side_failed, wanted, watch
-from step cimport clock_ms, close_finished, run
+from step cimport clock_ms, close_finished, next_due, run
 from waiting cimport QUEUE_MS
 
 from spliceproxy.relay import interface
@@ -66,11 +66,13 @@ cdef class NativeRelay:
     cdef readonly str engine
     cdef bint closed
     cdef object owner       # of the plain exchanges; holds this object, too
+    cdef int64_t told       # ms, what next_wake said last
 
     def __cinit__(self, options):
         memset(&self.core, 0, sizeof(Core))
         self.core.epfd = -1
         self.closed = True
+        self.told = INT64_MAX
         self.engine = "native"
 
     def __init__(self, options):
@@ -268,6 +270,13 @@ cdef class NativeRelay:
             return []
         with nogil:
             run(c)
+        return self._news()
+
+    def reader(self, report):
+        return Reader(self, report)
+
+    cdef list _news(self):
+        cdef Core *c = &self.core
         if c.log.count and (not c.log.told or c.log.count >= LOG_BATCH):
             c.log.told = True
             self.owner.logged(c.log.count)
@@ -325,26 +334,14 @@ cdef class NativeRelay:
 
     def next_wake(self):
         cdef Core *c = &self.core
-        cdef int64_t due = -1
         cdef int64_t now
         if c.finished != NOWHERE:
             return 0.0
-        due = sooner(due, &c.young)
-        due = sooner(due, &c.idle)
-        due = sooner(due, &c.half)
-        due = sooner(due, &c.head)
-        due = sooner(due, &c.dial)
-        due = sooner(due, &c.race)
-        due = sooner(due, &c.queue)
-        due = sooner(due, &c.kept)
-        if c.acking != NOWHERE and (due < 0 or c.ack_next < due):
-            due = c.ack_next
-        if c.pool.idle > 0 and (due < 0 or c.pool.used + c.limits.rest < due):
-            due = c.pool.used + c.limits.rest
-        if due < 0:
+        self.told = next_due(c)
+        if self.told == INT64_MAX:
             return None
         now = clock_ms(linux.CLOCK_MONOTONIC_COARSE)
-        return max(due - now, 0) / 1000.0
+        return max(self.told - now, 0) / 1000.0
 
     def stats(self):
         cdef Core *c = &self.core
@@ -413,10 +410,29 @@ cdef str transfer_reason(uint8_t reason):
     }.get(reason, interface.ABORTED)
 
 
-cdef int64_t sooner(int64_t due, const Wheel *wheel) noexcept:
-    if wheel.count > 0 and (due < 0 or wheel.time < due):
-        return wheel.time
-    return due
+cdef class Reader:
+    """What the event loop calls: a step, and `report` only where it has something to do.
+    Most steps end here, without a Python frame."""
+
+    cdef NativeRelay relay
+    cdef object report
+
+    def __init__(self, NativeRelay relay, report):
+        self.relay = relay
+        self.report = report
+
+    def __call__(self):
+        cdef NativeRelay relay = self.relay
+        cdef Core *c = &relay.core
+        cdef bint ended
+        if relay.closed:
+            return
+        with nogil:
+            run(c)
+        ended = c.finished != NOWHERE
+        ends = relay._news()
+        if ends or next_due(c) < relay.told or (ended and c.tunnels == 0 and c.clients == 0):
+            self.report(ends)
 
 
 include "exchanges.pxi"

@@ -11,7 +11,7 @@ from flow cimport (
     R_CLIENT_GONE, R_SIDE1, R_SOURCE_EOF, SPLICING, UNREGISTERED, Way, enter_queue,
     leave_queue, pending,
 )
-from moves cimport END, MORE, Moved, SHORT, SOURCE_FAILED, TARGET_FAILED, fill, flush
+from moves cimport END, Moved, SOURCE_FAILED, TARGET_FAILED, turn
 from origins cimport is_silent, kept_put, link_drop
 from plain cimport (
     Field, HEAD, Head, Out, PLAIN_FIELDS, head_end, join_chunks, put, put_chunk_size,
@@ -90,21 +90,9 @@ cdef inline void after_move(Core *c, int32_t slot) noexcept nogil:
 
 
 cdef inline void move_body(Core *c, int32_t slot, bint readable) noexcept nogil:
-    """The turn of a body: bounded, so that no other waits for long."""
+    """The turn of a body."""
     cdef Flow *f = &c.flows[slot]
-    cdef Way *w = &f.way[1]
-    cdef int source = c.flows[f.x.link].fd[0]
-    cdef int moves = c.limits.turn_moves
-    cdef int64_t budget = c.moved + c.limits.turn_bytes
-    cdef Moved r = SHORT
-    if pending(w):
-        r = flush(c, w, f.fd[0])
-    while (r == SHORT or r == MORE) and w.left > 0 and moves > 0 and c.moved < budget:
-        if r == SHORT and moves != c.limits.turn_moves:
-            break
-        moves -= 1
-        r = fill(c, w, source, f.fd[0], readable)
-        readable = False
+    cdef Moved r = turn(c, &f.way[1], c.flows[f.x.link].fd[0], f.fd[0], readable)
     if r == END:
         cut(c, slot, R_SOURCE_EOF)
     elif r == SOURCE_FAILED:

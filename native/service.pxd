@@ -22,9 +22,7 @@ from flow cimport (
     R_SIDE1, R_SOURCE_EOF, STOPPED, TUNNEL, UNREGISTERED, Way, enter_queue, leave_queue,
     pending,
 )
-from moves cimport (
-    END, MORE, Moved, SHORT, SOURCE_FAILED, TARGET_FAILED, drop_pending, fill, flush,
-)
+from moves cimport END, Moved, SOURCE_FAILED, TARGET_FAILED, drop_pending, turn
 
 
 cdef inline void finish(Core *c, int32_t slot, uint8_t reason) noexcept nogil:
@@ -52,21 +50,7 @@ cdef inline void side_failed(Core *c, Flow *f, int s, int error) noexcept nogil:
 cdef inline void serve_way(Core *c, Flow *f, int s, bint readable) noexcept nogil:
     """The turn of the direction that starts at side s."""
     cdef Way *w = &f.way[s]
-    cdef int source = f.fd[s]
-    cdef int target = f.fd[1 - s]
-    cdef int moves = c.limits.turn_moves
-    cdef int64_t budget = c.moved + c.limits.turn_bytes
-    cdef Moved r = SHORT
-    if pending(w):
-        r = flush(c, w, target)
-    while r == SHORT or r == MORE:
-        if w.flags & (ENDED | STOPPED) or w.left == 0 or moves == 0 or c.moved >= budget:
-            return
-        if r == SHORT and moves != c.limits.turn_moves:
-            return
-        moves -= 1
-        r = fill(c, w, source, target, readable)
-        readable = False
+    cdef Moved r = turn(c, w, f.fd[s], f.fd[1 - s], readable)
     if r == END:
         w.flags |= ENDED
     elif r == SOURCE_FAILED:

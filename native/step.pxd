@@ -1,16 +1,17 @@
 """One step of the relay: batches of events, what is due by the clock, and the flows that
 have finished."""
 
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport malloc
 
 cimport linux
+from bulk cimport put_off, slot_of, take_bulk
 from clients cimport RESERVE, accept_clients
 from exchange cimport client_event, exchange_late, origin_event
 from flow cimport (
-    BUCKETS, CLIENT, Core, FREE, Flow, H_CLOSED, INFO_MAX, LISTENER, ORIGIN, Q_FINISHED,
-    Q_IDLE, R_DONE, R_HALF_CLOSE, R_IDLE, R_NONE, R_TARGET_IDLE, TRANSFER, TUNNEL,
-    UNREGISTERED, Wheel, enter_queue, last_active, leave_queue, pending, slots_reserve,
+    BUCKETS, CLIENT, Core, Flow, H_CLOSED, INFO_MAX, LISTENER, ORIGIN, Q_IDLE, R_DONE,
+    R_HALF_CLOSE, R_IDLE, R_NONE, R_TARGET_IDLE, TRANSFER, TUNNEL, UNREGISTERED, Wheel,
+    enter_queue, last_active, leave_queue, pending, slots_reserve,
 )
 from moves cimport drop_pending
 from log cimport log_put
@@ -20,7 +21,8 @@ from routes cimport NOWHERE
 from service cimport finish, send_queue, serve_event, watch
 
 cdef enum:
-    BATCH = 32              # events served between two looks at the clock
+    BATCH = 32              # events taken from epoll at a time
+    SHARE = 1 << 20         # bytes that are moved between two looks at epoll
     KEEPALIVE_IDLE = 60     # seconds, as of the other sockets
     KEEPALIVE_INTERVAL = 15
     KEEPALIVE_COUNT = 4
@@ -108,31 +110,48 @@ cdef inline void close_finished(Core *c) noexcept nogil:
     c.closed = c.finished
 
 
+cdef inline void serve(Core *c, int32_t slot, uint64_t tag, uint32_t events) noexcept nogil:
+    """One event."""
+    cdef uint8_t kind = c.flows[slot].kind
+    c.counters.events += 1
+    if kind == LISTENER:
+        accept_clients(c, slot)
+    elif kind == CLIENT:
+        client_event(c, slot, events)
+    elif kind == ORIGIN:
+        origin_event(c, slot, events)
+    else:
+        serve_event(c, slot, <int>(tag & 1), events)
+
+
 cdef inline void serve_batch(Core *c, linux.epoll_event *events, int n) noexcept nogil:
     cdef int i
     cdef uint64_t tag
     cdef int32_t slot
-    cdef Flow *f
     c.now = clock_ms(linux.CLOCK_MONOTONIC_COARSE)
-    c.moved = 0
     # An event opens two connections at most: where an exchange ends, for a client that waits
     # and for the next request. Without a slot the owner does it.
     slots_reserve(c, RESERVE)
     for i in range(n):
         tag = events[i].data.u64
-        slot = <int32_t>(<uint32_t>tag >> 1)
-        f = &c.flows[slot]
-        if f.kind == FREE or f.generation != tag >> 32 or f.queue == Q_FINISHED:
-            continue
-        c.counters.events += 1
-        if f.kind == LISTENER:
-            accept_clients(c, slot)
-        elif f.kind == CLIENT:
-            client_event(c, slot, events[i].events)
-        elif f.kind == ORIGIN:
-            origin_event(c, slot, events[i].events)
-        else:
-            serve_event(c, slot, <int>(tag & 1), events[i].events)
+        slot = slot_of(c, tag)
+        if slot != NOWHERE and not put_off(c, slot, tag, events[i].events):
+            serve(c, slot, tag, events[i].events)
+    close_finished(c)
+
+
+cdef inline void serve_bulk(Core *c) noexcept nogil:
+    """What was put off, as much as one turn may move."""
+    cdef int served = 0
+    cdef uint64_t tag
+    cdef uint32_t events
+    cdef int32_t slot
+    slots_reserve(c, RESERVE)
+    while c.bulk_count > 0 and served < BATCH and c.moved < SHARE:
+        served += 1
+        slot = take_bulk(c, &tag, &events)
+        if slot != NOWHERE:
+            serve(c, slot, tag, events)
     close_finished(c)
 
 
@@ -217,18 +236,57 @@ cdef inline void tick(Core *c) noexcept nogil:
     close_finished(c)
 
 
-cdef inline void run(Core *c) noexcept nogil:
-    """Batches of events until none is left or the time is up. It goes round again only
-    where much was moved: for a few small messages the extra epoll_wait costs more."""
+cdef inline void sooner(int64_t *due, const Wheel *wheel) noexcept nogil:
+    if wheel.count > 0 and wheel.time < due[0]:
+        due[0] = wheel.time
+
+
+cdef inline int64_t next_due(const Core *c) noexcept nogil:
+    """When `tick` must look again, ms; INT64_MAX if nothing is timed."""
+    cdef int64_t due = INT64_MAX
+    sooner(&due, &c.young)
+    sooner(&due, &c.idle)
+    sooner(&due, &c.half)
+    sooner(&due, &c.head)
+    sooner(&due, &c.dial)
+    sooner(&due, &c.race)
+    sooner(&due, &c.queue)
+    sooner(&due, &c.kept)
+    if c.acking != NOWHERE:
+        due = min(due, c.ack_next)
+    if c.pool.idle > 0:
+        due = min(due, c.pool.used + c.limits.rest)
+    return due
+
+
+cdef inline bint look(Core *c) noexcept nogil:
+    """Takes events from epoll, until none is left or all that are put off have been seen
+    again; false when there may be more."""
     cdef linux.epoll_event events[BATCH]
-    cdef int64_t end = clock_us() + c.limits.step_us
     cdef int n
-    c.counters.steps += 1
-    while True:
+    cdef int seen = 0
+    while seen <= c.bulk_count:
         n = linux.epoll_wait(c.epfd, events, BATCH, 0)
         if n > 0:
             serve_batch(c, events, n)
-        if n < BATCH and (n <= 0 or c.moved < <int64_t>c.limits.chunk):
+        if n < BATCH:
+            return True
+        seen += n
+    return False
+
+
+cdef inline void run(Core *c) noexcept nogil:
+    """Looks at epoll and serves what is put off, by turns, until nothing is left or the time
+    is up. It goes round again only where much was moved: for a few small messages the extra
+    epoll_wait costs more."""
+    cdef int64_t end = clock_us() + c.limits.step_us
+    cdef bint all_seen
+    c.counters.steps += 1
+    while True:
+        c.moved = 0
+        all_seen = look(c)
+        serve_bulk(c)
+        if all_seen and c.bulk_count == 0 and c.moved < <int64_t>c.limits.chunk:
             break
         if clock_us() >= end:
             break

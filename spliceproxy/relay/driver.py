@@ -29,7 +29,7 @@ class RelayDriver:
         self._transfers: set[asyncio.Future[TransferEnd]] = set()
         self._waiters: list[asyncio.Future[None]] = []
         self._closed = False
-        loop.add_reader(relay.fileno(), self.step)
+        loop.add_reader(relay.fileno(), relay.reader(self._report))
 
     @property
     def tunnels(self) -> int:
@@ -114,7 +114,10 @@ class RelayDriver:
 
     def step(self) -> None:
         """Serves what is ready, and hands out what has ended."""
-        ends = self._relay.step()
+        self._report(self._relay.step())
+
+    def _report(self, ends: list[tuple[object, object]]) -> None:
+        """After a step."""
         if ends:
             self._dispatch(ends)
         if not self._closed:  # by a ``done``

@@ -9,7 +9,7 @@ Words: *up* is client to origin, *down* is origin to client.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 
 CHUNK = 64 * 1024
@@ -35,8 +35,9 @@ REST = 1.0
 SPLICE_MIN = 64 * 1024
 """A transfer of at least this known length splices from its first byte."""
 
-TURN_BYTES = 1 << 20
-"""Bytes a direction may move in one wake-up before others have their turn."""
+TURN_BYTES = 4 << 20
+"""Bytes a direction may move in one wake-up before others have their turn. Long turns are
+cheap: 16 tunnels cost 0.145 s/GB with 4 MiB, 0.24 with 1 MiB (loopback, Linux 6.18)."""
 
 TURN_MOVES = 4
 """Reads a direction may make in one wake-up."""
@@ -158,6 +159,11 @@ class Relay(Protocol):
         """Serves what is ready, within STEP_SECONDS; returns what has ended: the token of a
         flow and its TunnelEnd or TransferEnd. What plain exchanges have to say comes as a
         method of their owner and its argument."""
+
+    def reader(self, report: Callable[[list[tuple[object, object]]], None]) -> Callable[[], None]:
+        """What the loop is to call when ``fileno`` is readable: :meth:`step`, and ``report``
+        with what it returned. Maybe not, where that is nothing, the relay is not empty since,
+        and no time limit is sooner than what :meth:`next_wake` said last."""
 
     def next_wake(self) -> float | None:
         """Seconds until ``step`` must be called even if the epoll descriptor is not

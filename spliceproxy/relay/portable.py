@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from itertools import count
 from time import monotonic
 
@@ -124,6 +125,9 @@ class CopyRelay:
         ends: list[tuple[object, object]] = list(shared.ends.values())
         shared.ends.clear()
         return ends
+
+    def reader(self, report: Callable[[list[tuple[object, object]]], None]) -> Callable[[], None]:
+        return lambda: report(self.step())
 
     def next_wake(self) -> float | None:
         if self._shared.ends:

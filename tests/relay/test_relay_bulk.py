@@ -1,0 +1,161 @@
+"""Bulk and small messages at once in the native engine: who is served first, and that no flow
+is forgotten. One look at epoll, and one share of what is put off, for each step."""
+
+from __future__ import annotations
+
+import resource
+import select
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+from relay_rig import fill, native_relay, open_fds, payload, tcp_pair, unix_pair
+
+from spliceproxy.relay import interface
+from spliceproxy.relay.interface import DONE, TURN_BYTES, Relay, RelayOptions, TunnelEnd
+from spliceproxy.relay.pipes import LARGEST
+
+ROOM = 256  # events that can be put off (BULK_ROOM in native/flow.pxd)
+
+
+@pytest.fixture
+def relay(monkeypatch: pytest.MonkeyPatch) -> Iterator[Relay]:
+    make = native_relay()
+    monkeypatch.setattr(interface, "STEP_SECONDS", 0.0)
+    before = open_fds()
+    made = make(RelayOptions())
+    yield made
+    made.close()
+    assert open_fds() <= before
+
+
+@pytest.fixture
+def many_descriptors() -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+class Flows:
+    """Spliced transfers on sockets of their own, each with all the data that fits."""
+
+    def __init__(self, relay: Relay, stack: ExitStack, count: int, size: int) -> None:
+        self.relay = relay
+        self.sinks: list[socket.socket] = []
+        self.idents: list[int] = []
+        for _ in range(count):
+            sender, source = tcp_pair()
+            sink, target = tcp_pair()
+            for sock in (sender, source, sink, target):
+                stack.callback(sock.close)
+            fill(sender, payload(size))
+            self.sinks.append(sink)
+            self.idents.append(relay.transfer(source.fileno(), target.fileno(), 1 << 30, None))
+
+    @property
+    def served(self) -> int:
+        """How many have moved something."""
+        poll = select.poll()
+        for sink in self.sinks:
+            poll.register(sink, select.POLLIN)
+        return len(poll.poll(0))
+
+
+def small_tunnel(relay: Relay, stack: ExitStack) -> tuple[socket.socket, socket.socket]:
+    client, inner = unix_pair()
+    origin, outer = unix_pair()
+    for sock in (client, origin):
+        stack.callback(sock.close)
+    relay.tunnel(inner.detach(), outer.detach(), b"", b"", lambda end: None)
+    return client, origin
+
+
+def test_a_small_message_waits_for_one_share_at_most(relay: Relay) -> None:
+    """Though more flows have been ready for longer than one batch of events holds."""
+    with ExitStack() as stack:
+        flows = Flows(relay, stack, 40, 2 << 20)
+        client, origin = small_tunnel(relay, stack)
+        relay.step()
+        assert flows.served > 0
+        client.sendall(b"?")
+        before = relay.stats().spliced
+        relay.step()
+        assert origin.recv(10) == b"?"
+        assert relay.stats().spliced - before <= TURN_BYTES + LARGEST
+
+
+def test_flows_take_turns(relay: Relay) -> None:
+    """Each is served once before any is served again."""
+    with ExitStack() as stack:
+        flows = Flows(relay, stack, 40, 2 << 20)
+        served = []
+        while not served or served[-1] < 40:
+            assert len(served) < 60
+            relay.step()
+            served.append(flows.served)
+        assert served[len(served) // 2] < 40  # it took many steps
+
+
+def test_more_flows_than_can_be_put_off(relay: Relay, many_descriptors: None) -> None:
+    with ExitStack() as stack:
+        flows = Flows(relay, stack, ROOM + 50, 32 << 10)
+        for _ in range(ROOM + 50):
+            relay.step()
+        assert flows.served == ROOM + 50
+        assert relay.stats().spliced == (ROOM + 50) * (32 << 10)
+
+
+def test_what_was_put_off_may_end_before_its_turn(relay: Relay) -> None:
+    """Other flows in the same slots are not touched by it."""
+    with ExitStack() as stack:
+        flows = Flows(relay, stack, 20, 2 << 20)
+        relay.step()
+        for ident in flows.idents:
+            assert relay.cancel(ident) is not None
+        before = relay.stats()
+        tunnels = [small_tunnel(relay, stack) for _ in range(20)]
+        for _ in range(5):
+            relay.step()
+        assert relay.stats().events == before.events
+        for client, origin in tunnels:
+            client.sendall(b"?")
+            relay.step()
+            assert origin.recv(10) == b"?"
+        assert relay.stats().tunnels == 20
+
+
+def test_an_idle_relay_is_not_readable(relay: Relay) -> None:
+    """What is left over is served without anybody asking; then there is silence."""
+    with ExitStack() as stack:
+        flows = Flows(relay, stack, 10, 32 << 10)
+        steps = 0
+        while select.select([relay.fileno()], [], [], 0.05)[0]:
+            steps += 1
+            assert steps < 100
+            relay.step()
+        assert flows.served == 10
+
+
+def test_a_step_that_has_nothing_to_report(relay: Relay) -> None:
+    reports: list[list[tuple[object, object]]] = []
+    reader = relay.reader(reports.append)
+    with ExitStack() as stack:
+        client, origin = small_tunnel(relay, stack)
+        assert relay.next_wake() is not None
+        for _ in range(3):
+            client.sendall(b"?")
+            reader()
+            assert origin.recv(10) == b"?"
+        assert reports == []
+        client.shutdown(socket.SHUT_WR)  # its time limit is sooner than that of idle tunnels
+        reader()
+        assert origin.recv(10) == b""
+        assert reports == [[]]
+        assert relay.next_wake() is not None
+        origin.close()
+        reader()
+        ((_, end),) = reports[1]
+        assert isinstance(end, TunnelEnd)
+        assert end.reason == DONE
