@@ -73,7 +73,7 @@ cdef inline void origin_event(Core *c, int32_t link, uint32_t events) noexcept n
     elif c.flows[slot].queue == Q_FINISHED:
         return
     elif c.flows[slot].x.phase == P_DIAL:
-        dialled(c, slot)
+        dialled(c, slot, events)
     elif c.flows[slot].x.phase == P_WAIT:
         read_answer(c, slot)
     else:

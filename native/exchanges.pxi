@@ -148,33 +148,34 @@ cdef class NativeExchanges:
 
     # ---- routes --------------------------------------------------------------------
 
+    def add_client(self, str address, str client):
+        """A client of this address is of the class `client`, as of :meth:`add_route`."""
+        cdef char text[PEER_MAX]
+        put_text(text, client)
+        memcpy(self._route(ADDRESS, address, b"", b"").peer, text, PEER_MAX)
+
     def add_route(self, str kind, str client, bytes credentials, bytes authority, key,
                   bytes host, double seconds, bytes address, str peer, bint single, str user):
-        """Requests of this kind, client, credentials and authority may go to the origin
-        `key` for so many seconds. `address` is a struct sockaddr, b"" if only idle
+        """Requests of this kind, class of clients, credentials and authority may go to the
+        origin `key` for so many seconds. `address` is a struct sockaddr, b"" if only idle
         connections may be used."""
-        cdef Core *c = &self.relay.core
-        cdef char text[KEY_MAX]
         cdef char far[PEER_MAX]
-        cdef size_t size
-        cdef int32_t index, origin
+        cdef int32_t origin
         cdef Route *r
         cdef char *value
-        cdef bytes name = client.encode("ascii")
         cdef bytes shown = user.encode()
-        size = route_key(text, ord(kind), as_text(name), as_text(credentials), as_text(authority))
-        if size == 0 or len(address) > ADDRESS_MAX or len(shown) >= USER_MAX:
+        if len(address) > ADDRESS_MAX or len(shown) >= USER_MAX:
+            return
+        if len(credentials) + len(authority) > KEY_MAX - PEER_MAX - 4:
             return
         put_text(far, peer)
         origin = self._origin(key)  # may forget every route
-        if c.routes.count == ROUTES:
-            routes_clear(&c.routes)
         value = copy_of(host)
-        index = route_add(&c.routes, text, size)
-        if index == NOWHERE:
+        try:
+            r = self._route(ord(kind), client, credentials, authority)
+        except MemoryError:
             free(value)
-            raise MemoryError
-        r = &c.routes.all[index]
+            raise
         free(r.host)
         r.host = value
         r.host_size = len(host)
@@ -188,6 +189,25 @@ cdef class NativeExchanges:
         memcpy(r.peer, far, PEER_MAX)
         memset(r.user, 0, USER_MAX)
         memcpy(r.user, <const char *>shown, len(shown))
+
+    cdef Route *_route(
+        self, uint8_t kind, str client, bytes credentials, bytes authority
+    ) except NULL:
+        """The route with this key, or a new one. ValueError for a key that is too long."""
+        cdef Core *c = &self.relay.core
+        cdef char text[KEY_MAX]
+        cdef bytes name = client.encode("ascii")
+        cdef size_t size
+        cdef int32_t index
+        size = route_key(text, kind, as_text(name), as_text(credentials), as_text(authority))
+        if size == 0:
+            raise ValueError(f"no key of a route: {client!r}, {authority!r}")
+        if c.routes.count == ROUTES:
+            routes_clear(&c.routes)
+        index = route_add(&c.routes, text, size)
+        if index == NOWHERE:
+            raise MemoryError
+        return &c.routes.all[index]
 
     def forget(self):
         """Forgets every route."""

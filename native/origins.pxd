@@ -191,12 +191,3 @@ cdef inline bint is_self(Core *c, int fd, const Route *r) noexcept nogil:
         return True
     return size == r.address_size and memcmp(name, r.address, 8) == 0 and (
         size < ADDRESS_MAX or memcmp(name + 8, r.address + 8, 16) == 0)
-
-
-cdef inline bint connected(Core *c, int fd, const Route *r) noexcept nogil:
-    """Whether an attempt that is over has succeeded."""
-    cdef int error = 0
-    cdef linux.socklen_t size = sizeof(error)
-    if linux.getsockopt(fd, linux.SOL_SOCKET, linux.SO_ERROR, &error, &size) < 0:
-        return False
-    return error == 0 and not is_self(c, fd, r)

@@ -41,7 +41,7 @@ from plain cimport (
 )
 from request cimport PLAIN_OUT, begin
 from routes cimport (
-    ADDRESS_MAX, KEY_MAX, NOWHERE, ORIGINS, PEER_MAX, RENEW_SHARE, ROUTES, Route, USER_MAX,
+    ADDRESS, ADDRESS_MAX, KEY_MAX, NOWHERE, ORIGINS, PEER_MAX, RENEW_SHARE, ROUTES, Route, USER_MAX,
     origin_init, route_add, route_key, routes_clear, routes_free, routes_init,
 )
 from service cimport finish, settle, side_failed, wanted, watch

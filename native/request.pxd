@@ -13,12 +13,14 @@ from flow cimport (
 )
 from log cimport now_us
 from moves cimport TARGET_FAILED, send_or_hold
-from origins cimport bind, connected, kept_take, link_dial, link_free
+from origins cimport bind, is_self, kept_take, link_dial, link_free
 from plain cimport (
     CONNECT, Field, GET, Head, Out, PLAIN_FIELDS, Text, full, head_end, read_request,
     write_request,
 )
-from routes cimport KEY_MAX, NOWHERE, Origin, PEER_MAX, Route, USER_MAX, route_find, route_key
+from routes cimport (
+    KEY_MAX, NOWHERE, Origin, PEER_MAX, Route, USER_MAX, class_of, route_find, route_key,
+)
 from service cimport settle, side_failed, watch
 from waiting cimport BUSY, dequeue, enqueue, may_have_more
 
@@ -67,6 +69,8 @@ cdef inline const Route *route_of(
         return NULL  # maybe not even a valid one
     client.at = <const char *>x.address
     client.size = strlen(x.address)
+    if not class_of(&c.routes, &client):
+        return NULL
     size = route_key(key, kind_of(head), client, head.credentials, authority)
     if size == 0:
         return NULL
@@ -281,13 +285,14 @@ cdef inline void become_tunnel(Core *c, int32_t slot) noexcept nogil:
     settle(c, slot, -1)
 
 
-cdef inline void dialled(Core *c, int32_t slot) noexcept nogil:
-    """The attempt to connect is over."""
+cdef inline void dialled(Core *c, int32_t slot, uint32_t events) noexcept nogil:
+    """The attempt to connect is over; epoll says how."""
     cdef Exchange *x = c.flows[slot].x
     cdef Out out
     # It was valid when the attempt began, however long that took.
     cdef const Route *r = prepare(c, x, x.data, &out, 0)
-    if r == NULL or not connected(c, c.flows[x.link].fd[0], r):
+    cdef bint failed = events & (linux.EPOLLERR | linux.EPOLLHUP)
+    if r == NULL or failed or is_self(c, c.flows[x.link].fd[0], r):
         hand_over(c, slot, H_REQUEST)  # its owner tries again, and says what is wrong
         return
     reached(c, slot)

@@ -1,25 +1,27 @@
 """Where plain requests may go: what the owner has decided, by all that it depended on.
 
 A *route* repeats a decision of the owner for a short time, for requests of the same method
-and form, of clients with the same address and the same credentials, to an authority that is
-written in the same way. An *origin* is what idle connections are kept by: several routes
-may lead to one.
+and form, of clients of the same class with the same credentials, to an authority that is
+written in the same way. A *class* is what the owner sees of a client: it says once for each
+address to which one it belongs. An *origin* is what idle connections are kept by: several
+routes may lead to one.
 """
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memcmp, memcpy, memset
+from libc.string cimport memcmp, memcpy, memset, strlen
 
 from plain cimport Text
 
 cdef enum:
     NOWHERE = -1            # no slot, no descriptor, no route
-    ROUTES = 4096           # beyond it all are forgotten: the owner says them again
-    BUCKETS_OF_ROUTES = 16384
+    ROUTES = 16384          # beyond it all are forgotten: the owner says them again
+    BUCKETS_OF_ROUTES = 65536
     ORIGINS = 4096
     RENEW_SHARE = 4         # the last part of its time in which a route is renewed
     KEY_MAX = 1024          # bytes of a key: beyond it there is no route
     USER_MAX = 64           # of a user's name, with a NUL
+    ADDRESS = 0             # the kind of what says the class of an address; it has no origin
     ADDRESS_MAX = 28        # struct sockaddr_in6
     PEER_MAX = 46           # an IPv6 address as text
 
@@ -36,7 +38,7 @@ cdef struct Route:
     uint32_t address_size   # 0: only idle connections may be used
     uint8_t single          # it is the only address
     char address[ADDRESS_MAX]
-    char peer[PEER_MAX]     # the same as text, NUL-terminated
+    char peer[PEER_MAX]     # the same as text, NUL-terminated; of an address: its class
     char user[USER_MAX]     # for the log
 
 cdef struct Origin:
@@ -54,7 +56,7 @@ cdef struct Origin:
 cdef struct Routes:
     Route *all
     Origin *origins
-    int32_t *buckets        # index of a route, or NOWHERE
+    int32_t *buckets        # index of a route + 1, or 0
     uint32_t seed           # of hashes: nobody can choose keys that fall together
     int32_t count
     int32_t origin_count
@@ -63,10 +65,9 @@ cdef struct Routes:
 cdef inline bint routes_init(Routes *r) noexcept nogil:
     r.all = <Route *>calloc(ROUTES, sizeof(Route))
     r.origins = <Origin *>calloc(ORIGINS, sizeof(Origin))
-    r.buckets = <int32_t *>malloc(BUCKETS_OF_ROUTES * sizeof(int32_t))
+    r.buckets = <int32_t *>calloc(BUCKETS_OF_ROUTES, sizeof(int32_t))
     if r.all == NULL or r.origins == NULL or r.buckets == NULL:
         return False
-    memset(r.buckets, 0xff, BUCKETS_OF_ROUTES * sizeof(int32_t))
     return True
 
 
@@ -83,7 +84,7 @@ cdef inline void routes_clear(Routes *r) noexcept nogil:
         free(r.all[i].key)
         free(r.all[i].host)
     r.count = 0
-    memset(r.buckets, 0xff, BUCKETS_OF_ROUTES * sizeof(int32_t))
+    memset(r.buckets, 0, BUCKETS_OF_ROUTES * sizeof(int32_t))
 
 
 cdef inline void routes_free(Routes *r) noexcept nogil:
@@ -100,7 +101,8 @@ cdef inline void routes_free(Routes *r) noexcept nogil:
 cdef inline size_t route_key(
     char *key, uint8_t kind, Text client, Text credentials, Text authority
 ) noexcept nogil:
-    """Writes a key, of which every part can be told from the next; 0 if it is too long."""
+    """Writes a key, of which every part can be told from the next; 0 if it is too long.
+    `client` is the class, and the address for the kind ADDRESS, which has nothing else."""
     cdef uint16_t size = <uint16_t>credentials.size
     if client.size >= PEER_MAX or credentials.size + authority.size > KEY_MAX - PEER_MAX - 4:
         return 0
@@ -112,7 +114,8 @@ cdef inline size_t route_key(
     key += client.size
     if size:
         memcpy(key, credentials.at, size)
-    memcpy(key + size, authority.at, authority.size)
+    if authority.size:
+        memcpy(key + size, authority.at, authority.size)
     return 4 + client.size + size + authority.size
 
 
@@ -129,10 +132,10 @@ cdef inline int32_t route_find(const Routes *r, const char *key, size_t n) noexc
     cdef uint32_t hash = hash_of(r, key, n)
     cdef uint32_t i = hash % BUCKETS_OF_ROUTES
     cdef const Route *route
-    while r.buckets[i] != NOWHERE:
-        route = &r.all[r.buckets[i]]
+    while r.buckets[i]:
+        route = &r.all[r.buckets[i] - 1]
         if route.hash == hash and route.key_size == n and memcmp(route.key, key, n) == 0:
-            return r.buckets[i]
+            return r.buckets[i] - 1
         i = (i + 1) % BUCKETS_OF_ROUTES
     return NOWHERE
 
@@ -154,8 +157,24 @@ cdef inline int32_t route_add(Routes *r, const char *key, size_t n) noexcept nog
     route.key_size = <uint32_t>n
     route.hash = hash_of(r, key, n)
     i = route.hash % BUCKETS_OF_ROUTES
-    while r.buckets[i] != NOWHERE:
+    while r.buckets[i]:
         i = (i + 1) % BUCKETS_OF_ROUTES
-    r.buckets[i] = r.count
     r.count += 1
+    r.buckets[i] = r.count
     return r.count - 1
+
+
+cdef inline bint class_of(const Routes *r, Text *client) noexcept nogil:
+    """Puts the class of a client in the place of its address; false if the owner has not
+    said it."""
+    cdef char key[KEY_MAX]
+    cdef Text none
+    cdef int32_t found
+    none.at = NULL
+    none.size = 0
+    found = route_find(r, key, route_key(key, ADDRESS, client[0], none, none))
+    if found == NOWHERE:
+        return False
+    client.at = r.all[found].peer
+    client.size = strlen(client.at)
+    return True

@@ -133,8 +133,8 @@ class Exchanges:
     # ---- routes ------------------------------------------------------------------------
 
     def allow(self, client: Client, head: RequestHead, verdict: Verdict, record: Record) -> bool:
-        """Requests of this client like this one may go where the verdict says for a moment,
-        without being looked at; returns whether there is such a thing."""
+        """Requests like this one, of clients like this one, may go where the verdict says for a
+        moment, without being looked at; returns whether there is such a thing."""
         if not self._repeats or not verdict.repeat_for or client.uid >= 0 or record.tags:
             return False
         if head.method != "CONNECT" and not (self._forwards and is_plain(head)):
@@ -143,9 +143,11 @@ class Exchanges:
         if not authority or self._services.own.may_be(verdict.port):
             return False
         first = verdict.addresses[0]
+        group = self._services.policy.class_of(client)
+        self._native.add_client(client.address, group)
         self._native.add_route(
             KINDS[head.method, head.form],
-            client.address,
+            group,
             (head.get(b"proxy-authorization") or b"") if self._keyed else b"",
             authority,
             verdict.key,

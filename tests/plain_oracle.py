@@ -87,7 +87,9 @@ class Plain:
             via=via,
             log=SimpleNamespace(follow=lambda take: None, expect=int) if log else None,
             loop=None,
-            policy=SimpleNamespace(identifies=False, watches=False),
+            policy=SimpleNamespace(
+                identifies=False, watches=False, class_of=lambda client: client.address
+            ),
             own=SimpleNamespace(may_be=lambda port: False),
             relay=SimpleNamespace(wake=lambda: None),
         )

@@ -31,6 +31,9 @@ REPEAT = 60.0
 """Seconds for which a decision may be repeated at most: a rule that sees other addresses of
 a name, and a name that has moved, are noticed within it."""
 
+LONGEST = 45
+"""Characters of an IPv6 address at most (INET6_ADDRSTRLEN, without the NUL)."""
+
 STRANGER = "clients"
 """The id by which the refusal of a client that may not use the proxy is known."""
 
@@ -83,9 +86,9 @@ class Verdict(NamedTuple):
 
     ``addresses`` are all that may be dialled for it, or be at the other end of a connection
     that is used again, in the order to try; ``source_address`` is the one to dial from, ""
-    for any. For ``repeat_for`` seconds the same holds for every request of this client with
-    the same method, host and port, and the same Proxy-Authorization field or none; 0: ask
-    again.
+    for any. For ``repeat_for`` seconds the same holds for every request of a client of the
+    same class (:meth:`Policy.class_of`) with the same method, host and port, and the same
+    Proxy-Authorization field or none; 0: ask again.
     """
 
     host: str
@@ -132,6 +135,18 @@ class Policy:
         """A connection that was accepted."""
         uid = peer_uid(sock) if not address and self._auth.uses_peers else -1
         return Client(address, is_local(address), uid)
+
+    def class_of(self, client: Client) -> str:
+        """What decisions see of a client without a uid: the same for clients that are treated
+        alike, and no longer than an IP address."""
+        if not self._auth.enabled and not self._asks:
+            networks = (self._clients, self._relayed)
+            admitted = "".join("01"[n is None or n.admit(client.address)] for n in networks)
+            matched = self._rules.of_client(client.address)
+            text = f"*{client.local:d}{admitted}{matched:x}"
+            if len(text) <= LONGEST:
+                return text
+        return client.address
 
     async def decide(
         self, client: Client, head: Head, host: str, port: int, notes: Notes, *, own: bool = False

@@ -80,6 +80,10 @@ class RuleSet:
         clock, else infinite."""
         return self._timed.left() if self._timed.periods else math.inf
 
+    def of_client(self, client: str) -> int:
+        """The rules that name a network of this client, one bit each: all that they see of it."""
+        return self._clients.bits(client)
+
     def select(
         self, client: str, user: str, groups: frozenset[str], method: str, host: str, port: int
     ) -> Selection:

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -317,3 +318,47 @@ def test_the_advice_is_true(tmp_path: Path, new_proxy: NewProxy) -> None:
     keys = [key for text in advice for key in re.findall(r"(?<![-\w])[a-z]+[-_][a-z]+", text)]
     assert keys
     assert set(keys) <= set(BY_NAME)
+
+
+# ---- what is decided for one client and repeated for others ---------------------------------
+
+NEIGHBOURS = """
+guard-allow = ["127.0.0.1"]
+allow-clients = ["127.0.0.1", "127.0.0.3", "127.0.0.4"]
+
+[[rule]]
+id = "not-you"
+action = "deny"
+clients = ["127.0.0.4"]
+hosts = ["127.0.0.1"]
+"""
+
+
+def test_a_decision_is_repeated_only_for_clients_that_are_treated_alike(
+    tmp_path: Path, new_proxy: NewProxy
+) -> None:
+    """Whatever the others have just been allowed, by the same worker and within a second."""
+    proxy = configured(tmp_path, new_proxy, NEIGHBOURS)
+    statuses = {"127.0.0.1": 200, "127.0.0.2": 403, "127.0.0.3": 200, "127.0.0.4": 403}
+    asked = dict.fromkeys(statuses, 0)
+
+    def meet(address: str) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", proxy.port), 20, (address, 0))
+
+    with serving(answering) as (host, port), ExitStack() as stack:
+        kept = {address: stack.enter_context(meet(address)) for address in statuses}
+        for _ in range(10):
+            for address, status in statuses.items():
+                kept[address].sendall(get(host, port).encode())
+                assert Answer(kept[address]).status == status
+                with meet(address) as s:
+                    s.sendall(connect(host, port).encode())
+                    assert Answer(s, head_only=True).status == status
+                asked[address] += 2
+            # The worker knows this one, too: other requests of it are allowed.
+            kept["127.0.0.4"].sendall(get("localhost", port).encode())
+            assert Answer(kept["127.0.0.4"]).status == 200
+            asked["127.0.0.4"] += 1
+        proxy.stop()
+    lines = proxy.wait_access(90)
+    assert {a: sum(line.split()[2] == a for line in lines) for a in statuses} == asked

@@ -26,6 +26,7 @@ def plain() -> Iterator[Plain]:
     native_relay()
     before = open_fds()
     made = Plain()
+    made.exchanges._native.add_client("", "")
     yield made
     made.close()
     assert open_fds() <= before
@@ -104,6 +105,7 @@ def test_a_new_origin_beyond_their_number(plain: Plain) -> None:
     for number in range(4096 + 1):
         authority = b"h%d" % number
         native.add_route("G", "", b"", authority, number, authority, 60.0, at, "", True, "")
+    native.add_client("", "")
     outer, inner = socket.socketpair()
     inner.setblocking(False)
     with outer:
@@ -166,6 +168,7 @@ def test_a_request_that_was_dialled_tells_since_when() -> None:
 def back(plain: Plain, address: bytes) -> tuple[socket.socket, Handoff]:
     """A client whose request comes back, after the relay has tried one address of several."""
     native = plain.exchanges._native
+    native.add_client("", "")
     native.add_route("G", "", b"", b"o", "o", b"o", 60.0, address, "127.0.0.1", False, "")
     outer, inner = socket.socketpair()
     inner.setblocking(False)
@@ -192,3 +195,32 @@ def test_a_client_that_is_not_taken_is_still_its_owners(plain: Plain) -> None:
         with pytest.raises(ValueError, match="an address of more than"):
             plain.exchanges._native.adopt(inner.fileno(), "fe80::1%" + "x" * 40, b"", 0)
         assert plain.relay.clients == 0
+
+
+def test_clients_of_a_class_share_its_routes(plain: Plain) -> None:
+    """Once the owner has said of which one they are."""
+    native = plain.exchanges._native
+    at = plain.exchanges.dialled
+    native.add_route("G", "*near", b"", b"o", "o", b"o", 60.0, at, "192.0.2.1", True, "")
+    native.add_client("192.0.2.7", "*near")
+    native.add_client("192.0.2.8", "*far")
+    for address, served in (("192.0.2.7", True), ("192.0.2.8", False), ("192.0.2.9", False)):
+        outer, inner = socket.socketpair()
+        inner.setblocking(False)
+        native.adopt(inner.detach(), address, ASK, 0)
+        plain.step()
+        assert plain.dialling == served
+        assert len(plain.handoffs) == (not served)
+        for handoff in plain.handoffs:
+            socket.socket(fileno=handoff.client).close()
+        plain.handoffs.clear()
+        outer.close()
+        plain.step()
+        if served:
+            plain._listener.accept()[0].close()
+    assert not plain.handoffs
+
+
+def test_a_class_is_no_longer_than_an_address(plain: Plain) -> None:
+    with pytest.raises(ValueError, match="45 bytes"):
+        plain.exchanges._native.add_client("192.0.2.7", "*" * 46)

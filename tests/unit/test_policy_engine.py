@@ -309,3 +309,57 @@ def test_mistakes(settings: dict[str, Any], text: str) -> None:
     config = Config(listen=(), policy=PolicyConfig(**settings))
     with pytest.raises(ValueError, match=text):
         Policy(config, Names())
+
+
+def classes(case: Case, *addresses: str) -> list[str]:
+    with socket.socket() as sock:
+        return [case.policy.class_of(case.policy.client(a, sock)) for a in addresses]
+
+
+@pytest.mark.parametrize(
+    ("rules", "settings"),
+    [
+        ((), {}),
+        ((), {"clients": ("10.0.0.0/8",)}),
+        ((deny(clients=("10.0.1.0/24",)),), {}),
+        ((deny(clients=("10.0.0.0/8",), hosts=("*.test",)), allow(clients=("10.0.2.0/24",))), {}),
+    ],
+    ids=["near", "clients", "a rule", "rules"],
+)
+def test_clients_of_a_class_are_treated_alike(
+    rules: tuple[RuleConfig, ...], settings: dict[str, Any]
+) -> None:
+    """And there are fewer classes than clients."""
+    addresses = [f"10.0.{net}.{host}" for net in range(4) for host in (1, 2)]
+    addresses += ["", "127.0.0.1", "127.0.0.2", "192.0.2.1", "198.51.100.1", "2001:db8::1"]
+    case = Case(*rules, **settings)
+    found: dict[str, set[tuple[str, ...]]] = {}
+    for address, group in zip(addresses, classes(case, *addresses), strict=True):
+        answers = []
+        for host in ("a.test", "b.example", "127.0.0.1"):
+            for own in (False, True):
+                try:
+                    answers.append(str(case.ask(host, client=address, own=own)))
+                except Denied as denied:
+                    answers.append(str(denied))
+        found.setdefault(group, set()).add(tuple(answers))
+    assert all(len(answers) == 1 for answers in found.values())
+    assert 1 < len(found) < len(addresses) // 2
+
+
+def test_who_knows_users_or_asks_a_function_sees_each_client() -> None:
+    async def decide(request: Request) -> None:
+        return None
+
+    addresses = ["10.0.0.1", "10.0.0.2", "fe80::1%eth0"]
+    assert classes(Case(hook=decide), *addresses) == addresses
+    users = AuthConfig(networks={"10.0.0.0/8": "ci"})
+    assert classes(Case(auth=users), *addresses) == addresses
+
+
+def test_a_class_is_as_short_as_an_address() -> None:
+    """Beyond that every client is one of its own."""
+    many = Case(*(deny(f"r{n}", clients=("10.0.0.0/8",)) for n in range(400)))
+    assert classes(many, "10.0.0.1") == ["10.0.0.1"]
+    (near,) = classes(Case(), "10.0.0.1")
+    assert len(near) <= 45
