@@ -90,9 +90,9 @@ static inline int listen_on(uint32_t host, int port) {
     return fd;
 }
 
-// Begins to connect from 127.0.0.`source` (0: any) to 127.0.0.1; -1 with errno.
-static inline int connect_from(uint32_t source, int port) {
-    struct sockaddr_in from = address(source, 0), to = address(1, port);
+// Begins to connect from 127.0.0.`source` (0: any) to 127.0.0.`host`; -1 with errno.
+static inline int connect_to(uint32_t source, uint32_t host, int port) {
+    struct sockaddr_in from = address(source, 0), to = address(host, port);
     int one = 1, fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
     if (fd < 0) return -1;
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);

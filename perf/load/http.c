@@ -57,7 +57,7 @@ static int more_to_ask(void) { return !opening && asked < most && now_us() - beg
 static void reopen(struct client *c) {
     connects++;
     c->again = 0;
-    c->fd = connect_from(1 + connects % SOURCES, port);
+    c->fd = connect_to(1 + connects % SOURCES, 1, port);
     c->state = CONNECTING;
     if (c->fd < 0) {
         c->state = CLOSED;

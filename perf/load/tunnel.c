@@ -54,7 +54,7 @@ static void broken(struct tunnel *t, const char *what, const char *detail) {
 
 static void start(struct tunnel *t) {
     started++;
-    t->fd = connect_from(source + started % SOURCES, port);
+    t->fd = connect_to(source + started % SOURCES, 1, port);
     t->since = now_us();
     t->moved = t->got = 0;
     if (t->fd < 0) return failed("connect", strerror(errno));

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from . import tables
-from .proxies import KINDS, OURS
+from .proxies import C_LOOP, KINDS, OURS
 
 _CPU = (  # what, goal, measure, proxy to divide by
     ("A: GET 330 B, kept alive", "1.0 x haproxy", "wrk-forward-small", "haproxy"),
@@ -14,15 +14,18 @@ _CPU = (  # what, goal, measure, proxy to divide by
     ("B: GET 1 MiB", "1.0 x haproxy", "wrk-forward-1m", "haproxy"),
     ("C: CONNECT set-up", "1.0 x haproxy's relay", "setup", "haproxy"),
     ("C: CONNECT set-up", "0.5 x any with CONNECT", "setup", ""),
+    ("C: CONNECT set-up", "- (a C loop)", "setup", C_LOOP),
     ("D: 1 tunnel, down", "1.0 x haproxy", "bulk-down-1", "haproxy"),
-    ("D: 1 tunnel, down", "1.1 x a C loop", "bulk-down-1", "splice-loop"),
+    ("D: 1 tunnel, down", "1.1 x a C loop", "bulk-down-1", C_LOOP),
     ("D: 16 tunnels, down", "1.0 x haproxy", "bulk-down-16", "haproxy"),
-    ("D: 16 tunnels, down", "1.1 x a C loop", "bulk-down-16", "splice-loop"),
+    ("D: 16 tunnels, down", "1.1 x a C loop", "bulk-down-16", C_LOOP),
     ("D: 16 tunnels, up", "1.0 x haproxy", "bulk-up-16", "haproxy"),
-    ("D: 16 tunnels, up", "1.1 x a C loop", "bulk-up-16", "splice-loop"),
+    ("D: 16 tunnels, up", "1.1 x a C loop", "bulk-up-16", C_LOOP),
     ("E: ping-pong, 1 tunnel", "1.0 x nginx stream", "pingpong-1", "nginx-stream"),
+    ("E: ping-pong, 1 tunnel", "- (a C loop)", "pingpong-1", C_LOOP),
     ("E: ping-pong, 100 tunnels", "1.0 x nginx stream", "pingpong-100", "nginx-stream"),
     ("E: ping-pong, 100 tunnels", "- (haproxy)", "pingpong-100", "haproxy"),
+    ("E: ping-pong, 100 tunnels", "- (a C loop)", "pingpong-100", C_LOOP),
 )
 
 
@@ -47,7 +50,7 @@ def _ratio(medians: dict[str, dict[str, Any]], measure: str, name: str) -> str:
     """Ours by that of ``name``, or of the best peer that ends CONNECT itself."""
     cpu = {n: figures["cpu"] for n, figures in medians.get(measure, {}).items()}
     if not name:
-        real = [n for n in cpu if not n.startswith(OURS) and not KINDS[n].relay]
+        real = [n for n in cpu if not n.startswith(OURS) and n != C_LOOP and not KINDS[n].relay]
         name = min(real, key=lambda n: cpu[n], default="")
     if not cpu.get(name) or not cpu.get(OURS):
         return "-"

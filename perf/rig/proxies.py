@@ -23,6 +23,7 @@ PPROXY = "pip install pproxy 'uvloop<0.22', in an environment of its own, in PAT
 OURS = "spliceproxy"
 OURS_AUTH = "spliceproxy+auth"
 DIRECT = "direct"
+C_LOOP = "c-loop"
 
 
 class Setting(NamedTuple):
@@ -94,9 +95,8 @@ def _with_auth(s: Setting) -> list[str]:
     return [*_spliceproxy(s), "--auth", "user:password"]
 
 
-def _splice_loop(s: Setting) -> list[str]:
-    pairs = [str(n) for i in range(3) for n in (s.port + 1 + i, s.echo + i)]
-    return [program("splice_loop"), *pairs]
+def _c_loop(s: Setting) -> list[str]:
+    return [program("c_loop"), str(s.port)]
 
 
 def _haproxy(s: Setting) -> list[str]:
@@ -162,7 +162,7 @@ KINDS = {
         Kind(OURS, "", "", _spliceproxy),
         Kind(OURS_AUTH, "", "", _with_auth, credentials="Basic dXNlcjpwYXNzd29yZA=="),
         Kind(DIRECT, "", "", lambda _: [], relay=True, scales=False),
-        Kind("splice-loop", "", "", _splice_loop, forwards=False, relay=True, scales=False),
+        Kind(C_LOOP, "", "", _c_loop, forwards=False, scales=False),
         Kind("haproxy", "haproxy", _debian("haproxy"), _haproxy, relay=True, scales=False),
         Kind("squid", "squid", _debian("squid"), _squid),
         Kind("tinyproxy", "tinyproxy", _debian("tinyproxy"), _tinyproxy, scales=False,
@@ -211,6 +211,6 @@ def started(
     if not argv:
         yield Proxy(kind, setting, None)
         return
-    first = setting.port if kind.forwards else setting.port + 1
+    first = setting.port + 1 if kind.relay and not kind.forwards else setting.port
     with running(argv, own, port=first) as process:
         yield Proxy(kind, setting, process)

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from .process import raise_limit
-from .proxies import DIRECT, KINDS, OURS, OURS_AUTH
+from .proxies import C_LOOP, DIRECT, KINDS, OURS, OURS_AUTH
 
-REFERENCES = (DIRECT, "splice-loop", OURS_AUTH)
+REFERENCES = (DIRECT, C_LOOP, OURS_AUTH)
 ALL_PEERS = tuple(name for name in KINDS if name not in (OURS, *REFERENCES))
 STEPS = (100, 1000, 5000, 10000, 15000)
 IDLE_STEPS = (100, 1000, 5000, 9500)
