@@ -64,11 +64,11 @@ class Owner(Protocol):
 
 
 class Exchanges:
-    """The plain exchanges of one worker. ``REPEAT`` is how many seconds a decision, and the
+    """The plain exchanges of one worker. ``VALID`` is how many seconds a decision, and the
     addresses that belong to it, may be repeated: a change of DNS or of /etc/hosts is followed
     within this time, at the cost of a request a second."""
 
-    REPEAT = 1.0
+    VALID = 1.0
 
     __slots__ = ("_forwards", "_keyed", "_native", "_owner", "_repeats", "_services")
 
@@ -152,7 +152,7 @@ class Exchanges:
             authority,
             verdict.key,
             host_field(head),
-            min(self.REPEAT, verdict.repeat_for),
+            min(self.VALID, verdict.repeat_for),
             b"" if verdict.source_address else self._socket_address(first, verdict.port),
             first,
             len(verdict.addresses) == 1,

@@ -64,7 +64,7 @@ class _Exchanges(Exchanges):
     """Whatever the origin's address is, the listener of the test is dialled. A machine that
     is held up forgets no route."""
 
-    REPEAT = 3600.0
+    VALID = 3600.0
 
     __slots__ = ("dialled",)
 

@@ -117,7 +117,7 @@ class _Exchanges(Exchanges):
 
     __slots__ = ("run",)
 
-    REPEAT = 3600.0  # a machine that is held up forgets no route
+    VALID = 3600.0  # a machine that is held up forgets no route
     run: PlainRun
 
     def allow(self, client: Client, head: RequestHead, verdict: Verdict, record: Record) -> bool:
