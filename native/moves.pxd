@@ -176,6 +176,7 @@ cdef inline Moved copy_step(Core *c, Way *w, int source, int target) noexcept no
         return DRY if linux.errno == linux.EAGAIN else SOURCE_FAILED
     if n == 0:
         return END
+    w.strikes = 0
     if w.left > 0:
         w.left -= n
     if n < c.limits.bulk_read:

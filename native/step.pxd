@@ -22,7 +22,7 @@ from service cimport finish, send_queue, serve_event, watch
 
 cdef enum:
     BATCH = 32              # events taken from epoll at a time
-    SHARE = 1 << 20         # bytes that are moved between two looks at epoll
+    SHARE = 1 << 20         # bytes of what was put off between two looks at epoll
     KEEPALIVE_IDLE = 60     # seconds, as of the other sockets
     KEEPALIVE_INTERVAL = 15
     KEEPALIVE_COUNT = 4
@@ -141,13 +141,15 @@ cdef inline void serve_batch(Core *c, linux.epoll_event *events, int n) noexcept
 
 
 cdef inline void serve_bulk(Core *c) noexcept nogil:
-    """What was put off, as much as one turn may move."""
+    """What was put off, until a share of bytes has moved: beside those that the others have
+    moved, who would stop it for good by being always ready."""
     cdef int served = 0
+    cdef int64_t enough = c.moved + SHARE
     cdef uint64_t tag
     cdef uint32_t events
     cdef int32_t slot
     slots_reserve(c, RESERVE)
-    while c.bulk_count > 0 and served < BATCH and c.moved < SHARE:
+    while c.bulk_count > 0 and served < BATCH and c.moved < enough:
         served += 1
         slot = take_bulk(c, &tag, &events)
         if slot != NOWHERE:

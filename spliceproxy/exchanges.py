@@ -144,7 +144,6 @@ class Exchanges:
             return False
         first = verdict.addresses[0]
         group = self._services.policy.class_of(client)
-        self._native.add_client(client.address, group)
         self._native.add_route(
             KINDS[head.method, head.form],
             group,
@@ -158,6 +157,8 @@ class Exchanges:
             len(verdict.addresses) == 1,
             record.user,
         )
+        self._native.add_client(client.address, group)
+        self._services.relay.wake()  # clients come back where it had to forget their origins
         return True
 
     def _socket_address(self, address: str, port: int) -> bytes:

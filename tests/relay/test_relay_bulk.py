@@ -6,8 +6,9 @@ from __future__ import annotations
 import resource
 import select
 import socket
+import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import pytest
 from relay_rig import fill, native_relay, open_fds, payload, tcp_pair, unix_pair
@@ -16,13 +17,20 @@ from spliceproxy.relay import interface
 from spliceproxy.relay.interface import DONE, TURN_BYTES, Relay, RelayOptions, TunnelEnd
 from spliceproxy.relay.pipes import LARGEST
 
+SHARE = 1 << 20  # of what is put off (native/step.pxd)
 ROOM = 256  # events that can be put off (BULK_ROOM in native/flow.pxd)
+
+
+REST = 0.2  # seconds, of a direction that has spliced
 
 
 @pytest.fixture
 def relay(monkeypatch: pytest.MonkeyPatch) -> Iterator[Relay]:
+    """Transfers splice from their first byte, tunnels never."""
     make = native_relay()
     monkeypatch.setattr(interface, "STEP_SECONDS", 0.0)
+    monkeypatch.setattr(interface, "PROMOTE_AFTER", 1000)
+    monkeypatch.setattr(interface, "REST", REST)
     before = open_fds()
     made = make(RelayOptions())
     yield made
@@ -124,6 +132,53 @@ def test_what_was_put_off_may_end_before_its_turn(relay: Relay) -> None:
             relay.step()
             assert origin.recv(10) == b"?"
         assert relay.stats().tunnels == 20
+
+
+def test_copies_do_not_stop_what_is_put_off(relay: Relay) -> None:
+    """However much there is to copy, step after step."""
+    with ExitStack() as stack:
+        copies = []
+        for _ in range(40):
+            client, inner = tcp_pair()
+            outer, origin = tcp_pair()
+            relay.tunnel(inner.detach(), outer.detach(), b"", b"", lambda end: None)
+            for sock in (client, origin):
+                stack.callback(sock.close)
+                sock.setblocking(False)
+            copies.append((client, origin))
+        block = payload(256 << 10)
+        flows = Flows(relay, stack, 4, 2 << 20)
+        for _ in range(5):
+            for client, origin in copies:
+                with suppress(BlockingIOError):
+                    origin.recv(1 << 20)
+                with suppress(BlockingIOError):
+                    client.sendall(block)
+            before = relay.stats()
+            relay.step()
+            assert relay.stats().copied - before.copied > SHARE
+        assert flows.served > 0
+
+
+def test_after_a_rest_a_flow_is_not_put_off(relay: Relay) -> None:
+    """A transfer whose source has had nothing for a while is one of those with little to say."""
+    with ExitStack() as stack:
+        sender, source = tcp_pair()
+        sink, target = tcp_pair()
+        for sock in (sender, source, sink, target):
+            stack.callback(sock.close)
+        relay.transfer(source.fileno(), target.fileno(), 1 << 30, None)
+        sender.sendall(payload(32 << 10))
+        while not select.select([sink], [], [], 0)[0]:
+            relay.step()
+        assert len(sink.recv(1 << 20)) == 32 << 10
+        time.sleep(3 * REST)  # the relay's clock is the kernel's
+        flows = Flows(relay, stack, 40, 2 << 20)
+        relay.step()
+        sender.sendall(b"?")
+        relay.step()
+        assert sink.recv(10) == b"?"
+        assert flows.served < 40
 
 
 def test_an_idle_relay_is_not_readable(relay: Relay) -> None:
