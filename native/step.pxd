@@ -22,7 +22,7 @@ from service cimport finish, send_queue, serve_event, watch
 
 cdef enum:
     BATCH = 32              # events taken from epoll at a time
-    SHARE = 1 << 20         # bytes that are moved between two looks at epoll
+    SHARE = 1 << 20         # bytes; once moved, epoll is looked at before more of what is put off
     KEEPALIVE_IDLE = 60     # seconds, as of the other sockets
     KEEPALIVE_INTERVAL = 15
     KEEPALIVE_COUNT = 4
@@ -141,7 +141,7 @@ cdef inline void serve_batch(Core *c, linux.epoll_event *events, int n) noexcept
 
 
 cdef inline void serve_bulk(Core *c) noexcept nogil:
-    """What was put off, as much as one turn may move."""
+    """What was put off, until a share has been moved since the round began."""
     cdef int served = 0
     cdef uint64_t tag
     cdef uint32_t events
