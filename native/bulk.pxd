@@ -2,8 +2,9 @@
 
 A turn of a splicing direction may take half a millisecond. So its event is put off, and the
 events put off are served one by one, in the order in which they came, between two looks at
-epoll: a small message waits for one long turn, or for short ones of one share (step.pxd)
-together, however many flows are splicing.
+epoll, until a share (step.pxd) has been moved: between two looks a small message waits for
+less than one share and one turn, however many flows are splicing. Where small messages are
+more than a batch, each batch of them waits so.
 
 Epoll is level-triggered. What is dropped here, for want of room or because its flow has
 changed since, is reported again.

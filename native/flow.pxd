@@ -195,7 +195,7 @@ cdef struct Core:
     int32_t finished        # flows in Q_FINISHED, linked
     int32_t closed          # of these, the first whose descriptors are closed already
     int64_t now             # ms
-    int64_t moved           # bytes since the last look at epoll
+    int64_t moved           # bytes in this round of `run`: at a look, and behind it
     Event bulk[BULK_ROOM]   # put off (bulk.pxd): a ring
     int bulk_at
     int bulk_count

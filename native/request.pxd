@@ -14,10 +14,8 @@ from flow cimport (
 from log cimport now_us
 from moves cimport TARGET_FAILED, send_or_hold
 from origins cimport bind, is_self, kept_take, link_dial, link_free
-from plain cimport (
-    CONNECT, Field, GET, Head, Out, PLAIN_FIELDS, Text, full, head_end, read_request,
-    write_request,
-)
+from plain cimport CONNECT, Field, GET, Head, Out, PLAIN_FIELDS, Text, full, head_end
+from plain_request cimport read_request, write_request
 from routes cimport (
     KEY_MAX, NOWHERE, Origin, PEER_MAX, Route, USER_MAX, class_of, route_find, route_key,
 )

@@ -13,10 +13,8 @@ from flow cimport (
 )
 from moves cimport END, Moved, SOURCE_FAILED, TARGET_FAILED, turn
 from origins cimport is_silent, kept_put, link_drop
-from plain cimport (
-    Field, HEAD, Head, Out, PLAIN_FIELDS, head_end, join_chunks, put, put_chunk_size,
-    read_response, write_response,
-)
+from plain cimport Field, HEAD, Head, Out, PLAIN_FIELDS, head_end, put
+from plain_response cimport join_chunks, put_chunk_size, read_response, write_response
 from request cimport PLAIN_OUT, begin, start_next
 from routes cimport NOWHERE
 from service cimport send_queue, watch

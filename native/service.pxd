@@ -14,7 +14,7 @@ The end of a tunnel, by what its sides did (s: one side, o: the other):
 After a failure was seen, a read of 0 is no FIN: the kernel reports an error once.
 """
 
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
 cimport linux
 from flow cimport (

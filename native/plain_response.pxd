@@ -1,0 +1,160 @@
+"""Plain responses: the head of one read, and written for its client; a chunked body that is
+all there."""
+
+from libc.stdint cimport int64_t, uint8_t
+from libc.string cimport memcmp, memmove, memset
+
+from plain cimport (
+    CODING, CONNECTION, DATE, DROP, Field, Head, LENGTH, Out, PASS, PLAIN_HEAD, Plain, TYPE,
+    Text, put, put_field, read_fields, read_option, same,
+)
+
+cdef enum:
+    LENGTH_DIGITS = 18      # always fits an int64_t
+
+
+cdef inline const char *status_line(
+    const Plain *plain, const char *p, const char *end, Head *head
+) noexcept nogil:
+    """Reads a status-line; returns what is behind it, NULL if it is not plain."""
+    if end - p < 17 or memcmp(p, b"HTTP/1.1 ", 9) != 0 or p[12] != 32:
+        return NULL
+    if not (50 <= p[9] <= 53 and 48 <= p[10] <= 57 and 48 <= p[11] <= 57):  # 200 to 599
+        return NULL
+    head.status = (p[9] - 48) * 100 + (p[10] - 48) * 10 + p[11] - 48
+    p += 13
+    while plain.text[<uint8_t>p[0]]:
+        p += 1
+    return p + 2 if p[0] == 13 and p[1] == 10 else NULL
+
+
+cdef inline int64_t number(Text text) noexcept nogil:
+    """A Content-Length in its shortest form, -1 for anything else."""
+    cdef int64_t value = 0
+    cdef size_t i
+    if text.size == 0 or text.size > LENGTH_DIGITS or (text.size > 1 and text.at[0] == 48):
+        return -1
+    for i in range(text.size):
+        if not 48 <= text.at[i] <= 57:
+            return -1
+        value = value * 10 + text.at[i] - 48
+    return value
+
+
+cdef inline int read_response(
+    const Plain *plain, const char *data, size_t n, Head *head, Field *fields
+) noexcept nogil:
+    """Takes a response head of `n` bytes apart; returns the number of its fields, -1 if it
+    is not plain."""
+    cdef const char *end = data + n - 2
+    cdef int option = -1
+    cdef int count, i
+    cdef Field *field
+    if n > PLAIN_HEAD:
+        return -1
+    memset(head, 0, sizeof(Head))
+    head.length = -1
+    count = read_fields(
+        plain, plain.response, status_line(plain, data, end, head), end, fields)
+    for i in range(count):
+        field = &fields[i]
+        if field.action == PASS or field.action == DROP:
+            continue
+        elif field.action == LENGTH:
+            if head.length >= 0:
+                return -1
+            head.length = number(field.value)
+            if head.length < 0:
+                return -1
+        elif field.action == CONNECTION:
+            if not read_option(field.value, &option):
+                return -1
+        elif field.action == CODING:
+            if head.chunked or not same(field.value, b"chunked", 7):
+                return -1
+            head.chunked = True
+            field.action = DROP
+        elif field.action == DATE:
+            head.dated = True
+        elif field.action == TYPE:
+            if head.type.size == 0:
+                head.type = field.value
+        else:
+            return -1
+    if count < 0 or not head.dated or (head.chunked and head.length >= 0):
+        return -1
+    head.close = option == 1
+    return count
+
+
+cdef inline void write_response(
+    Out *out, const Plain *plain, const char *data, const Head *head, const Field *fields,
+    int count, bint close,
+) noexcept nogil:
+    """The head for the client; `close` says that its connection ends."""
+    cdef int i
+    put(out, data, fields[0].name.at - data)  # the status-line
+    for i in range(count):
+        if fields[i].action != DROP and fields[i].action != CONNECTION:
+            put_field(out, &fields[i])
+    if head.chunked:
+        put(out, b"Transfer-Encoding: chunked\r\n", 28)
+    if close:
+        put(out, b"Connection: close\r\n", 19)
+    put(out, plain.via, plain.via_size)
+    put(out, b"\r\n", 2)
+
+
+cdef inline int hex_value(char b) noexcept nogil:
+    if 48 <= b <= 57:
+        return b - 48
+    if 65 <= b <= 70:
+        return b - 55
+    return b - 87 if 97 <= b <= 102 else -1
+
+
+cdef inline ssize_t join_chunks(char *data, size_t n, size_t *used) noexcept nogil:
+    """Moves the payload of a whole chunked body to the front of `data`; returns its size,
+    and in `used` that of the body. -1 where the body is not whole, or has anything but
+    chunks without extensions in it; `data` is then as it was."""
+    cdef const char *p = data
+    cdef const char *end = data + n
+    cdef char *to = data
+    cdef size_t size
+    cdef int pass_, digits
+    for pass_ in range(2):  # looks first, then moves
+        p = data
+        while True:
+            size = 0
+            digits = 0
+            while p < end and digits < 8 and hex_value(p[0]) >= 0:
+                size = size * 16 + hex_value(p[0])
+                digits += 1
+                p += 1
+            if digits == 0 or <size_t>(end - p) < size + 4 or p[0] != 13 or p[1] != 10:
+                return -1
+            p += 2
+            if p[size] != 13 or p[size + 1] != 10:
+                return -1
+            if size == 0:
+                p += 2
+                break
+            if pass_ == 1:
+                memmove(to, p, size)
+                to += size
+            p += size + 2
+    used[0] = p - data
+    return to - data
+
+
+cdef inline void put_chunk_size(Out *out, size_t size) noexcept nogil:
+    """The line before a chunk, which is not empty."""
+    cdef char text[18]
+    cdef int at = 16
+    text[16] = 13
+    text[17] = 10
+    while size:
+        at -= 1
+        text[at] = b"0123456789abcdef"[size % 16]
+        size //= 16
+    put(out, text + at, 18 - at)
