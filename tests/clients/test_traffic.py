@@ -111,6 +111,33 @@ def test_a_gibibyte(new_proxy: Callable[..., ProxyProcess], engine: str, way: st
     assert total <= int(line.split()[4]) < total + 1000
 
 
+def test_a_gibibyte_goes_up(new_proxy: Callable[..., ProxyProcess], engine: str) -> None:
+    """The same in the body of a request."""
+    proxy = new_proxy("--engine", engine)
+    worker = proxy.worker
+    before = memory(worker, "Rss")
+    peak = before
+
+    def look() -> None:
+        nonlocal peak
+        peak = max(peak, memory(worker, "Rss"))
+
+    def receive(s: socket.socket) -> None:
+        assert read_head(s).startswith(b"PUT / ")
+        receive_blocks(s, GIB_BLOCKS, look)
+        s.sendall(b"HTTP/1.1 204 No Content\r\n\r\n")
+
+    length = GIB_BLOCKS * len(BLOCK)
+    with serving(receive) as (host, port), proxy.connect() as s:
+        s.sendall(
+            f"PUT http://{host}:{port}/ HTTP/1.1\r\nHost: {host}:{port}\r\n"
+            f"Content-Length: {length}\r\n\r\n".encode()
+        )
+        send_blocks(s, GIB_BLOCKS)
+        assert b" 204 " in read_head(s)
+    assert peak - before < RSS_GROWTH
+
+
 @pytest.mark.parametrize("way", ["tunnel", "forwarded"])
 @pytest.mark.parametrize("name", ["native", "splice"])
 def test_bulk_is_spliced(

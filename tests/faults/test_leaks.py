@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import hashlib
 import os
 import random
 import socket
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 from fault_peers import (
+    RESET,
     Address,
     Reader,
+    accept,
     at_rest,
     at_start,
     connect_request,
@@ -170,6 +176,175 @@ def test_storm_in_development_mode(
     with serving(moody_origin(3)) as address:
         storm(proxy, address, 9000)
     at_rest(proxy, before + pipes(proxy.worker) - pipes_before)
+    good_request(proxy, origin)
+    assert proxy.stop() == 0
+    assert not [word for word in QUIET if word in proxy.stderr()], proxy.stderr()
+
+
+# ---- a bad network -----------------------------------------------------------------------
+
+
+class Link:
+    """A piece of network in front of ``target``, on a loop in a thread of its own: it can
+    stand still and be cut. ``moved`` bytes have passed."""
+
+    def __init__(self, target: Address) -> None:
+        self.moved = 0
+        self._target = target
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._works = asyncio.Event()
+        self._works.set()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        start = asyncio.start_server(self._join, "127.0.0.1", 0)
+        self._server = asyncio.run_coroutine_threadsafe(start, self._loop).result(20)
+        self.address: Address = self._server.sockets[0].getsockname()[:2]
+
+    def stall(self, seconds: float) -> None:
+        """Lets nothing pass meanwhile."""
+        self._loop.call_soon_threadsafe(self._works.clear)
+        time.sleep(seconds)
+        self._loop.call_soon_threadsafe(self._works.set)
+
+    def cut(self) -> None:
+        """Resets every connection; new ones pass again."""
+        self._loop.call_soon_threadsafe(self._reset, *self._writers)
+
+    def close(self) -> None:
+        """What still passes is cut."""
+        self._loop.call_soon_threadsafe(self._server.close)
+        self.cut()
+        wait_for(lambda: not self._writers, "the connections' end")
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(20)
+        self._loop.close()
+
+    async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await asyncio.open_connection(*self._target)
+        self._writers |= {writer, far_writer}
+        try:
+            await asyncio.gather(self._pump(reader, far_writer), self._pump(far_reader, writer))
+            writer.close()
+            far_writer.close()
+        except OSError:
+            self._reset(writer, far_writer)
+        self._writers -= {writer, far_writer}
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(1 << 16):
+            await self._works.wait()
+            writer.write(data)
+            await writer.drain()
+            self.moved += len(data)
+        writer.write_eof()
+
+    def _reset(self, *writers: asyncio.StreamWriter) -> None:
+        for writer in writers:
+            if not writer.is_closing():
+                sock = writer.get_extra_info("socket")
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+                writer.transport.abort()
+
+
+@contextlib.contextmanager
+def link(target: Address) -> Iterator[Link]:
+    made = Link(target)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+Talk = tuple[str, str, str]
+"""Digests of what was sent and what came, and how that ended: "fin" or "reset"."""
+
+
+def talk(sock: socket.socket, seed: int, size: int) -> Talk:
+    """Sends ``size`` bytes and FIN, and reads all the while."""
+    sent, got = hashlib.blake2b(), hashlib.blake2b()
+    ends: list[str] = []
+
+    def read() -> None:
+        try:
+            while part := sock.recv(1 << 16):
+                got.update(part)
+            ends.append("fin")
+        except ConnectionError:
+            ends.append("reset")
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    rng = random.Random(seed)
+    with sock:
+        try:
+            while size > 0:
+                part = rng.randbytes(min(size, rng.choice((10, 5000, 100_000))))
+                sock.sendall(part)
+                sent.update(part)
+                size -= len(part)
+            sock.shutdown(socket.SHUT_WR)
+        except ConnectionError:  # which the kernel does not tell the reader again
+            ends.append("reset")
+        reader.join(60)
+    assert not reader.is_alive()
+    return sent.hexdigest(), got.hexdigest(), max(ends)
+
+
+@pytest.mark.parametrize("engine", ["auto", "splice", "copy"])
+@pytest.mark.parametrize("side", ["client", "origin"])
+def test_a_network_that_stalls_is_cut_and_works_again(
+    new_proxy: NewProxy, origin: socket.socket, engine: str, side: str
+) -> None:
+    """On either side of the proxy: a stall costs no byte, and a cut is no clean end."""
+    proxy = new_proxy("--engine", engine)
+    before = at_start(proxy, origin) + 2  # a pipe that the pool keeps is no leak
+    with (
+        link(("127.0.0.1", proxy.port)) as near,
+        link(origin.getsockname()) as far,
+        ThreadPoolExecutor(16) as threads,
+    ):
+        bad = near if side == "client" else far
+
+        def start(*sizes: int) -> list[tuple[Future[Talk], Future[Talk]]]:
+            """Eight tunnels through both links, with two peers that talk at once: ``sizes``
+            are the client's and the origin's bytes."""
+            pairs = []
+            for _ in range(8):
+                client = socket.create_connection(near.address, 20)
+                client.sendall(connect_request(far.address))
+                assert b" 200 " in read_head(client)
+                pairs.append((client, accept(origin)))
+            return [
+                (
+                    threads.submit(talk, client, 2 * i, sizes[0]),
+                    threads.submit(talk, server, 2 * i + 1, sizes[1]),
+                )
+                for i, (client, server) in enumerate(pairs)
+            ]
+
+        def whole(work: list[tuple[Future[Talk], Future[Talk]]]) -> None:
+            for one, other in work:
+                sent, got, end = one.result(90)
+                assert (got, sent, "fin") == other.result(90)
+                assert end == "fin"
+
+        def passed(size: int) -> None:
+            wait_for(lambda: bad.moved > size, "bytes through the link")
+
+        work = start(4 << 20, 4 << 20)
+        for part in range(1, 5):  # of 64 MiB
+            passed(part * 10 << 20)
+            bad.stall(0.1)
+        whole(work)
+        before_cut = bad.moved
+        # One that only reads has nothing but the way its tunnel ends.
+        work = start(*((1 << 40, 0) if side == "client" else (0, 1 << 40)))
+        passed(before_cut + (16 << 20))
+        bad.cut()
+        assert {future.result(90)[2] for pair in work for future in pair} == {"reset"}
+        whole(start(100_000, 100_000))
+    at_rest(proxy, before)
     good_request(proxy, origin)
     assert proxy.stop() == 0
     assert not [word for word in QUIET if word in proxy.stderr()], proxy.stderr()

@@ -438,6 +438,27 @@ def test_killed_worker_of_the_real_proxy(new_proxy: Callable[..., ProxyProcess])
     assert proxy.stop() == 0
 
 
+def test_descriptor_limit_is_raised_to_the_hard_one(
+    new_proxy: Callable[..., ProxyProcess],
+) -> None:
+    proxy = new_proxy(prefix=["prlimit", "--nofile=100:200"])
+    assert "descriptors per worker: 200\n" in proxy.stderr()
+    limits = Path(f"/proc/{proxy.worker}/limits").read_text()
+    assert re.search(r"^Max open files +200 +200 ", limits, re.M)
+
+
+def test_start_says_that_the_compiled_engine_is_missing(
+    new_proxy: Callable[..., ProxyProcess], tmp_path: Path
+) -> None:
+    hide = "import sys; sys.modules['spliceproxy.relay._native'] = None\n"
+    (tmp_path / "sitecustomize.py").write_text(hide)
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    proxy = new_proxy(workers=2, env={"PYTHONPATH": path})
+    assert proxy.stderr().count("WARNING the fast engine is not there; install") == 1
+    assert proxy.stderr().count("INFO engine splice: the compiled module is not built") == 1
+    assert proxy.stop() == 0
+
+
 def test_real_proxy_drains_a_tunnel(new_proxy: Callable[..., ProxyProcess]) -> None:
     proxy = new_proxy(workers=2)
 
