@@ -13,33 +13,19 @@ changed since, is reported again.
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 
 from flow cimport (
-    BULK_ROOM, CLIENT, Core, FREE, Flow, ORIGIN, P_BODY, Q_FINISHED, SPLICING, TRANSFER,
-    TUNNEL, Way,
+    BULK_ROOM, CLIENT, Core, Flow, ORIGIN, P_BODY, TRANSFER, TUNNEL, slot_of,
 )
+from moves cimport splices
 from routes cimport NOWHERE
-
-
-cdef inline int32_t slot_of(const Core *c, uint64_t tag) noexcept nogil:
-    """The flow that an event is for; NOWHERE if it has ended."""
-    cdef int32_t slot = <int32_t>(<uint32_t>tag >> 1)
-    cdef const Flow *f = &c.flows[slot]
-    if f.kind == FREE or f.generation != tag >> 32 or f.queue == Q_FINISHED:
-        return NOWHERE
-    return slot
-
-
-cdef inline bint moves_much(const Core *c, const Way *w) noexcept nogil:
-    """It splices, and has not rested since (moves.pxd, `fill`)."""
-    return w.flags & SPLICING and c.now - w.active <= c.limits.rest
 
 
 cdef inline bint is_bulk(const Core *c, int32_t slot) noexcept nogil:
     cdef const Flow *f = &c.flows[slot]
     if f.kind == TUNNEL or f.kind == TRANSFER:
-        return moves_much(c, &f.way[0]) or moves_much(c, &f.way[1])
+        return splices(c, &f.way[0]) or splices(c, &f.way[1])
     if f.kind == ORIGIN and f.link.client != NOWHERE:
         f = &c.flows[f.link.client]
-    return f.kind == CLIENT and f.x.phase == P_BODY and moves_much(c, &f.way[1])
+    return f.kind == CLIENT and f.x.phase == P_BODY and splices(c, &f.way[1])
 
 
 cdef inline bint put_off(Core *c, int32_t slot, uint64_t tag, uint32_t events) noexcept nogil:

@@ -30,7 +30,7 @@ cdef class NativeExchanges:
     cdef NativeRelay relay
     cdef dict origins       # index of each origin, by the owner's key
 
-    def __init__(self, NativeRelay relay, options, owner):
+    def __init__(self, NativeRelay relay not None, options, owner):
         cdef Core *c = &relay.core
         if c.out != NULL:
             raise RuntimeError("the relay has plain exchanges already")
@@ -170,12 +170,8 @@ cdef class NativeExchanges:
             return
         put_text(far, peer)
         origin = self._origin(key)  # may forget every route
+        r = self._route(ord(kind), client, credentials, authority)
         value = copy_of(host)
-        try:
-            r = self._route(ord(kind), client, credentials, authority)
-        except MemoryError:
-            free(value)
-            raise
         free(r.host)
         r.host = value
         r.host_size = len(host)

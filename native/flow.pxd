@@ -281,6 +281,15 @@ cdef inline int32_t slot_take(Core *c, int a, int b, uint8_t kind) noexcept nogi
     return slot
 
 
+cdef inline int32_t slot_of(const Core *c, uint64_t tag) noexcept nogil:
+    """The flow that an event is for; NOWHERE if it has ended."""
+    cdef int32_t slot = <int32_t>(<uint32_t>tag >> 1)
+    cdef const Flow *f = &c.flows[slot]
+    if f.kind == FREE or f.generation != tag >> 32 or f.queue == Q_FINISHED:
+        return NOWHERE
+    return slot
+
+
 cdef inline void slot_free(Core *c, int32_t slot) noexcept nogil:
     """Events that are still on their way to it are told by its generation."""
     cdef Flow *f = &c.flows[slot]

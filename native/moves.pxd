@@ -22,7 +22,7 @@ from flow cimport COPY_ONLY, Core, ENDED, SPLICING, STOPPED, Way, pending
 from pipes cimport pool_get, pool_kill, pool_put
 
 cdef enum Moved:
-    MORE                    # moved, and the source had all that was asked for
+    MORE                    # moved, and the source probably has more
     SHORT                   # moved, and the source is probably dry now
     DRY                     # the source has nothing to say yet
     BLOCKED                 # the target takes no more; the rest is pending
@@ -239,9 +239,12 @@ cdef inline Moved splice_step(
         w.in_pipe = <uint32_t>n
         if w.left > 0:
             w.left -= n
-        judge(c, w, n)
+        if readable or n >= c.limits.chatty_read:  # else it has come during this turn
+            judge(c, w, n)
         sent = flush(c, w, target)
-        if sent == SHORT and <size_t>n == want:
+        # Sending this much took long enough for the source to have the next bytes by now. A
+        # turn that takes them, too, leaves it less often for epoll.
+        if sent == SHORT and (<size_t>n == want or n >= <ssize_t>c.limits.chunk):
             return MORE
         return sent
     pool_put(c, w)
@@ -258,17 +261,21 @@ cdef inline Moved splice_step(
     return SOURCE_FAILED
 
 
+cdef inline bint splices(const Core *c, const Way *w) noexcept nogil:
+    """It is promoted, and has not rested since."""
+    return w.flags & SPLICING and c.now - w.active <= c.limits.rest
+
+
 cdef inline Moved fill(
     Core *c, Way *w, int source, int target, bint readable
 ) noexcept nogil:
     """Reads once and sends at once. Only with nothing pending. `readable`: epoll says
     that the source has data."""
+    if splices(c, w):
+        return splice_step(c, w, source, target, readable)
     if w.flags & SPLICING:
-        if c.now - w.active > c.limits.rest:
-            w.flags &= ~<uint8_t>SPLICING
-            w.streak = 0
-        else:
-            return splice_step(c, w, source, target, readable)
+        w.flags &= ~<uint8_t>SPLICING
+        w.streak = 0
     return copy_step(c, w, source, target)
 
 
@@ -285,10 +292,7 @@ cdef inline Moved turn(
     while r == SHORT or r == MORE:
         if w.flags & (ENDED | STOPPED) or w.left == 0 or moves == 0 or c.moved >= budget:
             break
-        # Behind a short copy there is seldom more. Behind a short splice there is: sending
-        # took as long as the source needs for the next bytes, and a turn that takes them
-        # leaves it less often for epoll.
-        if r == SHORT and moves != c.limits.turn_moves and not w.flags & SPLICING:
+        if r == SHORT and moves != c.limits.turn_moves:
             break
         moves -= 1
         r = fill(c, w, source, target, readable)

@@ -417,7 +417,7 @@ cdef class Reader:
     cdef NativeRelay relay
     cdef object report
 
-    def __init__(self, NativeRelay relay, report):
+    def __init__(self, NativeRelay relay not None, report):
         self.relay = relay
         self.report = report
 

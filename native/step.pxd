@@ -5,13 +5,14 @@ from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint8_t, uint32_t, uint64_
 from libc.stdlib cimport malloc
 
 cimport linux
-from bulk cimport put_off, slot_of, take_bulk
+from bulk cimport put_off, take_bulk
 from clients cimport RESERVE, accept_clients
 from exchange cimport client_event, exchange_late, origin_event
 from flow cimport (
     BUCKETS, CLIENT, Core, Flow, H_CLOSED, INFO_MAX, LISTENER, ORIGIN, Q_IDLE, R_DONE,
     R_HALF_CLOSE, R_IDLE, R_NONE, R_TARGET_IDLE, TRANSFER, TUNNEL, UNREGISTERED, Wheel,
-    enter_queue, last_active, leave_queue, pending, slots_reserve,
+    enter_queue, last_active, leave_queue, pending, slot_of,
+    slots_reserve,
 )
 from moves cimport drop_pending
 from log cimport log_put
