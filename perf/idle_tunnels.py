@@ -109,17 +109,19 @@ def _proxy(engine: str) -> Iterator[tuple[int, int]]:
     """Its port and its worker's process id."""
     command = [sys.executable, "-m", "spliceproxy", "--workers", "1", "--engine", engine]
     command += ["--listen", "127.0.0.1:0", "--access-log", "off", "--timeout-drain", "0"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    # Not in the caller's folder: python -m would take the source from there.
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd="/") as process:
         assert process.stderr is not None
         try:
-            port = 0
+            port, said = 0, ""
             for line in process.stderr:
+                said += line
                 if found := re.search(r"listening on http://127\.0\.0\.1:(\d+)", line):
                     port = int(found[1])
                 if "event loop" in line:
                     break
             else:
-                raise SystemExit(f"the proxy does not start with --engine {engine}")
+                raise SystemExit(f"the proxy does not start with --engine {engine}:\n{said}")
             children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
             yield port, int(children)
         finally:

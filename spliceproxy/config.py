@@ -77,7 +77,7 @@ class PolicyConfig:
     guard_allow: tuple[str, ...] = ()  # networks
     guard_deny: tuple[str, ...] = ()  # networks
     clients: tuple[str, ...] | None = None
-    """Networks that may use the proxy. None: everybody where users must authenticate, else
+    """Networks that may use the proxy. None: users from anywhere, and clients of
     loopback and private networks."""
     hook: str = ""  # FILE.py or a dotted name, with ":function" behind it or not
     hook_timeout: float = 5.0  # seconds

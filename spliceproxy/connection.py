@@ -232,9 +232,8 @@ class Connection:
             return False
         if head.form == "absolute":
             if head.scheme != "http":
-                raise Failure(
-                    "http_request_error", f"cannot forward {head.scheme}: use CONNECT for https"
-                )
+                advice = ": use CONNECT for it" if head.scheme == "https" else ""
+                raise Failure("http_request_error", f"cannot forward {head.scheme}{advice}")
             return await self._forward(head, head.host, head.port)
         if self._services.site is not None:
             return await self._serve_file(head)

@@ -58,7 +58,7 @@ class Denied(Failure):
         rule: str = "",
         status: int = 403,
         *,
-        advice: str = "Ask who runs this proxy, if you need it.",
+        advice: str = "Ask whoever runs this proxy, if you need it.",
         error: str = "http_request_denied",
     ) -> None:
         super().__init__(error, f"rule {rule}" if rule else reason, status)

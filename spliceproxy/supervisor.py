@@ -48,6 +48,10 @@ between these while it dies young."""
 GRACE = 5.0
 """Seconds beyond the drain timeout that a worker has to end by itself."""
 
+AGAIN = 0.25
+"""Seconds after a stop signal in which another one is the same: timeout(1) sends one to its
+child and one to the group, and systemd SIGHUP behind SIGTERM (SendSIGHUP)."""
+
 log = logging.getLogger("spliceproxy")
 
 
@@ -59,10 +63,12 @@ def run(config: Config, run_worker: RunWorker | None = None) -> int:
     signal. The signals stay blocked: a late one must not change the exit status.
     """
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # splice(2) has no MSG_NOSIGNAL
-    # An ignored SIGCHLD, as some parents leave behind, would reap the workers unseen.
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     stops = _stop_signals()
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {*stops, signal.SIGCHLD, signal.SIGUSR1})
+    # An ignored SIGCHLD, as some parents leave behind, would reap the workers unseen; SIGUSR1
+    # is ignored while the program is loaded. What is ignored cannot be waited for.
+    for number in (signal.SIGCHLD, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_DFL)
     descriptors = _raise_descriptor_limit()
     try:
         listening = listeners.bind(config.listen, config.workers)
@@ -153,6 +159,7 @@ class Supervisor:
         self._slots = [_Slot(index) for index in range(config.workers)]
         self._lifeline, self._held = os.pipe()
         self._stopping = False
+        self._again = 0.0  # monotonic seconds, from when on a stop signal is a second one
         self._deadline = 0.0  # when workers that still drain are killed
         self._killed = False
         self._status = 0
@@ -273,12 +280,12 @@ class Supervisor:
     # Stopping
 
     def _on_stop_signal(self, number: int) -> None:
-        if self._stopping:
-            log.warning("%s: stopping at once", _name(number))
-            self._kill(128 + number)
-        else:
+        if not self._stopping:
             log.info("%s: draining for at most %g s", _name(number), self._config.timeouts.drain)
             self._stop()
+        elif time.monotonic() >= self._again:
+            log.warning("%s: stopping at once", _name(number))
+            self._kill(128 + number)
 
     def _reopen_logs(self) -> None:
         """SIGUSR1, as logrotate(8) sends it to nginx or squid."""
@@ -288,6 +295,7 @@ class Supervisor:
 
     def _stop(self) -> None:
         self._stopping = True
+        self._again = time.monotonic() + AGAIN
         self._deadline = time.monotonic() + self._config.timeouts.drain + GRACE
         os.close(self._held)
         # The workers' copies stay open until they have emptied their queues.

@@ -66,7 +66,7 @@ def _tables(results: dict[str, Any]) -> str:
     present = {name for figures in found.values() for name in figures}
     names = [OURS, *sorted(present - {OURS})]
     settings = results["settings"]
-    parts = [f"Medians of {settings['rounds']} rounds, workers: {settings['workers']}.\n"]
+    parts = [f"Rounds: {settings['rounds']}; medians. Workers: {settings['workers']}.\n"]
     for key, title in (
         ("cpu", "CPU time of the proxy"),
         ("rate", "Throughput"),

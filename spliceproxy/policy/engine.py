@@ -120,9 +120,9 @@ class Policy:
         self._guard = guard if policy.guard != "off" or policy.guard_deny else None
         # Who serves files or stands before a backend of its own is no open relay.
         self._clients = None if policy.clients is None else ClientNetworks(policy.clients)
-        self._relayed = self._clients
-        if self._clients is None and not self._auth.enabled:
-            self._relayed = ClientNetworks(NEAR)
+        self._relayed = self._clients or ClientNetworks(NEAR)
+        # Where no networks are named, users may come from anywhere.
+        self._vouches = self._clients is None and self._auth.enabled
         if functions is None and policy.hook:
             functions = load(policy.hook)
         self._hook = Hook(functions or Functions(), policy.hook_timeout, policy.hook_cache)
@@ -157,12 +157,12 @@ class Policy:
         Denied; Unauthenticated; Failure also where the name or the hook fails.
         """
         notes.host, notes.port = host, port
-        networks = self._clients if own else self._relayed
-        if networks is not None and not networks.admit(client.address):
-            raise _stranger()
+        near = self._is_near(client, own)
         user, groups, repeat = "", _NONE, REPEAT
         if self._auth.enabled:
             user, groups, repeat = await self._identify(client, head, notes)
+        if not near and not user:
+            raise _stranger()
         selected: Selection | None = None
         name = host
         if self._spells:
@@ -228,6 +228,16 @@ class Policy:
         self._auth.close()
 
     # ---- the steps -------------------------------------------------------------------
+
+    def _is_near(self, client: Client, own: bool) -> bool:
+        """Whether a client may use the proxy; if not, it must be a user. Denied where not even
+        that helps."""
+        networks = self._clients if own else self._relayed
+        if networks is None or networks.admit(client.address):
+            return True
+        if not self._vouches:
+            raise _stranger()
+        return False
 
     async def _identify(
         self, client: Client, head: Head, notes: Notes
@@ -340,7 +350,7 @@ def _stranger() -> Denied:
     return Denied(
         "This proxy does not serve clients of your network.",
         STRANGER,
-        advice="Who runs this proxy can allow it with --allow-clients.",
+        advice="Whoever runs this proxy can allow it with --allow-clients.",
     )
 
 
@@ -348,7 +358,7 @@ def _unlisted(host: str, port: int) -> Denied:
     return Denied(
         "This proxy is locked to a list of destinations, and this is none of them.",
         LOCKED,
-        advice=f'Who runs this proxy can add it to the file of --locked: hosts = ["{host}"], '
+        advice=f'Whoever runs this proxy can add it to the file of --locked: hosts = ["{host}"], '
         f"ports = [{port}].",
     )
 
@@ -357,6 +367,6 @@ def _prohibited(kind: str) -> Denied:
     return Denied(
         f"This proxy does not connect to such an address: {kind}.",
         "guard",
-        advice="Who runs this proxy can allow it, by guard-allow or --guard.",
+        advice="Whoever runs this proxy can allow it, by guard-allow or --guard.",
         error="destination_ip_prohibited",
     )

@@ -139,8 +139,9 @@ class _Traced(Policy):
         """Those that were told, and those of which the answer tells."""
         where = client.address or "the client of a Unix socket"
         told = self._steps
-        if isinstance(failure, Denied) and failure.rule == STRANGER and not told:
-            return [Step("clients", False, f"{where} may not use the proxy")]
+        if isinstance(failure, Denied) and failure.rule == STRANGER and not _refused(told):
+            unless = ", unless as a user" if self._vouches else ""
+            return [Step("clients", False, f"{where} may not use the proxy{unless}")]
         steps = [Step("clients", True, f"{where} may use the proxy")]
         if not self._auth.enabled:
             asked = f"; {self._user!r} is not asked for" if self._user else ""

@@ -29,6 +29,7 @@ class RelayDriver:
         self._transfers: set[asyncio.Future[TransferEnd]] = set()
         self._waiters: list[asyncio.Future[None]] = []
         self._closed = False
+        self._starved = False  # and said so
         loop.add_reader(relay.fileno(), relay.reader(self._report))
 
     @property
@@ -131,6 +132,13 @@ class RelayDriver:
     def _fire(self) -> None:
         self._timer = None
         self.step()
+        if not self._starved and (turns := self._relay.stats().pipe_starved):
+            self._starved = True
+            log.warning(
+                "no pipe is left in the quota of this user (pipe-user-pages-soft in pipe(7)): "
+                "what has none is copied, which costs more; %d turns so far",
+                turns,
+            )
 
     def wake(self) -> None:
         """The relay was given something past this driver: it may have an end to report, or

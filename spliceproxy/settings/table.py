@@ -171,7 +171,7 @@ SETTINGS = (
         "network of clients that may use the proxy",
         POLICY,
         many=True,
-        default="loopback and private networks; everybody where users authenticate",
+        default="loopback and private networks; users from anywhere",
     ),
     Setting(
         "auth",

@@ -9,12 +9,15 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from harness import ProxyProcess, alive, read_all, read_head, serving, wait_for
+
+from spliceproxy.supervisor import AGAIN
 
 STUB = Path(__file__).with_name("stub_proxy.py")
 
@@ -315,9 +318,23 @@ def test_second_signal_ends_it_at_once(new_stub: NewStub, number: signal.Signals
         pid = int(say(held, "pid"))
         stub.signal(signal.SIGTERM)
         stub.wait_text("draining")
+        time.sleep(AGAIN)
         stub.signal(number)
         assert stub.wait() == 128 + number
         assert not alive(pid)
+
+
+def test_signals_that_come_together_are_one(new_stub: NewStub) -> None:
+    """Of timeout(1), or of systemd with SendSIGHUP."""
+    stub = new_stub()
+    with stub.connect() as held:
+        pid = say(held, "pid")
+        for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGHUP):
+            stub.signal(number)
+        stub.wait_text("draining")
+        assert say(held, "pid") == pid
+    assert stub.wait() == 0
+    assert "at once" not in stub.text()
 
 
 def test_worker_that_does_not_drain_is_killed(new_stub: NewStub) -> None:
@@ -396,6 +413,7 @@ def test_ctrl_c_drains_and_again_ends(new_stub: NewStub, terminal: list[int]) ->
         wait_for(stub.refuses, "new connections refused")
         assert "SIGINT: draining" in stub.text()
         assert say(held, "pid") == pid
+        time.sleep(AGAIN)
         os.write(master, b"\x03")
         assert stub.wait() == 128 + signal.SIGINT
 

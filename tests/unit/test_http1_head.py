@@ -113,7 +113,12 @@ def test_a_hopeless_head_is_refused_at_once(data: bytes, until: int, status: int
 
 
 def test_other_protocols_are_told_what_this_port_is() -> None:
-    for data in (b"\x16\x03\x01\x02\x00", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"):
+    for data in (
+        b"\x16\x03\x01\x02\x00",
+        b"\x05\x02\x00\x01",
+        b"\x04\x01\x00\x50",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    ):
         with pytest.raises(HeadError, match="this is a plain HTTP proxy port: "):
             find_head_end(bytearray(data))
     with pytest.raises(HeadError, match="the origin speaks TLS") as caught:

@@ -363,3 +363,35 @@ def test_a_class_is_as_short_as_an_address() -> None:
     assert classes(many, "10.0.0.1") == ["10.0.0.1"]
     (near,) = classes(Case(), "10.0.0.1")
     assert len(near) <= 45
+
+
+@pytest.mark.parametrize(
+    "auth",
+    [
+        AuthConfig(networks={"198.51.100.0/24": "lab"}),
+        AuthConfig(peers={"1000": "web"}),
+        AuthConfig(user=("ann", "secret"), required=False),
+        AuthConfig(user=("ann", "secret"), networks={"198.51.100.0/24": "lab"}, required=False),
+    ],
+    ids=["networks", "peers", "optional", "optional, networks"],
+)
+def test_no_open_relay_where_users_are_optional(auth: AuthConfig) -> None:
+    """Who is no user must be near."""
+    case = Case(auth=auth)
+    assert case.denies(client="203.0.113.9").rule == "clients"
+    assert case.ask(client="10.0.0.1").addresses
+    if auth.networks:
+        assert case.ask(client="198.51.100.7").addresses
+        assert case.record.user == "lab"
+    if auth.user:
+        right = b"Proxy-Authorization: Basic YW5uOnNlY3JldA==\r\n"
+        assert case.ask(client="203.0.113.9", more=right).addresses
+    named = Case(auth=auth, clients=("10.0.0.0/8",))
+    assert named.denies(client="198.51.100.7").rule == "clients"
+
+
+def test_users_that_are_required_may_come_from_anywhere() -> None:
+    case = Case(auth=AuthConfig(user=("ann", "secret")))
+    for client in ("203.0.113.9", "10.0.0.1"):
+        with pytest.raises(Unauthenticated):
+            case.ask(client=client)

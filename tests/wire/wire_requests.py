@@ -223,6 +223,12 @@ BAD_SYNTAX = [
         "this is a plain HTTP proxy port: TLS was received",
     ),
     reject(
+        "socks5",
+        "1928 3",
+        b"\x05\x01\x00",
+        "this is a plain HTTP proxy port: SOCKS was received",
+    ),
+    reject(
         "http2-preface",
         "9113 3.4",
         "PRI * HTTP/2.0\n\nSM\n\n",
@@ -354,7 +360,7 @@ TARGETS = [
         "https-target",
         "9110 4.2.2",
         "GET https://o/ HTTP/1.1",
-        "cannot forward https: use CONNECT for https",
+        "cannot forward https: use CONNECT for it",
     ),
     _line("origin-form", "9112 3.2.1", "GET / HTTP/1.1", HOW_TO_CONFIGURE),
     Case(
