@@ -433,6 +433,29 @@ def test_terminal_hangup_drains(new_stub: NewStub, terminal: list[int]) -> None:
 # The real worker
 
 
+def test_log_rotation_does_not_kill_a_proxy_that_starts(tmp_path: Path) -> None:
+    """SIGUSR1 while the program is loaded, and at any time after."""
+    command = [sys.executable, "-X", "importtime", "-m", "spliceproxy"]
+    with subprocess.Popen(
+        [*command, "--listen", "127.0.0.1:0", "--workers", "1", "--access-log", "off"],
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        loading = False
+        for line in process.stderr:
+            loading = loading or "spliceproxy.config" in line
+            if loading:
+                process.send_signal(signal.SIGUSR1)
+            if "listening on" in line:
+                break
+        else:
+            pytest.fail(f"it has ended: {process.wait()}")
+        process.send_signal(signal.SIGTERM)
+        process.stderr.read()
+        assert process.wait(20) == 0
+
+
 def test_killed_worker_of_the_real_proxy(new_proxy: Callable[..., ProxyProcess]) -> None:
     proxy = new_proxy()
 

@@ -69,6 +69,15 @@ def test_clients() -> None:
     assert decider(told(ask(), clients=("unix",))) == ("clients", "clients", False)
 
 
+def test_a_client_from_afar_must_be_a_user() -> None:
+    networks = AuthConfig(networks={"198.51.100.0/24": "ci"})
+    explanation = told(ask(client="203.0.113.9"), auth=networks)
+    assert decider(explanation) == ("clients", "clients", False)
+    assert line(explanation, "clients") == "203.0.113.9 may not use the proxy, unless as a user"
+    assert told(ask(client="198.51.100.9"), auth=networks).allowed
+    assert told(ask(client="203.0.113.9", user="ci"), auth=networks).allowed
+
+
 def test_users() -> None:
     required = AuthConfig(user=("ann", "x"), networks={"10.0.7.0/24": "ci"})
     explanation = told(ask(), auth=required)
