@@ -32,7 +32,7 @@ class Timeouts:
     dns: float = 5.0  # one name
     idle: float = 3600.0  # a tunnel or body without a byte
     half_close: float = 60.0  # the same, once one side has ended
-    drain: float = 30.0  # tunnels after SIGTERM
+    drain: float = 8.0  # tunnels after SIGTERM
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +92,7 @@ class Config:
 
     listen: tuple[Address, ...]
     workers: int = 1
+    workers_why: str = field(default="", compare=False)  # so many, in words
     engine: str = "auto"
     default_backend: tuple[str, int] | None = None
     serve: Path | None = None

@@ -111,10 +111,11 @@ def _raise_descriptor_limit() -> int:
 
 def _announce(config: Config, addresses: Sequence[Address], descriptors: int) -> None:
     log.info(
-        "spliceproxy %s, Python %s, workers: %d, descriptors per worker: %d",
+        "spliceproxy %s, Python %s, workers: %d (%s), descriptors per worker: %d",
         __version__,
         platform.python_version(),
         config.workers,
+        config.workers_why,
         descriptors,
     )
     for address in addresses:

@@ -12,6 +12,7 @@ from typing import Any
 
 from spliceproxy.config import Address, AuthConfig, Config, PolicyConfig
 from spliceproxy.policy.rules import RuleError, RuleSet
+from spliceproxy.settings import cpus
 from spliceproxy.settings.sources import (
     CONFIG_VARIABLE,
     Found,
@@ -77,7 +78,10 @@ def load_config(path: str) -> Config:
 def _build(found: Mapping[str, Found]) -> Config:
     values = {BY_NAME[name].path: one.value for name, one in found.items()}
     values.setdefault("listen", (Address(port=8888),))
-    values["workers"] = values.get("workers") or len(os.sched_getaffinity(0))
+    if values.get("workers"):
+        values["workers_why"] = "as set"
+    else:
+        values["workers"], values["workers_why"] = cpus.available()
     if "via" not in values:
         values["via"] = f"spliceproxy-{os.urandom(4).hex()}"
     tree: dict[str, Any] = {}

@@ -146,7 +146,7 @@ SETTINGS = (
         values.WORKERS,
         "processes",
         HOW,
-        default="auto, one per CPU that this process may use",
+        default="auto, one per CPU that it may use, and no more than its cgroup's CPU quota",
     ),
     Setting(
         "engine",
