@@ -152,6 +152,7 @@ class AccessLog:
         "_queued",
         "_records",
         "_timer",
+        "_unwritable",
         "_writer",
     )
 
@@ -163,6 +164,7 @@ class AccessLog:
         self._timer: asyncio.TimerHandle | None = None
         self._queued = 0  # bytes given to the thread so far
         self._burst = 0  # lines dropped since the last one that was not
+        self._unwritable = 0  # records that could not be made into lines
         self._closed = False
         self._done = asyncio.Event()
         self._writer = _Writer(path, self._finished)
@@ -201,6 +203,8 @@ class AccessLog:
         self._closed = True
         self._flush()
         self._report_dropped()
+        if self._unwritable > 1:  # the first has been told
+            _log.error("access log: %d records could not be written as lines", self._unwritable)
         self._writer.queue.put(_STOP)
         try:
             await asyncio.wait_for(self._done.wait(), CLOSE_SECONDS)
@@ -215,7 +219,7 @@ class AccessLog:
         self._records.clear()
         if not records:
             return
-        text = "".join([format_line(record) for record in records]).encode("ascii")
+        text = b"".join([self._line(record) for record in records])
         limit = MAX_PENDING // 2 if self._burst else MAX_PENDING
         if self._pending() + len(text) > limit:
             self._burst += len(records)
@@ -223,6 +227,17 @@ class AccessLog:
         self._report_dropped()
         self._queued += len(text)
         self._writer.queue.put(text)
+
+    def _line(self, record: Record | PlainRecord) -> bytes:
+        """The record's line. One that cannot be written costs nobody else's: it is counted,
+        and the first of them is told with its traceback."""
+        try:
+            return format_line(record).encode("ascii")
+        except Exception:  # noqa: BLE001 - whatever it is, it is this record's alone
+            if not self._unwritable:
+                _log.exception("access log: a record cannot be written as a line")
+            self._unwritable += 1
+            return b""
 
     def _pending(self) -> int:
         # Each counter has one writer, so neither needs a lock.

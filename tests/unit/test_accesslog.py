@@ -233,6 +233,35 @@ def test_nothing_is_written_before_the_timer(run, pipe, monkeypatch):
     run(main)
 
 
+def test_a_record_that_cannot_be_written_costs_nobody_elses_line(run, pipe, caplog):
+    """Whatever a field of it holds: the others of its flush are there, in their order."""
+    bad = (
+        {"status": 403.5},
+        {"status": None},
+        {"rule": object()},
+        {"target": 7},
+        {"seconds": float("nan")},
+        {"bytes_out": object(), "user": b"ann"},
+    )
+
+    async def main(loop):
+        log = AccessLog(pipe.path, loop)
+        pipe.drop_writer()
+        for n, values in enumerate(bad):
+            log.write(record(target=f"http://{n}.test/"))
+            log.write(record(**values))
+        log.write(record(target="http://last.test/"))
+        await log.close()
+
+    run(lambda loop: main(loop))
+    text = pipe.read_all().decode()
+    targets = [target_of(line) for line in text.splitlines()]
+    assert targets == [*(f"http://{n}.test/" for n in range(len(bad))), "http://last.test/"]
+    errors = [r for r in caplog.records if r.levelno == logging.ERROR]
+    assert [bool(r.exc_info) for r in errors] == [True, False]  # the first, and how many
+    assert f"{len(bad)} records could not be written" in caplog.text
+
+
 def test_nothing_is_lost_to_a_slow_reader_at_the_end(run, pipe):
     lines = [f"/{n}/" + "x" * (n * 37 % 3000) for n in range(400)]
 
