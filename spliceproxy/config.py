@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
@@ -49,21 +49,46 @@ class AuthConfig:
     required: bool = True  # a client without a user gets 407, where there are credentials
 
 
+Condition = tuple[str, ...] | None
+"""Of a rule: the values of which one must match, None where any does. Never empty: what
+matches nothing would be read as what matches everything, and the other way round."""
+
+
 @dataclass(frozen=True, slots=True)
 class RuleConfig:
-    """One access rule. It matches where every condition does; an empty one is any."""
+    """One access rule. It matches where every condition does; but for ``users`` and
+    ``groups``, of which one must. TypeError, and ValueError for a condition that is empty."""
 
     id: str
     action: Literal["allow", "deny"]
-    clients: tuple[str, ...] = ()  # networks
-    users: tuple[str, ...] = ()
-    groups: tuple[str, ...] = ()
-    methods: tuple[str, ...] = ()
-    hosts: tuple[str, ...] = ()  # "example.com", "*.example.com" or "/regex/"
-    networks: tuple[str, ...] = ()  # of the destination's addresses
-    ports: tuple[str, ...] = ()  # "443", "8000-8999"
-    times: tuple[str, ...] = ()  # "Mon-Fri 08:00-18:00"
+    clients: Condition = None  # networks
+    users: Condition = None
+    groups: Condition = None
+    methods: Condition = None
+    hosts: Condition = None  # policy.hosts.ALLOWED
+    networks: Condition = None  # of the destination's addresses
+    ports: Condition = None  # "443", "8000-8999"
+    times: Condition = None  # "Mon-Fri 08:00-18:00"
     report_only: bool = False  # logs what it would decide, and lets the next rule decide
+    status: int | None = None  # of the answer to what it denies; None: 403
+
+    def __post_init__(self) -> None:
+        for name in CONDITIONS:
+            value = getattr(self, name)
+            if value is None:
+                continue
+            if isinstance(value, (str, bytes)):
+                raise TypeError(f"rule {self.id}: {name}: {value!r}; allowed: a tuple of texts")
+            if not value:
+                raise ValueError(f"rule {self.id}: {name}: {EMPTY}")
+            object.__setattr__(self, name, tuple(value))
+
+
+CONDITIONS = tuple(field.name for field in fields(RuleConfig) if field.type == "Condition")
+"""The conditions of a rule."""
+
+EMPTY = "is empty; leave it out, or name at least one"
+"""Of a list that would match nothing, and might be meant to match everything."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,26 +5,29 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from spliceproxy.observe.record import Record
+from spliceproxy.policy.hosts import Pattern, parse_pattern
 from spliceproxy.policy.names import canonical
 
 
 class Destinations:
-    """``host:port``, ``host`` for any port, ``*.host`` for all names below one. ValueError for
-    anything else."""
+    """``host:port``, ``host`` for any port, ``*.host`` for all names below one, ``.host`` for
+    both. ValueError for anything else."""
 
     def __init__(self, patterns: Iterable[str]) -> None:
         self._exact: set[tuple[str, int]] = set()
         self._below: set[tuple[str, int]] = set()
         for pattern in patterns:
-            wild = pattern.startswith("*.")
             try:
-                host, port = _split(pattern[2:] if wild else pattern)
+                hosts, port = _split(pattern)
             except ValueError as error:
                 raise ValueError(
                     f"{pattern!r}: no destination ({error}); allowed: host, host:port, *.host, "
-                    "*.host:port, with IPv6 addresses in brackets"
+                    "*.host:port, .host, .host:port, with IPv6 addresses in brackets"
                 ) from None
-            (self._below if wild else self._exact).add((host, port))
+            if hosts.itself:
+                self._exact.add((hosts.name, port))
+            if hosts.below:
+                self._below.add((hosts.name, port))
 
     def __contains__(self, record: Record) -> bool:
         host = _canonical(record.host)
@@ -54,14 +57,21 @@ def _word(record: Record) -> str:
     return f"{record.method} ({record.status or 'no answer yet'}, {how})"
 
 
-def _split(text: str) -> tuple[str, int]:
-    """Host and port, 0 without one."""
+def _split(text: str) -> tuple[Pattern, int]:
+    """Hosts and port, 0 without one."""
     host, colon, digits = text.rpartition(":")
     if not colon or text.endswith("]"):
-        return canonical(text), 0
+        return _hosts(text), 0
     if not digits.isdigit() or not 0 < int(digits) < 65536:
         raise ValueError(f"a port is 1 to 65535, not {digits!r}")
-    return canonical(host), int(digits)
+    return _hosts(host), int(digits)
+
+
+def _hosts(text: str) -> Pattern:
+    hosts = parse_pattern(text)
+    if hosts.regex is not None:
+        raise ValueError("no regular expression can stand here")
+    return hosts
 
 
 def _canonical(host: str) -> str:

@@ -111,7 +111,8 @@ class Proxy:
 
     def assert_only(self, *allowed: str) -> None:
         """AssertionError if a record is of another destination than these: ``host:port``,
-        ``host`` for any port, ``*.host`` with a port or without for all names below one::
+        ``host`` for any port, ``*.host`` with a port or without for all names below one,
+        ``.host`` for it and those::
 
             proxy.assert_only("pypi.org:443", "*.pythonhosted.org:443")
 

@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from spliceproxy.policy.networks import canonical_address
+
+STATUSES = "400 to 599, not 407"
+"""Of the answer to what is denied; 407 asks for credentials."""
+
+
+def check_status(status: object) -> int:
+    """The number of a status of STATUSES. TypeError for what is no whole number, ValueError
+    for another number."""
+    number = operator.index(status)  # type: ignore[arg-type]  # which is the question
+    if not 400 <= number <= 599 or number == 407:
+        raise ValueError(f"status {number}; allowed: {STATUSES}")
+    return number
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,7 +27,8 @@ class Allow:
 
     ``source_address`` is the IP address to dial from. ``addresses`` are dialled in place of
     those of the request, in this order; the rules and the guard look at them too. ``tags``
-    are kept in the record of the request. ValueError for what is no IP address.
+    are kept in the record of the request. ValueError for what is no IP address, TypeError for
+    a value of another type.
     """
 
     source_address: str = ""
@@ -23,22 +37,43 @@ class Allow:
 
     def __post_init__(self) -> None:
         if self.source_address:
-            source = canonical_address(self.source_address)
-            object.__setattr__(self, "source_address", source)
+            object.__setattr__(self, "source_address", _address(self.source_address))
         if self.addresses:
-            addresses = tuple(canonical_address(text) for text in self.addresses)
+            if isinstance(self.addresses, str):
+                raise TypeError(f"Allow: addresses {self.addresses!r}; allowed: a tuple of texts")
+            addresses = tuple(map(_address, self.addresses))
             object.__setattr__(self, "addresses", addresses)
+        if not isinstance(self.tags, Mapping):
+            raise TypeError(f"Allow: tags {self.tags!r}; allowed: a mapping")
 
 
 @dataclass(frozen=True, slots=True)
 class Deny:
     """No. ``reason`` is told to the client, with ``rule``, an id to ask about; ``status`` is
-    that of the answer: 400 to 599, but for 407, which asks for credentials."""
+    that of the answer, one of STATUSES. ValueError for another, TypeError for a value of
+    another type."""
 
     reason: str
     rule: str = ""
     status: int = 403
 
     def __post_init__(self) -> None:
-        if not 400 <= self.status <= 599 or self.status == 407:
-            raise ValueError(f"Deny: status {self.status}; allowed: 400 to 599, not 407")
+        for name, value in (("reason", self.reason), ("rule", self.rule)):
+            if not isinstance(value, str):
+                raise TypeError(f"Deny: {name} {value!r}; allowed: a text")
+        try:
+            # HTTPStatus.FORBIDDEN is a number, too, but would be written by its name.
+            object.__setattr__(self, "status", check_status(self.status))
+        except TypeError:
+            raise TypeError(f"Deny: status {self.status!r}; allowed: {STATUSES}") from None
+        except ValueError as error:
+            raise ValueError(f"Deny: {error}") from None
+
+
+def _address(text: object) -> str:
+    """The canonical text of an address that can be dialled, or dialled from."""
+    if not isinstance(text, str):
+        raise TypeError(f"Allow: {text!r}; allowed: an IP address as text")
+    if "%" in text:
+        raise ValueError(f"Allow: {text!r}; allowed: an IP address without a zone")
+    return canonical_address(text)

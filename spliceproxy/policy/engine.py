@@ -282,7 +282,7 @@ class Policy:
         would = [(rule, "deny" if match.allow else "allow") for rule in match.reports]
         if not match.allow:
             if self._enforce:
-                raise _denied(match.rule)
+                raise _denied(match)
             would.append((match.rule, "deny"))
         for rule, action in would:
             log.info(
@@ -340,10 +340,10 @@ def _request(
     )
 
 
-def _denied(rule: str) -> Denied:
-    if rule == DEFAULT:
-        return Denied("No rule of this proxy allows this request.", rule)
-    return Denied("A rule of this proxy does not allow this request.", rule)
+def _denied(match: Match) -> Denied:
+    if match.rule == DEFAULT:
+        return Denied("No rule of this proxy allows this request.", DEFAULT)
+    return Denied("A rule of this proxy does not allow this request.", match.rule, match.status)
 
 
 def _stranger() -> Denied:

@@ -190,6 +190,7 @@ class _Traced(Policy):
         self.rule = match.rule
         said = "no rule matches, and the default" if match.rule == DEFAULT else f"rule {match.rule}"
         said += " allows it" if match.allow else " denies it"
+        said += f" with {match.status}" if not match.allow and match.status != 403 else ""
         said += f", for {address}" if address else ""
         parts = [said if match.allow or self._enforce else f"{said}, but only reports"]
         matches = {one: selection.match(one) for one in self._resolved if match.allow and address}

@@ -34,8 +34,8 @@ MAX_SEEN = 10_000
 HEADER = """\
 # The destinations that spliceproxy --learn has seen, for review. With --locked it allows those
 # of the rules with action = "allow", and no others. Lines can be added and taken out; hosts can
-# be *.NAME or /REGEX/, too. A rule with an id of your own stays as it is when more is learned,
-# before those named learned-PORT and denied-PORT; comments are lost then.
+# be .NAME, *.NAME or /REGEX/, too. A rule with an id of your own stays as it is when more is
+# learned, before those named learned-PORT and denied-PORT; comments are lost then.
 
 """
 
@@ -172,7 +172,8 @@ def merge(content: bytes, seen: Mapping[Destination, bool], where: str) -> bytes
     hosts: dict[tuple[int, str], set[str]] = {}
     for rule in rules:
         if rule not in kept:
-            hosts.setdefault((int(rule.ports[0]), rule.action), set()).update(rule.hosts)
+            (text,) = rule.ports or ()
+            hosts.setdefault((int(text), rule.action), set()).update(rule.hosts or ())
     by_people = RuleSet(kept)
     known = RuleSet(rules, "deny")
     for (host, port), allowed in seen.items():
@@ -222,8 +223,8 @@ def _text(rules: Iterable[RuleConfig]) -> bytes:
         {
             "id": rule.id,
             "action": rule.action,
-            "ports": [int(port) if port.isdigit() else port for port in rule.ports],
-            "hosts": list(rule.hosts),
+            "ports": [int(port) if port.isdigit() else port for port in rule.ports or ()],
+            "hosts": list(rule.hosts or ()),
         }
         for rule in rules
     ]

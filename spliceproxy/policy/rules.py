@@ -16,6 +16,8 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from spliceproxy.config import RuleConfig
+from spliceproxy.policy.decision import STATUSES, check_status
+from spliceproxy.policy.hosts import ALLOWED, parse_pattern
 from spliceproxy.policy.names import canonical
 from spliceproxy.policy.networks import NetworkTable
 from spliceproxy.policy.request import Request
@@ -47,11 +49,12 @@ class RuleError(ValueError):
 
 class Match(NamedTuple):
     """What decided: a rule's id or DEFAULT; ``reports``: ids of the rules that only report
-    and would have decided otherwise."""
+    and would have decided otherwise; ``status`` of the answer to what is denied."""
 
     allow: bool
     rule: str
     reports: tuple[str, ...] = ()
+    status: int = 403
 
 
 class RuleSet:
@@ -59,13 +62,17 @@ class RuleSet:
 
     def __init__(self, rules: Sequence[RuleConfig], default: str = "allow") -> None:
         self._ids = [_identify(n, rule, rules) for n, rule in enumerate(rules)]
+        self._matches = [
+            Match(rule.action == "allow", name, status=rule.status or 403)
+            for rule, name in zip(rules, self._ids, strict=True)
+        ]
         self._default = Match(default == "allow", DEFAULT)
         self._allow = _bits(rules, lambda rule: rule.action == "allow")
         self._reports = _bits(rules, lambda rule: rule.report_only)
         self._timed = _Timed(rules)
         # For each condition the rules that have none: they match whatever the value is.
-        self._any_address = _bits(rules, lambda rule: not rule.networks)
-        self._any_client = _bits(rules, lambda rule: not rule.clients)
+        self._any_address = _bits(rules, lambda rule: rule.networks is None)
+        self._any_client = _bits(rules, lambda rule: rule.clients is None)
         self._clients = _networks(rules, "clients")
         self._addresses = _networks(rules, "networks")
         self._hosts = _Hosts(rules).bits
@@ -152,11 +159,7 @@ class RuleSet:
         """The answer of the first of some rules."""
         deciding = matching & ~self._reports
         first = deciding & -deciding
-        if first:
-            number = first.bit_length() - 1
-            answer = Match(bool(first & self._allow), self._ids[number])
-        else:
-            answer = self._default
+        answer = self._matches[first.bit_length() - 1] if first else self._default
         reports = matching & self._reports & (first - 1 if first else -1)
         reports &= ~self._allow if answer.allow else self._allow
         if reports:
@@ -215,6 +218,14 @@ def _identify(index: int, rule: RuleConfig, rules: Sequence[RuleConfig]) -> str:
         raise RuleError(index, rule, "id", f"{name!r} is another rule's already")
     if rule.action not in ("allow", "deny"):
         raise RuleError(index, rule, "action", f"{rule.action!r}; allowed: allow, deny")
+    if rule.status is not None:
+        if rule.action != "deny":
+            raise RuleError(index, rule, "status", "only a rule that denies has one")
+        try:
+            check_status(rule.status)
+        except (TypeError, ValueError):
+            detail = f"{rule.status!r}; allowed: {STATUSES}"
+            raise RuleError(index, rule, "status", detail) from None
     return name
 
 
@@ -225,7 +236,7 @@ def _bits(rules: Sequence[RuleConfig], test: Callable[[RuleConfig], bool]) -> in
 def _networks(rules: Sequence[RuleConfig], key: str) -> NetworkTable:
     pairs = []
     for n, rule in enumerate(rules):
-        for text in getattr(rule, key):
+        for text in getattr(rule, key) or ():
             try:
                 NetworkTable([(text, 1)])
             except ValueError as error:
@@ -236,10 +247,10 @@ def _networks(rules: Sequence[RuleConfig], key: str) -> NetworkTable:
 
 def _methods(rules: Sequence[RuleConfig]) -> tuple[dict[str, int], int]:
     """By method the rules that match it, and those that match every other."""
-    anything = _bits(rules, lambda rule: not rule.methods)
+    anything = _bits(rules, lambda rule: rule.methods is None)
     found: dict[str, int] = {}
     for n, rule in enumerate(rules):
-        for method in rule.methods:
+        for method in rule.methods or ():
             if not _METHOD(method):
                 raise RuleError(n, rule, "methods", f"{method!r}; allowed: a method such as GET")
             found[method] = found.get(method, anything) | 1 << n
@@ -254,7 +265,7 @@ class _Users:
     bits: Callable[[str, frozenset[str]], int]
 
     def __init__(self, rules: Sequence[RuleConfig]) -> None:
-        self._any = _bits(rules, lambda rule: not rule.users and not rule.groups)
+        self._any = _bits(rules, lambda rule: rule.users is None and rule.groups is None)
         self._users = _by_value(rules, "users")
         self._groups = _by_value(rules, "groups")
         self.bits = lru_cache(maxsize=CACHED)(self._find)
@@ -269,7 +280,7 @@ class _Users:
 def _by_value(rules: Sequence[RuleConfig], key: str) -> dict[str, int]:
     found: dict[str, int] = {}
     for n, rule in enumerate(rules):
-        for value in getattr(rule, key):
+        for value in getattr(rule, key) or ():
             if not value:
                 raise RuleError(n, rule, key, "an empty name")
             found[value] = found.get(value, 0) | 1 << n
@@ -284,12 +295,12 @@ class _Hosts:
     bits: Callable[[str], int]
 
     def __init__(self, rules: Sequence[RuleConfig]) -> None:
-        self._any = _bits(rules, lambda rule: not rule.hosts)
+        self._any = _bits(rules, lambda rule: rule.hosts is None)
         self._exact: dict[str, int] = {}
         self._suffixes: dict[str, int] = {}
         self._patterns: list[tuple[re.Pattern[str], int]] = []
         for n, rule in enumerate(rules):
-            for text in rule.hosts:
+            for text in rule.hosts or ():
                 try:
                     self._add(text, 1 << n)
                 except ValueError as error:
@@ -297,19 +308,16 @@ class _Hosts:
         self.bits = lru_cache(maxsize=CACHED)(self._find)
 
     def _add(self, text: str, bit: int) -> None:
-        if len(text) > 1 and text[0] == text[-1] == "/":
-            try:
-                self._patterns.append((re.compile(text[1:-1], re.ASCII | re.IGNORECASE), bit))
-            except re.error as error:
-                raise ValueError(f"{text!r} is not a regular expression: {error}") from None
-            return
-        wild = text.startswith("*.")
-        name = canonical(text[2:] if wild else text) if "*" not in text[wild:] else ""
-        if not name or (wild and _is_address(name)):
-            allowed = 'a name, an address, "*.example.com", or "/a regular expression/"'
-            raise ValueError(f"{text!r}; allowed: {allowed}")
-        table = self._suffixes if wild else self._exact
-        table[name] = table.get(name, 0) | bit
+        try:
+            pattern = parse_pattern(text)
+        except ValueError as error:
+            raise ValueError(f"{text!r}: {error}; allowed: {ALLOWED}") from None
+        if pattern.regex is not None:
+            self._patterns.append((pattern.regex, bit))
+        if pattern.itself:
+            self._exact[pattern.name] = self._exact.get(pattern.name, 0) | bit
+        if pattern.below:
+            self._suffixes[pattern.name] = self._suffixes.get(pattern.name, 0) | bit
 
     def _find(self, host: str) -> int:
         found = self._any | self._exact.get(host, 0)
@@ -324,10 +332,6 @@ class _Hosts:
         return found
 
 
-def _is_address(name: str) -> bool:
-    return ":" in name or (name[-1:].isdigit() and name.rpartition(".")[2].isdigit())
-
-
 class _Ports:
     """The rules that match a port."""
 
@@ -336,11 +340,11 @@ class _Ports:
     bits: Callable[[int], int]
 
     def __init__(self, rules: Sequence[RuleConfig]) -> None:
-        self._any = _bits(rules, lambda rule: not rule.ports)
+        self._any = _bits(rules, lambda rule: rule.ports is None)
         self._single: dict[int, int] = {}
         self._ranges: list[tuple[int, int, int]] = []
         for n, rule in enumerate(rules):
-            for text in rule.ports:
+            for text in rule.ports or ():
                 match = _PORTS(text)
                 first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
                 if not 0 < first <= last < 65536:
@@ -367,10 +371,10 @@ class _Timed:
 
     def __init__(self, rules: Sequence[RuleConfig]) -> None:
         self.clock: Callable[[], float] = time.time
-        self._any = _bits(rules, lambda rule: not rule.times)
+        self._any = _bits(rules, lambda rule: rule.times is None)
         self.periods: list[tuple[Period, int]] = []
         for n, rule in enumerate(rules):
-            for text in rule.times:
+            for text in rule.times or ():
                 try:
                     self.periods.append((parse_period(text), 1 << n))
                 except ValueError as error:

@@ -130,7 +130,7 @@ def _rules(config: Config, where: str) -> Iterator[str]:
         if rule.id in seen:
             yield f"{start}id: rule {seen[rule.id]} has the same; each needs its own"
         seen.setdefault(rule.id, number)
-        for group in rule.groups:
+        for group in rule.groups or ():
             if group not in auth.groups:
                 names = ", ".join(auth.groups) or "none, until there is a table groups"
                 yield f"{start}groups: there is no group {group!r}; allowed: {names}"

@@ -42,10 +42,15 @@ def _property(setting: Setting, default: str) -> dict[str, Any]:
     else:
         shape = _kind(setting.kind)
         if setting.many:
-            shape = {"type": "array", "items": shape}
+            shape = {"type": "array", "items": shape, **_least(setting, "minItems")}
         if setting.keys is not None:
-            shape = {"type": "object", "additionalProperties": shape}
+            least = _least(setting, "minProperties")
+            shape = {"type": "object", "additionalProperties": shape, **least}
     return {"description": text, **shape}
+
+
+def _least(setting: Setting, word: str) -> dict[str, int]:
+    return {} if setting.empty else {word: 1}
 
 
 def _kind(kind: Kind) -> dict[str, Any]:

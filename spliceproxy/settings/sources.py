@@ -13,7 +13,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from spliceproxy import toml
-from spliceproxy.config import RuleConfig
+from spliceproxy.config import EMPTY, RuleConfig
 from spliceproxy.settings.kind import Invalid, toml_type
 from spliceproxy.settings.table import BY_NAME, PREFIX, SETTINGS, Setting
 
@@ -134,6 +134,8 @@ class _Reader:
                 f"allowed: a list, each {setting.kind.allowed}"
             )
             return None
+        if not value and not setting.empty:
+            self._problems.append(f"{where}: {EMPTY}")
         return tuple(self._one(setting, item, where) for item in value)
 
     def _one(self, setting: Setting, value: object, where: str) -> Any:
@@ -147,6 +149,8 @@ class _Reader:
         if not isinstance(value, dict) or keys is None:
             self._problems.append(f"{where}: {toml_type(value)} where a table belongs")
             return {}
+        if not value and not setting.empty:
+            self._problems.append(f"{where}: {EMPTY}")
         read = {}
         for key, item in value.items():
             try:

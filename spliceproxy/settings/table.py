@@ -28,6 +28,7 @@ class Setting:
     help: str
     section: str = ""  # of --help; without one it has no flag
     many: bool = False  # a list of such values; a flag for each
+    empty: str = ""  # what an empty list or table stands for; "" where it is a mistake
     keys: Kind | None = None  # a table from such keys to such values
     fields: tuple[Setting, ...] = ()  # an array of tables of these
     required: bool = False  # in each table of the array
@@ -94,7 +95,8 @@ _RULE = (
         "hosts",
         "hosts",
         values.HOST,
-        "destinations: a name, *.NAME for all names below it, or /REGEX/",
+        "destinations: a name, .NAME for it and all names below it, *.NAME for those alone, or "
+        "/REGEX/",
         many=True,
     ),
     Setting(
@@ -111,6 +113,12 @@ _RULE = (
         "report_only",
         values.SWITCH,
         "log what the rule would decide, and go on to the next",
+    ),
+    Setting(
+        "status",
+        "status",
+        values.STATUS,
+        "of the answer to what the rule denies (default: 403)",
     ),
 )
 
@@ -171,6 +179,7 @@ SETTINGS = (
         "network of clients that may use the proxy",
         POLICY,
         many=True,
+        empty="nobody",
         default="loopback and private networks; users from anywhere",
     ),
     Setting(
@@ -221,6 +230,7 @@ SETTINGS = (
         values.USER,
         "users by the name of their group",
         many=True,
+        empty="no groups, or a group of nobody",
         keys=values.USER,
     ),
     Setting(
@@ -238,6 +248,7 @@ SETTINGS = (
         values.NETWORK,
         "networks that the guard lets through",
         many=True,
+        empty="none",
     ),
     Setting(
         "guard-deny",
@@ -245,6 +256,7 @@ SETTINGS = (
         values.NETWORK,
         "networks that the guard refuses as well; stronger than guard-allow",
         many=True,
+        empty="none",
     ),
     Setting(
         "rule-default",

@@ -10,7 +10,9 @@ import re
 from pathlib import Path
 
 from spliceproxy.config import Address
-from spliceproxy.policy.names import canonical
+from spliceproxy.policy.decision import STATUSES, check_status
+from spliceproxy.policy.hosts import ALLOWED as HOSTS_ALLOWED
+from spliceproxy.policy.hosts import parse_pattern
 from spliceproxy.policy.networks import UNIX, parse_network
 from spliceproxy.policy.times import ALLOWED as TIMES_ALLOWED
 from spliceproxy.policy.times import parse_period
@@ -281,13 +283,7 @@ def _clients(text: str, folder: str) -> str:
 
 
 def _host(text: str, _: str) -> str:
-    if len(text) > 2 and text[0] == text[-1] == "/":
-        try:
-            re.compile(text[1:-1])
-        except re.error as error:
-            refuse(str(error))
-    else:
-        canonical(text.removeprefix("*."))
+    parse_pattern(text)
     return text
 
 
@@ -306,6 +302,14 @@ def _times(text: str, _: str) -> str:
     return text
 
 
+def _status(text: str, _: str) -> int:
+    try:
+        return check_status(int(text) if _DIGITS.fullmatch(text) else None)
+    except (TypeError, ValueError):
+        refuse()
+        raise
+
+
 def _rule_id(text: str, _: str) -> str:
     if text in RESERVED:
         refuse("it is the proxy's own")
@@ -314,7 +318,7 @@ def _rule_id(text: str, _: str) -> str:
 
 NETWORK = Kind(_network, "a network or an address, such as 10.0.0.0/8, fd00::/8 or 127.0.0.1")
 CLIENTS = Kind(_clients, f"{NETWORK.allowed}, or {UNIX} (Unix sockets)", metavar="NETWORK")
-HOST = Kind(_host, "a name or address, *.NAME for all names below it, or /REGEX/")
+HOST = Kind(_host, HOSTS_ALLOWED)
 PORTS = Kind(
     _ports,
     "a port from 1 to 65535, or a range such as 8000-8999",
@@ -323,6 +327,13 @@ PORTS = Kind(
     write=lambda value: int(value) if value.isdigit() else value,
 )
 TIMES = Kind(_times, TIMES_ALLOWED)
+STATUS = Kind(
+    _status,
+    STATUSES,
+    types=(int,),
+    schema={"minimum": 400, "maximum": 599, "not": {"const": 407}},
+    write=int,
+)
 RULE_ID = Kind(
     _rule_id,
     f"letters, digits and ._:-, at most 64, but not {', '.join(RESERVED)}",

@@ -29,6 +29,11 @@ def to(host: str, port: int) -> Record:
         ("*.pypi.org:443", "a.pypi.org", 80, False),
         ("*.pypi.org", "pypi.org", 443, False),
         ("*.pypi.org", "evilpypi.org", 443, False),
+        (".pypi.org", "pypi.org", 443, True),
+        (".pypi.org", "a.b.pypi.org", 443, True),
+        (".pypi.org", "evilpypi.org", 443, False),
+        (".pypi.org:443", "pypi.org", 443, True),
+        (".pypi.org:443", "a.pypi.org", 80, False),
         ("bücher.example", "xn--bcher-kva.example", 443, True),
         ("127.0.0.1:80", "0x7f.1", 80, True),
         ("[::1]:80", "::1", 80, True),
@@ -43,7 +48,20 @@ def test_contains(pattern: str, host: str, port: int, inside: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    "pattern", ["", "https://pypi.org", "pypi.org:", "pypi.org:0", "pypi.org:x", "a b", "*.", "*"]
+    "pattern",
+    [
+        "",
+        "https://pypi.org",
+        "pypi.org:",
+        "pypi.org:0",
+        "pypi.org:x",
+        "a b",
+        "*.",
+        "*",
+        ".",
+        "/x/",
+        "//x",
+    ],
 )
 def test_bad_pattern(pattern: str) -> None:
     with pytest.raises(ValueError, match="no destination"):

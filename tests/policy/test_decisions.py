@@ -42,6 +42,12 @@ action = "deny"
 methods = ["POST"]
 
 [[rule]]
+id = "gone"
+action = "deny"
+hosts = [".gone.test"]
+status = 451
+
+[[rule]]
 id = "no-doors"
 action = "deny"
 networks = ["127.0.0.66"]
@@ -86,6 +92,37 @@ def test_a_denial(tmp_path: Path, new_proxy: NewProxy) -> None:
     lines = proxy.wait_access(4)
     assert all(" TCP_DENIED/403 " in line for line in lines)
     assert [line.split()[10] for line in lines] == ["rule=no-metadata"] * 3 + ["rule=no-post"]
+
+
+def test_the_status_of_a_rule(tmp_path: Path, new_proxy: NewProxy) -> None:
+    """And a name with a dot before it stands for itself and all below it."""
+    proxy = configured(tmp_path, new_proxy, RULES)
+    for host in ("gone.test", "very.Gone.test."):
+        for make in (get, connect):
+            answer = ask(proxy, make(host, 80))
+            assert answer.status == 451
+            assert answer.fields["proxy-status"] == (
+                'spliceproxy; error=http_request_denied; details="rule gone"'
+            )
+    lines = proxy.wait_access(4)
+    assert all(" TCP_DENIED/451 " in line and "rule=gone" in line for line in lines)
+
+
+@pytest.mark.parametrize("condition", [one.name for one in BY_NAME["rule"].fields if one.many])
+def test_an_empty_condition_lets_nobody_in(tmp_path: Path, condition: str) -> None:
+    """It does not even start."""
+    path = tmp_path / "config.toml"
+    rule = f'[[rule]]\nid = "open"\naction = "allow"\n{condition} = []\n'
+    path.write_text(f'auth = "ann:x"\nrule-default = "deny"\n{rule}')
+    done = subprocess.run(
+        [sys.executable, "-m", "spliceproxy", "--listen", "127.0.0.1:0", "--config", str(path)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert f"rule 1 'open': {condition}: is empty; leave it out, or name" in done.stderr
 
 
 def test_a_denied_tunnel_closes(tmp_path: Path, new_proxy: NewProxy) -> None:

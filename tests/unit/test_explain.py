@@ -106,6 +106,14 @@ def test_rules() -> None:
     assert "but only reports" in line(explanation, "rules")
 
 
+def test_the_status_of_a_rule() -> None:
+    explanation = told(ask(), RuleConfig("gone", "deny", hosts=(".test",), status=451))
+    assert decider(explanation) == ("rules", "gone", False)
+    assert explanation.status == 451
+    assert line(explanation, "rules") == "rule gone denies it with 451"
+    assert as_text(explanation).splitlines()[-1].startswith("refused with 451, rule gone: ")
+
+
 def test_rules_on_addresses() -> None:
     explanation = told(ask("b.test", "10.0.0.1", "192.0.2.1"), *RULES, default="deny")
     assert decider(explanation) == ("rules", "tests", True)

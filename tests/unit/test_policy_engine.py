@@ -16,6 +16,7 @@ from spliceproxy.http1.head import RequestHead, parse_request
 from spliceproxy.observe.record import Record
 from spliceproxy.policy import Allow, Deny, Request
 from spliceproxy.policy.auth import Unauthenticated
+from spliceproxy.policy.clients import ClientNetworks
 from spliceproxy.policy.engine import REPEAT, Policy, Verdict
 from spliceproxy.policy.hook import Functions
 from spliceproxy.upstream.addresses import literal
@@ -148,6 +149,37 @@ def test_users() -> None:
     assert case.record.user == "ann"  # known though it is denied
     with pytest.raises(Unauthenticated):
         case.admit()
+
+
+def test_a_group_of_nobody_lets_nobody_in() -> None:
+    auth = AuthConfig(user=("ann", "secret"), groups={"nobody": (), "staff": ("ann",)})
+    case = Case(allow(groups=("nobody",)), auth=auth, default="deny")
+    assert case.denies("a.test", more=ANN).rule == "default"
+    optional = AuthConfig(networks={"192.0.2.0/24": "lab"}, groups={"nobody": ()})
+    for rules in (allow(groups=("nobody",)), allow(users=("bob",), groups=("nobody",))):
+        assert Case(rules, auth=optional, default="deny").denies("a.test").rule == "default"
+    case = Case(allow("b", users=("ann",), groups=("nobody",)), auth=auth, default="deny")
+    assert case.ask("a.test", more=ANN).addresses
+
+
+def test_no_clients_are_nobody() -> None:
+    case = Case(clients=())
+    for client in ("", "127.0.0.1", "10.0.0.7", "192.0.2.7"):
+        for own in (True, False):
+            assert case.denies(client=client, own=own).rule == "clients"
+        with pytest.raises(Denied):
+            case.admit(client=client)
+        assert not ClientNetworks([]).admit(client)
+
+
+def test_the_status_of_a_rule() -> None:
+    case = Case(deny(hosts=("a.test",), status=451), deny("s", methods=("POST",), status=405))
+    assert case.denies("a.test").status == 451
+    assert case.denies("b.test", method="POST").status == 405
+    assert Case(deny(networks=("192.0.2.1",), status=599)).denies().status == 599
+    with pytest.raises(Denied) as caught:
+        Case(deny(hosts=("files.test",), status=410)).admit()
+    assert caught.value.status == 410
 
 
 def test_a_denied_name_is_not_looked_up() -> None:

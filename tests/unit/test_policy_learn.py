@@ -79,6 +79,10 @@ def test_rules_of_people_stay() -> None:
         ("learned-443", ("a.test",)),
     ]
     assert parse(content, "seen")[:2] == parse(own, "seen")
+    # Whoever has written a name with a dot before it has covered the name itself.
+    dotted = rule("all-a", "allow", '".a.test"')
+    seen = {("a.test", 443): True, ("b.a.test", 443): True, ("a.test.b", 443): True}
+    assert rules(merge(dotted, seen, "seen"))[1:] == [("learned-443", ("a.test.b",))]
     # Patterns within a rule of ours stay, too, and cover what they match.
     wide = rule("learned-443", "allow", '"*.b.test"')
     content = merge(wide, {("x.b.test", 443): True, ("b.test", 443): True}, "seen")
@@ -100,7 +104,7 @@ def test_rules_of_people_stay() -> None:
         (rule("a", "allow", "'x'", ""), "seen: rule 1: ports: missing; allowed: a list of ports"),
         (rule("a", "allow", "'x'", "true"), "seen: rule 1: ports"),
         (rule("a", "allow", "'x'", "70000"), 'seen: rule a: ports: .*allowed: "443" or'),
-        (rule("a", "allow", "'*'"), r"seen: rule a: hosts: '\*'; allowed: a name"),
+        (rule("a", "allow", "'*'"), r"seen: rule a: hosts: '\*': .*; allowed: a name"),
         (rule("a b", "allow", "'x'"), "seen: rule a b: id"),
         (2 * rule("a", "allow", "'x'"), "seen: rule a: id: 'a' is another rule's"),
         (b"[[rule]]\naction = 'allow'", "seen: rule 1: id: missing"),
@@ -153,6 +157,14 @@ def test_locked(tmp_path: Path) -> None:
         assert not locked.admits(host, port), host
     path.write_bytes(b"")
     assert not Locked(path).admits("y.a.test", 443)
+    path.write_bytes(rule("a", "allow", '".a.test"'))
+    locked = Locked(path)
+    assert [locked.admits(host, 443) for host in ("a.test", "x.a.test", "xa.test", "test")] == [
+        True,
+        True,
+        False,
+        False,
+    ]
 
 
 class Names:

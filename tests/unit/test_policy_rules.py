@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spliceproxy.config import RuleConfig
+from spliceproxy.config import CONDITIONS, RuleConfig
 from spliceproxy.policy.request import Request
 from spliceproxy.policy.rules import Match, RuleError, RuleSet
 from spliceproxy.policy.times import parse_period
@@ -57,6 +57,16 @@ def decides(conditions: dict[str, Any], **request: Any) -> bool:
         ({"hosts": ("*.example.com",)}, {"host": "example.com"}, False),
         ({"hosts": ("*.example.com",)}, {"host": "notexample.com"}, False),
         ({"hosts": ("*.com",)}, {}, True),
+        ({"hosts": (".example.com",)}, {}, True),
+        ({"hosts": (".example.com",)}, {"host": "a.b.example.com"}, True),
+        ({"hosts": (".example.com",)}, {"host": "example.com"}, True),
+        ({"hosts": (".Example.COM.",)}, {"host": "EXAMPLE.com."}, True),
+        ({"hosts": (".example.com",)}, {"host": "notexample.com"}, False),
+        ({"hosts": (".example.com",)}, {"host": "example.com.evil.test"}, False),
+        ({"hosts": (".example.com",)}, {"host": "com"}, False),
+        ({"hosts": (".bücher.example",)}, {"host": "xn--bcher-kva.example"}, True),
+        ({"groups": ("empty",)}, {"user": ""}, False),
+        ({"users": ("bob",), "groups": ("empty",)}, {}, False),
         ({"hosts": ("WWW.Example.COM.",)}, {}, True),
         ({"hosts": ("www.example.com",)}, {"host": "WWW.EXAMPLE.com."}, True),
         ({"hosts": ("bücher.example",)}, {"host": "xn--bcher-kva.example"}, True),
@@ -165,18 +175,34 @@ def test_settled_without_an_address(
         ("groups", ("",), "empty name"),
         ("methods", ("GET HEAD",), "allowed: a method such as GET"),
         ("hosts", ("",), "not a host name"),
-        ("hosts", ("*",), "allowed: a name"),
+        ("hosts", ("*",), 'every host is "/[.][*]/"'),
         ("hosts", ("a.*.test",), "allowed: a name"),
         ("hosts", ("*.",), "not a host name"),
         ("hosts", ("*.0.0.1",), "allowed: a name"),
         ("hosts", ("*example.com",), "allowed: a name"),
-        ("hosts", ("http://a.test/",), "not an IPv6 address|not a host name"),
+        ("hosts", ("http://a.test/",), r'a URL; write hosts = \["a.test"\], ports = \[80\]'),
+        ("hosts", ("https://a.test",), r'a URL; write hosts = \["a.test"\], ports = \[443\]'),
+        ("hosts", ("https://u:p@a.test:8443/x?y",), r'\["a.test"\], ports = \[8443\]'),
+        ("hosts", ("a.test:443",), r'a port; write hosts = \["a.test"\], ports = \[443\]'),
+        ("hosts", ("*.a.test:443",), r'a port; write hosts = \["\*.a.test"\], ports = \[443\]'),
+        ("hosts", ("[::1]:443",), r'a port; write hosts = \["\[::1\]"\], ports = \[443\]'),
+        ("hosts", ("a.test/path",), r'a path; write hosts = \["a.test"\];'),
+        ("hosts", ("10.0.0.0/8",), "a network of destinations belongs in networks"),
+        ("hosts", ("fe80::1%eth0",), "no address here has one: fe80::1"),
+        ("hosts", (".",), "not a host name"),
+        ("hosts", ("..a.test",), "not a host name"),
+        ("hosts", (".0.0.1",), "an address has no names below it"),
+        ("hosts", ("//",), "not a host name"),
         ("hosts", ("/(/",), "not a regular expression"),
         ("ports", ("0",), 'allowed: "443" or "8000-8999"'),
         ("ports", ("65536",), 'allowed: "443" or "8000-8999"'),
         ("ports", ("9-8",), 'allowed: "443" or "8000-8999"'),
         ("ports", ("http",), 'allowed: "443" or "8000-8999"'),
         ("times", ("Mon-Fri 8-18",), "allowed: days and hours"),
+        ("status", 200, "200; allowed: 400 to 599, not 407"),
+        ("status", 407, "407; allowed: 400 to 599, not 407"),
+        ("status", 600, "600; allowed: 400 to 599, not 407"),
+        ("status", 403.5, "403.5; allowed: 400 to 599, not 407"),
         ("id", "a b", "allowed: up to 64 letters"),
         ("id", "first", "another rule's already"),
         ("id", "default", "the answer of no rule"),
@@ -189,6 +215,32 @@ def test_mistakes_are_named(key: str, value: Any, text: str) -> None:
         RuleSet(rules)
     assert (caught.value.index, caught.value.key) == (1, key)
     assert key in str(caught.value)
+
+
+@pytest.mark.parametrize("key", CONDITIONS)
+def test_a_condition_is_not_empty(key: str) -> None:
+    """One that lists nothing matches nothing, and a rule without it matches everything: who
+    writes it may mean either."""
+    for nothing in ((), []):
+        with pytest.raises(ValueError, match=f"rule r: {key}: is empty; leave it out, or name"):
+            rule(**{key: nothing})
+        with pytest.raises(ValueError, match=key):
+            replace(rule(), **{key: nothing})
+    with pytest.raises(TypeError, match=f"rule r: {key}: 'ann'; allowed: a tuple of texts"):
+        rule(**{key: "ann"})  # not the letters of it
+    assert getattr(rule(), key) is None
+
+
+def test_the_status_of_a_denial() -> None:
+    rules = [
+        RuleConfig("gone", "deny", hosts=("a.test",), status=451),
+        RuleConfig("rest", "deny"),
+    ]
+    policy = RuleSet(rules)
+    assert policy.decide(ASK._replace(host="a.test")) == Match(False, "gone", (), 451)
+    assert policy.decide(ASK._replace(host="b.test")).status == 403
+    with pytest.raises(RuleError, match="status: only a rule that denies has one"):
+        RuleSet([RuleConfig("a", "allow", status=451)])
 
 
 # ---- times ---------------------------------------------------------------------------------
@@ -268,11 +320,20 @@ NETWORKS = [
     "::/0",
 ]
 ADDRESSES = ["10.0.0.1", "10.9.9.9", "192.0.2.1", "fd00::1", "2001:db8::1"]
-PATTERNS = ["a.test", "*.a.test", "*.test", "/b.*/", "/.*[.]b[.].*/", "10.0.0.1"]
+PATTERNS = [
+    "a.test",
+    ".a.test",
+    ".b.a.test",
+    "*.a.test",
+    "*.test",
+    "/b.*/",
+    "/.*[.]b[.].*/",
+    "10.0.0.1",
+]
 
 
-def some(values: list[str]) -> st.SearchStrategy[tuple[str, ...]]:
-    return st.lists(st.sampled_from(values), max_size=2).map(tuple)
+def some(values: list[str]) -> st.SearchStrategy[tuple[str, ...] | None]:
+    return st.lists(st.sampled_from(values), max_size=2).map(lambda found: tuple(found) or None)
 
 
 RULES = st.lists(
@@ -303,32 +364,44 @@ REQUESTS = st.builds(
 )
 
 
+def within(address: str, networks: tuple[str, ...]) -> bool:
+    if not address:
+        return "unix" in networks
+    found = ipaddress.ip_address(address)
+    return any(found in ipaddress.ip_network(n) for n in networks if n != "unix")
+
+
+def names(pattern: str, host: str) -> bool:
+    if pattern[0] == "/":
+        return re.fullmatch(pattern[1:-1], host) is not None
+    if pattern[0] == ".":
+        return f".{host}".endswith(pattern)
+    return host.endswith(pattern[1:]) if pattern[0] == "*" else host == pattern
+
+
 def obvious(rules: list[RuleConfig], default: str, ask: Request) -> Match:
     """One rule after the other, one condition after the other."""
-
-    def within(address: str, networks: tuple[str, ...]) -> bool:
-        if not address:
-            return "unix" in networks
-        found = ipaddress.ip_address(address)
-        return any(found in ipaddress.ip_network(n) for n in networks if n != "unix")
-
-    def host(pattern: str) -> bool:
-        if pattern[0] == "/":
-            return re.fullmatch(pattern[1:-1], ask.host) is not None
-        return ask.host.endswith(pattern[1:]) if pattern[0] == "*" else ask.host == pattern
 
     def port(text: str) -> bool:
         first, _, last = text.partition("-")
         return int(first) <= ask.port <= int(last or first)
 
+    def user(r: RuleConfig) -> bool:
+        if r.users is None and r.groups is None:
+            return True
+        return ask.user in (r.users or ()) or bool(ask.groups & {*(r.groups or ())})
+
     def matches(r: RuleConfig) -> bool:
+        """None: any."""
         return (
-            (not r.clients or within(ask.client, r.clients))
-            and (not (r.users or r.groups) or ask.user in r.users or bool(ask.groups & {*r.groups}))
-            and (not r.methods or ask.method in r.methods)
-            and (not r.hosts or any(map(host, r.hosts)))
-            and (not r.ports or any(map(port, r.ports)))
-            and (not r.networks or (bool(ask.addresses) and within(ask.addresses[0], r.networks)))
+            user(r)
+            and (r.clients is None or within(ask.client, r.clients))
+            and (r.methods is None or ask.method in r.methods)
+            and (r.hosts is None or any(names(pattern, ask.host) for pattern in r.hosts))
+            and (r.ports is None or any(map(port, r.ports)))
+            and (
+                r.networks is None or (bool(ask.addresses) and within(ask.addresses[0], r.networks))
+            )
         )
 
     reports: list[tuple[str, bool]] = []

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from spliceproxy import cli
 from spliceproxy.config import (
+    CONDITIONS,
     Address,
     AuthConfig,
     Config,
@@ -27,7 +28,7 @@ from spliceproxy.config import (
 )
 from spliceproxy.settings import schema, writing
 from spliceproxy.settings.loading import SettingsError, load
-from spliceproxy.settings.table import BY_NAME, SETTINGS, default_words
+from spliceproxy.settings.table import BY_NAME, SETTINGS, Setting, default_words
 
 try:
     import tomllib
@@ -89,6 +90,7 @@ networks = ["192.0.2.0/24"]
 ports = [80, "443", "8000-8999"]
 times = ["Mon-Fri 08:00-18:00", "Sat,Sun"]
 report-only = true
+status = 451
 
 [[rule]]
 id = "rest"
@@ -176,6 +178,7 @@ def test_every_key(folder: Path) -> None:
                     ports=("80", "443", "8000-8999"),
                     times=("Mon-Fri 08:00-18:00", "Sat,Sun"),
                     report_only=True,
+                    status=451,
                 ),
                 RuleConfig(id="rest", action="allow"),
             ),
@@ -400,7 +403,22 @@ def test_mistakes(folder: Path, text: str, problem: str) -> None:
         ("hosts", ["*.10.0.0.1"], "hosts: "),
         ("hosts", ["*."], "hosts: invalid value '*.'"),
         ("hosts", [""], "hosts: invalid value ''"),
-        ("hosts", ["/(/"], "hosts: invalid value '/(/' (missing ), unterminated subpattern at po"),
+        ("hosts", ["/(/"], "hosts: invalid value '/(/' (not a regular expression: missing ), unt"),
+        (
+            "hosts",
+            ["x.org:443"],
+            "hosts: invalid value 'x.org:443' (a host and a port; write hosts = [\"x.org\"], "
+            "ports = [443]); allowed: a name or an address, .NAME for",
+        ),
+        (
+            "hosts",
+            ["https://x.org/"],
+            "hosts: invalid value 'https://x.org/' (a URL; write hosts = [\"x.org\"], ports = [443",
+        ),
+        ("status", 407, "status: invalid value '407'; allowed: 400 to 599, not 407"),
+        ("status", 200, "status: invalid value '200'; allowed: 400 to 599, not 407"),
+        ("status", 403.5, "status: a number 403.5 where a whole number belongs"),
+        ("status", True, "status: a boolean true where a whole number belongs"),
         ("hosts", ["//"], "hosts: "),
         ("networks", ["example.com"], "networks: invalid value 'example.com'"),
         ("ports", [0], "ports: invalid value '0'; allowed: a port from 1 to 65535"),
@@ -420,6 +438,57 @@ def test_mistakes_in_rules(folder: Path, key: str, value: object, problem: str) 
     (line,) = problems(folder, tomli_w.dumps(table))
     name = value if key == "id" else "b"
     assert line.startswith(f"rule 2 {name!r}: {problem}")
+
+
+def test_only_a_denial_has_a_status(folder: Path) -> None:
+    (line,) = problems(folder, "[[rule]]\nid = 'a'\naction = 'allow'\nstatus = 451")
+    assert line == "rule 1 'a': status: only a rule that denies has one"
+
+
+LISTS = [one for one in BY_NAME.values() if (one.many or one.keys) and not one.fields]
+
+
+@pytest.mark.parametrize("condition", CONDITIONS)
+def test_an_empty_condition_is_a_mistake(folder: Path, condition: str) -> None:
+    text = f"[[rule]]\nid = 'a'\naction = 'allow'\n{condition} = []"
+    assert problems(folder, text) == [
+        f"rule 1 'a': {condition}: is empty; leave it out, or name at least one"
+    ]
+    assert not is_valid(tomllib.loads(text))
+
+
+@pytest.mark.parametrize("setting", LISTS, ids=lambda one: one.name)
+def test_an_empty_list_is_closed_or_a_mistake(folder: Path, setting: Setting) -> None:
+    """It never lets in or out what the setting would not, were it not there."""
+    text = f"{setting.name} = {'{}' if setting.keys else '[]'}"
+    assert is_valid(tomllib.loads(text)) is bool(setting.empty)
+    if setting.empty:
+        config = read(folder, text)
+        assert not setting.of(config)
+        others = values_of(Config(listen=(Address(port=8888),)))
+        found = {**values_of(config), "workers": 1, "via": "spliceproxy"}
+        assert found == {**others, setting.path: setting.of(config)}
+    else:
+        assert problems(folder, text) == [
+            f"{setting.name}: is empty; leave it out, or name at least one"
+        ]
+    if setting.in_environment:
+        with pytest.raises(SettingsError, match=f"{setting.variable}: invalid value ''"):
+            load({}, None, {setting.variable: ""}, start=False)
+
+
+def values_of(config: Config) -> dict[str, Any]:
+    """Every setting's value, by its path."""
+    return {setting.path: setting.of(config) for setting in BY_NAME.values()}
+
+
+def test_lists_that_may_be_empty() -> None:
+    """Nobody, no exceptions, a group of nobody."""
+    legal = {one.name for one in LISTS if one.empty}
+    assert legal == {"allow-clients", "guard-allow", "guard-deny", "groups"}
+    conditions = [one.path for one in BY_NAME["rule"].fields if one.many]
+    assert tuple(conditions) == CONDITIONS
+    assert not any(one.empty for one in BY_NAME["rule"].fields)
 
 
 def test_each_rule_has_an_id_of_its_own(folder: Path) -> None:
@@ -531,7 +600,13 @@ def test_round_trip_of_any_text(
     pattern: str,
     seconds: float,
 ) -> None:
-    rule = RuleConfig("a", "deny", users=tuple(users), groups=tuple(groups), hosts=(pattern,))
+    rule = RuleConfig(
+        "a",
+        "deny",
+        users=tuple(users) or None,
+        groups=tuple(groups) or None,
+        hosts=(pattern,),
+    )
     config = Config(
         listen=(Address(port=1),),
         timeouts=Timeouts(head=seconds),
