@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from spliceproxy import files
-from spliceproxy.errors import Denied, Failure
+from spliceproxy.errors import Denied, Failure, PeerGone
 from spliceproxy.http1.errors import HeadError
 from spliceproxy.http1.framing import Body, request_body
 from spliceproxy.http1.head import RequestHead
@@ -94,7 +94,7 @@ class Answers:
             await self._send(page)
             if not keep:
                 await self._stream.close_gently()
-        except (OSError, Failure):
+        except (PeerGone, Failure):
             record.reason = "client-reset"
             return False
         return keep

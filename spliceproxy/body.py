@@ -9,9 +9,10 @@ meanwhile: what a watch had put into its buffer would be overtaken.
 from __future__ import annotations
 
 import asyncio
+import os
 from functools import partial
 
-from spliceproxy.errors import Failure
+from spliceproxy.errors import EXHAUSTED, Failure, PeerGone
 from spliceproxy.http1.errors import HeadError
 from spliceproxy.http1.framing import ChunkedDecoder, chunk, chunk_head, last_chunk
 from spliceproxy.relay import interface
@@ -110,7 +111,7 @@ class BodyMover:
         source.read_limit.set("connection_read_timeout", "the body stalled", self._idle)
         try:
             n = await source.fill()
-        except OSError as error:
+        except PeerGone as error:
             raise SourceFailed(interface.SOURCE_ERROR) from error
         except Failure as error:
             raise SourceFailed(interface.IDLE) from error
@@ -121,19 +122,18 @@ class BodyMover:
         target.write_limit.set("connection_write_timeout", "the body is not taken", self._idle)
         try:
             await target.send(data)
-        except OSError as error:
+        except PeerGone as error:
             raise TargetFailed(interface.TARGET_ERROR) from error
         except Failure as error:
             raise TargetFailed(interface.TARGET_IDLE) from error
 
     async def _transfer(self, source: Stream, target: Stream, length: int) -> None:
         source.pause()
-        try:
-            count = partial(_count, source, target)
-            end = await self._relay.transfer(source.fd, target.fd, length, count)
-        except OSError as error:
-            raise Failure("proxy_internal_error", f"the relay takes no body: {error}") from error
+        count = partial(_count, source, target)
+        end = await self._relay.transfer(source.fd, target.fd, length, count)
         count(end)
+        if end.errno in EXHAUSTED:  # neither socket says so, but our own kernel
+            raise OSError(end.errno, os.strerror(end.errno))
         if end.reason in (interface.TARGET_ERROR, interface.TARGET_IDLE):
             raise TargetFailed(end.reason)
         if end.reason != interface.DONE:

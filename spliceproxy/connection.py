@@ -6,10 +6,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from contextlib import suppress
 
 from spliceproxy.answers import Answers
 from spliceproxy.body import SourceFailed
-from spliceproxy.errors import ClientGone, Denied, Failure
+from spliceproxy.errors import ClientGone, Denied, Failure, PeerGone, internal
 from spliceproxy.forward import Begun, Exchange
 from spliceproxy.heads import HeadReader
 from spliceproxy.http1.chain import (
@@ -21,7 +22,7 @@ from spliceproxy.http1.chain import (
 from spliceproxy.http1.errors import HeadError
 from spliceproxy.http1.framing import Body, request_body
 from spliceproxy.http1.head import RequestHead
-from spliceproxy.http1.pages import ESTABLISHED, HOW_TO_CONFIGURE
+from spliceproxy.http1.pages import ESTABLISHED, HOW_TO_CONFIGURE, NO_MEMORY
 from spliceproxy.observe.record import Record
 from spliceproxy.policy.engine import STRANGER, Verdict
 from spliceproxy.relay.interface import (
@@ -39,8 +40,6 @@ from spliceproxy.relay.interface import (
 from spliceproxy.services import Services
 from spliceproxy.stream import Stream
 from spliceproxy.tunnel import hand_over
-
-log = logging.getLogger("spliceproxy")
 
 FRESH_SECONDS = 1.0
 """When draining begins, how long a new connection still has for its first request."""
@@ -133,8 +132,9 @@ class Connection:
                 raise
         except ClientGone:
             pass  # between two requests: there is nothing to answer or to log
-        except Exception:
-            log.exception("a connection from %s failed", self._address or "a local client")
+        except Exception as error:  # noqa: BLE001 - it is told
+            self._tell(error)
+            await self._last_words()
         finally:
             if self._exchange is not None and self._exchange.cut_by_reset:
                 self._stream.reset()
@@ -205,10 +205,8 @@ class Connection:
             if self._cause is None:
                 raise
             error = self._cause
-        except (Failure, HeadError, ClientGone, SourceFailed) as fault:
+        except Exception as fault:  # noqa: BLE001 - it is answered, and told if it is our own
             error = fault
-        except OSError:
-            error = ClientGone()
         return await self._fail(error)
 
     def _log(self, received: int, sent: int) -> None:
@@ -328,13 +326,18 @@ class Connection:
 
     async def _fail(self, error: Exception) -> bool:
         """Answers a fault, or cuts the answer short that has begun; returns whether the
-        connection goes on."""
+        connection goes on. Only the client's own socket can say that the client has left."""
         record = self._record
+        keep = self._cause is None
+        if isinstance(error, PeerGone) and error.stream is self._stream:
+            error = ClientGone()
+        elif not isinstance(error, (Failure, HeadError, ClientGone, SourceFailed)):
+            self._tell(error)
+            error, keep = internal(error), False
         if self._stream.sent != self._stream.message_start:
             await self._cut(error)
             return False
         if isinstance(error, (Failure, HeadError)):
-            keep = self._cause is None
             return await self._answers.error(error, self._head, record, keep=keep)
         assert isinstance(error, (ClientGone, SourceFailed))
         record.reason = error.reason
@@ -345,10 +348,33 @@ class Connection:
         record, exchange = self._record, self._exchange
         if isinstance(error, (ClientGone, SourceFailed)):
             record.reason = error.reason
-        else:
-            record.reason = IDLE if isinstance(error, Failure) else SOURCE_ERROR
-        if exchange is not None:
-            if isinstance(error, (Failure, HeadError)):
-                record.error = error.error
-            if exchange.cut_by_reset and not isinstance(error, ClientGone):
-                await self._stream.reset_after_sent()
+        elif isinstance(error, Failure):
+            record.error = error.error
+            record.reason = ABORTED if error.error == "proxy_internal_error" else IDLE
+        elif isinstance(error, HeadError):
+            record.error = error.error
+            record.reason = SOURCE_ERROR
+        if exchange is not None and exchange.cut_by_reset and not isinstance(error, ClientGone):
+            await self._stream.reset_after_sent()
+
+    def _tell(self, error: Exception) -> None:
+        """A fault of our own: a line, with a traceback where nobody foresaw it."""
+        number = error.errno if isinstance(error, OSError) else None
+        foreseen = isinstance(error, (OSError, MemoryError))
+        self._services.faults.say(
+            (type(error), number),
+            logging.ERROR,
+            "a request of %s could not be served: %s",
+            self._address or "a local client",
+            error if str(error) else type(error).__name__,
+            error=None if foreseen else error,
+        )
+
+    async def _last_words(self) -> None:
+        """Not even the answer to a fault could be made: what needs no memory is sent."""
+        stream = self._stream
+        if stream.fd < 0 or self._heads.idle or stream.sent != stream.message_start:
+            return
+        with suppress(OSError):
+            stream.sock.send(NO_MEMORY)
+            await stream.finish(more=True)

@@ -6,6 +6,11 @@ its recommendations where spliceproxy has no reason to differ.
 
 from __future__ import annotations
 
+from errno import EMFILE, ENFILE, ENOBUFS, ENOMEM
+
+EXHAUSTED = frozenset({EMFILE, ENFILE, ENOBUFS, ENOMEM})
+"""Errors that say that this process or machine has no more descriptors, or no memory."""
+
 STATUS = {
     "dns_timeout": 504,
     "dns_error": 502,
@@ -65,6 +70,26 @@ class Denied(Failure):
         self.rule = rule
         self.reason = reason
         self.advice = advice
+
+
+def internal(error: Exception) -> Failure:
+    """The answer to a request that a fault of our own has ended, of whatever kind: nothing of
+    it is for the client to read."""
+    if isinstance(error, Failure):
+        return error
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in EXHAUSTED):
+        return Failure("proxy_internal_error", "the proxy has no descriptors or memory left", 503)
+    return Failure("proxy_internal_error", "the proxy has failed")
+
+
+class PeerGone(Exception):
+    """The other end of ``stream`` broke the connection, which is no fault of ours, nor of any
+    other connection's. ``errno`` is what its socket said. Every other OSError is our own."""
+
+    def __init__(self, stream: object, errno: int) -> None:
+        super().__init__(errno)
+        self.stream = stream
+        self.errno = errno
 
 
 class ClientGone(Exception):

@@ -153,22 +153,21 @@ class Site:
 async def send_file(stream: Stream, fd: int, offset: int, length: int, idle: float) -> None:
     """Sends ``length`` bytes of a file behind what ``stream.send`` has sent.
 
-    Failure("connection_write_timeout") when the peer takes nothing for ``idle`` seconds.
-    OSError: the connection is broken, or the file ended early. After either the message
-    is cut short, and the caller must close the connection.
+    Failure("connection_write_timeout") when the peer takes nothing for ``idle`` seconds;
+    PeerGone; OSError where the file cannot be read or ended early. After any of them the
+    message is cut short, and the caller must close the connection.
     """
     end = offset + length
     while offset < end:
         stream.write_limit.set("connection_write_timeout", "the client takes no data", idle)
         asked = min(SLICE, end - offset)
         try:
-            sent = os.sendfile(stream.fd, fd, offset, asked)
+            sent = stream.send_file(fd, offset, asked)
         except BlockingIOError:
             await stream.writable()
             continue
         if sent == 0:
             raise OSError(errno.ESTALE, f"a file ended {end - offset} bytes early")
-        stream.sent += sent
         offset += sent
         if sent < asked:
             await stream.writable()

@@ -7,12 +7,11 @@ the first segment: an origin may answer early, and 100 (Continue) comes before t
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from spliceproxy.body import SourceFailed, TargetFailed
-from spliceproxy.errors import ClientGone, Failure
+from spliceproxy.errors import ClientGone, Failure, PeerGone
 from spliceproxy.http1.errors import HeadError
 from spliceproxy.http1.framing import Body, ChunkedDecoder, request_body, response_body
 from spliceproxy.http1.head import RequestHead, ResponseHead, find_head_end, parse_response
@@ -29,8 +28,6 @@ from spliceproxy.relay.interface import CLIENT_RESET, IDLE, SOURCE_ERROR, TARGET
 from spliceproxy.services import Services
 from spliceproxy.stream import Stream
 from spliceproxy.tunnel import hand_over
-
-log = logging.getLogger("spliceproxy")
 
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 """RFC 9110 section 9.2.2. Such a request without a body may be sent again."""
@@ -205,7 +202,7 @@ class Exchange:
             del client.buffer[: self._length]
         try:
             await origin.send(head)
-        except OSError as error:
+        except PeerGone as error:
             raise DeadReuse from error
         client.watch(self._client_gone)
 
@@ -231,9 +228,8 @@ class Exchange:
                 self._abort(_client_failed(error))
         except (Failure, HeadError) as error:
             self._abort(error)
-        except Exception:
-            log.exception("an upload failed")
-            self._abort(Failure("proxy_internal_error", "an unexpected fault"))
+        except Exception as error:  # noqa: BLE001 - the connection answers and tells it
+            self._abort(error)
         if not self.answered:
             self._expect_response(origin)
 
@@ -263,7 +259,7 @@ class Exchange:
         try:
             await self._client.send(interim_response(response, self._services.via))
             self._client.message_start = self._client.sent
-        except OSError as error:
+        except PeerGone as error:
             raise ClientGone from error
 
     async def _response_head(self, origin: Stream) -> ResponseHead:
@@ -282,7 +278,7 @@ class Exchange:
                     await origin.readable()
                 if not await origin.fill():
                     break
-        except OSError as error:
+        except PeerGone as error:
             if origin.received == self._before:
                 raise DeadReuse from error
             raise Failure("connection_terminated", "the origin reset the connection") from error

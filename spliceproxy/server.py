@@ -10,6 +10,7 @@ import socket
 from collections.abc import Sequence
 
 from spliceproxy.connection import Connection
+from spliceproxy.errors import EXHAUSTED
 from spliceproxy.relay.interface import Handoff
 from spliceproxy.services import Services
 from spliceproxy.stream import Stream
@@ -28,8 +29,6 @@ SILENCE = 60.0
 REFUSALS = 64
 """Connections beyond the limit that are answered with 503; further ones wait to be
 accepted."""
-
-_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 # accept(2): errors of the new connection, not of the listening socket.
 _TRANSIENT = frozenset(
@@ -96,7 +95,7 @@ class Server:
             except OSError as error:
                 if error.errno in _TRANSIENT:
                     continue
-                if error.errno not in _EXHAUSTED:
+                if error.errno not in EXHAUSTED:
                     raise
                 self.not_accepted(error.errno)
                 return False

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from dataclasses import dataclass, field
 from email.utils import formatdate
+from functools import partial
 
 from spliceproxy.body import BodyMover
 from spliceproxy.config import Config
@@ -14,6 +16,7 @@ from spliceproxy.exchanges import Exchanges
 from spliceproxy.files import Site
 from spliceproxy.observe.accesslog import AccessLog
 from spliceproxy.observe.record import Record
+from spliceproxy.observe.seldom import Seldom
 from spliceproxy.own import Own
 from spliceproxy.policy.engine import Policy, Verdict
 from spliceproxy.policy.learn import Learned
@@ -22,10 +25,13 @@ from spliceproxy.stream import Stream
 from spliceproxy.upstream.dialer import Dialer
 from spliceproxy.upstream.pool import Pool
 
+_messages = logging.getLogger("spliceproxy")
+
 
 @dataclass(slots=True)
 class Services:
-    """One worker's shared parts. ``draining``: no connection is to be kept alive."""
+    """One worker's shared parts. ``draining``: no connection is to be kept alive. ``faults``:
+    where faults of our own are told."""
 
     loop: asyncio.AbstractEventLoop
     config: Config
@@ -40,6 +46,7 @@ class Services:
     learned: Learned | None
     exchanges: Exchanges | None = None
     draining: bool = False
+    faults: Seldom = field(default_factory=partial(Seldom, _messages), init=False)
     via: bytes = field(init=False)
     _date: bytes = field(default=b"", init=False)
     _date_of: int = field(default=-1, init=False)

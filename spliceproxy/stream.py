@@ -7,14 +7,16 @@ sockets end up in the relay. At most one reader and one writer wait at a time.
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
+import os
 import socket
 import struct
 import termios
 from collections.abc import Callable
 
 from spliceproxy.deadline import Deadline
-from spliceproxy.errors import Failure
+from spliceproxy.errors import Failure, PeerGone
 
 READ = 64 * 1024
 """Bytes that one receive asks for."""
@@ -34,12 +36,38 @@ UNSENT_PATIENCE = 5.0
 
 _RESET = struct.pack("ii", 1, 0)
 
+_OF_PEER = frozenset(
+    {
+        errno.ECONNABORTED,
+        errno.ECONNREFUSED,
+        errno.ECONNRESET,
+        errno.EHOSTDOWN,
+        errno.EHOSTUNREACH,
+        errno.ENETDOWN,
+        errno.ENETRESET,
+        errno.ENETUNREACH,
+        errno.ENONET,
+        errno.ENOPROTOOPT,
+        errno.ENOTCONN,
+        errno.EOPNOTSUPP,
+        errno.EPIPE,
+        errno.EPROTO,
+        errno.ESHUTDOWN,
+        errno.ETIMEDOUT,
+    }
+)
+"""What a connected socket says when its peer, or the way there, is gone: tcp(7), and what
+icmp(7) and icmpv6 messages become. Anything else is a fault on this side."""
+
 
 class Stream:
     """One connected socket. ``buffer`` holds what was received and not yet consumed:
     a consumer deletes what it takes from the front. ``received`` and ``sent`` count bytes.
     ``read_limit`` and ``write_limit`` hold for the waits of either direction.
-    ``message_start`` is ``sent`` as it was between two messages: its user sets it."""
+    ``message_start`` is ``sent`` as it was between two messages: its user sets it.
+
+    PeerGone from a method: this socket has said that its peer is gone. An OSError is a fault
+    of our own and says nothing about the peer."""
 
     __slots__ = (
         "_gone",
@@ -84,6 +112,8 @@ class Stream:
             except BlockingIOError:
                 await self.readable()
                 continue
+            except OSError as error:
+                raise self._fault(error) from error
             self.buffer += data
             self.received += len(data)
             self._turn += 1
@@ -182,6 +212,8 @@ class Stream:
             n = self.sock.send(data)
         except BlockingIOError:
             n = 0
+        except OSError as error:
+            raise self._fault(error) from error
         self.sent += n
         if n == len(data):
             self._turn += 1
@@ -196,8 +228,26 @@ class Stream:
                 n = self.sock.send(rest)
             except BlockingIOError:
                 continue
+            except OSError as error:
+                raise self._fault(error) from error
             self.sent += n
             rest = rest[n:]
+
+    def send_file(self, fd: int, offset: int, count: int) -> int:
+        """One sendfile(2) of up to ``count`` bytes of a file: how many went, 0 at the end of
+        the file. BlockingIOError; an OSError may be the file's."""
+        try:
+            n = os.sendfile(self.fd, fd, offset, count)
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            raise self._fault(error) from error
+        self.sent += n
+        return n
+
+    def _fault(self, error: OSError) -> Exception:
+        """Whose fault an error of a call on this socket is."""
+        return PeerGone(self, error.errno) if error.errno in _OF_PEER else error
 
     async def writable(self) -> None:
         """Waits until a send would not block; Failure when the time is up."""
@@ -276,7 +326,7 @@ class Stream:
         try:
             self.sock.shutdown(socket.SHUT_WR)
             await self._linger()
-        except OSError:
+        except (OSError, PeerGone):
             pass  # the peer is gone: there is nothing to wait for
         finally:
             self.close()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from functools import partial
+from os import strerror
 
-from spliceproxy.errors import Failure
+from spliceproxy.errors import EXHAUSTED
 from spliceproxy.observe.record import Record
-from spliceproxy.relay.interface import DONE, TunnelEnd
+from spliceproxy.relay.interface import ABORTED, DONE, TunnelEnd
 from spliceproxy.services import Services
 from spliceproxy.stream import Stream
 
@@ -17,20 +19,17 @@ def hand_over(
     """Gives both sockets to the relay; what was read ahead on either side goes first, and
     ``answer`` before that to the client. The record is written when the tunnel ends; of
     the connection nothing else is left. Its ``bytes_in`` must hold the size of the request.
-    Failure: both streams are still the caller's."""
+    OSError: both streams are still the caller's."""
     client.pause()
     origin.pause()
     to_client = answer + origin.buffer
-    try:
-        services.relay.tunnel(
-            client.fd,
-            origin.fd,
-            bytes(client.buffer),
-            to_client,
-            partial(_ended, services, record),
-        )
-    except OSError as error:
-        raise Failure("proxy_internal_error", f"the tunnel cannot start: {error}") from error
+    services.relay.tunnel(
+        client.fd,
+        origin.fd,
+        bytes(client.buffer),
+        to_client,
+        partial(_ended, services, record),
+    )
     client.detach()
     origin.detach()
 
@@ -40,4 +39,7 @@ def _ended(services: Services, record: Record, end: TunnelEnd) -> None:
     record.bytes_out = end.down_copied + end.down_spliced
     if end.reason != DONE:
         record.reason = end.reason
+    if end.errno in EXHAUSTED:  # neither side has left
+        record.reason, record.error = ABORTED, "proxy_internal_error"
+        services.faults.say(end.errno, logging.ERROR, "a tunnel was cut: %s", strerror(end.errno))
     services.write(record)

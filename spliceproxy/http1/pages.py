@@ -15,6 +15,15 @@ from spliceproxy.http1.head import RequestHead
 ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
 """The answer to CONNECT, without fields of a body (RFC 9110 section 9.3.6)."""
 
+NO_MEMORY = (
+    b"HTTP/1.1 503 Service Unavailable\r\n"
+    b"Content-Length: 0\r\n"
+    b"Proxy-Status: spliceproxy; error=proxy_internal_error\r\n"
+    b"Retry-After: 1\r\n"
+    b"Connection: close\r\n\r\n"
+)
+"""The answer where none can be made any more."""
+
 HOW_TO_CONFIGURE = (
     "This is a forward proxy, and the request names no server to forward it to.\n"
     "Tell the client to use it as its proxy, for example:\n"

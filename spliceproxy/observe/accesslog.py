@@ -100,7 +100,7 @@ def _result(record: Record | PlainRecord) -> str:
     elif record.peer:
         tunnel = record.method == "CONNECT" or record.status == 101
         code = "TCP_TUNNEL" if tunnel else "TCP_MISS"
-    elif record.error or not record.status:
+    elif not record.status or (record.error and record.status >= 400):
         code = "NONE"
     else:
         code = "TCP_HIT"

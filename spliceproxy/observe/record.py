@@ -49,7 +49,7 @@ class Record:
         self.peer = ""  # the address dialled, "" if none was
         self.status = 0  # sent to the client; 0 if nothing was
         self.content_type = ""  # of the answer, as received; "" if it has none
-        self.error = ""  # RFC 9209 type where the proxy answered itself
+        self.error = ""  # RFC 9209 type where the proxy answered itself, or cut an answer
         self.rule = ""  # the id of what denied the request
         self.tags: Mapping[str, str] = _NO_TAGS  # the policy hook's
         self.reason = ""  # how it ended: the relay's reason, "" for a plain end

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from spliceproxy import files
 from spliceproxy.conditional import parse_date
-from spliceproxy.errors import Failure
+from spliceproxy.errors import Failure, PeerGone
 from spliceproxy.files import Site, send_file
 from spliceproxy.http1.head import RequestHead, parse_request
 from spliceproxy.stream import Stream
@@ -626,8 +626,9 @@ def test_a_client_that_goes_away(run, pair, big):
         sending = loop.create_task(send_file(stream, big.fileno(), 0, 5 << 20, 60.0))
         await loop.sock_recv(client, 1000)
         client.close()
-        with pytest.raises(ConnectionError):
+        with pytest.raises(PeerGone) as caught:
             await sending
+        assert caught.value.stream is stream
         stream.close()
 
     run(main)

@@ -1,0 +1,151 @@
+"""Faults of the proxy's own are answered and told: only a client's socket says that it left."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import os
+import selectors
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from fault_peers import Reader, request
+from harness import ProxyProcess, wait_for
+
+NewProxy = Callable[..., ProxyProcess]
+
+CLIENTS = 200
+
+# bcrypt of "secret", of the lowest cost.
+USERS = "alice:$2b$04$uTIGENi2MLYiQqEkjhMoO.n/9dGXGaxKkzgLAJ3TEThtlu/zqmpGO\n"
+
+
+def credentials(pair: str) -> str:
+    return "Proxy-Authorization: Basic " + base64.b64encode(pair.encode()).decode()
+
+
+def statuses(proxy: ProxyProcess, sent: bytes) -> Counter[int]:
+    """The statuses of so many clients at once that each send this and then wait for an
+    answer; 0 for one that was closed without a byte. One that has its answer leaves."""
+    found: Counter[int] = Counter()
+    with selectors.DefaultSelector() as selector, contextlib.ExitStack() as stack:
+        for _ in range(CLIENTS):
+            client = stack.enter_context(proxy.connect())
+            client.sendall(sent)
+            selector.register(client, selectors.EVENT_READ)
+        end = time.monotonic() + 60
+        while selector.get_map() and time.monotonic() < end:
+            for key, _ in selector.select(1):
+                client = key.fileobj
+                assert isinstance(client, socket.socket)
+                selector.unregister(client)
+                try:
+                    found[Reader(client).answer().status] += 1
+                except ConnectionError:
+                    found[0] += 1
+                client.close()
+    return found
+
+
+def test_no_descriptor_to_check_a_password(
+    new_proxy: NewProxy, each_loop: bool, tmp_path: Path, origin: socket.socket
+) -> None:
+    """The worker has none left for what it does with a request. Each client gets an answer
+    in the end, and none is taken for one that has left."""
+    users = tmp_path / "users"
+    users.write_text(USERS)
+    proxy = new_proxy(
+        "--htpasswd", str(users), uvloop=each_loop, prefix=["prlimit", "--nofile=64:64"]
+    )
+    found = statuses(proxy, request(origin.getsockname(), credentials("alice:secret")))
+    assert found[0] == 0
+    assert found.total() == CLIENTS
+    assert "Too many open files" in proxy.stderr()
+    lines = proxy.wait_access(CLIENTS)
+    assert not [line for line in lines if "/000 " in line]
+
+
+FAULTY = """
+import errno, os
+from spliceproxy.policy.auth import basic
+
+def fail(pair):
+    raise {fault}
+
+basic.split = fail
+
+def authorize(request):
+    raise AssertionError
+"""
+"""A hook that makes the check of a password fail, as what Python loads late may: the first
+thing a worker does with a new user."""
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "told"),
+    [
+        ("OSError(errno.EMFILE, os.strerror(errno.EMFILE), 'x.py')", 503, "Too many open files"),
+        ("OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))", 503, "Cannot allocate memory"),
+        ("MemoryError()", 503, "MemoryError"),
+        ("OSError(errno.EIO, os.strerror(errno.EIO))", 500, "Input/output error"),
+        ("ConnectionResetError(errno.ECONNRESET, 'of another socket')", 500, "another socket"),
+        ("RuntimeError('nobody foresaw it')", 500, "nobody foresaw it"),
+    ],
+    ids=["EMFILE", "ENOMEM", "MemoryError", "EIO", "ECONNRESET", "RuntimeError"],
+)
+def test_a_fault_of_our_own(
+    tmp_path: Path, each_loop: bool, fault: str, status: int, told: str
+) -> None:
+    """The client has an answer that keeps to itself what has failed; the log has its line,
+    and the messages have one for any number of them."""
+    users = tmp_path / "users"
+    users.write_text(USERS)
+    hook = tmp_path / "hook.py"
+    hook.write_text(FAULTY.format(fault=fault))
+    proxy = ProxyProcess(
+        tmp_path / "proxy", "--htpasswd", str(users), "--policy", str(hook), uvloop=each_loop
+    )
+    try:
+        for method in ("GET", "HEAD", "POST"):
+            with proxy.connect() as client:
+                user = credentials("alice:secret")
+                client.sendall(request(("192.0.2.1", 80), user, method=method))
+                reader = Reader(client)
+                answer = reader.answer(method)
+                assert (answer.status, answer.error) == (status, "proxy_internal_error")
+                assert answer.fields["connection"] == "close"
+                assert told not in str(answer)
+                assert reader.rest() == b""
+                assert reader.end == "fin"
+        lines = proxy.wait_access(3)
+        assert [line.split()[3] for line in lines] == [f"NONE/{status}"] * 3
+        assert told in proxy.stderr()
+        assert proxy.stderr().count("could not be served") == 1
+        assert ("Traceback" in proxy.stderr()) == (told == "nobody foresaw it")
+    finally:
+        proxy.kill()
+
+
+def test_a_file_that_becomes_shorter(new_proxy: NewProxy, each_loop: bool, tmp_path: Path) -> None:
+    """The answer has begun: it is cut where the file ends, and the messages say so."""
+    www = tmp_path / "www"
+    www.mkdir()
+    size = 64 << 20
+    with (www / "big").open("wb") as file:
+        file.truncate(size)
+    proxy = new_proxy("--serve", str(www), uvloop=each_loop)
+    with proxy.connect() as client:
+        client.sendall(b"GET /big HTTP/1.1\r\nHost: a.test\r\n\r\n")
+        reader = Reader(client)
+        reader.more()
+        os.truncate(www / "big", size // 2)
+        answer = reader.answer()
+        assert (answer.status, answer.whole) == (200, False)
+        assert len(answer.body) < size
+    (line,) = proxy.wait_access(1)
+    assert line.split()[3] == "TCP_HIT_ABORTED/200"
+    wait_for(lambda: "a file ended" in proxy.stderr(), "the message")
