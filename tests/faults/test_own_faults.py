@@ -14,14 +14,14 @@ from pathlib import Path
 
 import pytest
 from fault_peers import Reader, request
-from harness import ProxyProcess, wait_for
+from harness import ProxyProcess, descriptors, refused_port, wait_for
 
 NewProxy = Callable[..., ProxyProcess]
 
 CLIENTS = 200
 
 # bcrypt of "secret", of the lowest cost.
-USERS = "alice:$2b$04$uTIGENi2MLYiQqEkjhMoO.n/9dGXGaxKkzgLAJ3TEThtlu/zqmpGO\n"
+USERS = "alice:$2b$04$aOjgytpP8qwdW9jAAzn4/Ozyezkbf4DTQwCWLK6VtO5575J2KVPeO\n"
 
 
 def credentials(pair: str) -> str:
@@ -30,11 +30,13 @@ def credentials(pair: str) -> str:
 
 def statuses(proxy: ProxyProcess, sent: bytes) -> Counter[int]:
     """The statuses of so many clients at once that each send this and then wait for an
-    answer; 0 for one that was closed without a byte. One that has its answer leaves."""
+    answer, once they have all descriptors; 0 for one that was closed without a byte. One that
+    has its answer leaves."""
     found: Counter[int] = Counter()
     with selectors.DefaultSelector() as selector, contextlib.ExitStack() as stack:
-        for _ in range(CLIENTS):
-            client = stack.enter_context(proxy.connect())
+        clients = [stack.enter_context(proxy.connect()) for _ in range(CLIENTS)]
+        wait_for(lambda: descriptors(proxy.worker) == 64, "every descriptor in use")
+        for client in clients:
             client.sendall(sent)
             selector.register(client, selectors.EVENT_READ)
         end = time.monotonic() + 60
@@ -51,22 +53,29 @@ def statuses(proxy: ProxyProcess, sent: bytes) -> Counter[int]:
     return found
 
 
-def test_no_descriptor_to_check_a_password(
-    new_proxy: NewProxy, each_loop: bool, tmp_path: Path, origin: socket.socket
-) -> None:
+def test_no_descriptor_to_check_a_password(tmp_path: Path, each_loop: bool) -> None:
     """The worker has none left for what it does with a request. Each client gets an answer
     in the end, and none is taken for one that has left."""
     users = tmp_path / "users"
     users.write_text(USERS)
-    proxy = new_proxy(
-        "--htpasswd", str(users), uvloop=each_loop, prefix=["prlimit", "--nofile=64:64"]
+    proxy = ProxyProcess(
+        tmp_path / "proxy",
+        "--htpasswd",
+        str(users),
+        uvloop=each_loop,
+        prefix=["prlimit", "--nofile=64:64"],
     )
-    found = statuses(proxy, request(origin.getsockname(), credentials("alice:secret")))
-    assert found[0] == 0
-    assert found.total() == CLIENTS
-    assert "Too many open files" in proxy.stderr()
-    lines = proxy.wait_access(CLIENTS)
-    assert not [line for line in lines if "/000 " in line]
+    try:
+        with refused_port() as port:
+            asked = request(("127.0.0.1", port), credentials("alice:secret"))
+            found = statuses(proxy, asked)
+        assert found[0] == 0
+        assert found.total() == CLIENTS
+        assert "Too many open files" in proxy.stderr()
+        lines = proxy.wait_access(CLIENTS)
+        assert not [line for line in lines if "/000 " in line]
+    finally:
+        proxy.kill()
 
 
 FAULTY = """
