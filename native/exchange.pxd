@@ -24,29 +24,27 @@ from flow cimport (
     Q_FINISHED, R_CLIENT_GONE, R_IDLE, R_TARGET_IDLE, pending,
 )
 from origins cimport kept_drop
-from request cimport dialled, keep, queued_long, read_next
+from received cimport keep, room_left
+from request cimport dialled, queued_long, read_next
 from response cimport move_body, read_answer
 from routes cimport NOWHERE
 from service cimport watch
-
-cdef enum:
-    PIPELINED = 65536       # bytes of further requests that are read during an exchange
-
 
 cdef inline void overhear(Core *c, int32_t slot) noexcept nogil:
     """The client says something during an exchange: a further request, or that it is gone."""
     cdef Flow *f = &c.flows[slot]
     cdef Exchange *x = f.x
-    cdef ssize_t n
-    while True:
-        n = linux.recv(f.fd[0], c.buffer, c.limits.chunk, linux.MSG_DONTWAIT)
+    cdef size_t room = min(c.limits.chunk, room_left(x))
+    cdef ssize_t n = 0
+    while room > 0:
+        n = linux.recv(f.fd[0], c.buffer, room, linux.MSG_DONTWAIT)
         if n >= 0 or linux.errno != linux.EINTR:
             break
     if n < 0 and linux.errno == linux.EAGAIN:
         return
     if n < 0 or (n == 0 and x.have == x.head) or not keep(x, c.buffer, n):
         cut(c, slot, R_CLIENT_GONE)
-    elif n == 0 or x.have - x.head >= PIPELINED:
+    elif n == 0 or room_left(x) == 0:
         if watch(c, slot, 0, f.mask[0] & ~<uint32_t>linux.EPOLLIN) < 0:
             cut(c, slot, R_CLIENT_GONE)
 

@@ -342,7 +342,7 @@ cdef object handoff(Flow *f):
 
 
 cdef void exchange_free(Exchange *x) noexcept:
-    free(x.data)
+    free(x.block)
     free(x.answer)
     free(x)
 

@@ -57,8 +57,10 @@ cdef enum Cause:
     H_REFUSED               # a new client beyond the limit
 
 cdef struct Exchange:       # of a CLIENT
-    char *data              # received and not consumed: the head in work comes first
-    uint32_t have
+    char *block             # of `room` bytes, NULL while nothing has been received
+    char *data              # in it, received and not consumed: the head in work comes first
+    uint32_t room
+    uint32_t have           # bytes at `data`
     uint32_t head           # bytes of the head in work
     int32_t link            # slot of its origin, NOWHERE
     int32_t origin          # P_QUEUE: for which it waits, and its neighbours there

@@ -2,7 +2,6 @@
 A CONNECT becomes a tunnel in the same slot."""
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport realloc
 from libc.string cimport memcmp, memcpy, strlen
 
 cimport linux
@@ -16,6 +15,7 @@ from moves cimport TARGET_FAILED, send_or_hold
 from origins cimport bind, is_self, kept_take, link_dial, link_free
 from plain cimport CONNECT, Field, GET, Head, Out, PLAIN_FIELDS, Text, full, head_end
 from plain_request cimport read_request, write_request
+from received cimport keep, keep_head
 from routes cimport (
     KEY_MAX, NOWHERE, Origin, PEER_MAX, Route, USER_MAX, class_of, route_find, route_key,
 )
@@ -24,20 +24,6 @@ from waiting cimport BUSY, dequeue, enqueue, may_have_more
 
 cdef enum:
     PLAIN_OUT = 16384       # a rewritten head, with room for Host and Via
-
-
-cdef inline bint keep(Exchange *x, const char *data, size_t n) noexcept nogil:
-    """Adds to what was received; false without memory."""
-    cdef char *at
-    if n == 0:
-        return True
-    at = <char *>realloc(x.data, x.have + n)
-    if at == NULL:
-        return False
-    memcpy(at + x.have, data, n)
-    x.data = at
-    x.have += <uint32_t>n
-    return True
 
 
 cdef inline uint8_t kind_of(const Head *head) noexcept nogil:
@@ -243,14 +229,6 @@ cdef inline void read_next(Core *c, int32_t slot) noexcept nogil:
         begin(c, slot, c.buffer, n)
 
 
-cdef inline void shrink(Exchange *x) noexcept nogil:
-    """Keeps of what was received the head alone: the log will want its target."""
-    cdef char *at = <char *>realloc(x.data, x.head) if x.have > x.head else NULL
-    if at != NULL:
-        x.data = at
-        x.have = x.head
-
-
 cdef inline void become_tunnel(Core *c, int32_t slot) noexcept nogil:
     """CONNECT has succeeded. The exchange stays, as what is known of the tunnel."""
     cdef Flow *f = &c.flows[slot]
@@ -279,7 +257,7 @@ cdef inline void become_tunnel(Core *c, int32_t slot) noexcept nogil:
         if send_or_hold(
             c, &f.way[0], fd, x.data + x.head, x.have - x.head) == TARGET_FAILED:
             side_failed(c, f, 1, linux.errno)
-    shrink(x)
+    keep_head(x)
     settle(c, slot, -1)
 
 

@@ -1,8 +1,8 @@
 """The answer to a plain request: read, rewritten, and its body moved to the client."""
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t
-from libc.stdlib cimport free, malloc
-from libc.string cimport memcpy, memmove, memset
+from libc.stdlib cimport malloc
+from libc.string cimport memcpy, memset
 
 cimport linux
 from ends cimport close_client, cut, hand_over, note
@@ -15,6 +15,7 @@ from moves cimport END, Moved, SOURCE_FAILED, TARGET_FAILED, turn
 from origins cimport is_silent, kept_put, link_drop
 from plain cimport Field, HEAD, Head, Out, PLAIN_FIELDS, head_end, put
 from plain_response cimport join_chunks, put_chunk_size, read_response, write_response
+from received cimport RESUME, consume
 from request cimport PLAIN_OUT, begin, start_next
 from routes cimport NOWHERE
 from service cimport send_queue, watch
@@ -30,6 +31,7 @@ cdef inline void answered(Core *c, int32_t slot) noexcept nogil:
     cdef Exchange *x = f.x
     cdef int32_t link = x.link
     cdef int32_t origin = c.flows[link].link.origin
+    cdef uint32_t mask = f.mask[0] & linux.EPOLLIN
     c.counters.exchanges += 1
     note(c, slot, 0)
     x.started = x.dialling = 0
@@ -42,12 +44,7 @@ cdef inline void answered(Core *c, int32_t slot) noexcept nogil:
     if origin != NOWHERE:
         count_answer(c, &c.routes.origins[origin])
         start_next(c, origin)
-    x.have -= x.head
-    if x.have:
-        memmove(x.data, x.data + x.head, x.have)
-    else:
-        free(x.data)
-        x.data = NULL
+    consume(x)
     x.phase = P_IDLE
     if x.close:
         if x.have or send_queue(f.fd[0]) or not is_silent(f.fd[0]):
@@ -58,7 +55,10 @@ cdef inline void answered(Core *c, int32_t slot) noexcept nogil:
     if c.draining and not x.have and is_silent(f.fd[0]):
         close_client(c, slot)
         return
-    if c.draining or watch(c, slot, 0, linux.EPOLLIN) < 0:
+    # With much at hand nothing is read: as many requests as that are served first.
+    if x.have < RESUME:
+        mask |= linux.EPOLLIN
+    if c.draining or watch(c, slot, 0, mask) < 0:
         hand_over(c, slot, H_REQUEST)
         return
     f.way[1].active = c.now

@@ -140,6 +140,13 @@ class Connection:
                 self._stream.reset()
             else:
                 self._stream.close()
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Nothing keeps a buffer: an exchange and a fault refer back to this connection, and
+        such a cycle would last until the garbage is collected."""
+        self._stream.buffer.clear()
+        self._exchange = self._cause = self._task = None
 
     def _give_back(self) -> bool:
         """Whether the relay goes on with this client."""
@@ -207,7 +214,10 @@ class Connection:
             error = self._cause
         except Exception as fault:  # noqa: BLE001 - it is answered, and told if it is our own
             error = fault
-        return await self._fail(error)
+        try:
+            return await self._fail(error)
+        finally:
+            del error  # its traceback has this frame, which has all the rest
 
     def _log(self, received: int, sent: int) -> None:
         """Writes the record of a request; a tunnel's is written when it ends."""

@@ -127,6 +127,7 @@ class Exchange:
                 if self._upload is not None:
                     await _stop(self._upload)
             finally:
+                self._upload = None  # its end has a traceback, which has this exchange
                 self._close_origin()
 
     # ---- the origin --------------------------------------------------------------------

@@ -1,0 +1,73 @@
+"""What a client has said and nobody has consumed: the head in work, and what follows it.
+
+Bounded: nothing more is read while PIPELINED bytes follow the head in work, and what is
+consumed is stepped over, not moved. So a client that sends requests and reads no answer
+fills the buffers of the kernel, not this one.
+"""
+
+from libc.stdint cimport uint32_t
+from libc.stdlib cimport free, malloc, realloc
+from libc.string cimport memcpy, memmove
+
+from flow cimport Exchange
+
+cdef enum:
+    PIPELINED = 65536       # bytes behind the head in work, beyond which nothing is read
+    RESUME = 32768          # bytes, below which more is read
+    FULL = 73728            # PIPELINED and a head (plain.PLAIN_HEAD)
+
+
+cdef inline size_t room_left(const Exchange *x) noexcept nogil:
+    """How many bytes may still be read behind the head in work."""
+    cdef size_t behind = x.have - x.head
+    return PIPELINED - behind if behind < PIPELINED else 0
+
+
+cdef inline bint keep(Exchange *x, const char *data, size_t n) noexcept nogil:
+    """Adds to what was received; false without memory, and nothing has changed."""
+    cdef char *block
+    cdef size_t size
+    if n == 0:
+        return True
+    if x.block == NULL or x.block + x.room < x.data + x.have + n:
+        # Most clients send one request at a time: a first part has no room for a second.
+        size = x.have + n
+        if x.have and size < FULL:
+            size = min(2 * size, <size_t>FULL)
+        block = <char *>malloc(size)
+        if block == NULL:
+            return False
+        if x.have:
+            memcpy(block, x.data, x.have)
+        free(x.block)
+        x.block = x.data = block
+        x.room = <uint32_t>size
+    memcpy(x.data + x.have, data, n)
+    x.have += <uint32_t>n
+    return True
+
+
+cdef inline void consume(Exchange *x) noexcept nogil:
+    """The head in work is done with."""
+    x.data += x.head
+    x.have -= x.head
+    x.head = 0
+    if x.have == 0:
+        free(x.block)
+        x.block = x.data = NULL
+        x.room = 0
+
+
+cdef inline void keep_head(Exchange *x) noexcept nogil:
+    """Forgets all but the head in work: the log will want its target."""
+    cdef char *block
+    if x.have == x.head:
+        return
+    if x.data != x.block:
+        memmove(x.block, x.data, x.head)
+    x.data = x.block
+    x.have = x.head
+    block = <char *>realloc(x.block, x.head)
+    if block != NULL:
+        x.block = x.data = block
+        x.room = x.head
