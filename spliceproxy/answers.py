@@ -89,6 +89,7 @@ class Answers:
             date=self._services.date(),
             extra=challenge or (),
             denial=_denial(head, error) if isinstance(error, Denied) else None,
+            why=self._why(error, kind),
         )
         try:
             await self._send(page)
@@ -98,6 +99,12 @@ class Answers:
             record.reason = "client-reset"
             return False
         return keep
+
+    def _why(self, error: Failure | HeadError, kind: str) -> str:
+        """For the reason phrase. The statuses of most bad heads say it by themselves."""
+        if isinstance(error, Failure):
+            return error.why or self._services.reasons[kind]
+        return self._services.reasons[kind] if error.status in (400, 502) else ""
 
     async def _send(self, answer: bytes) -> None:
         self._stream.write_limit.set(

@@ -241,7 +241,10 @@ class Connection:
         if head.form == "absolute":
             if head.scheme != "http":
                 advice = ": use CONNECT for it" if head.scheme == "https" else ""
-                raise Failure("http_request_error", f"cannot forward {head.scheme}{advice}")
+                why = "use CONNECT for https" if advice else "only http can be forwarded"
+                raise Failure(
+                    "http_request_error", f"cannot forward {head.scheme}{advice}", why=why
+                )
             return await self._forward(head, head.host, head.port)
         if self._services.site is not None:
             return await self._serve_file(head)
@@ -249,7 +252,7 @@ class Connection:
         if backend is None and head.form == "asterisk":
             return await self._answer_here(head)
         if backend is None:
-            raise Failure("http_request_error", HOW_TO_CONFIGURE)
+            raise Failure("http_request_error", HOW_TO_CONFIGURE, why="this is a proxy")
         return await self._forward(head, *backend, own=True)
 
     async def _connect(self, head: RequestHead) -> None:

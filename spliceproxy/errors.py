@@ -6,7 +6,9 @@ its recommendations where spliceproxy has no reason to differ.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from errno import EMFILE, ENFILE, ENOBUFS, ENOMEM
+from typing import Protocol
 
 EXHAUSTED = frozenset({EMFILE, ENFILE, ENOBUFS, ENOMEM})
 """Errors that say that this process or machine has no more descriptors, or no memory."""
@@ -37,20 +39,73 @@ STATUS = {
     "proxy_loop_detected": 502,
 }
 
+WHY = {
+    "dns_timeout": "no DNS answer within {dns:g} s",
+    "dns_error": "name not found",
+    "destination_not_found": "server not found",
+    "destination_unavailable": "no connection",
+    "destination_ip_prohibited": "connection not permitted",
+    "destination_ip_unroutable": "no route to the server",
+    "connection_refused": "connection refused",
+    "connection_terminated": "connection closed without an answer",
+    "connection_timeout": "no connection within {dial:g} s",
+    "connection_read_timeout": "no request within {head:g} s",
+    "connection_write_timeout": "request not taken within {idle:g} s",
+    "connection_limit_reached": "too many connections",
+    "http_response_incomplete": "answer cut short",
+    "http_protocol_error": "malformed answer",
+    "http_response_timeout": "no answer within {idle:g} s",
+    "http_response_header_size": "head of the answer too large",
+    "http_response_transfer_coding": "unknown transfer coding",
+    "http_upgrade_failed": "protocol switched unasked",
+    "http_request_error": "malformed request",
+    "http_request_denied": "denied",
+    "proxy_internal_response": "the proxy has failed",
+    "proxy_internal_error": "the proxy has failed",
+    "proxy_loop_detected": "request leads back to this proxy",
+}
+"""By error what the reason phrase says. Half of all clients show that phrase and nothing else
+of an answer, so it must be short, and hold nothing that comes from a client or an origin."""
+
+
+class Seconds(Protocol):
+    """The limits that WHY names (``config.Timeouts``)."""
+
+    @property
+    def head(self) -> float: ...
+    @property
+    def dial(self) -> float: ...
+    @property
+    def dns(self) -> float: ...
+    @property
+    def idle(self) -> float: ...
+
+
+def reasons(limits: Seconds) -> Mapping[str, str]:
+    """WHY with its numbers."""
+    numbers = {name: getattr(limits, name) for name in ("head", "dial", "dns", "idle")}
+    return {error: text.format(**numbers) for error, text in WHY.items()}
+
+
+NOTHING_LEFT = "no descriptors or memory left"
+"""Why, where it is the proxy's machine that has no more."""
+
 
 class Failure(Exception):
     """A request that the proxy answers itself.
 
     ``error`` is the RFC 9209 type, ``detail`` one short line for the client (no
     secrets, may hold text from the request: escape it where it is written),
-    ``status`` the answer's status, by default the one that the type maps to.
+    ``status`` the answer's status, by default the one that the type maps to; ``why`` is for
+    the reason phrase, in place of what WHY has for the type: a constant.
     """
 
-    def __init__(self, error: str, detail: str, status: int = 0) -> None:
+    def __init__(self, error: str, detail: str, status: int = 0, *, why: str = "") -> None:
         super().__init__(detail)
         self.error = error
         self.detail = detail
         self.status = status or STATUS[error]
+        self.why = why
 
 
 class Denied(Failure):
@@ -78,7 +133,8 @@ def internal(error: Exception) -> Failure:
     if isinstance(error, Failure):
         return error
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in EXHAUSTED):
-        return Failure("proxy_internal_error", "the proxy has no descriptors or memory left", 503)
+        detail = "the proxy has no descriptors or memory left"
+        return Failure("proxy_internal_error", detail, 503, why=NOTHING_LEFT)
     return Failure("proxy_internal_error", "the proxy has failed")
 
 

@@ -282,7 +282,10 @@ class Exchange:
         except PeerGone as error:
             if origin.received == self._before:
                 raise DeadReuse from error
-            raise Failure("connection_terminated", "the origin reset the connection") from error
+            why = "connection reset"
+            raise Failure(
+                "connection_terminated", "the origin reset the connection", why=why
+            ) from error
         if origin.received == self._before:
             raise DeadReuse
         raise Failure("http_response_incomplete", "the origin closed within the response's head")
@@ -371,7 +374,8 @@ class Exchange:
 def _client_failed(error: SourceFailed) -> Exception:
     """What becomes of a request whose body did not come."""
     if error.reason == IDLE:
-        return Failure("connection_read_timeout", "the request's body stalled", 408)
+        why = "the body stalled"
+        return Failure("connection_read_timeout", "the request's body stalled", 408, why=why)
     return ClientGone(error.reason)
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from functools import partial
 
 from spliceproxy.body import BodyMover
 from spliceproxy.config import Config
-from spliceproxy.errors import Failure
+from spliceproxy.errors import Failure, reasons
 from spliceproxy.exchanges import Exchanges
 from spliceproxy.files import Site
 from spliceproxy.observe.accesslog import AccessLog
@@ -48,11 +49,13 @@ class Services:
     draining: bool = False
     faults: Seldom = field(default_factory=partial(Seldom, _messages), init=False)
     via: bytes = field(init=False)
+    reasons: Mapping[str, str] = field(init=False)
     _date: bytes = field(default=b"", init=False)
     _date_of: int = field(default=-1, init=False)
 
     def __post_init__(self) -> None:
         self.via = self.config.via.encode("ascii")
+        self.reasons = reasons(self.config.timeouts)
 
     def date(self) -> bytes:
         """Now as an IMF-fixdate (RFC 9110 section 5.6.7), made once a second."""

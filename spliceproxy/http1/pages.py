@@ -32,8 +32,12 @@ HOW_TO_CONFIGURE = (
 )
 """The detail of a 400 for an origin-form request where there is no default backend."""
 
-RETRY_AFTER = 1
-"""Seconds, for 503: the proxy's own limits pass quickly."""
+RETRY_AFTER = {429: 10, 503: 1}
+"""Seconds by status: the proxy's own limits pass quickly; what a rule counts does not. Clients
+that repeat by themselves obey it, where they read it."""
+
+PHRASE_MAX = 80
+"""Bytes of a reason phrase. Many clients show it, and most of them on one line."""
 
 _PHRASES = {status.value: status.phrase for status in HTTPStatus}
 _PHRASES.update({413: "Content Too Large", 414: "URI Too Long"})  # RFC 9110; Python before 3.13
@@ -68,33 +72,43 @@ def error_page(
     date: bytes,
     extra: tuple[bytes, ...] = (),
     denial: Denial | None = None,
+    why: str = "",
 ) -> bytes:
     """A whole response of ours: a head and a plain text of a few lines, or a denial.
 
     ``error`` is an RFC 9209 type; ``detail`` may hold text of the request; ``minor`` is
     the client's HTTP/1.minor; ``close`` says whether its connection ends; ``head_only``
     leaves the text out (an answer to HEAD); ``date`` is an IMF-fixdate; ``extra`` are
-    field lines without CRLF, sent as they are.
+    field lines without CRLF, sent as they are; ``why`` goes into the reason phrase, in place
+    of which a denial has its rule.
     """
     phrase = _PHRASES.get(status, "Error")
     if denial is None:
         kind, text = _TEXT, f"{status} {phrase}\n{_printable(detail)}\n"
+        why = f": {why}" if why else ""
     else:
         kind, text = _denial(status, phrase, denial)
+        by = f"rule {denial.rule}" if denial.rule else "policy"
+        why = f" by {by}" if status == 403 else f": {by}"
     body = text.encode("utf-8", "replace")
     lines = [
-        f"HTTP/1.1 {status} {phrase}".encode("ascii"),
+        f"HTTP/1.1 {status} {_reason_phrase(phrase + why)}".encode("ascii"),
         b"Date: " + date,
         b"Content-Type: " + kind,
         b"Content-Length: %d" % len(body),
         b"Cache-Control: no-store",
         b"Proxy-Status: " + proxy_status(error, detail),
     ]
-    if status == 503:
-        lines.append(b"Retry-After: %d" % RETRY_AFTER)
+    if status in RETRY_AFTER and not any(line.startswith(b"Retry-After:") for line in extra):
+        lines.append(b"Retry-After: %d" % RETRY_AFTER[status])
     lines += extra
     head = _end(lines, minor, close)
     return head if head_only else head + body
+
+
+def _reason_phrase(text: str) -> str:
+    """RFC 9112 section 4, of visible ASCII and spaces only: the id of a rule may be anything."""
+    return _NOT_SF_STRING.sub("?", text)[:PHRASE_MAX].rstrip()
 
 
 class Denial(NamedTuple):

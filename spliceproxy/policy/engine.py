@@ -314,7 +314,7 @@ def _canonical(host: str) -> str:
     try:
         return canonical(host)
     except ValueError as error:
-        raise Failure("dns_error", str(error)) from None
+        raise Failure("dns_error", str(error), why="no valid host name") from None
 
 
 def _request(

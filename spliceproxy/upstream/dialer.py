@@ -35,7 +35,7 @@ from errno import (
 )
 
 from spliceproxy import tcp
-from spliceproxy.errors import Failure
+from spliceproxy.errors import NOTHING_LEFT, Failure
 
 ATTEMPT_DELAY = 0.25
 """Seconds after which the next address is tried beside the last (RFC 8305 section 5)."""
@@ -250,4 +250,6 @@ def _failure(address: str, port: int, errno: int | None, total: int = 1) -> Fail
     where = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
     text = os.strerror(errno) if errno else "connection failed"
     among = f" ({total} addresses tried)" if total > 1 else ""
-    return Failure(_type(errno), f"{where}: {text}{among}")
+    error = _type(errno)
+    why = NOTHING_LEFT if error == "connection_limit_reached" else ""
+    return Failure(error, f"{where}: {text}{among}", why=why)

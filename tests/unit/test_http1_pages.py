@@ -7,9 +7,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from spliceproxy.config import Timeouts
+from spliceproxy.errors import STATUS, WHY, reasons
 from spliceproxy.http1.framing import Body, response_body
 from spliceproxy.http1.head import find_head_end, parse_response
-from spliceproxy.http1.pages import ESTABLISHED, HOW_TO_CONFIGURE, error_page, proxy_status
+from spliceproxy.http1.pages import (
+    ESTABLISHED,
+    HOW_TO_CONFIGURE,
+    PHRASE_MAX,
+    Denial,
+    error_page,
+    proxy_status,
+)
 
 DATE = b"Mon, 23 Nov 2026 12:00:00 GMT"
 
@@ -153,3 +162,54 @@ def test_whatever_the_detail_the_page_is_one_valid_response(
     seen = Seen()
     httptools.HttpResponseParser(seen).feed_data(page)
     assert seen.complete
+
+
+def phrase(page: bytes) -> bytes:
+    return page.partition(b"\r\n")[0].partition(b" ")[2]
+
+
+@pytest.mark.parametrize(
+    ("status", "rule", "shown"),
+    [
+        (403, "no-metadata", b"403 Forbidden by rule no-metadata"),
+        (403, "", b"403 Forbidden by policy"),
+        (451, "law", b"451 Unavailable For Legal Reasons: rule law"),
+        (403, "r\xe8gle\r\nX: y \x1b[2J", b"403 Forbidden by rule r?gle??X: y ?[2J"),
+        (403, "\udc80", b"403 Forbidden by rule ?"),
+        (403, "x" * 100, b"403 Forbidden by rule " + b"x" * 62),
+        (403, "x" * 61 + " y", b"403 Forbidden by rule " + b"x" * 61),
+    ],
+)
+def test_the_phrase_names_the_rule(status: int, rule: str, shown: bytes) -> None:
+    """Half of all clients show it and nothing else (RFC 9112 section 4). What Deny() says, and
+    what the request held, is not in it."""
+    denial = Denial(rule, "the reason", "the advice")
+    page = error_page(
+        status, "http_request_denied", "the detail", close=True, date=DATE, denial=denial
+    )
+    assert phrase(page) == shown
+    assert len(shown) <= 4 + PHRASE_MAX == 84
+
+
+def test_every_error_says_why() -> None:
+    """Each in a few words of ASCII, without a number that was not filled in."""
+    assert set(WHY) == set(STATUS)
+    texts = reasons(Timeouts(head=30.0, dial=9.0, dns=4.0, idle=3600.0))
+    for error, why in texts.items():
+        page = error_page(STATUS[error], error, "the detail", close=True, date=DATE, why=why)
+        shown = phrase(page).decode("ascii")
+        assert shown.endswith(f": {why}")
+        assert len(shown) <= 4 + PHRASE_MAX
+        assert "{" not in shown
+    assert texts["connection_timeout"] == "no connection within 9 s"
+    assert texts["dns_timeout"] == "no DNS answer within 4 s"
+
+
+@pytest.mark.parametrize(
+    ("status", "extra", "seconds"),
+    [(429, (), [b"10"]), (503, (), [b"1"]), (429, (b"Retry-After: 7",), [b"7"]), (403, (), [])],
+)
+def test_when_to_try_again(status: int, extra: tuple[bytes, ...], seconds: list[bytes]) -> None:
+    page = error_page(status, "http_request_denied", "x", close=True, date=DATE, extra=extra)
+    head = parse_response(page[: find_head_end(bytearray(page), response=True)])
+    assert list(head.values(b"retry-after")) == seconds

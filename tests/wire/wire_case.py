@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from spliceproxy.errors import Failure
+from spliceproxy.http1.pages import HOW_TO_CONFIGURE
 
 Text = str | bytes
 
@@ -175,18 +176,52 @@ def page(
     close: bool = True,
     body: bool = True,
     extra: str = "",
+    why: str | None = None,
 ) -> bytes:
-    """An error page of the proxy's (RFC 9209 Proxy-Status)."""
+    """An error page of the proxy's (RFC 9209 Proxy-Status). ``why`` goes into the reason phrase,
+    by default what WHY has for the detail or the error."""
+    if why is None:
+        known = WHY.get(detail) or WHY[error]
+        why = known if status not in (414, 431, 501, 505) else ""
+    shown = f"{phrase}: {why}" if why else phrase
     text = f"{status} {phrase}\n{detail}\n".encode()
     quoted = detail.partition("\n")[0].replace("\\", "\\\\").replace('"', '\\"')
     head = (
-        f"HTTP/1.1 {status} {phrase}\n{OUR_DATE}\nContent-Type: text/plain; charset=utf-8\n"
+        f"HTTP/1.1 {status} {shown}\n{OUR_DATE}\nContent-Type: text/plain; charset=utf-8\n"
         f"Content-Length: {len(text)}\nCache-Control: no-store\n"
         f'Proxy-Status: spliceproxy; error={error}; details="{quoted}"\n{extra}'
         f"{'Connection: close' if close else ''}"
     )
     return wire(head.rstrip("\n") + "\n\n") + (text if body else b"")
 
+
+WHY = {
+    "connection_limit_reached": "too many connections",
+    "connection_read_timeout": "the body stalled",
+    "connection_refused": "connection refused",
+    "connection_terminated": "connection closed without an answer",
+    "connection_timeout": "no connection within 10 s",
+    "connection_write_timeout": "request not taken within 3600 s",
+    "destination_ip_prohibited": "connection not permitted",
+    "destination_ip_unroutable": "no route to the server",
+    "destination_not_found": "server not found",
+    "destination_unavailable": "no connection",
+    "dns_error": "name not found",
+    "dns_timeout": "no DNS answer within 5 s",
+    "http_protocol_error": "malformed answer",
+    "http_request_error": "malformed request",
+    "http_response_header_size": "head of the answer too large",
+    "http_response_incomplete": "answer cut short",
+    "http_response_timeout": "no answer within 3600 s",
+    "http_response_transfer_coding": "unknown transfer coding",
+    "http_upgrade_failed": "protocol switched unasked",
+    "proxy_internal_error": "the proxy has failed",
+    "proxy_loop_detected": "request leads back to this proxy",
+    HOW_TO_CONFIGURE: "this is a proxy",
+    "cannot forward https: use CONNECT for it": "use CONNECT for https",
+    "no request head within the time limit": "no request within 30 s",
+    "the origin reset the connection": "connection reset",
+}
 
 PHRASES = {
     400: "Bad Request",
