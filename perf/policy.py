@@ -21,7 +21,7 @@ from spliceproxy.http1.head import RequestHead, parse_request
 from spliceproxy.observe.record import Record
 from spliceproxy.policy import Allow, Request
 from spliceproxy.policy.engine import Client, Policy
-from spliceproxy.policy.hook import Functions
+from spliceproxy.policy.functions import Functions
 
 HOSTS = [f"www{n}.example{n % 7}.com" for n in range(64)]
 """As many are asked for by turns."""

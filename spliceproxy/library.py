@@ -17,7 +17,7 @@ from spliceproxy.destinations import Destinations, tell
 from spliceproxy.instance import Instance
 from spliceproxy.observe.record import Record
 from spliceproxy.policy.engine import Client, Head, Notes, Policy, Verdict
-from spliceproxy.policy.hook import Authorize, Functions, OnClose
+from spliceproxy.policy.functions import Authorize, Functions, OnClose, checked
 from spliceproxy.relay.choice import choose, ignore_sigpipe
 from spliceproxy.relay.interface import RelayOptions
 from spliceproxy.settings.kind import Invalid
@@ -73,11 +73,10 @@ class Proxy:
                 timeouts=Timeouts(drain=DRAIN),
                 access_log="off",
             )
-        for name, function in (("policy", policy), ("on_close", on_close)):
-            if function is not None and not callable(function):
-                raise TypeError(f"{name}: {function!r}; allowed: a function")
         self._config = replace(config, listen=_addresses(listen), workers=1)
-        self._functions = Functions(policy, on_close) if policy or on_close else None
+        given = policy is not None or on_close is not None
+        names = "policy", "on_close"
+        self._functions = checked(policy, on_close, names) if given else None
         self._records: list[Record] | None = [] if record else None
         self._addresses: Sequence[Address] = ()
         self._instance: Instance | None = None

@@ -18,8 +18,9 @@ from spliceproxy.errors import Denied, Failure
 from spliceproxy.policy.auth import Authenticator, peer_uid
 from spliceproxy.policy.clients import NEAR, ClientNetworks, is_local
 from spliceproxy.policy.decision import Allow, Deny
+from spliceproxy.policy.functions import Functions, load
 from spliceproxy.policy.guard import Guard
-from spliceproxy.policy.hook import Functions, Hook, load
+from spliceproxy.policy.hook import Hook
 from spliceproxy.policy.lockfile import LOCKED, Locked
 from spliceproxy.policy.names import canonical
 from spliceproxy.policy.request import Request

@@ -1,29 +1,26 @@
-"""The user's Python hook: loaded, called under a deadline, closed when it fails.
+"""The user's Python hook: called under a deadline, closed when it fails.
 
-A module with ``authorize(request) -> Allow | Deny`` and, if it likes, ``on_close(record)``;
-each may be a coroutine function or a plain one. They run on the event loop of a worker: a
-plain function that blocks holds up every connection, and no deadline can end it.
+``authorize(request) -> Allow | Deny`` and ``on_close(record)`` may each be a coroutine
+function or a plain one. They run on the event loop of a worker: a plain function that blocks,
+and a step of a coroutine, hold up every connection, and no deadline can end them. So it is told
+how long they have.
 """
 
 from __future__ import annotations
 
 import asyncio
-import importlib
-import importlib.util
 import logging
-import sys
+import signal
+import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine
-from pathlib import Path
-from types import ModuleType
+from collections.abc import Awaitable, Coroutine
 from typing import Any, NamedTuple
 
 from spliceproxy.errors import Failure
 from spliceproxy.policy.decision import Allow, Deny
+from spliceproxy.policy.functions import Functions, wants_addresses
 from spliceproxy.policy.request import Request
-
-Authorize = Callable[[Request], Allow | Deny | Awaitable[Allow | Deny]]
-OnClose = Callable[[Any], object]
+from spliceproxy.policy.steps import Late, in_time
 
 log = logging.getLogger("spliceproxy")
 
@@ -36,68 +33,13 @@ LOGGED = 32
 CLOSING = 1024
 """Calls of an asynchronous ``on_close`` that may be under way; more are dropped, and counted."""
 
-_Key = tuple[str, str, str, str, int, tuple[str, ...]]
+HELD = 0.2
+"""Seconds without a turn of the event loop that are told: a client would notice them."""
 
+SILENCE = 60.0
+"""Seconds between two messages about the same function that holds the event loop."""
 
-class HookError(ValueError):
-    """A hook that cannot be loaded."""
-
-
-class _Late(Exception):
-    """The deadline has passed."""
-
-
-class Functions(NamedTuple):
-    """What a hook consists of."""
-
-    authorize: Authorize | None = None
-    on_close: OnClose | None = None
-
-
-def load(name: str) -> Functions:
-    """The functions of ``FILE.py`` or ``package.module``, with ``:function`` behind it where
-    that is not called ``authorize``. HookError.
-
-    The module is executed; one that fails has its traceback in the error's cause.
-    """
-    place, _, function = name.partition(":")
-    module = _load_file(place) if place.endswith(".py") or "/" in place else _load_name(place)
-    authorize = getattr(module, function or "authorize", None)
-    on_close = getattr(module, "on_close", None)
-    if authorize is None and (function or on_close is None):
-        raise HookError(f"{place} has no function {function or 'authorize'}")
-    for value in (authorize, on_close):
-        if value is not None and not callable(value):
-            raise HookError(f"{place}: {value!r} is not a function")
-    return Functions(authorize, on_close)
-
-
-def _load_file(place: str) -> ModuleType:
-    path = Path(place)
-    name = f"spliceproxy_policy_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise HookError(f"{place}: allowed: FILE.py or a dotted name")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # as dataclasses and pickle expect
-    try:
-        spec.loader.exec_module(module)
-    except OSError as error:
-        raise HookError(f"cannot read {place}: {error.strerror}") from error
-    except Exception as error:
-        raise HookError(f"{place}: {_describe(error)}") from error
-    return module
-
-
-def _load_name(place: str) -> ModuleType:
-    try:
-        return importlib.import_module(place)
-    except Exception as error:
-        raise HookError(f"cannot import {place}: {_describe(error)}") from error
-
-
-def _describe(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
+_Key = tuple[str, str, str, str, int, tuple[str, ...] | None]
 
 
 class Answer(NamedTuple):
@@ -117,7 +59,10 @@ class Hook:
         self._ttl = cache
         self._answers: dict[_Key, tuple[Allow | Deny, float]] = {}
         self._closing: set[asyncio.Future[None]] = set()
+        self._resting: set[asyncio.Future[None]] = set()  # calls that go on after their time
         self._logged: set[tuple[str, str]] = set()
+        self._holding: dict[str, tuple[float, int]] = {}  # when it was told, how often since
+        self.wants_addresses = wants_addresses(functions.authorize)
         self.failures = 0  # calls that raised, were late, or answered something else
         self.dropped = 0  # calls of on_close that were not made
 
@@ -157,75 +102,105 @@ class Hook:
     async def _call(self, request: Request) -> Allow | Deny:
         authorize = self._functions.authorize
         assert authorize is not None
+        held = self._held_by_authorize
         try:
-            answer = authorize(request)
+            before = time.perf_counter()
+            try:
+                answer = authorize(request)
+            except asyncio.CancelledError as error:  # nobody but the function can have raised it
+                raise RuntimeError("authorize raised CancelledError") from error
+            finally:
+                held(time.perf_counter() - before)
             if not isinstance(answer, (Allow, Deny)) and isinstance(answer, Awaitable):
-                answer = await self._in_time(answer)
+                answer = await in_time(answer, self._timeout, held)
             if not isinstance(answer, (Allow, Deny)):
                 raise TypeError(f"authorize answered {answer!r}; allowed: Allow(...), Deny(...)")
-        except _Late:
+        except Late as late:
             self._failed("authorize", None)
+            self._leave("authorize", late)
             raise Failure("proxy_internal_error", "the policy hook took too long") from None
-        except Exception as error:
+        except asyncio.CancelledError:  # the client has gone
+            raise
+        except BaseException as error:  # SystemExit, too: one request is not the worker
+            if _is_from_the_keyboard(error):
+                raise
             self._failed("authorize", error)
             raise Failure("proxy_internal_error", "the policy hook failed") from error
         return answer
-
-    async def _in_time(self, answer: Awaitable[Allow | Deny]) -> Allow | Deny:
-        """Awaits in the caller's task, so that an answer which does not wait costs no task."""
-        task = asyncio.current_task()
-        assert task is not None
-        late = False
-
-        def expire() -> None:
-            nonlocal late
-            late = True
-            task.cancel()
-
-        timer = asyncio.get_running_loop().call_later(self._timeout, expire)
-        try:
-            got = await answer
-        except asyncio.CancelledError:
-            if not late:
-                raise
-            if sys.version_info >= (3, 11):
-                task.uncancel()
-            raise _Late from None
-        finally:
-            timer.cancel()
-        if late:  # it has swallowed the cancellation
-            raise _Late
-        return got
 
     def closed(self, record: Any) -> None:
         """Tells the hook that a request or tunnel is over."""
         on_close = self._functions.on_close
         if on_close is None:
             return
+        before = time.perf_counter()
         try:
             result = on_close(record)
-        except Exception as error:  # noqa: BLE001 - it is logged
+        except BaseException as error:
+            if _is_from_the_keyboard(error):
+                raise
             self._failed("on_close", error)
             return
+        finally:
+            self._held_by_on_close(time.perf_counter() - before)
         if isinstance(result, Awaitable):
             if len(self._closing) >= CLOSING:
                 self.dropped += 1
                 if isinstance(result, Coroutine):
                     result.close()
                 return
-            task = asyncio.ensure_future(self._close(result))
-            self._closing.add(task)
-            task.add_done_callback(self._closing.discard)
+            _keep(self._close(result), self._closing)
 
     async def _close(self, result: Awaitable[object]) -> None:
         try:
-            await asyncio.wait_for(result, self._timeout)
-        except asyncio.TimeoutError:
+            await in_time(result, self._timeout, self._held_by_on_close)
+        except Late as late:
             self._failed("on_close", None)
-        except Exception as error:  # noqa: BLE001 - it is logged
+            self._leave("on_close", late)
+        except BaseException as error:
+            if isinstance(error, asyncio.CancelledError) or _is_from_the_keyboard(error):
+                raise
             self._failed("on_close", error)
 
-    def _failed(self, function: str, error: Exception | None) -> None:
+    def _leave(self, function: str, late: Late) -> None:
+        """Lets a call that is over for us come to its end."""
+        if late.rest is not None:
+            _keep(self._rest(function, late.rest), self._resting)
+
+    async def _rest(self, function: str, rest: Coroutine[Any, Any, None]) -> None:
+        try:
+            await rest
+        except BaseException as error:
+            if isinstance(error, asyncio.CancelledError) or _is_from_the_keyboard(error):
+                raise
+            self._failed(function, error)
+
+    def _held_by_authorize(self, seconds: float) -> None:
+        if seconds > HELD:
+            self._held("authorize", seconds)
+
+    def _held_by_on_close(self, seconds: float) -> None:
+        if seconds > HELD:
+            self._held("on_close", seconds)
+
+    def _held(self, function: str, seconds: float) -> None:
+        """Tells that nothing else could run, once in a while."""
+        now = time.monotonic()
+        said, times = self._holding.get(function, (now - SILENCE, 0))
+        if now - said < SILENCE:
+            self._holding[function] = said, times + 1
+            return
+        self._holding[function] = now, 0
+        since = f" ({times} times more since this was said last)" if times else ""
+        log.warning(
+            "the policy hook's %s held the event loop for %.1f s, and all connections of this "
+            "worker with it; a function that waits is asynchronous%s",
+            function,
+            seconds,
+            since,
+        )
+
+    def _failed(self, function: str, error: BaseException | None) -> None:
         """Counts a fault; logs the first of its kind. None: it was late."""
         self.failures += 1
         place = ""
@@ -246,9 +221,30 @@ class Hook:
         """Waits for the calls of ``on_close``, and says how many calls have failed."""
         if self._closing:
             await asyncio.wait(self._closing)
+        for task in self._resting:
+            task.cancel()
+        if self._resting:
+            await asyncio.wait(self._resting)
         if self.failures or self.dropped:
             log.warning(
                 "the policy hook: failures %d, calls of on_close left out %d",
                 self.failures,
                 self.dropped,
             )
+
+
+def _keep(coroutine: Coroutine[Any, Any, None], tasks: set[asyncio.Future[None]]) -> None:
+    """Starts it, and keeps its task while it runs."""
+    task = asyncio.ensure_future(coroutine)
+    tasks.add(task)
+    task.add_done_callback(tasks.discard)
+
+
+def _is_from_the_keyboard(error: BaseException) -> bool:
+    """Whether it is a Ctrl-C that Python has turned into an exception where it was: in a
+    program that does not handle SIGINT itself. In the proxy's own processes none does."""
+    return (
+        isinstance(error, KeyboardInterrupt)
+        and threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    )

@@ -170,7 +170,7 @@ def _auth(auth: AuthConfig) -> Iterator[str]:
 
 
 def _hook(hook: str, where: str) -> Iterator[str]:
-    from spliceproxy.policy.hook import HookError, load
+    from spliceproxy.policy.functions import HookError, load
 
     try:
         with redirect_stdout(sys.stderr):  # the settings are printed there

@@ -18,7 +18,7 @@ from spliceproxy.policy import Allow, Deny, Request
 from spliceproxy.policy.auth import Unauthenticated
 from spliceproxy.policy.clients import ClientNetworks
 from spliceproxy.policy.engine import REPEAT, Policy, Verdict
-from spliceproxy.policy.hook import Functions
+from spliceproxy.policy.functions import Functions
 from spliceproxy.upstream.addresses import literal
 
 ANN = b"Proxy-Authorization: Basic YW5uOnNlY3JldA==\r\n"  # ann:secret

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
+import signal
+import sys
+import time
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from spliceproxy.errors import Failure
 from spliceproxy.policy import Allow, Deny, Request
-from spliceproxy.policy.hook import Functions, Hook, HookError, load
+from spliceproxy.policy.functions import Functions, HookError, load
+from spliceproxy.policy.hook import Hook
+from spliceproxy.policy.steps import Cancelled, Late, in_time
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 ASK = Request(client="10.0.0.7", host="a.test", addresses=("192.0.2.1",))
@@ -36,6 +46,25 @@ def test_values() -> None:
     for status in (200, 399, 407, 600):
         with pytest.raises(ValueError, match="allowed: 400 to 599"):
             Deny("no", status=status)
+    for wrong in (403.5, "403", None, object()):
+        with pytest.raises(TypeError, match=r"^Deny: status .*; allowed: 400 to 599, not 407"):
+            Deny("no", status=wrong)  # type: ignore[arg-type]
+    gone = Deny("no", status=HTTPStatus.GONE)
+    assert (gone.status, f"{gone.status}", type(gone.status)) == (410, "410", int)
+    for wrong in (object(), b"no", None, ("a", "b")):
+        with pytest.raises(TypeError, match=r"^Deny: reason .*; allowed: a text"):
+            Deny(wrong)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match=r"^Deny: rule .*; allowed: a text"):
+            Deny("no", wrong)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"^Allow: tags"):
+        Allow(tags=["a"])  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"^Allow: addresses '192.0.2.1'; allowed: a tuple"):
+        Allow(addresses="192.0.2.1")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"^Allow: 7; allowed: an IP address as text"):
+        Allow(addresses=(7,))  # type: ignore[arg-type]
+    for zoned in (("fe80::1%eth0",), ()):
+        with pytest.raises(ValueError, match="'fe80::1%eth0'; allowed: an IP address without a"):
+            Allow("" if zoned else "fe80::1%eth0", zoned)
     with pytest.raises(ValueError, match="does not appear to be"):
         Allow(addresses=("example.com",))
     with pytest.raises(ValueError, match="does not appear to be"):
@@ -110,6 +139,380 @@ def test_the_deadline(run: Run, caplog: pytest.LogCaptureFixture) -> None:
     run(main())
     assert cancelled == [1, 1]
     assert caplog.text.count("took more than") == 1
+
+
+async def of_somebody(kind: str) -> None:
+    """Waits for what somebody else has cancelled."""
+    future = asyncio.get_running_loop().create_future()
+    if kind == "future":
+        future.cancel()
+        await future
+    elif kind == "soon":
+        asyncio.get_running_loop().call_soon(future.cancel)
+        await future
+    elif kind == "task":
+        task = asyncio.ensure_future(asyncio.sleep(NEVER))
+        asyncio.get_running_loop().call_soon(task.cancel)
+        await task
+    elif kind == "gather":
+        task = asyncio.ensure_future(asyncio.sleep(NEVER))
+        asyncio.get_running_loop().call_soon(task.cancel)
+        await asyncio.gather(task, asyncio.sleep(0))
+    else:
+        raise asyncio.CancelledError
+
+
+@pytest.mark.parametrize("kind", ["future", "soon", "task", "gather", "raise"])
+@pytest.mark.parametrize("before", [0, 2])
+def test_what_others_have_cancelled_is_a_failure(run: Run, kind: str, before: int) -> None:
+    """Not the end of the client's connection."""
+
+    async def authorize(request: Request) -> Allow:
+        for _ in range(before):
+            await asyncio.sleep(0)
+        await of_somebody(kind)
+        return Allow()
+
+    async def main() -> None:
+        asked = hook(authorize)
+        with pytest.raises(Failure, match="failed"):
+            await asked.ask(ASK)
+        await asyncio.sleep(0)  # nor is this task cancelled
+        assert asked.failures == 1
+
+    run(main())
+
+
+def raise_it(error: BaseException) -> Callable[[Request], Allow]:
+    def authorize(request: Request) -> Allow:
+        raise error
+
+    return authorize
+
+
+@pytest.mark.parametrize(
+    "error", [SystemExit(3), KeyboardInterrupt(), asyncio.CancelledError(), GeneratorExit()]
+)
+def test_what_ends_programs_ends_one_request(
+    run: Run, error: BaseException, caplog: pytest.LogCaptureFixture, monkeypatch: Any
+) -> None:
+    """Raised at once, after waiting, after the time, and in on_close."""
+    # As in the proxy's processes, which handle SIGINT themselves.
+    monkeypatch.setattr("spliceproxy.policy.hook.signal.default_int_handler", None)
+
+    async def waits(request: Request) -> Allow:
+        await asyncio.sleep(0.001)
+        raise error
+
+    async def late(request: Request) -> Allow:
+        try:
+            await asyncio.sleep(NEVER)
+        finally:
+            await asyncio.sleep(0)
+            raise error
+
+    async def main() -> None:
+        for authorize, seconds in ((raise_it(error), NEVER), (waits, NEVER), (late, 0.01)):
+            asked = hook(authorize, seconds)
+            with pytest.raises(Failure):
+                await asked.ask(ASK)
+            await asyncio.sleep(0.01)
+            await asked.finish()
+        for on_close in (raise_it(error), waits, late):
+            asked = Hook(Functions(None, on_close), 0.01)
+            asked.closed(ASK)
+            await asyncio.sleep(0.01)
+            await asked.finish()
+            assert asked.failures
+
+    run(main())
+    assert "Task exception was never retrieved" not in caplog.text
+
+
+def test_a_real_interrupt_ends_the_program(run: Run) -> None:
+    """Where Python's own handler makes the exception, it has come from the keyboard."""
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    asked = hook(raise_it(KeyboardInterrupt()))
+    task = asked.ask(ASK)
+    with pytest.raises(KeyboardInterrupt):
+        task.send(None)
+
+
+async def swallow() -> None:
+    """Goes on whatever comes."""
+    while True:
+        try:
+            await asyncio.sleep(NEVER)
+        except asyncio.CancelledError:
+            continue
+
+
+async def spin() -> None:
+    while True:
+        try:
+            await asyncio.sleep(0)
+        except asyncio.CancelledError:
+            continue
+
+
+async def by_a_task() -> None:
+    await asyncio.ensure_future(swallow())
+
+
+async def by_gather() -> None:
+    await asyncio.gather(swallow(), swallow())
+
+
+async def by_wait_for() -> None:
+    await asyncio.wait_for(swallow(), NEVER)
+
+
+async def by_shield() -> None:
+    while True:
+        try:
+            await asyncio.shield(asyncio.get_running_loop().create_future())
+        except asyncio.CancelledError:
+            continue
+
+
+@pytest.mark.parametrize("stubborn", [swallow, spin, by_a_task, by_gather, by_wait_for, by_shield])
+def test_nobody_has_more_than_the_time(
+    run: Run, stubborn: Callable[[], Coroutine[Any, Any, None]], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither authorize nor on_close, whatever they do with their cancellation."""
+    ended = []
+
+    async def authorize(request: Request) -> Allow:
+        try:
+            await stubborn()
+        finally:
+            ended.append(1)
+        return Allow()
+
+    async def main() -> None:
+        asked = hook(authorize, 0.05)
+        for _ in range(2):
+            with pytest.raises(Failure, match="too long"):
+                await asyncio.wait_for(asked.ask(ASK), 20)
+        await asyncio.wait(asked._resting)  # each of them is ended after as long again
+        assert len(ended) == 2
+        assert asked.failures == 2
+        closing = Hook(Functions(None, authorize), 0.05)
+        closing.closed(ASK)
+        await asyncio.wait_for(closing.finish(), 20)
+        assert len(ended) == 3
+        assert closing.failures == 1
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:  # of its own, not ours
+            task.get_coro().close()  # type: ignore[union-attr]
+
+    run(main())
+    assert caplog.text.count("took more than") == 2
+
+
+def test_what_cleans_up_when_the_time_is_over_may_wait(run: Run) -> None:
+    """The client has its answer meanwhile."""
+    steps: list[str] = []
+
+    async def authorize(request: Request) -> Allow:
+        try:
+            await asyncio.sleep(NEVER)
+        finally:
+            steps.append("begins")
+            await asyncio.sleep(0.02)
+            steps.append("ends")
+        return Allow()
+
+    async def main() -> None:
+        asked = hook(authorize, 0.2)
+        with pytest.raises(Failure, match="too long"):
+            await asked.ask(ASK)
+        assert steps == ["begins"]
+        await asyncio.wait(asked._resting)
+        assert steps == ["begins", "ends"]
+        assert asked.failures == 1
+
+    run(main())
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="asyncio.timeout is new in Python 3.11")
+def test_limits_of_its_own(run: Run) -> None:
+    """They cancel the task that it runs in, and take that back."""
+
+    async def authorize(request: Request) -> Allow | Deny:
+        try:
+            async with asyncio.timeout(0.01):
+                await asyncio.sleep(NEVER)
+        except TimeoutError:
+            await asyncio.sleep(0)
+            return Deny("slow")
+        return Allow()
+
+    async def then_cancelled(request: Request) -> Allow:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0.01):
+                await asyncio.sleep(NEVER)
+        await of_somebody("task")
+        return Allow()
+
+    async def main() -> None:
+        assert (await hook(authorize).ask(ASK)).decision == Deny("slow")
+        with pytest.raises(Failure):
+            await hook(then_cancelled).ask(ASK)
+        task = asyncio.current_task()
+        assert task is not None
+        assert task.cancelling() == 0
+
+    run(main())
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="known since Python 3.11")
+def test_a_client_that_has_gone_is_not_served(run: Run) -> None:
+    """Though the function swallows the cancellation that tells it."""
+
+    async def main() -> None:
+        started = asyncio.Event()
+
+        async def swallows(request: Request) -> Allow:
+            with suppress(asyncio.CancelledError):
+                started.set()
+                await asyncio.sleep(NEVER)
+            await asyncio.sleep(0)
+            return Allow()
+
+        task = asyncio.ensure_future(hook(swallows).ask(ASK))
+        await started.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    run(main())
+
+
+def test_what_asyncio_cannot_wait_for(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    class Other:
+        def __await__(self) -> Any:
+            yield "a trap of another library"
+
+    async def authorize(request: Request) -> Allow:
+        await Other()
+        return Allow()
+
+    with pytest.raises(Failure, match="failed"):
+        run(hook(authorize).ask(ASK))
+    assert "cannot wait for 'a trap" in caplog.text
+
+
+def test_futures_and_tasks_are_answers_too(run: Run) -> None:
+    def future(request: Request) -> Any:
+        found = asyncio.get_running_loop().create_future()
+        asyncio.get_running_loop().call_soon(found.set_result, Deny("no"))
+        return found
+
+    async def later(request: Request) -> Allow:
+        await asyncio.sleep(0)
+        return Allow()
+
+    async def main() -> None:
+        assert (await hook(future).ask(ASK)).decision == Deny("no")
+        assert (await hook(lambda r: asyncio.ensure_future(later(r))).ask(ASK)).decision == Allow()
+
+    run(main())
+
+
+STEPS = ["turn", "sleep", "future", "task", "fails", "caught", "cancelled", "executor"]
+
+
+async def play(steps: list[str]) -> str:
+    loop = asyncio.get_running_loop()
+    for step in steps:
+        if step == "turn":
+            await asyncio.sleep(0)
+        elif step == "sleep":
+            await asyncio.sleep(0.001)
+        elif step == "future":
+            future = loop.create_future()
+            loop.call_soon(future.set_result, None)
+            await future
+        elif step == "task":
+            await asyncio.ensure_future(play(["turn"]))
+        elif step == "fails":
+            raise LookupError(str(len(steps)))
+        elif step == "caught":
+            with suppress(LookupError):
+                await asyncio.ensure_future(play(["turn", "fails"]))
+        elif step == "cancelled":
+            await of_somebody("task")
+        else:
+            await loop.run_in_executor(None, int)
+    return "".join(step[0] for step in steps)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.sampled_from(STEPS), max_size=6), st.booleans(), st.integers(1, 8))
+def test_step_by_step_is_as_awaited(steps: list[str], gone: bool, turns: int) -> None:
+    """The same answer or exception; and a client that goes is seen wherever it is at."""
+
+    async def outcome(made: Coroutine[Any, Any, str]) -> object:
+        try:
+            return await made
+        except (LookupError, asyncio.CancelledError, Cancelled, Late) as error:
+            return type(error), str(error)
+
+    async def main() -> None:
+        plain = await outcome(asyncio.wait_for(play(steps), NEVER))
+        ours = in_time(play(steps), NEVER, lambda _: None)
+        if not gone:
+            if isinstance(plain, tuple) and plain[0] is asyncio.CancelledError:
+                plain = Cancelled, "it has awaited something that was cancelled"
+            assert await outcome(ours) == plain
+            return
+        task = asyncio.ensure_future(ours)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        was_done = task.done()
+        task.cancel()
+        await asyncio.wait({task})
+        assert (
+            was_done or task.cancelled() or isinstance(task.exception(), (LookupError, Cancelled))
+        )
+
+    asyncio.run(main())
+
+
+def test_who_holds_the_loop_is_told(
+    run: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A plain call, each step of a coroutine, and on_close; once a minute for each."""
+    monkeypatch.setattr("spliceproxy.policy.hook.HELD", 0.02)
+
+    def plain(request: Request) -> Allow:
+        time.sleep(0.03)
+        return Allow()
+
+    async def in_a_step(request: Request) -> Allow:
+        await asyncio.sleep(0.03)  # this is not the loop's time
+        time.sleep(0.03)  # noqa: ASYNC251 - this is
+        return Allow()
+
+    async def waits(request: Request) -> Allow:
+        await asyncio.sleep(0.03)
+        return Allow()
+
+    async def main() -> None:
+        for authorize, told in ((plain, True), (in_a_step, True), (waits, False)):
+            caplog.clear()
+            monkeypatch.setattr("spliceproxy.policy.hook.SILENCE", NEVER)
+            asked = Hook(Functions(authorize, plain), NEVER)
+            for _ in range(3):
+                await asked.ask(ASK)
+            assert caplog.text.count("authorize held the event loop for 0.0 s") == told
+            monkeypatch.setattr("spliceproxy.policy.hook.SILENCE", 0.0)
+            await asked.ask(ASK)
+            assert caplog.text.count("(2 times more since this was said last)") == told
+            asked.closed(ASK)
+            assert caplog.text.count("on_close held the event loop") == 1
+
+    run(main())
 
 
 def test_a_cancelled_caller_is_cancelled(run: Run) -> None:
@@ -300,6 +703,96 @@ def test_load_fails(
         load(str(tmp_path / "none.py"))
     with pytest.raises(HookError, match="cannot import no_such_module"):
         load("no_such_module")
+
+
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        ("def authorize(): pass", r"authorize: it is called with one argument, and takes \(\);"),
+        ("def authorize(a, b): pass", r"takes \(a, b\); allowed: a function such as def autho"),
+        ("def authorize(*, request): pass", r"takes \(\*, request\)"),
+        ("def authorize(r): yield", "there is a yield in it"),
+        ("async def authorize(r): yield", "there is a yield in it"),
+        ("authorize = 'a.test'", "authorize = 'a.test' is not a function"),
+        ("def authorise(r): pass", r"has no function authorize; did you mean authorise\?"),
+        ("def on_close(): pass", r"on_close: .*takes \(\); allowed: .* def on_close\(record\)"),
+        ("on_close = 7", "on_close = 7 is not a function"),
+        ("def authorize(r): pass\nauthorize.wants_addresses = 1.5", "wants_addresses = 1.5; all"),
+        ("raise SystemExit(0)", "SystemExit: 0"),
+        ("import sys; sys.exit('bye')", "SystemExit: bye"),
+        ("class A:\n def __call__(self): pass\nauthorize = A()", r"takes \(\)"),
+    ],
+)
+def test_functions_that_cannot_be_called(tmp_path: Path, source: str, text: str) -> None:
+    """They are found out before the first request."""
+    path = tmp_path / "bad_policy.py"
+    path.write_text(source)
+    with pytest.raises(HookError, match=text):
+        load(str(path))
+
+
+CALLABLE = """
+import functools
+class A:
+    def __call__(self, request): ...
+    def method(self, request): ...
+    async def later(self, request): ...
+    @classmethod
+    def of_class(cls, request): ...
+    @staticmethod
+    def static(request): ...
+def two(first, request): ...
+def more(request, other=1, *rest, **named): ...
+instance = A()
+method, later, of_class, static = instance.method, instance.later, A.of_class, A.static
+part = functools.partial(two, 1)
+built_in = dict
+short = lambda r: None
+"""
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["instance", "method", "later", "of_class", "static", "part", "more", "built_in", "short"],
+)
+def test_all_that_can_be_called(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "policy.py"
+    path.write_text(CALLABLE)
+    assert load(f"{path}:{name}").authorize is not None
+
+
+def test_who_wants_addresses() -> None:
+    def plain(request: Request) -> Allow:
+        return Allow()
+
+    async def asynchronous(request: Request) -> Allow:
+        return Allow()
+
+    @functools.wraps(plain)
+    def wrapped(request: Request) -> Allow:
+        return plain(request)
+
+    class Of:
+        wants_addresses = True
+
+        def __call__(self, request: Request) -> Allow:
+            return Allow()
+
+        def method(self, request: Request) -> Allow:
+            return Allow()
+
+    functions: list[Any] = [plain, asynchronous, wrapped, functools.partial(plain), Of().method]
+    for function in functions:
+        assert not hook(function).wants_addresses
+    for function in (plain, asynchronous, Of.method):
+        function.wants_addresses = True  # type: ignore[attr-defined]
+    functions[2] = functools.wraps(plain)(lambda r: plain(r))
+    nested = functools.partial(functools.partial(plain))
+    for function in (*functions, nested, Of()):
+        assert hook(function).wants_addresses
+    part = functools.partial(plain)
+    part.wants_addresses = False  # type: ignore[attr-defined]
+    assert not hook(part).wants_addresses
 
 
 def test_only_on_close(tmp_path: Path) -> None:

@@ -1,0 +1,137 @@
+"""The user's functions: found in a file or module, and looked at before the first call."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Awaitable, Callable
+from difflib import get_close_matches
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from spliceproxy.policy.decision import Allow, Deny
+from spliceproxy.policy.request import Request
+
+Authorize = Callable[[Request], Allow | Deny | Awaitable[Allow | Deny]]
+OnClose = Callable[[Any], object]
+
+
+class HookError(ValueError):
+    """A hook that cannot be loaded."""
+
+
+class Functions(NamedTuple):
+    """What a hook consists of."""
+
+    authorize: Authorize | None = None
+    on_close: OnClose | None = None
+
+
+def wants_addresses(authorize: object) -> bool:
+    """Whether the function is asked a second time, about the addresses too: it, or what a
+    functools.partial calls, has an attribute ``wants_addresses = True``. TypeError for
+    another value than True and False."""
+    while True:
+        wants = getattr(authorize, "wants_addresses", None)
+        if wants is None and isinstance(authorize, functools.partial):
+            authorize = authorize.func
+            continue
+        if wants not in (None, True, False):
+            raise TypeError(f"wants_addresses = {wants!r}; allowed: True, False")
+        return bool(wants)
+
+
+def load(name: str) -> Functions:
+    """The functions of ``FILE.py`` or ``package.module``, with ``:function`` behind it where
+    that is not called ``authorize``. HookError.
+
+    The module is executed; one that fails has its traceback in the error's cause.
+    """
+    place, _, function = name.partition(":")
+    module = _load_file(place) if place.endswith(".py") or "/" in place else _load_name(place)
+    authorize = getattr(module, function or "authorize", None)
+    on_close = getattr(module, "on_close", None)
+    if authorize is None and (function or on_close is None):
+        raise HookError(f"{place} has no function {function or 'authorize'}{_near(module, name)}")
+    for key, value in (((function or "authorize"), authorize), ("on_close", on_close)):
+        if value is not None and not callable(value):
+            raise HookError(f"{place}: {key} = {value!r} is not a function")
+    try:
+        return checked(authorize, on_close)
+    except TypeError as error:
+        raise HookError(f"{place}: {error}") from None
+
+
+def checked(
+    authorize: Authorize | None,
+    on_close: OnClose | None,
+    names: tuple[str, str] = ("authorize", "on_close"),
+) -> Functions:
+    """The two together. TypeError, which begins with one of ``names``, for what is no function
+    of one argument."""
+    for function, name, argument in zip(
+        (authorize, on_close), names, ("request", "record"), strict=True
+    ):
+        if function is not None:
+            _check(function, name, argument)
+    wants_addresses(authorize)
+    return Functions(authorize, on_close)
+
+
+def _near(module: ModuleType, name: str) -> str:
+    """What may have been meant, as the end of a sentence."""
+    wanted = name.partition(":")[2] or "authorize"
+    there = [key for key, value in vars(module).items() if inspect.isfunction(value)]
+    near = get_close_matches(wanted, there, 1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _check(function: object, name: str, argument: str) -> None:
+    allowed = f"allowed: a function such as def {getattr(function, '__name__', name)}({argument})"
+    if not callable(function):
+        raise TypeError(f"{name}: {function!r}; {allowed}")
+    called = function if inspect.isroutine(function) else type(function).__call__
+    if inspect.isgeneratorfunction(called) or inspect.isasyncgenfunction(called):
+        raise TypeError(f"{name}: there is a yield in it, so that it answers nothing; {allowed}")
+    try:
+        signature = inspect.signature(function)
+    except ValueError:  # a builtin that does not tell
+        return
+    try:
+        signature.bind(argument)
+    except TypeError:
+        raise TypeError(
+            f"{name}: it is called with one argument, and takes {signature}; {allowed}"
+        ) from None
+
+
+def _load_file(place: str) -> ModuleType:
+    path = Path(place)
+    name = f"spliceproxy_policy_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise HookError(f"{place}: allowed: FILE.py or a dotted name")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # as dataclasses and pickle expect
+    try:
+        spec.loader.exec_module(module)
+    except OSError as error:
+        raise HookError(f"cannot read {place}: {error.strerror}") from error
+    except (Exception, SystemExit) as error:  # the proxy's end is not for a module to say
+        raise HookError(f"{place}: {_describe(error)}") from error
+    return module
+
+
+def _load_name(place: str) -> ModuleType:
+    try:
+        return importlib.import_module(place)
+    except (Exception, SystemExit) as error:
+        raise HookError(f"cannot import {place}: {_describe(error)}") from error
+
+
+def _describe(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"

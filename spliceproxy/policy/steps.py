@@ -1,0 +1,185 @@
+"""A coroutine of somebody else's, run in our task: step by step, under a limit.
+
+``await`` would leave all to it: a coroutine that swallows its cancellation, or awaits a task
+that does, has no limit then, and one that awaits something cancelled looks as if its caller
+were. So each step is made here, and what the coroutine awaits between two steps is awaited
+by a future of ours, which the limit can end whatever becomes of the other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import types
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+Pending = asyncio.Future[Any] | None
+"""What a coroutine waits for; None: for the next turn of the event loop."""
+
+
+class Late(Exception):
+    """The time is over. ``rest`` finishes what still goes on, or is None."""
+
+    def __init__(self, rest: Coroutine[Any, Any, None] | None) -> None:
+        super().__init__()
+        self.rest = rest
+
+
+class Cancelled(Exception):
+    """The coroutine has ended with a CancelledError that was not the caller's."""
+
+
+async def in_time(awaitable: Awaitable[T], seconds: float, held: Callable[[float], None]) -> T:
+    """What it answers, within so many seconds; Late, Cancelled. It runs in the caller's task,
+    so that one which does not wait costs no task. ``held`` is told the seconds that each step
+    has had the event loop.
+
+    Where the time is over it is cancelled. What it still does then is for ``Late.rest`` to
+    finish: that takes as long again, and then it is closed (coroutine.close()).
+    """
+    coroutine = awaitable if isinstance(awaitable, Coroutine) else _coroutine(awaitable)
+    steps = _Steps(coroutine, held)
+    try:
+        try:
+            awaited = steps.step(None)
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]
+        timer = steps.loop.call_later(seconds, steps.expire)
+        try:
+            answer = await steps.until_end(awaited)
+        finally:
+            timer.cancel()
+    except asyncio.CancelledError as error:
+        if steps.interrupted:
+            raise
+        raise Cancelled("it has awaited something that was cancelled") from error
+    except _Over as over:
+        raise Late(steps.stop(over.awaited, seconds)) from None
+    if steps.swallowed:
+        raise asyncio.CancelledError
+    return answer  # type: ignore[no-any-return]
+
+
+def _cancelling() -> int:
+    """How many cancellations of this task have not been taken back; -1: that is not known."""
+    count = getattr(asyncio.current_task(), "cancelling", None)  # Python 3.11
+    return -1 if count is None else int(count())
+
+
+async def _coroutine(awaitable: Awaitable[T]) -> T:
+    return await awaitable
+
+
+class _Over(Exception):
+    def __init__(self, awaited: Pending) -> None:
+        super().__init__()
+        self.awaited = awaited
+
+
+class _Steps:
+    def __init__(self, coroutine: Coroutine[Any, Any, Any], held: Callable[[float], None]) -> None:
+        self.loop = asyncio.get_running_loop()
+        self._coroutine = coroutine
+        self._held = held
+        self._waiter: asyncio.Future[None] | None = None
+        self._expired = False
+        self._resting = False  # nobody waits for it any more
+        self._thrown = False  # a CancelledError has come from our task
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether a CancelledError at its end can be our task's."""
+        return self._thrown and _cancelling() != 0
+
+    @property
+    def swallowed(self) -> bool:
+        """Whether our task is cancelled for certain. asyncio.timeout() within the coroutine
+        cancels it, too, and takes that back."""
+        return self._thrown and _cancelling() > 0
+
+    def expire(self) -> None:
+        """The time is over."""
+        self._expired = True
+        self._wake()
+
+    def step(self, error: BaseException | None) -> Pending:
+        """Lets the coroutine run until it waits. StopIteration at its end."""
+        before = time.perf_counter()
+        try:
+            if error is None:
+                return self._coroutine.send(None)  # type: ignore[no-any-return]
+            return self._coroutine.throw(error)  # type: ignore[no-any-return]
+        finally:
+            self._held(time.perf_counter() - before)
+
+    @types.coroutine
+    def until_end(self, awaited: Pending) -> Generator[Any, None, Any]:
+        """Steps from where it waits for ``awaited``; _Over."""
+        while True:
+            error = yield from self._wait(awaited)
+            if self._expired:
+                raise _Over(awaited)
+            try:
+                awaited = self.step(error)
+            except StopIteration as stop:
+                return stop.value
+
+    def _wait(self, awaited: Pending) -> Generator[Any, None, BaseException | None]:
+        """Waits as a task does; returns what is to be thrown into the coroutine."""
+        if awaited is None:
+            try:
+                yield
+            except asyncio.CancelledError as error:
+                self._thrown = True
+                return error
+            return None
+        if not asyncio.isfuture(awaited):
+            return RuntimeError(f"a coroutine for asyncio cannot wait for {awaited!r}")
+        awaited._asyncio_future_blocking = False  # what a task does with the mark of "await"
+        while not awaited.done() and not self._expired:
+            self._waiter = self.loop.create_future()
+            awaited.add_done_callback(self._wake)
+            try:
+                yield from self._waiter
+            except asyncio.CancelledError as error:
+                self._thrown = True
+                if self._resting:
+                    self._expired = True
+                elif not awaited.cancel():
+                    return error
+            finally:
+                awaited.remove_done_callback(self._wake)
+        return None
+
+    def _wake(self, _: object = None) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    # ---- when the time is over ---------------------------------------------------------
+
+    def stop(self, awaited: Pending, seconds: float) -> Coroutine[Any, Any, None] | None:
+        """Cancels it; returns what finishes it, None if it has ended. What it raises is
+        raised, but for a CancelledError."""
+        error: BaseException | None = None
+        if awaited is None or awaited.done() or not awaited.cancel():
+            error = asyncio.CancelledError()
+        elif not awaited.done():  # a task that has something to do before
+            return self._rest(awaited, seconds)
+        try:
+            awaited = self.step(error)
+        except (StopIteration, asyncio.CancelledError):
+            return None
+        return self._rest(awaited, seconds)
+
+    async def _rest(self, awaited: Pending, seconds: float) -> None:
+        self._expired, self._resting = False, True
+        timer = self.loop.call_later(seconds, self.expire)
+        try:
+            await self.until_end(awaited)
+        except (_Over, asyncio.CancelledError):
+            self._coroutine.close()  # RuntimeError if it goes on even so
+        finally:
+            timer.cancel()
