@@ -101,7 +101,7 @@ def read_request(
         host=host,
         port=port,
         path=path,
-        addresses=tuple(addresses),
+        addresses=tuple(addresses) or None,
     )
 
 

@@ -181,6 +181,34 @@ def test_the_hook(tmp_path: Path) -> None:
     ]
 
 
+def test_the_hook_stands_before_the_names(tmp_path: Path) -> None:
+    def names(explanation: Explanation) -> list[str]:
+        return [step.name for step in explanation.steps]
+
+    hook = tmp_path / "hook.py"
+    hook.write_text(HOOK)
+    explanation = told(ask(user="ann"), auth=USERS, hook=str(hook))
+    assert names(explanation) == ["clients", "user", "rules", "hook", "dns", "guard"]
+    assert names(told(ask(), hook=str(hook))) == ["clients", "user", "rules", "hook"]
+    explanation = told(ask("moved.test"), hook=str(hook))  # which is not looked up
+    assert names(explanation) == ["clients", "user", "rules", "hook", "guard"]
+    # Rules that depend on addresses come behind the name.
+    network = RuleConfig("no-ten", "deny", networks=("10.0.0.0/8",))
+    explanation = told(ask("a.test", "10.0.0.1", user="ann"), network, auth=USERS, hook=str(hook))
+    assert names(explanation) == ["clients", "user", "hook", "dns", "rules"]
+    assert decider(explanation) == ("rules", "no-ten", False)
+    hook.write_text(
+        "from spliceproxy import Allow, Deny\n"
+        "def authorize(request):\n"
+        "    return Deny('no', 'place') if request.addresses else Allow()\n"
+        "authorize.wants_addresses = True\n"
+    )
+    explanation = told(ask(), hook=str(hook))
+    assert names(explanation) == ["clients", "user", "rules", "hook", "dns", "guard", "hook"]
+    assert decider(explanation) == ("hook", "place", False)
+    assert [step.decides for step in explanation.steps].index(True) == 6
+
+
 @pytest.mark.parametrize("rule", ["clients", "locked", "guard", "default"])
 def test_rules_of_a_hook_may_have_names_of_ours(tmp_path: Path, rule: str) -> None:
     hook, locked = tmp_path / "hook.py", tmp_path / "egress.toml"
