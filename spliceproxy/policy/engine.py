@@ -19,7 +19,7 @@ from typing import NamedTuple, Protocol
 from spliceproxy.config import Config
 from spliceproxy.errors import Denied, Failure
 from spliceproxy.policy.auth import Authenticator, peer_uid
-from spliceproxy.policy.clients import NEAR, ClientNetworks, is_local
+from spliceproxy.policy.clients import NEAR, NEAR_OTHERS, ClientNetworks, is_local
 from spliceproxy.policy.decision import Allow, Deny
 from spliceproxy.policy.functions import Functions, load
 from spliceproxy.policy.guard import Guard
@@ -77,8 +77,8 @@ class Names(Protocol):
 
 
 class Client(NamedTuple):
-    """One client's connection: its address ("": a Unix socket), whether it is on this
-    machine, and its uid where that counts, else -1."""
+    """One client's connection: its address ("": a Unix socket), whether it is taken for one
+    of this machine, and its uid where that counts, else -1."""
 
     address: str
     local: bool
@@ -127,7 +127,8 @@ class Policy:
         self._guard = guard if policy.guard != "off" or policy.guard_deny else None
         # Who serves files or stands before a backend of its own is no open relay.
         self._clients = None if policy.clients is None else ClientNetworks(policy.clients)
-        self._relayed = self._clients or ClientNetworks(NEAR)
+        self._locals = policy.guard_local == "loopback"
+        self._relayed = self._clients or ClientNetworks(NEAR if self._locals else NEAR_OTHERS)
         # Where no networks are named, users may come from anywhere.
         self._vouches = self._clients is None and self._auth.enabled
         if functions is None and policy.hook:
@@ -141,7 +142,11 @@ class Policy:
     def client(self, address: str, sock: socket.socket) -> Client:
         """A connection that was accepted."""
         uid = peer_uid(sock) if not address and self._auth.uses_peers else -1
-        return Client(address, is_local(address), uid)
+        return Client(address, self.is_local(address), uid)
+
+    def is_local(self, address: str) -> bool:
+        """Whether a client of this address ("": of a Unix socket) may reach this machine."""
+        return self._locals and is_local(address)
 
     def class_of(self, client: Client) -> str:
         """What decisions see of a client without a uid: the same for clients that are treated

@@ -56,7 +56,7 @@ async def walk(config: Config, request: Request, names: Names) -> Explanation:
     without one it is who the settings take the client for. Nothing is dialled, but the hook is
     called. ValueError for settings that make no sense."""
     policy = _Traced(config, names, request.user)
-    client = Client(request.client, is_local(request.client), -1)
+    client = Client(request.client, policy.is_local(request.client), -1)
     verdict: Verdict | None = None
     failure: Failure | None = None
     try:
@@ -177,8 +177,11 @@ class _Traced(Policy):
         told = self._steps
         if isinstance(failure, Denied) and failure.rule == STRANGER and not _refused(told):
             unless = ", unless as a user" if self._vouches else ""
+            if self._clients is None and is_local(client.address) and not client.local:
+                unless += ", since nobody is local (guard-local)"
             return [Step("clients", False, f"{where} may not use the proxy{unless}")]
-        steps = [Step("clients", True, f"{where} may use the proxy")]
+        local = ", and is taken for a client of this machine" if client.local else ""
+        steps = [Step("clients", True, f"{where} may use the proxy{local}")]
         if not self._auth.enabled:
             asked = f"; {self._user!r} is not asked for" if self._user else ""
             steps.append(Step("user", True, f"nobody: the settings name no users{asked}"))

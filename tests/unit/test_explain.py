@@ -69,6 +69,23 @@ def test_clients() -> None:
     assert decider(told(ask(), clients=("unix",))) == ("clients", "clients", False)
 
 
+def test_who_is_local() -> None:
+    explanation = told(ask("a.test", "127.0.0.1"))
+    assert decider(explanation) == ("rules", "", True)
+    assert line(explanation, "clients") == (
+        "127.0.0.1 may use the proxy, and is taken for a client of this machine"
+    )
+    assert line(told(ask(client="10.0.0.7")), "clients") == "10.0.0.7 may use the proxy"
+    explanation = told(ask(), guard_local="none")
+    assert decider(explanation) == ("clients", "clients", False)
+    assert line(explanation, "clients") == (
+        "127.0.0.1 may not use the proxy, since nobody is local (guard-local)"
+    )
+    explanation = told(ask("a.test", "127.0.0.1"), guard_local="none", clients=("127.0.0.1",))
+    assert decider(explanation) == ("guard", "guard", False)
+    assert line(explanation, "clients") == "127.0.0.1 may use the proxy"
+
+
 def test_a_client_from_afar_must_be_a_user() -> None:
     networks = AuthConfig(networks={"198.51.100.0/24": "ci"})
     explanation = told(ask(client="203.0.113.9"), auth=networks)

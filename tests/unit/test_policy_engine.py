@@ -232,6 +232,31 @@ def test_the_guard() -> None:
     assert Case(guard="off", guard_deny=("192.0.2.1",)).denies("192.0.2.1").rule == "guard"
 
 
+def test_nobody_is_local() -> None:
+    """A balancer on this machine brings clients from anywhere: they come from loopback."""
+    near = ("", "10.0.0.7", "fd00::1", "169.254.0.9")
+    loopback = ("127.0.0.1", "127.9.9.9", "::1")
+    case = Case(guard_local="none")
+    for client in near:
+        assert case.ask(client=client).addresses
+        assert case.denies("127.0.0.1", client=client).rule == "guard"
+        assert case.denies("[::1]", client=client).rule == "guard"
+    for client in loopback:
+        assert case.denies(client=client).rule == "clients"
+        assert case.ask("127.0.0.1", client=client, own=True).addresses
+        case.admit(client=client)  # what the operator serves is no relay
+    named = Case(guard_local="none", clients=("127.0.0.1", "unix"))
+    for client in ("", "127.0.0.1"):
+        assert named.ask(client=client).addresses
+        assert named.denies("127.0.0.1", client=client).rule == "guard"
+    assert named.ask("127.0.0.1", client="127.0.0.1", own=True).addresses
+    let = Case(guard_local="none", clients=("127.0.0.1",), guard_allow=("127.0.0.1",))
+    assert let.ask("127.0.0.1").addresses
+    users = Case(guard_local="none", auth=AuthConfig(user=("ann", "secret")))
+    assert users.ask(more=ANN).addresses  # users from anywhere
+    assert users.denies("127.0.0.1", more=ANN).rule == "guard"
+
+
 def test_report_only(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "spliceproxy")
     names = Names(a_test=("10.0.0.1", "192.0.2.1"))
@@ -452,10 +477,12 @@ def classes(case: Case, *addresses: str) -> list[str]:
     [
         ((), {}),
         ((), {"clients": ("10.0.0.0/8",)}),
+        ((), {"guard_local": "none"}),
+        ((), {"guard_local": "none", "clients": ("10.0.0.0/8", "127.0.0.1", "unix")}),
         ((deny(clients=("10.0.1.0/24",)),), {}),
         ((deny(clients=("10.0.0.0/8",), hosts=("*.test",)), allow(clients=("10.0.2.0/24",))), {}),
     ],
-    ids=["near", "clients", "a rule", "rules"],
+    ids=["near", "clients", "none local", "none local, clients", "a rule", "rules"],
 )
 def test_clients_of_a_class_are_treated_alike(
     rules: tuple[RuleConfig, ...], settings: dict[str, Any]

@@ -48,6 +48,7 @@ auth-realm = "the proxy of \\"B\\""
 auth-required = false
 auth-file = "map"
 guard = "private"
+guard-local = "none"
 guard-allow = ["10.1.0.0/16", "::ffff:10.2.0.0/112"]
 guard-deny = ["192.0.2.1"]
 rule-default = "deny"
@@ -185,6 +186,7 @@ def test_every_key(folder: Path) -> None:
             default="deny",
             report_only=True,
             guard="private",
+            guard_local="none",
             guard_allow=("10.1.0.0/16", "10.2.0.0/16"),
             guard_deny=("192.0.2.1/32",),
             clients=("10.0.0.0/8", "unix"),
