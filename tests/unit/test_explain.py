@@ -280,6 +280,15 @@ def test_wrong_address() -> None:
         read_request("GET", "http://a.test/", "unix", "", ["::1", "a-test"])
 
 
+def test_zones() -> None:
+    """They are of no meaning: left out of a client's address, and no part of a destination's."""
+    assert read_request("GET", "http://a.test/", "fe80::1%eth0").client == "fe80::1"
+    with pytest.raises(ValueError, match=r"--address: .*; allowed: an IP address without a zone"):
+        read_request("GET", "http://a.test/", "unix", "", ["fe80::1%eth0"])
+    assert told(ask(client="fe80::1%eth0")).allowed
+    assert not told(ask(client="fe80::1%eth0"), clients=("fe80::2",)).allowed
+
+
 def test_requests() -> None:
     assert read_request("CONNECT", "A.test:443", "unix") == Request(host="a.test", client="")
     request = read_request("GET", "http://[::1]/x?y", "::ffff:10.0.0.7", "ann", PUBLIC)

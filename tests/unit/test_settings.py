@@ -357,6 +357,25 @@ def test_variables_of_others_are_not_ours() -> None:
         ("auth = 'secret'", "auth: invalid value; allowed: USER:PASSWORD"),
         ("auth-realm = 'é'", "auth-realm: invalid value 'é'; allowed: printable ASCII"),
         ("auth-file = 'absent'", "auth-file: invalid value 'absent'; allowed: a file that"),
+        ("guard-allow = ['fe80::1%eth0']", "guard-allow: invalid value 'fe80::1%eth0' ('fe80::1%e"),
+        (
+            "allow-clients = ['fe80::1%eth0']",
+            "and a network stands for every link; allowed: fe80::1",
+        ),
+        (
+            "[auth-networks]\n'fe80::1%eth0' = 'a'",
+            "auth-networks: invalid value 'fe80::1%eth0' ('f",
+        ),
+        (
+            "listen = ['[fe80::1%eth0]:1']",
+            "listen: invalid value '[fe80::1%eth0]:1' (an address with a zone is one of a single "
+            "link; listen on every address, and name the clients in allow-clients, such as fe80::",
+        ),
+        ("listen = ['fe80::1%eth0']", "listen: invalid value 'fe80::1%eth0' (an address with a zo"),
+        (
+            "default-backend = '[fe80::1%eth0]:1'",
+            "default-backend: invalid value '[fe80::1%eth0]:1' (an address with a zone cannot be d",
+        ),
         ("guard-allow = ['unix']", "guard-allow: invalid value 'unix'"),
         (
             "allow-clients = ['10.0.0.1/8']",
