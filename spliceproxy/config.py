@@ -46,6 +46,7 @@ class AuthConfig:
     peers: Mapping[str, str] = field(default_factory=dict)  # uid of a Unix-socket peer -> user
     users_file: Path | None = None  # the same two as lines "network-or-uid user"
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # group -> users
+    no_delay: tuple[str, ...] = ()  # networks of clients that wrong passwords never slow
     required: bool = True  # a client without a user gets 407, where there are credentials
 
 
@@ -99,14 +100,11 @@ class PolicyConfig:
     default: Literal["allow", "deny"] = "allow"  # where no rule does
     report_only: bool = False  # of all rules and the default
     guard: Literal["on", "private", "off"] = "on"  # addresses that are never dialled
-    guard_local: Literal["loopback", "none"] = "loopback"
-    """Which clients are on this machine, and may so reach it: those of loopback and of Unix
-    sockets; or none, as where a balancer on this machine brings the clients."""
     guard_allow: tuple[str, ...] = ()  # networks
     guard_deny: tuple[str, ...] = ()  # networks
     clients: tuple[str, ...] | None = None
-    """Networks that may use the proxy. None: users from anywhere, and clients of Unix
-    sockets, private networks and, unless ``guard_local`` is none, loopback."""
+    """Networks that may use the proxy. None: users from anywhere, and clients of
+    loopback and private networks."""
     hook: str = ""  # FILE.py or a dotted name, with ":function" behind it or not
     hook_timeout: float = 5.0  # seconds
     hook_cache: float = 0.0  # seconds that an answer is used again; 0: never

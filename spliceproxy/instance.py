@@ -62,6 +62,7 @@ class Instance:
 
     def start(self) -> None:
         """Begins to accept clients."""
+        self.services.policy.start()
         self._server.start()
 
     async def stop(self) -> None:

@@ -205,6 +205,13 @@ SETTINGS = (
         "refuse clients without a user, where there are credentials",
     ),
     Setting(
+        "auth-no-delay",
+        "auth.no_delay",
+        values.CLIENTS,
+        "networks of clients that are never slowed for wrong passwords",
+        many=True,
+    ),
+    Setting(
         "auth-networks",
         "auth.networks",
         values.USER,
@@ -241,13 +248,6 @@ SETTINGS = (
         "private networks as well; off, none",
         POLICY,
         default="on",
-    ),
-    Setting(
-        "guard-local",
-        "policy.guard_local",
-        choice("loopback", "none"),
-        "who is on this machine for guard and allow-clients: clients of loopback; or none, for a "
-        "proxy behind a balancer on the same machine",
     ),
     Setting(
         "guard-allow",

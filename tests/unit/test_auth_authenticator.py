@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import gc
 import logging
 import re
@@ -13,11 +14,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from passing_time import Clock
 from passlib.hash import bcrypt, sha512_crypt
 
 from spliceproxy.config import AuthConfig
 from spliceproxy.errors import Failure
-from spliceproxy.policy.auth import Authenticator, Unauthenticated, authenticator, cache, htpasswd
+from spliceproxy.policy.auth import (
+    Authenticator,
+    Unauthenticated,
+    authenticator,
+    cache,
+    htpasswd,
+    throttle,
+    turns,
+)
 
 ALICE = bcrypt.using(rounds=4).hash("secret")
 BOB = sha512_crypt.using(rounds=1000).hash("secret")
@@ -30,25 +40,11 @@ def basic(user: str, password: str) -> list[bytes]:
     return [b"Basic " + base64.b64encode(f"{user}:{password}".encode())]
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """Time that passes only where the authenticator sleeps."""
+    """Time that passes only where everything waits."""
     clock = Clock()
-    real = asyncio.sleep
-
-    async def sleep(seconds: float) -> None:
-        clock.now += seconds
-        await real(0)
-
-    monkeypatch.setattr(asyncio, "sleep", sleep)
+    monkeypatch.setattr(asyncio, "run", clock.run)
     return clock
 
 
@@ -324,11 +320,11 @@ def test_failures_are_slowed(new: New, users: Path, clock: Clock) -> None:
 
     async def main() -> None:
         waits = []
-        for _ in range(5):
+        for i in range(5):
             before = clock.now
-            await refused(auth, basic("alice", "wrong"))
+            await refused(auth, basic("alice", f"wrong{i}"))
             waits.append(clock.now - before)
-        assert waits == [0, 0.25, 0.5, 1, 2]
+        assert waits == pytest.approx([0, 0.25, 0.5, 1, 2], abs=0.01)
         before = clock.now
         await refused(auth, basic("alice", "wrong"), "192.0.2.2")
         await refused(auth, [])  # to ask for the challenge is no failure
@@ -343,26 +339,69 @@ def test_too_many_attempts(
     auth = new(htpasswd=users)
 
     async def main() -> None:
-        for _ in range(6):
-            await refused(auth, basic("alice", "wrong"))
+        for i in range(6):
+            await refused(auth, basic("alice", f"wrong{i}"))
         guesses = [ask(auth, basic("alice", f"guess{i}")) for i in range(20)]
         answers = await asyncio.gather(*guesses, return_exceptions=True)
         limited = [a for a in answers if isinstance(a, Unauthenticated) and a.status == 429]
-        assert len(limited) > 15
-        assert re.fullmatch(rb"Retry-After: \d+", limited[0].fields[0])
+        assert len(limited) == 19
+        assert re.fullmatch(rb"Retry-After: [1-9]\d*", limited[0].fields[0])
 
     asyncio.run(main())
-    assert "too many attempts" in caplog.text
+    assert caplog.text.count("too many attempts") == 1  # not a line for each
 
 
-def test_a_right_guess_waits_like_the_wrong_ones(new: New, clock: Clock) -> None:
+def test_guesses_at_once_are_checked_one_by_one(
+    new: New, users: Path, clock: Clock, hashes: list[tuple[bytes, str]]
+) -> None:
+    """In 10 s as many as one after the other, whatever the number of connections."""
+    auth = new(htpasswd=users)
+
+    async def main() -> None:
+        begun = clock.now
+        guesses = [ask(auth, basic("alice", f"guess{i}")) for i in range(200)]
+        answers = await asyncio.gather(*guesses, return_exceptions=True)
+        statuses = [a.status for a in answers if isinstance(a, Failure)]
+        assert len(hashes) == statuses.count(407) <= 6
+        assert statuses.count(429) == 200 - len(hashes)
+        assert clock.now - begun < 11
+
+    asyncio.run(main())
+    assert not auth._attempts
+    assert not auth._turns._lines
+
+
+@pytest.mark.parametrize("single", [True, False])
+def test_a_right_guess_among_others_waits_as_long(
+    new: New, users: Path, clock: Clock, single: bool
+) -> None:
+    """The same guesses with a right one and without: each is answered at the same time."""
+
+    async def times(fourth: str) -> list[float]:
+        auth = new(user=("alice", "secret")) if single else new(htpasswd=users)
+        begun = clock.now
+
+        async def one(password: str) -> float:
+            with contextlib.suppress(Unauthenticated):
+                await ask(auth, basic("alice", password))
+            return clock.now - begun
+
+        passwords = ["a", "b", "c", fourth, "d"]
+        return await asyncio.gather(*map(one, passwords))
+
+    right, wrong = asyncio.run(times("secret")), asyncio.run(times("e"))
+    assert right[:4] == pytest.approx(wrong[:4], abs=0.01)
+    assert right[3] == pytest.approx(0.25 + 0.5 + 1, abs=0.01)
+
+
+def test_a_right_guess_is_refused_like_the_wrong_ones(new: New, clock: Clock) -> None:
     """Without a hash to compute, too: its quick answer would tell it from the others."""
     auth = new(user=("alice", "secret"))
     right = basic("alice", "secret")
 
     async def main() -> None:
-        for _ in range(6):
-            await refused(auth, basic("alice", "wrong"))
+        for i in range(6):
+            await refused(auth, basic("alice", f"wrong{i}"))
         guesses = [ask(auth, basic("alice", f"guess{i}")) for i in range(20)]
         answers = await asyncio.gather(*guesses, ask(auth, right), return_exceptions=True)
         assert isinstance(answers[-1], Unauthenticated)
@@ -377,14 +416,172 @@ def test_a_right_guess_waits_like_the_wrong_ones(new: New, clock: Clock) -> None
     asyncio.run(main())
 
 
-def test_hashes_at_once_are_bounded(new: New, users: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(authenticator, "MAX_ATTEMPTS", 4)
+def test_a_wrong_pair_again_is_no_guess(
+    new: New,
+    users: Path,
+    clock: Clock,
+    hashes: list[tuple[bytes, str]],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """As HttpURLConnection repeats it; and its user is right the next time."""
     auth = new(htpasswd=users)
 
     async def main() -> None:
-        tries = [ask(auth, basic("alice", f"guess{i}"), f"192.0.2.{i}") for i in range(10)]
-        answers = await asyncio.gather(*tries, return_exceptions=True)
-        assert sorted(a.status for a in answers if isinstance(a, Failure)) == [407] * 4 + [503] * 6
+        begun = clock.now
+        for _ in range(20):
+            assert (await refused(auth, basic("alice", "wrong"))).status == 407
+        assert clock.now - begun < 0.1
+        assert await ask(auth, basic("alice", "secret")) == "alice"
+        assert clock.now - begun < 0.3
+        assert len(hashes) == 2
+        await refused(auth, basic("alice", "wrong"), "192.0.2.2")  # of another, it is one
+        assert len(hashes) == 3
+        clock.now += cache.WRONG_SECONDS
+        await refused(auth, basic("alice", "wrong"))
+        assert len(hashes) == 4
+
+    asyncio.run(main())
+    assert caplog.text.count("wrong password") == 3
+
+
+def test_unsound_credentials_again_are_told_once(
+    new: New, caplog: pytest.LogCaptureFixture
+) -> None:
+    auth = new(user=("alice", "secret"))
+    for _ in range(5):
+        with pytest.raises(Unauthenticated, match="not sound"):
+            auth.identify([b"Basic !"], "192.0.2.1")
+    assert caplog.text.count("not sound Basic credentials") == 1
+
+
+def test_a_wrong_pair_is_tried_anew_when_its_line_changes(
+    new: New, users: Path, clock: Clock
+) -> None:
+    auth = new(htpasswd=users)
+
+    def change() -> None:
+        other = bcrypt.using(rounds=4).hash("other")
+        users.write_text(f"alice:{other}\nbob:{BOB}\ncarol:{other}\n")
+        clock.now += authenticator.LOOK_SECONDS
+
+    async def main() -> None:
+        await refused(auth, basic("alice", "other"))
+        await refused(auth, basic("carol", "other"))
+        await refused(auth, basic("bob", "other"))
+        change()
+        assert await ask(auth, basic("alice", "other")) == "alice"
+        assert await ask(auth, basic("carol", "other")) == "carol"
+        await refused(auth, basic("bob", "other"))
+        assert [entry.user for entry in auth._wrong._entries.values()] == ["bob"]
+
+    asyncio.run(main())
+
+
+def test_a_colleague_of_a_guesser_is_in_at_once(new: New, users: Path, clock: Clock) -> None:
+    """Right at the first try, from the same address; and right before, with an old entry."""
+    auth = new(htpasswd=users)
+
+    async def main() -> None:
+        assert await ask(auth, basic("bob", "secret"), "192.0.2.9") == "bob"
+        clock.now += cache.SECONDS + 1
+        guesses = [asyncio.ensure_future(ask(auth, basic("root", f"guess{i}"))) for i in range(200)]
+        await asyncio.sleep(5)
+        begun = clock.now
+        assert await ask(auth, basic("alice", "secret")) == "alice"
+        assert await ask(auth, basic("bob", "secret")) == "bob"
+        assert clock.now - begun < 0.1
+        await asyncio.gather(*guesses, return_exceptions=True)
+
+    asyncio.run(main())
+
+
+def test_spraying_names_is_bounded(
+    new: New, users: Path, clock: Clock, hashes: list[tuple[bytes, str]]
+) -> None:
+    auth = new(htpasswd=users)
+
+    async def main() -> None:
+        end = clock.now + 600
+        n = 0
+        while clock.now < end:
+            sprayed = [ask(auth, basic(f"user{n + i}", "winter")) for i in range(50)]
+            n += 50
+            await asyncio.gather(*sprayed, return_exceptions=True)
+            await asyncio.sleep(0.5)
+
+    asyncio.run(main())
+    assert throttle.BURST <= len(hashes) <= throttle.BURST + 612 / throttle.LAST_DELAY
+
+
+def test_an_office_in_the_morning(new: New, clock: Clock, tmp_path: Path) -> None:
+    """All behind one address, all at once, all of them right."""
+    path = tmp_path / "many"
+    path.write_text("".join(f"user{i}:{ALICE}\n" for i in range(200)))
+    auth = new(htpasswd=path)
+
+    async def main() -> None:
+        everybody = [ask(auth, basic(f"user{i}", "secret")) for i in range(200)]
+        assert await asyncio.gather(*everybody) == [f"user{i}" for i in range(200)]
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("client", ["192.0.2.1", "2001:db8::7", ""])
+def test_networks_that_are_never_delayed(
+    new: New, users: Path, clock: Clock, hashes: list[tuple[bytes, str]], client: str
+) -> None:
+    auth = new(htpasswd=users, no_delay=("192.0.2.0/24", "2001:db8::7", "unix"))
+
+    async def main() -> None:
+        begun = clock.now
+        for i in range(30):
+            assert (await refused(auth, basic("alice", f"wrong{i}"), client)).status == 407
+        assert clock.now == begun
+        assert len(hashes) == 30
+        for i in range(3):
+            await refused(auth, basic("alice", f"wrong{i}"), "2001:db8::8")
+        assert clock.now > begun  # but others are
+
+    asyncio.run(main())
+
+
+def test_who_leaves_the_line_is_not_checked(
+    new: New, users: Path, clock: Clock, hashes: list[tuple[bytes, str]]
+) -> None:
+    auth = new(htpasswd=users)
+
+    async def main() -> None:
+        await refused(auth, basic("alice", "wrong"))
+        leaves = asyncio.ensure_future(ask(auth, basic("alice", "guess")))
+        await asyncio.sleep(0.1)
+        leaves.cancel()
+        await asyncio.sleep(0)
+        assert not auth._attempts
+        same = ask(auth, basic("alice", "guess"))  # its place is free, also for the same again
+        with pytest.raises(Unauthenticated):
+            await same
+        assert len(hashes) == 2
+
+    asyncio.run(main())
+    assert not auth._turns._lines
+
+
+def test_tries_at_once_are_bounded(new: New, users: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of all networks that have had no success; the others do not notice."""
+    monkeypatch.setattr(turns, "TOTAL", 4)
+    auth = new(htpasswd=users)
+
+    async def main() -> None:
+        assert await ask(auth, basic("alice", "secret"), "198.51.100.1") == "alice"
+        tries = [
+            ask(auth, basic(f"user{i}", f"guess{n}"), f"192.0.2.{n}")
+            for n in range(4)
+            for i in range(4)
+        ]
+        honest = ask(auth, basic("bob", "secret"), "198.51.100.1")
+        *answers, user = await asyncio.gather(*tries, honest, return_exceptions=True)
+        assert user == "bob"
+        assert sorted(a.status for a in answers if isinstance(a, Failure)) == [407] * 8 + [503] * 8
         assert not auth._attempts
 
     asyncio.run(main())

@@ -8,7 +8,7 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -17,10 +17,20 @@ from spliceproxy.config import AuthConfig
 from spliceproxy.errors import Failure
 from spliceproxy.policy.auth import basic, identities
 from spliceproxy.policy.auth.basic import Unauthenticated
-from spliceproxy.policy.auth.cache import SECONDS, Verified, VerifiedCache
+from spliceproxy.policy.auth.cache import (
+    SECONDS,
+    WRONG_SECONDS,
+    Verified,
+    VerifiedCache,
+    Wrong,
+    WrongCache,
+)
+from spliceproxy.policy.auth.hashing import Hashing
 from spliceproxy.policy.auth.identities import Identities
-from spliceproxy.policy.auth.throttle import Throttle
+from spliceproxy.policy.auth.throttle import Throttle, network_of
+from spliceproxy.policy.auth.turns import Full, Later, Turns
 from spliceproxy.policy.auth.watched import WatchedFile
+from spliceproxy.policy.clients import ClientNetworks
 
 if TYPE_CHECKING:
     from spliceproxy.policy.auth.htpasswd import Users
@@ -30,14 +40,32 @@ log = logging.getLogger("spliceproxy")
 LOOK_SECONDS = 1.0
 """How often the files are looked at for changes, at most."""
 
-THREADS = 2
-"""That compute hashes."""
-
-MAX_ATTEMPTS = 256
-"""Hashes that may be under way or waiting; beyond it 503."""
-
 SHOWN = 64
 """Characters of a name of no user that are logged."""
+
+SILENCE = 1.0
+"""Seconds of a network in which it is said once that it makes too many attempts."""
+
+_UNDELAYED = "="
+"""Begins the network of a client that is never delayed; it is one by itself."""
+
+_UNSOUND = "these are not sound Basic credentials"
+_WRONG = "the user name or the password is wrong"
+
+
+@dataclass(eq=False, slots=True)
+class _Attempt:
+    """A check of credentials that are not known, for all requests which bring the same ones
+    at the same time. ``begun``: it goes on though nobody waits for it any more."""
+
+    network: str
+    client: str
+    digest: bytes
+    pair: bytes
+    again: bool  # they were right before
+    task: asyncio.Task[str | None] | None = None
+    begun: bool = False
+    requests: int = 0
 
 
 class Authenticator:
@@ -55,15 +83,21 @@ class Authenticator:
         self._clock = clock
         self._challenge = (basic.challenge(config.realm),)
         self._cache = VerifiedCache()
+        self._wrong = WrongCache()
         self._throttle = Throttle()
-        self._attempts: dict[bytes, asyncio.Task[str | None]] = {}
-        self._threads: ThreadPoolExecutor | None = None
+        never = ClientNetworks(config.no_delay)
+        self._undelayed = never.admit
+        self._turns = Turns(self._throttle, clock, lambda network: network[:1] != _UNDELAYED)
+        self._attempts: dict[tuple[str, bytes], _Attempt] = {}
+        self._hashing = Hashing()
+        self._said: tuple[str, float] = ("", -math.inf)
         self._named = identities.build(identities.entries(config))
         self._users: WatchedFile[Users] | None = None
         self._mapped: WatchedFile[Identities] | None = None
         if config.htpasswd is not None:
             from spliceproxy.policy.auth import htpasswd  # its library is slow to load
 
+            htpasswd.warm()
             self._users = WatchedFile(config.htpasswd, htpasswd.parse)
         if config.users_file is not None:
             self._mapped = WatchedFile(config.users_file, partial(identities.parse, config=config))
@@ -83,6 +117,12 @@ class Authenticator:
         """The groups of a user."""
         return self._groups.get(user, frozenset())
 
+    def start(self) -> None:
+        """Loads and starts what a hash needs, in the process that will compute it: later there
+        may be no descriptors or memory for it."""
+        if self._users is not None:
+            self._hashing.start()
+
     def identify(
         self, credentials: Sequence[bytes], client: str, uid: int = -1
     ) -> str | Awaitable[str]:
@@ -90,10 +130,10 @@ class Authenticator:
 
         ``credentials``: the values of its Proxy-Authorization fields. ``client``: an IP
         address, "" for a Unix socket, and then ``uid`` its peer's. The user comes at once,
-        unless a hash must be computed or the client is slowed for wrong passwords. Raises
-        :class:`Unauthenticated`, also when it is awaited, and Failure where too many hashes
-        are waiting. Right credentials come before a network's user, wrong ones are refused
-        whatever the network.
+        unless a hash must be computed or the try has to wait for its turn. Raises
+        :class:`Unauthenticated`, also when it is awaited, and Failure where too many tries of
+        too many networks are waiting. Right credentials come before a network's user, wrong
+        ones are refused whatever the network.
         """
         now = self._clock()
         if now >= self._look_at:
@@ -106,27 +146,36 @@ class Authenticator:
         known = self._cache.get(digest)
         if known is not None and now < known.until:
             return known.user
+        network = _UNDELAYED + client if self._undelayed(client) else network_of(client)
+        wrong = self._wrong.get(network, digest, now)
+        if wrong is not None:
+            raise self._unauthenticated(wrong.detail)
         pair = basic.user_pass(value)
         if pair is None:
             self._log_failure(client, "", "not sound Basic credentials")
-            raise self._unauthenticated("these are not sound Basic credentials")
-        # Of guesses that are slowed none may stand out by its answer, the right one neither.
-        if self._is_single(pair) and not self._throttle.slows(client, now):
-            return self._accept_single(digest)
-        return self._slowly(digest, pair, client, now, guess=known is None)
+            self._wrong.put(network, digest, Wrong("", "", _UNSOUND, now + WRONG_SECONDS))
+            raise self._unauthenticated(_UNSOUND)
+        if (network, digest) not in self._attempts and self._is_single(pair):
+            name = self._name_of(pair)
+            # Of guesses that are slowed none may stand out by its answer, the right one neither.
+            if self._turns.take_now(network, name):
+                self._turns.release(network, name, right=True)
+                return self._accept_single(digest)
+        return self._slowly(network, client, digest, pair, again=known is not None)
 
     def close(self) -> None:
         """Ends what is under way. Idempotent."""
-        for task in self._attempts.values():
-            task.cancel()
-        if self._threads is not None:
-            self._threads.shutdown(wait=False, cancel_futures=True)
-            self._threads = None
+        for attempt in self._attempts.values():
+            if attempt.task is not None:
+                attempt.task.cancel()
+        self._turns.close()
+        self._hashing.close()
 
     def _look(self, now: float) -> None:
         self._look_at = now + LOOK_SECONDS
         if self._users is not None and self._users.look():
             self._cache.keep(self._users.value.hashes)
+            self._wrong.keep(self._users.value.hashes)
         if self._mapped is not None:
             self._mapped.look()
 
@@ -144,68 +193,105 @@ class Authenticator:
         self._cache.put(digest, Verified(self._single_user, "", math.inf))
         return self._single_user
 
+    def _name_of(self, pair: bytes) -> bytes:
+        return self._cache.digest(pair.partition(b":")[0])
+
     # ---- credentials that are not known to be right ----------------------------------------
 
     async def _slowly(
-        self, digest: bytes, pair: bytes, client: str, now: float, *, guess: bool
+        self, network: str, client: str, digest: bytes, pair: bytes, *, again: bool
     ) -> str:
-        """The user of these credentials. Requests that bring the same ones at the same time
-        share one attempt; one that leaves does not end it."""
-        attempt = self._attempts.get(digest)
+        """The user of these credentials. One request that leaves does not end the attempt of
+        others, nor a check that has begun; but it leaves the line."""
+        attempt = self._attempts.get((network, digest))
         if attempt is None:
-            attempt = self._begin(digest, pair, client, now, guess=guess)
-        user = await asyncio.shield(attempt)
+            attempt = self._begin(_Attempt(network, client, digest, pair, again))
+        assert attempt.task is not None
+        attempt.requests += 1
+        try:
+            user = await asyncio.shield(attempt.task)
+        except Later as later:
+            raise Unauthenticated(
+                "too many attempts with a wrong password from this address",
+                429,
+                (b"Retry-After: %d" % math.ceil(later.seconds),),
+            ) from None
+        except Full:
+            raise Failure(
+                "connection_limit_reached", "too many passwords are being checked"
+            ) from None
+        finally:
+            attempt.requests -= 1
+            if not attempt.requests and not attempt.begun:
+                self._forget(attempt)
+                attempt.task.cancel()
         if user is None:
-            raise self._unauthenticated("the user name or the password is wrong")
+            raise self._unauthenticated(_WRONG)
         return user
 
-    def _begin(
-        self, digest: bytes, pair: bytes, client: str, now: float, *, guess: bool
-    ) -> asyncio.Task[str | None]:
-        if len(self._attempts) >= MAX_ATTEMPTS:
-            raise Failure("connection_limit_reached", "too many passwords are being checked")
-        wait = 0.0
-        if guess:  # an old entry of the cache was right once: its user is never slowed
-            granted, wait = self._throttle.reserve(client, now)
-            if not granted:
-                self._log_failure(client, basic.split(pair)[0], "too many attempts")
-                raise Unauthenticated(
-                    "too many attempts with a wrong password from this address",
-                    429,
-                    (b"Retry-After: %d" % math.ceil(wait),),
-                )
-        attempt = asyncio.ensure_future(self._attempt(digest, pair, client, wait))
-        self._attempts[digest] = attempt
-        attempt.add_done_callback(lambda _: self._attempts.pop(digest))
+    def _begin(self, attempt: _Attempt) -> _Attempt:
+        def ended(task: asyncio.Task[str | None]) -> None:
+            self._forget(attempt)
+            if not task.cancelled():
+                task.exception()  # is raised where it is awaited, if anybody still does
+
+        # Turns are taken in the order of the requests, not of the tasks.
+        attempt.begun = attempt.again or self._turns.take_now(
+            attempt.network, self._name_of(attempt.pair)
+        )
+        attempt.task = asyncio.ensure_future(self._attempt(attempt))
+        attempt.task.add_done_callback(ended)
+        self._attempts[attempt.network, attempt.digest] = attempt
         return attempt
 
-    async def _attempt(self, digest: bytes, pair: bytes, client: str, wait: float) -> str | None:
-        """The user, None if the credentials are wrong."""
-        if wait:
-            await asyncio.sleep(wait)
-        if self._is_single(pair):
-            return self._accept_single(digest)
-        user, password = basic.split(pair)
+    def _forget(self, attempt: _Attempt) -> None:
+        key = attempt.network, attempt.digest
+        if self._attempts.get(key) is attempt:
+            del self._attempts[key]
+
+    async def _attempt(self, attempt: _Attempt) -> str | None:
+        """The user, None if the credentials are wrong; Later, Full."""
+        if attempt.again:  # its user is never slowed
+            return await self._check(attempt)
+        name = self._name_of(attempt.pair)
+        if not attempt.begun:
+            try:
+                await self._turns.take(attempt.network, name)
+            except Later:
+                self._say_too_many(attempt)
+                raise
+            attempt.begun = True
+        user = None
+        try:
+            user = await self._check(attempt)
+        finally:
+            self._turns.release(attempt.network, name, right=user is not None)
+        return user
+
+    async def _check(self, attempt: _Attempt) -> str | None:
+        """The same when its turn has come. What is wrong is counted, told and remembered."""
+        if self._is_single(attempt.pair):
+            return self._accept_single(attempt.digest)
+        user, password = basic.split(attempt.pair)
         hashed = self._hash_of(user)
         if self._users is not None and (hashed or self._users.value.decoy):
-            right = await self._check(password, hashed or self._users.value.decoy)
+            ahead = attempt.again or self._turns.trusts(attempt.network)
+            decoy = self._users.value.decoy
+            right = await self._hashing.verify(password, hashed or decoy, ahead=ahead)
             # The line may have changed meanwhile.
             if right and hashed and hashed == self._hash_of(user):
-                self._cache.put(digest, Verified(user, hashed, self._clock() + SECONDS))
+                until = self._clock() + SECONDS
+                self._cache.put(attempt.digest, Verified(user, hashed, until))
                 return user
-        self._cache.drop(digest)
-        self._throttle.failed(client, self._clock())
+        now = self._clock()
+        self._cache.drop(attempt.digest)
+        self._throttle.failed(attempt.network, self._name_of(attempt.pair), now)
         known = hashed or (self._single and user == self._single_user)
-        self._log_failure(client, user, "wrong password" if known else "no such user")
+        self._log_failure(attempt.client, user, "wrong password" if known else "no such user")
+        if hashed == self._hash_of(user):
+            wrong = Wrong(user, hashed, _WRONG, now + WRONG_SECONDS)
+            self._wrong.put(attempt.network, attempt.digest, wrong)
         return None
-
-    async def _check(self, password: bytes, hashed: str) -> bool:
-        from spliceproxy.policy.auth import htpasswd
-
-        if self._threads is None:
-            self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="auth")
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, htpasswd.verify, password, hashed)
 
     def _hash_of(self, user: str) -> str:
         return self._users.value.hashes.get(user, "") if self._users is not None else ""
@@ -214,6 +300,15 @@ class Authenticator:
 
     def _unauthenticated(self, detail: str) -> Unauthenticated:
         return Unauthenticated(detail, 407, self._challenge)
+
+    def _say_too_many(self, attempt: _Attempt) -> None:
+        """Once a second of a network: it may try as often as it likes."""
+        network, since = self._said
+        now = self._clock()
+        if network == attempt.network and now - since < SILENCE:
+            return
+        self._said = attempt.network, now
+        self._log_failure(attempt.client, basic.split(attempt.pair)[0], "too many attempts")
 
     def _log_failure(self, client: str, user: str, why: str) -> None:
         """The line that README.md has a pattern for. The name can hold nothing that looks like

@@ -1,4 +1,4 @@
-"""Credentials that were found right, so that a hash is computed once."""
+"""Credentials that were found right or wrong, so that a hash is computed once."""
 
 from __future__ import annotations
 
@@ -61,3 +61,54 @@ class VerifiedCache:
         for digest, entry in list(self._entries.items()):
             if entry.hashed and hashes.get(entry.user) != entry.hashed:
                 del self._entries[digest]
+
+
+WRONG_KEPT = 4096
+"""Wrong credentials kept; beyond it those stored first go."""
+
+WRONG_SECONDS = 600.0
+"""For so long the same wrong credentials are no new guess. Clients repeat them by themselves,
+up to twenty times in a row, or every minute for a day."""
+
+NAME_MAX = 256
+"""Characters of a user name that is kept; wrong credentials of a longer one are not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wrong:
+    """``hashed``: what the password was checked against, "" if the file has no such user;
+    ``detail``: what the client was told; ``until``: so before this time."""
+
+    user: str
+    hashed: str
+    detail: str
+    until: float
+
+
+class WrongCache:
+    """Credentials that were wrong a moment ago, each for one network: nobody learns from a
+    quick answer what another network has tried. ``key``: of :meth:`VerifiedCache.digest`."""
+
+    __slots__ = ("_entries",)
+
+    def __init__(self) -> None:
+        self._entries: OrderedDict[tuple[str, bytes], Wrong] = OrderedDict()
+
+    def get(self, network: str, key: bytes, now: float) -> Wrong | None:
+        """The entry, if its time is not over."""
+        entry = self._entries.get((network, key))
+        return entry if entry is not None and now < entry.until else None
+
+    def put(self, network: str, key: bytes, entry: Wrong) -> None:
+        if len(entry.user) > NAME_MAX:
+            return
+        self._entries[network, key] = entry
+        self._entries.move_to_end((network, key))
+        if len(self._entries) > WRONG_KEPT:
+            self._entries.popitem(last=False)
+
+    def keep(self, hashes: Mapping[str, str]) -> None:
+        """Drops the entries of users that are new or have another hash now."""
+        for key, entry in list(self._entries.items()):
+            if hashes.get(entry.user, "") != entry.hashed:
+                del self._entries[key]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from passlib.hash import apr_md5_crypt, bcrypt, sha512_crypt
@@ -51,6 +52,24 @@ def parse(text: str) -> Users:
             raise ValueError(f":{number}: user {user!r}: {error}") from None
         hashes[user] = hashed
     return Users(hashes, _usual(hashes, costs))
+
+
+_WARM = (
+    "$2b$04$abcdefghijklmnopqrstuuguFleIxy8dETUY.GrzteKSK3w82GLfS",
+    "$6$rounds=1000$salt$edhvM.oPJ3fNqrDO.H.20fvsXNMP5SSVAOEUQdUsuaw7g7zBeUaFB2WU2EpJxJEYRBPHVf"
+    ".nLdBDnEx3lAekz.",
+    "$apr1$salt$izTckQcDwyNWHrSaEdyCq/",
+)
+"""A cheap hash of each kind."""
+
+
+@lru_cache(maxsize=1)
+def warm() -> None:
+    """Computes a hash of each kind once. The library loads its parts when they are first used,
+    and that fails where there is no descriptor left."""
+    for hashed in _WARM:
+        if not _HANDLERS[_prefix(hashed)].verify(b"-", hashed):
+            raise RuntimeError(f"a hash of the kind {_prefix(hashed)} cannot be computed")
 
 
 def verify(password: bytes, hashed: str) -> bool:

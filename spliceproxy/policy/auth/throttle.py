@@ -1,4 +1,31 @@
-"""Slows clients that offer wrong credentials, each network by itself. No I/O."""
+"""How long a guess has to wait: wrong passwords counted by network and user name. No I/O.
+
+What a *try* is: a pair of user name and password that this worker does not know to be right
+and does not remember as wrong. Its network is the client's IPv4 address, its IPv6 /64 (what a
+host can have), or "" for all Unix sockets. A right pair costs nothing and is remembered, so
+only wrong ones count.
+
+1. A name. After a wrong password for a name the next try of that name from that network waits
+   FIRST_DELAY (a quarter of a second), doubled by each further failure up to LAST_DELAY (8 s).
+   So a name is guessed four times in the first two seconds, and then 450 times an hour.
+2. A network. It may have BURST (16) failures of whatever names, and gets one back in each
+   LAST_DELAY (8 s). While it has none left, every try of it waits for the next, first tries
+   too. So a network guesses 16 times at once and then 450 times an hour, however many names
+   and connections it spreads them over.
+3. Nothing else delays. The first try of a name is not slowed by failures of other names, as
+   long as the network has failures left: a colleague behind the same address is in at once
+   beside somebody who guesses one name, or a program that has an old password. Beside somebody
+   who sprays names a first try waits, because nothing tells the two apart; who has been right
+   within ten minutes is not a try and is served.
+
+How long a try waits depends on what came before it and never on whether it is right, and it is
+checked after the wait. So a right guess among slowed ones is answered no sooner than a wrong
+one, and a client that hangs up early learns nothing.
+
+FORGET (ten minutes) after its last failure a name is forgotten. Both tables are bounded and
+give up what failed longest ago. Each worker counts for itself: N workers allow N times as much.
+:mod:`spliceproxy.policy.auth.turns` lets the tries of a network wait in a line.
+"""
 
 from __future__ import annotations
 
@@ -8,75 +35,104 @@ from dataclasses import dataclass
 
 FIRST_DELAY = 0.25
 LAST_DELAY = 8.0
-"""Seconds between two attempts after the first failure; doubled by each further one up to
-the last. Four guesses in the first two seconds, then 450 an hour."""
+"""Seconds between two tries of a name after its first failure, doubled by each further one
+up to the last; the last is also the time in which a network gets a failure back."""
 
-PATIENCE = 10.0
-"""Seconds that an attempt may have to wait for its turn; one that had to wait longer is
-refused."""
+BURST = 16
+"""Failures of all names that a network may have before every try of it waits."""
 
 FORGET = 600.0
-"""Seconds after its last failure that a network is forgotten."""
+"""Seconds after its last failure that a name is forgotten."""
 
 NETWORKS = 4096
-"""Networks remembered; beyond it the one whose last failure is longest ago is forgotten."""
+"""Networks remembered."""
+
+NAMES = 16384
+"""Names remembered, each with its network."""
+
+SOON = 0.001
+"""Seconds that are no wait: clocks and timers are not more exact."""
 
 
 @dataclass(slots=True)
-class _Offender:
+class _Name:
     failures: int = 0
     last: float = 0.0
-    free: float = 0.0  # when the next attempt may be made
+
+
+@dataclass(slots=True)
+class _Network:
+    level: float = 0.0  # failures that it has not got back
+    since: float = 0.0  # when that was so
+
+    def at(self, now: float) -> float:
+        return max(0.0, self.level - (now - self.since) / LAST_DELAY)
 
 
 class Throttle:
-    """Times are seconds of any one clock. A client is an IP address ("": a Unix socket); of
-    IPv6 a /64 counts as one, for that is what a host can have."""
+    """Times are seconds of any one clock. ``network`` is what :func:`network_of` returns, and
+    ``name`` stands for a user name: a digest of it, for the client may choose a long one."""
 
-    __slots__ = ("_offenders",)
+    __slots__ = ("_names", "_networks")
 
     def __init__(self) -> None:
-        self._offenders: OrderedDict[str, _Offender] = OrderedDict()
+        self._names: OrderedDict[tuple[str, bytes], _Name] = OrderedDict()
+        self._networks: OrderedDict[str, _Network] = OrderedDict()
 
-    def slows(self, client: str, now: float) -> bool:
-        """Whether an attempt would have to wait, or be refused."""
-        offender = self._offenders.get(_network(client))
-        return offender is not None and now < offender.free
+    def wait(
+        self, network: str, name: bytes, now: float, *, checking: int = 0, before: int = 0
+    ) -> float:
+        """Seconds until a try may be checked, 0.0 for at once.
 
-    def reserve(self, client: str, now: float) -> tuple[bool, float]:
-        """Takes a turn for an attempt: True and the seconds until then. False and the seconds
-        after which to ask again: there are too many before it."""
-        network = _network(client)
-        offender = self._offenders.get(network)
-        if offender is None:
-            return True, 0.0
-        if now - offender.last > FORGET:
-            del self._offenders[network]
-            return True, 0.0
-        wait = max(0.0, offender.free - now)
-        if wait > PATIENCE:
-            return False, wait - PATIENCE
-        offender.free = now + wait + _delay(offender)
-        return True, wait
+        ``checking``: tries of the network that are being checked, which may fail. ``before``:
+        tries of the same name that come first, all of them taken for failures.
+        """
+        seconds = self._by_name(network, name, now, before)
+        found = self._networks.get(network)
+        if found is not None:
+            seconds = max(seconds, (found.at(now) + checking - (BURST - 1)) * LAST_DELAY)
+        return seconds if seconds > SOON else 0.0
 
-    def failed(self, client: str, now: float) -> None:
-        """An attempt was wrong."""
-        network = _network(client)
-        offender = self._offenders.setdefault(network, _Offender())
-        self._offenders.move_to_end(network)
-        offender.failures += 1
-        offender.last = now
-        offender.free = max(offender.free, now + _delay(offender))
-        if len(self._offenders) > NETWORKS:
-            self._offenders.popitem(last=False)
+    def exhausted(self, network: str, now: float) -> bool:
+        """Whether even the first try of a name would wait."""
+        found = self._networks.get(network)
+        return found is not None and found.at(now) > BURST - 1
+
+    def failed(self, network: str, name: bytes, now: float) -> None:
+        """A try was wrong."""
+        key = network, name
+        found = self._names.setdefault(key, _Name())
+        self._names.move_to_end(key)
+        found.failures = 1 if now - found.last > FORGET else found.failures + 1
+        found.last = now
+        if len(self._names) > NAMES:
+            self._names.popitem(last=False)
+        whole = self._networks.setdefault(network, _Network())
+        self._networks.move_to_end(network)
+        whole.level, whole.since = whole.at(now) + 1.0, now
+        if len(self._networks) > NETWORKS:
+            self._networks.popitem(last=False)
+
+    def _by_name(self, network: str, name: bytes, now: float, before: int) -> float:
+        found = self._names.get((network, name))
+        failures = 0
+        seconds = 0.0
+        if found is not None and now - found.last <= FORGET:
+            failures = found.failures
+            seconds = found.last + _delay(failures) - now
+        seconds = max(0.0, seconds)
+        for further in range(1, before + 1):
+            seconds += _delay(failures + further)
+        return seconds
 
 
-def _delay(offender: _Offender) -> float:
-    # The exponent is bounded, for a float is.
-    return min(LAST_DELAY, FIRST_DELAY * 2.0 ** min(offender.failures - 1, 16))
-
-
-def _network(client: str) -> str:
+def network_of(client: str) -> str:
+    """The network that counts as one: an IPv4 address, an IPv6 /64, "" for Unix sockets."""
     if ":" not in client:
         return client
     return str(ipaddress.ip_network((int(ipaddress.IPv6Address(client)) >> 64 << 64, 64)))
+
+
+def _delay(failures: int) -> float:
+    # The exponent is bounded, for a float is.
+    return min(LAST_DELAY, FIRST_DELAY * 2.0 ** min(failures - 1, 16))
