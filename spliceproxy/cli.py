@@ -215,18 +215,20 @@ def _import(argv: Sequence[str]) -> int:
         usage="%(prog)s FILE",
         description="Converts a tinyproxy.conf(5) into TOML on standard output. Lists by line, on\n"
         "standard error, what it could not convert.",
-        epilog="exit status: 0 all is converted, 1 some is missing, 2 the file cannot be read",
+        epilog="exit status: 0 all is converted, 1 some is missing, and what it restricts stays\n"
+        "closed, 2 the file cannot be read, or tinyproxy refuses it; then nothing is printed",
     )
     parser.add_argument("file", metavar="FILE", help="tinyproxy.conf")
     add_help(parser)
     path = parser.parse_args(argv).file
-    from spliceproxy.settings.tinyproxy import convert
+    from spliceproxy.settings.tinyproxy import Refused, convert
 
     try:
         converted = convert(path)
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        parser.fail(f"{path}: cannot read it ({reason}); allowed: a tinyproxy.conf(5)")
+    except Refused as error:
+        parser.fail(*error.problems)
+    except OSError as error:
+        parser.fail(f"{path}: cannot read it ({error.strerror}); allowed: a tinyproxy.conf(5)")
     sys.stdout.write(converted.toml)
     for line in converted.notes + converted.missing:
         print(escaped(line), file=sys.stderr)

@@ -64,7 +64,7 @@ def load(
         problems.extend(_rules(config, found["rule"].where))
     if config.access_log not in ("-", "off"):
         where = found["access-log"].where
-        problems.extend(_log(config.access_log, where, create=start and not problems))
+        problems.extend(log_faults(config.access_log, where, create=start and not problems))
     if problems:
         raise SettingsError(problems)
     return config, found
@@ -203,7 +203,7 @@ def native_is_built() -> bool:
     return is_there("spliceproxy.relay._native")
 
 
-def _log(path: str, where: str, *, create: bool) -> Iterator[str]:
+def log_faults(path: str, where: str, *, create: bool) -> Iterator[str]:
     """Opens the file as the log will: any doubt about it is settled now."""
     flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
     try:

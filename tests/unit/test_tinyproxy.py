@@ -14,12 +14,15 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from passlib.apache import HtpasswdFile
 
 from spliceproxy import cli
 from spliceproxy.config import Address, Config
+from spliceproxy.policy.clients import ClientNetworks
 from spliceproxy.policy.rules import RuleSet
 from spliceproxy.settings import posix, tinyproxy
 from spliceproxy.settings.loading import load
+from spliceproxy.settings.tinyproxy import converting, reading
 
 try:
     import tomllib
@@ -36,10 +39,21 @@ class Result:
         found = tinyproxy.convert(str(source))
         target = folder / "proxy.toml"
         target.write_text(found.toml)
+        self.text = found.toml
         self.table: dict[str, Any] = tomllib.loads(found.toml)
         self.config: Config = load({}, str(target), {}, start=False)[0]
         self.missing = [line.replace(f"{source}:", "") for line in found.missing]
         self.notes = [line.replace(f"{source}:", "") for line in found.notes]
+
+    @property
+    def closed(self) -> bool:
+        """Whether a rule denies everything, and a comment says why."""
+        first = [one for one in self.table.get("rule", []) if one["action"] == "deny"][-1:]
+        denies = first == [{"id": tinyproxy.CLOSED, "action": "deny"}]
+        hosts = ("a.example", "127.0.0.1", "2001:db8::1")
+        assert not (denies and any(map(self.allows, hosts)))
+        assert denies == ("# Denies everything, because of\n#   " in self.text)
+        return denies
 
     def allows(self, host: str, port: int = 443, method: str = "CONNECT") -> bool:
         """What the rules say."""
@@ -102,25 +116,15 @@ def test_via(tmp_path: Path, text: str, via: str) -> None:
     ("line", "problem"),
     [
         ("Upstream http 10.0.0.1:8080", "Upstream: not converted: there are no parent proxies"),
-        ('Upstream none ".local"', "Upstream: not converted"),
         ('AddHeader "X" "Y"', "AddHeader: not converted: no fields are added"),
         ("Bind 192.0.2.1", "Bind: not converted: the kernel chooses"),
-        ('StatHost "tinyproxy.stats"', "StatHost: not converted"),
         ("XTinyproxy Yes", 'XTinyproxy: not converted: forwarded-for = "on" tells'),
-        ("Prot 8888", "Prot: not converted: unknown to tinyproxy.conf(5)"),
-        ("Port 99999", "Port: not converted: listen: invalid value ':99999'"),
-        ("Listen localhost", "Listen: not converted: listen: invalid value 'localhost:8888'"),
-        ("Timeout 0", "Timeout: not converted: timeout-idle: invalid value '0'"),
-        ("Timeout soon", "Timeout: not converted: timeout-idle: a string 'soon'"),
-        ("LogLevel loud", "LogLevel: not converted: log-level: invalid value 'loud'"),
         ('ViaProxyName "a b"', "ViaProxyName: not converted: via: invalid value 'a b'"),
-        ("BasicAuth ada", "BasicAuth: not converted: auth: invalid value; allowed: USER"),
         ("Allow example.com", "Allow: not converted: example.com: clients are known by"),
         ("Deny .example.com", "Deny: not converted: .example.com: clients are known by"),
-        ("ConnectPort https", "ConnectPort: not converted: 'https' is no port"),
-        ("FilterType pcre", "FilterType: not converted: 'pcre' is no type"),
-        ('Filter "/nonexistent"', "Filter: not converted: /nonexistent: [Errno 2] No such file"),
-        ("Port", "Port: not converted: a directive and its value belong here"),
+        ('Filter "/nonexistent"', "Filter: not converted: /nonexistent: cannot read it (No such"),
+        ("MaxClients 0", "MaxClients: not converted: with 0 tinyproxy serves nobody"),
+        ('LogFile "/nonexistent/log"', "LogFile: not converted: access-log /nonexistent/log: can"),
     ],
 )
 def test_what_cannot_be_converted_is_listed_by_line(
@@ -135,9 +139,147 @@ def test_a_second_user_is_missing(tmp_path: Path) -> None:
     result = Result(tmp_path, "BasicAuth ada secret\nBasicAuth bob hidden")
     assert result.config.auth.user == ("ada", "secret")
     assert result.missing == [
-        "2: BasicAuth: not converted: auth has one user; put bob and all others into a file for "
-        "htpasswd"
+        "2: BasicAuth: not converted: auth has one user; lines for all users, bob among them, are "
+        "in the output, for a file of htpasswd"
     ]
+    lines = [line[4:] for line in result.text.splitlines() if line.startswith("#   ")]
+    (tmp_path / "users").write_text("\n".join(lines))
+    users = HtpasswdFile(str(tmp_path / "users"))
+    assert users.users() == ["ada", "bob"]
+    assert users.check_password("ada", "secret")
+    assert users.check_password("bob", "hidden")
+
+
+REFUSED = [
+    (
+        "FilterDefaultDeny True",
+        "FilterDefaultDeny: 'True': tinyproxy does not start with it; allow",
+    ),
+    (
+        "FilterURLs 1",
+        "FilterURLs: '1': tinyproxy does not start with it; allowed: yes, on, no or o",
+    ),
+    ("FilterURLs Yes # why", "FilterURLs: 'Yes # why': tinyproxy does not start with it"),
+    ("FilterURLs Yes\r", "FilterURLs: 'Yes\\r': tinyproxy does not start with it"),
+    ("Prot 8888", "Prot: unknown to tinyproxy.conf(5); did you mean port?"),
+    ("Port 99999", "Port: '99999' is no port; tinyproxy does not start with it"),
+    ("Port 0", "Port: '0' is no port"),
+    ("Port", "Port: '': tinyproxy does not start with it; allowed: a number"),
+    ("Listen localhost", "Listen: 'localhost': tinyproxy does not start with it; allowed: an IP"),
+    ("Timeout soon", "Timeout: 'soon': tinyproxy does not start with it; allowed: a number"),
+    ("LogLevel loud", "LogLevel: 'loud': tinyproxy does not start with it; allowed: Critical, E"),
+    ("LogFile /tmp/log", "LogFile: '/tmp/log': tinyproxy does not start with it; allowed: text b"),
+    ("BasicAuth ada", "BasicAuth: tinyproxy does not start with it; allowed: a user and a passwo"),
+    ("Allow 10.0.0.0/255.0.0.0", "Allow: '10.0.0.0/255.0.0.0': tinyproxy does not start with it"),
+    ("ConnectPort https", "ConnectPort: 'https': tinyproxy does not start with it"),
+    ("FilterType pcre", "FilterType: 'pcre': tinyproxy does not start with it; allowed: bre, ere"),
+    ("Upstream http host", "Upstream: tinyproxy does not start with it; allowed: http, socks4 or"),
+    ("# " + "x" * 2050, "it has more than 2047 bytes, at which tinyproxy cuts it in two"),
+]
+
+
+@pytest.mark.parametrize(("line", "problem"), REFUSED, ids=[line[:30] for line, _ in REFUSED])
+def test_what_tinyproxy_does_not_start_with_is_an_error(
+    tmp_path: Path, line: str, problem: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "tinyproxy.conf"
+    source.write_text(f"Port 8888\nAllow 127.0.0.1\n{line}\n", newline="\n")
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["import", str(source)])
+    assert caught.value.code == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(f"spliceproxy import: {source}:3: {problem}")
+    assert err.count("\n") == 1
+    program = shutil.which("tinyproxy")
+    if program:
+        ended = subprocess.run([program, "-d", "-c", source], capture_output=True, timeout=20)
+        assert ended.returncode != 0
+
+
+def test_a_foreign_file_is_told_in_a_few_lines(tmp_path: Path) -> None:
+    (tmp_path / "conf").write_text("frontend x\n" * 100)
+    with pytest.raises(tinyproxy.Refused) as caught:
+        tinyproxy.convert(str(tmp_path / "conf"))
+    assert len(caught.value.problems) == 21
+    assert caught.value.problems[-1] == "and 80 more"
+
+
+def test_a_squid_conf_is_recognized(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = tmp_path / "squid.conf"
+    source.write_text("# squid\nacl lan src 10.0.0.0/8\nhttp_access allow lan\nhttp_port 3128\n")
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["import", str(source)])
+    out, err = capsys.readouterr()
+    assert (caught.value.code, out) == (2, "")
+    assert err == (
+        f"spliceproxy import: {source}: it is a squid.conf; only a tinyproxy.conf(5) can be "
+        "converted so far\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "MaxClients 0",
+        "MaxClients 4294967296",
+        "Deny .example.com\nAllow 10.0.0.0/8",
+        "Deny host.example.com\nDeny 10.0.0.1\nAllow localhost",
+        "Upstream http 10.0.0.1:8080",
+        'Upstream socks5 user:pass@parent.example:1080 ".example.com"',
+        "Upstream parent.example:8080",
+        'Filter "/nonexistent"',
+        'Filter "{filter}"\nFilterURLs Yes',
+        'Filter "{filter}"\nFilterURLs Yes\nFilterURLs No',
+        'Filter "{filter}"\nFilterURLs Yes\nFilterDefaultDeny Yes',
+        'Filter "{odd}"',
+        'Filter "{filter}"\nFilterType ERE',
+        'ReversePath "/x/" "http://x.example/"\nReverseOnly Yes',
+        f"BasicAuth {'a' * 200} {'b' * 57}",
+    ],
+)
+def test_what_restricts_and_cannot_be_converted_closes(tmp_path: Path, text: str) -> None:
+    (tmp_path / "filter").write_text("ads\n")
+    (tmp_path / "odd").write_text("caf\xe9\n", encoding="latin-1")
+    result = Result(tmp_path, text.format(filter=tmp_path / "filter", odd=tmp_path / "odd"))
+    assert result.closed
+    assert any("rule not-converted denies everything" in line for line in result.missing)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "MaxClients 0\nMaxClients 9",
+        "Allow 10.0.0.0/8\nDeny .example.com",
+        "Deny .example.com\nAllow host.example.com",
+        'Upstream none "a.example"\nno upstream "b.example"',
+        'ReversePath "/x/" "http://x.example/"\nReverseOnly Yes\nReverseOnly No',
+        "ReverseOnly Yes",
+        f"BasicAuth {'a' * 200} {'b' * 57}\nBasicAuth ada secret",
+        "FilterURLs Yes\nFilterDefaultDeny Yes",
+        'Filter "{filter}"',
+    ],
+)
+def test_what_restricts_nothing_does_not_close(tmp_path: Path, text: str) -> None:
+    (tmp_path / "filter").write_bytes(b"ads\n# caf\xe9\nbad\\.example # \xff\n")
+    assert not Result(tmp_path, text.format(filter=tmp_path / "filter")).closed
+
+
+def test_every_directive_is_taken_or_explained() -> None:
+    known = {*converting._TAKERS, *converting._NOT_NEEDED, *converting._UNKNOWN_HERE}
+    assert set(reading._ARGUMENTS) == known
+
+
+def test_pages_and_what_is_off_are_only_noted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "tinyproxy.conf"
+    source.write_text(
+        'Port 8888\nDefaultErrorFile "/x"\nErrorFile 404 "/x"\nStatFile "/x"\nStatHost "x.y"\n'
+        'XTinyproxy No\nBindSame No\nReverseMagic No\nUpstream none "x"\nTimeout 0\nSyslog On\n'
+    )
+    status, out, _ = run([str(source)], capsys)
+    assert (status, tomllib.loads(out)) == (0, {"listen": [":8888"], "timeout-idle": 600})
 
 
 def test_what_needs_no_setting_is_only_noted(tmp_path: Path) -> None:
@@ -180,6 +322,33 @@ def test_the_first_of_allow_and_deny_decides(
     for address in ipaddress.ip_network("10.0.0.0/24"):
         first = next((allow for allow, network in controls if address in network), False)
         assert any(address in network for network in found) == first
+
+
+@pytest.mark.parametrize(
+    ("text", "allowed", "denied"),
+    [
+        # tinyproxy keeps 10.0.0.1 as ::ffff:10.0.0.1, and so is ::/0 about all clients.
+        ("Deny ::/0\nAllow 10.0.0.0/8", "", "10.0.0.1 ::1 127.0.0.1"),
+        ("Allow ::/0", "10.0.0.1 ::1", ""),
+        ("Deny ::/1\nAllow ::/0\nAllow 0.0.0.0/0", "8000::1", "10.0.0.1 ::1"),
+        ("Deny ::ffff:10.0.0.0/104\nAllow 0.0.0.0/0", "11.0.0.1", "10.0.0.1 ::1"),
+        ("Allow ::ffff:10.0.0.1", "10.0.0.1", "10.0.0.2"),
+        ("Deny 10.0.0.1\nAllow ::/0", "10.0.0.2 ::1", "10.0.0.1"),
+        ("Deny ::/96\nAllow ::/0", "10.0.0.1 1::1", "::1"),
+        ("Allow 127.1", "127.0.0.1", "127.1.0.1"),
+        ("Allow 10/8", "0.0.0.10", "10.0.0.1"),
+        ("Deny 10.0.0.0/33\nAllow 10.0.0.0/8", "10.0.0.1", ""),
+        ("Allow localhost", "127.0.0.1", "127.0.0.2 10.0.0.1"),
+        ("Deny localhost\nAllow 127.0.0.0/8\nAllow 10.0.0.0/8", "10.0.0.1", "127.0.0.1"),
+        ("Allow 10.0.0.1\nDeny 10.0.0.1", "10.0.0.1", ""),
+    ],
+)
+def test_clients(tmp_path: Path, text: str, allowed: str, denied: str) -> None:
+    found = Result(tmp_path, text).config.policy.clients
+    assert found is not None
+    admitted = ClientNetworks(found).admit
+    wanted = {**dict.fromkeys(allowed.split(), True), **dict.fromkeys(denied.split(), False)}
+    assert {client: admitted(client) for client in wanted} == wanted
 
 
 def test_ipv6_and_masks(tmp_path: Path) -> None:
@@ -260,6 +429,51 @@ def test_an_allowlist_that_is_left_out_allows_nothing(tmp_path: Path, directive:
     assert not result.allows("example.com")
 
 
+def test_switches_are_never_taken_back(tmp_path: Path) -> None:
+    directives = "FilterDefaultDeny Yes\nFilterDefaultDeny No\nFilterExtended Yes\nFilterType bre"
+    result = filtered(tmp_path, "^(a|b)\\.example$", directives)
+    hosts = "a.example c.example (a|b).example"
+    assert [host for host in hosts.split() if result.allows(host)] == ["a.example"]
+
+
+def test_two_repetitions_in_a_row(tmp_path: Path) -> None:
+    result = filtered(tmp_path, "^a+?$\n^b*+c$\n^dd?+e$", "FilterType ere")
+    assert result.missing == []
+    hosts = "aa bbc c ddde de a b"
+    assert "".join(one for one in hosts.split() if result.allows(one)) == "b"
+
+
+@pytest.mark.parametrize("directive", ["", "FilterDefaultDeny Yes"])
+def test_shell_patterns_that_are_no_hosts_of_a_rule(tmp_path: Path, directive: str) -> None:
+    lines = (
+        "http://a.example\na.example:443\n*.1\n*.127.0.0.1\n*.\n*\na_b.example\n-\n.example.com\n"
+        "A.example\n10.0.0.08\n::1\n[::1]\n*.a..b\na*.b\n\\*.b\n/x/\n" + "x" * 64 + ".example\n"
+    )
+    result = filtered(tmp_path, lines, f"FilterType fnmatch\n{directive}")  # it is loaded
+    assert result.allows("a.example") == bool(directive)  # "*" is there
+
+
+def test_where_the_case_counts(tmp_path: Path) -> None:
+    lines = "Abc\n[^d]e\n[^0-9]f\n"
+    denies = filtered(tmp_path, lines, "FilterCaseSensitive Yes")
+    assert denies.closed
+    assert len(denies.missing) == 1
+    allows = filtered(tmp_path, lines, "FilterCaseSensitive Yes\nFilterDefaultDeny Yes")
+    assert [one for one in ("abc", "ae", "de", "1f", "af") if allows.allows(one)] == ["ae", "af"]
+
+
+def test_loose_patterns_of_an_allowlist_are_noted(tmp_path: Path) -> None:
+    lines = "example\\.com\n^a\\.example$\nb\\.example"
+    result = filtered(tmp_path, lines, "FilterDefaultDeny Yes")
+    assert result.missing == []
+    assert result.allows("example.com.evil.net")
+    assert result.notes[-1] == (
+        f"{tmp_path}/filter:1: 'example\\\\.com' (and 1 more like it) does not end with $, so it "
+        "allows names that go on, such as example.com.evil.net for example.com"
+    )
+    assert len(filtered(tmp_path, lines).notes) == len(result.notes) - 1
+
+
 def test_bad_lines_of_a_filter_are_listed(tmp_path: Path) -> None:
     result = filtered(tmp_path, "fine\n[[.a.]]\nx\\{2,1\\}\n[+--]\n")
     assert [line.partition(": not converted: ")[0] for line in result.missing] == [
@@ -268,6 +482,7 @@ def test_bad_lines_of_a_filter_are_listed(tmp_path: Path) -> None:
         f"{tmp_path}/filter:4",
     ]
     assert result.config.policy.rules[0].hosts == ("/.*(?:fine).*/",)
+    assert result.closed  # what was to be denied may be anything
 
 
 PATTERNS = [
@@ -344,4 +559,7 @@ def test_import_of_what_cannot_be_read(
     assert caught.value.code == 2
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
-    assert err.startswith(f"spliceproxy import: {source}: cannot read it (")
+    if content is None:
+        assert err.startswith(f"spliceproxy import: {source}: cannot read it (")
+    else:
+        assert err == f"spliceproxy import: {source}:1: \\xff: unknown to tinyproxy.conf(5)\n"

@@ -1,0 +1,434 @@
+"""The directives of a tinyproxy.conf(5) as settings in TOML."""
+
+from __future__ import annotations
+
+import os
+import socket
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from ipaddress import IPv6Address
+from typing import Any
+
+from spliceproxy.settings.kind import Invalid
+from spliceproxy.settings.loading import SettingsError, load_config, log_faults
+from spliceproxy.settings.table import BY_NAME
+from spliceproxy.settings.tinyproxy import clients, filters
+from spliceproxy.settings.tinyproxy.reading import Directive, Refused, is_on, number, read
+from spliceproxy.settings.tinyproxy.report import CLOSED, Report, comment
+
+_DEFAULT_PORT = 8888
+_DEFAULT_TIMEOUT = 600
+_MAX_PORT = 65535
+_MAX_CREDENTIALS = 257  # bytes of USER:PASSWORD; tinyproxy leaves out what is longer
+
+_LOG_LEVELS = {
+    "critical": "error",
+    "error": "error",
+    "warning": "warning",
+    "notice": "info",
+    "connect": "info",
+    "info": "info",
+}
+
+_BY_ADDRESS = "clients are known by their address here, not by a name"
+_PAGES = "pages are the proxy's own"
+_FRONT = "whatever starts the proxy says as whom it runs"
+_NO_REVERSE = "this is no reverse proxy; see default-backend"
+_NO_PROCESSES = "there are no such processes"
+
+_NOT_NEEDED = {
+    "defaulterrorfile": f"error {_PAGES}",
+    "errorfile": f"error {_PAGES}",
+    "group": _FRONT,
+    "maxrequestsperchild": _NO_PROCESSES,
+    "maxspareservers": _NO_PROCESSES,
+    "minspareservers": _NO_PROCESSES,
+    "pidfile": "the proxy stays in the foreground",
+    "reversebaseurl": _NO_REVERSE,
+    "reversemagic": _NO_REVERSE,
+    "startservers": _NO_PROCESSES,
+    "statfile": "there is no such page",
+    "stathost": "there is no such page",
+    "syslog": "messages go to standard error",
+    "user": _FRONT,
+}
+
+_UNKNOWN_HERE = {
+    "addheader": "no fields are added to requests",
+    "anonymous": "all end-to-end fields of requests are passed on",
+    "bind": "the kernel chooses the source address",
+    "bindsame": "the kernel chooses the source address",
+    "reversepath": _NO_REVERSE,
+    "xtinyproxy": 'forwarded-for = "on" tells origins who the client is',
+}
+
+
+@dataclass(frozen=True)
+class Converted:
+    """``toml``: the settings. ``notes``: what is different but needs no setting here.
+    ``missing``: what could not be converted. Both by line of the file."""
+
+    toml: str
+    notes: tuple[str, ...]
+    missing: tuple[str, ...]
+
+
+def convert(path: str) -> Converted:
+    """Converts a file, its Filter file included. OSError for the first, Refused."""
+    report = Report(path)
+    conversion = _Conversion(report)
+    for directive in read(path):
+        conversion.take(directive)
+    conversion.end()
+    if report.refused:
+        raise Refused(report.refused)
+    toml = conversion.toml()
+    with tempfile.NamedTemporaryFile("w", suffix=".toml", encoding="utf-8") as file:
+        file.write(toml)
+        file.flush()
+        try:
+            load_config(file.name)
+        except SettingsError as error:
+            problems = [one.replace(file.name, path) for one in error.problems]
+            raise Refused(
+                [f"what it says has no settings here: {one}" for one in problems]
+            ) from None
+    return Converted(toml, tuple(report.notes), tuple(report.missing))
+
+
+class _Conversion:
+    """The settings so far. Each directive has a method here, or a word in the tables."""
+
+    def __init__(self, report: Report) -> None:
+        self.settings: dict[str, Any] = {}
+        self._report = report
+        self._port = _DEFAULT_PORT
+        self._listen: list[str] = []
+        self._controls: list[tuple[bool, clients.Network]] = []
+        self._controlled = False
+        self._named: list[Directive] = []  # Deny of a name, as long as no Allow is behind it
+        self._connect_ports: set[int] | None = None
+        self._filter: Directive | None = None
+        self._filter_types: set[str] = set()
+        self._filter_urls: Directive | None = None
+        self._filter_allows = False
+        self._case_counts = False
+        self._users: list[tuple[str, str]] = []
+        self._reverse_only: Directive | None = None
+        self._reverse = False
+        self._no_via = False
+        self._max_clients: Directive | None = None
+        self._last_user: Directive | None = None
+
+    def take(self, directive: Directive) -> None:
+        """Takes in a directive."""
+        self._report.about = directive
+        name, values = directive.name, directive.values
+        take = _TAKERS.get(name)
+        if take is not None:
+            take(self, values[0])
+        elif name in _NOT_NEEDED:
+            self._report.note(f"not needed: {_NOT_NEEDED[name]}")
+        elif name in ("bindsame", "xtinyproxy") and not is_on(values[0]):
+            self._report.note("not needed: it is off")
+        else:
+            self._report.miss(_UNKNOWN_HERE[name])
+
+    def end(self) -> None:
+        """Makes settings of what several lines say together."""
+        self.settings["listen"] = [f"{host}:{self._port}" for host in self._listen or [""]]
+        if self._no_via:
+            self.settings["via"] = "off"
+        if self._controlled:
+            permitted = clients.permitted(self._controls)
+            self.settings["allow-clients"] = [str(one) for one in permitted]
+        elif "auth" not in self.settings:
+            self._report.say(
+                "without Allow and Deny tinyproxy serves everybody; here "
+                "loopback and private networks, unless allow-clients has others"
+            )
+        self._report.say(
+            "this proxy refuses clients of other machines what is on its own; "
+            'tinyproxy does not (guard = "off")'
+        )
+        self._end_lines()
+        connect, filtered = self._connect_rule(), self._filter_rule()
+        closed = [{"id": CLOSED, "action": "deny"}] if self._report.closed else []
+        allows = bool(filtered) and filtered[0]["action"] == "allow"
+        rules = connect + (closed + filtered if allows else filtered + closed)
+        if rules:
+            self.settings["rule"] = rules
+
+    def _end_lines(self) -> None:
+        """What closes by the last line that says it, or by the lack of another."""
+        if self._max_clients and not self.settings.get("max-connections", 1):
+            self._report.about = self._max_clients
+            self._report.close("with 0 tinyproxy serves nobody")
+            del self.settings["max-connections"]
+        if self._last_user and not self._users:
+            self._report.about = self._last_user
+            self._report.close("so there is no user")
+        if self._reverse and self._reverse_only:
+            self._report.about = self._reverse_only
+            self._report.close("this is no reverse proxy, and that one is nothing else")
+        for directive in self._named:  # without an Allow behind it, it opens nothing
+            self._report.about = directive
+            self._report.miss(f"{directive.values[0]}: {_BY_ADDRESS}")
+
+    def toml(self) -> str:
+        """The settings, with comments where people have to look."""
+        import tomli_w
+
+        plain = {name: self.settings[name] for name in BY_NAME if name in self.settings}
+        rules = plain.pop("rule", [])
+        parts = [tomli_w.dumps(plain)]
+        if len(self._users) > 1:
+            users = (f"{user}:{_hashed(password)}" for user, password in self._users)
+            parts.insert(0, comment("All users, for a file of htpasswd:", users))
+        for rule in rules:
+            parts.append("\n")
+            if rule["id"] == CLOSED:
+                lines = (*self._report.closed, "Remove this rule when that is settled.")
+                parts.append(comment("Denies everything, because of", lines))
+            parts += ["[[rule]]\n", tomli_w.dumps(rule)]
+        return "".join(parts)
+
+    def _set(self, name: str, value: object) -> bool:
+        """Sets the value if the setting allows it."""
+        try:
+            BY_NAME[name].kind.read_toml(value, "/")
+            str(value).encode()
+        except (Invalid, UnicodeEncodeError) as error:
+            self._report.miss(f"{name}: {error}")
+            return False
+        self.settings[name] = value
+        return True
+
+    # Directives
+
+    def take_port(self, value: str) -> None:
+        port = number(value)
+        if 0 < port <= _MAX_PORT:
+            self._port = port
+        else:
+            self._report.refuse(f"{value!r} is no port; tinyproxy does not start with it")
+
+    def take_listen(self, value: str) -> None:
+        host = _address(value)
+        if host:
+            self._listen.append(host)
+        else:
+            self._report.refuse(
+                f"cannot listen on {value!r}; allowed: an IP address without a zone"
+            )
+
+    def take_timeout(self, value: str) -> None:
+        self._set("timeout-idle", number(value) or _DEFAULT_TIMEOUT)
+
+    def take_max_clients(self, value: str) -> None:
+        self._max_clients = self._report.about
+        self._set("max-connections", number(value))
+
+    def take_log_file(self, value: str) -> None:
+        path = os.path.join("/", value)  # where tinyproxy has gone then
+        faults = list(log_faults(path, "access-log", create=False))
+        if faults:
+            self._report.miss(faults[0])
+        elif self._set("access-log", path):
+            self._report.note("is the access log now; messages go to standard error")
+
+    def take_log_level(self, value: str) -> None:
+        self._set("log-level", _LOG_LEVELS[value.lower()])
+
+    def take_via(self, value: str) -> None:
+        self._set("via", value)
+
+    def take_no_via(self, value: str) -> None:
+        self._no_via = is_on(value)
+
+    def take_realm(self, value: str) -> None:
+        self._set("auth-realm", value)
+
+    def take_user(self, _: str) -> None:
+        self._last_user = self._report.about
+        user, password = self._report.about.values
+        if len(f"{user}:{password}".encode("utf-8", "surrogateescape")) > _MAX_CREDENTIALS:
+            self._report.miss("tinyproxy leaves it out, too: user and password are too long")
+        elif self._users:
+            self._users.append((user, password))
+            self._report.miss(
+                f"auth has one user; lines for all users, {user} among them, are in the output, "
+                "for a file of htpasswd"
+            )
+        elif self._set("auth", f"{user}:{password}"):
+            self._users.append((user, password))
+
+    def take_allow(self, value: str) -> None:
+        self._control(True, value)
+
+    def take_deny(self, value: str) -> None:
+        self._control(False, value)
+
+    def _control(self, allow: bool, value: str) -> None:
+        self._controlled = True
+        found = clients.networks(allow, value)
+        if found is None and allow:
+            self._report.miss(f"{value}: {_BY_ADDRESS}")
+        elif found is None:
+            self._named.append(self._report.about)
+        elif not found:
+            self._report.note(f"{value} is no network, and tinyproxy leaves it out, too")
+        else:
+            self._controls.extend((allow, network) for network in found)
+        if allow and found and self._named:
+            self._report.about = self._named[0]
+            names = ", ".join(one.values[0] for one in self._named)
+            self._named.clear()
+            self._report.close(f"{names}: {_BY_ADDRESS}")
+
+    def take_connect_port(self, value: str) -> None:
+        ports = self._connect_ports = self._connect_ports or set()
+        if number(value) <= _MAX_PORT:
+            ports.add(number(value))
+        else:
+            self._report.note(f"{value} is no port, and tinyproxy allows none for it, too")
+
+    def take_filter(self, _: str) -> None:
+        self._filter = self._report.about
+
+    def take_filter_type(self, value: str) -> None:
+        self._filter_types.add(value)
+
+    def take_filter_extended(self, value: str) -> None:
+        if is_on(value):
+            self._filter_types.add("ere")
+
+    def take_filter_urls(self, value: str) -> None:
+        if is_on(value):
+            self._filter_urls = self._report.about
+
+    def take_filter_default_deny(self, value: str) -> None:
+        self._filter_allows |= is_on(value)  # tinyproxy never takes such a switch back
+
+    def take_case(self, value: str) -> None:
+        self._case_counts |= is_on(value)
+
+    def take_upstream(self, value: str) -> None:
+        if value.lower() in ("none", "upstream"):  # the second of the old "no upstream"
+            self._report.note("not needed: there are no parent proxies")
+        else:
+            self._report.close("there are no parent proxies here, so all would go past it")
+
+    def take_reverse_path(self, _: str) -> None:
+        self._reverse = True
+        self._report.miss(_NO_REVERSE)
+
+    def take_reverse_only(self, value: str) -> None:
+        self._reverse_only = self._report.about if is_on(value) else None
+
+    # Rules
+
+    def _connect_rule(self) -> list[dict[str, Any]]:
+        if self._connect_ports is None:
+            return []
+        ports = []
+        first = 1
+        for port in [*sorted(self._connect_ports - {0}), _MAX_PORT + 1]:
+            if first < port:
+                ports.append(f"{first}-{port - 1}" if first < port - 1 else first)
+            first = port + 1
+        return [{"id": "connect-ports", "action": "deny", "methods": ["CONNECT"], "ports": ports}]
+
+    def _filter_rule(self) -> list[dict[str, Any]]:
+        if self._filter is None:
+            return []
+        if self._filter_allows:  # also where not all of it can be converted
+            self.settings["rule-default"] = "deny"
+        self._report.about = self._filter
+        path = os.path.join("/", self._filter.values[0])
+        kind = next((one for one in ("fnmatch", "ere") if one in self._filter_types), "bre")
+        if self._filter_urls:
+            self._report.about = self._filter_urls
+            self._report.close("rules look at hosts, not at URLs; the filter is left out")
+            return []
+        odd = [one for one in self._filter_types if one != one.lower()]
+        if odd:
+            self._report.close(
+                f"FilterType {odd[0]} is another type in another version of tinyproxy"
+            )
+            return []
+        try:
+            found = filters.read(
+                path, kind, allows=self._filter_allows, case_counts=self._case_counts
+            )
+        except OSError as error:
+            self._report.close(f"{path}: cannot read it ({error.strerror}); the filter is left out")
+            return []
+        self._tell(path, found)
+        if not found.hosts:
+            return []
+        action = "allow" if self._filter_allows else "deny"
+        return [{"id": "filter", "action": action, "hosts": found.hosts}]
+
+    def _tell(self, path: str, found: filters.Hosts) -> None:
+        """What the patterns of the filter do not mean here, or mean beyond what one sees."""
+        if found.faults and not self._filter_allows:
+            first, fault = found.faults[0]
+            self._report.close(fault, f"{path}:{first}")
+            found.faults[:1] = []
+        for line, fault in found.faults:
+            self._report.miss(fault, f"{path}:{line}")
+        if found.loose and self._filter_allows:
+            line, pattern = found.loose[0]
+            end = "*" if "fnmatch" in self._filter_types else "$"
+            behind = "ends" if end == "*" else "does not end"
+            more = f" (and {len(found.loose) - 1} more like it)" if len(found.loose) > 1 else ""
+            self._report.notes.append(
+                f"{path}:{line}: {pattern!r}{more} {behind} with {end}, so it allows names that go "
+                "on, such as example.com.evil.net for example.com"
+            )
+
+
+_TAKERS: Mapping[str, Callable[[_Conversion, str], None]] = {
+    "allow": _Conversion.take_allow,
+    "basicauth": _Conversion.take_user,
+    "basicauthrealm": _Conversion.take_realm,
+    "connectport": _Conversion.take_connect_port,
+    "deny": _Conversion.take_deny,
+    "disableviaheader": _Conversion.take_no_via,
+    "filter": _Conversion.take_filter,
+    "filtercasesensitive": _Conversion.take_case,
+    "filterdefaultdeny": _Conversion.take_filter_default_deny,
+    "filterextended": _Conversion.take_filter_extended,
+    "filtertype": _Conversion.take_filter_type,
+    "filterurls": _Conversion.take_filter_urls,
+    "listen": _Conversion.take_listen,
+    "logfile": _Conversion.take_log_file,
+    "loglevel": _Conversion.take_log_level,
+    "maxclients": _Conversion.take_max_clients,
+    "no": _Conversion.take_upstream,
+    "port": _Conversion.take_port,
+    "reverseonly": _Conversion.take_reverse_only,
+    "reversepath": _Conversion.take_reverse_path,
+    "timeout": _Conversion.take_timeout,
+    "upstream": _Conversion.take_upstream,
+    "viaproxyname": _Conversion.take_via,
+}
+
+
+def _address(text: str) -> str:
+    """The address as ``listen`` has it; "" for none. IPv4 may be as inet_aton(3) reads it."""
+    try:
+        if ":" not in text:
+            return socket.inet_ntoa(socket.inet_aton(text))
+        address = IPv6Address(text)
+        return "" if address.scope_id else f"[{address}]"
+    except (OSError, ValueError):
+        return ""
+
+
+def _hashed(password: str) -> str:
+    from passlib.hash import sha512_crypt
+
+    return str(sha512_crypt.using(rounds=5000).hash(password))  # type: ignore[no-untyped-call]
