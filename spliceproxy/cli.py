@@ -215,8 +215,9 @@ def _import(argv: Sequence[str]) -> int:
         usage="%(prog)s FILE",
         description="Converts a tinyproxy.conf(5) into TOML on standard output. Lists by line, on\n"
         "standard error, what it could not convert.",
-        epilog="exit status: 0 all is converted, 1 some is missing, and what it restricts stays\n"
-        "closed, 2 the file cannot be read, or tinyproxy refuses it; then nothing is printed",
+        epilog="exit status: 0 all is converted, 1 some is missing; where that\nrestricts, all "
+        "is denied. 2 the file cannot be read, or tinyproxy does not start with\nit; nothing is "
+        "printed then",
     )
     parser.add_argument("file", metavar="FILE", help="tinyproxy.conf")
     add_help(parser)
