@@ -215,9 +215,9 @@ def _import(argv: Sequence[str]) -> int:
         usage="%(prog)s FILE",
         description="Converts a tinyproxy.conf(5) into TOML on standard output. Lists by line, on\n"
         "standard error, what it could not convert.",
-        epilog="exit status: 0 all is converted, 1 some is missing; where that\nrestricts, all "
-        "is denied. 2 the file cannot be read, or tinyproxy does not start with\nit; nothing is "
-        "printed then",
+        epilog="exit status: 0 all is converted; 1 some is missing, and where that restricts,\n"
+        "all is denied; 2 it cannot be read, or tinyproxy does not start with it, and\n"
+        "nothing is printed",
     )
     parser.add_argument("file", metavar="FILE", help="tinyproxy.conf")
     add_help(parser)
