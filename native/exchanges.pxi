@@ -1,12 +1,14 @@
 """The owner's side of plain exchanges: clients in and out, routes, idle connections."""
 
 ACTIONS = {
+    "pass": PASS,
     "drop": DROP,
     "not plain": NOT_PLAIN,
     "host": HOST,
     "connection": CONNECTION,
     "proxy-connection": PROXY_CONNECTION,
     "via": VIA,
+    "authorization": AUTHORIZATION,
     "credentials": CREDENTIALS,
     "length": LENGTH,
     "coding": CODING,
@@ -58,6 +60,7 @@ cdef class NativeExchanges:
         set_alphabet(c)
         set_rules(c.plain.request, options.request_rules)
         set_rules(c.plain.response, options.response_rules)
+        set_rules(c.plain.schemes, dict.fromkeys(options.schemes, "pass"))
         c.out = <char *>malloc(PLAIN_OUT)
         if c.out == NULL:
             raise MemoryError

@@ -26,6 +26,7 @@ cdef enum Action:
     CONNECTION              # keep-alive or close, does not go on
     PROXY_CONNECTION        # the same where there is no Connection
     VIA                     # goes on if our own name is not in it
+    AUTHORIZATION           # goes on if its scheme is one of the owner's
     CREDENTIALS             # part of what a route is found by; does not go on
     LENGTH                  # Content-Length
     CODING                  # chunked, and nothing else; written anew
@@ -72,6 +73,7 @@ cdef struct Plain:
     uint8_t text[256]       # 1 for a byte of a field value
     Rule request[SLOTS]
     Rule response[SLOTS]
+    Rule schemes[SLOTS]     # of AUTHORIZATION that are plain: PASS
     char *name              # ours in Via, lower case
     char *via               # our Via line; empty without a name
     size_t name_size
@@ -135,13 +137,36 @@ cdef inline ssize_t head_end(const char *data, size_t n) noexcept nogil:
             return at + 2 - data
 
 
-cdef inline Action rule_of(const Rule *rules, uint32_t hash, Text name) noexcept nogil:
+cdef inline const Rule *rule_at(const Rule *rules, uint32_t hash, Text name) noexcept nogil:
+    """The rule of a name, or one without a size."""
     cdef uint32_t i = hash % SLOTS
     while rules[i].size:
         if rules[i].hash == hash and same(name, rules[i].name, rules[i].size):
-            return <Action>rules[i].action
+            break
         i = (i + 1) % SLOTS
-    return PASS
+    return &rules[i]
+
+
+cdef inline Action rule_of(const Rule *rules, uint32_t hash, Text name) noexcept nogil:
+    cdef const Rule *rule = rule_at(rules, hash, name)
+    return <Action>rule.action if rule.size else PASS
+
+
+cdef inline bint has_scheme(const Plain *plain, Text value) noexcept nogil:
+    """Whether the scheme of these credentials, which ends with them or at a space, is one of
+    `schemes`."""
+    cdef Text name
+    cdef uint32_t hash = 0
+    cdef uint8_t b
+    name.at = value.at
+    name.size = 0
+    while name.size < value.size and value.at[name.size] != 32:
+        b = plain.lower[<uint8_t>value.at[name.size]]
+        if b == 0:
+            return False
+        hash = hash * 31 + b
+        name.size += 1
+    return rule_at(plain.schemes, hash, name).size != 0
 
 
 cdef inline const char *next_field(

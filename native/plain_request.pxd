@@ -3,8 +3,9 @@
 from libc.string cimport memchr, memcmp, memset
 
 from plain cimport (
-    CONNECT, CONNECTION, CREDENTIALS, DROP, Field, GET, HEAD, HOST, Head, Out, PASS, PLAIN_HEAD,
-    PROXY_CONNECTION, Plain, Text, VIA, contains, put, put_field, read_fields, read_option,
+    AUTHORIZATION, CONNECT, CONNECTION, CREDENTIALS, DROP, Field, GET, HEAD, HOST, Head, Out, PASS, PLAIN_HEAD,
+    PROXY_CONNECTION, Plain, Text, VIA, contains, has_scheme, put, put_field, read_fields,
+    read_option,
 )
 
 
@@ -84,6 +85,10 @@ cdef inline int read_request(
                 return -1
         elif field.action == VIA:
             if contains(field.value, plain.name, plain.name_size):
+                return -1
+            field.action = PASS
+        elif field.action == AUTHORIZATION:
+            if not has_scheme(plain, field.value):
                 return -1
             field.action = PASS
         elif field.action == CREDENTIALS:

@@ -36,8 +36,8 @@ from moves cimport TARGET_FAILED, send_or_hold
 from origins cimport kept_drop, kept_put, kept_use, link_new, link_take_out
 from pipes cimport pool_empty
 from plain cimport (
-    CODING, CONNECT, CONNECTION, CREDENTIALS, DATE, DROP, HOST, LENGTH, NAME_MAX, NOT_PLAIN,
-    PROXY_CONNECTION, Rule, SLOTS, TYPE, Text, VIA,
+    AUTHORIZATION, CODING, CONNECT, CONNECTION, CREDENTIALS, DATE, DROP, HOST, LENGTH, NAME_MAX,
+    NOT_PLAIN, PASS, PROXY_CONNECTION, Rule, SLOTS, TYPE, Text, VIA,
 )
 from request cimport PLAIN_OUT, begin
 from routes cimport (

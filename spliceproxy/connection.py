@@ -40,6 +40,7 @@ from spliceproxy.relay.interface import (
 from spliceproxy.services import Services
 from spliceproxy.stream import Stream
 from spliceproxy.tunnel import hand_over
+from spliceproxy.upstream.bound import BoundOrigin
 
 FRESH_SECONDS = 1.0
 """When draining begins, how long a new connection still has for its first request."""
@@ -53,6 +54,7 @@ class Connection:
         "_address",
         "_answers",
         "_begun",
+        "_bound",
         "_cause",
         "_client",
         "_dialling",
@@ -79,7 +81,9 @@ class Connection:
         self._client = services.policy.client(address, stream.sock)
         self._refuse = refuse
         self._answers = Answers(services, stream, last=refuse)
-        self._heads = HeadReader(stream, services.config.timeouts.head)
+        between = services.config.timeouts.head
+        self._heads = HeadReader(stream, between)
+        self._bound = BoundOrigin(services.loop, between, self._bound_ended)
         self._requests = 0
         self._cause: Exception | None = None
         self._task: asyncio.Task[None] | None = None
@@ -136,6 +140,7 @@ class Connection:
             self._tell(error)
             await self._last_words()
         finally:
+            self._bound.close()
             if self._exchange is not None and self._exchange.cut_by_reset:
                 self._stream.reset()
             else:
@@ -149,9 +154,10 @@ class Connection:
         self._exchange = self._cause = self._task = None
 
     def _give_back(self) -> bool:
-        """Whether the relay goes on with this client."""
+        """Whether the relay goes on with this client. It knows no connection to an origin
+        that belongs to one."""
         exchanges = self._services.exchanges
-        if exchanges is None or self._services.draining:
+        if exchanges is None or self._services.draining or self._bound:
             return False
         return exchanges.give(self._stream, self._address, self._requests)
 
@@ -167,6 +173,12 @@ class Connection:
             self.abort(ClientGone())
         elif self._heads.idle:
             self._stream.read_limit.set("connection_read_timeout", "draining", FRESH_SECONDS)
+
+    def _bound_ended(self) -> None:
+        """The origin knows the client no more. One between two requests learns that before it
+        sends the next, with a body maybe, as somebody it is not."""
+        if self._heads.idle and self._stream.is_quiet():
+            self.abort(ClientGone())
 
     # ---- one request -------------------------------------------------------------------
 
@@ -311,8 +323,10 @@ class Connection:
             verdict,
             self.abort,
             forwarded,
+            self._bound,
             self._begun,
         )
+        self._begun = None  # its connection is the exchange's from here on
         return await self._exchange.run()
 
     def _check_loop(self, head: RequestHead) -> None:

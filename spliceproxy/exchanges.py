@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
 from spliceproxy.config import Config, Timeouts
+from spliceproxy.http1.authentication import PER_REQUEST
 from spliceproxy.http1.head import RequestHead
 from spliceproxy.http1.pages import ESTABLISHED
 from spliceproxy.http1.plain import REQUEST_RULES, RESPONSE_RULES, is_plain, written_authority
@@ -231,6 +232,7 @@ def exchange_options(times: Timeouts, via: bytes, *, keyed: bool, log: bool) -> 
     return ExchangeOptions(
         request_rules=rules,
         response_rules=RESPONSE_RULES,
+        schemes=PER_REQUEST,
         via=b"Via: 1.1 " + via + b"\r\n" if via else b"",
         name=via,
         established=ESTABLISHED,

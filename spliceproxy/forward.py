@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from spliceproxy.body import SourceFailed, TargetFailed
 from spliceproxy.errors import ClientGone, Failure, PeerGone
+from spliceproxy.http1.authentication import request_binds, response_binds
 from spliceproxy.http1.errors import HeadError
 from spliceproxy.http1.framing import Body, ChunkedDecoder, request_body, response_body
 from spliceproxy.http1.head import RequestHead, ResponseHead, find_head_end, parse_response
@@ -28,6 +29,7 @@ from spliceproxy.relay.interface import CLIENT_RESET, IDLE, SOURCE_ERROR, TARGET
 from spliceproxy.services import Services
 from spliceproxy.stream import Stream
 from spliceproxy.tunnel import hand_over
+from spliceproxy.upstream.bound import BoundOrigin
 
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 """RFC 9110 section 9.2.2. Such a request without a body may be sent again."""
@@ -54,14 +56,16 @@ class Exchange:
     coroutine that runs :meth:`run` fail with ``cause``.
 
     ``answered``: the final response has begun; ``uploaded``: all of the request's body has
-    been read.
+    been read. ``bound`` holds the origin's connection where it belongs to this client.
     """
 
     __slots__ = (
         "_abort",
         "_before",
         "_begun",
+        "_binds",
         "_body",
+        "_bound",
         "_client",
         "_forwarded",
         "_head",
@@ -86,6 +90,7 @@ class Exchange:
         verdict: Verdict,
         abort: Callable[[Exception], None],
         forwarded: list[bytes] | None,
+        bound: BoundOrigin,
         begun: Begun | None = None,
     ) -> None:
         self._services = services
@@ -96,6 +101,9 @@ class Exchange:
         self._abort = abort
         self._forwarded = forwarded
         self._begun = begun
+        self._bound = bound
+        # Nobody else may use the origin's connection from here on (RFC 4559 section 6).
+        self._binds = request_binds(head)
         self._origin: Stream | None = None
         self._origin_failed = False  # the upload found its connection broken
         self._before = 0  # bytes that the origin had sent before this request
@@ -112,11 +120,14 @@ class Exchange:
         SourceFailed where the response was cut short.
         """
         try:
-            reused = self._take_begun() if self._begun is not None else self._take_idle()
+            if self._begun is not None:
+                reused = self._take_begun()
+            else:
+                reused = self._take_bound() or self._take_idle()
             if self._origin is None:
                 await self._dial()
             try:
-                return await self._attempt(reused=reused)
+                return await self._attempt(reused=reused and self._may_repeat)
             except DeadReuse:
                 self._close_origin()
             self._begun = None
@@ -140,9 +151,24 @@ class Exchange:
         self._origin, self._record.peer = begun.origin, begun.peer
         return begun.origin is not None and begun.reused
 
+    @property
+    def _may_repeat(self) -> bool:
+        """Whether the request may be sent again."""
+        return self._head.method in IDEMPOTENT and self._body == Body.NONE
+
+    def _take_bound(self) -> bool:
+        """The connection that belongs to this client, if it leads there; whatever the method
+        is, for it carries who the client is."""
+        held = self._bound.take(self._verdict.key, self._verdict.addresses)
+        if held is None:
+            return False
+        self._origin, self._record.peer = held
+        self._binds = True
+        return True
+
     def _take_idle(self) -> bool:
         """An idle connection, if there is one and the request may be sent again."""
-        if self._head.method not in IDEMPOTENT or self._body != Body.NONE:
+        if not self._may_repeat:
             return False
         idle = self._services.pool.take(self._verdict.key, self._verdict.addresses)
         if idle is None:
@@ -242,6 +268,7 @@ class Exchange:
         self._limit_response(origin)
         while True:
             response = await self._response_head(origin)
+            self._binds = self._binds or response_binds(response)
             if response.status >= 200:
                 return response
             response_body(response, self._head.method)  # its framing must be sound too
@@ -323,13 +350,16 @@ class Exchange:
             self._client.watch(self._client_gone)
         kind, length = response_body(response, self._head.method)
         out = Body.CLOSE if kind == Body.CHUNKED and not self._head.minor else kind
+        stays = kind != Body.CLOSE and persistent(response)
         # A response that overtakes the request's body ends the connection: what is left
-        # of the body would have to be read as something.
+        # of the body would have to be read as something. And where the origin has been told
+        # who is at its connection, the client must learn that this is over.
         close = (
             out == Body.CLOSE
             or not self.uploaded
             or self._services.draining
             or not persistent(self._head)
+            or (self._binds and not stays)
         )
         prefix = client_response(
             response,
@@ -348,8 +378,9 @@ class Exchange:
         except TargetFailed as error:
             raise ClientGone(IDLE if error.reason == TARGET_IDLE else CLIENT_RESET) from error
         self.cut_by_reset = False  # it is whole
-        if kind != Body.CLOSE and persistent(response) and self.uploaded:
-            self._services.pool.put(self._verdict.key, origin, self._record.peer)
+        if stays and self.uploaded and not (self._binds and close):
+            place = self._bound if self._binds else self._services.pool
+            place.put(self._verdict.key, origin, self._record.peer)
             self._origin = None
         return not close
 

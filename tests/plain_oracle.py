@@ -20,6 +20,7 @@ from oracle import Difference
 
 from spliceproxy.config import Timeouts
 from spliceproxy.exchanges import Exchanges
+from spliceproxy.http1.authentication import request_binds, response_binds
 from spliceproxy.http1.chain import has_passed
 from spliceproxy.http1.errors import HeadError
 from spliceproxy.http1.framing import (
@@ -298,6 +299,8 @@ def _meant(data: bytes, via: bytes) -> tuple[RequestHead, int]:
         raise Difference(f"the relay takes what http1 refuses: {error}: {data!r}") from None
     if via and has_passed(head, via):
         _differ("a loop", data=data)
+    if head.method != "CONNECT" and request_binds(head):
+        _differ("credentials that bind the origin's connection", data=data)
     return head, end
 
 
@@ -405,7 +408,7 @@ def _check_answer(
         kind, length = response_body(head, method)
     except HeadError as error:
         raise Difference(f"the relay takes what http1 refuses: {error}: {data!r}") from None
-    if kind == Body.CLOSE or head.status < 200:
+    if kind == Body.CLOSE or head.status < 200 or response_binds(head):
         _differ("not for the relay alone", data=data)
     via = one.plain.via
     want = client_response(head, kind, minor=1, close=last, via=via, date=b"none")

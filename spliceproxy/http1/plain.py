@@ -8,6 +8,7 @@ that is not plain, and so does whatever frames a request's body.
 
 from __future__ import annotations
 
+from spliceproxy.http1.authentication import SESSION_FIELDS, request_binds
 from spliceproxy.http1.head import RequestHead
 from spliceproxy.http1.rewrite import REQUEST_DROPS, RESPONSE_DROPS
 
@@ -17,6 +18,7 @@ METHODS = frozenset({"GET", "HEAD"})
 """Of requests without a body; CONNECT is the other plain method."""
 
 REQUEST_RULES: dict[bytes, str] = dict.fromkeys(sorted(REQUEST_DROPS), _NOT_PLAIN) | {
+    b"authorization": "authorization",
     b"connection": "connection",
     b"close": _NOT_PLAIN,  # Connection: close may name it
     b"content-length": _NOT_PLAIN,
@@ -37,6 +39,8 @@ RESPONSE_RULES: dict[bytes, str] = dict.fromkeys(sorted(RESPONSE_DROPS), _NOT_PL
     b"keep-alive": "drop",
     b"proxy-connection": "drop",
     b"transfer-encoding": "coding",
+    b"www-authenticate": _NOT_PLAIN,
+    **dict.fromkeys(sorted(SESSION_FIELDS), _NOT_PLAIN),
 }
 
 _REFUSED = frozenset(name for name, rule in REQUEST_RULES.items() if rule == _NOT_PLAIN)
@@ -44,7 +48,12 @@ _REFUSED = frozenset(name for name, rule in REQUEST_RULES.items() if rule == _NO
 
 def is_plain(head: RequestHead) -> bool:
     """Whether requests like this one may be plain: a hint, the relay looks at each."""
-    return head.minor == 1 and head.method in METHODS and head.names().isdisjoint(_REFUSED)
+    return (
+        head.minor == 1
+        and head.method in METHODS
+        and head.names().isdisjoint(_REFUSED)
+        and not request_binds(head)
+    )
 
 
 def written_authority(head: RequestHead) -> bytes:

@@ -7,6 +7,7 @@ behind the rest.
 
 from __future__ import annotations
 
+from spliceproxy.http1.authentication import challenges_bind
 from spliceproxy.http1.fields import members
 from spliceproxy.http1.framing import Body
 from spliceproxy.http1.head import RequestHead, ResponseHead
@@ -20,7 +21,11 @@ _HOP_BY_HOP = frozenset(
 
 # RFC 9110 section 11.7: between a client and its proxy.
 REQUEST_DROPS = _HOP_BY_HOP | {b"proxy-authorization"}
-RESPONSE_DROPS = _HOP_BY_HOP | {b"proxy-authenticate", b"proxy-authentication-info"}
+RESPONSE_DROPS = _HOP_BY_HOP | {
+    b"proxy-authenticate",
+    b"proxy-authentication-info",
+    b"proxy-support",  # RFC 4559 section 6: of one proxy; ours is written where it counts
+}
 
 _FORWARDED = frozenset({b"forwarded", b"x-forwarded-for"})
 
@@ -117,6 +122,10 @@ def client_response(
     if head.status >= 200 and not head.values(b"date"):
         lines.append(b"Date: " + date)
     options = []
+    # RFC 4559 section 6: without it a client must not use such a scheme through a proxy.
+    if minor and challenges_bind(head):
+        lines.append(b"Proxy-Support: Session-Based-Authentication")
+        options.append(b"Proxy-Support")
     # 101 switches, 426 must say to what (RFC 9110 section 15.5.22).
     protocols = upgrade(head) if head.status in (101, 426) else None
     if protocols:

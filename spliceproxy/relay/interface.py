@@ -9,7 +9,7 @@ Words: *up* is client to origin, *down* is origin to client.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple, Protocol
 
 CHUNK = 64 * 1024
@@ -241,6 +241,7 @@ class ExchangeOptions(NamedTuple):
 
     request_rules: Mapping[bytes, str]
     response_rules: Mapping[bytes, str]
+    schemes: Collection[bytes]  # of Authorization, in lower case: with any other it is not plain
     via: bytes  # our Via line with its CRLF, b"" for none
     name: bytes  # ours in Via
     established: bytes  # the answer to CONNECT

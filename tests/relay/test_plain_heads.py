@@ -35,6 +35,11 @@ PLAIN = {
     "both": ASK[:-2] + b"Proxy-Connection: close\r\nConnection: keep-alive\r\n\r\n",
     "other via": ASK[:-2] + b"Via: 1.0 fred, 1.1 other (x)\r\n\r\n",
     "credentials": ASK[:-2] + b"Proxy-Authorization: Basic eDp5\r\n\r\n",
+    "basic": ASK[:-2] + b"Authorization: Basic eDp5\r\n\r\n",
+    "basic alone": ASK[:-2] + b"authorization: BASIC\r\n\r\n",
+    "bearer": ASK[:-2] + b"Authorization: Bearer a.b.c\r\n\r\n",
+    "aws": ASK[:-2] + b"Authorization: AWS4-HMAC-SHA256 Credential=a/b, Signature=c\r\n\r\n",
+    "two schemes": ASK[:-2] + b"Authorization: vapid t=a\r\nAuthorization: Token b\r\n\r\n",
     "whitespace": b"GET http://o/ HTTP/1.1\r\nHost:\t o \r\nA:\r\nB: \t c \t d \t\r\n\r\n",
     "obs-text": ASK[:-2] + b"A: \xff\x80\r\n\r\n",
     "many": (ASK + ASK.replace(b"o/", b"o/2") + ASK.replace(b"GET", b"HEAD")) * 10,
@@ -85,6 +90,13 @@ NOT_PLAIN = {
     "Content-Length": ASK[:-2] + b"Content-Length: 0\r\n\r\n",
     "Transfer-Encoding": ASK[:-2] + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     "Expect": ASK[:-2] + b"Expect: 100-continue\r\n\r\n",
+    "NTLM": ASK[:-2] + b"Authorization: NTLM TlRM\r\n\r\n",
+    "negotiate": ASK[:-2] + b"Authorization: negotiate TlRM\r\n\r\n",
+    "a longer scheme": ASK[:-2] + b"Authorization: Basic1 eDp5\r\n\r\n",
+    "a shorter scheme": ASK[:-2] + b"Authorization: Basi eDp5\r\n\r\n",
+    "a scheme before a tab": ASK[:-2] + b"Authorization: Basic\teDp5\r\n\r\n",
+    "no scheme": ASK[:-2] + b"Authorization:\r\n\r\n",
+    "a second scheme": ASK[:-2] + b"Authorization: Basic x\r\nAuthorization: NTLM\r\n\r\n",
     "TE": ASK[:-2] + b"TE: trailers\r\nConnection: TE\r\n\r\n",
     "Upgrade": ASK[:-2] + b"Upgrade: websocket\r\nConnection: upgrade\r\n\r\n",
     "two Connections": ASK[:-2] + b"Connection: close\r\nConnection: close\r\n\r\n",
@@ -210,6 +222,9 @@ OTHER_RESPONSES = {
     "nominated close": RESPONSE.replace(b"Date", b"Connection: close\r\nClose: y\r\nDate"),
     "two Connections": RESPONSE.replace(b"Date", b"Connection: close\r\nConnection: close\r\nDate"),
     "authentication": RESPONSE.replace(b"Date", b"Proxy-Authenticate: Basic\r\nDate"),
+    "challenge": RESPONSE.replace(b"Date", b"WWW-Authenticate: NTLM\r\nDate"),
+    "session": RESPONSE.replace(b"Date", b"Proxy-Support: Session-Based-Authentication\r\nDate"),
+    "persistent session": RESPONSE.replace(b"Date", b"Persistent-Auth: true\r\nDate"),
     "upgrade": RESPONSE.replace(b"Date", b"Upgrade: h2c\r\nDate"),
     "empty line first": b"\r\n" + RESPONSE,
     "long": RESPONSE.replace(b"Date", b"A: " + b"x" * 8192 + b"\r\nDate"),
@@ -262,13 +277,15 @@ def test_other_responses_come_back(plain: Plain, name: str) -> None:
 names = st.sampled_from(
     b"""Host host Connection CLOSE close Keep-Alive Proxy-Connection Via TE Trailer Upgrade
     Content-Length Transfer-Encoding Expect Proxy-Authorization Proxy-Authenticate Date date
-    Content-Type Accept X A Forwarded Max-Forwards Cache-Control Cookie""".split()
+    Content-Type Accept X A Forwarded Max-Forwards Cache-Control Cookie Authorization
+    WWW-Authenticate Proxy-Support Persistent-Auth""".split()
 ) | st.from_regex(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,40}", fullmatch=True)
 
 values = st.sampled_from(
     (
         *(b"", b"o", b"O", b"o:80", b"o?x", b"p", b"close", b"Close", b"keep-alive", b"close, x"),
         *(b"0", b"2", b"02", b"1 2", b"9" * 18, b"9" * 19, b"chunked", b"1.1 sp", b"1.0 SP", b"x"),
+        *(b"Basic x", b"basic", b"NTLM x", b"Token  x", b"Basic\tx", b"Bearer x, NTLM y"),
         *(b"1.1 other (sp)", b"trailers", b"upgrade", b"\xff", b"a\tb", b"\x7f", b"\0", b"a\rb"),
     )
 ) | st.binary(max_size=20)

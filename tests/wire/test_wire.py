@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 import wire_bodies
+import wire_bound
 import wire_client_faults
 import wire_connections
 import wire_expect
@@ -30,6 +31,7 @@ TOPICS = (
     wire_refusals,
     wire_connections,
     wire_pool,
+    wire_bound,
     wire_faults,
     wire_client_faults,
     wire_tunnels,
