@@ -21,7 +21,7 @@ class BoundOrigin:
     ) -> None:
         self._loop = loop
         self._seconds = seconds
-        self._ended = ended
+        self._ended: Callable[[], None] | None = ended
         self._held: tuple[Key, Stream, str] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
@@ -37,18 +37,18 @@ class BoundOrigin:
             return None
         held, stream, peer = self._held
         if held != key or peer not in addresses:
-            self.close()
+            self._drop()
             return None
         stream.unwatch()
         if not stream.is_quiet():
-            self.close()
+            self._drop()
             return None
         self._let_go()
         return stream, peer
 
     def put(self, key: Key, stream: Stream, peer: str) -> None:
         """Takes over a connection between two messages; closes the one that it has."""
-        self.close()
+        self._drop()
         if stream.buffer:
             stream.close()
             return
@@ -57,7 +57,12 @@ class BoundOrigin:
         stream.watch(self._end, quiet=True)
 
     def close(self) -> None:
-        """Closes the connection, if there is one."""
+        """Closes the connection, if there is one, and refers to its user no more: ``ended`` is
+        not called."""
+        self._drop()
+        self._ended = None
+
+    def _drop(self) -> None:
         if self._held is not None:
             stream = self._held[1]
             self._let_go()
@@ -70,5 +75,6 @@ class BoundOrigin:
             self._timer = None
 
     def _end(self) -> None:
-        self.close()
-        self._ended()
+        self._drop()
+        if self._ended is not None:
+            self._ended()

@@ -184,6 +184,7 @@ def test_no_cycle_keeps_a_connection(engine: str, echo: Address) -> None:
             cases = [
                 request(echo, *odd),
                 request(echo, *odd) + request(echo, "Connection: close", *odd) + more,
+                request(echo, "Authorization: NTLM abc"),  # its origin's connection is its own
                 request(nobody),  # refused
                 request(nobody, "Connection: close") + more,
                 ask_for("/denied", echo) + more,
