@@ -275,6 +275,7 @@ cdef class NativeExchanges:
         except BaseException:
             linux.close(fd)
             raise
+        c.flows[slot].link.probed = True  # by whoever has made it
         kept_put(c, slot)
 
     def close_kept(self):

@@ -90,7 +90,9 @@ cdef struct Link:           # of an ORIGIN
     int32_t origin          # which, in Routes.origins; NOWHERE: not to be kept
     int32_t above           # in the stack of the idle, the more recently used first
     int32_t below
+    int64_t since           # ms, when it began to serve this client
     uint8_t fresh           # no request has been sent on it
+    uint8_t probed          # it has TCP keep-alive
     char peer[PEER_MAX]
 
 cdef struct Way:
@@ -225,6 +227,7 @@ cdef struct Core:
     int first_port          # of outgoing connections
     int last_port
     int accept_error        # errno of an accept(2) that the owner must deal with, 0
+    int64_t looked          # ms, when Origin.late was counted
     int kept_count
     int kept_most           # in all
     int kept_each           # per origin

@@ -56,7 +56,8 @@ from spliceproxy.relay.pipes import affordable
 
 
 YOUNG = 30.0
-"""Seconds without a byte after which a tunnel gets TCP keep-alive."""
+"""Seconds without a byte after which the origin of a tunnel, or of an exchange, gets TCP
+keep-alive."""
 
 
 cdef class NativeRelay:

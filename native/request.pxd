@@ -7,8 +7,8 @@ from libc.string cimport memcmp, memcpy, strlen
 cimport linux
 from ends cimport close_client, hand_over
 from flow cimport (
-    Core, Exchange, Flow, H_REQUEST, H_RETRY, P_DIAL, P_WAIT, Q_DIAL, Q_IDLE, Q_QUEUE,
-    Q_RACE, Q_YOUNG, TUNNEL, enter_queue, leave_queue,
+    Core, Exchange, Flow, H_REQUEST, H_RETRY, P_DIAL, P_WAIT, Q_DIAL, Q_QUEUE, Q_RACE,
+    Q_YOUNG, TUNNEL, enter_queue, leave_queue,
 )
 from log cimport now_us
 from moves cimport TARGET_FAILED, send_or_hold
@@ -17,10 +17,10 @@ from plain cimport CONNECT, Field, GET, Head, Out, PLAIN_FIELDS, Text, full, hea
 from plain_request cimport read_request, write_request
 from received cimport keep, keep_head
 from routes cimport (
-    KEY_MAX, NOWHERE, Origin, PEER_MAX, Route, USER_MAX, class_of, route_find, route_key,
+    KEY_MAX, NOWHERE, PEER_MAX, Route, USER_MAX, class_of, route_find, route_key,
 )
 from service cimport settle, side_failed, watch
-from waiting cimport BUSY, dequeue, enqueue, may_have_more
+from waiting cimport dequeue, enqueue, may_have_more
 
 cdef enum:
     PLAIN_OUT = 16384       # a rewritten head, with room for Host and Via
@@ -112,7 +112,7 @@ cdef inline void send_request(Core *c, int32_t slot, const Out *out) noexcept no
         return
     x.phase = P_WAIT
     f.way[1].active = c.now
-    enter_queue(c, slot, Q_IDLE)
+    enter_queue(c, slot, Q_YOUNG)
 
 
 cdef inline void reached(Core *c, int32_t slot) noexcept nogil:
@@ -140,7 +140,6 @@ cdef inline void dial(Core *c, int32_t slot, const Route *r) noexcept nogil:
 
 cdef inline void start(Core *c, int32_t slot, const Route *r, const Out *out) noexcept nogil:
     """Sends the request that `prepare` wrote, as soon as there is a connection."""
-    cdef const Origin *o = &c.routes.origins[r.origin]
     cdef int32_t link = NOWHERE
     if c.flows[slot].x.method != CONNECT:
         link = kept_take(c, r.origin, r.peer)
@@ -148,10 +147,10 @@ cdef inline void start(Core *c, int32_t slot, const Route *r, const Out *out) no
         bind(c, slot, link)
         reached(c, slot)
         send_request(c, slot, out)
-    elif c.flows[slot].x.method != CONNECT and o.busy >= BUSY:
-        enqueue(c, slot, r.origin)
-    else:
+    elif c.flows[slot].x.method == CONNECT or may_have_more(c, &c.routes.origins[r.origin]):
         dial(c, slot, r)
+    else:
+        enqueue(c, slot, r.origin)
 
 
 cdef inline void start_next(Core *c, int32_t origin) noexcept nogil:

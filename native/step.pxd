@@ -9,14 +9,14 @@ from bulk cimport put_off, take_bulk
 from clients cimport RESERVE, accept_clients
 from exchange cimport client_event, exchange_late, origin_event
 from flow cimport (
-    BUCKETS, CLIENT, Core, Flow, H_CLOSED, INFO_MAX, LISTENER, ORIGIN, Q_IDLE, R_DONE,
+    BUCKETS, CLIENT, Core, Flow, H_CLOSED, INFO_MAX, LISTENER, Link, ORIGIN, Q_IDLE, R_DONE,
     R_HALF_CLOSE, R_IDLE, R_NONE, R_TARGET_IDLE, TRANSFER, TUNNEL, UNREGISTERED, Wheel,
     enter_queue, last_active, leave_queue, pending, slot_of,
     slots_reserve,
 )
 from moves cimport drop_pending
 from log cimport log_put
-from origins cimport kept_drop, link_take_out, set_option
+from origins cimport kept_drop, link_take_out, probe
 from pipes cimport pool_empty
 from routes cimport NOWHERE
 from service cimport finish, send_queue, serve_event, watch
@@ -24,9 +24,6 @@ from service cimport finish, send_queue, serve_event, watch
 cdef enum:
     BATCH = 32              # events taken from epoll at a time
     SHARE = 1 << 20         # bytes of what was put off between two looks at epoll
-    KEEPALIVE_IDLE = 60     # seconds, as of the other sockets
-    KEEPALIVE_INTERVAL = 15
-    KEEPALIVE_COUNT = 4
 
 
 cdef inline int64_t clock_ms(linux.clockid_t clock) noexcept nogil:
@@ -164,13 +161,18 @@ cdef inline void requeue(Core *c, int32_t slot) noexcept nogil:
     enter_queue(c, slot, queue)
 
 
-cdef inline void keep_alive(const Flow *f) noexcept nogil:
-    """Lets the kernel probe the origin of a tunnel that has rested for a while. Most
-    tunnels never do, and this is as much as a tenth of their system calls."""
-    set_option(f.fd[1], linux.SOL_SOCKET, linux.SO_KEEPALIVE, 1)
-    set_option(f.fd[1], linux.IPPROTO_TCP, linux.TCP_KEEPIDLE, KEEPALIVE_IDLE)
-    set_option(f.fd[1], linux.IPPROTO_TCP, linux.TCP_KEEPINTVL, KEEPALIVE_INTERVAL)
-    set_option(f.fd[1], linux.IPPROTO_TCP, linux.TCP_KEEPCNT, KEEPALIVE_COUNT)
+cdef inline void keep_alive(Core *c, int32_t slot) noexcept nogil:
+    """A tunnel or an exchange has rested for a while: its origin is probed from now on.
+    Clients are from the start, they have it from the listening socket."""
+    cdef Flow *f = &c.flows[slot]
+    cdef Link *k
+    if f.kind == TUNNEL:
+        probe(f.fd[1])
+    elif f.kind == CLIENT and f.x.link != NOWHERE:
+        k = c.flows[f.x.link].link
+        if not k.probed:
+            k.probed = True
+            probe(c.flows[f.x.link].fd[0])
 
 
 cdef inline void expire(Core *c, Wheel *wheel, uint8_t reason) noexcept nogil:
@@ -187,7 +189,7 @@ cdef inline void expire(Core *c, Wheel *wheel, uint8_t reason) noexcept nogil:
             following = c.flows[slot].next
             if c.now - last_active(&c.flows[slot]) >= wheel.timeout:
                 if wheel == &c.young:
-                    keep_alive(&c.flows[slot])
+                    keep_alive(c, slot)
                     enter_queue(c, slot, Q_IDLE)
                 elif c.flows[slot].kind == CLIENT:
                     exchange_late(c, slot)

@@ -1,40 +1,47 @@
 """Clients that wait for a connection to their origin, and when they need not.
 
 An origin that answers soon is best served through few connections: thousands of clients
-would otherwise open thousands. Where each of BUSY connections answers once a second, a
-client waits for one of them; where they do not, their number grows.
+would otherwise open thousands. A client waits for one of BUSY that will soon be free. What
+has been in use for LATE_MS is none of these: a long poll, an event stream, a slow answer or
+a large one. So a client waits behind other short exchanges, and for no other's long ones.
 """
 
 from libc.stdint cimport int32_t
 
-from flow cimport Core, Exchange, P_IDLE, P_QUEUE, Q_QUEUE, enter_queue
+from flow cimport Core, Exchange, Flow, ORIGIN, P_IDLE, P_QUEUE, Q_QUEUE, enter_queue
 from routes cimport NOWHERE, Origin
 
 cdef enum:
-    BUSY = 512              # connections in use to one origin, beyond which clients wait
-    QUEUE_MS = 100          # ms after which such a client looks whether it must
+    BUSY = 512              # connections to one origin that will soon be free: more clients wait
+    LATE_MS = 500           # ms in use, after which a connection is not expected to be free soon
+    QUEUE_MS = 100          # ms after which a client that waits looks whether it must
     EXTRA = 128             # connections beyond BUSY that are made in such a time
 
 
-cdef inline void count_answer(Core *c, Origin *o) noexcept nogil:
-    if c.now - o.second >= 1000:
-        o.answers_before = o.answers if c.now - o.second < 2000 else 0
-        o.answers = 0
-        o.second = c.now
-    o.answers += 1
-
-
-cdef inline bint answers_soon(Core *c, const Origin *o) noexcept nogil:
-    if c.now - o.second >= 2000:
-        return False
-    return o.answers + o.answers_before >= BUSY
+cdef inline void count_late(Core *c) noexcept nogil:
+    """Of each origin, the connections that have been in use for long. Looks at every flow,
+    and so every QUEUE_MS at most, and only where an origin has BUSY connections in use."""
+    cdef int32_t i
+    cdef const Flow *f
+    if c.now - c.looked < QUEUE_MS:
+        return
+    c.looked = c.now
+    for i in range(c.routes.origin_count):
+        c.routes.origins[i].late = 0
+    for i in range(c.capacity):
+        f = &c.flows[i]
+        if f.kind != ORIGIN or f.link.client == NOWHERE or f.link.origin == NOWHERE:
+            continue
+        if c.now - f.link.since >= LATE_MS:
+            c.routes.origins[f.link.origin].late += 1
 
 
 cdef inline bint may_have_more(Core *c, Origin *o) noexcept nogil:
     """Whether one more connection may be made now."""
     if o.busy < BUSY:  # some have ended without an answer, or were handed over
         return True
-    if answers_soon(c, o):
+    count_late(c)
+    if o.busy - o.late >= BUSY:
         return False
     if c.now - o.spell >= QUEUE_MS:
         o.spell = c.now

@@ -100,11 +100,14 @@ class PolicyConfig:
     default: Literal["allow", "deny"] = "allow"  # where no rule does
     report_only: bool = False  # of all rules and the default
     guard: Literal["on", "private", "off"] = "on"  # addresses that are never dialled
+    guard_local: Literal["loopback", "none"] = "loopback"
+    """Which clients are on this machine, and may so reach it: those of loopback and of Unix
+    sockets; or none, as where a balancer on this machine brings the clients."""
     guard_allow: tuple[str, ...] = ()  # networks
     guard_deny: tuple[str, ...] = ()  # networks
     clients: tuple[str, ...] | None = None
-    """Networks that may use the proxy. None: users from anywhere, and clients of
-    loopback and private networks."""
+    """Networks that may use the proxy. None: users from anywhere, and clients of Unix
+    sockets, private networks and, unless ``guard_local`` is none, loopback."""
     hook: str = ""  # FILE.py or a dotted name, with ":function" behind it or not
     hook_timeout: float = 5.0  # seconds
     hook_cache: float = 0.0  # seconds that an answer is used again; 0: never

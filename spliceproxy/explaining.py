@@ -84,7 +84,7 @@ def read_request(
     if client != UNIX:
         _check_address("--from", client, " or unix")
     for address in addresses:
-        _check_address("--address", address)
+        _check_address("--address", address, " without a zone", zone=False)
     try:
         form, scheme, host, port, path = split_target(method, target)
     except HeadError as error:
@@ -101,12 +101,15 @@ def read_request(
         host=host,
         port=port,
         path=path,
-        addresses=tuple(addresses),
+        addresses=tuple(addresses) or None,
     )
 
 
-def _check_address(flag: str, text: str, other: str = "") -> None:
+def _check_address(flag: str, text: str, other: str = "", *, zone: bool = True) -> None:
+    """With ``zone`` one is left out, as it is of clients."""
     try:
+        if "%" in text and not zone:
+            raise ValueError
         canonical_address(text)
     except ValueError:
         raise ValueError(f"{flag}: invalid value {text!r}; allowed: an IP address{other}") from None

@@ -6,10 +6,11 @@ from collections.abc import Iterable
 
 from spliceproxy.policy.networks import UNIX, NetworkTable
 
+LOOPBACK = ("127.0.0.0/8", "::1/128")
+
 NEAR = (
     UNIX,
-    "127.0.0.0/8",
-    "::1/128",
+    *LOOPBACK,
     "10.0.0.0/8",
     "172.16.0.0/12",
     "192.168.0.0/16",
@@ -21,12 +22,17 @@ NEAR = (
 """Unix sockets, loopback, private, shared and link-local networks (RFC 1918, 4193, 6598,
 3927, 4291): the clients of a proxy that knows no users, so that it is no open relay."""
 
-_LOOPBACK = NetworkTable([(UNIX, 1), ("127.0.0.0/8", 1), ("::1/128", 1)])
+NEAR_OTHERS = tuple(network for network in NEAR if network not in LOOPBACK)
+"""The same where a balancer on this machine brings clients from anywhere: they all come from
+loopback then. Who may connect to a Unix socket is for its permissions to say."""
+
+_LOCAL = NetworkTable((network, 1) for network in (UNIX, *LOOPBACK))
 
 
 def is_local(address: str) -> bool:
-    """Whether a client is on this machine for certain: loopback, or "", a Unix socket."""
-    return bool(_LOOPBACK.bits(address))
+    """Whether a client has come from this machine: by loopback, or "", a Unix socket. It may
+    be a balancer that brings others."""
+    return bool(_LOCAL.bits(address))
 
 
 class ClientNetworks:

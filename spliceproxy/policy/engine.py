@@ -1,8 +1,10 @@
 """The policy: everything that is asked before a request is served, forwarded or dialled.
 
 In this order: may the client use the proxy at all, who is it, is the destination in the file
-that it is locked to, what do the rules say, where does the name lead, do the rules and the
-guard let those addresses be dialled, and what does the hook say. The first no is the answer.
+that it is locked to, what do the rules say, what does the hook say, where does the name lead, do
+the rules and the guard let those addresses be dialled, and what does a hook that wants to know
+them say to them. The first no is the answer, and what is denied before the name is looked up
+costs no query: a query, too, carries data out.
 Nothing here waits unless a password's hash, a name or the hook has to be waited for.
 """
 
@@ -10,13 +12,14 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple, Protocol
 
 from spliceproxy.config import Config
 from spliceproxy.errors import Denied, Failure
 from spliceproxy.policy.auth import Authenticator, peer_uid
-from spliceproxy.policy.clients import NEAR, ClientNetworks, is_local
+from spliceproxy.policy.clients import NEAR, NEAR_OTHERS, ClientNetworks, is_local
 from spliceproxy.policy.decision import Allow, Deny
 from spliceproxy.policy.functions import Functions, load
 from spliceproxy.policy.guard import Guard
@@ -74,8 +77,8 @@ class Names(Protocol):
 
 
 class Client(NamedTuple):
-    """One client's connection: its address ("": a Unix socket), whether it is on this
-    machine, and its uid where that counts, else -1."""
+    """One client's connection: its address ("": a Unix socket), whether it is taken for one
+    of this machine, and its uid where that counts, else -1."""
 
     address: str
     local: bool
@@ -104,6 +107,9 @@ class Verdict(NamedTuple):
         return self.host, self.port, self.source_address
 
 
+_Sift = Callable[[tuple[str, ...], bool], tuple[tuple[str, ...], float]]
+
+
 class Policy:
     """The policy of one worker, to be finished inside its event loop. ValueError for settings
     that make no sense (RuleError, HookError among them)."""
@@ -121,7 +127,8 @@ class Policy:
         self._guard = guard if policy.guard != "off" or policy.guard_deny else None
         # Who serves files or stands before a backend of its own is no open relay.
         self._clients = None if policy.clients is None else ClientNetworks(policy.clients)
-        self._relayed = self._clients or ClientNetworks(NEAR)
+        self._locals = policy.guard_local == "loopback"
+        self._relayed = self._clients or ClientNetworks(NEAR if self._locals else NEAR_OTHERS)
         # Where no networks are named, users may come from anywhere.
         self._vouches = self._clients is None and self._auth.enabled
         if functions is None and policy.hook:
@@ -139,7 +146,11 @@ class Policy:
     def client(self, address: str, sock: socket.socket) -> Client:
         """A connection that was accepted."""
         uid = peer_uid(sock) if not address and self._auth.uses_peers else -1
-        return Client(address, is_local(address), uid)
+        return Client(address, self.is_local(address), uid)
+
+    def is_local(self, address: str) -> bool:
+        """Whether a client of this address ("": of a Unix socket) may reach this machine."""
+        return self._locals and is_local(address)
 
     def class_of(self, client: Client) -> str:
         """What decisions see of a client without a uid: the same for clients that are treated
@@ -181,21 +192,45 @@ class Policy:
             if match is not None:
                 repeat = min(repeat, self._apply(match, client, head, name, port))
                 selected = None  # the same for every address
+        if self._asks:
+            sift = partial(self._sift, selected, client, head, name, port)
+            request = _request(client, user, groups, head, name, port, None)
+            return await self._by_hook(request, host, sift, notes, repeat=repeat, own=own)
         addresses = self._names.cached(host)
         if addresses is None:
             addresses = await self._names.resolve(host)
             repeat = 0.0  # the name may be one whose answers hold for one request only
-        addresses, holds = self._sift(addresses, selected, client, head, name, port, own)
-        repeat = min(repeat, holds)
-        if not self._asks:
-            return Verdict(host, port, addresses, "", repeat)
-        request = _request(client, user, groups, head, name, port, addresses)
+        addresses, holds = self._sift(selected, client, head, name, port, addresses, own)
+        return Verdict(host, port, addresses, "", min(repeat, holds))
+
+    async def _by_hook(
+        self, request: Request, host: str, sift: _Sift, notes: Notes, *, repeat: float, own: bool
+    ) -> Verdict:
+        """The rest of :meth:`decide` where there is a hook: it is asked before the name is
+        looked up, and again where it wants to know the addresses. What the second answer
+        leaves out is taken from the first."""
         allow, repeat = await self._ask(request, repeat, notes)
-        if allow.addresses:
-            own = own and set(allow.addresses) <= set(addresses)
-            addresses, holds = self._sift(allow.addresses, selected, client, head, name, port, own)
-            repeat = min(repeat, holds)
-        return Verdict(host, port, addresses, allow.source_address, repeat)
+        addresses: tuple[str, ...] | None = allow.addresses
+        if not addresses or own:
+            addresses = self._names.cached(host)
+            if addresses is None:
+                addresses = await self._names.resolve(host)
+                repeat = 0.0
+            if allow.addresses:  # the backend's are the operator's word, others are not
+                own = set(allow.addresses) <= set(addresses)
+                addresses = allow.addresses
+        addresses, holds = sift(addresses, own)
+        source = allow.source_address
+        repeat = min(repeat, holds)
+        if self._hook.wants_addresses:
+            known = request._replace(addresses=addresses)
+            allow, repeat = await self._ask(known, repeat, notes)
+            source = allow.source_address or source
+            if allow.addresses:
+                own = own and set(allow.addresses) <= set(addresses)
+                addresses, holds = sift(allow.addresses, own)
+                repeat = min(repeat, holds)
+        return Verdict(host, request.port, addresses, source, repeat)
 
     async def admit(self, client: Client, head: Head, notes: Notes) -> None:
         """Whether a request that the proxy itself answers may be answered. Raises as
@@ -256,12 +291,12 @@ class Policy:
 
     def _sift(
         self,
-        addresses: tuple[str, ...],
         selected: Selection | None,
         client: Client,
         head: Head,
         name: str,
         port: int,
+        addresses: tuple[str, ...],
         own: bool,
     ) -> tuple[tuple[str, ...], float]:
         """The addresses that rules and guard let through, at least one, and the seconds as of
@@ -308,7 +343,7 @@ class Policy:
         if isinstance(decision, Deny):
             raise Denied(decision.reason, decision.rule, decision.status)
         if decision.tags:
-            notes.tags = decision.tags
+            notes.tags = {**notes.tags, **decision.tags}
         return decision, min(repeat, answer.repeat_for)
 
 
@@ -329,7 +364,7 @@ def _request(
     head: Head,
     name: str,
     port: int,
-    addresses: tuple[str, ...],
+    addresses: tuple[str, ...] | None,
 ) -> Request:
     return Request(
         client.address,

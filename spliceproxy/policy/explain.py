@@ -5,7 +5,7 @@ It is the policy itself that is asked; here it only tells what it does.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from spliceproxy.config import Config
@@ -14,15 +14,18 @@ from spliceproxy.policy.auth import Unauthenticated
 from spliceproxy.policy.clients import is_local
 from spliceproxy.policy.decision import Allow
 from spliceproxy.policy.engine import STRANGER, Client, Head, Names, Notes, Policy, Verdict
+from spliceproxy.policy.hosts import is_address
 from spliceproxy.policy.lockfile import LOCKED
+from spliceproxy.policy.names import canonical
 from spliceproxy.policy.request import Request
 from spliceproxy.policy.rules import DEFAULT, Match, Selection
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """``name`` is one of clients, user, locked, rules, dns, guard, hook; ``decides``: the
-    answer is this step's."""
+    """``name`` is one of clients, user, locked, rules, hook, dns, guard; rules stand behind
+    dns where they depend on addresses, and a hook that wants to know them once more at the
+    end. ``decides``: the answer is this step's."""
 
     name: str
     passed: bool
@@ -53,7 +56,7 @@ async def walk(config: Config, request: Request, names: Names) -> Explanation:
     without one it is who the settings take the client for. Nothing is dialled, but the hook is
     called. ValueError for settings that make no sense."""
     policy = _Traced(config, names, request.user)
-    client = Client(request.client, is_local(request.client), -1)
+    client = Client(request.client, policy.is_local(request.client), -1)
     verdict: Verdict | None = None
     failure: Failure | None = None
     try:
@@ -84,8 +87,8 @@ def _deciding(steps: Sequence[Step], failure: Failure | None, policy: _Traced) -
     names = [step.name for step in steps]
     if failure is not None:
         return next(n for n, step in enumerate(steps) if not step.passed)
-    if "hook" in names:
-        return names.index("hook")
+    if "hook" in names:  # what it says last
+        return len(names) - 1 - names[::-1].index("hook")
     if not policy.rule and "locked" in names:
         return names.index("locked")
     return names.index("rules")
@@ -123,12 +126,45 @@ class _Head:
         return [value for key, value in self.fields if key.lower() == name]
 
 
+class _Told:
+    """Names that tell where they lead."""
+
+    def __init__(self, names: Names, tell: Callable[[str, bool, str], None]) -> None:
+        self._names = names
+        self._tell = tell
+
+    def cached(self, host: str) -> tuple[str, ...] | None:
+        addresses = self._names.cached(host)
+        if addresses is not None and not _is_address(host):
+            self._found(host, addresses)
+        return addresses
+
+    async def resolve(self, host: str) -> tuple[str, ...]:
+        try:
+            addresses = await self._names.resolve(host)
+        except Failure as failure:
+            self._tell("dns", False, failure.detail)
+            raise
+        self._found(host, addresses)
+        return addresses
+
+    def _found(self, host: str, addresses: tuple[str, ...]) -> None:
+        self._tell("dns", True, f"{host} is {', '.join(addresses)}")
+
+
+def _is_address(host: str) -> bool:
+    try:
+        return is_address(canonical(host))
+    except ValueError:
+        return False
+
+
 class _Traced(Policy):
     """A policy for one request, which it tells about. ``rule``: the id of what the rules
     have said, "" if they were not asked."""
 
     def __init__(self, config: Config, names: Names, user: str) -> None:
-        super().__init__(config, names)
+        super().__init__(config, _Told(names, self._tell))
         self._user = user
         self._identity: tuple[str, frozenset[str]] = "", frozenset()
         self._steps: list[Step] = []
@@ -141,8 +177,11 @@ class _Traced(Policy):
         told = self._steps
         if isinstance(failure, Denied) and failure.rule == STRANGER and not _refused(told):
             unless = ", unless as a user" if self._vouches else ""
+            if self._clients is None and is_local(client.address) and not client.local:
+                unless += ", since nobody is local (guard-local)"
             return [Step("clients", False, f"{where} may not use the proxy{unless}")]
-        steps = [Step("clients", True, f"{where} may use the proxy")]
+        local = ", and is taken for a client of this machine" if client.local else ""
+        steps = [Step("clients", True, f"{where} may use the proxy{local}")]
         if not self._auth.enabled:
             asked = f"; {self._user!r} is not asked for" if self._user else ""
             steps.append(Step("user", True, f"nobody: the settings name no users{asked}"))
@@ -206,20 +245,18 @@ class _Traced(Policy):
 
     def _sift(
         self,
-        addresses: tuple[str, ...],
         selected: Selection | None,
         client: Client,
         head: Head,
         name: str,
         port: int,
+        addresses: tuple[str, ...],
         own: bool,
     ) -> tuple[tuple[str, ...], float]:
-        if addresses != (name,) and not self._resolved:
-            self._tell("dns", True, f"{name} is {', '.join(addresses)}")
         self._resolved = addresses
         guarded = addresses if selected is None else selected.sift(addresses)[0] or addresses
         try:
-            passed, holds = super()._sift(addresses, selected, client, head, name, port, own)
+            passed, holds = super()._sift(selected, client, head, name, port, addresses, own)
         except Denied as denied:
             if not _refused(self._steps):  # by a rule
                 self._tell("guard", False, self._faults(guarded, client) or denied.reason)

@@ -33,7 +33,14 @@ def canonical_address(text: str) -> str:
 
 
 def parse_network(text: str) -> Network:
-    """A network in CIDR notation, or one address. ValueError says what is allowed."""
+    """A network in CIDR notation, or one address; none with a zone, for it would stand for the
+    same addresses on every link. ValueError says what is allowed."""
+    address, zone, _ = text.partition("%")
+    if zone:
+        raise ValueError(
+            f"{text!r}: a zone names one link of this machine, and a network stands for every "
+            f"link; allowed: {address}"
+        )
     try:
         network = ipaddress.ip_network(text)
     except ValueError as error:

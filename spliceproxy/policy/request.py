@@ -7,12 +7,16 @@ from typing import NamedTuple
 
 
 class Request(NamedTuple):
-    """One request or tunnel, before anything is dialled.
+    """One request or tunnel, before anything is looked up or dialled.
 
     ``client`` is an IP address, "" for a Unix socket; ``user`` "" for nobody; ``host`` in
     the canonical form of :func:`spliceproxy.policy.names.canonical`; ``path`` "" for
-    CONNECT; ``addresses`` are those of ``host`` that may be dialled, in the order to try,
-    empty where nothing is dialled; ``fields`` name and value as received.
+    CONNECT; ``fields`` name and value as received.
+
+    ``addresses`` are None in the first call of a function, also where ``host`` is an address:
+    nothing has been looked up. In the second, which only one with ``wants_addresses = True``
+    gets, they are those that may be dialled, in the order to try. They are empty where nothing
+    is dialled, as for a file of ours: such a request is asked about once.
     """
 
     client: str = ""
@@ -23,7 +27,7 @@ class Request(NamedTuple):
     host: str = ""
     port: int = 443
     path: str = ""
-    addresses: tuple[str, ...] = ()
+    addresses: tuple[str, ...] | None = None
     fields: Sequence[tuple[bytes, bytes]] = ()
 
     def field(self, name: str) -> str:

@@ -250,6 +250,13 @@ SETTINGS = (
         default="on",
     ),
     Setting(
+        "guard-local",
+        "policy.guard_local",
+        choice("loopback", "none"),
+        "who is on this machine for guard and allow-clients: clients of loopback; or none, for a "
+        "proxy behind a balancer on the same machine",
+    ),
+    Setting(
         "guard-allow",
         "policy.guard_allow",
         values.NETWORK,

@@ -48,6 +48,11 @@ def _address(text: str, folder: str) -> Address:
             refuse(f"a path has 1 to {UNIX_PATH_MAX} bytes")
         return Address(path=absolute)
     host, _, digits = text.rpartition(":")  # a bare 8888 is :8888
+    if "%" in text:
+        refuse(
+            "an address with a zone is one of a single link; listen on every address, and name "
+            "the clients in allow-clients, such as fe80::/10"
+        )
     port = _port(digits)
     address = _ip(host) if host else ""
     if port < 0 or (host and not address):
@@ -57,6 +62,8 @@ def _address(text: str, folder: str) -> Address:
 
 def _backend(text: str, _: str) -> tuple[str, int]:
     host, _, digits = text.rpartition(":")
+    if "%" in text:
+        refuse("an address with a zone cannot be dialled")
     port = _port(digits)
     name = _ip(host) or (host.lower() if _NAME.fullmatch(host) else "")
     if port < 1 or not name or len(name) > NAME_MAX:
@@ -274,7 +281,8 @@ PEER = Kind(_peer, "the name or number of a user of this system")
 
 
 def _network(text: str, _: str) -> str:
-    ipaddress.ip_network(text)  # its errors say more
+    if "%" not in text:
+        ipaddress.ip_network(text)  # its errors say more
     return str(parse_network(text))
 
 

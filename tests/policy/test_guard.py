@@ -429,6 +429,38 @@ def test_loopback_is_for_loopback_clients(tmp_path: Path) -> None:
         assert answer.error == "destination_ip_prohibited"  # for nobody
 
 
+def test_nobody_is_local_behind_a_balancer(tmp_path: Path) -> None:
+    """It is a program of this machine, and brings clients of others."""
+    with world(tmp_path) as made:
+        origins = Origins(made.stack, "127.0.0.1", "127.0.0.77")
+        path = tmp_path / "socket"
+        config = tmp_path / "config.toml"
+        config.write_text('guard-local = "none"\nguard-allow = ["127.0.0.77"]\n')
+        listen = ("127.0.0.1:0", f"unix:{path}")
+        proxy = made.proxy("--config", str(config), listen=listen)
+
+        def by_unix(request: str) -> Answer:
+            with socket.socket(socket.AF_UNIX) as s:
+                s.connect(str(path))
+                s.sendall(request.encode())
+                return Answer(s)
+
+        for make in (connect, get):
+            inside, outside = (make(a, origins.port) for a in ("127.0.0.1", "127.0.0.77"))
+            for request in (inside, outside):
+                answer = ask(proxy, request)
+                assert answer.fields["proxy-status"].endswith('details="rule clients"')
+            assert by_unix(outside).status == 200
+            assert by_unix(inside).error == "destination_ip_prohibited"
+        named = made.proxy("--config", str(config), "--allow-clients", "127.0.0.1")
+        for make in (connect, get):
+            for _ in range(2):  # the second is for the relay to repeat
+                assert ask(named, make("127.0.0.77", origins.port)).status == 200
+                answer = ask(named, make("127.0.0.1", origins.port))
+                assert answer.error == "destination_ip_prohibited"
+        assert not origins.hits["127.0.0.1"]
+
+
 @KINDS
 @pytest.mark.parametrize("listen", ["127.0.0.1:0", "0.0.0.0:0"])
 @pytest.mark.parametrize("guard", ["on", "off"])

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
+import os
 import select
 import socket
+import stat
 import time
 from collections.abc import Iterator
 
@@ -13,7 +16,9 @@ import pytest
 from plain_oracle import Plain
 from relay_rig import native_relay, open_fds, tcp_pair
 
+from spliceproxy import tcp
 from spliceproxy.exchanges import socket_address
+from spliceproxy.relay.choice import NATIVE_MODULE
 from spliceproxy.relay.driver import RelayDriver
 from spliceproxy.relay.interface import REQUEST, Handoff
 from spliceproxy.stream import Stream
@@ -224,3 +229,91 @@ def test_clients_of_a_class_share_its_routes(plain: Plain) -> None:
 def test_a_class_is_no_longer_than_an_address(plain: Plain) -> None:
     with pytest.raises(ValueError, match="45 bytes"):
         plain.exchanges._native.add_client("192.0.2.7", "*" * 46)
+
+
+# ---- TCP keep-alive --------------------------------------------------------------------------
+
+
+def probed(peer: socket.socket) -> tuple[int, int, int, int]:
+    """SO_KEEPALIVE and its three times of this process's socket that is connected to ``peer``."""
+    for name in os.listdir("/proc/self/fd"):
+        fd = int(name)
+        if not os.path.exists(f"/proc/self/fd/{fd}") or not stat.S_ISSOCK(os.fstat(fd).st_mode):
+            continue  # of the listing itself, or no socket
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(fd)) as sock:
+            if sock.getsockname() == peer.getpeername() and sock.getpeername():
+                tcp = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+                return (
+                    sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE),
+                    *(sock.getsockopt(socket.IPPROTO_TCP, option) for option in tcp),
+                )
+    raise AssertionError("no such socket")
+
+
+ALIVE = (1, tcp.KEEPALIVE_IDLE, tcp.KEEPALIVE_INTERVAL, tcp.KEEPALIVE_COUNT)
+
+
+@contextlib.contextmanager
+def asking(plain: Plain) -> Iterator[tuple[socket.socket, socket.socket]]:
+    """A client whose request has been sent on a connection that the relay has made."""
+    native = plain.exchanges._native
+    at = plain.exchanges.dialled
+    native.add_route("G", "", b"", b"o", "o", b"o", 60.0, at, "192.0.2.1", True, "")
+    native.add_client("", "")
+    outer, inner = socket.socketpair()
+    outer.settimeout(20)
+    inner.setblocking(False)
+    native.adopt(inner.detach(), "", ASK, 0)
+    with outer, plain._listener.accept()[0] as peer:
+        peer.settimeout(20)
+        select.select([plain.relay.fileno()], [], [], 20)
+        plain.step()
+        assert peer.recv(100).startswith(b"GET / ")
+        yield outer, peer
+        outer.close()
+        plain.step()
+
+
+def test_an_exchange_that_rests_is_kept_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long poll: NATs forget it, and a dead origin is never found. Most exchanges are over
+    long before, and are spared the system calls."""
+    native_relay()
+    monkeypatch.setattr(importlib.import_module(NATIVE_MODULE), "YOUNG", 0.5)
+    with contextlib.closing(Plain()) as plain, asking(plain) as (outer, peer):
+        began = time.monotonic()
+        first = probed(peer)
+        if time.monotonic() - began < 0.4:  # else this machine was held up
+            assert first[0] == 0
+        while probed(peer) != ALIVE:
+            assert time.monotonic() < began + 20, probed(peer)
+            select.select([plain.relay.fileno()], [], [], plain.relay.next_wake())
+            plain.step()
+        peer.sendall(b"HTTP/1.1 200 OK\r\nDate: d\r\nContent-Length: 2\r\n\r\nok")
+        plain.step()
+        assert outer.recv(1000).endswith(b"ok")
+        assert not plain.handoffs
+
+
+def test_what_leaves_the_relay_is_kept_alive(plain: Plain) -> None:
+    """An event stream has chunks, which are for Python to read."""
+    with asking(plain) as (_, peer):
+        assert probed(peer)[0] == 0
+        peer.sendall(b"HTTP/1.1 200 OK\r\nDate: d\r\nTransfer-Encoding: chunked\r\n\r\n")
+        plain.step()
+        assert probed(peer) == ALIVE
+        (handoff,) = plain.handoffs
+        for fd in (handoff.client, handoff.origin):
+            socket.socket(fileno=fd).close()
+
+
+def test_an_idle_connection_that_is_taken_is_kept_alive(plain: Plain) -> None:
+    """By Python, for a request with a body whose answer may be long in coming."""
+    with asking(plain) as (outer, peer):
+        peer.sendall(b"HTTP/1.1 200 OK\r\nDate: d\r\nContent-Length: 2\r\n\r\nok")
+        plain.step()
+        assert outer.recv(1000).endswith(b"ok")
+        assert probed(peer)[0] == 0
+        taken = plain.exchanges._native.take("o", {"192.0.2.1"})
+        assert taken is not None
+        assert probed(peer) == ALIVE
+        socket.socket(fileno=taken[0]).close()

@@ -190,6 +190,7 @@ def test_uids() -> None:
         ("10.0.0.1/8 a", "10.0.0.1/8: neither a network .* host bits set"),
         ("no-such-user a", "no-such-user: neither a network"),
         ("10.0.0.0/33 a", "neither a network"),
+        ("fe80::1%eth0 a", "neither a network .* a zone names one link .*; allowed: fe80::1"),
         ("1 a:b", "'a:b' is no name"),
         ("192.0.2.0/24 other", "192.0.2.0/24: is there twice"),
         ("7 other", "7: is there twice"),

@@ -69,6 +69,23 @@ def test_clients() -> None:
     assert decider(told(ask(), clients=("unix",))) == ("clients", "clients", False)
 
 
+def test_who_is_local() -> None:
+    explanation = told(ask("a.test", "127.0.0.1"))
+    assert decider(explanation) == ("rules", "", True)
+    assert line(explanation, "clients") == (
+        "127.0.0.1 may use the proxy, and is taken for a client of this machine"
+    )
+    assert line(told(ask(client="10.0.0.7")), "clients") == "10.0.0.7 may use the proxy"
+    explanation = told(ask(), guard_local="none")
+    assert decider(explanation) == ("clients", "clients", False)
+    assert line(explanation, "clients") == (
+        "127.0.0.1 may not use the proxy, since nobody is local (guard-local)"
+    )
+    explanation = told(ask("a.test", "127.0.0.1"), guard_local="none", clients=("127.0.0.1",))
+    assert decider(explanation) == ("guard", "guard", False)
+    assert line(explanation, "clients") == "127.0.0.1 may use the proxy"
+
+
 def test_a_client_from_afar_must_be_a_user() -> None:
     networks = AuthConfig(networks={"198.51.100.0/24": "ci"})
     explanation = told(ask(client="203.0.113.9"), auth=networks)
@@ -181,6 +198,34 @@ def test_the_hook(tmp_path: Path) -> None:
     ]
 
 
+def test_the_hook_stands_before_the_names(tmp_path: Path) -> None:
+    def names(explanation: Explanation) -> list[str]:
+        return [step.name for step in explanation.steps]
+
+    hook = tmp_path / "hook.py"
+    hook.write_text(HOOK)
+    explanation = told(ask(user="ann"), auth=USERS, hook=str(hook))
+    assert names(explanation) == ["clients", "user", "rules", "hook", "dns", "guard"]
+    assert names(told(ask(), hook=str(hook))) == ["clients", "user", "rules", "hook"]
+    explanation = told(ask("moved.test"), hook=str(hook))  # which is not looked up
+    assert names(explanation) == ["clients", "user", "rules", "hook", "guard"]
+    # Rules that depend on addresses come behind the name.
+    network = RuleConfig("no-ten", "deny", networks=("10.0.0.0/8",))
+    explanation = told(ask("a.test", "10.0.0.1", user="ann"), network, auth=USERS, hook=str(hook))
+    assert names(explanation) == ["clients", "user", "hook", "dns", "rules"]
+    assert decider(explanation) == ("rules", "no-ten", False)
+    hook.write_text(
+        "from spliceproxy import Allow, Deny\n"
+        "def authorize(request):\n"
+        "    return Deny('no', 'place') if request.addresses else Allow()\n"
+        "authorize.wants_addresses = True\n"
+    )
+    explanation = told(ask(), hook=str(hook))
+    assert names(explanation) == ["clients", "user", "rules", "hook", "dns", "guard", "hook"]
+    assert decider(explanation) == ("hook", "place", False)
+    assert [step.decides for step in explanation.steps].index(True) == 6
+
+
 @pytest.mark.parametrize("rule", ["clients", "locked", "guard", "default"])
 def test_rules_of_a_hook_may_have_names_of_ours(tmp_path: Path, rule: str) -> None:
     hook, locked = tmp_path / "hook.py", tmp_path / "egress.toml"
@@ -233,6 +278,15 @@ def test_wrong_requests(method: str, target: str, client: str, words: str) -> No
 def test_wrong_address() -> None:
     with pytest.raises(ValueError, match="--address: invalid value 'a-test'; allowed: an IP"):
         read_request("GET", "http://a.test/", "unix", "", ["::1", "a-test"])
+
+
+def test_zones() -> None:
+    """They are of no meaning: left out of a client's address, and no part of a destination's."""
+    assert read_request("GET", "http://a.test/", "fe80::1%eth0").client == "fe80::1"
+    with pytest.raises(ValueError, match=r"--address: .*; allowed: an IP address without a zone"):
+        read_request("GET", "http://a.test/", "unix", "", ["fe80::1%eth0"])
+    assert told(ask(client="fe80::1%eth0")).allowed
+    assert not told(ask(client="fe80::1%eth0"), clients=("fe80::2",)).allowed
 
 
 def test_requests() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -232,6 +232,31 @@ def test_the_guard() -> None:
     assert Case(guard="off", guard_deny=("192.0.2.1",)).denies("192.0.2.1").rule == "guard"
 
 
+def test_nobody_is_local() -> None:
+    """A balancer on this machine brings clients from anywhere: they come from loopback."""
+    near = ("", "10.0.0.7", "fd00::1", "169.254.0.9")
+    loopback = ("127.0.0.1", "127.9.9.9", "::1")
+    case = Case(guard_local="none")
+    for client in near:
+        assert case.ask(client=client).addresses
+        assert case.denies("127.0.0.1", client=client).rule == "guard"
+        assert case.denies("[::1]", client=client).rule == "guard"
+    for client in loopback:
+        assert case.denies(client=client).rule == "clients"
+        assert case.ask("127.0.0.1", client=client, own=True).addresses
+        case.admit(client=client)  # what the operator serves is no relay
+    named = Case(guard_local="none", clients=("127.0.0.1", "unix"))
+    for client in ("", "127.0.0.1"):
+        assert named.ask(client=client).addresses
+        assert named.denies("127.0.0.1", client=client).rule == "guard"
+    assert named.ask("127.0.0.1", client="127.0.0.1", own=True).addresses
+    let = Case(guard_local="none", clients=("127.0.0.1",), guard_allow=("127.0.0.1",))
+    assert let.ask("127.0.0.1").addresses
+    users = Case(guard_local="none", auth=AuthConfig(user=("ann", "secret")))
+    assert users.ask(more=ANN).addresses  # users from anywhere
+    assert users.denies("127.0.0.1", more=ANN).rule == "guard"
+
+
 def test_report_only(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "spliceproxy")
     names = Names(a_test=("10.0.0.1", "192.0.2.1"))
@@ -279,7 +304,7 @@ def test_the_hook_sees_the_request() -> None:
         "a.test",
         80,
         "/p?q",
-        ("10.0.0.1",),
+        None,
         request.fields,
     )
     case.admit(more=ANN)
@@ -300,10 +325,104 @@ def test_the_hook_is_not_asked_what_is_denied_already() -> None:
     def authorize(request: Request) -> Allow:
         raise AssertionError
 
-    names = Names(a_test=("169.254.0.1",))
     assert Case(deny(hosts=("a.test",)), hook=authorize).denies("a.test").rule == "r"
-    assert Case(hook=authorize, names=names).denies("a.test").rule == "guard"
     assert Case(hook=authorize).denies("a.test", client="192.0.2.7").rule == "clients"
+
+
+def wanting(authorize: Callable[[Request], Allow | Deny]) -> Callable[[Request], Allow | Deny]:
+    """The function, asked about addresses too."""
+    authorize.wants_addresses = True  # type: ignore[attr-defined]
+    return authorize
+
+
+def test_the_hook_is_asked_before_the_name_is_looked_up() -> None:
+    """What it denies costs no query, and is no 502 where the name leads nowhere."""
+    seen: list[Request] = []
+
+    def authorize(request: Request) -> Allow | Deny:
+        seen.append(request)
+        return Allow() if request.host in ("a.test", "slow.none") else Deny("not ours", "egress")
+
+    for rules in ((), (deny(networks=("198.51.100.0/24",)),), (allow(hosts=(".test",)),)):
+        case = Case(*rules, hook=authorize)
+        for host in ("secret.b.test", "slow.b.test", "slow.nowhere", "192.0.2.9", "[::1]"):
+            assert case.denies(host).rule == "egress"
+        assert case.names.asked == []
+        assert case.ask("a.test").addresses == ("192.0.2.1",)
+        assert case.names.asked == ["a.test"]
+        with pytest.raises(Failure, match=r"slow\.none"):
+            case.ask("slow.none")
+    assert {request.addresses for request in seen} == {None}
+
+
+def test_a_hook_that_wants_addresses_is_asked_twice() -> None:
+    seen: list[tuple[str, ...] | None] = []
+
+    def authorize(request: Request) -> Allow | Deny:
+        seen.append(request.addresses)
+        if request.host == "no.test":
+            return Deny("not ours", "name")
+        if request.addresses and "198.51.100.1" in request.addresses:
+            return Deny("not there", "place")
+        return Allow()
+
+    zone = {
+        "two_test": ("192.0.2.1", "169.254.0.1", "10.0.0.1"),
+        "bad_test": ("198.51.100.1",),
+        "meta_test": ("169.254.0.1",),
+        "slow_test": ("192.0.2.7",),
+    }
+    case = Case(deny(networks=("10.0.0.0/8",)), hook=wanting(authorize), names=Names(**zone))
+    assert case.denies("no.test").rule == "name"
+    assert case.names.asked == []
+    assert case.ask("two.test").addresses == ("192.0.2.1",)  # less than what others deny
+    assert case.denies("bad.test").rule == "place"
+    assert case.denies("meta.test").rule == "guard"
+    assert case.ask("slow.test").addresses == ("192.0.2.7",)
+    assert case.ask("192.0.2.1").addresses == ("192.0.2.1",)
+    assert seen == [
+        *(None,),
+        *(None, ("192.0.2.1",)),
+        *(None, ("198.51.100.1",)),
+        *(None,),
+        *(None, ("192.0.2.7",)),
+        *(None, ("192.0.2.1",)),
+    ]
+    # What is answered here goes nowhere, and is asked about once.
+    seen.clear()
+    case.admit()
+    assert seen == [()]
+
+
+def test_what_the_second_answer_leaves_out_is_of_the_first() -> None:
+    first = Allow("192.0.2.8", ("192.0.2.1", "192.0.2.2"), {"a": "1", "b": "1"})
+
+    def case(second: Allow) -> Case:
+        return Case(hook=wanting(lambda request: first if request.addresses is None else second))
+
+    asked = case(Allow())
+    assert asked.ask("slow.none")[2:4] == (("192.0.2.1", "192.0.2.2"), "192.0.2.8")
+    assert asked.record.tags == {"a": "1", "b": "1"}
+    assert asked.names.asked == []  # for addresses of the first answer nothing is looked up
+    asked = case(Allow("192.0.2.9", ("192.0.2.3",), {"b": "2"}))
+    assert asked.ask("slow.none")[2:4] == (("192.0.2.3",), "192.0.2.9")
+    assert asked.record.tags == {"a": "1", "b": "2"}
+    assert case(Allow(addresses=("169.254.0.1",))).denies("a.test").rule == "guard"
+
+
+def test_each_answer_is_remembered_for_its_question() -> None:
+    seen: list[tuple[str, ...] | None] = []
+
+    def authorize(request: Request) -> Allow:
+        seen.append(request.addresses)
+        return Allow()
+
+    names = Names(a_test=("192.0.2.1",))
+    case = Case(hook=wanting(authorize), hook_cache=60.0, names=names)
+    for address in ("192.0.2.1", "192.0.2.1", "192.0.2.2"):
+        names.zone["a.test"] = (address,)
+        assert 0 < case.ask("a.test").repeat_for <= REPEAT
+    assert seen == [None, ("192.0.2.1",), ("192.0.2.2",)]
 
 
 def test_addresses_of_the_hook_are_checked() -> None:
@@ -315,8 +434,13 @@ def test_addresses_of_the_hook_are_checked() -> None:
     assert case("169.254.169.254").denies().rule == "guard"
     assert case("198.51.100.1").denies().rule == "r"
     # A backend is the operator's word, other addresses in its place are not.
-    backend = Case(hook=lambda request: Allow(addresses=request.addresses[:1]), guard="private")
-    assert backend.ask("127.0.0.1", own=True).addresses == ("127.0.0.1",)
+    first = wanting(lambda request: Allow(addresses=(request.addresses or ())[:1]))
+    names = Names(backend_test=("127.0.0.1", "127.0.0.2"))
+    backend = Case(hook=first, guard="private", names=names)
+    assert backend.ask("backend.test", own=True).addresses == ("127.0.0.1",)
+    known = Case(hook=lambda _: Allow(addresses=("127.0.0.2",)), guard="private", names=names)
+    assert known.ask("backend.test", own=True).addresses == ("127.0.0.2",)
+    assert known.denies("a.test", own=True).rule == "guard"
     assert case("169.254.169.254").denies(own=True).rule == "guard"
 
 
@@ -353,10 +477,12 @@ def classes(case: Case, *addresses: str) -> list[str]:
     [
         ((), {}),
         ((), {"clients": ("10.0.0.0/8",)}),
+        ((), {"guard_local": "none"}),
+        ((), {"guard_local": "none", "clients": ("10.0.0.0/8", "127.0.0.1", "unix")}),
         ((deny(clients=("10.0.1.0/24",)),), {}),
         ((deny(clients=("10.0.0.0/8",), hosts=("*.test",)), allow(clients=("10.0.2.0/24",))), {}),
     ],
-    ids=["near", "clients", "a rule", "rules"],
+    ids=["near", "clients", "none local", "none local, clients", "a rule", "rules"],
 )
 def test_clients_of_a_class_are_treated_alike(
     rules: tuple[RuleConfig, ...], settings: dict[str, Any]

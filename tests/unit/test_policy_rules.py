@@ -171,6 +171,12 @@ def test_settled_without_an_address(
         ("clients", ("10.0.0",), "allowed: a network such as"),
         ("clients", ("example.com",), "allowed: a network such as"),
         ("networks", ("10.0.0.0/40",), "allowed: a network such as"),
+        (
+            "networks",
+            ("fe80::1%eth0",),
+            "a zone names one link of this machine.*; allowed: fe80::1",
+        ),
+        ("clients", ("fe80::%eth0/64",), "'fe80::%eth0/64': a zone names one link"),
         ("users", ("",), "empty name"),
         ("groups", ("",), "empty name"),
         ("methods", ("GET HEAD",), "allowed: a method such as GET"),

@@ -49,6 +49,7 @@ auth-required = false
 auth-no-delay = ["192.0.2.0/24", "unix"]
 auth-file = "map"
 guard = "private"
+guard-local = "none"
 guard-allow = ["10.1.0.0/16", "::ffff:10.2.0.0/112"]
 guard-deny = ["192.0.2.1"]
 rule-default = "deny"
@@ -187,6 +188,7 @@ def test_every_key(folder: Path) -> None:
             default="deny",
             report_only=True,
             guard="private",
+            guard_local="none",
             guard_allow=("10.1.0.0/16", "10.2.0.0/16"),
             guard_deny=("192.0.2.1/32",),
             clients=("10.0.0.0/8", "unix"),
@@ -357,6 +359,25 @@ def test_variables_of_others_are_not_ours() -> None:
         ("auth = 'secret'", "auth: invalid value; allowed: USER:PASSWORD"),
         ("auth-realm = 'é'", "auth-realm: invalid value 'é'; allowed: printable ASCII"),
         ("auth-file = 'absent'", "auth-file: invalid value 'absent'; allowed: a file that"),
+        ("guard-allow = ['fe80::1%eth0']", "guard-allow: invalid value 'fe80::1%eth0' ('fe80::1%e"),
+        (
+            "allow-clients = ['fe80::1%eth0']",
+            "and a network stands for every link; allowed: fe80::1",
+        ),
+        (
+            "[auth-networks]\n'fe80::1%eth0' = 'a'",
+            "auth-networks: invalid value 'fe80::1%eth0' ('f",
+        ),
+        (
+            "listen = ['[fe80::1%eth0]:1']",
+            "listen: invalid value '[fe80::1%eth0]:1' (an address with a zone is one of a single "
+            "link; listen on every address, and name the clients in allow-clients, such as fe80::",
+        ),
+        ("listen = ['fe80::1%eth0']", "listen: invalid value 'fe80::1%eth0' (an address with a zo"),
+        (
+            "default-backend = '[fe80::1%eth0]:1'",
+            "default-backend: invalid value '[fe80::1%eth0]:1' (an address with a zone cannot be d",
+        ),
         ("guard-allow = ['unix']", "guard-allow: invalid value 'unix'"),
         (
             "allow-clients = ['10.0.0.1/8']",

@@ -9,6 +9,7 @@ import struct
 from collections.abc import Iterable, Mapping
 
 from spliceproxy.config import AuthConfig
+from spliceproxy.policy.networks import parse_network
 
 _UCRED = struct.Struct("iII")  # struct ucred of unix(7): pid, uid, gid
 
@@ -111,7 +112,7 @@ def _key(place: str, text: str) -> Network | int:
     except KeyError:
         pass
     try:
-        return ipaddress.ip_network(text)
+        return parse_network(text)
     except ValueError as error:
         raise ValueError(
             f"{place}{text}: neither a network such as 10.0.0.0/8 nor a user of this system "
