@@ -63,13 +63,14 @@ class Answers:
         self, error: Failure | HeadError, head: RequestHead | None, record: Record, *, keep: bool
     ) -> bool:
         """To a request that failed; ``head`` is None where it had none. Not ``keep``: the
-        connection ends in any case."""
+        connection ends in any case. Where it ends, the caller has to close it gently."""
         if isinstance(error, Failure):
             kind = error.error
         else:
             kind = "http_request_error" if error.status < 500 else "http_protocol_error"
             kind = error.error or kind
-        record.status, record.error = error.status, kind
+        record.status = error.status
+        record.blame(kind, error.where if isinstance(error, Failure) else "")
         if isinstance(error, Denied):
             record.rule = error.rule
         challenge = error.fields if isinstance(error, Unauthenticated) else None
@@ -93,8 +94,6 @@ class Answers:
         )
         try:
             await self._send(page)
-            if not keep:
-                await self._stream.close_gently()
         except (PeerGone, Failure):
             record.reason = "client-reset"
             return False

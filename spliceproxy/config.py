@@ -130,6 +130,7 @@ class Config:
     forwarded_for: str = "transparent"  # http1.chain.FORWARDED_MODES
     timeouts: Timeouts = field(default_factory=Timeouts)
     access_log: str = "-"  # "-" standard output, "off", or a path
+    log_query: bool = True  # targets in the log have their query
     log_level: str = "info"
     auth: AuthConfig = field(default_factory=AuthConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)

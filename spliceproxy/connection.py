@@ -6,7 +6,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 
 from spliceproxy.answers import Answers
 from spliceproxy.body import SourceFailed
@@ -57,6 +59,7 @@ class Connection:
         "_bound",
         "_cause",
         "_client",
+        "_closing",
         "_dialling",
         "_exchange",
         "_head",
@@ -86,6 +89,8 @@ class Connection:
         self._bound = BoundOrigin(services.loop, between, self._bound_ended)
         self._requests = 0
         self._cause: Exception | None = None
+        # How the connection is closed behind an answer; None: at once.
+        self._closing: Callable[[], Awaitable[None]] | None = None
         self._task: asyncio.Task[None] | None = None
         self._head: RequestHead | None = None
         self._record = Record(address, 0.0)
@@ -151,7 +156,7 @@ class Connection:
         """Nothing keeps a buffer: an exchange and a fault refer back to this connection, and
         such a cycle would last until the garbage is collected."""
         self._stream.buffer.clear()
-        self._exchange = self._cause = self._task = None
+        self._exchange = self._cause = self._closing = self._task = None
 
     def _give_back(self) -> bool:
         """Whether the relay goes on with this client. It knows no connection to an origin
@@ -195,13 +200,18 @@ class Connection:
         self._head = self._exchange = None
         self._plain = False
         try:
-            return await self._answer_one(received)
+            keep = await self._answer_one(received)
         except asyncio.CancelledError:
             self._record.reason = ABORTED
             raise
         finally:
+            # It is over when the answer is with the kernel: what the client takes to read it,
+            # and to close, is no time of the request's.
             self._end_begun()
             self._log(received, sent)
+        if self._closing is not None:
+            await self._closing()
+        return keep
 
     def _end_begun(self) -> None:
         begun, self._begun = self._begun, None
@@ -218,7 +228,7 @@ class Connection:
             self._record.bytes_in = stream.received - len(stream.buffer) - received
             keep = await self._dispatch(head)
             if not keep and not stream.detached:
-                await stream.finish(more=self._body_is_coming(head))
+                self._closing = partial(stream.finish, more=self._body_is_coming(head))
             return keep
         except asyncio.CancelledError:
             if self._cause is None:
@@ -362,27 +372,30 @@ class Connection:
             self._tell(error)
             error, keep = internal(error), False
         if self._stream.sent != self._stream.message_start:
-            await self._cut(error)
+            self._cut(error)
             return False
         if isinstance(error, (Failure, HeadError)):
-            return await self._answers.error(error, self._head, record, keep=keep)
+            keep = await self._answers.error(error, self._head, record, keep=keep)
+            if not keep:
+                self._closing = self._stream.close_gently
+            return keep
         assert isinstance(error, (ClientGone, SourceFailed))
         record.reason = error.reason
         return False
 
-    async def _cut(self, error: Exception) -> None:
+    def _cut(self, error: Exception) -> None:
         """An answer has begun and will not be whole: the client must see that."""
         record, exchange = self._record, self._exchange
         if isinstance(error, (ClientGone, SourceFailed)):
             record.reason = error.reason
         elif isinstance(error, Failure):
-            record.error = error.error
+            record.blame(error.error)
             record.reason = ABORTED if error.error == "proxy_internal_error" else IDLE
         elif isinstance(error, HeadError):
-            record.error = error.error
+            record.blame(error.error)
             record.reason = SOURCE_ERROR
         if exchange is not None and exchange.cut_by_reset and not isinstance(error, ClientGone):
-            await self._stream.reset_after_sent()
+            self._closing = self._stream.reset_after_sent
 
     def _tell(self, error: Exception) -> None:
         """A fault of our own: a line, with a traceback where nobody foresaw it."""

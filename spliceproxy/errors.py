@@ -97,15 +97,19 @@ class Failure(Exception):
     ``error`` is the RFC 9209 type, ``detail`` one short line for the client (no
     secrets, may hold text from the request: escape it where it is written),
     ``status`` the answer's status, by default the one that the type maps to; ``why`` is for
-    the reason phrase, in place of what WHY has for the type: a constant.
+    the reason phrase, in place of what WHY has for the type: a constant; ``where`` is the
+    ``address:port`` that has failed, for the log.
     """
 
-    def __init__(self, error: str, detail: str, status: int = 0, *, why: str = "") -> None:
+    def __init__(
+        self, error: str, detail: str, status: int = 0, *, why: str = "", where: str = ""
+    ) -> None:
         super().__init__(detail)
         self.error = error
         self.detail = detail
         self.status = status or STATUS[error]
         self.why = why
+        self.where = where
 
 
 class Denied(Failure):

@@ -74,6 +74,7 @@ class Exchange:
         "_origin_failed",
         "_record",
         "_services",
+        "_start",
         "_upload",
         "_verdict",
         "answered",
@@ -106,6 +107,8 @@ class Exchange:
         self._binds = request_binds(head)
         self._origin: Stream | None = None
         self._origin_failed = False  # the upload found its connection broken
+        # What had come from the client before the body, and been sent before the response.
+        self._start = client.received - len(client.buffer), client.sent
         self._before = 0  # bytes that the origin had sent before this request
         self._upload: asyncio.Task[None] | None = None
         self.uploaded = True  # nothing of the request's body is left to be read
@@ -340,7 +343,10 @@ class Exchange:
             via=self._services.via,
             date=self._services.date(),
         )
+        received, sent = self._start
         self._record.status = 101
+        self._record.bytes_in += self._client.received - len(self._client.buffer) - received
+        self._record.bytes_out = self._client.sent - sent
         hand_over(self._services, self._client, origin, answer, self._record)
         self._origin = None
         return False

@@ -37,7 +37,7 @@ class Instance:
     ) -> None:
         loop = asyncio.get_running_loop()
         site = Site(config.serve) if config.serve is not None else None
-        log = open_log(config.access_log, loop)
+        log = open_log(config.access_log, loop, query=config.log_query)
         driver = RelayDriver(relay, loop)
         learn = config.policy.learn
         self._resolver = resolver

@@ -18,7 +18,8 @@ def hand_over(
 ) -> None:
     """Gives both sockets to the relay; what was read ahead on either side goes first, and
     ``answer`` before that to the client. The record is written when the tunnel ends; of
-    the connection nothing else is left. Its ``bytes_in`` must hold the size of the request.
+    the connection nothing else is left. Its ``bytes_in`` must hold the size of the request,
+    and ``bytes_out`` that of interim responses.
     OSError: both streams are still the caller's."""
     client.pause()
     origin.pause()
@@ -36,7 +37,7 @@ def hand_over(
 
 def _ended(services: Services, record: Record, end: TunnelEnd) -> None:
     record.bytes_in += end.up_copied + end.up_spliced
-    record.bytes_out = end.down_copied + end.down_spliced
+    record.bytes_out += end.down_copied + end.down_spliced
     if end.reason != DONE:
         record.reason = end.reason
     if end.errno in EXHAUSTED:  # neither side has left

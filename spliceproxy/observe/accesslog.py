@@ -2,7 +2,8 @@
 
     %ts.%03tu %6tr %>a %Ss/%03>Hs %<st %rm %ru %[un %Sh/%<a %mt
 
-Behind it ``rule=ID`` names the rule that has denied a request.
+Behind it comes ``rule=ID``, the rule that has denied a request, or ``error=TYPE,ADDRESS:PORT``
+for one that has failed, and then ``in=BYTES`` from the client. docs/log.md has it as a table.
 
 The event loop only appends records to a list. A timer turns them into text, and a thread
 of its own writes it: a slow reader never holds up the loop. Several processes may write
@@ -26,6 +27,7 @@ from functools import lru_cache
 from queue import SimpleQueue
 
 from spliceproxy.observe.record import Record
+from spliceproxy.observe.standard import STANDARD
 from spliceproxy.relay import interface
 from spliceproxy.relay.interface import PlainRecord
 
@@ -52,6 +54,7 @@ _USER_MAX = 256
 _ADDRESS_MAX = 128
 _TYPE_MAX = 128
 _RULE_MAX = 64
+_ERROR_MAX = 96
 
 # All that RFC 3986 has no place for, and the apostrophe. What a client has escaped in a
 # URL stays as it is, so % is not among them; in a user name it is escaped too.
@@ -77,20 +80,33 @@ for both sides."""
 _log = logging.getLogger(__name__)
 
 
-def format_line(record: Record | PlainRecord) -> str:
-    """The record's line with its LF: ASCII, ten fields, and an eleventh for what a rule has
-    denied; at most PIPE_BUF bytes."""
+def format_line(record: Record | PlainRecord, *, query: bool = True) -> str:
+    """The record's line with its LF: ASCII, ten fields, then ``rule=`` or ``error=`` where
+    there is one, and ``in=``; at most PIPE_BUF bytes. Not ``query``: of a target's query its
+    question mark alone is left."""
     # squid's words for a connection that brought no request.
     method = record.method or "NONE"
     target = record.target or "error:invalid-request"
+    if not query and "?" in target:
+        target = target[: target.index("?") + 1]
     hierarchy = "HIER_DIRECT/" if record.peer else "HIER_NONE/"
     return (
         f"{record.ended_at:.3f} {int(record.seconds * 1000):6d} "
         f"{_address(record.client)} {_result(record)}/{record.status:03d} "
         f"{record.bytes_out} {_method(method)} {_escape(target, _TARGET_MAX)} "
         f"{_user(record.user)} {hierarchy}{_address(record.peer)} {_type(record.content_type)}"
-        f"{f' rule={_escape(record.rule, _RULE_MAX)}' if record.rule else ''}\n"
+        f"{_why(record)} in={record.bytes_in}\n"
     )
+
+
+def _why(record: Record | PlainRecord) -> str:
+    """The field for what was denied or has failed, "" for what went well."""
+    if record.rule:
+        return f" rule={_escape(record.rule, _RULE_MAX)}"
+    if record.error:
+        where = f",{record.failed}" if record.failed else ""
+        return f" error={_escape(record.error + where, _ERROR_MAX)}"
+    return ""
 
 
 def _result(record: Record | PlainRecord) -> str:
@@ -149,6 +165,7 @@ class AccessLog:
         "_done",
         "_loop",
         "_more",
+        "_query",
         "_queued",
         "_records",
         "_timer",
@@ -156,10 +173,11 @@ class AccessLog:
         "_writer",
     )
 
-    def __init__(self, path: str, loop: asyncio.AbstractEventLoop) -> None:
-        """``path`` is a file to append to, "-" for standard output. OSError if it cannot
-        be opened (a FIFO also when it has no reader)."""
+    def __init__(self, path: str, loop: asyncio.AbstractEventLoop, *, query: bool = True) -> None:
+        """``path`` is a file to append to, or one of STANDARD. OSError if it cannot be opened
+        (a FIFO also when it has no reader). Not ``query``: as of :func:`format_line`."""
         self._loop = loop
+        self._query = query
         self._records: list[Record] = []
         self._timer: asyncio.TimerHandle | None = None
         self._queued = 0  # bytes given to the thread so far
@@ -232,7 +250,7 @@ class AccessLog:
         """The record's line. One that cannot be written costs nobody else's: it is counted,
         and the first of them is told with its traceback."""
         try:
-            return format_line(record).encode("ascii")
+            return format_line(record, query=self._query).encode("ascii")
         except Exception:  # noqa: BLE001 - whatever it is, it is this record's alone
             if not self._unwritable:
                 _log.exception("access log: a record cannot be written as a line")
@@ -290,7 +308,7 @@ class _Writer(threading.Thread):
         self._finished()
 
     def _reopen(self) -> None:
-        if self._path == "-":
+        if self._path in STANDARD:
             return
         try:
             fd = _open(self._path)
@@ -336,13 +354,13 @@ class _Writer(threading.Thread):
 
 
 def _open(path: str) -> int:
-    if path == "-":
-        return os.dup(1)
+    if path in STANDARD:
+        return os.dup(STANDARD[path])
     # O_NONBLOCK: a FIFO without a reader is an error, not a wait.
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC
     return os.open(path, flags, 0o640)
 
 
-def open_log(path: str, loop: asyncio.AbstractEventLoop) -> AccessLog | None:
+def open_log(path: str, loop: asyncio.AbstractEventLoop, *, query: bool = True) -> AccessLog | None:
     """The log that ``Config.access_log`` asks for; None for "off"."""
-    return None if path == "off" else AccessLog(path, loop)
+    return None if path == "off" else AccessLog(path, loop, query=query)

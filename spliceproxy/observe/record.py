@@ -6,6 +6,20 @@ import time
 from collections.abc import Mapping
 from types import MappingProxyType
 
+_OF_ORIGIN = frozenset(
+    {
+        "connection_terminated",
+        "connection_write_timeout",
+        "http_protocol_error",
+        "http_response_header_size",
+        "http_response_incomplete",
+        "http_response_timeout",
+        "http_response_transfer_coding",
+        "http_upgrade_failed",
+    }
+)
+"""Errors of the origin that a connection leads to (RFC 9209 section 2.3)."""
+
 _NO_TAGS: Mapping[str, str] = MappingProxyType({})
 
 
@@ -21,6 +35,7 @@ class Record:
         "dialling_since",
         "ended_at",
         "error",
+        "failed",
         "host",
         "method",
         "peer",
@@ -50,6 +65,7 @@ class Record:
         self.status = 0  # sent to the client; 0 if nothing was
         self.content_type = ""  # of the answer, as received; "" if it has none
         self.error = ""  # RFC 9209 type where the proxy answered itself, or cut an answer
+        self.failed = ""  # the address:port that this is about, "" for none
         self.rule = ""  # the id of what denied the request
         self.tags: Mapping[str, str] = _NO_TAGS  # the policy hook's
         self.reason = ""  # how it ended: the relay's reason, "" for a plain end
@@ -71,9 +87,21 @@ class Record:
     @property
     def destination(self) -> str:
         """``host:port``; an IPv6 address is in brackets."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return _at(self.host, self.port)
+
+    def blame(self, error: str, where: str = "") -> None:
+        """The request has failed for this error; ``where`` is the ``address:port`` that it is
+        about, where it is not that of the connection."""
+        self.error = error
+        self.failed = where
+        if not where and self.peer and error in _OF_ORIGIN:
+            self.failed = _at(self.peer, self.port)
 
     def end(self) -> None:
         """Stamps the end."""
         self.ended_at = time.time()
         self.seconds = time.monotonic() - self.started
+
+
+def _at(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

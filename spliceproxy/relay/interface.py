@@ -233,6 +233,7 @@ class PlainRecord(NamedTuple):
     user: str
     error: str = ""
     rule: str = ""
+    failed: str = ""
 
 
 class ExchangeOptions(NamedTuple):

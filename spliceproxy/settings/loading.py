@@ -11,6 +11,7 @@ from itertools import combinations
 from typing import Any
 
 from spliceproxy.config import Address, AuthConfig, Config, PolicyConfig
+from spliceproxy.observe.standard import STANDARD
 from spliceproxy.policy.rules import RuleError, RuleSet
 from spliceproxy.settings import cpus
 from spliceproxy.settings.sources import (
@@ -62,7 +63,7 @@ def load(
         problems.extend(_hook(config.policy.hook, found["policy"].where))
     if config.policy.rules and not problems:  # users and groups may be missing by mistake
         problems.extend(_rules(config, found["rule"].where))
-    if config.access_log not in ("-", "off"):
+    if config.access_log != "off" and config.access_log not in STANDARD:
         where = found["access-log"].where
         problems.extend(log_faults(config.access_log, where, create=start and not problems))
     if problems:

@@ -377,6 +377,12 @@ SETTINGS = (
         default="-",
     ),
     Setting(
+        "log-query",
+        "log_query",
+        values.SWITCH,
+        "the access log has the queries of URLs; false leaves their question mark",
+    ),
+    Setting(
         "log-level",
         "log_level",
         choice("debug", "info", "warning", "error"),

@@ -252,4 +252,4 @@ def _failure(address: str, port: int, errno: int | None, total: int = 1) -> Fail
     among = f" ({total} addresses tried)" if total > 1 else ""
     error = _type(errno)
     why = NOTHING_LEFT if error == "connection_limit_reached" else ""
-    return Failure(error, f"{where}: {text}{among}", why=why)
+    return Failure(error, f"{where}: {text}{among}", why=why, where=where)

@@ -124,7 +124,7 @@ def pipe():
     ],
 )
 def test_the_whole_line(values, line):
-    assert format_line(record(**values)) == line + "\n"
+    assert format_line(record(bytes_in=179, **values)) == line + " in=179\n"
 
 
 @pytest.mark.parametrize(
@@ -166,8 +166,8 @@ def test_result_codes(values, result):
 )
 def test_escaping(text, target, user):
     fields = format_line(record(target=text, user=text)).split(" ")
-    assert fields[-3] == user
-    assert fields[-4] == target
+    assert fields[-4] == user
+    assert fields[-5] == target
 
 
 @settings(max_examples=200, deadline=None)
@@ -176,12 +176,14 @@ def test_no_request_forges_a_line(method, target, user, peer, content_type):
     line = format_line(
         record(method=method, target=target, user=user, peer=peer, content_type=content_type)
     )
-    assert re.fullmatch(r"[!-~]+ +[0-9]+( [!-~]+){8}\n", line)
+    assert re.fullmatch(r"[!-~]+ +[0-9]+( [!-~]+){8} in=[0-9]+\n", line)
 
 
 @pytest.mark.parametrize("character", ["x", " ", "\u00e9", "\U0001f600"])
-def test_the_longest_line_fits_a_pipe_write(character):
+@pytest.mark.parametrize("last", ["", "rule", "error"])
+def test_the_longest_line_fits_a_pipe_write(character, last):
     long = character * 70000
+    more = {last: long} if last else {}
     line = format_line(
         record(
             client=long,
@@ -194,10 +196,12 @@ def test_the_longest_line_fits_a_pipe_write(character):
             reason=interface.HALF_CLOSE,
             seconds=1e12,
             bytes_out=1 << 64,
+            bytes_in=1 << 64,
+            **more,
         )
     )
     assert 3600 < len(line) <= select.PIPE_BUF
-    assert len(line.split()) == 10
+    assert len(line.split()) == 11 + len(more)
 
 
 # ---- the writer ----------------------------------------------------------------------
@@ -486,5 +490,5 @@ def test_a_line_behind_a_torn_one_is_whole(tmp_path):
     assert process.returncode == 0
     assert errors.decode().strip() == "access log: lines are lost: [Errno 27] File too large"
     lines = (tmp_path / "out").read_text().splitlines()
-    assert [target_of(line) for line in lines if len(line.split()) == 10] == ["/one", "/three"]
+    assert [target_of(line) for line in lines if len(line.split()) == 11] == ["/one", "/three"]
     assert len(lines) == 3

@@ -67,6 +67,7 @@ timeout-idle = 4
 timeout-half-close = 5
 timeout-drain = 0
 access-log = "log"
+log-query = false
 log-level = "debug"
 
 [auth-networks]
@@ -155,6 +156,7 @@ def test_every_key(folder: Path) -> None:
         forwarded_for="on",
         timeouts=Timeouts(1.0, 2.5, 0.5, 4.0, 5.0, 0.0),
         access_log=f"{folder}/log",
+        log_query=False,
         log_level="debug",
         auth=AuthConfig(
             user=("ada", "se:cret"),
