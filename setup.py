@@ -5,7 +5,9 @@ says so. ``SPLICEPROXY_REQUIRE_NATIVE=1`` makes that an error.
 """
 
 import os
+import shutil
 import sys
+import sysconfig
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -25,6 +27,8 @@ class BuildNative(build_ext):
             self._translate(ext)
             super().build_extension(ext)
         except (BaseError, CompileError, LinkError):
+            for line in self._needed():
+                print(line, file=sys.stderr)
             if ext.optional:  # setuptools logs the error and goes on
                 print(
                     "warning: THE COMPILED RELAY WAS NOT BUILT: the proxy will run in pure "
@@ -32,6 +36,28 @@ class BuildNative(build_ext):
                     file=sys.stderr,
                 )
             raise
+
+    def _needed(self) -> list[str]:
+        """What is missing, and what to install."""
+        compiler = (getattr(self.compiler, "compiler", None) or ["cc"])[0]
+        missing = []
+        if shutil.which(compiler) is None:
+            missing.append(f"there is no C compiler ({compiler})")
+        folders = [*self.include_dirs, sysconfig.get_path("include")]
+        if not any(Path(folder, "Python.h").exists() for folder in folders):
+            missing.append(f"Python's headers are not there ({folders[-1]}/Python.h)")
+        if not missing:
+            return []
+        return [
+            f"the compiled relay cannot be built: {' and '.join(missing)}. Install them with",
+            "    apt-get install gcc libc6-dev python3-dev            (Debian, Ubuntu)",
+            "    dnf install gcc python3-devel                        (Fedora, Red Hat)",
+            "    apk add gcc musl-dev linux-headers python3-dev       (Alpine)",
+            *(() if self._optional() else ("or unset SPLICEPROXY_REQUIRE_NATIVE.",)),
+        ]
+
+    def _optional(self) -> bool:
+        return all(ext.optional for ext in self.extensions)
 
     def _translate(self, ext: Extension) -> None:
         try:

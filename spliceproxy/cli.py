@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any, NoReturn
 
 from spliceproxy.config import Config
 from spliceproxy.settings.kind import Invalid
 from spliceproxy.settings.loading import SettingsError, is_there, load, native_is_built
-from spliceproxy.settings.sources import Found
+from spliceproxy.settings.sources import Found, strangers
 from spliceproxy.settings.table import BY_NAME, SECTIONS, SETTINGS, Setting, default_words
 from spliceproxy.version import __version__
 
@@ -77,7 +79,10 @@ def parse(argv: Sequence[str]) -> Config:
     )
     add_settings(parser)
     if argv and not argv[0].startswith("-"):
-        parser.error(f"no such command: {argv[0]!r}; allowed: {', '.join(COMMANDS)}, or an option")
+        near = get_close_matches(argv[0], COMMANDS, 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        allowed = f"allowed: {', '.join(COMMANDS)}, or an option"
+        parser.error(f"no such command: {argv[0]!r}; {allowed}{hint}")
     return read_settings(parser, parser.parse_args(argv))[0]
 
 
@@ -91,6 +96,28 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False,
             add_help=False,
         )
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse does, but what is unknown is named with what may be meant."""
+        found, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            flag = next((one for one in unknown if one.startswith("-")), unknown[0])
+            self.error(self._unknown(flag.partition("=")[0]))
+        return found
+
+    def _unknown(self, text: str) -> str:
+        if text in COMMANDS:
+            return f"{text}: a command stands before all options"
+        if not text.startswith("-"):
+            return f"{text}: nothing belongs here but options and their values"
+        if text.removeprefix("--") in BY_NAME:
+            return f"{text}: no such option; it is a key of the file that --config names"
+        names = [one.removeprefix("--") for one in self._option_string_actions]
+        name = text.lstrip("-")
+        near = [one for one in names if len(name) > 1 and one.startswith(name)]
+        near = near or get_close_matches(name, names, 1, 0.7)
+        hint = f"; did you mean {' or '.join(f'--{one}' for one in near)}?" if near else ""
+        return f"{text}: no such option{hint}"
 
     def error(self, message: str) -> NoReturn:
         self.fail(f"{message.removeprefix('argument ')} (see --help)")
@@ -157,6 +184,8 @@ def read_settings(
     SystemExit(2) after a line for each mistake."""
     given = {name: value for name, value in vars(flags).items() if name in BY_NAME}
     lists = {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
+    for line in strangers(os.environ):
+        print(f"{parser.prog}: warning: {escaped(line)}", file=sys.stderr)
     try:
         return load({**given, **lists}, flags.config, start=start)
     except SettingsError as error:

@@ -7,7 +7,8 @@ out.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
@@ -30,20 +31,51 @@ class Found:
     in_file: bool = False
 
 
+# What Kubernetes sets for services of our name: {NAME}_SERVICE_HOST, {NAME}_PORT_80_TCP_ADDR.
+_SERVICE_LINK = re.compile(
+    r"\w+_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)"
+)
+_OF_THE_BUILD = f"{PREFIX}REQUIRE_NATIVE"
+
+
+def strangers(environ: Mapping[str, str]) -> Iterator[str]:
+    """A line for each SPLICEPROXY_* variable that is no setting and none that is misspelt, for a
+    warning: it may be anybody's. Those that Kubernetes makes of a service of our name are not
+    among them."""
+    for variable in environ:
+        if not variable.startswith(PREFIX) or _SERVICE_LINK.fullmatch(variable):
+            continue
+        ours = variable in _known() or variable in (CONFIG_VARIABLE, _OF_THE_BUILD)
+        if not ours and not _near(variable):
+            yield f"{variable}: no such variable, it changes nothing"
+
+
+def _known() -> dict[str, Setting]:
+    return {one.variable: one for one in SETTINGS if one.in_environment}
+
+
+def _near(variable: str) -> str:
+    """The variable that is meant by one that is not known, or ""."""
+    if _SERVICE_LINK.fullmatch(variable) or variable == _OF_THE_BUILD:
+        return ""
+    return next(iter(get_close_matches(variable, [*_known(), CONFIG_VARIABLE], 1, 0.9)), "")
+
+
 def from_environment(environ: Mapping[str, str], problems: list[str]) -> dict[str, Found]:
     """The settings of SPLICEPROXY_*, by name; lists have commas between their values.
 
     Other variables of this prefix may be anybody's (a Kubernetes service of our name
-    makes several), so only those that look like a misspelt one of ours are problems.
+    makes several), so only those that look like a misspelt one of ours are problems; see
+    :func:`strangers` for the others.
     """
-    known = {one.variable: one for one in SETTINGS if one.in_environment}
+    known = _known()
     found = {}
     for variable, text in environ.items():
         if not variable.startswith(PREFIX) or variable == CONFIG_VARIABLE:
             continue
         setting = known.get(variable)
         if setting is None:
-            for near in get_close_matches(variable, [*known, CONFIG_VARIABLE], 1, 0.9):
+            if near := _near(variable):
                 problems.append(f"{variable}: no such variable; did you mean {near}?")
             continue
         parts = [part.strip() for part in text.split(",")] if setting.many else [text]

@@ -105,9 +105,13 @@ def test_build_that_fails(project: Project, fault: str, required: str) -> None:
         project.write("relay.pyx", "this is no Cython\n")
     result = project.build(**env)
     assert not project.built()
+    no_compiler = "there is no C compiler (/nonexistent/cc). Install them with\n    apt-get"
+    assert (no_compiler in result.stderr) == (fault == "no compiler")
     if required == "1":
         assert result.returncode != 0
         assert "error: " in result.stderr
+        unset = "or unset SPLICEPROXY_REQUIRE_NATIVE" in result.stderr
+        assert unset == (fault == "no compiler")
     else:
         assert result.returncode == 0, result.stderr
         assert "THE COMPILED RELAY WAS NOT BUILT" in result.stderr

@@ -291,11 +291,23 @@ def test_bad_choice(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("--work 3", "--work 3 (see --help)"),  # no abbreviations
-        ("--nonsense", "--nonsense"),
+        # no abbreviations
+        ("--work 3", "spliceproxy: --work: no such option; did you mean --workers? (see --help)"),
+        (
+            "--timeout-d 3",
+            "--timeout-d: no such option; did you mean --timeout-dial or --ti",
+        ),
+        ("--log_levle=info", "--log_levle: no such option; did you mean --log-level? (see --help)"),
+        ("-confg x", "-confg: no such option; did you mean --config? (see --help)"),
+        ("--nonsense x", "spliceproxy: --nonsense: no such option (see --help)"),
+        ("-x", "spliceproxy: -x: no such option (see --help)"),
+        ("--rule-default deny", "no such option; it is a key of the file that --config names"),
+        ("--via a check", "check: a command stands before all options (see --help)"),
+        ("--via a :8888", ":8888: nothing belongs here but options and their values (see --help)"),
         ("127.0.0.1:8888", "127.0.0.1:8888"),
         ("chekc", "no such command: 'chekc'; allowed: check, explain, import, or an option"),
         ("--workers", "--workers: expected one argument"),
+        ("chekc", "or an option; did you mean check? (see --help)"),
         ("'two\nlines\x1b[31m'", r"two\nlines\x1b[31m"),
         ("--serve / --default-backend a:1", "not together with --default-backend"),
         ("--learn /tmp/a --locked /etc/passwd", "--learn /tmp/a: not together with --locked"),

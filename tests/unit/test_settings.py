@@ -316,6 +316,39 @@ def test_variables_of_others_are_not_ours() -> None:
     load({}, None, {f"SPLICEPROXY_{name}": "x" for name in others.split()})
 
 
+def test_strange_variables_are_warned_of(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = (
+        "PORT PORT_8888_TCP PORT_8888_TCP_ADDR PORT_53_UDP_PORT SERVICE_HOST SERVICE_PORT_HTTP "
+        "ADMIN_PORT_80_TCP_PROTO REQUIRE_NATIVE POD_IP VIA"
+    )
+    for name in names.split():
+        monkeypatch.setenv(f"SPLICEPROXY_{name}", "x")
+    assert cli.main(["check"]) == 0
+    assert capsys.readouterr().err == (
+        "spliceproxy check: warning: SPLICEPROXY_POD_IP: no such variable, it changes nothing\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("check --confg x", "check: --confg: no such option; did you mean --config?"),
+        ("explain --fro 10.0.0.1 GET http://a/", "explain: --fro: no such option; did you mean --"),
+        ("import x --config x", "import: --config: no such option"),
+        ("import a b", "import: b: nothing belongs here"),
+    ],
+)
+def test_bad_options_of_commands(
+    line: str, problem: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(line.split())
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.startswith(f"spliceproxy {problem}")
+
+
 # Mistakes
 
 
