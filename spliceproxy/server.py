@@ -213,9 +213,8 @@ class Server:
 
 def _client_name(address: object) -> str:
     """The client's IP address; "" for a Unix socket. IPv4 on a dual-stack socket is
-    written as IPv4, and the zone of a link-local address is left out (RFC 4007 section 11.2: it
-    means nothing to others, who find the address in Forwarded)."""
+    written as IPv4. A link-local address has no zone here: Python leaves it out."""
     if not isinstance(address, tuple):
         return ""
-    host = str(address[0]).partition("%")[0]
+    host = str(address[0])
     return host[7:] if host.startswith("::ffff:") and "." in host else host

@@ -26,22 +26,25 @@ class Allow:
     """Go ahead.
 
     ``source_address`` is the IP address to dial from. ``addresses`` are dialled in place of
-    those of the request, in this order; the rules and the guard look at them too. ``tags``
-    are kept in the record of the request. ValueError for what is no IP address, TypeError for
-    a value of another type.
+    those of the request, in this order; the rules and the guard look at them too. None: those
+    of the request. ``tags`` are kept in the record of the request. ValueError for what is no IP
+    address, and where ``addresses`` are empty: nothing is left of them then, which is no reason
+    to dial all. TypeError for a value of another type.
     """
 
     source_address: str = ""
-    addresses: tuple[str, ...] = ()
+    addresses: tuple[str, ...] | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.source_address:
+        if self.source_address != "":
             object.__setattr__(self, "source_address", _address(self.source_address))
-        if self.addresses:
+        if self.addresses is not None:
             if isinstance(self.addresses, str):
                 raise TypeError(f"Allow: addresses {self.addresses!r}; allowed: a tuple of texts")
             addresses = tuple(map(_address, self.addresses))
+            if not addresses:
+                raise ValueError("Allow: addresses are empty; leave them out, or answer Deny")
             object.__setattr__(self, "addresses", addresses)
         if not isinstance(self.tags, Mapping):
             raise TypeError(f"Allow: tags {self.tags!r}; allowed: a mapping")

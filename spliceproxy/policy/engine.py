@@ -194,7 +194,7 @@ class Policy:
                 selected = None  # the same for every address
         if self._asks:
             sift = partial(self._sift, selected, client, head, name, port)
-            request = _request(client, user, groups, head, name, port, None)
+            request = _request(client, user, groups, head, name, port)
             return await self._by_hook(request, host, sift, notes, repeat=repeat, own=own)
         addresses = self._names.cached(host)
         if addresses is None:
@@ -210,8 +210,8 @@ class Policy:
         looked up, and again where it wants to know the addresses. What the second answer
         leaves out is taken from the first."""
         allow, repeat = await self._ask(request, repeat, notes)
-        addresses: tuple[str, ...] | None = allow.addresses
-        if not addresses or own:
+        addresses = allow.addresses
+        if addresses is None or own:
             addresses = self._names.cached(host)
             if addresses is None:
                 addresses = await self._names.resolve(host)
@@ -243,7 +243,7 @@ class Policy:
         if not self._ruled and not self._asks:
             return
         name = _canonical(head.host) if head.host else ""
-        request = _request(client, user, groups, head, name, head.port, ())
+        request = _request(client, user, groups, head, name, head.port)
         self._apply(self._rules.decide(request), client, head, name, head.port)
         if self._asks:
             await self._ask(request, 0.0, notes)
@@ -364,7 +364,6 @@ def _request(
     head: Head,
     name: str,
     port: int,
-    addresses: tuple[str, ...] | None,
 ) -> Request:
     return Request(
         client.address,
@@ -375,7 +374,7 @@ def _request(
         name,
         port,
         head.path,
-        addresses,
+        None,
         head.fields,
     )
 

@@ -15,8 +15,8 @@ class Request(NamedTuple):
 
     ``addresses`` are None in the first call of a function, also where ``host`` is an address:
     nothing has been looked up. In the second, which only one with ``wants_addresses = True``
-    gets, they are those that may be dialled, in the order to try. They are empty where nothing
-    is dialled, as for a file of ours: such a request is asked about once.
+    gets, they are those that may be dialled, in the order to try. A request that goes nowhere,
+    as for a file of ours, is asked about once.
     """
 
     client: str = ""

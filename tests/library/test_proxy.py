@@ -201,6 +201,14 @@ def test_unix_socket_and_every_address(run: Run, origin: str, tmp_path: Path) ->
     run(main)
 
 
+@pytest.mark.parametrize("name", ["policy", "on_close"])
+def test_functions_that_cannot_be_called(name: str) -> None:
+    with pytest.raises(
+        TypeError, match=rf"^{name}: it is called with one argument, and takes \(\);"
+    ):
+        Proxy(**{name: lambda: None})  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("listen", ["nonsense", "127.0.0.1:99999", "localhost:1"])
 def test_bad_address(listen: str) -> None:
     words = rf"^listen: invalid value '{listen}'; allowed: :8888, 127.0.0.1:8888"

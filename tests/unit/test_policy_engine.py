@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from spliceproxy.config import AuthConfig, Config, PolicyConfig, RuleConfig
 from spliceproxy.errors import Denied, Failure
@@ -19,6 +21,7 @@ from spliceproxy.policy.auth import Unauthenticated
 from spliceproxy.policy.clients import ClientNetworks
 from spliceproxy.policy.engine import REPEAT, Policy, Verdict
 from spliceproxy.policy.functions import Functions
+from spliceproxy.policy.rules import RuleSet
 from spliceproxy.upstream.addresses import literal
 
 ANN = b"Proxy-Authorization: Basic YW5uOnNlY3JldA==\r\n"  # ann:secret
@@ -308,7 +311,7 @@ def test_the_hook_sees_the_request() -> None:
         request.fields,
     )
     case.admit(more=ANN)
-    assert (seen[-1].host, seen[-1].path, seen[-1].addresses) == ("files.test", "/", ())
+    assert (seen[-1].host, seen[-1].path, seen[-1].addresses) == ("files.test", "/", None)
 
 
 def test_the_hook_denies() -> None:
@@ -391,7 +394,7 @@ def test_a_hook_that_wants_addresses_is_asked_twice() -> None:
     # What is answered here goes nowhere, and is asked about once.
     seen.clear()
     case.admit()
-    assert seen == [()]
+    assert seen == [None]
 
 
 def test_what_the_second_answer_leaves_out_is_of_the_first() -> None:
@@ -433,8 +436,12 @@ def test_addresses_of_the_hook_are_checked() -> None:
     assert case("169.254.169.254", "192.0.2.5").ask().addresses == ("192.0.2.5",)
     assert case("169.254.169.254").denies().rule == "guard"
     assert case("198.51.100.1").denies().rule == "r"
+
     # A backend is the operator's word, other addresses in its place are not.
-    first = wanting(lambda request: Allow(addresses=(request.addresses or ())[:1]))
+    def one(request: Request) -> Allow:
+        return Allow(addresses=request.addresses and request.addresses[:1])
+
+    first = wanting(one)
     names = Names(backend_test=("127.0.0.1", "127.0.0.2"))
     backend = Case(hook=first, guard="private", names=names)
     assert backend.ask("backend.test", own=True).addresses == ("127.0.0.1",)
@@ -450,6 +457,22 @@ def test_how_long_it_holds() -> None:
     assert Case(hook=lambda _: Allow()).ask().repeat_for == 0
     assert 0 < Case(hook=lambda _: Allow(), hook_cache=5.0).ask().repeat_for <= 5
     assert Case(hook=lambda _: Allow(), hook_cache=500.0).ask().repeat_for == REPEAT
+
+
+def test_a_hook_that_leaves_no_address_lets_nothing_through() -> None:
+    """It has sorted out all there are; that is no reason to dial them."""
+
+    def public(request: Request) -> Allow:
+        if request.addresses is None:
+            return Allow()
+        return Allow(addresses=tuple(a for a in request.addresses if a.startswith("198.")))
+
+    names = Names(a_test=("192.0.2.1",), b_test=("192.0.2.1", "198.51.100.1"))
+    case = Case(hook=wanting(public), names=names)
+    assert case.ask("b.test").addresses == ("198.51.100.1",)
+    with pytest.raises(Failure, match="the policy hook failed"):
+        case.ask("a.test")
+    case.admit()  # which goes nowhere
 
 
 @pytest.mark.parametrize(
@@ -553,3 +576,107 @@ def test_users_that_are_required_may_come_from_anywhere() -> None:
     for client in ("203.0.113.9", "10.0.0.1"):
         with pytest.raises(Unauthenticated):
             case.ask(client=client)
+
+
+# ---- the order, against the obvious way -----------------------------------------------------
+
+ZONE = {
+    "a.test": ("192.0.2.1", "10.0.0.1"),
+    "b.test": ("10.0.0.1",),
+    "c.test": ("169.254.0.1", "192.0.2.2"),
+    "slow.test": ("192.0.2.2", "198.51.100.1"),
+}
+TARGETS = [*ZONE, "slow.none", "192.0.2.9", "10.0.0.1"]
+SOME_RULES = [
+    deny("d1", hosts=("b.test", ".none")),
+    deny("d2", networks=("10.0.0.0/8",), status=451),
+    deny("d3", clients=("10.0.0.0/8",)),
+    allow("a1", hosts=(".test",)),
+    allow("a2", networks=("192.0.2.0/24",)),
+]
+ANSWERS = [
+    Allow(),
+    Allow(addresses=("192.0.2.7", "10.0.0.1")),
+    Allow(addresses=("169.254.0.1",)),
+    Allow("192.0.2.8", tags={"a": "b"}),
+    Deny("no", "hook"),
+]
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    host=st.sampled_from(TARGETS),
+    client=st.sampled_from(["127.0.0.1", "10.0.0.7", "203.0.113.1"]),
+    rules=st.lists(st.sampled_from(SOME_RULES), unique=True, max_size=4),
+    default=st.sampled_from(["allow", "deny"]),
+    first=st.none() | st.sampled_from(ANSWERS),
+    second=st.none() | st.sampled_from(ANSWERS),
+)
+def test_the_first_no_is_the_answer_and_costs_no_query(
+    host: str,
+    client: str,
+    rules: list[RuleConfig],
+    default: str,
+    first: Allow | Deny | None,
+    second: Allow | Deny | None,
+) -> None:
+    """``first`` None: no hook; ``second`` None: one that does not want to see addresses."""
+    names = Names()
+    names.zone = dict(ZONE)
+
+    def authorize(request: Request) -> Allow | Deny:
+        answer = first if request.addresses is None else second
+        assert answer is not None
+        assert request.addresses is None or first is not None
+        return answer
+
+    if second is not None:
+        authorize = wanting(authorize)  # type: ignore[assignment]
+    hook = authorize if first is not None else None
+    case = Case(*rules, names=names, hook=hook, default=default)
+    try:
+        found: object = case.ask(host, client=client).addresses
+    except Failure as failure:
+        found = failure.rule if isinstance(failure, Denied) else failure.error
+    expected, asks = obvious(host, client, RuleSet(rules, default), first, second)
+    assert found == expected
+    assert bool(names.asked) is asks
+
+
+def denied_at_once(host: str, client: str, rules: RuleSet, first: Allow | Deny | None) -> str:
+    """The rule that says no before the name is looked up, "" if none does."""
+    if client == "203.0.113.1":
+        return "clients"
+    settled = rules.select(client, "", frozenset(), "CONNECT", host, 443).settled
+    if settled is not None and not settled.allow:
+        return settled.rule
+    return first.rule if isinstance(first, Deny) else ""
+
+
+def obvious(
+    host: str, client: str, rules: RuleSet, first: Allow | Deny | None, second: Allow | Deny | None
+) -> tuple[object, bool]:
+    """The addresses, or the rule or error; and whether the name is looked up."""
+
+    def sifted(addresses: tuple[str, ...]) -> tuple[str, ...] | str:
+        asked = [Request(client=client, host=host, addresses=(a,)) for a in addresses]
+        matches = [rules.decide(one) for one in asked]
+        allowed = [a for a, match in zip(addresses, matches, strict=True) if match.allow]
+        if not allowed:
+            return matches[0].rule
+        return tuple(a for a in allowed if not a.startswith("169.254.")) or "guard"
+
+    no = denied_at_once(host, client, rules, first)
+    if no:
+        return no, False
+    named = first.addresses if isinstance(first, Allow) else None
+    known = ZONE.get(host) or tuple(filter(None, [literal(host)]))
+    if not named and not known:
+        return "dns_error", True
+    found = sifted(named or known)
+    if isinstance(found, tuple) and first is not None:
+        if isinstance(second, Deny):
+            found = second.rule
+        elif second is not None and second.addresses:
+            found = sifted(second.addresses)
+    return found, not named

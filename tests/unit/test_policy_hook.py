@@ -62,9 +62,13 @@ def test_values() -> None:
         Allow(addresses="192.0.2.1")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"^Allow: 7; allowed: an IP address as text"):
         Allow(addresses=(7,))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="addresses are empty; leave them out, or answer Deny"):
+        Allow(addresses=())
+    with pytest.raises(TypeError, match="Allow: None; allowed: an IP address as text"):
+        Allow(None)  # type: ignore[arg-type]
     for zoned in (("fe80::1%eth0",), ()):
         with pytest.raises(ValueError, match="'fe80::1%eth0'; allowed: an IP address without a"):
-            Allow("" if zoned else "fe80::1%eth0", zoned)
+            Allow("" if zoned else "fe80::1%eth0", zoned or None)
     with pytest.raises(ValueError, match="does not appear to be"):
         Allow(addresses=("example.com",))
     with pytest.raises(ValueError, match="does not appear to be"):
