@@ -73,7 +73,7 @@ cdef inline void accept_clients(Core *c, int32_t listener) noexcept nogil:
     cdef char address[128]
     cdef linux.socklen_t size
     for i in range(ACCEPTS):
-        taken = c.clients + c.tunnels + c.others
+        taken = c.clients + c.tunnels - c.ended + c.others
         if c.most and taken >= c.most + REFUSALS:
             c.accept_error = linux.EAGAIN
             return

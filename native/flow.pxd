@@ -223,6 +223,7 @@ cdef struct Core:
     Log log
     int clients
     int others              # connections of clients that the owner has
+    int ended               # tunnels that are closed, and not yet reported
     int most                # of all of them; beyond it they are refused, 0: no limit
     int first_port          # of outgoing connections
     int last_port

@@ -308,9 +308,10 @@ cdef class NativeRelay:
         cdef Flow *f = &c.flows[slot]
         if f.kind == TUNNEL:
             c.tunnels -= 1
+            c.ended -= 1
         elif f.kind == TRANSFER:
             c.transfers -= 1
-        else:
+        elif f.x.cause != H_CLOSED:
             c.clients -= 1
         free(f.info)
         f.info = NULL

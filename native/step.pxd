@@ -64,6 +64,7 @@ cdef inline void release_client(Core *c, int32_t slot) noexcept nogil:
     """Closes the client's descriptor, or takes it and its origin's out of epoll."""
     cdef Flow *f = &c.flows[slot]
     if f.x.cause == H_CLOSED:
+        c.clients -= 1  # before its peer can know, who may come again at once
         linux.close(f.fd[0])
         return
     watch(c, slot, 0, <uint32_t>UNREGISTERED)
@@ -83,6 +84,8 @@ cdef inline void release(Core *c, int32_t slot) noexcept nogil:
     if f.kind == CLIENT:
         release_client(c, slot)
         return
+    if f.kind == TUNNEL:
+        c.ended += 1
     if f.kind == TUNNEL and f.x == NULL:
         read_infos(f)
     elif f.kind == TUNNEL:

@@ -31,7 +31,6 @@ from spliceproxy.relay.interface import (
     ABORTED,
     IDLE,
     LINGER,
-    REFUSED,
     REQUEST,
     RESPONSE,
     RETRY,
@@ -44,16 +43,20 @@ from spliceproxy.stream import Stream
 from spliceproxy.tunnel import hand_over
 from spliceproxy.upstream.bound import BoundOrigin
 
+Admit = Callable[[Stream], Awaitable[bool]]
+"""Whether the client with this stream may stay."""
+
 FRESH_SECONDS = 1.0
 """When draining begins, how long a new connection still has for its first request."""
 
 
 class Connection:
-    """One client. ``refuse``: its first request is answered with 503, for the limit on
-    connections is reached."""
+    """One client. ``admit``, where the limit on connections is reached: waits a moment for a
+    place, and says whether there is one. Without one the first request is answered with 503."""
 
     __slots__ = (
         "_address",
+        "_admit",
         "_answers",
         "_begun",
         "_bound",
@@ -67,7 +70,6 @@ class Connection:
         "_lingers",
         "_plain",
         "_record",
-        "_refuse",
         "_requests",
         "_services",
         "_started",
@@ -76,14 +78,14 @@ class Connection:
     )
 
     def __init__(
-        self, services: Services, stream: Stream, address: str, *, refuse: bool = False
+        self, services: Services, stream: Stream, address: str, admit: Admit | None = None
     ) -> None:
         self._services = services
         self._stream = stream
         self._address = address
         self._client = services.policy.client(address, stream.sock)
-        self._refuse = refuse
-        self._answers = Answers(services, stream, last=refuse)
+        self._admit = admit
+        self._answers = Answers(services, stream, last=admit is not None)
         between = services.config.timeouts.head
         self._heads = HeadReader(stream, between)
         self._bound = BoundOrigin(services.loop, between, self._bound_ended)
@@ -104,24 +106,44 @@ class Connection:
         self._plain = False  # requests like the last one need not be looked at
 
     @classmethod
-    def of_handoff(cls, services: Services, handoff: Handoff) -> Connection:
-        """A connection that the relay gives back, with what it has received."""
+    def of_handoff(
+        cls, services: Services, handoff: Handoff, admit: Admit | None = None
+    ) -> Connection:
+        """A connection that the relay gives back, with what it has received. Where this
+        raises, the descriptors that are still the hand-off's are for the caller to close."""
         assert services.exchanges is not None
         streams = services.exchanges
-        stream = streams.stream(handoff.client, handoff.address, handoff.buffer)
-        refuse = handoff.cause == REFUSED
-        connection = cls(services, stream, handoff.address, refuse=refuse)
-        connection._requests = handoff.requests
-        connection._lingers = handoff.cause == LINGER
-        connection._started = handoff.started
-        connection._dialling = handoff.cause == REQUEST and handoff.started > 0.0
-        if handoff.cause in (RETRY, RESPONSE, UNANSWERED):
-            origin = None
+        stream = streams.stream(handoff.take_client(), handoff.address, handoff.buffer)
+        origin: Stream | None = None
+        try:
             if handoff.origin >= 0:
-                origin = streams.stream(handoff.origin, handoff.peer, handoff.answer)
+                origin = streams.stream(handoff.take_origin(), handoff.peer, handoff.answer)
+            return cls(services, stream, handoff.address, admit)._goes_on(handoff, origin)
+        except BaseException:
+            stream.close()
+            if origin is not None:
+                origin.close()
+            raise
+
+    def _goes_on(self, handoff: Handoff, origin: Stream | None) -> Connection:
+        self._requests = handoff.requests
+        self._lingers = handoff.cause == LINGER
+        self._started = handoff.started
+        self._dialling = handoff.cause == REQUEST and handoff.started > 0.0
+        if handoff.cause in (RETRY, RESPONSE, UNANSWERED):
             late = handoff.cause == UNANSWERED
-            connection._begun = Begun(origin, handoff.peer, handoff.reused, late)
-        return connection
+            self._begun = Begun(origin, handoff.peer, handoff.reused, late)
+        return self
+
+    @property
+    def stream(self) -> Stream:
+        """The client's."""
+        return self._stream
+
+    def discard(self) -> None:
+        """Closes a connection that cannot be served."""
+        self._stream.close()
+        self._end_begun()
 
     async def run(self) -> None:
         """Serves the connection to its end."""
@@ -255,7 +277,7 @@ class Connection:
         record = self._record
         record.method = head.method
         record.target = head.target
-        if self._refuse:
+        if self._admit is not None and not await self._admitted():
             raise Failure("connection_limit_reached", "the proxy's limit on connections is reached")
         if head.method == "CONNECT":
             await self._connect(head)
@@ -276,6 +298,15 @@ class Connection:
         if backend is None:
             raise Failure("http_request_error", HOW_TO_CONFIGURE, why="this is a proxy")
         return await self._forward(head, *backend, own=True)
+
+    async def _admitted(self) -> bool:
+        """Whether a client that came beyond the limit has a place by now."""
+        assert self._admit is not None
+        if not await self._admit(self._stream):
+            return False
+        self._admit = None
+        self._answers = Answers(self._services, self._stream, last=False)
+        return True
 
     async def _connect(self, head: RequestHead) -> None:
         services = self._services

@@ -9,6 +9,7 @@ ago. Everything else comes back as a :class:`Handoff`, and becomes a Connection 
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import struct
 from collections.abc import Container
@@ -203,13 +204,22 @@ class Exchanges:
         self._native.close_kept()
 
     def stream(self, fd: int, peer: str, received: bytes) -> Stream:
-        """A stream of a descriptor that the relay has given back, and what it had received."""
+        """A stream of a descriptor that the relay has given back, and what it had received.
+        Where this raises the descriptor is closed."""
         family = socket.AF_INET6 if ":" in peer else socket.AF_INET if peer else socket.AF_UNIX
-        sock = socket.socket(family, socket.SOCK_STREAM, 0, fileno=fd)
-        stream = Stream(sock, self._services.loop)
-        stream.buffer += received
-        stream.received = len(received)
-        return stream
+        try:
+            sock = socket.socket(family, socket.SOCK_STREAM, 0, fileno=fd)
+        except BaseException:
+            os.close(fd)
+            raise
+        try:
+            stream = Stream(sock, self._services.loop)
+            stream.buffer += received
+            stream.received = len(received)
+            return stream
+        except BaseException:
+            sock.close()
+            raise
 
 
 def own_ports() -> tuple[int, int]:

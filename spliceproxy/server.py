@@ -8,10 +8,11 @@ import logging
 import os
 import socket
 from collections.abc import Sequence
+from functools import partial
 
 from spliceproxy.connection import Connection
 from spliceproxy.errors import EXHAUSTED
-from spliceproxy.relay.interface import Handoff
+from spliceproxy.relay.interface import REFUSED, Handoff
 from spliceproxy.services import Services
 from spliceproxy.stream import Stream
 
@@ -29,6 +30,10 @@ SILENCE = 60.0
 REFUSALS = 64
 """Connections beyond the limit that are answered with 503; further ones wait to be
 accepted."""
+
+LOOKS = 10
+LOOK_SECONDS = 0.01
+"""How often, and how far apart, a place is looked for before a client is refused."""
 
 # accept(2): errors of the new connection, not of the listening socket.
 _TRANSIENT = frozenset(
@@ -58,22 +63,25 @@ class Server:
         self._sockets = list(sockets)
         self._limit = limit
         self._tasks: dict[asyncio.Task[None], Connection] = {}
+        self._held = 0  # of the connections, those that are here
+        self._beyond: set[Stream] = set()  # of these, those beyond the limit
         self._resume: asyncio.TimerHandle | None = None
         self._said = -SILENCE  # when it was last said that nothing is accepted
         self._empty: asyncio.Future[None] | None = None
 
     @property
     def connections(self) -> int:
-        """Client connections that are open, tunnels included."""
+        """Client connections that are open, tunnels included. Each is counted once: here until
+        its socket is closed or given away, or with the relay."""
         exchanges = self._services.exchanges
         more = exchanges.clients if exchanges is not None else 0
-        return len(self._tasks) + self._services.relay.tunnels + more
+        return self._held + self._services.relay.tunnels + more
 
     def start(self) -> None:
         """Begins to accept."""
         exchanges = self._services.exchanges
         if exchanges is not None:
-            exchanges.limit(self._limit, len(self._tasks))
+            exchanges.limit(self._limit, self._held)
         for sock in self._sockets:
             if exchanges is not None:
                 exchanges.listen(sock)
@@ -106,11 +114,14 @@ class Server:
         client.setblocking(False)
         refuse = bool(self._limit) and self.connections >= self._limit
         stream = Stream(client, self._loop)
-        self._start(Connection(self._services, stream, _client_name(address), refuse=refuse))
+        admit = self._admit if refuse else None
+        self._start(Connection(self._services, stream, _client_name(address), admit), refuse)
 
     def take_over(self, handoff: Handoff) -> None:
         """Goes on with a client that the relay gives back."""
-        self._start(Connection.of_handoff(self._services, handoff))
+        beyond = handoff.cause == REFUSED
+        admit = self._admit if beyond else None
+        self._start(Connection.of_handoff(self._services, handoff, admit), beyond)
 
     def not_accepted(self, error: int) -> None:
         """accept(2) has failed with this errno; EAGAIN: the limit is reached."""
@@ -120,19 +131,50 @@ class Server:
         self._services.pool.close()  # each idle connection is a descriptor
         self._pause(f"accept: {os.strerror(error)}")
 
-    def _start(self, connection: Connection) -> None:
-        task = self._loop.create_task(connection.run())
-        self._tasks[task] = connection
-        self._count()
-        task.add_done_callback(self._ended)
+    def _start(self, connection: Connection, beyond: bool) -> None:
+        """Serves a connection. Where this raises it is closed."""
+        stream = connection.stream
+        task: asyncio.Task[None] | None = None
+        try:
+            release = partial(self._release, stream)
+            task = self._loop.create_task(connection.run())
+            self._tasks[task] = connection
+            task.add_done_callback(self._ended)
+            if beyond:
+                self._beyond.add(stream)
+        except BaseException:
+            if task is not None:
+                task.cancel()
+                self._tasks.pop(task, None)
+            connection.discard()
+            raise
+        stream.released = release
+        self._count(1)
 
-    def _count(self) -> None:
+    def _release(self, stream: Stream) -> None:
+        """The socket of a client is about to be closed, or has another owner. The task goes on
+        for a moment, and a client that comes meanwhile must not be refused for it."""
+        self._beyond.discard(stream)
+        self._count(-1)
+
+    def _count(self, more: int) -> None:
+        self._held += more
         if self._limit and self._services.exchanges is not None:
-            self._services.exchanges.limit(self._limit, len(self._tasks))
+            self._services.exchanges.limit(self._limit, self._held)
+
+    async def _admit(self, stream: Stream) -> bool:
+        """Whether there is a place after all for a client that came beyond the limit. Another
+        that has closed its connection just before may not have been noticed."""
+        for look in range(LOOKS):
+            if look:
+                await asyncio.sleep(LOOK_SECONDS)
+            if self.connections - len(self._beyond) < self._limit:
+                self._beyond.discard(stream)
+                return True
+        return False
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        del self._tasks[task]
-        self._count()
+        self._tasks.pop(task, None)
         if not self._tasks and self._empty is not None and not self._empty.done():
             self._empty.set_result(None)
 
@@ -193,7 +235,7 @@ class Server:
             await self._end_all()
 
     async def _quiet(self) -> None:
-        while self.connections:  # either kind may become the other
+        while self.connections or self._tasks:  # either kind may become the other
             if self._tasks:
                 self._empty = self._loop.create_future()
                 await self._empty

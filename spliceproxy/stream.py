@@ -7,6 +7,7 @@ sockets end up in the relay. At most one reader and one writer wait at a time.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import fcntl
 import os
@@ -65,6 +66,8 @@ class Stream:
     a consumer deletes what it takes from the front. ``received`` and ``sent`` count bytes.
     ``read_limit`` and ``write_limit`` hold for the waits of either direction.
     ``message_start`` is ``sent`` as it was between two messages: its user sets it.
+    ``released`` is called once, just before the socket is closed, or when it has another
+    owner.
 
     PeerGone from a method: this socket has said that its peer is gone. An OSError is a fault
     of our own and says nothing about the peer."""
@@ -81,6 +84,7 @@ class Stream:
         "message_start",
         "read_limit",
         "received",
+        "released",
         "sent",
         "sock",
         "write_limit",
@@ -94,6 +98,7 @@ class Stream:
         self.sent = 0
         self.detached = False
         self.message_start = 0
+        self.released: Callable[[], None] | None = None
         self._loop = loop
         self._reading = False
         self._turn = 0
@@ -278,12 +283,18 @@ class Stream:
         self.read_limit.cancel()
         self.write_limit.cancel()
         self.fd = -1
+        if self.released is not None:
+            released, self.released = self.released, None
+            released()
 
     def detach(self) -> int:
         """Gives the descriptor away: the caller owns it, this object is spent."""
-        self._let_go()
+        fd = self.fd
         self.detached = True
-        return self.sock.detach()
+        self._let_go()
+        with contextlib.suppress(MemoryError):  # it lets go, and then makes a number to return
+            self.sock.detach()
+        return fd
 
     def close(self) -> None:
         """Closes the socket. Idempotent."""

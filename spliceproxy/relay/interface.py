@@ -9,7 +9,9 @@ Words: *up* is client to origin, *down* is origin to client.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 CHUNK = 64 * 1024
@@ -194,8 +196,10 @@ REFUSED = "refused"  # a new client beyond the limit
 LINGER = "linger"  # no request: it has its answer, and is to be closed with care
 
 
-class Handoff(NamedTuple):
-    """A client connection that its owner goes on with. The descriptors are the owner's.
+@dataclass(slots=True)
+class Handoff:
+    """A client connection that its owner goes on with. The descriptors are the owner's, who
+    takes them with :meth:`take_client` and :meth:`take_origin`; :meth:`close` closes the rest.
 
     ``origin`` is -1 but for RESPONSE and UNANSWERED; then ``buffer`` begins with the head
     of the request that it was sent, ``answer`` is what it has said so far, and ``reused``
@@ -214,6 +218,22 @@ class Handoff(NamedTuple):
     # Monotonic seconds, when the head was there; 0.0: not known. In a REQUEST: since when
     # its origin has been dialled, 0.0 if it has not.
     started: float
+
+    def take_client(self) -> int:
+        """The client's descriptor: the caller's alone from now on."""
+        fd, self.client = self.client, -1
+        return fd
+
+    def take_origin(self) -> int:
+        """The origin's descriptor, likewise."""
+        fd, self.origin = self.origin, -1
+        return fd
+
+    def close(self) -> None:
+        """Closes what nobody has taken."""
+        for fd in (self.take_client(), self.take_origin()):
+            if fd >= 0:
+                os.close(fd)
 
 
 class PlainRecord(NamedTuple):
