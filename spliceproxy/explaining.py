@@ -10,7 +10,7 @@ from dataclasses import asdict
 
 from spliceproxy.config import Config
 from spliceproxy.http1.errors import HeadError
-from spliceproxy.http1.target import split_target
+from spliceproxy.http1.target import escaped, split_target
 from spliceproxy.policy.explain import Explanation, walk
 from spliceproxy.policy.networks import UNIX, canonical_address
 from spliceproxy.policy.request import Request
@@ -100,7 +100,7 @@ def read_request(
         scheme=scheme,
         host=host,
         port=port,
-        path=path,
+        path=escaped(path),
         addresses=tuple(addresses) or None,
     )
 

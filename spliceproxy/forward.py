@@ -14,8 +14,21 @@ from spliceproxy.body import SourceFailed, TargetFailed
 from spliceproxy.errors import ClientGone, Failure, PeerGone
 from spliceproxy.http1.authentication import request_binds, response_binds
 from spliceproxy.http1.errors import HeadError
-from spliceproxy.http1.framing import Body, ChunkedDecoder, request_body, response_body
-from spliceproxy.http1.head import RequestHead, ResponseHead, find_head_end, parse_response
+from spliceproxy.http1.framing import (
+    Body,
+    ChunkedDecoder,
+    is_sound,
+    request_body,
+    response_body,
+)
+from spliceproxy.http1.head import (
+    MAX_EMPTY,
+    RequestHead,
+    ResponseHead,
+    find_head_end,
+    parse_response,
+)
+from spliceproxy.http1.lenient import skip_lines
 from spliceproxy.http1.rewrite import (
     client_response,
     interim_response,
@@ -25,6 +38,7 @@ from spliceproxy.http1.rewrite import (
 )
 from spliceproxy.observe.record import Record
 from spliceproxy.policy.engine import Verdict
+from spliceproxy.refused import tell
 from spliceproxy.relay.interface import CLIENT_RESET, IDLE, SOURCE_ERROR, TARGET_IDLE
 from spliceproxy.services import Services
 from spliceproxy.stream import Stream
@@ -74,6 +88,7 @@ class Exchange:
         "_origin_failed",
         "_record",
         "_services",
+        "_sound",
         "_start",
         "_upload",
         "_verdict",
@@ -110,6 +125,7 @@ class Exchange:
         # What had come from the client before the body, and been sent before the response.
         self._start = client.received - len(client.buffer), client.sent
         self._before = 0  # bytes that the origin had sent before this request
+        self._sound = True  # what it has sent needed no lenience
         self._upload: asyncio.Task[None] | None = None
         self.uploaded = True  # nothing of the request's body is left to be read
         self._body, self._length = request_body(head)
@@ -136,6 +152,9 @@ class Exchange:
             self._begun = None
             await self._dial()
             return await self._attempt(reused=False)
+        except Exception as error:
+            tell(self._services.answers, self._record, error, begun=self.answered)
+            raise
         finally:
             try:
                 if self._upload is not None:
@@ -274,7 +293,6 @@ class Exchange:
             self._binds = self._binds or response_binds(response)
             if response.status >= 200:
                 return response
-            response_body(response, self._head.method)  # its framing must be sound too
             if response.status == 101:
                 return response
             if self._head.minor:
@@ -295,15 +313,22 @@ class Exchange:
 
     async def _response_head(self, origin: Stream) -> ResponseHead:
         buffer = origin.buffer
-        searched = 0
+        searched = skipped = 0
         try:
             while True:
-                if len(buffer) > searched:
+                if not searched:
+                    skipped += self._skip_empty_lines(origin)
+                    if skipped > MAX_EMPTY:
+                        raise HeadError(502, "too many empty lines before a response")
+                if len(buffer) > searched and buffer != b"\r":  # half an empty line begins nothing
                     end = find_head_end(buffer, searched, response=True)
                     if end >= 0:
                         head = bytes(buffer[:end])
                         del buffer[:end]
-                        return parse_response(head)
+                        response = parse_response(head)
+                        sound = is_sound(response) and not response.cleaned
+                        self._sound = self._sound and sound
+                        return response
                     searched = len(buffer)
                 else:
                     await origin.readable()
@@ -319,6 +344,14 @@ class Exchange:
         if origin.received == self._before:
             raise DeadReuse
         raise Failure("http_response_incomplete", "the origin closed within the response's head")
+
+    def _skip_empty_lines(self, origin: Stream) -> int:
+        """Takes those before a response away, which are not yet a part of it."""
+        skipped = skip_lines(origin.buffer)
+        if skipped:
+            self._before += skipped
+            self._sound = False
+        return skipped
 
     def _limit_response(self, origin: Stream) -> None:
         """While the request's body is on its way that has limits of its own."""
@@ -356,7 +389,7 @@ class Exchange:
             self._client.watch(self._client_gone)
         kind, length = response_body(response, self._head.method)
         out = Body.CLOSE if kind == Body.CHUNKED and not self._head.minor else kind
-        stays = kind != Body.CLOSE and persistent(response)
+        stays = kind != Body.CLOSE and persistent(response) and self._sound
         # A response that overtakes the request's body ends the connection: what is left
         # of the body would have to be read as something. And where the origin has been told
         # who is at its connection, the client must learn that this is over.
@@ -384,11 +417,11 @@ class Exchange:
         except TargetFailed as error:
             raise ClientGone(IDLE if error.reason == TARGET_IDLE else CLIENT_RESET) from error
         self.cut_by_reset = False  # it is whole
-        if stays and self.uploaded and not (self._binds and close):
+        if stays and self._sound and self.uploaded and not (self._binds and close):
             place = self._bound if self._binds else self._services.pool
             place.put(self._verdict.key, origin, self._record.peer)
             self._origin = None
-        return not close
+        return not close and (self._sound or not self._binds)
 
     async def _send_response(
         self, origin: Stream, kind: Body, length: int, prefix: bytes, *, plain: bool
@@ -396,6 +429,7 @@ class Exchange:
         if kind == Body.CHUNKED:
             decoder = ChunkedDecoder(502)
             await self._services.mover.chunked(origin, self._client, decoder, prefix, plain=plain)
+            self._sound = self._sound and decoder.sound
         elif kind == Body.CLOSE:
             await self._services.mover.until_end(origin, self._client, prefix)
             # Of two transfers on one socket only one is told of its reset: the other sees an

@@ -32,7 +32,7 @@ _messages = logging.getLogger("spliceproxy")
 @dataclass(slots=True)
 class Services:
     """One worker's shared parts. ``draining``: no connection is to be kept alive. ``faults``:
-    where faults of our own are told."""
+    where faults of our own are told; ``answers``: those of what origins send."""
 
     loop: asyncio.AbstractEventLoop
     config: Config
@@ -48,6 +48,7 @@ class Services:
     exchanges: Exchanges | None = None
     draining: bool = False
     faults: Seldom = field(default_factory=partial(Seldom, _messages), init=False)
+    answers: Seldom = field(default_factory=partial(Seldom, _messages), init=False)
     via: bytes = field(init=False)
     reasons: Mapping[str, str] = field(init=False)
     _date: bytes = field(default=b"", init=False)

@@ -3,7 +3,8 @@ drives it, and llhttp (the parser of Node.js, by httptools) in its strict mode.
 
 :func:`compare` holds them against each other. One way only: what is accepted here llhttp
 must read in the same way, or refuse for a reason in :data:`EXPLAINED`. What is refused
-here llhttp may take.
+here llhttp may take. A response that is read leniently here is held against llhttp with all
+its leniencies, which may still refuse it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,13 @@ from typing import Any
 import httptools
 
 from spliceproxy.http1.errors import HeadError
-from spliceproxy.http1.framing import Body, ChunkedDecoder, request_body, response_body
+from spliceproxy.http1.framing import (
+    Body,
+    ChunkedDecoder,
+    is_sound,
+    request_body,
+    response_body,
+)
 from spliceproxy.http1.head import (
     RequestHead,
     ResponseHead,
@@ -24,11 +31,28 @@ from spliceproxy.http1.head import (
     parse_response,
     skip_empty_lines,
 )
+from spliceproxy.http1.lenient import skip_lines
 from spliceproxy.http1.rewrite import persistent, upgrade
+from spliceproxy.http1.target import escaped
 
 NEXT_REQUEST = b"GET http://next/ HTTP/1.1\r\nHost: next\r\n\r\n"
 NEXT_RESPONSE = b"HTTP/1.1 200 next\r\nContent-Length: 0\r\n\r\n"
 """Put behind what is compared: both readers must agree on where they begin."""
+
+
+LENIENCIES = dict.fromkeys(
+    (
+        "lenient_headers",
+        "lenient_chunked_length",
+        "lenient_keep_alive",
+        "lenient_transfer_encoding",
+        "lenient_version",
+        "lenient_data_after_close",
+        "lenient_optional_cr_before_lf",
+        "lenient_spaces_after_chunk_size",
+    ),
+    True,
+)
 
 
 class Difference(AssertionError):
@@ -69,10 +93,12 @@ class Reader:
         self.bodies: list[tuple[Body, int]] = []
         self.refused: HeadError | None = None
         self.ended = False  # nothing behind the last message is a message
+        self.lenient = -1  # index of the first message that was not as it should be
         self.response = response
         self.method = method
         self._spliced = spliced
         self._searched = 0
+        self._skipped = False
         self._left = 0
         self._decoder: ChunkedDecoder | None = None
 
@@ -102,6 +128,7 @@ class Reader:
             assert self._decoder is not None
             message.body += self._decoder.decode(self.buffer)
             message.trailers = self._decoder.trailers
+            self._note(self._decoder.sound)
             if self._decoder.done:
                 self._finish()
         else:
@@ -114,12 +141,13 @@ class Reader:
         return message.done
 
     def _take_head(self) -> bool:
-        if not self.response and not self._searched:
-            skip_empty_lines(self.buffer)
-        if len(self.buffer) == self._searched or (
-            not self.response and self.buffer == b"\r"  # half an empty line begins nothing
-        ):
-            return False
+        if not self._searched:
+            if not self.response:
+                skip_empty_lines(self.buffer)
+            elif skip_lines(self.buffer):
+                self._skipped = True
+        if len(self.buffer) == self._searched or self.buffer == b"\r":
+            return False  # half an empty line begins nothing
         end = find_head_end(self.buffer, self._searched, response=self.response)
         self._searched = len(self.buffer)
         if end < 0:
@@ -139,11 +167,17 @@ class Reader:
         self.messages.append(Message(start, head.minor, head.fields))
         self.heads.append(head)
         self.bodies.append(body)
+        if isinstance(head, ResponseHead):
+            self._note(is_sound(head) and not head.cleaned and not self._skipped)
         self._left = body[1]
         self._decoder = ChunkedDecoder(502 if self.response else 400)
         if body[0] == Body.NONE:
             self._finish()
         return True
+
+    def _note(self, sound: bool) -> None:
+        if not sound and self.lenient < 0:
+            self.lenient = len(self.messages) - 1
 
     def _finish(self) -> None:
         self.messages[-1].done = True
@@ -151,14 +185,14 @@ class Reader:
         if isinstance(head, RequestHead):
             self.ended = head.method == "CONNECT" or not persistent(head)
         elif head.status >= 200 or head.status == 101:  # else interim, and a response follows
-            self.ended = head.status == 101 or not persistent(head)
+            self.ended = head.status == 101 or self.lenient >= 0 or not persistent(head)
 
 
 class Llhttp:
     """llhttp's reader of the whole of ``data``; the callbacks are httptools'. Goes on
     behind an Upgrade, which a proxy may find refused."""
 
-    def __init__(self, data: bytes, response: bool) -> None:
+    def __init__(self, data: bytes, response: bool, *, lenient: bool = False) -> None:
         self.messages: list[Message] = []
         self.refused: httptools.HttpParserError | None = None
         self.response = response
@@ -167,6 +201,8 @@ class Llhttp:
         while data:
             cls = httptools.HttpResponseParser if response else httptools.HttpRequestParser
             self._parser: Any = cls(self)
+            if lenient:
+                self._parser.set_dangerous_leniencies(**LENIENCIES)
             try:
                 self._parser.feed_data(data)
                 return
@@ -199,7 +235,8 @@ class Llhttp:
         if self.response:
             message.start = (b"%d" % self._parser.get_status_code(),)
         else:
-            message.start = (self._parser.get_method(), self._target)
+            target = escaped(self._target.decode("ascii", "surrogateescape"))
+            message.start = (self._parser.get_method(), target.encode())
         version = self._parser.get_http_version()
         message.minor = int(version[2:]) if version.startswith("1.") else -1
 
@@ -222,6 +259,14 @@ def read(
 
 def _unknown_method(error: httptools.HttpParserError, read: list[Message], wire: bytes) -> bool:
     return isinstance(error, httptools.HttpParserInvalidMethodError)
+
+
+def _raw_path(error: httptools.HttpParserError, read: list[Message], wire: bytes) -> bool:
+    return "char" in str(error) and not wire.isascii()
+
+
+def _higher_minor(error: httptools.HttpParserError, read: list[Message], wire: bytes) -> bool:
+    return "version" in str(error) and len(read[-1].start) == 1
 
 
 def _odd_scheme(error: httptools.HttpParserError, read: list[Message], wire: bytes) -> bool:
@@ -258,6 +303,8 @@ def _proxy_connection(error: httptools.HttpParserError, read: list[Message], wir
 EXPLAINED: list[tuple[str, Callable[[httptools.HttpParserError, list[Message], bytes], bool]]] = [
     ("RFC 9110 9.1: any token is a method; llhttp has a fixed list", _unknown_method),
     ("RFC 3986 3.1: digits, +, - and . in a scheme; only http is forwarded", _odd_scheme),
+    ("RFC 9110 2.5: a higher minor version is read as the highest known", _higher_minor),
+    ("RFC 3986 2.1: programs send paths in UTF-8; they go on as they are", _raw_path),
     ("RFC 9110 5.6.3: a tab is OWS too; we send our own Transfer-Encoding", _tab_behind_coding),
     ("RFC 9112 6.3 rule 5: equal copies of Content-Length; we send one", _equal_lengths),
     ("RFC 9112 7.1.1: chunk extensions are dropped and not looked into", _chunk_extension),
@@ -275,6 +322,9 @@ def compare(data: bytes, response: bool, method: str = "GET") -> Reader:
     for index, message in enumerate(ours.messages):
         if _has_other_body(ours, index):
             return ours
+        if 0 <= ours.lenient <= index:
+            _compare_lenient(data, ours, index)
+            return ours
         got = theirs.messages[index] if index < len(theirs.messages) else Message()
         refused = theirs.refused if index >= len(theirs.messages) - 1 else None
         if refused is not None and not got.done:
@@ -288,6 +338,17 @@ def compare(data: bytes, response: bool, method: str = "GET") -> Reader:
     if not (ours.refused or ours.ended) and len(_done(theirs)) > len(_done(ours)):
         raise Difference(f"llhttp finds {len(_done(theirs))} messages, we {len(_done(ours))}")
     return ours
+
+
+def _compare_lenient(data: bytes, ours: Reader, index: int) -> None:
+    """Difference where a lenient llhttp takes another body from a message that is not as it
+    should be."""
+    message, theirs = ours.messages[index], Llhttp(data, True, lenient=True)
+    got = theirs.messages[index] if index < len(theirs.messages) else Message()
+    if ours.bodies[index][0] in (Body.NONE, Body.CLOSE) or not (got.done and message.done):
+        return
+    if (got.start, got.body) != (message.start, message.body):
+        raise Difference(f"lenient llhttp: {got}\n  ours: {message}")
 
 
 def _same_as_far(got: Message, message: Message) -> bool:

@@ -28,6 +28,7 @@ from spliceproxy.http1.framing import (
     Body,
     ChunkedDecoder,
     chunk,
+    is_sound,
     request_body,
     response_body,
 )
@@ -445,7 +446,7 @@ def _dechunked(body: bytes) -> tuple[bytes, int]:
         payload = decoder.decode(buffer)
     except HeadError as error:
         raise Difference(f"the relay takes what http1 refuses: {error}: {body!r}") from None
-    if not decoder.done or decoder.trailers:
+    if not decoder.done or decoder.trailers or not decoder.sound:
         _differ("not for the relay alone", body=body)
     return payload, len(body) - len(buffer)
 
@@ -453,6 +454,9 @@ def _dechunked(body: bytes) -> tuple[bytes, int]:
 def _meant_response(data: bytes) -> tuple[ResponseHead, int]:
     try:
         end = find_head_end(bytearray(data), response=True)
-        return parse_response(data[: max(end, 0)]), end
+        head = parse_response(data[: max(end, 0)])
     except HeadError as error:
         raise Difference(f"the relay takes what http1 refuses: {error}: {data!r}") from None
+    if head.cleaned or not is_sound(head):
+        _differ("not for the relay alone", data=data)
+    return head, end

@@ -1,8 +1,8 @@
 """The syntax of field lines (RFC 9112 section 5): where a section ends, and what is in it.
 
 The same rules serve the heads of both directions and the trailer section. Nothing is
-repaired: a bare CR or LF, a control, a folded line or a space before the colon is an
-error, since two readers could take it in two ways.
+repaired here: a bare CR or LF, a control, a folded line or a space before the colon is an
+error, since two readers could take it in two ways. Of responses :mod:`lenient` cleans some.
 """
 
 from __future__ import annotations

@@ -1,8 +1,15 @@
 """Where a body ends: Content-Length, chunked, or the end of the connection.
 
-RFC 9112 section 6 and 7.1, without any of the repairs that it permits but one: equal
-copies of Content-Length count as one. Whatever else could be read in two ways is refused
-in both directions.
+RFC 9112 section 6 and 7.1. What could be read in two ways is refused in both directions. Of
+requests nothing is repaired, but that equal copies of Content-Length count as one. What RFC
+9112 says how to read is read so in responses, and then their connection is not used again
+(:func:`is_sound`, ``ChunkedDecoder.sound``):
+
+- a transfer coding wins over Content-Length (section 6.3 rule 3), also in HTTP/1.0 (6.1);
+- ``identity`` was no coding (RFC 2616 section 3.6), a list of equal lengths is one (rule 5);
+- 1xx, 204, 304 and what answers HEAD have no body, whatever their fields say (rule 1);
+- a chunk's size may have blanks behind it (section 7.1.1 has them before extensions);
+- framing fields among the trailers are dropped (RFC 9110 section 6.5.1).
 """
 
 from __future__ import annotations
@@ -11,8 +18,9 @@ import enum
 import re
 
 from spliceproxy.http1.errors import HeadError, show
-from spliceproxy.http1.fields import OWS, TOKEN, find_section_end, parse_fields
+from spliceproxy.http1.fields import OWS, TOKEN, find_section_end, members, parse_fields
 from spliceproxy.http1.head import RequestHead, ResponseHead
+from spliceproxy.http1.lenient import fields_of, find_end
 
 MAX_CHUNK_LINE = 1024
 """Bytes of a chunk's size with its extensions."""
@@ -34,9 +42,13 @@ _CODING = re.compile(TOKEN + rb"(?:[ \t]*;[^,]*)?").fullmatch
 _CHUNK_LINE = re.compile(
     rb"([0-9A-Fa-f]{1,16})(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*)?\r\n"  # chunk-ext not looked into
 ).match
+_PADDED_CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]+\r\n").match
 _CHUNK_LINE_START = re.compile(
     rb"[0-9A-Fa-f]{1,16}(?:[ \t]*|[ \t]*;[\t\x20-\x7e\x80-\xff]*)\r?"
 ).fullmatch
+
+# A reader that merges trailers into the head would see another message.
+_FRAMES_OR_ROUTES = frozenset({b"transfer-encoding", b"content-length", b"host"})
 
 # RFC 9110 section 6.5.1: no field that frames, routes, authenticates, modifies the
 # request, controls the response or says how to process the content.
@@ -68,7 +80,7 @@ def request_body(head: RequestHead) -> tuple[Body, int]:
     lengths = head.values(b"content-length")
     if not codings and not lengths:
         return Body.NONE, 0
-    kind, length = _framing(head.minor, codings, lengths, 400)
+    kind, length = _request_framing(head.minor, codings, lengths)
     if head.method == "CONNECT":
         # RFC 9110 section 9.3.6: a CONNECT request has no content. What follows is the
         # tunnel's, so a body would be read in two ways.
@@ -80,22 +92,48 @@ def request_body(head: RequestHead) -> tuple[Body, int]:
 
 def response_body(head: ResponseHead, method: str) -> tuple[Body, int]:
     """(kind, bytes if LENGTH else 0) of the body of the response to ``method``, RFC 9112
-    section 6.3. HeadError(502) for bad framing, also where there is no body."""
+    section 6.3. HeadError(502) for framing that can be read in two ways."""
     status = head.status
     if method == "CONNECT" and 200 <= status < 300:
         return Body.NONE, 0  # a tunnel; length fields are to be ignored (rule 2)
+    if status < 200 or status == 204:
+        return Body.NONE, 0
+    codings = transfer_codings(head)
+    lengths = head.values(b"content-length")
+    length = _content_length(lengths, 502) if lengths and not codings else -1
+    if method == "HEAD" or status == 304:
+        return Body.NONE, 0
+    if not codings:
+        return (Body.CLOSE, 0) if length < 0 else (Body.LENGTH, length)
+    if codings != [b"chunked"]:
+        raise _coding_error(b",".join(head.values(b"transfer-encoding")), 502)
+    return Body.CHUNKED, 0
+
+
+def is_sound(head: ResponseHead) -> bool:
+    """Whether a response's framing is as RFC 9112 has it. If not, its connection must not
+    serve another request: where this message ends its sender may see otherwise."""
     codings = head.values(b"transfer-encoding")
     lengths = head.values(b"content-length")
-    kind, length = Body.CLOSE, 0
-    if codings or lengths:
-        kind, length = _framing(head.minor, codings, lengths, 502)
-    # A 1xx has no body (rule 1), yet some readers take what such a field announces; and
-    # HTTP/1.0 knows none (RFC 9110 section 15.2), so there some take it for the end.
-    if status < 200 and (not head.minor or kind == Body.CHUNKED or length):
-        raise HeadError(502, f"a {status} response with a body, or in HTTP/1.0")
-    if method == "HEAD" or status < 200 or status in (204, 304):
-        return Body.NONE, 0
-    return kind, length
+    bodiless = head.status < 200 or head.status == 204
+    if head.status < 200 and not head.minor:
+        return False  # HTTP/1.0 has no interim responses (RFC 9110 section 15.2)
+    if not codings:
+        if bodiless:
+            return not any(value.strip(b"0") for value in lengths)
+        return not any(b"," in value for value in lengths)
+    one = len(codings) == 1 and codings[0].lower() == b"chunked"
+    return one and head.minor == 1 and not lengths and not bodiless
+
+
+def transfer_codings(head: ResponseHead) -> list[bytes]:
+    """The transfer codings of a response, in order and lower case, without ``identity`` before
+    them."""
+    values = head.values(b"transfer-encoding")
+    found = members(values) if values else []
+    while found and found[0] == b"identity":
+        del found[0]
+    return found
 
 
 def chunk_head(size: int) -> bytes:
@@ -122,28 +160,33 @@ class ChunkedDecoder:
     """Reads one chunked body (RFC 9112 section 7.1), in as many parts as it comes.
 
     ``status`` is for the HeadError that bad input raises: 400 for a request's body, 502
-    for a response's. After an error the decoder and the buffer are of no more use.
+    for a response's, which is read as the head of this module says. After an error the decoder
+    and the buffer are of no more use.
     """
 
     __slots__ = (
         "_between",
+        "_lenient",
         "_searched",
         "_status",
         "done",
         "good",
         "paused",
         "remaining",
+        "sound",
         "trailers",
     )
 
     def __init__(self, status: int) -> None:
         self._status = status
+        self._lenient = status == 502
         self._between = False  # the CRLF behind a chunk's payload is still to come
         self._searched = -1  # bytes of the trailer section looked at; -1: not there yet
         self.done = False
         self.good = b""  # the payload of the call that raised, before the fault
         self.paused = False  # there is more to take from the buffer: call again
         self.remaining = 0  # payload of the current chunk not yet seen
+        self.sound = True  # nothing had to be read leniently
         self.trailers: list[tuple[bytes, bytes]] = []
 
     def decode(self, buffer: bytearray) -> bytes:
@@ -209,6 +252,9 @@ class ChunkedDecoder:
     def _begin(self, buffer: bytearray, at: int) -> int:
         """Index behind the line with a chunk's size, -1 if it is not there."""
         match = _CHUNK_LINE(buffer, at, at + MAX_CHUNK_LINE + 2)
+        if match is None and self._lenient:
+            match = _PADDED_CHUNK_LINE(buffer, at, at + MAX_CHUNK_LINE + 2)
+            self.sound = self.sound and match is None
         if match is None:
             part = buffer[at : at + MAX_CHUNK_LINE + 2]
             if not _CHUNK_LINE_START(part):
@@ -226,42 +272,57 @@ class ChunkedDecoder:
 
     def _take_trailers(self, buffer: bytearray) -> None:
         """RFC 9112 section 7.1.2; the buffer begins with the trailer section."""
-        if buffer.startswith(b"\r\n"):
-            del buffer[:2]
+        empty = 2 if buffer.startswith(b"\r\n") else 0
+        if not empty and self._lenient and buffer.startswith(b"\n"):
+            empty = 1
+            self.sound = False
+        if empty:
+            del buffer[:empty]
             self.done = True
             return
-        end = find_section_end(buffer, self._searched, MAX_TRAILERS, self._status)
+        if self._lenient:
+            end = find_end(buffer, self._searched, MAX_TRAILERS)
+        else:
+            end = find_section_end(buffer, self._searched, MAX_TRAILERS, self._status)
         if end < 0:
             if len(buffer) >= MAX_TRAILERS:
                 detail = f"a trailer section larger than {MAX_TRAILERS} bytes"
                 raise HeadError(self._status, detail)
             self._searched = len(buffer)
             return
-        self.trailers = parse_fields(b"\r\n" + bytes(buffer[:end]), self._status)
-        for name, _ in self.trailers:
-            # A reader that merges trailers into the head would see another message.
-            if name.lower() in (b"transfer-encoding", b"content-length", b"host"):
-                raise HeadError(self._status, f"a trailer field {show(name)}")
+        self.trailers = self._parse_trailers(b"\r\n" + bytes(buffer[:end]))
         del buffer[:end]
         self.done = True
 
+    def _parse_trailers(self, section: bytes) -> list[tuple[bytes, bytes]]:
+        if self._lenient:
+            trailers, cleaned = fields_of(section)
+            good = [field for field in trailers if field[0].lower() not in _FRAMES_OR_ROUTES]
+            self.sound = self.sound and not cleaned and len(good) == len(trailers)
+            return good
+        trailers = parse_fields(section, self._status)
+        for name, _ in trailers:
+            if name.lower() in _FRAMES_OR_ROUTES:
+                raise HeadError(self._status, f"a trailer field {show(name)}")
+        return trailers
 
-def _framing(
-    minor: int, codings: list[bytes], lengths: list[bytes], status: int
-) -> tuple[Body, int]:
-    """RFC 9112 section 6.3, rules 3 to 5, for a message that has one of the fields."""
+
+def _request_framing(minor: int, codings: list[bytes], lengths: list[bytes]) -> tuple[Body, int]:
+    """RFC 9112 section 6.3, rules 3 to 5, for a request that has one of the fields."""
     if not codings:
-        return Body.LENGTH, _content_length(lengths, status)
+        return Body.LENGTH, _content_length(lengths, 400)
     if lengths:
-        raise HeadError(status, "Transfer-Encoding together with Content-Length")
+        raise HeadError(400, "Transfer-Encoding together with Content-Length")
     if not minor:
-        raise HeadError(status, "Transfer-Encoding in an HTTP/1.0 message")
+        raise HeadError(400, "Transfer-Encoding in an HTTP/1.0 message")
     if len(codings) != 1 or codings[0].lower() != b"chunked":
-        raise _coding_error(b",".join(codings), status)
+        raise _coding_error(b",".join(codings), 400)
     return Body.CHUNKED, 0
 
 
 def _content_length(lengths: list[bytes], status: int) -> int:
+    if status == 502 and any(b"," in value for value in lengths):
+        lengths = members(lengths)
     first = lengths[0]
     if not first.isdigit() or len(first) > _LENGTH_DIGITS:
         raise HeadError(status, f"a bad Content-Length: {show(first)}")

@@ -1,7 +1,8 @@
 """Heads of HTTP/1 messages: found in a buffer, checked and taken apart (RFC 9112).
 
-A head that two readers could read in two ways is refused, never repaired. The regular
-expressions look at a whole head at once, and none can backtrack more than linearly.
+A head that two readers could read in two ways is refused. One of a request is never repaired;
+what is mended in a response is said in :mod:`lenient`. The regular expressions look at a whole
+head at once, and none can backtrack more than linearly.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from spliceproxy.http1.errors import HeadError as HeadError
 from spliceproxy.http1.errors import show
 from spliceproxy.http1.fields import MAX_FIELDS as MAX_FIELDS
 from spliceproxy.http1.fields import TOKEN, find_section_end, parse_fields
-from spliceproxy.http1.target import split_authority, split_target
+from spliceproxy.http1.lenient import clean, find_end
+from spliceproxy.http1.target import escaped, split_authority, split_target
 
 MAX_LINE = 16 * 1024
 """Bytes of a request-line or status-line, CRLF not counted: beyond it 414. RFC 9112
@@ -31,9 +33,11 @@ _CRLFS = re.compile(rb"(?:\r\n)+").match
 
 _PREFACE = b"PRI * HTTP/2.0\r\n"  # RFC 9113 section 3.4
 
-# The target is visible ASCII. RFC 3986 allows less, but browsers send {}|^" and the like
-# in queries, and no reader splits a line there.
-_REQUEST_LINE = re.compile(rb"(" + TOKEN + rb") ([\x21-\x7e]+) HTTP/([0-9])\.([0-9])\r\n").match
+# RFC 3986 allows less in a target, but browsers send {}|^" and the like in queries, and many
+# programs send UTF-8 as it is. No reader splits a line there.
+_REQUEST_LINE = re.compile(
+    rb"(" + TOKEN + rb") ([\x21-\x7e\x80-\xff]+) HTTP/([0-9])\.([0-9])\r\n"
+).match
 
 # RFC 9112 section 4 has a space behind the status even where no reason follows. Some
 # origins leave it out; every client takes that, and it can be read in one way only.
@@ -78,14 +82,15 @@ class RequestHead(_Fields):
     """A request's head (RFC 9112 section 3)."""
 
     method: str
-    target: str  # as received
+    target: str  # as received, bytes beyond ASCII percent-encoded
     minor: int  # HTTP/1.minor: 0 or 1
     fields: list[tuple[bytes, bytes]]  # name as spelled, value without OWS
     form: str  # "authority", "absolute", "origin" or "asterisk"
     scheme: str  # lower case; "" unless absolute
     host: str  # lower case, IPv6 without brackets; "" if unknown
     port: int  # the scheme's default where none is given; 0 if unknown
-    path: str  # path and query for the origin form; "" for CONNECT
+    path: str  # path and query for the origin form, encoded as in target; "" for CONNECT
+    raw_path: bytes = b""  # path as received, where that is another; for the origin
     _index: dict[bytes, list[bytes]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -99,6 +104,7 @@ class ResponseHead(_Fields):
     status: int  # 100 to 999
     reason: bytes
     fields: list[tuple[bytes, bytes]]  # name as spelled, value without OWS
+    cleaned: bool = False  # it had to be: its connection is not to be used again
     _index: dict[bytes, list[bytes]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -125,14 +131,18 @@ def find_head_end(buffer: bytearray, start: int = 0, *, response: bool = False) 
     ``start`` is ``len(buffer)`` of the call before, for the same head; all calls together
     look at each byte once. Raises HeadError as soon as the head cannot become valid: 400
     for a control, bare CR, bare LF or another protocol, 414 and 431 for the size limits;
-    all of them are 502 where ``response`` is true.
+    all of them are 502 where ``response`` is true, and then only NUL counts as a control,
+    and a bare LF ends a line.
     """
     if start < len(_PREFACE):
         _check_protocol(buffer, response)
-    end = find_section_end(buffer, start, MAX_HEAD, 502 if response else 400)
+    if response:
+        end = find_end(buffer, start, MAX_HEAD)
+    else:
+        end = find_section_end(buffer, start, MAX_HEAD, 400)
     # The first line ends beyond its limit, seen in the one call that crosses it.
     reach = MAX_LINE + 2
-    if start < reach <= len(buffer) and buffer.find(b"\r\n", 0, reach) < 0:
+    if start < reach <= len(buffer) and buffer.find(b"\n", 0, reach) < 0:
         detail = f"a first line longer than {MAX_LINE} bytes"
         raise _too_large(502 if response else 414, detail)
     if end < 0 and len(buffer) >= MAX_HEAD:
@@ -154,32 +164,52 @@ def parse_request(head: bytes) -> RequestHead:
         raise HeadError(505, "HTTP/1.1 and HTTP/1.0 are spoken here")
     fields = parse_fields(head, 400)
     method = method_bytes.decode("ascii")
-    target = target_bytes.decode("ascii")
+    target = target_bytes.decode("ascii", "surrogateescape")
     minor = 1 if minor_byte == b"1" else 0
     form, scheme, host, port, path = split_target(method, target)
     request = RequestHead(method, target, minor, fields, form, scheme, host, port, path)
+    if not target.isascii():
+        # The path goes on as it is. Whoever else looks at it sees one spelling of it, the one
+        # that clients should have sent (RFC 3986 section 2.1).
+        request.raw_path = path.encode("ascii", "surrogateescape")
+        request.target, request.path = escaped(target), escaped(path)
     _apply_host(request)
     return request
 
 
 def parse_response(head: bytes) -> ResponseHead:
-    """Takes a whole response head apart. HeadError(502) for anything wrong."""
+    """Takes a whole response head apart, cleaned where it has to be (:mod:`lenient`).
+    HeadError(502) for what can be read in two ways."""
+    try:
+        return _parse_response(head)
+    except HeadError:
+        cleaned = clean(head)
+        if cleaned == head:
+            raise
+    response = _parse_response(cleaned)
+    response.cleaned = True
+    return response
+
+
+def _parse_response(head: bytes) -> ResponseHead:
     match = _STATUS_LINE(head)
     if match is None:
         raise HeadError(502, f"the origin sent a bad status-line: {show(_first_line(head))}")
     major, minor, status, reason = match.groups()
-    if major != b"1" or minor > b"1":
+    if major != b"1":
         raise HeadError(502, "the origin speaks another version of HTTP")
     fields = parse_fields(head, 502)
-    return ResponseHead(1 if minor == b"1" else 0, int(status), reason or b"", fields)
+    # A higher minor version is read as the highest that we speak (RFC 9110 section 2.5).
+    return ResponseHead(0 if minor == b"0" else 1, int(status), reason or b"", fields)
 
 
 def _apply_host(request: RequestHead) -> None:
     """RFC 9112 section 3.2: checks Host, and takes the server from it where the target
-    names none. Where both name one the target wins (section 3.2.2)."""
+    names none. Where both name one the target wins (section 3.2.2). A CONNECT may do without:
+    its target is all that Host would say, and lftp and links send none."""
     hosts = request.values(b"host")
     if not hosts:
-        if request.minor == 1:
+        if request.minor == 1 and request.form != "authority":
             raise HeadError(400, "HTTP/1.1 without a Host field")
         return
     if len(hosts) > 1:

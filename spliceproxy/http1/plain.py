@@ -50,6 +50,7 @@ def is_plain(head: RequestHead) -> bool:
     """Whether requests like this one may be plain: a hint, the relay looks at each."""
     return (
         head.minor == 1
+        and not head.raw_path
         and head.method in METHODS
         and head.names().isdisjoint(_REFUSED)
         and not request_binds(head)

@@ -8,8 +8,8 @@ behind the rest.
 from __future__ import annotations
 
 from spliceproxy.http1.authentication import challenges_bind
-from spliceproxy.http1.fields import members
-from spliceproxy.http1.framing import Body
+from spliceproxy.http1.fields import OWS, members
+from spliceproxy.http1.framing import Body, transfer_codings
 from spliceproxy.http1.head import RequestHead, ResponseHead
 from spliceproxy.http1.target import DEFAULT_PORT
 
@@ -77,7 +77,8 @@ def origin_request(
     ``forwarded`` comes from :func:`chain.forwarded_lines`. Host is made from the target, in
     the place where it stood. Not for CONNECT.
     """
-    lines = [f"{head.method} {head.path} HTTP/1.1".encode("ascii")]
+    path = head.raw_path or head.path.encode("ascii")
+    lines = [b"%b %b HTTP/1.1" % (head.method.encode("ascii"), path)]
     host = host_field(head)
     if not head.values(b"host"):
         lines.append(b"Host: " + host)
@@ -112,10 +113,12 @@ def client_response(
     whether its connection ends behind the response, ``via`` our pseudonym, ``date`` an
     IMF-fixdate for a response without one. The version is always ours (RFC 9110 section
     2.5). A response without body keeps the Content-Length that it has for information
-    (HEAD, 304), which a 1xx or 204 must not have (RFC 9110 section 8.6).
+    (HEAD, 304), which a 1xx or 204 must not have (RFC 9110 section 8.6), and which means
+    nothing beside a transfer coding.
     """
     lines = [b"HTTP/1.1 %d %b" % (head.status, head.reason)]
     informs = body == Body.NONE and head.status >= 200 and head.status != 204
+    informs = informs and not transfer_codings(head)
     _copy(lines, head, RESPONSE_DROPS, body == Body.LENGTH or informs)
     if body == Body.CHUNKED:
         lines.append(b"Transfer-Encoding: chunked")
@@ -166,6 +169,7 @@ def _copy(
             if not length:
                 continue
             length = False  # equal copies count as one
+            value = value.partition(b",")[0].rstrip(OWS)
             value = value.lstrip(b"0") or b"0"  # some readers take "010" as octal
         elif key == b"host" and host is not None:
             value = host

@@ -2,7 +2,8 @@
 
 RFC 9112 section 3.2 for the four forms, RFC 3986 section 3.2.2 for the host. Stricter
 than RFC 3986 on purpose: no userinfo (RFC 9110 section 4.2.4), no percent-encoding in a
-host (resolvers would not agree on it), no zone of an IPv6 address, no IPvFuture.
+host (resolvers would not agree on it), no zone of an IPv6 address, no IPvFuture. A path is
+taken as it is, also where it is not ASCII.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ _HOST_MAX = 255
 _AUTHORITY = re.compile(
     r"(?:\[([0-9A-Fa-f:.]{2,45})\]|([A-Za-z0-9\-._~!$&'()*+,;=]{1,255}))(?:(:)([0-9]{0,5}))?"
 ).fullmatch
+
+_NOT_ASCII = re.compile(r"[^\x00-\x7f]+")
 
 _ABSOLUTE = re.compile(r"([A-Za-z][A-Za-z0-9+\-.]*)://([^/?#]*)([^#]*)").fullmatch
 
@@ -67,6 +70,16 @@ def split_target(method: str, target: str) -> tuple[str, str, str, int, str]:
             raise HeadError(400, "the request-target * is for OPTIONS only")
         return "asterisk", "", "", 0, "*"
     return _absolute_target(method, target)
+
+
+def escaped(text: str) -> str:
+    """Text with what is not ASCII percent-encoded, as the bytes that it came from (RFC 3986
+    section 2.1): UTF-8, or any byte as a lone surrogate of ``surrogateescape``."""
+    return _NOT_ASCII.sub(_percent, text)
+
+
+def _percent(match: re.Match[str]) -> str:
+    return "".join([f"%{byte:02X}" for byte in match[0].encode("utf-8", "surrogateescape")])
 
 
 def _connect_target(target: str) -> tuple[str, int]:

@@ -32,7 +32,8 @@ class Seldom:
         *values: object,
         error: BaseException | None = None,
     ) -> None:
-        """``key``: hashable, and not of a client's making. ``error``: its traceback follows."""
+        """``key``: hashable; where clients have a part in making it, they can make others be
+        said again. ``error``: its traceback follows."""
         now = self._clock()
         at, missed = self._said.get(key, (-SILENCE, 0))
         if now - at < SILENCE:

@@ -11,7 +11,7 @@ class Request(NamedTuple):
 
     ``client`` is an IP address, "" for a Unix socket; ``user`` "" for nobody; ``host`` in
     the canonical form of :func:`spliceproxy.policy.names.canonical`; ``path`` "" for
-    CONNECT; ``fields`` name and value as received.
+    CONNECT, else with what is not ASCII percent-encoded; ``fields`` name and value as received.
 
     ``addresses`` are None in the first call of a function, also where ``host`` is an address:
     nothing has been looked up. In the second, which only one with ``wants_addresses = True``

@@ -1,4 +1,5 @@
-"""Responses that two readers could read in two ways, from a hostile origin."""
+"""Responses that two readers could read in two ways, from a hostile origin, and others that
+are odd but can be read in one way only."""
 
 from __future__ import annotations
 
@@ -65,6 +66,63 @@ CUT_RESPONSES: dict[str, bytes] = {
 }
 """Responses whose fault comes behind the head: what the client gets is cut short."""
 CUT_RESPONSES["chunk-behind-data"] = answer(TE, body=b"5\r\nhello\r\n0x0\r\n\r\n" + BODY)
+for name in ("field-bare-LF", "field-TE-name-space", "field-TE-name-tab"):
+    # A coding that is read, and that the body does not have.
+    CUT_RESPONSES[name] = BAD_RESPONSES.pop(name)
+for name in ("CL-list-equal", "CL-bare-LF"):
+    del BAD_RESPONSES[name]  # their lengths are a request's; there are others below
+
+CLEANED_RESPONSES: dict[str, tuple[bytes, bytes]] = {
+    "CL-list": (answer(b"Content-Length: 5, 5", body=b"hello" + BODY), b"hello"),
+    "CL-LF": (answer(b"Content-Length: 7\n", body=b"hello" + BODY), b"\r\nhello"),
+    "CL-space": (answer(b"Content-Length : 5", body=b"hello" + BODY), b"hello"),
+    "204-CL": (answer(length(BODY), line=b"HTTP/1.1 204 None", body=BODY), b""),
+    "204-TE": (answer(TE, line=b"HTTP/1.1 204 None", body=chunked(BODY)), b""),
+    "304-TE-gzip": (
+        answer(b"Transfer-Encoding: gzip", line=b"HTTP/1.1 304 None", body=BODY),
+        b"",
+    ),
+    "TE-identity-until-close": (
+        answer(b"Transfer-Encoding: identity", b"Connection: close", body=chunked(BODY)),
+        chunked(BODY),
+    ),
+}
+"""By name: (a response that can be read in one way only, its body). What reaches the client is
+as it should have been, and nothing else that this connection says is for anyone."""
+
+del BAD_RESPONSES["TE-identity"]  # it would end with the connection
+for name, body in {
+    "CL.TE": b"",
+    "TE.CL": BODY,
+    "TE-1.0": BODY,
+    "status-none": b"poison",
+    "status-LF": b"",
+    "empty-line-first": b"",
+    "100-bad": b"",
+    "103-framing": b"",
+    "TE-bare-LF-behind": BODY,
+    "field-space-before-colon": b"",
+    "field-tab-before-colon": b"",
+    "field-obs-fold": b"",
+    "field-obs-fold-tab": b"",
+    "field-obs-fold-TE": b"",
+    "field-SOH": b"",
+    "field-DEL": b"",
+    "field-vertical-tab": b"",
+}.items():
+    CLEANED_RESPONSES[name] = (BAD_RESPONSES.pop(name), body)
+for name, body in {
+    "space-behind": SMUGGLED,
+    "tab-behind": SMUGGLED,
+    "last-CRLF-LF": b"",
+    "trailer-CL": b"",
+    "trailer-TE": b"",
+    "trailer-Host": b"",
+    "trailer-obs-fold": b"",
+    "trailer-space": b"",
+    "trailer-LF": b"",
+}.items():
+    CLEANED_RESPONSES[f"chunk-{name}"] = (CUT_RESPONSES.pop(f"chunk-{name}"), body)
 
 JUNK_RESPONSES: dict[str, tuple[bytes, bytes, bytes]] = {
     "second": (b"GET", answer(b"Content-Length: 5", body=b"hello"), BODY),
@@ -81,3 +139,6 @@ JUNK_RESPONSES: dict[str, tuple[bytes, bytes, bytes]] = {
     "interim-behind": (b"GET", answer(b"Content-Length: 0"), b"HTTP/1.1 100 Continue\r\n\r\n"),
 }
 """By name: (request method, a good response, what the origin sends behind it)."""
+
+CLOSED_AT_ONCE = {"204-length", "204-chunked"}
+"""Of these: what announces a body that it cannot have is not waited for."""

@@ -17,7 +17,14 @@ from harness import ProxyProcess, acknowledged, read_head, serving
 from oracle import Llhttp, read
 from smuggling_origins import AnyOrigin, Log, start
 from smuggling_requests import ORIGIN, REQUESTS, Expected, message
-from smuggling_responses import BAD_RESPONSES, CUT_RESPONSES, JUNK_RESPONSES
+from smuggling_responses import (
+    BAD_RESPONSES,
+    BODY,
+    CLEANED_RESPONSES,
+    CLOSED_AT_ONCE,
+    CUT_RESPONSES,
+    JUNK_RESPONSES,
+)
 
 ANSWER = re.compile(
     rb"HTTP/1\.1 (\d\d\d) [^\r\n]*\r\n((?:[^\r\n]+\r\n)+)\r\n([^\r\n]*?)(?=HTTP/1\.1 |[\r\n]|\Z)"
@@ -181,6 +188,46 @@ def test_an_ambiguous_response_is_answered_with_502(proxy: ProxyProcess, name: s
     assert b"poison" not in got
 
 
+@pytest.mark.parametrize("name", CLEANED_RESPONSES)
+def test_an_odd_response_is_cleaned_and_its_connection_closed(
+    proxy: ProxyProcess, name: str
+) -> None:
+    data, body = CLEANED_RESPONSES[name]
+    connections: list[int] = []
+
+    def handle(s: socket.socket) -> None:
+        connections.append(1)
+        with contextlib.suppress(ConnectionResetError, BrokenPipeError):
+            if b"/second" in read_head(s):
+                s.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ngood")
+                return
+            s.sendall(data)
+            if b"Connection: close" in data:
+                return
+            if read_head(s):
+                s.sendall(BODY)
+            while s.recv(1 << 16):
+                pass
+
+    got = bytearray()
+    with serving(handle) as (host, port), proxy.connect() as s:
+        url = b"http://%b:%d" % (host.encode(), port)
+        s.sendall(b"GET %b/first HTTP/1.1\r\nHost: x\r\n\r\n" % url)
+        s.sendall(b"GET %b/second HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" % url)
+        with contextlib.suppress(ConnectionResetError):  # of a second request that is too late
+            while part := s.recv(1 << 16):
+                got += part
+    ours, theirs = read(bytes(got), response=True), Llhttp(bytes(got), response=True)
+    assert (ours.refused, ours.lenient, theirs.refused) == (None, -1, None)
+    first, *more = [m for m in ours.messages if m.start[0] >= b"2"]
+    assert first.start[0] in (b"200", b"204", b"304")
+    assert first.body == body
+    assert next(m.body for m in theirs.messages if m.start[0] >= b"2") == body
+    if b"Connection: close" not in data:
+        assert [m.body for m in more] == [b"good"]
+        assert len(connections) == 2
+
+
 @pytest.mark.parametrize("name", CUT_RESPONSES)
 def test_a_bad_body_looks_cut_short(proxy: ProxyProcess, name: str) -> None:
     with hostile(CUT_RESPONSES[name]) as authority:
@@ -212,10 +259,12 @@ def test_what_follows_a_response_is_not_another(
                 s.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ngood")
                 return
             s.sendall(good + behind if at_once else good)
-            if not at_once:
-                assert first_read.wait(20)
-                s.sendall(behind)
-            acknowledged(s)
+            later = not at_once and first_read.wait(20)
+            if later and name in CLOSED_AT_ONCE:
+                assert s.recv(1) == b""
+            else:
+                s.sendall(behind if later else b"")
+                acknowledged(s)
             junk_arrived.set()
             while s.recv(1 << 16):
                 pass

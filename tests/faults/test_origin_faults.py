@@ -75,13 +75,8 @@ FAULTS = {
     "http09": Fault(b"<html>hello</html>\r\n\r\n", fin, 502, "http_protocol_error"),
     "http2": Fault(b"HTTP/2.0 200 OK\r\n\r\n", fin, 502, "http_protocol_error"),
     "status": Fault(b"HTTP/1.1 20x OK\r\n\r\n", fin, 502, "http_protocol_error"),
-    "bare-lf": Fault(b"HTTP/1.1 200 OK\nX: y\n\n", fin, 502, "http_protocol_error"),
-    "cl-te": Fault(
-        b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\nhello",
-        fin,
-        502,
-        "http_protocol_error",
-    ),
+    "bare-cr": Fault(b"HTTP/1.1 200 OK\r\nX: y\rZ: z\r\n\r\n", fin, 502, "http_protocol_error"),
+    "nul": Fault(b"HTTP/1.1 200 OK\nX: \0\n\n", fin, 502, "http_protocol_error"),
     "cl-cl": Fault(
         b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
         fin,
@@ -97,9 +92,12 @@ FAULTS = {
         502,
         "http_response_transfer_coding",
     ),
-    "fold": Fault(b"HTTP/1.1 200 OK\r\nX: a\r\n b\r\n\r\n", fin, 502, "http_protocol_error"),
-    "space-colon": Fault(
-        b"HTTP/1.1 200 OK\r\nContent-Length : 0\r\n\r\n", fin, 502, "http_protocol_error"
+    "fold-first": Fault(b"HTTP/1.1 200 OK\r\n X: a\r\n\r\n", fin, 502, "http_protocol_error"),
+    "fold-of-length": Fault(
+        b"HTTP/1.1 200 OK\r\nContent-Length:\r\n 0\r\n\r\n", fin, 502, "http_protocol_error"
+    ),
+    "space-in-name": Fault(
+        b"HTTP/1.1 200 OK\r\nContent Length: 0\r\n\r\n", fin, 502, "http_protocol_error"
     ),
     "long-head": Fault(big_head(100000), wait_for_close, 502, "http_response_header_size"),
     "long-line": Fault(
@@ -459,6 +457,9 @@ def test_answers_without_body(
         with contextlib.ExitStack() as stack:
             server = None
             for _ in range(2):  # the second on the same connections: nothing was left over
+                if server and "204" in status:  # but for what announces a body it cannot have
+                    assert sees_end(server) == b""
+                    server = None
                 client.sendall(request(origin.getsockname(), method=method))
                 server = server or stack.enter_context(accept(origin))
                 head(server)

@@ -124,6 +124,8 @@ def _check_request_sent_on(reader: Reader, index: int, head: RequestHead) -> Non
     got = _only(again, message.done, wire)
     sent = again.heads[0]
     assert isinstance(sent, RequestHead)
+    if sent.raw_path != head.raw_path:
+        raise Difference(f"sent on with another path: {wire!r}")
     meant = (head.method, head.path, kind, length, bytes(message.body), message.minor or 1)
     seen = (sent.method, sent.target, *again.bodies[0], bytes(got.body), got.minor)
     if seen != meant or any(t not in message.trailers for t in got.trailers):
@@ -167,6 +169,8 @@ def _only(reader: Reader, done: bool, wire: bytes) -> Message:
     """The first message of what we sent ourselves."""
     if reader.refused is not None:
         raise Difference(f"we refuse what we send on: {reader.refused}: {wire!r}")
+    if reader.lenient >= 0:
+        raise Difference(f"what we send on needs lenience: {wire!r}")
     if not reader.messages or reader.messages[0].done != done:
         raise Difference(f"what we send on has another end: {wire!r}")
     return reader.messages[0]

@@ -13,6 +13,7 @@ import wire_connections
 import wire_expect
 import wire_faults
 import wire_fields
+import wire_lenient
 import wire_pool
 import wire_refusals
 import wire_requests
@@ -28,6 +29,7 @@ TOPICS = (
     wire_bodies,
     wire_expect,
     wire_responses,
+    wire_lenient,
     wire_refusals,
     wire_connections,
     wire_pool,

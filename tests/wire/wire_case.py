@@ -5,6 +5,7 @@ Text stands for bytes with every "\\n" sent as CRLF; ``bytes`` are sent as they 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -13,6 +14,8 @@ from spliceproxy.errors import Failure
 from spliceproxy.http1.pages import HOW_TO_CONFIGURE
 
 Text = str | bytes
+
+_HEAD_END = re.compile(rb"\n\r?\n").search
 
 DATE = "Date: Tue, 15 Nov 1994 08:12:31 GMT"
 """The origin's."""
@@ -163,8 +166,8 @@ class Case:
         """Bytes of the first head that a peer sends, of all it sends where none ends or the
         case may be cut everywhere."""
         first = self.first(peer)
-        end = -1 if self.everywhere else first.find(b"\r\n\r\n")
-        return len(first) if end < 0 else end + 4
+        end = None if self.everywhere else _HEAD_END(first)
+        return len(first) if end is None else end.end()
 
 
 def page(

@@ -86,8 +86,8 @@ def _is_usual(answer: bytes) -> bool:
         return False
     fields = head.lower().split(b"\r\n")[2:]
     names = [line.partition(b":")[0] for line in fields]
-    leading_zero = any(re.match(rb"content-length: 0.", line) for line in fields)
-    return names.count(b"content-length") == 1 and set(names) <= _USUAL and not leading_zero
+    odd_length = any(re.match(rb"content-length: (0.|.*,)", line) for line in fields)
+    return names.count(b"content-length") == 1 and set(names) <= _USUAL and not odd_length
 
 
 _USUAL = {b"content-length", b"content-type", b"set-cookie", b"x-a", b"cache-control", b"age"}
