@@ -42,6 +42,10 @@ SILENCE = 60.0
 _Key = tuple[str, str, str, str, int, tuple[str, ...] | None]
 
 
+def _failure(what: str) -> Failure:
+    return Failure("proxy_internal_error", what, why=what)
+
+
 class Answer(NamedTuple):
     """An answer of the hook and the seconds for which it may be used again."""
 
@@ -118,14 +122,14 @@ class Hook:
         except Late as late:
             self._failed("authorize", None)
             self._leave("authorize", late)
-            raise Failure("proxy_internal_error", "the policy hook took too long") from None
+            raise _failure("the policy hook took too long") from None
         except asyncio.CancelledError:  # the client has gone
             raise
         except BaseException as error:  # SystemExit, too: one request is not the worker
             if _is_from_the_keyboard(error):
                 raise
             self._failed("authorize", error)
-            raise Failure("proxy_internal_error", "the policy hook failed") from error
+            raise _failure("the policy hook failed") from error
         return answer
 
     def closed(self, record: Any) -> None:

@@ -49,8 +49,16 @@ SILENCE = 1.0
 _UNDELAYED = "="
 """Begins the network of a client that is never delayed; it is one by itself."""
 
+_MISSING = "this proxy asks for a user name and a password"
 _UNSOUND = "these are not sound Basic credentials"
 _WRONG = "the user name or the password is wrong"
+
+_WHY = {
+    _MISSING: "no user name and password given",
+    _UNSOUND: "no sound Basic credentials",
+    _WRONG: "wrong user name or password",
+}
+"""The same for the reason phrase: on it people see which of these it is."""
 
 
 @dataclass(eq=False, slots=True)
@@ -183,7 +191,7 @@ class Authenticator:
         named = self._named if self._mapped is None else self._mapped.value
         user = named.of(client, uid)
         if not user and self._required:
-            raise self._unauthenticated("this proxy asks for a user name and a password")
+            raise self._unauthenticated(_MISSING)
         return user
 
     def _is_single(self, pair: bytes) -> bool:
@@ -215,11 +223,11 @@ class Authenticator:
                 "too many attempts with a wrong password from this address",
                 429,
                 (b"Retry-After: %d" % math.ceil(later.seconds),),
+                why="too many wrong passwords",
             ) from None
         except Full:
-            raise Failure(
-                "connection_limit_reached", "too many passwords are being checked"
-            ) from None
+            detail = "too many passwords are being checked"
+            raise Failure("connection_limit_reached", detail, why=detail) from None
         finally:
             attempt.requests -= 1
             if not attempt.requests and not attempt.begun:
@@ -299,7 +307,7 @@ class Authenticator:
     # ---- refusals --------------------------------------------------------------------------
 
     def _unauthenticated(self, detail: str) -> Unauthenticated:
-        return Unauthenticated(detail, 407, self._challenge)
+        return Unauthenticated(detail, 407, self._challenge, why=_WHY[detail])
 
     def _say_too_many(self, attempt: _Attempt) -> None:
         """Once a second of a network: it may try as often as it likes."""

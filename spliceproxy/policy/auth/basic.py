@@ -14,12 +14,12 @@ _REALM = re.compile(r"[\x20-\x7e]*").fullmatch
 class Unauthenticated(Failure):
     """A client that must say who it is (407), or has to wait before it tries again (429).
 
-    ``detail`` is a constant, for the reason phrase has it, too; ``fields`` are the answer's
-    further field lines, without CRLF.
+    ``why`` is for the reason phrase; ``fields`` are the answer's further field lines, without
+    CRLF.
     """
 
-    def __init__(self, detail: str, status: int, fields: tuple[bytes, ...]) -> None:
-        super().__init__("http_request_denied", detail, status, why=detail)
+    def __init__(self, detail: str, status: int, fields: tuple[bytes, ...], *, why: str) -> None:
+        super().__init__("http_request_denied", detail, status, why=why)
         self.fields = fields
 
 
