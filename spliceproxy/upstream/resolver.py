@@ -3,6 +3,10 @@
 Queries go through c-ares (by aiodns), which works on a thread of its own and hands each
 answer to the event loop: no name, however slow, holds up the loop or another name.
 
+The families are asked for at once and by themselves. Where one has not come RESOLUTION_DELAY
+after the other, those who wait go on with what is there (RFC 8305 section 3), and :meth:`late`
+tells them when the look-up is over.
+
 ``resolv.conf`` is obeyed as getaddrinfo(3) does, ``search`` and ``ndots`` included: in
 containers "redis" and "redis.prod" are names that exist only so. A name with a trailing dot
 is absolute.
@@ -14,17 +18,27 @@ import asyncio
 import re
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
 import aiodns
 import pycares
-from aiodns.error import ARES_ETIMEOUT, DNSError
+from aiodns.error import (
+    ARES_ENODATA,
+    ARES_ENOTFOUND,
+    ARES_EREFUSED,
+    ARES_ESERVFAIL,
+    ARES_ETIMEOUT,
+    DNSError,
+)
 
 from spliceproxy.errors import Failure
+from spliceproxy.upstream import search
 from spliceproxy.upstream.addresses import interleave, literal
+from spliceproxy.upstream.channels import Channels
 from spliceproxy.upstream.hosts import Hosts, is_localhost
+from spliceproxy.upstream.preference import prefers_ipv4
 
 MIN_TTL = 2.0
 """Seconds an answer is kept at least. A TTL of 0 means one transaction (RFC 1035 section
@@ -38,6 +52,14 @@ NEGATIVE_TTL = 3.0
 """Seconds a failure is kept: shields the name server from a client that retries in a loop,
 short enough that a name which has just been made is found (RFC 2308 allows hours)."""
 
+HALF_TTL = 30.0
+"""Seconds an answer is kept at most whose other family failed: the next look-up may have both."""
+
+RESOLUTION_DELAY = 0.05
+"""Seconds for which the second family is waited for, once the first has addresses (RFC 8305
+section 3). IPv6 waits, too: it is mostly there a moment before IPv4, and the race for a
+connection needs both."""
+
 MAX_ENTRIES = 8192
 """Names kept, a few MiB. Beyond it the one stored longest ago goes, which with TTLs of at
 most MAX_TTL is nearly the one that expires next."""
@@ -46,18 +68,10 @@ MAX_ADDRESSES = 16
 """Addresses kept per name: so many that do not answer are a dead origin, and an answer with
 hundreds would turn one request into hundreds of connection attempts."""
 
-CHANNEL_AGE = 30.0
-CHANNEL_LOOKUPS = 4096
-"""Seconds and look-ups after which the next look-up gets a new c-ares channel. c-ares has a
-cache of its own that aiodns cannot switch off: it has no size limit, and it keeps an answer
-without records for an hour whatever its SOA says. A channel costs 0.2 ms."""
+PATIENCE = 0.25
+"""Seconds after which a name without an answer is asked for once more, on a patient channel."""
 
-QUERY_SHARE = 5
-QUERY_TRIES = 3
-QUERY_TIMEOUT = 2.0
-"""A server has a fifth of the limit, at most QUERY_TIMEOUT seconds (c-ares' default), to
-answer before the next one is asked; c-ares doubles it from round to round. So a lost packet
-and a dead server, or two, leave time for an answer within the limit."""
+FAMILIES = (socket.AF_INET6, socket.AF_INET)  # AAAA first, as RFC 8305 section 3 wants it
 
 LOOPBACK = ("::1", "127.0.0.1")
 
@@ -72,6 +86,41 @@ class _Answer(NamedTuple):
     addresses: tuple[str, ...]
     error: str
     detail: str
+
+
+class _Part(NamedTuple):
+    """What c-ares says of one family of one name; ``code`` is its error, 0 for none."""
+
+    addresses: tuple[str, ...]
+    ttl: float
+    code: int
+    detail: str
+
+
+class _Query:
+    """One look-up: ``first`` is set as soon as there is something to go on with, ``whole`` when
+    nothing more is waited for. ``parts`` are of the candidate that is asked for."""
+
+    __slots__ = (
+        "asked",
+        "candidate",
+        "candidates",
+        "first",
+        "name",
+        "parts",
+        "timers",
+        "whole",
+    )
+
+    def __init__(self, name: str, loop: asyncio.AbstractEventLoop) -> None:
+        self.name = name
+        self.candidate = ""
+        self.candidates: Iterator[str] = iter(())
+        self.asked = dict.fromkeys(FAMILIES, 0)  # questions that c-ares has not done with
+        self.parts: dict[socket.AddressFamily, _Part] = {}
+        self.first: asyncio.Future[_Answer] = loop.create_future()
+        self.whole: asyncio.Future[None] = loop.create_future()
+        self.timers: list[asyncio.TimerHandle] = []
 
 
 class Resolver:
@@ -92,17 +141,18 @@ class Resolver:
         self.clock: Callable[[], float] = time.monotonic
         self._loop = asyncio.get_running_loop()
         self._timeout = timeout
-        self._nameservers = nameservers
         self._hosts = Hosts(hosts_file)
         self._cache: dict[str, _Answer] = {}
-        self._queries: dict[str, asyncio.Future[_Answer]] = {}
+        self._queries: dict[str, _Query] = {}
         # Every look-up that c-ares has not finished, with its channel, which must live on.
         self._lookups: dict[asyncio.Future[pycares.AddrInfoResult], aiodns.DNSResolver] = {}
-        self._channel = self._new_channel()
+        # By the clock of the moment: tests set it.
+        self._channels = Channels(timeout, nameservers, lambda: self.clock())
+        self._search = search.read()
         self._closed = False
 
     def cached(self, host: str) -> tuple[str, ...] | None:
-        """The addresses of ``host`` if they are known without waiting, else None."""
+        """The addresses of ``host`` if all are known without waiting, else None."""
         name = host.lower()
         now = self.clock()
         addresses = self._hosts.get(name[:-1] if name[-1:] == "." else name, now)
@@ -117,12 +167,13 @@ class Resolver:
         return LOOPBACK if is_localhost(name.removesuffix(".")) else None
 
     async def resolve(self, host: str) -> tuple[str, ...]:
-        """The addresses of ``host`` in the order to try; never empty.
+        """The addresses of ``host`` in the order to try; never empty. Those of one family
+        where the other is late (:meth:`late`).
 
-        The order is that of RFC 6724 as c-ares finds it, families by turns (RFC 8305
-        section 4). Failure: ``dns_timeout``, or ``dns_error`` for a name that is none, has no
-        address, or whose name servers fail. All who ask for a name at once share one query;
-        it goes on, and its answer is kept, when those who asked are cancelled.
+        The order is that of RFC 6724, families by turns (RFC 8305 section 4). Failure:
+        ``dns_timeout``, or ``dns_error`` for a name that is none, has no address, or whose
+        name servers fail. All who ask for a name at once share one query; it goes on, and its
+        answer is kept, when those who asked are cancelled.
         """
         addresses = self.cached(host)
         if addresses is not None:
@@ -133,24 +184,32 @@ class Resolver:
             query = self._queries.get(name)
             if query is None:
                 query = self._ask(name)
-            answer = await asyncio.shield(query)
+            answer = await asyncio.shield(query.first)
         if not answer.addresses:
             raise Failure(answer.error, answer.detail)
         return answer.addresses
 
+    def late(self, host: str) -> asyncio.Future[None] | None:
+        """Where :meth:`resolve` has given the addresses of one family alone: a future that is
+        done when the look-up is over, be it that the other has come or not. It must not be
+        cancelled."""
+        query = self._queries.get(host.lower())
+        return query.whole if query is not None and query.first.done() else None
+
     async def close(self) -> None:
         """Ends every query (those who wait get ``dns_error``) and the c-ares threads."""
         self._closed = True
-        for name, query in self._queries.items():
-            query.set_result(_failed(name, "the proxy is stopping"))
-        self._queries.clear()
-        for channel in {self._channel, *self._lookups.values()}:
+        for query in list(self._queries.values()):
+            self._settle(query, _failed(query.name, "the proxy is stopping"))
+        for channel in {*self._channels.current(), *self._lookups.values()}:
             await channel.close()
         if self._lookups:  # cancelled: their callbacks are already on the loop
             await asyncio.wait(self._lookups, timeout=1.0)
 
-    def _ask(self, name: str) -> asyncio.Future[_Answer]:
-        """Starts the query for a name; its future never has an exception."""
+    # ---- one query -----------------------------------------------------------------------
+
+    def _ask(self, name: str) -> _Query:
+        """Starts the query for a name; its futures never have an exception."""
         if self._closed:
             raise Failure("dns_error", f"{name}: the proxy is stopping")
         if not _NAME.match(name):
@@ -158,47 +217,131 @@ class Resolver:
         if _ENDS_IN_NUMBER.search(name):
             # What inet_aton(3) and some resolvers take for an address.
             raise Failure("dns_error", f"{name}: neither an IP address nor a host name")
-        now = self.clock()
-        if now >= self._channel_until or self._channel_lookups >= CHANNEL_LOOKUPS:
-            # The old channel closes itself when its last look-up is done.
-            self._channel = self._new_channel()
-        self._channel_lookups += 1
-        query: asyncio.Future[_Answer] = self._loop.create_future()
+        if self._channels.is_old():
+            self._search = search.read()  # resolv.conf is followed, as c-ares does
+        query = _Query(name, self._loop)
+        query.candidates = iter(self._search.candidates(name))
         self._queries[name] = query
-        timer = self._loop.call_later(self._timeout, self._expired, name, query)
-        lookup = self._channel.getaddrinfo(name, type=socket.SOCK_STREAM)
-        self._lookups[lookup] = self._channel
-        lookup.add_done_callback(partial(self._answered, name, query, timer))
+        query.timers.append(self._loop.call_later(self._timeout, self._expired, query))
+        self._next_candidate(query)
         return query
+
+    def _next_candidate(self, query: _Query) -> bool:
+        """Asks for both families of the next name that may be meant; whether there is one."""
+        candidate = next(query.candidates, None)
+        if candidate is None:
+            return False
+        query.candidate, query.parts = candidate, {}
+        query.asked = dict.fromkeys(FAMILIES, 0)
+        channel = self._channels.usual()
+        for family in FAMILIES:
+            self._look_up(query, family, channel)
+        query.timers.append(self._loop.call_later(PATIENCE, self._persist, query, candidate))
+        return True
+
+    def _look_up(
+        self, query: _Query, family: socket.AddressFamily, channel: aiodns.DNSResolver
+    ) -> None:
+        query.asked[family] += 1
+        lookup = channel.getaddrinfo(query.candidate, family, type=socket.SOCK_STREAM)
+        self._lookups[lookup] = channel
+        lookup.add_done_callback(partial(self._answered, query, query.candidate, family))
+
+    def _persist(self, query: _Query, candidate: str) -> None:
+        """A name is slow, or its packets are lost."""
+        if candidate != query.candidate:
+            return
+        for family in FAMILIES:
+            if family not in query.parts:
+                self._look_up(query, family, self._channels.patient())
 
     def _answered(
         self,
-        name: str,
-        query: asyncio.Future[_Answer],
-        timer: asyncio.TimerHandle,
+        query: _Query,
+        candidate: str,
+        family: socket.AddressFamily,
         lookup: asyncio.Future[pycares.AddrInfoResult],
     ) -> None:
-        """c-ares is done with a name: keeps what it found and tells those who wait."""
-        timer.cancel()
-        del self._lookups[lookup]
+        """c-ares is done with one family of a name."""
+        channel = self._lookups.pop(lookup)
         error = lookup.exception()
-        answer = (
-            _found(name, lookup.result(), self.clock())
-            if error is None
-            else _failed(name, *_reason(error), now=self.clock())
-        )
-        late = query.done()  # timed out; a newer query may have found more than a failure
-        if answer.addresses or (answer.error == "dns_error" and not late):
-            self._keep(name, answer)
-        if not late:
-            del self._queries[name]
-            query.set_result(answer)
+        part = _part(lookup.result()) if error is None else _fault(error)
+        if part.code != ARES_ETIMEOUT:
+            self._channels.heard(channel)
+        if candidate != query.candidate:
+            return
+        query.asked[family] -= 1
+        if family in query.parts or (part.code == ARES_ETIMEOUT and query.asked[family]):
+            return
+        query.parts[family] = part
+        if query.whole.done():
+            self._keep_late(query)
+        elif len(query.parts) == len(FAMILIES):
+            if self._is_elsewhere(query) and self._next_candidate(query):
+                return
+            self._settle(query, self._answer(query))
+        elif part.addresses:
+            query.timers.append(self._loop.call_later(RESOLUTION_DELAY, self._go_on, query))
 
-    def _expired(self, name: str, query: asyncio.Future[_Answer]) -> None:
-        if not query.done():
-            del self._queries[name]
+    def _is_elsewhere(self, query: _Query) -> bool:
+        """Whether the name that was asked for is not there, so that another may be meant.
+
+        A name without any data is there in one way only: as glibc, c-ares goes on behind
+        it. A failing server says nothing about a name; but systemd-resolved fails for
+        each name of one label.
+        """
+        codes = {part.code for part in query.parts.values()}
+        allowed = {ARES_ENOTFOUND, ARES_ENODATA}
+        if ARES_ENOTFOUND in codes or query.candidate.count(".") == 1:
+            allowed |= {ARES_ESERVFAIL, ARES_EREFUSED}
+        return codes <= allowed
+
+    def _go_on(self, query: _Query) -> None:
+        """The second family is late: those who wait go on with the first."""
+        if not query.first.done():
+            query.first.set_result(self._answer(query))
+
+    def _expired(self, query: _Query) -> None:
+        """The limit: what has come must do."""
+        answer = self._answer(query)
+        if not answer.addresses:
             detail = f"no answer within {self._timeout:g} s"
-            query.set_result(_failed(name, detail, "dns_timeout"))
+            answer = _failed(query.name, detail, "dns_timeout")
+        self._settle(query, answer)
+
+    def _settle(self, query: _Query, answer: _Answer) -> None:
+        """Ends a query: keeps what it has found and tells those who wait."""
+        for timer in query.timers:
+            timer.cancel()
+        del self._queries[query.name]
+        if not self._closed and (answer.addresses or answer.error == "dns_error"):
+            self._keep(query.name, answer)
+        if not query.first.done():
+            query.first.set_result(answer)
+        query.whole.set_result(None)
+
+    def _answer(self, query: _Query) -> _Answer:
+        """What the parts that have come make together."""
+        parts = query.parts
+        six, four = (
+            parts[family].addresses if family in parts else ()
+            for family in (socket.AF_INET6, socket.AF_INET)
+        )
+        if not six and not four:
+            return _failed(query.name, *_reason(parts), now=self.clock())
+        both = six + four if not (six and four and prefers_ipv4(six[0], four[0])) else four + six
+        ttl = min(part.ttl for part in parts.values())
+        if len(parts) < len(FAMILIES):
+            ttl = min(ttl, HALF_TTL)
+        expires = self.clock() + min(max(ttl, MIN_TTL), MAX_TTL)
+        return _Answer(expires, interleave(both)[:MAX_ADDRESSES], "", "")
+
+    def _keep_late(self, query: _Query) -> None:
+        """What comes after the limit is kept, unless it is less than what a newer query has."""
+        answer = self._answer(query)
+        known = self._cache.get(query.name)
+        if answer.addresses and (known is None or set(known.addresses) <= set(answer.addresses)):
+            self._keep(query.name, answer)
 
     def _keep(self, name: str, answer: _Answer) -> None:
         self._cache.pop(name, None)  # a name that is stored again goes to the end
@@ -206,40 +349,34 @@ class Resolver:
             del self._cache[next(iter(self._cache))]
         self._cache[name] = answer
 
-    def _new_channel(self) -> aiodns.DNSResolver:
-        self._channel_until = self.clock() + CHANNEL_AGE
-        self._channel_lookups = 0
-        try:
-            return aiodns.DNSResolver(
-                nameservers=self._nameservers,
-                loop=self._loop,
-                timeout=min(self._timeout / QUERY_SHARE, QUERY_TIMEOUT),
-                tries=QUERY_TRIES,
-                # No `lookups`, nor any other text: pycares (5.2) hands c-ares memory that it
-                # has freed. So c-ares looks into /etc/hosts, too, behind us.
-            )
-        except pycares.AresError as error:
-            servers = ", ".join(self._nameservers or ("of resolv.conf",))
-            raise ValueError(f"name servers {servers}: {error.args[-1]}") from error
 
-
-def _found(name: str, result: pycares.AddrInfoResult, now: float) -> _Answer:
-    """The answer that c-ares' result is."""
+def _part(result: pycares.AddrInfoResult) -> _Part:
     texts = (literal(node.addr[0].decode("ascii")) for node in result.nodes)
-    addresses = interleave(text for text in texts if text is not None)[:MAX_ADDRESSES]
+    addresses = tuple(text for text in texts if text is not None)
     if not addresses:
-        return _failed(name, "no address", now=now)
+        return _Part((), MAX_TTL, ARES_ENODATA, "no address")
     ttl = min([node.ttl for node in result.nodes] + [cname.ttl for cname in result.cnames])
-    return _Answer(now + min(max(ttl, MIN_TTL), MAX_TTL), addresses, "", "")
+    return _Part(addresses, ttl, 0, "")
+
+
+def _fault(error: BaseException) -> _Part:
+    """A family without an address: one that has none may be kept for long, a failure not."""
+    code, text = error.args if isinstance(error, DNSError) else (ARES_ESERVFAIL, error)
+    ttl = MAX_TTL if code in (ARES_ENOTFOUND, ARES_ENODATA) else HALF_TTL
+    return _Part((), ttl, code, str(text))
 
 
 def _failed(name: str, detail: str, error: str = "dns_error", now: float = 0.0) -> _Answer:
     return _Answer(now + NEGATIVE_TTL, (), error, f"{name}: {detail}")
 
 
-def _reason(error: BaseException) -> tuple[str, str]:
-    """The detail and the type of a failed look-up."""
-    if not isinstance(error, DNSError):
-        return str(error), "dns_error"
-    code, text = error.args
-    return str(text), "dns_timeout" if code == ARES_ETIMEOUT else "dns_error"
+def _reason(parts: Mapping[socket.AddressFamily, _Part]) -> tuple[str, str]:
+    """The detail and the type of a failed look-up: a server's fault says more than that there
+    is nothing, and "no data" more than "no name"."""
+    order = (ARES_ENOTFOUND, ARES_ENODATA)
+    worst = max(
+        parts.values(),
+        key=lambda part: order.index(part.code) if part.code in order else len(order),
+        default=_Part((), 0.0, ARES_ENODATA, "no address"),
+    )
+    return worst.detail, "dns_timeout" if worst.code == ARES_ETIMEOUT else "dns_error"

@@ -19,10 +19,12 @@ import pytest
 from harness import free_port
 
 from spliceproxy.errors import Failure
+from spliceproxy.upstream import channels, preference, search
 from spliceproxy.upstream import resolver as module
 from spliceproxy.upstream.addresses import interleave, literal
 from spliceproxy.upstream.hosts import CHECK, parse
 from spliceproxy.upstream.resolver import LOOPBACK, Resolver
+from spliceproxy.upstream.search import Search
 
 T = TypeVar("T")
 Run = Callable[[Coroutine[Any, Any, T]], T]
@@ -43,7 +45,8 @@ class Server(asyncio.DatagramProtocol):
     """A name server whose answers the test decides.
 
     ``zone`` maps name and type to addresses; a name without the type has no data, an
-    unknown name does not exist. ``rcode`` and ``silent`` overrule it.
+    unknown name does not exist. ``rcode`` and ``silent`` overrule it. ``slow`` maps name and
+    type to seconds for which the answer is held, None: for ever; ``rcodes`` to a code.
     """
 
     def __init__(self) -> None:
@@ -54,12 +57,38 @@ class Server(asyncio.DatagramProtocol):
         self.asked: list[tuple[str, int]] = []
         self.heard = asyncio.Event()
         self.held: list[tuple[bytes, Any]] = []
+        self.slow: dict[tuple[str, int], float | None] = {}
+        self.rcodes: dict[tuple[str, int], int] = {}
+        self.truncate = False
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
         self.address = "{}:{}".format(*transport.get_extra_info("sockname"))
 
     def datagram_received(self, data: bytes, peer: Any) -> None:
+        asked, message = self.answer(data)
+        delay = self.slow.get(asked, 0.0)
+        if self.truncate:  # nothing but the question, and TC
+            message = message[:2] + b"\x83\x80\0\1\0\0\0\0\0\0" + message[12:][: len(asked[0]) + 6]
+        if self.silent:
+            self.held.append((message, peer))
+        elif delay is not None and not delay:
+            self.transport.sendto(message, peer)
+        elif delay is not None:
+            asyncio.get_running_loop().call_later(delay, self.transport.sendto, message, peer)
+
+    async def stream(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Queries over TCP (RFC 1035 section 4.2.2)."""
+        try:
+            while True:
+                (size,) = struct.unpack(">H", await reader.readexactly(2))
+                _, message = self.answer(await reader.readexactly(size))
+                writer.write(struct.pack(">H", len(message)) + message)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            writer.close()
+
+    def answer(self, data: bytes) -> tuple[tuple[str, int], bytes]:
+        """The question, and the message that answers it."""
         at, labels = 12, []
         while data[at]:
             labels.append(data[at + 1 : at + 1 + data[at]].decode())
@@ -69,6 +98,7 @@ class Server(asyncio.DatagramProtocol):
         self.heard.set()
         records = self.zone.get(name)
         rcode = self.rcode or (NXDOMAIN if records is None else NOERROR)
+        rcode = self.rcodes.get((name, qtype), rcode)
         family = socket.AF_INET if qtype == A else socket.AF_INET6
         answer = b""
         found = [] if rcode or records is None else records.get(qtype, [])
@@ -76,11 +106,7 @@ class Server(asyncio.DatagramProtocol):
             packed = socket.inet_pton(family, address)
             answer += b"\xc0\x0c" + struct.pack(">HHIH", qtype, 1, self.ttl, len(packed)) + packed
         flags = struct.pack(">HHHHH", 0x8180 | rcode, 1, len(found), 0, 0)
-        message = data[:2] + flags + data[12 : at + 5] + answer
-        if self.silent:
-            self.held.append((message, peer))
-        else:
-            self.transport.sendto(message, peer)
+        return (name, qtype), data[:2] + flags + data[12 : at + 5] + answer
 
     def release(self) -> None:
         self.silent = False
@@ -330,7 +356,7 @@ def test_answers_are_kept_for_their_ttl(run: Run[Any], ttl: int, kept: float) ->
 
         world.server.zone["a.test"] = {A: ["10.0.0.2"]}
         # The age of a channel is what c-ares' own cache may add.
-        world.passed += max(1.5, module.CHANNEL_AGE)
+        world.passed += max(1.5, channels.CHANNEL_AGE)
         assert world.resolver.cached("a.test") is None
         assert await world.resolver.resolve("a.test") == ("10.0.0.2",)
 
@@ -370,7 +396,7 @@ def test_failures_are_dns_errors_and_kept_for_a_moment(run: Run[Any], rcode: int
 
         world.server.rcode = NOERROR
         world.server.zone["a.test"] = {A: ["10.0.0.1"]}
-        world.passed += max(module.NEGATIVE_TTL, module.CHANNEL_AGE)
+        world.passed += max(module.NEGATIVE_TTL, channels.CHANNEL_AGE)
         assert await world.resolver.resolve("a.test") == ("10.0.0.1",)
 
     in_world(run, body)
@@ -398,8 +424,8 @@ def test_silence_is_a_dns_timeout_and_a_late_answer_is_kept(run: Run[Any]) -> No
 
 
 def test_c_ares_giving_up_is_a_dns_timeout(run: Run[Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "QUERY_TRIES", 1)
-    monkeypatch.setattr(module, "QUERY_TIMEOUT", 0.1)
+    monkeypatch.setattr(channels, "QUERY_TRIES", 1)
+    monkeypatch.setattr(channels, "QUERY_TIMEOUT", 0.1)
 
     async def body(world: World) -> None:
         world.server.silent = True
@@ -448,10 +474,263 @@ def test_bad_name_servers_are_named(run: Run[Any]) -> None:
     run(main())
 
 
+# One family without the other
+
+
+@pytest.mark.parametrize(
+    ("swallowed", "found"), [(AAAA, "127.0.0.1"), (A, "::1")], ids=["no AAAA", "no A"]
+)
+def test_a_family_that_does_not_come_is_not_waited_for(
+    run: Run[Any], swallowed: int, found: str
+) -> None:
+    """RFC 8305 section 3: what is there is dialled."""
+
+    async def body(world: World) -> None:
+        server, resolver = world.server, world.resolver
+        for n in range(3):  # for each new name, not only for the first
+            name = f"n{n}.test"
+            server.zone[name] = {A: ["127.0.0.1"], AAAA: ["::1"]}
+            server.slow[name, swallowed] = None
+            started = time.monotonic()
+            assert await resolver.resolve(name) == (found,)
+            assert time.monotonic() - started < 0.6  # a fifth of the limit is 0.8 s
+            assert resolver.cached(name) is None  # it may yet be more
+            assert await resolver.resolve(name) == (found,)  # at once
+            late = resolver.late(name)
+            assert late is not None
+            assert not late.done()
+        await asyncio.wait([late], timeout=20.0)  # the limit
+        assert late.done()
+        assert resolver.late(name) is None
+        assert resolver.cached(name) == (found,)
+        world.passed += module.HALF_TTL
+        assert resolver.cached(name) is None
+
+    in_world(run, body, timeout=4.0)
+
+
+@pytest.mark.parametrize("slow", [A, AAAA], ids=["A", "AAAA"])
+def test_a_late_family_is_told_and_kept(run: Run[Any], slow: int) -> None:
+    async def body(world: World) -> None:
+        server, resolver = world.server, world.resolver
+        server.zone["a.test"] = {A: ["127.0.0.1"], AAAA: ["::1"]}
+        server.slow["a.test", slow] = 0.5
+        assert len(await resolver.resolve("a.test")) == 1
+        late = resolver.late("A.test")
+        assert late is not None
+        await late
+        assert sorted(resolver.cached("a.test") or ()) == ["127.0.0.1", "::1"]
+        assert not resolver._queries
+
+    in_world(run, body)
+
+
+def test_the_second_family_is_waited_for_a_moment(
+    run: Run[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "RESOLUTION_DELAY", 60.0)
+
+    async def body(world: World) -> None:
+        for slow in (A, AAAA):
+            name = f"n{slow}.test"
+            world.server.zone[name] = {A: ["127.0.0.1"], AAAA: ["::1"]}
+            world.server.slow[name, slow] = 0.2
+            assert sorted(await world.resolver.resolve(name)) == ["127.0.0.1", "::1"]
+            assert world.resolver.late(name) is None
+
+    in_world(run, body)
+
+
+@pytest.mark.parametrize("rcode", [SERVFAIL, NXDOMAIN, REFUSED])
+def test_one_family_fails(run: Run[Any], rcode: int) -> None:
+    """RFC 4074 section 4: servers that know nothing of AAAA answer with any of these."""
+
+    async def body(world: World) -> None:
+        server, resolver = world.server, world.resolver
+        server.zone["a.test"] = {A: ["127.0.0.1"]}
+        server.rcodes["a.test", AAAA] = rcode
+        assert await resolver.resolve("a.test") == ("127.0.0.1",)
+        server.zone["b.test"] = {AAAA: ["::1"]}
+        server.rcodes["b.test", A] = rcode
+        assert await resolver.resolve("b.test") == ("::1",)
+
+    in_world(run, body)
+
+
+@pytest.mark.parametrize("other", [NOERROR, NXDOMAIN])
+def test_a_fault_says_more_than_nothing(run: Run[Any], other: int) -> None:
+    async def body(world: World) -> None:
+        world.server.zone["a.test"] = {}
+        for family in (A, AAAA):
+            world.server.rcodes = {("a.test", A): other, ("a.test", AAAA): other}
+            world.server.rcodes["a.test", family] = SERVFAIL
+            failure = await world.fails("a.test")
+            assert "failure" in failure.detail
+            world.passed += channels.CHANNEL_AGE
+
+    in_world(run, body)
+
+
+def test_a_slow_name_after_fast_ones(run: Run[Any]) -> None:
+    """c-ares takes the usual speed of a server for the speed of each name."""
+
+    async def body(world: World) -> None:
+        server, resolver = world.server, world.resolver
+        for n in range(30):
+            server.zone[f"n{n}.test"] = {A: ["127.0.0.1"], AAAA: ["::1"]}
+            await resolver.resolve(f"n{n}.test")
+        for n in range(2):  # of which each may make it take the others for as fast
+            names = [f"slow{n}-{m}.test" for m in range(3)]
+            for name in names:
+                server.zone[name] = {A: ["127.0.0.9"]}
+                server.slow[name, A] = server.slow[name, AAAA] = 2.5
+            found = await asyncio.gather(*map(resolver.resolve, names))
+            assert found == [("127.0.0.9",)] * 3
+        assert len(server.asked) < 200  # slow is not deaf
+
+    in_world(run, body, timeout=4.0)
+
+
+def test_truncated_answers_are_asked_for_over_tcp(run: Run[Any]) -> None:
+    async def main() -> None:
+        tcp = None
+        while tcp is None:
+            server = await serve()
+            host, _, port = server.address.rpartition(":")
+            try:
+                tcp = await asyncio.start_server(server.stream, host, int(port))
+            except OSError:  # somebody has this port
+                server.transport.close()
+        server.truncate = True
+        server.zone["a.test"] = {A: [f"127.0.1.{n}" for n in range(40)], AAAA: ["::1"]}
+        resolver = Resolver(10.0, nameservers=[server.address], hosts_file=os.devnull)
+        found = await resolver.resolve("a.test")
+        assert len(found) == module.MAX_ADDRESSES
+        assert "::1" in found
+        await resolver.close()
+        tcp.close()
+        server.transport.close()
+
+    run(main())
+
+
+# The search list
+
+
+def searching(monkeypatch: pytest.MonkeyPatch, *domains: str, ndots: int = 1) -> None:
+    monkeypatch.setattr(search, "read", lambda: Search(domains, ndots))
+
+
+def test_addresses_of_two_names_are_not_joined(
+    run: Run[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The A of a name is late, and a search domain has an AAAA for everything."""
+    searching(monkeypatch, "wild.test")
+
+    async def body(world: World) -> None:
+        server = world.server
+        server.zone["a.test"] = {A: ["127.0.0.1"]}
+        server.zone["a.test.wild.test"] = {A: ["127.0.0.66"], AAAA: ["::66"]}
+        server.slow["a.test", A] = 0.5
+        assert await world.resolver.resolve("a.test") == ("127.0.0.1",)
+        assert {name for name, _ in server.asked} == {"a.test"}
+
+    in_world(run, body)
+
+
+@pytest.mark.parametrize(
+    ("codes", "goes_on"),
+    [
+        ((NXDOMAIN, NXDOMAIN), True),
+        ((NOERROR, NOERROR), True),  # no data
+        ((NXDOMAIN, SERVFAIL), True),
+        ((NOERROR, SERVFAIL), False),
+        ((SERVFAIL, SERVFAIL), False),
+    ],
+)
+def test_when_the_next_name_may_be_meant(
+    run: Run[Any], monkeypatch: pytest.MonkeyPatch, codes: tuple[int, int], goes_on: bool
+) -> None:
+    searching(monkeypatch, "prod.test")
+
+    async def body(world: World) -> None:
+        server = world.server
+        server.zone = {"a.b": {}, "a.b.prod.test": {A: ["127.0.0.1"]}}
+        server.rcodes = {("a.b", A): codes[0], ("a.b", AAAA): codes[1]}
+        if goes_on:
+            assert await world.resolver.resolve("a.b") == ("127.0.0.1",)
+        else:
+            assert (await world.fails("a.b")).error == "dns_error"
+
+    in_world(run, body)
+
+
+def test_candidates() -> None:
+    names = Search(("prod.test", "test"), 2).candidates
+    assert names("a") == ("a.prod.test.", "a.test.", "a.")
+    assert names("a.b") == ("a.b.prod.test.", "a.b.test.", "a.b.")
+    assert names("a.b.c") == ("a.b.c.", "a.b.c.prod.test.", "a.b.c.test.")
+    assert names("a.") == ("a.",)
+    assert Search((), 1).candidates("a") == ("a.",)
+    assert Search(("x" * 60,), 0).candidates(".".join(["a" * 60] * 4)) == (
+        ".".join(["a" * 60] * 4) + ".",
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "environment", "expected"),
+    [
+        ("", {}, Search(("home.test",), 1)),
+        ("search A.test. b.test\n", {}, Search(("a.test", "b.test"), 1)),
+        ("domain a.test\nsearch b.test\n", {}, Search(("b.test",), 1)),
+        ("search b.test\ndomain a.test c.test\n", {}, Search(("a.test",), 1)),
+        ("search .\n", {}, Search((), 1)),
+        ("#search a.test\n;domain b.test\n", {}, Search(("home.test",), 1)),
+        ("options rotate ndots:5 timeout:1\nsearch\n", {}, Search((), 5)),
+        ("options ndots:99\n", {"LOCALDOMAIN": "c.test d.test"}, Search(("c.test", "d.test"), 15)),
+        ("options ndots:x\n", {"RES_OPTIONS": "ndots:0"}, Search(("home.test",), 0)),
+    ],
+)
+def test_resolv_conf(text: str, environment: dict[str, str], expected: Search) -> None:
+    assert search.parse(text.splitlines(), environment, "me.home.test") == expected
+
+
+# The order of the families
+
+
+@pytest.mark.parametrize(
+    ("six", "six_from", "four", "four_from", "ipv4_first"),
+    [
+        ("2a00::1", "2a00::2", "192.0.2.1", "10.0.0.1", False),
+        ("2a00::1", None, "192.0.2.1", "10.0.0.1", True),  # no IPv6 here
+        ("2a00::1", "2a00::2", "192.0.2.1", None, False),
+        ("2a00::1", None, "192.0.2.1", None, False),
+        ("2a00::1", "fd00::2", "192.0.2.1", "10.0.0.1", True),  # a private source: no way out
+        ("fd00::1", "fd00::2", "192.0.2.1", "10.0.0.1", True),
+        ("2002:c000:201::1", "2002:c000:202::1", "192.0.2.1", "192.0.2.2", True),  # 6to4
+        ("::1", "::1", "127.0.0.1", "127.0.0.1", False),
+        ("2a00::1", "fe80::2%eth0", "192.0.2.1", "10.0.0.1", True),
+    ],
+)
+def test_preference(
+    monkeypatch: pytest.MonkeyPatch,
+    six: str,
+    six_from: str | None,
+    four: str,
+    four_from: str | None,
+    ipv4_first: bool,
+) -> None:
+    """RFC 6724 section 10.2 has some of these."""
+    monkeypatch.setattr(preference, "source_of", {six: six_from, four: four_from}.__getitem__)
+    assert preference.prefers_ipv4(six, four) is ipv4_first
+
+
 # Several who ask
 
 
-def test_askers_share_a_query_and_may_leave(run: Run[Any]) -> None:
+def test_askers_share_a_query_and_may_leave(run: Run[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PATIENCE", 60.0)  # it asks twice
+
     async def body(world: World) -> None:
         server, resolver = world.server, world.resolver
         server.silent = True
@@ -489,7 +768,7 @@ def test_an_abandoned_query_fills_the_cache(run: Run[Any]) -> None:
 
 
 def test_a_query_survives_a_new_channel(run: Run[Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "CHANNEL_LOOKUPS", 1)
+    monkeypatch.setattr(channels, "CHANNEL_LOOKUPS", 1)
 
     async def body(world: World) -> None:
         server, resolver = world.server, world.resolver
@@ -539,7 +818,7 @@ def test_close_ends_waiting_and_leaves_nothing(run: Run[Any], caplog: Any) -> No
 
 
 def test_retired_channels_are_closed(run: Run[Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "CHANNEL_LOOKUPS", 1)
+    monkeypatch.setattr(channels, "CHANNEL_LOOKUPS", 1)
 
     async def body(world: World) -> None:
         world.server.zone = {f"n{n}": {A: ["10.0.0.1"]} for n in range(40)}
