@@ -28,11 +28,17 @@ class Timeouts:
     """Seconds. Every wait of the proxy is under one of these."""
 
     head: float = 30.0  # a whole request head; also a kept-alive connection between requests
-    dial: float = 10.0  # all connection attempts of one request together
-    dns: float = 5.0  # one name
+    # Clients give up after 5 s (a name) and 10 s: these are shorter, so that they get an answer.
+    dial: float = 9.0  # looking up a name and all connection attempts of one request together
+    dns: float = 4.0  # one name
     idle: float = 3600.0  # a tunnel or body without a byte
     half_close: float = 60.0  # the same, once one side has ended
     drain: float = 8.0  # tunnels after SIGTERM
+
+    @property
+    def lookup(self) -> float:
+        """For one name: it is a part of what has the dial timeout."""
+        return min(self.dns, self.dial)
 
 
 @dataclass(frozen=True, slots=True)

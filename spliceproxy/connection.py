@@ -12,6 +12,7 @@ from functools import partial
 
 from spliceproxy.answers import Answers
 from spliceproxy.body import SourceFailed
+from spliceproxy.dialing import dial
 from spliceproxy.errors import ClientGone, Denied, Failure, PeerGone, internal
 from spliceproxy.forward import Begun, Exchange
 from spliceproxy.heads import HeadReader
@@ -314,7 +315,8 @@ class Connection:
         self._check_loop(head)
         verdict = await self._decide(head, head.host, head.port)
         self._may_repeat(head, verdict)
-        origin = await services.dial(verdict, self._record)
+        again = partial(self._decide, head, head.host, head.port)
+        origin, _ = await dial(services, verdict, self._record, again)
         self._record.status = 200
         try:
             hand_over(services, self._stream, origin, ESTABLISHED, self._record)
@@ -364,6 +366,7 @@ class Connection:
             verdict,
             self.abort,
             forwarded,
+            partial(self._decide, head, host, port, own=own),
             self._bound,
             self._begun,
         )

@@ -36,11 +36,28 @@ async def _explain(config: Config, request: Request) -> Explanation:
     if request.addresses:
         addresses = tuple(map(canonical_address, request.addresses))
         return await walk(config, request, _Given(addresses))
-    resolver = Resolver(config.timeouts.dns)
+    resolver = Resolver(config.timeouts.lookup)
     try:
-        return await walk(config, request, resolver)
+        return await walk(config, request, _Whole(resolver))
     finally:
         await resolver.close()
+
+
+class _Whole:
+    """Names with all that is known of them, however late it comes."""
+
+    def __init__(self, resolver: Resolver) -> None:
+        self._resolver = resolver
+
+    def cached(self, host: str) -> tuple[str, ...] | None:
+        return self._resolver.cached(host)
+
+    async def resolve(self, host: str) -> tuple[str, ...]:
+        addresses = await self._resolver.resolve(host)
+        late = self._resolver.late(host)
+        if late is not None:
+            await asyncio.wait({late})
+        return self._resolver.cached(host) or addresses
 
 
 class _Given:

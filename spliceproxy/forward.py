@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from spliceproxy.body import SourceFailed, TargetFailed
+from spliceproxy.dialing import Decide, dial
 from spliceproxy.errors import ClientGone, Failure, PeerGone
 from spliceproxy.http1.authentication import request_binds, response_binds
 from spliceproxy.http1.errors import HeadError
@@ -67,7 +68,7 @@ class DeadReuse(Exception):
 
 class Exchange:
     """One request and its response. ``abort(cause)`` is the connection's: it makes the
-    coroutine that runs :meth:`run` fail with ``cause``.
+    coroutine that runs :meth:`run` fail with ``cause``. ``again`` asks the policy once more.
 
     ``answered``: the final response has begun; ``uploaded``: all of the request's body has
     been read. ``bound`` holds the origin's connection where it belongs to this client.
@@ -75,6 +76,7 @@ class Exchange:
 
     __slots__ = (
         "_abort",
+        "_again",
         "_before",
         "_begun",
         "_binds",
@@ -106,6 +108,7 @@ class Exchange:
         verdict: Verdict,
         abort: Callable[[Exception], None],
         forwarded: list[bytes] | None,
+        again: Decide,
         bound: BoundOrigin,
         begun: Begun | None = None,
     ) -> None:
@@ -116,6 +119,7 @@ class Exchange:
         self._verdict = verdict
         self._abort = abort
         self._forwarded = forwarded
+        self._again = again
         self._begun = begun
         self._bound = bound
         # Nobody else may use the origin's connection from here on (RFC 4559 section 6).
@@ -200,7 +204,9 @@ class Exchange:
 
     async def _dial(self) -> None:
         self._client.watch(self._client_gone)
-        self._origin = await self._services.dial(self._verdict, self._record)
+        self._origin, self._verdict = await dial(
+            self._services, self._verdict, self._record, self._again
+        )
 
     def _close_origin(self) -> None:
         if self._origin is not None:

@@ -50,6 +50,7 @@ class Instance:
             pool=IdlePool(loop),
             log=log,
             site=site,
+            names=resolver,
             own=Own(sock.getsockname() for sock in sockets),
             policy=policy,
             learned=None if learn is None else Learned(learn),

@@ -133,7 +133,7 @@ class Proxy:
             options = RelayOptions(idle=times.idle, half_close=times.half_close)
             relay, _ = choose(self._config.engine, options)
             undo.callback(relay.close)
-            resolver = Resolver(times.dns)
+            resolver = Resolver(times.lookup)
             undo.push_async_callback(resolver.close)
             policy = _Policy(self._config, resolver, self._functions, self._records)
             instance = Instance(self._config, listening.of(0), relay, resolver, policy)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from functools import partial
+from typing import Protocol
 
 from spliceproxy.body import BodyMover
 from spliceproxy.config import Config
@@ -29,6 +30,12 @@ from spliceproxy.upstream.pool import Pool
 _messages = logging.getLogger("spliceproxy")
 
 
+class Names(Protocol):
+    """What is asked about a name that leads somewhere (``upstream.resolver.Resolver``)."""
+
+    def late(self, host: str) -> asyncio.Future[None] | None: ...
+
+
 @dataclass(slots=True)
 class Services:
     """One worker's shared parts. ``draining``: no connection is to be kept alive. ``faults``:
@@ -42,6 +49,7 @@ class Services:
     pool: Pool
     log: AccessLog | None
     site: Site | None
+    names: Names
     own: Own
     policy: Policy
     learned: Learned | None
@@ -68,8 +76,10 @@ class Services:
 
     async def dial(self, verdict: Verdict, record: Record) -> Stream:
         """A connection to where the policy allows; Failure also where that would be the
-        proxy itself (with files to serve, that is no loop)."""
-        spent = time.monotonic() - record.dialling_since if record.dialling_since else 0.0
+        proxy itself (with files to serve, that is no loop). The time for looking it up is a part
+        of the limit."""
+        since = record.dialling_since
+        spent = time.monotonic() - since if since else record.looked_up
         where = verdict.addresses, verdict.port, verdict.source_address, spent
         try:
             sock, record.peer = await self.dialer.connect(*where)

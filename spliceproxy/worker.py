@@ -75,7 +75,7 @@ async def _work(
 ) -> None:
     """``ready`` is said once clients are accepted."""
     loop = asyncio.get_running_loop()
-    resolver = Resolver(config.timeouts.dns)
+    resolver = Resolver(config.timeouts.lookup)
     try:
         policy = Policy(config, resolver)
     except ValueError as error:

@@ -37,6 +37,7 @@ class Record:
         "error",
         "failed",
         "host",
+        "looked_up",
         "method",
         "peer",
         "port",
@@ -56,6 +57,7 @@ class Record:
         self.seconds = 0.0
         self.ended_at = 0.0
         self.dialling_since = 0.0  # 0.0: it begins when the origin is dialled
+        self.looked_up = 0.0  # seconds for which a name was waited for
         self.method = ""
         self.target = ""  # as received: absolute URI, host:port, or a path
         self.host = ""  # where it is to go, lower case; "" if the proxy itself was asked

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple, Protocol
@@ -67,6 +68,7 @@ class Notes(Protocol):
     port: int
     user: str
     tags: Mapping[str, str]
+    looked_up: float  # seconds for which a name was waited for
 
 
 class Names(Protocol):
@@ -198,10 +200,16 @@ class Policy:
             return await self._by_hook(request, host, sift, notes, repeat=repeat, own=own)
         addresses = self._names.cached(host)
         if addresses is None:
-            addresses = await self._names.resolve(host)
+            addresses = await self._look_up(host, notes)
             repeat = 0.0  # the name may be one whose answers hold for one request only
         addresses, holds = self._sift(selected, client, head, name, port, addresses, own)
         return Verdict(host, port, addresses, "", min(repeat, holds))
+
+    async def _look_up(self, host: str, notes: Notes) -> tuple[str, ...]:
+        asked = time.monotonic()
+        addresses = await self._names.resolve(host)
+        notes.looked_up += time.monotonic() - asked
+        return addresses
 
     async def _by_hook(
         self, request: Request, host: str, sift: _Sift, notes: Notes, *, repeat: float, own: bool
@@ -214,7 +222,7 @@ class Policy:
         if addresses is None or own:
             addresses = self._names.cached(host)
             if addresses is None:
-                addresses = await self._names.resolve(host)
+                addresses = await self._look_up(host, notes)
                 repeat = 0.0
             if allow.addresses:  # the backend's are the operator's word, others are not
                 own = set(allow.addresses) <= set(addresses)

@@ -109,6 +109,7 @@ class _Notes:
     port: int = 0
     user: str = ""
     tags: Mapping[str, str] = field(default_factory=dict)
+    looked_up: float = 0.0
 
 
 class _Head:

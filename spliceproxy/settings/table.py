@@ -343,10 +343,16 @@ SETTINGS = (
         "timeout-dial",
         "timeouts.dial",
         values.SECONDS,
-        "connecting to an origin",
+        "looking up an origin's name and connecting to it",
         TIMEOUTS,
     ),
-    Setting("timeout-dns", "timeouts.dns", values.SECONDS, "resolving one name", TIMEOUTS),
+    Setting(
+        "timeout-dns",
+        "timeouts.dns",
+        values.SECONDS,
+        "resolving one name, within the timeout for dialling",
+        TIMEOUTS,
+    ),
     Setting(
         "timeout-idle",
         "timeouts.idle",

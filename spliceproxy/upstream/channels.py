@@ -7,6 +7,7 @@ belong to a channel. So there are two kinds, and none is used for long.
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import Callable, Sequence
 
 import aiodns
@@ -57,7 +58,7 @@ class Channels:
         self._nameservers = nameservers
         self._clock = clock
         self._loop = asyncio.get_running_loop()
-        self._patient: aiodns.DNSResolver | None = None
+        self._patient: Callable[[], aiodns.DNSResolver | None] = lambda: None  # a weak reference
         self._patient_heard = False
         self._patient_since = 0.0
         self._lookups = 0
@@ -79,22 +80,25 @@ class Channels:
         return self._usual
 
     def patient(self) -> aiodns.DNSResolver:
-        """The channel for what is slow on the usual one."""
+        """The channel for what is slow on the usual one. It closes itself with its last
+        look-up; until then somebody must hold it."""
+        channel = self._patient()
         age = self._clock() - self._patient_since
-        if self._patient is None or age >= (PATIENT_AGE if self._patient_heard else CHANNEL_AGE):
-            self._patient = self._open(self._timeout, 1)
+        if channel is None or (self._patient_heard and age >= PATIENT_AGE):
+            channel = self._open(self._timeout, 1)
+            self._patient = weakref.ref(channel)
             self._patient_since = self._clock()
             self._patient_heard = False
-        return self._patient
+        return channel
 
     def heard(self, channel: aiodns.DNSResolver) -> None:
         """A server has answered on this channel."""
-        if channel is self._patient:
+        if channel is self._patient():
             self._patient_heard = True
 
-    def current(self) -> set[aiodns.DNSResolver]:
-        """Those that are to be closed at the end."""
-        return {self._usual} | ({self._patient} if self._patient is not None else set())
+    def last(self) -> aiodns.DNSResolver:
+        """The usual channel, to be closed at the end."""
+        return self._usual
 
     def _open_usual(self) -> aiodns.DNSResolver:
         return self._open(min(self._timeout / QUERY_SHARE, QUERY_TIMEOUT), QUERY_TRIES)

@@ -65,6 +65,9 @@ _ERRNOS = {
 _TYPES = {errno: error for error, errnos in _ERRNOS.items() for errno in errnos}
 _RANKS = {error: rank for rank, error in enumerate(_ERRNOS)}
 
+_TIME_IS_UP = -1
+"""In the place of an errno: our own limit, not the kernel's."""
+
 _IP_BIND_ADDRESS_NO_PORT = 24  # ip(7)
 
 _STREAM = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
@@ -93,7 +96,7 @@ class Dialer:
             addresses = [a for a in addresses if (":" in a) == (":" in source)]
             if not addresses:
                 raise Failure("destination_ip_unroutable", f"no address to dial from {source}")
-        return await _Race(addresses, port, max(self._timeout - spent, 0.0), source).run()
+        return await _Race(addresses, port, self._timeout, source, spent).run()
 
 
 class _Race:
@@ -108,6 +111,7 @@ class _Race:
         "_done",
         "_failed",
         "_left",
+        "_limit",
         "_loop",
         "_pending",
         "_port",
@@ -116,13 +120,16 @@ class _Race:
         "_total",
     )
 
-    def __init__(self, addresses: Sequence[str], port: int, timeout: float, source: str) -> None:
+    def __init__(
+        self, addresses: Sequence[str], port: int, limit: float, source: str, spent: float = 0.0
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._addresses = iter(addresses)  # those not tried yet
         self._left = self._total = len(addresses)
         self._port = port
         self._source = source
-        self._timeout = timeout
+        self._limit = limit
+        self._timeout = max(limit - spent, 0.0)
         self._pending: dict[int, tuple[socket.socket, str]] = {}  # by descriptor
         self._failed: tuple[int, str, int] | None = None  # the one to report: rank first
         self._delay: asyncio.TimerHandle | None = None
@@ -145,7 +152,10 @@ class _Race:
                 sock.close()
         assert self._failed is not None
         _, address, errno = self._failed
-        raise _failure(address, self._port, errno, self._total)
+        text = os.strerror(errno) if errno else "connection failed"
+        if errno == _TIME_IS_UP:
+            errno, text = ETIMEDOUT, f"no connection within {self._limit:g} s"
+        raise _failure(address, self._port, errno, text, self._total)
 
     def _next(self) -> None:
         """Starts one more attempt, or ends the race if none is left."""
@@ -209,7 +219,7 @@ class _Race:
         """The time is up: that is what is reported, whatever else has failed before."""
         if not self._done.done():
             _, address = next(iter(self._pending.values()))
-            self._failed = (0, address, ETIMEDOUT)
+            self._failed = (0, address, _TIME_IS_UP)
             self._done.set_result(-1)
 
 
@@ -245,10 +255,9 @@ def _type(errno: int | None) -> str:
     return _TYPES.get(errno or 0, "destination_unavailable")
 
 
-def _failure(address: str, port: int, errno: int | None, total: int = 1) -> Failure:
+def _failure(address: str, port: int, errno: int, text: str, total: int) -> Failure:
     """The failure to report for one address of ``total``."""
     where = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
-    text = os.strerror(errno) if errno else "connection failed"
     among = f" ({total} addresses tried)" if total > 1 else ""
     error = _type(errno)
     why = NOTHING_LEFT if error == "connection_limit_reached" else ""

@@ -201,7 +201,7 @@ class Resolver:
         self._closed = True
         for query in list(self._queries.values()):
             self._settle(query, _failed(query.name, "the proxy is stopping"))
-        for channel in {*self._channels.current(), *self._lookups.values()}:
+        for channel in {self._channels.last(), *self._lookups.values()}:
             await channel.close()
         if self._lookups:  # cancelled: their callbacks are already on the loop
             await asyncio.wait(self._lookups, timeout=1.0)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import socket
+import struct
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +26,7 @@ from fault_peers import (
     request,
     response,
 )
-from harness import ProxyProcess, descriptors, refused_port, wait_for
+from harness import ProxyProcess, descriptors, free_port, refused_port, wait_for
 
 NewProxy = Callable[..., ProxyProcess]
 
@@ -133,6 +136,168 @@ def test_no_answer_to_a_query(
         before = at_start(proxy, origin)
         assert ask(proxy, make(("slow.test", 80))) == (504, "dns_timeout", "NONE/504")
         at_rest(proxy, before + 1)
+
+
+class Families:
+    """A DNS server that knows the same of every name: for each type of question an address, and
+    the seconds after which it is said (None: never)."""
+
+    def __init__(self, **answers: tuple[str, float | None]) -> None:
+        self.answers = {{"a": 1, "aaaa": 28}[name]: answer for name, answer in answers.items()}
+        self.sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.sock.bind(("127.0.0.1", 0))
+        self.asked: list[int] = []
+        self.thread = threading.Thread(target=self._serve, daemon=True)
+
+    def __enter__(self) -> Families:
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # Wakes the thread: a name server that is closed while it is read from blocks for good.
+        self.sock.sendto(b"", self.sock.getsockname())
+        self.thread.join()
+        self.sock.close()
+
+    @property
+    def conf(self) -> str:
+        return f"nameserver [127.0.0.1]:{self.sock.getsockname()[1]}\n"
+
+    def _serve(self) -> None:
+        while True:
+            query, client = self.sock.recvfrom(512)
+            if not query:
+                return
+            end = query.index(b"\0", 12) + 5
+            kind = int.from_bytes(query[end - 4 : end - 2], "big")
+            self.asked.append(kind)
+            address, delay = self.answers.get(kind, ("", 0.0))
+            family = socket.AF_INET6 if ":" in address else socket.AF_INET
+            data = socket.inet_pton(family, address) if address else b""
+            record = b"\xc0\x0c" + struct.pack(">HHIH", kind, 1, 60, len(data)) + data
+            head = b"\x81\x80\0\1" + (b"\0\1" if address else b"\0\0") + b"\0\0\0\0"
+            message = query[:2] + head + query[12:end] + (record if address else b"")
+            if delay is not None:
+                threading.Timer(delay, self._send, (message, client)).start()
+
+    def _send(self, message: bytes, client: Address) -> None:
+        with contextlib.suppress(OSError):  # the test is over
+            self.sock.sendto(message, client)
+
+
+def reaches(proxy: ProxyProcess, data: bytes, origin: socket.socket) -> str:
+    """Makes a request that the origin answers; the address dialled, by the access log."""
+    with proxy.connect() as client:
+        client.sendall(data)
+        with accept(origin) as server:
+            if data.startswith(b"GET"):
+                head(server)
+                server.sendall(response(b"here"))
+                assert Reader(client).answer().body == b"here"
+            else:
+                assert Reader(client).answer("HEAD").status == 200
+    return proxy.wait_access(1)[0].split()[8]
+
+
+@KINDS
+@pytest.mark.parametrize(
+    "answers",
+    [{"a": ("127.0.0.1", 0.0), "aaaa": ("", None)}, {"a": ("", None), "aaaa": ("::1", 0.0)}],
+    ids=["no AAAA", "no A"],
+)
+def test_one_family_does_not_come(
+    new_proxy: NewProxy, tmp_path: Path, make: Make, answers: dict[str, tuple[str, float | None]]
+) -> None:
+    """RFC 8305 section 3: what is there is dialled."""
+    with (
+        Families(**answers) as server,
+        socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True) as origin,
+    ):
+        origin.settimeout(20)
+        proxy = new_proxy(prefix=mounts(tmp_path, resolv_conf=server.conf))
+        before = time.monotonic()
+        reaches(proxy, make(("half.test", origin.getsockname()[1])), origin)
+        assert time.monotonic() - before < 0.75  # it was a fifth of --timeout-dns, or all of it
+
+
+@KINDS
+@pytest.mark.parametrize("dead", ["refuses", "deaf"])
+def test_the_family_that_came_is_dead(
+    new_proxy: NewProxy,
+    tmp_path: Path,
+    each_loop: bool,
+    make: Make,
+    dead: str,
+) -> None:
+    """The second comes late, is judged, too, and dialled."""
+    port = free_port()  # of both families
+    with contextlib.ExitStack() as stack:
+        origin = stack.enter_context(socket.create_server(("127.0.0.1", port)))
+        origin.settimeout(20)
+        if dead == "deaf":
+            deaf = stack.enter_context(socket.socket(socket.AF_INET6))
+            deaf.bind(("::1", port))
+            deaf.listen(0)
+            for _ in range(4):
+                filler = stack.enter_context(socket.socket(socket.AF_INET6))
+                filler.setblocking(False)
+                filler.connect_ex(("::1", port))
+        server = stack.enter_context(Families(aaaa=("::1", 0.0), a=("127.0.0.1", 1.0)))
+        proxy = new_proxy(uvloop=each_loop, prefix=mounts(tmp_path, resolv_conf=server.conf))
+        before = descriptors(proxy.worker)
+        assert reaches(proxy, make(("half.test", port)), origin) == "HIER_DIRECT/127.0.0.1"
+        # c-ares may still have its sockets and threads.
+        wait_for(lambda: descriptors(proxy.worker) <= before + 12, "lost attempts")
+
+
+@KINDS
+def test_a_late_address_is_judged(
+    new_proxy: NewProxy, tmp_path: Path, make: Make, origin: socket.socket
+) -> None:
+    config = tmp_path / "proxy.toml"
+    config.write_text('[[rule]]\nid = "late"\naction = "deny"\nnetworks = ["127.0.0.1"]\n')
+    port = origin.getsockname()[1]
+    with Families(aaaa=("::1", 0.0), a=("127.0.0.1", 0.5)) as server:
+        proxy = new_proxy("--config", str(config), prefix=mounts(tmp_path, resolv_conf=server.conf))
+        got = ask(proxy, make(("half.test", port)))
+        assert got == (502, "connection_refused", "NONE/502")
+        origin.settimeout(0)
+        with pytest.raises(BlockingIOError):
+            origin.accept()
+
+
+@KINDS
+def test_looking_up_is_a_part_of_dialling(
+    new_proxy: NewProxy, tmp_path: Path, each_loop: bool, make: Make
+) -> None:
+    with Families(a=("127.0.0.1", 1.0)) as server, deaf_address() as (_, port):
+        proxy = new_proxy(
+            "--timeout-dial",
+            "1.5",
+            uvloop=each_loop,
+            prefix=mounts(tmp_path, resolv_conf=server.conf),
+        )
+        before = time.monotonic()
+        with proxy.connect() as client:
+            client.sendall(make(("slow.test", port)))
+            answer = Reader(client).answer()
+        assert 1.5 <= time.monotonic() - before < 2.4
+    assert (answer.status, answer.error) == (504, "connection_timeout")
+    assert "no connection within 1.5 s" in answer.fields["proxy-status"]
+
+
+@KINDS
+def test_the_look_up_takes_no_longer_than_dialling(
+    new_proxy: NewProxy, tmp_path: Path, make: Make
+) -> None:
+    with Families(a=("", None), aaaa=("", None)) as server:
+        conf = mounts(tmp_path, resolv_conf=server.conf)
+        proxy = new_proxy("--timeout-dial", "0.5", prefix=conf)
+        with proxy.connect() as client:
+            client.sendall(make(("slow.test", 80)))
+            answer = Reader(client).answer()
+    assert (answer.status, answer.error) == (504, "dns_timeout")
+    assert "no answer within 0.5 s" in answer.fields["proxy-status"]
 
 
 @KINDS

@@ -363,7 +363,7 @@ def test_help_fits_a_terminal_and_names_every_flag() -> None:
     settings = [setting.name for setting in SETTINGS if setting.section]
     for flag in ["config", *settings, "version"]:
         assert re.search(rf"^  --{flag}\b", result.stdout, re.M), flag
-    for default in (":8888", "auto", "0", "30", "10", "5", "3600", "60", "-", "info"):
+    for default in (":8888", "auto", "0", "30", "9", "4", "3600", "60", "-", "info"):
         assert re.search(rf"default:\s+{default}[,)]", result.stdout), default
 
 

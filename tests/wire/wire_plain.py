@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from wire_case import Case, Step
-from wire_rig import CLIENT, ORIGIN, Cut, Rig, Run, _Dialer, _Peer, _Services
+from wire_rig import CLIENT, ORIGIN, Cut, Rig, Run, _Dialer, _Names, _Peer, _Services
 
 from spliceproxy.body import BodyMover
 from spliceproxy.config import Config
@@ -212,6 +212,7 @@ class PlainRun(Run):
             pool=self.pool,
             log=_Log(self.records),  # type: ignore[arg-type]
             site=None,
+            names=_Names(),
             own=Own(self.case.own),
             policy=policy,
             learned=None,

@@ -68,6 +68,9 @@ class _Names:
     async def resolve(self, host: str) -> tuple[str, ...]:
         raise NotImplementedError
 
+    def late(self, host: str) -> None:
+        return None
+
 
 class _Dialer:
     """Stands in for upstream.dialer.Dialer."""
@@ -178,6 +181,7 @@ class Run:
             pool=self.pool,
             log=None,
             site=None,
+            names=_Names(),
             own=Own(case.own),
             policy=Policy(config, _Names()),
             learned=None,
