@@ -40,7 +40,7 @@ STATUS = {
 }
 
 WHY = {
-    "dns_timeout": "no DNS answer within {dns:g} s",
+    "dns_timeout": "no DNS answer within {lookup:g} s",
     "dns_error": "name not found",
     "destination_not_found": "server not found",
     "destination_unavailable": "no connection",
@@ -76,14 +76,14 @@ class Seconds(Protocol):
     @property
     def dial(self) -> float: ...
     @property
-    def dns(self) -> float: ...
+    def lookup(self) -> float: ...
     @property
     def idle(self) -> float: ...
 
 
 def reasons(limits: Seconds) -> Mapping[str, str]:
     """WHY with its numbers."""
-    numbers = {name: getattr(limits, name) for name in ("head", "dial", "dns", "idle")}
+    numbers = {name: getattr(limits, name) for name in ("head", "dial", "lookup", "idle")}
     return {error: text.format(**numbers) for error, text in WHY.items()}
 
 

@@ -19,7 +19,9 @@ SITE = """
 import os, socket, sys
 
 def audit(event, args):
-    if event == "socket.connect" and args[0].family in (socket.AF_INET, socket.AF_INET6):
+    if event != "socket.connect" or args[0].type & 0xf != socket.SOCK_STREAM:
+        return  # a datagram socket is asked for its own address, and sends nothing
+    if args[0].family in (socket.AF_INET, socket.AF_INET6):
         host, port = args[1][:2]
         os.write(log, f"{host} {port}\\n".encode())
 
