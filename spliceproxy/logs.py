@@ -1,11 +1,39 @@
-"""Messages of the program itself: one line each, on standard error."""
+"""Messages of the program itself: one line each, on standard error.
+
+Until the proxy runs they are written as they come. Then nobody waits for whoever reads them:
+the supervisor writes what there is room for and keeps a little for later, and in a worker a
+thread writes, as for the access log. What does not fit is lost, counted, and told as soon as
+there is room again; what a worker has lost at its end, the supervisor tells. Whatever else is
+written to ``sys.stderr`` goes the same way, and so does what is printed: standard output is for
+the access log.
+"""
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
+from functools import partial
+from typing import Protocol
+
+from spliceproxy.observe import losses
+from spliceproxy.observe.linewriter import LineWriter
+from spliceproxy.observe.losses import Losses
+from spliceproxy.observe.trywriter import TryWriter
 
 LEVELS = ("debug", "info", "warning", "error")
+
+MAX_PENDING = 256 << 10
+"""Bytes of messages that may wait in a worker."""
+
+FINISH_SECONDS = 1.0
+"""How long the last messages of a worker are waited for."""
+
+LAST_SECONDS = 0.5
+"""And those of the supervisor."""
+
+RETRY_SECONDS = 0.5
+"""How often the supervisor tries to write what waits."""
 
 _ESCAPES = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
 
@@ -19,8 +47,147 @@ class LineFormatter(logging.Formatter):
         return super().formatMessage(record)
 
 
+_FORMAT = LineFormatter("%(asctime)s %(process)d %(levelname)s %(message)s")
+
+
+class _Sink(Protocol):
+    def put(self, text: bytes, lines: int) -> None: ...
+
+
+class _Handler(logging.Handler):
+    def __init__(self, sink: _Sink) -> None:
+        super().__init__()
+        self.sink = sink
+        self.setFormatter(_FORMAT)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self.sink.put(_encode(f"{self.format(record)}\n"), 1)
+        except Exception:  # noqa: BLE001 - as every handler of logging does
+            self.handleError(record)
+
+
+class _Lines(io.TextIOBase):
+    """What takes the place of sys.stderr: whole lines go to the sink."""
+
+    encoding = "utf-8"
+    errors = "backslashreplace"
+
+    def __init__(self, sink: _Sink) -> None:
+        self._sink = sink
+        self._rest = ""
+
+    def write(self, text: str) -> int:
+        lines, end, self._rest = (self._rest + text).rpartition("\n")
+        if len(self._rest) > io.DEFAULT_BUFFER_SIZE:
+            lines, end, self._rest = lines + end + self._rest, "\n", ""
+        if end:
+            self._sink.put(_encode(lines + end), lines.count("\n") + 1)
+        return len(text)
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return _FD
+
+
+_FD = 2
+_handler: _Handler | None = None
+_lost_lines = 0  # of the access logs of workers that have ended, not told of
+
+
 def set_up(level: str) -> None:
     """Sends messages of ``level`` (one of LEVELS) and above to standard error."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(LineFormatter("%(asctime)s %(process)d %(levelname)s %(message)s"))
+    handler.setFormatter(_FORMAT)
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+
+
+def in_supervisor() -> None:
+    """From now on this process, which has no thread, waits for no reader of its messages. It
+    calls :func:`flush` every RETRY_SECONDS while :func:`waits`, and :func:`finish`."""
+    if sys.stderr is None:  # it is closed, and its descriptor may be anything's
+        return
+    sys.stderr.flush()
+    _use(TryWriter(_FD, _told))
+
+
+def in_worker(row: memoryview) -> None:
+    """The same in a process that was just forked. ``row``: of :class:`Losses`."""
+    global _lost_lines
+    _lost_lines = 0  # the supervisor tells
+    losses.use(row)
+    if _handler is None:
+        return
+    before = _handler.sink
+    _use(
+        LineWriter(
+            lambda: _FD,
+            close=False,
+            limit=MAX_PENDING,
+            told=_told,
+            failed=lambda _: None,  # there is nowhere to say it
+            note=partial(losses.note, losses.MESSAGES),
+            name="messages",
+        )
+    )
+    if isinstance(before, TryWriter):
+        before.close()
+
+
+def waits() -> bool:
+    """Whether the supervisor has messages that nobody has read."""
+    return isinstance(sink := _sink(), TryWriter) and sink.waits
+
+
+def flush() -> None:
+    """Writes what there is room for."""
+    if isinstance(sink := _sink(), TryWriter):
+        sink.flush()
+
+
+def count(shared: Losses, worker: int) -> None:
+    """Tells what a worker that has ended did not write, as soon as there is room."""
+    global _lost_lines
+    messages, lines = shared.take(worker)
+    if (messages or lines) and isinstance(sink := _sink(), TryWriter):
+        _lost_lines += lines
+        sink.lost += messages + lines
+        sink.flush()
+
+
+def finish() -> None:
+    """Before the process ends: waits a moment for what is left."""
+    sink = _sink()
+    if isinstance(sink, TryWriter):
+        sink.finish(LAST_SECONDS)
+    elif isinstance(sink, LineWriter):
+        sink.stop()
+        sink.wait(FINISH_SECONDS)
+
+
+def _sink() -> _Sink | None:
+    return _handler.sink if _handler is not None else None
+
+
+def _use(sink: _Sink) -> None:
+    global _handler
+    _handler = _Handler(sink)
+    logging.basicConfig(level=logging.getLogger().level, handlers=[_handler], force=True)
+    sys.stdout = sys.stderr = _Lines(sink)
+
+
+def _told(lost: int) -> bytes:
+    """The message that lines are lost."""
+    global _lost_lines
+    lines, _lost_lines = _lost_lines, 0
+    what = [f"{lost - lines} messages"] if lost > lines else []
+    what += [f"{lines} lines of the access log"] if lines else []
+    text = f"{' and '.join(what)} were lost: nobody has read them in time"
+    record = logging.LogRecord("spliceproxy", logging.WARNING, __file__, 0, text, None, None)
+    return _encode(f"{_FORMAT.format(record)}\n")
+
+
+def _encode(text: str) -> bytes:
+    return text.encode("utf-8", "backslashreplace")

@@ -1,7 +1,8 @@
 """The supervisor: binds, starts the workers, replaces those that die, and stops them.
 
-It has no event loop and no thread. Its signals are blocked and taken one at a time with
-sigtimedwait(2), so nothing happens between two lines of this file.
+It has no event loop and no thread, and waits for no reader of its messages. Its signals are
+blocked and taken one at a time with sigtimedwait(2), so nothing happens between two lines of
+this file.
 
 SIGTERM, SIGINT and SIGHUP mean: stop, but let the workers drain. A second one means: at
 once. The workers learn it from their *lifeline*, a pipe whose write end only the
@@ -25,8 +26,9 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from spliceproxy import listeners
+from spliceproxy import listeners, logs
 from spliceproxy.config import Address, Config
+from spliceproxy.observe.losses import Losses
 from spliceproxy.version import __version__
 
 RunWorker = Callable[[Config, Sequence[socket.socket], int, int], int]
@@ -63,6 +65,7 @@ def run(config: Config, run_worker: RunWorker | None = None) -> int:
     signal. The signals stay blocked: a late one must not change the exit status.
     """
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # splice(2) has no MSG_NOSIGNAL
+    logs.in_supervisor()
     stops = _stop_signals()
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {*stops, signal.SIGCHLD, signal.SIGUSR1})
     # An ignored SIGCHLD, as some parents leave behind, would reap the workers unseen; SIGUSR1
@@ -74,6 +77,7 @@ def run(config: Config, run_worker: RunWorker | None = None) -> int:
         listening = listeners.bind(config.listen, config.workers)
     except listeners.ListenError as error:
         log.error("%s", error)
+        logs.finish()
         return 1
     try:
         _announce(config, listening.addresses, descriptors)
@@ -85,6 +89,7 @@ def run(config: Config, run_worker: RunWorker | None = None) -> int:
         return Supervisor(config, run_worker, listening, stops, mask).run()
     finally:
         listening.close()
+        logs.finish()
 
 
 def _stop_signals() -> frozenset[signal.Signals]:
@@ -157,6 +162,7 @@ class Supervisor:
         self._listening = listening
         self._stops = stops
         self._mask = mask  # of signals, for the workers
+        self._losses = Losses(config.workers)
         self._slots = [_Slot(index) for index in range(config.workers)]
         self._lifeline, self._held = os.pipe()
         self._stopping = False
@@ -194,6 +200,10 @@ class Supervisor:
             moment = self._deadline
         else:
             moment = min((slot.due for slot in self._slots if not slot.pid), default=None)
+        if logs.waits():
+            logs.flush()
+            again = time.monotonic() + logs.RETRY_SECONDS
+            moment = again if moment is None else min(moment, again)
         signals = {*self._stops, signal.SIGCHLD, signal.SIGUSR1}
         if moment is None:
             return signal.sigwaitinfo(signals).si_signo
@@ -228,6 +238,7 @@ class Supervisor:
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
                 signal.signal(number, signal.SIG_IGN)
             signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
+            logs.in_worker(self._losses.row(index))
             os.close(self._held)
             self._listening.keep(index)
             sockets = self._listening.of(index)
@@ -235,6 +246,7 @@ class Supervisor:
         except BaseException:
             log.exception("worker %d failed", index)
         finally:
+            logs.finish()
             os._exit(status)  # nothing of the supervisor's may run here: no finally, no atexit
 
     # Deaths
@@ -250,6 +262,7 @@ class Supervisor:
             for slot in self._slots:
                 if slot.pid == pid:
                     slot.pid = 0
+                    logs.count(self._losses, slot.index)
                     self._on_death(slot, pid, os.waitstatus_to_exitcode(status))
 
     def _on_death(self, slot: _Slot, pid: int, status: int) -> None:

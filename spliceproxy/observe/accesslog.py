@@ -6,9 +6,8 @@ Behind it comes ``rule=ID``, the rule that has denied a request, or ``error=TYPE
 for one that has failed, and then ``in=BYTES`` from the client. docs/log.md has it as a table.
 
 The event loop only appends records to a list. A timer turns them into text, and a thread
-of its own writes it: a slow reader never holds up the loop. Several processes may write
-to the same place, so each write(2) is whole lines, and to anything but a regular file at
-most PIPE_BUF bytes, which a pipe takes in one piece (pipe(7)).
+of its own writes it (:mod:`spliceproxy.observe.linewriter`): a slow reader never holds up
+the loop.
 """
 
 from __future__ import annotations
@@ -18,14 +17,11 @@ import contextlib
 import logging
 import os
 import re
-import select
-import signal
-import stat
-import threading
 from collections.abc import Callable
-from functools import lru_cache
-from queue import SimpleQueue
+from functools import lru_cache, partial
 
+from spliceproxy.observe import losses
+from spliceproxy.observe.linewriter import STUCK_SECONDS, LineWriter
 from spliceproxy.observe.record import Record
 from spliceproxy.observe.standard import STANDARD
 from spliceproxy.relay import interface
@@ -41,10 +37,9 @@ MAX_PENDING = 4 << 20
 """Bytes of text that may wait for the thread. Lines beyond it are dropped, and counted,
 until half of it is written: each such burst is reported once."""
 
-CLOSE_SECONDS = 5.0
-"""How long :meth:`AccessLog.close` waits for the thread."""
-
-_REGULAR_WRITE = 1 << 20  # bytes in one write to a regular file
+CLOSE_SECONDS = 3.0
+"""How long :meth:`AccessLog.close` waits for the thread, while that gets on. It is less than
+the supervisor's GRACE, with what else ends meanwhile."""
 
 # Longest texts in a line, in characters after escaping. With the numbers and the constant
 # texts they stay below PIPE_BUF (4096), so a line never needs to be cut.
@@ -160,14 +155,13 @@ class AccessLog:
     """Call from the event loop's thread only, once per process (after a fork)."""
 
     __slots__ = (
-        "_burst",
         "_closed",
         "_done",
         "_loop",
         "_more",
         "_query",
-        "_queued",
         "_records",
+        "_reopens",
         "_timer",
         "_unwritable",
         "_writer",
@@ -180,13 +174,19 @@ class AccessLog:
         self._query = query
         self._records: list[Record] = []
         self._timer: asyncio.TimerHandle | None = None
-        self._queued = 0  # bytes given to the thread so far
-        self._burst = 0  # lines dropped since the last one that was not
         self._unwritable = 0  # records that could not be made into lines
         self._closed = False
         self._done = asyncio.Event()
-        self._writer = _Writer(path, self._finished)
-        self._writer.start()
+        self._reopens = path not in STANDARD
+        self._writer = LineWriter(
+            partial(_open, path),
+            close=True,
+            limit=MAX_PENDING,
+            told=_tell_dropped,
+            failed=lambda text: _log.error("access log: %s", text),
+            note=partial(losses.note, losses.LINES),
+            name="access-log",
+        )
         self._more: Callable[[], list[PlainRecord]] = list
 
     def follow(self, more: Callable[[], list[PlainRecord]]) -> None:
@@ -212,7 +212,8 @@ class AccessLog:
     def reopen(self) -> None:
         """Opens the path anew (after a log rotation) behind the lines written so far."""
         self._flush()
-        self._writer.queue.put(_REOPEN)
+        if self._reopens:
+            self._writer.reopen()
 
     async def close(self) -> None:
         """Writes what is left, within CLOSE_SECONDS. Idempotent; write nothing after it."""
@@ -220,14 +221,18 @@ class AccessLog:
             return
         self._closed = True
         self._flush()
-        self._report_dropped()
         if self._unwritable > 1:  # the first has been told
             _log.error("access log: %d records could not be written as lines", self._unwritable)
-        self._writer.queue.put(_STOP)
-        try:
-            await asyncio.wait_for(self._done.wait(), CLOSE_SECONDS)
-        except asyncio.TimeoutError:
-            _log.error("access log: %d bytes not written at the end", self._pending())
+        self._writer.stop(self._finished)
+        end = self._loop.time() + CLOSE_SECONDS
+        moved = -1
+        while moved != self._writer.moved and (left := end - self._loop.time()) > 0:
+            moved = self._writer.moved
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._done.wait(), min(STUCK_SECONDS, left))
+                return
+        if not losses.is_watched():  # else the supervisor says it
+            _log.error("access log: %d lines not written at the end", self._writer.unwritten())
 
     def _flush(self) -> None:
         if self._timer is not None:
@@ -238,13 +243,8 @@ class AccessLog:
         if not records:
             return
         text = b"".join([self._line(record) for record in records])
-        limit = MAX_PENDING // 2 if self._burst else MAX_PENDING
-        if self._pending() + len(text) > limit:
-            self._burst += len(records)
-            return
-        self._report_dropped()
-        self._queued += len(text)
-        self._writer.queue.put(text)
+        if text:
+            self._writer.put(text, len(records))
 
     def _line(self, record: Record | PlainRecord) -> bytes:
         """The record's line. One that cannot be written costs nobody else's: it is counted,
@@ -257,100 +257,15 @@ class AccessLog:
             self._unwritable += 1
             return b""
 
-    def _pending(self) -> int:
-        # Each counter has one writer, so neither needs a lock.
-        return self._queued - self._writer.taken
-
-    def _report_dropped(self) -> None:
-        if self._burst:
-            _log.warning("access log: written too slowly, %d lines dropped", self._burst)
-            self._burst = 0
-
     def _finished(self) -> None:
         """In the thread, when it has written everything."""
         with contextlib.suppress(RuntimeError):  # close() gave up, and the loop is closed
             self._loop.call_soon_threadsafe(self._done.set)
 
 
-_REOPEN = object()
-_STOP = object()
-
-
-class _Writer(threading.Thread):
-    """Takes text and the two marks from ``queue``. A daemon thread: one that hangs in
-    write(2) must not keep the process alive."""
-
-    def __init__(self, path: str, finished: Callable[[], None]) -> None:
-        super().__init__(name="access-log", daemon=True)
-        self.queue: SimpleQueue[bytes | object] = SimpleQueue()
-        self.taken = 0  # bytes written or given up so far
-        self._path = path
-        self._finished = finished
-        self._use(_open(path))
-
-    def _use(self, fd: int) -> None:
-        self._fd = fd
-        self._limit = _REGULAR_WRITE if stat.S_ISREG(os.fstat(fd).st_mode) else select.PIPE_BUF
-        self._gone = False  # the reader; nothing is written any more
-        self._failing = False  # the last write failed
-        self._torn = False  # the last write stopped within a line
-
-    def run(self) -> None:
-        # Signals are for the main thread, and an interrupted write could be a partial one.
-        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        while (item := self.queue.get()) is not _STOP:
-            if isinstance(item, bytes):
-                self._write_lines(item)
-                self.taken += len(item)
-            else:
-                self._reopen()
-        os.close(self._fd)
-        self._finished()
-
-    def _reopen(self) -> None:
-        if self._path in STANDARD:
-            return
-        try:
-            fd = _open(self._path)
-        except OSError as error:
-            _log.error("access log: not reopened, the old file stays in use: %s", error)
-            return
-        os.close(self._fd)
-        self._use(fd)
-
-    def _write_lines(self, text: bytes) -> None:
-        start = 0
-        while start < len(text) and not self._gone:
-            end = len(text)
-            if end - start > self._limit:
-                end = text.rindex(b"\n", start, start + self._limit) + 1
-            chunk = text[start:end]
-            try:
-                # The LF ends what a failed write has left of another line.
-                self._write(b"\n" + chunk if self._torn else chunk)
-                self._failing = False
-            except BrokenPipeError:
-                _log.error("access log: its reader is gone, no more lines are written")
-                self._gone = True
-            except OSError as error:
-                if not self._failing:
-                    _log.error("access log: lines are lost: %s", error)
-                self._failing = True
-            start = end
-
-    def _write(self, chunk: bytes) -> None:
-        """All of it. Only a write of more than PIPE_BUF bytes or a full disk is partial,
-        so the rest of it follows at once and no line is torn by another process."""
-        while chunk:
-            try:
-                written = os.write(self._fd, chunk)
-            except BlockingIOError:
-                poll = select.poll()
-                poll.register(self._fd, select.POLLOUT)
-                poll.poll()
-                continue
-            self._torn = chunk[written - 1] != 0x0A
-            chunk = chunk[written:]
+def _tell_dropped(lines: int) -> bytes:
+    _log.warning("access log: written too slowly, %d lines dropped", lines)
+    return b""
 
 
 def _open(path: str) -> int:

@@ -1,0 +1,188 @@
+"""A thread that writes lines to a descriptor: whoever has lines never waits for their reader.
+
+Several processes may write to the same place, so each write(2) is whole lines, and to
+anything but a regular file at most PIPE_BUF bytes, which a pipe takes in one piece (pipe(7)).
+The flags of the descriptor stay as they are: whoever has given it to us may use it, too.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import stat
+import threading
+import time
+from collections.abc import Callable
+from queue import SimpleQueue
+
+_REGULAR_WRITE = 1 << 20  # bytes in one write to a regular file
+
+STUCK_SECONDS = 1.0
+"""How long the end waits for a reader that takes nothing."""
+
+
+class LineWriter:
+    """``open`` returns the descriptor, again for each :meth:`reopen`; ``close``: it is ours.
+
+    ``limit``: bytes that may wait. Lines beyond it are dropped, and counted, until half of it
+    is written. Then ``told(lines)`` is called in the thread, and what it returns is written.
+    ``failed(text)`` says in the thread what is wrong, once for each fault. ``note(lines)`` hears
+    after each change how many lines are neither written nor told of.
+    """
+
+    def __init__(
+        self,
+        open: Callable[[], int],
+        *,
+        close: bool,
+        limit: int,
+        told: Callable[[int], bytes],
+        failed: Callable[[str], None],
+        note: Callable[[int], None],
+        name: str,
+    ) -> None:
+        self._open = open
+        self._close = close
+        self._limit = limit
+        self._told = told
+        self._failed = failed
+        self._note = note
+        self._queue: SimpleQueue[tuple[bytes, int] | None] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._unwritten = 0  # lines that wait
+        self._dropped = 0  # lines of the burst
+        self.pending = 0  # bytes that wait
+        self.moved = 0  # bytes that the descriptor has taken, or that were given up
+        self.ended = threading.Event()
+        self._then: Callable[[], object] | None = None
+        self._use(open())
+        # A daemon: one that hangs in write(2) must not keep the process alive.
+        self.thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self.thread.start()
+
+    def put(self, text: bytes, lines: int) -> None:
+        """Whole lines, to be written. From any thread."""
+        with self._lock:
+            limit = self._limit // 2 if self._dropped else self._limit
+            if self.pending + len(text) > limit:
+                self._dropped += lines
+            else:
+                self.pending += len(text)
+                self._unwritten += lines
+                self._queue.put((text, lines))
+            self._note(self._unwritten + self._dropped)
+
+    def reopen(self) -> None:
+        """Opens anew behind the lines that wait."""
+        self._queue.put((b"", 0))
+
+    def stop(self, then: Callable[[], object] | None = None) -> None:
+        """The thread ends behind the lines that wait, and calls ``then``; put nothing after it."""
+        self._then = then
+        self._queue.put(None)
+
+    def wait(self, seconds: float) -> int:
+        """Until the thread has ended, while it gets on and for so long; the lines that are not
+        written then."""
+        end = time.monotonic() + seconds
+        moved = -1
+        while moved != self.moved and (left := end - time.monotonic()) > 0:
+            moved = self.moved
+            if self.ended.wait(min(STUCK_SECONDS, left)):
+                break
+        return self.unwritten()
+
+    def unwritten(self) -> int:
+        """Lines that are neither written nor told of."""
+        with self._lock:
+            return self._unwritten + self._dropped
+
+    # ---- in the thread -----------------------------------------------------------------------
+
+    def _use(self, fd: int) -> None:
+        self._fd = fd
+        self._most = _REGULAR_WRITE if stat.S_ISREG(os.fstat(fd).st_mode) else select.PIPE_BUF
+        self._gone = False  # the reader; nothing is written any more
+        self._failing = False  # the last write failed
+        self._torn = False  # the last write stopped within a line
+
+    def _run(self) -> None:
+        # Signals are for the main thread, and an interrupted write could be a partial one.
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        while (item := self._queue.get()) is not None:
+            text, lines = item
+            if not text:
+                self._reopen()
+                continue
+            self._write_lines(text)
+            self._written(len(text), lines)
+        self._tell_dropped(0)
+        if self._close:
+            os.close(self._fd)
+        self.ended.set()
+        if self._then is not None:
+            self._then()
+
+    def _written(self, size: int, lines: int) -> None:
+        with self._lock:
+            self.pending -= size
+            self._unwritten -= lines
+            self._note(self._unwritten + self._dropped)
+        self._tell_dropped(self._limit // 2)
+
+    def _tell_dropped(self, room: int) -> None:
+        """If so little waits now."""
+        with self._lock:
+            dropped = self._dropped if self.pending <= room else 0
+            self._dropped -= dropped
+        if dropped:
+            self._write_lines(self._told(dropped))
+            with self._lock:
+                self._note(self._unwritten + self._dropped)
+
+    def _reopen(self) -> None:
+        try:
+            fd = self._open()
+        except OSError as error:
+            self._failed(f"not reopened, the old file stays in use: {error}")
+            return
+        if self._close:
+            os.close(self._fd)
+        self._use(fd)
+
+    def _write_lines(self, text: bytes) -> None:
+        start = 0
+        while start < len(text) and not self._gone:
+            end = len(text)
+            if end - start > self._most:
+                most = start + self._most
+                end = text.rfind(b"\n", start, most) + 1 or most  # no line is cut but a longer one
+            chunk = text[start:end]
+            try:
+                # The LF ends what a failed write has left of another line.
+                self._write(b"\n" + chunk if self._torn else chunk)
+                self._failing = False
+            except BrokenPipeError:
+                self._failed("its reader is gone, no more lines are written")
+                self._gone = True
+            except OSError as error:
+                if not self._failing:
+                    self._failed(f"lines are lost: {error}")
+                self._failing = True
+            start = end
+
+    def _write(self, chunk: bytes) -> None:
+        """All of it. Only a write of more than PIPE_BUF bytes or a full disk is partial,
+        so the rest of it follows at once and no line is torn by another process."""
+        while chunk:
+            try:
+                written = os.write(self._fd, chunk)
+            except BlockingIOError:
+                poll = select.poll()
+                poll.register(self._fd, select.POLLOUT)
+                poll.poll()
+                continue
+            self.moved += written
+            self._torn = chunk[written - 1] != 0x0A
+            chunk = chunk[written:]
