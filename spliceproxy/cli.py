@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -60,6 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         from spliceproxy import logs, supervisor
 
         logs.set_up(config.log_level)
+        for line in _doubts(config):
+            supervisor.log.warning("%s", line)
         return supervisor.run(config)
     except KeyboardInterrupt:  # before the supervisor has taken the signals
         return 130
@@ -165,6 +167,15 @@ def _add_flag(group: argparse._ArgumentGroup, setting: Setting) -> None:
         except Invalid as error:
             raise argparse.ArgumentTypeError(str(error)) from None
 
+    if kind.types == (bool,):
+        group.add_argument(
+            setting.flag_name,
+            dest=setting.name,
+            action="store_true",
+            default=argparse.SUPPRESS,
+            help=setting.help,
+        )
+        return
     group.add_argument(
         f"--{setting.name}",
         dest=setting.name,
@@ -235,7 +246,23 @@ def _check(argv: Sequence[str]) -> int:
     except ValueError as error:
         parser.fail(str(error))
     sys.stdout.write(text)
+    for line in _doubts(config):
+        print(f"{parser.prog}: warning: {escaped(line)}", file=sys.stderr)
     return 0
+
+
+def _doubts(config: Config) -> Iterator[str]:
+    """What is allowed but is hardly meant."""
+    if config.serve is not None:
+        from spliceproxy.opening import unserved
+
+        links = unserved(str(config.serve), links=config.serve_links)
+        if links:
+            more = f" and {len(links) - 1} more" if len(links) > 1 else ""
+            why = "links that lead to no file within it are not followed"
+            if not config.serve_links:
+                why = "links are not followed; --serve-links follows those that stay within it"
+            yield f"--serve {config.serve}: {links[0]}{more}: {why}"
 
 
 def _import(argv: Sequence[str]) -> int:

@@ -131,6 +131,7 @@ class Config:
     engine: str = "auto"
     default_backend: tuple[str, int] | None = None
     serve: Path | None = None
+    serve_links: bool = False  # links that stay within it are followed
     max_connections: int = 0  # 0: as many as there are descriptors
     via: str = "spliceproxy"  # our name in Via; "": no Via, and no loop detection by it
     forwarded_for: str = "transparent"  # http1.chain.FORWARDED_MODES

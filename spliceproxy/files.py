@@ -22,6 +22,7 @@ from urllib.parse import unquote_to_bytes
 from spliceproxy.conditional import Validators, byte_range, precondition
 from spliceproxy.errors import Failure
 from spliceproxy.http1.head import RequestHead
+from spliceproxy.opening import open_below, open_folder
 from spliceproxy.stream import Stream
 
 SLICE = 1 << 20
@@ -55,6 +56,7 @@ _ABSENT = frozenset(
         errno.ENOENT,
         errno.ENOTDIR,  # also a link where a directory should be
         errno.ELOOP,  # a link where the file should be
+        errno.EXDEV,  # one that leads out of the folder
         errno.ENAMETOOLONG,
         errno.ENXIO,  # a socket, a FIFO without a reader
         errno.ENODEV,
@@ -117,10 +119,12 @@ class Site:
     does not have. Names that begin with a dot do not exist.
     """
 
-    def __init__(self, root: Path) -> None:
-        """OSError if ``root`` (itself or behind a link) is not a readable directory."""
+    def __init__(self, root: Path, *, links: bool = False) -> None:
+        """``links``: those that stay below ``root`` are followed. OSError if ``root`` (itself or
+        behind a link) is not a readable directory."""
         self._root = os.path.abspath(root)
-        os.close(_open_folder(self._root))
+        self._links = links
+        os.close(open_folder(self._root))
 
     def find(self, head: RequestHead) -> FileAnswer:
         """The answer to a request in origin form; the caller must close it. Faults are
@@ -129,7 +133,7 @@ class Site:
             return _text(head, 405, [(b"Allow", b"GET, HEAD")])
         path, mark, query = head.path.partition("?")
         try:
-            fd = _open(self._root, _names(path))
+            fd = open_below(self._root, _names(path), links=self._links)
         except Failure as failure:
             return _text(head, failure.status)
         except OSError as error:
@@ -188,26 +192,6 @@ def _names(path: str) -> list[bytes]:
         if not name or name.startswith(b".") or _FORBIDDEN(name):
             raise Failure("http_request_error", "no such file", 404)
     return names
-
-
-def _open_folder(path: str) -> int:
-    return os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-
-
-def _open(root: str, names: list[bytes]) -> int:
-    """Opens the last of ``names`` below ``root`` for reading."""
-    folder = _open_folder(root)
-    try:
-        for name in names[:-1]:
-            flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-            inner = os.open(name, flags, dir_fd=folder)
-            os.close(folder)
-            folder = inner
-        # O_NONBLOCK: opening a FIFO or a device must not wait.
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-        return os.open(names[-1], flags, dir_fd=folder)
-    finally:
-        os.close(folder)
 
 
 def _status(error: OSError) -> int:

@@ -36,7 +36,7 @@ class Instance:
         policy: Policy,
     ) -> None:
         loop = asyncio.get_running_loop()
-        site = Site(config.serve) if config.serve is not None else None
+        site = Site(config.serve, links=config.serve_links) if config.serve is not None else None
         log = open_log(config.access_log, loop, query=config.log_query)
         driver = RelayDriver(relay, loop)
         learn = config.policy.learn

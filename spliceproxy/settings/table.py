@@ -149,6 +149,13 @@ SETTINGS = (
         WHERE,
     ),
     Setting(
+        "serve-links",
+        "serve_links",
+        values.SWITCH,
+        "follow links in it, as far as they stay within it: Kubernetes mounts files so",
+        WHERE,
+    ),
+    Setting(
         "workers",
         "workers",
         values.WORKERS,
@@ -412,4 +419,5 @@ def default_words(setting: Setting) -> str:
     if setting.default or setting.many or setting.keys or setting.fields:
         return setting.default
     value = setting.of(Config(listen=()))
-    return "" if value in (None, "") else str(setting.kind.write(value))
+    words = "" if value in (None, "") else str(setting.kind.write(value))
+    return words.lower() if value is True or value is False else words

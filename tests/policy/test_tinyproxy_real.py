@@ -11,7 +11,6 @@ import base64
 import itertools
 import os
 import random
-import shutil
 import socket
 import subprocess
 import tempfile
@@ -24,6 +23,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from harness import need
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
@@ -34,11 +34,8 @@ from spliceproxy.settings import tinyproxy
 from spliceproxy.settings.loading import load_config
 
 SECONDS = float(os.environ.get("SPLICEPROXY_TINYPROXY_SECONDS", "15"))
-PROGRAM = shutil.which("tinyproxy")
 REFUSED = {0, 400, 401, 403, 407, 501}
 USER, WRONG = "ada:secret", "ada:wrong"
-
-pytestmark = pytest.mark.skipif(PROGRAM is None, reason="needs tinyproxy")
 
 
 # What is asked
@@ -124,10 +121,9 @@ def ask(port: int, probe: Probe) -> int:
 @contextmanager
 def running(source: Path, port: int) -> Iterator[str]:
     """tinyproxy with a file; gives what it said if it did not start, else ""."""
-    assert PROGRAM is not None
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(
-            [PROGRAM, "-d", "-c", str(source)],
+            [need("tinyproxy"), "-d", "-c", str(source)],
             stdout=subprocess.DEVNULL,
             stderr=errors,
             env={**os.environ, "RES_OPTIONS": "timeout:1 attempts:1"},
@@ -281,6 +277,7 @@ def check(folder: Path, lines: list[str], patterns: list[str] | None, probes: li
 def test_what_is_allowed_tinyproxy_allows(
     tmp_path: Path, origin: int, caplog: pytest.LogCaptureFixture
 ) -> None:
+    need("tinyproxy")
     caplog.set_level("CRITICAL", "spliceproxy")  # wrong passwords
     deadline = time.monotonic() + SECONDS
     came: Counter[str] = Counter()

@@ -19,6 +19,7 @@ from spliceproxy.conditional import parse_date
 from spliceproxy.errors import Failure, PeerGone
 from spliceproxy.files import Site, send_file
 from spliceproxy.http1.head import RequestHead, parse_request
+from spliceproxy.opening import unserved
 from spliceproxy.stream import Stream
 
 try:
@@ -98,6 +99,112 @@ def fetch(site, path, method="GET", **fields):
         assert lines[-2:] == ["", ""]
         assert lines[0].startswith(f"HTTP/1.1 {answer.status} ")
         return answer.status, dict(line.split(": ", 1) for line in lines[1:-2]), content
+
+
+# ---- links ---------------------------------------------------------------------------
+
+
+NOWHERE = """
+out out-and-in absolute deep deeper loop dangling through through-parent ..data ..data/proxy.pac
+sub/parent/.. proxy.pac/ out/x absolute/x
+"""
+
+
+@pytest.fixture
+def config_map(tmp_path):
+    """A volume as the kubelet's atomic writer makes it, and links that lead nowhere."""
+    (tmp_path / "secret").write_text("secret")
+    root = tmp_path / "volume"
+    data = root / "..2026_11_29_10_00_00.1"
+    (data / "sub").mkdir(parents=True)
+    (data / "proxy.pac").write_bytes(PAC)
+    (data / "sub" / "index.html").write_bytes(b"sub")
+    (root / "..data").symlink_to(data.name)
+    (root / "proxy.pac").symlink_to("..data/proxy.pac")
+    (root / "sub").symlink_to("..data/sub")
+    (data / "up.pac").symlink_to("sub/.././/../proxy.pac")
+    (data / "sub" / "self").symlink_to(".")
+    (data / "sub" / "parent").symlink_to("..")
+    for name, target in {
+        "out": "../secret",
+        "out-and-in": "../volume/proxy.pac",
+        "absolute": root / "..data" / "proxy.pac",
+        "deep": "sub/../../secret",  # sub is a link: this is below ..data's folder
+        "deeper": "sub/../../../secret",
+        "loop": "loop",
+        "dangling": "absent",
+        "through": "proxy.pac/x",
+        "through-parent": "proxy.pac/..",
+    }.items():
+        (root / name).symlink_to(target)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("path", "wanted"),
+    [
+        ("/proxy.pac", (200, PAC)),
+        ("/sub/", (200, b"sub")),
+        ("/sub", (301, None)),
+        ("/sub/index.html", (200, b"sub")),
+        ("/sub/self/self/index.html", (200, b"sub")),
+        ("/sub/parent/up.pac", (200, PAC)),
+        ("/sub/parent", (301, None)),
+        ("/sub/parent/", (404, None)),
+        *[(f"/{name}", (404, None)) for name in NOWHERE.split()],
+    ],
+)
+def test_links_within_the_folder_are_followed(config_map, path, wanted):
+    status, _, content = fetch(Site(config_map, links=True), path)
+    assert (status, content if wanted[1] else None) == wanted
+    assert fetch(Site(config_map), path)[0] == 404  # every one of them is behind a link
+
+
+def test_an_update_of_a_config_map_shows_at_once(config_map):
+    site = Site(config_map, links=True)
+    new = config_map / "..2026_11_29_10_05_00.2"
+    new.mkdir()
+    (new / "proxy.pac").write_bytes(b"new")
+    (config_map / "..data_tmp").symlink_to(new.name)
+    (config_map / "..data_tmp").rename(config_map / "..data")
+    assert fetch(site, "/proxy.pac")[2] == b"new"
+
+
+def test_a_folder_that_is_moved_while_it_is_walked_leads_nowhere_else(config_map, monkeypatch):
+    """ ".." of a link is where the walk came from, not where the folder is now."""
+    (config_map / "proxy.pac").unlink()
+    (config_map / "a" / "b").mkdir(parents=True)
+    (config_map / "a" / "link").symlink_to("b/../../secret")
+    (config_map / "secret").write_bytes(b"inside")
+    real = os.open
+
+    def move(path, flags, mode=0o777, *, dir_fd=None):
+        fd = real(path, flags, mode, dir_fd=dir_fd)
+        if path == b"b":
+            (config_map / "a" / "b").rename(config_map.parent / "b")  # beside the real secret
+        return fd
+
+    monkeypatch.setattr(os, "open", move)
+    assert fetch(Site(config_map, links=True), "/a/link")[2] == b"inside"
+
+
+def test_walking_leaves_no_descriptor_behind(config_map):
+    site = Site(config_map, links=True)
+    before = len(os.listdir("/proc/self/fd"))
+    for name in os.listdir(config_map):
+        fetch(site, f"/{name}")
+        fetch(site, f"/{name}/x/y")
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_which_links_are_not_served(config_map):
+    names = {os.path.basename(path) for path in unserved(str(config_map), links=True)}
+    assert names == {
+        *("out", "out-and-in", "absolute", "deep", "deeper", "loop", "dangling", "through"),
+        "through-parent",
+    }
+    everything = {os.path.basename(path) for path in unserved(str(config_map), links=False)}
+    assert everything == names | {"proxy.pac", "sub"}
 
 
 # ---- finding -------------------------------------------------------------------------

@@ -38,6 +38,7 @@ except ImportError:
 EVERYTHING = """\
 listen = [":1", "[::1]:2", "unix:sock"]
 serve = "site"
+serve-links = true
 workers = 3
 engine = "splice"
 max-connections = 1000
@@ -151,6 +152,7 @@ def test_every_key(folder: Path) -> None:
         workers=3,
         engine="splice",
         serve=folder / "site",
+        serve_links=True,
         max_connections=1000,
         via="",
         forwarded_for="on",
@@ -314,6 +316,29 @@ def test_variables_of_others_are_not_ours() -> None:
         "VERSION REQUIRE_NATIVE POD_IP"
     )
     load({}, None, {f"SPLICEPROXY_{name}": "x" for name in others.split()})
+
+
+def test_links_that_are_not_served_are_warned_of(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    site = folder / "site"
+    for name, target in {"a": "b", "c": "index.html", "d": "../x"}.items():
+        (site / name).symlink_to(target)
+    (site / "index.html").touch()
+    assert cli.main(["check", "--serve", str(site)]) == 0
+    assert capsys.readouterr().err == (
+        f"spliceproxy check: warning: --serve {site}: {site}/a and 2 more: links are not followed; "
+        "--serve-links follows those that stay within it\n"
+    )
+    assert cli.main(["check", "--serve", str(site), "--serve-links"]) == 0
+    out, err = capsys.readouterr()
+    assert "serve-links = true\n" in out
+    assert err == (
+        f"spliceproxy check: warning: --serve {site}: {site}/a and 1 more: links that lead to no "
+        "file within it are not followed\n"
+    )
+    assert cli.main(["check", "--serve-links"]) == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_strange_variables_are_warned_of(
@@ -828,7 +853,7 @@ def test_readme_names_every_setting(readme: str) -> None:
         if not setting.section:
             assert f"`{setting.name}`" in readme, setting.name
             continue
-        (default,) = re.findall(rf"^\| `--{setting.name} [A-Z:]+` \| (.*?) ?\|", readme, re.M)
+        (default,) = re.findall(rf"^\| `--{setting.name}(?: [A-Z:]+)?` \| (.*?) ?\|", readme, re.M)
         words = default_words(setting).split(",")[0]
         assert default.strip("`") == words or " " in words, setting.name
 
