@@ -36,6 +36,9 @@ CLOSING = 1024
 HELD = 0.2
 """Seconds without a turn of the event loop that are told: a client would notice them."""
 
+END = 2.0
+"""Seconds that the end of a worker waits for calls of ``on_close``: the access log comes after."""
+
 SILENCE = 60.0
 """Seconds between two messages about the same function that holds the event loop."""
 
@@ -116,12 +119,11 @@ class Hook:
             finally:
                 held(time.perf_counter() - before)
             if not isinstance(answer, (Allow, Deny)) and isinstance(answer, Awaitable):
-                answer = await in_time(answer, self._timeout, held)
+                answer = await in_time(answer, self._timeout, held, self._leave)
             if not isinstance(answer, (Allow, Deny)):
                 raise TypeError(f"authorize answered {answer!r}; allowed: Allow(...), Deny(...)")
-        except Late as late:
+        except Late:
             self._failed("authorize", None)
-            self._leave("authorize", late)
             raise _failure("the policy hook took too long") from None
         except asyncio.CancelledError:  # the client has gone
             raise
@@ -157,27 +159,25 @@ class Hook:
 
     async def _close(self, result: Awaitable[object]) -> None:
         try:
-            await in_time(result, self._timeout, self._held_by_on_close)
-        except Late as late:
+            await in_time(result, self._timeout, self._held_by_on_close, self._leave)
+        except Late:
             self._failed("on_close", None)
-            self._leave("on_close", late)
         except BaseException as error:
             if isinstance(error, asyncio.CancelledError) or _is_from_the_keyboard(error):
                 raise
             self._failed("on_close", error)
 
-    def _leave(self, function: str, late: Late) -> None:
+    def _leave(self, rest: Coroutine[Any, Any, None]) -> None:
         """Lets a call that is over for us come to its end."""
-        if late.rest is not None:
-            _keep(self._rest(function, late.rest), self._resting)
+        _keep(self._rest(rest), self._resting)
 
-    async def _rest(self, function: str, rest: Coroutine[Any, Any, None]) -> None:
+    async def _rest(self, rest: Coroutine[Any, Any, None]) -> None:
         try:
             await rest
         except BaseException as error:
             if isinstance(error, asyncio.CancelledError) or _is_from_the_keyboard(error):
                 raise
-            self._failed(function, error)
+            self._failed("call after its time", error)
 
     def _held_by_authorize(self, seconds: float) -> None:
         if seconds > HELD:
@@ -222,9 +222,15 @@ class Hook:
             log.error("the policy hook's %s failed", function, exc_info=error)
 
     async def finish(self) -> None:
-        """Waits for the calls of ``on_close``, and says how many calls have failed."""
+        """Gives the calls of ``on_close`` END seconds, ends all that goes on, and says how many
+        calls have failed."""
         if self._closing:
-            await asyncio.wait(self._closing)
+            _, left = await asyncio.wait(self._closing, timeout=END)
+            self.dropped += len(left)
+            for task in left:
+                task.cancel()
+            if left:
+                await asyncio.wait(left)
         for task in self._resting:
             task.cancel()
         if self._resting:

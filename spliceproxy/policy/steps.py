@@ -20,25 +20,31 @@ Pending = asyncio.Future[Any] | None
 """What a coroutine waits for; None: for the next turn of the event loop."""
 
 
-class Late(Exception):
-    """The time is over. ``rest`` finishes what still goes on, or is None."""
+SOON = 1.0
+"""Seconds that a coroutine has to end once its caller is cancelled."""
 
-    def __init__(self, rest: Coroutine[Any, Any, None] | None) -> None:
-        super().__init__()
-        self.rest = rest
+
+class Late(Exception):
+    """The time is over."""
 
 
 class Cancelled(Exception):
     """The coroutine has ended with a CancelledError that was not the caller's."""
 
 
-async def in_time(awaitable: Awaitable[T], seconds: float, held: Callable[[float], None]) -> T:
+async def in_time(
+    awaitable: Awaitable[T],
+    seconds: float,
+    held: Callable[[float], None],
+    leave: Callable[[Coroutine[Any, Any, None]], None],
+) -> T:
     """What it answers, within so many seconds; Late, Cancelled. It runs in the caller's task,
     so that one which does not wait costs no task. ``held`` is told the seconds that each step
     has had the event loop.
 
-    Where the time is over it is cancelled. What it still does then is for ``Late.rest`` to
-    finish: that takes as long again, and then it is closed (coroutine.close()).
+    Where the time is over it is cancelled. What it still does then, ``leave`` is given to run
+    in a task of its own: that takes as long again, and then it is closed (coroutine.close()).
+    The same where the caller has been cancelled and it does not end within SOON.
     """
     coroutine = awaitable if isinstance(awaitable, Coroutine) else _coroutine(awaitable)
     steps = _Steps(coroutine, held)
@@ -52,21 +58,21 @@ async def in_time(awaitable: Awaitable[T], seconds: float, held: Callable[[float
             answer = await steps.until_end(awaited)
         finally:
             timer.cancel()
+            steps.end()
     except asyncio.CancelledError as error:
         if steps.interrupted:
             raise
         raise Cancelled("it has awaited something that was cancelled") from error
     except _Over as over:
-        raise Late(steps.stop(over.awaited, seconds)) from None
+        rest = steps.stop(over.awaited, seconds)
+        if rest is not None:
+            leave(rest)
+        if steps.swallowed:
+            raise asyncio.CancelledError from None
+        raise Late from None
     if steps.swallowed:
         raise asyncio.CancelledError
     return answer  # type: ignore[no-any-return]
-
-
-def _cancelling() -> int:
-    """How many cancellations of this task have not been taken back; -1: that is not known."""
-    count = getattr(asyncio.current_task(), "cancelling", None)  # Python 3.11
-    return -1 if count is None else int(count())
 
 
 async def _coroutine(awaitable: Awaitable[T]) -> T:
@@ -84,7 +90,9 @@ class _Steps:
         self.loop = asyncio.get_running_loop()
         self._coroutine = coroutine
         self._held = held
+        self._task = asyncio.current_task()
         self._waiter: asyncio.Future[None] | None = None
+        self._soon: asyncio.TimerHandle | None = None
         self._expired = False
         self._resting = False  # nobody waits for it any more
         self._thrown = False  # a CancelledError has come from our task
@@ -92,18 +100,42 @@ class _Steps:
     @property
     def interrupted(self) -> bool:
         """Whether a CancelledError at its end can be our task's."""
-        return self._thrown and _cancelling() != 0
+        return self._thrown and self._cancelling() != 0
 
     @property
     def swallowed(self) -> bool:
         """Whether our task is cancelled for certain. asyncio.timeout() within the coroutine
         cancels it, too, and takes that back."""
-        return self._thrown and _cancelling() > 0
+        return self._thrown and self._cancelling() > 0
+
+    def _cancelling(self) -> int:
+        """How many cancellations of the task have not been taken back; -1: not known."""
+        count = getattr(self._task, "cancelling", None)  # Python 3.11
+        return -1 if count is None else int(count())
 
     def expire(self) -> None:
         """The time is over."""
         self._expired = True
         self._wake()
+
+    def end(self) -> None:
+        """Nothing of it goes on in this task."""
+        if self._soon is not None:
+            self._soon.cancel()
+
+    def _interrupt(self) -> None:
+        """A CancelledError has come from our task, or from the one that runs the rest."""
+        if self._resting:
+            self._expired = True
+            return
+        self._thrown = True
+        if self._soon is None:
+            self._soon = self.loop.call_later(SOON, self._insist)
+
+    def _insist(self) -> None:
+        self._soon = None
+        if self.swallowed:
+            self.expire()
 
     def step(self, error: BaseException | None) -> Pending:
         """Lets the coroutine run until it waits. StopIteration at its end."""
@@ -133,7 +165,7 @@ class _Steps:
             try:
                 yield
             except asyncio.CancelledError as error:
-                self._thrown = True
+                self._interrupt()
                 return error
             return None
         if not asyncio.isfuture(awaited):
@@ -145,10 +177,8 @@ class _Steps:
             try:
                 yield from self._waiter
             except asyncio.CancelledError as error:
-                self._thrown = True
-                if self._resting:
-                    self._expired = True
-                elif not awaited.cancel():
+                self._interrupt()
+                if not awaited.cancel():
                     return error
             finally:
                 awaited.remove_done_callback(self._wake)

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import re
 import signal
+import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -113,6 +115,38 @@ def test_a_function_that_goes_wrong(tmp_path: Path, engine: str) -> None:
         "it has awaited something that was cancelled",
     ):
         assert words in text, words
+
+
+@pytest.mark.parametrize("engine", ["native", "copy"])
+def test_the_end_waits_for_no_function(tmp_path: Path, engine: str) -> None:
+    """One that swallows its cancellation has had the worker killed, and the log's lines lost."""
+    if sys.version_info < (3, 11):
+        pytest.skip("whether a task is still cancelled is known since Python 3.11")
+    with world(tmp_path) as made, ExitStack() as stack:
+        made.names.zone.update({f"{what}.test": [["127.0.0.1"]] for what in ("swallow", "nested")})
+        log = tmp_path / "called"
+        slow = "\nasync def on_close(record):\n    await swallow()\n"
+        told = f"    open({str(log)!r}, 'a').write('x')\n    await old()\n"
+        entered = f"\nasync def swallow(old=swallow):\n{told}"
+        (tmp_path / "hook.py").write_text(HOOK + entered + slow)
+        config = tmp_path / "config.toml"
+        config.write_text("policy-timeout = 600\ntimeout-drain = 0.2\n")
+        proxy = made.proxy(
+            "--config", str(config), "--policy", str(tmp_path / "hook.py"), "--engine", engine
+        )
+        for host in ("swallow.test", "nested.test"):
+            for make in (get, connect):
+                s = stack.enter_context(proxy.connect())
+                s.sendall(make(host, 1).encode())
+        ask(proxy, get("status.test", 1))
+        wait_for(lambda: log.exists() and len(log.read_text()) >= 7, "the calls")
+        proxy.process.send_signal(signal.SIGTERM)
+        assert proxy.process.wait(30) == 0
+        text = proxy.stderr()
+        assert len(proxy.access()) == 5
+        proxy.stderr_path.write_text("")
+    assert "did not end in time" not in text
+    assert "was never awaited" not in text
 
 
 def test_a_function_that_holds_the_loop(tmp_path: Path) -> None:

@@ -392,6 +392,75 @@ def test_a_client_that_has_gone_is_not_served(run: Run) -> None:
     run(main())
 
 
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="known since Python 3.11")
+@pytest.mark.parametrize("stubborn", [swallow, spin, by_a_task, by_gather, by_wait_for, by_shield])
+def test_a_client_that_has_gone_is_not_waited_for(
+    run: Run, stubborn: Callable[[], Coroutine[Any, Any, None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor does the end of the proxy wait for what does not end."""
+    monkeypatch.setattr("spliceproxy.policy.steps.SOON", 0.05)
+
+    async def main() -> None:
+        started = asyncio.Event()
+
+        async def authorize(request: Request) -> Allow:
+            started.set()
+            await stubborn()
+            return Allow()
+
+        asked = hook(authorize)
+        task = asyncio.ensure_future(asked.ask(ASK))
+        await started.wait()
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(task, 20)
+        await asyncio.wait_for(asked.finish(), 20)
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        assert all("stubborn" not in str(other) and "_rest" not in str(other) for other in others)
+        for other in others:  # of its own, not ours
+            other.get_coro().close()  # type: ignore[union-attr]
+
+    run(main())
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="asyncio.timeout is new in Python 3.11")
+def test_a_limit_of_its_own_does_not_hurry_it(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("spliceproxy.policy.steps.SOON", 0.02)
+
+    async def authorize(request: Request) -> Allow:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0.01):
+                await asyncio.sleep(NEVER)
+        await asyncio.sleep(0.1)
+        return Allow()
+
+    assert run(hook(authorize).ask(ASK)).decision == Allow()
+
+
+def test_the_end_does_not_wait_for_on_close_for_long(
+    run: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The lines of the access log are to be written after it."""
+    monkeypatch.setattr("spliceproxy.policy.hook.END", 0.05)
+    seen = []
+
+    async def on_close(record: Any) -> None:
+        await asyncio.sleep(0 if record == "quick" else NEVER)
+        seen.append(record)
+
+    async def main() -> None:
+        asked = Hook(Functions(None, on_close), NEVER)
+        for record in ("slow", "quick", "slow"):
+            asked.closed(record)
+        await asyncio.wait_for(asked.finish(), 20)
+        assert not asked._closing
+
+    run(main())
+    assert seen == ["quick"]
+    assert "calls of on_close left out 2" in caplog.text
+
+
 def test_what_asyncio_cannot_wait_for(run: Run, caplog: pytest.LogCaptureFixture) -> None:
     class Other:
         def __await__(self) -> Any:
@@ -464,7 +533,8 @@ def test_step_by_step_is_as_awaited(steps: list[str], gone: bool, turns: int) ->
 
     async def main() -> None:
         plain = await outcome(asyncio.wait_for(play(steps), NEVER))
-        ours = in_time(play(steps), NEVER, lambda _: None)
+        left: list[object] = []
+        ours = in_time(play(steps), NEVER, lambda _: None, left.append)
         if not gone:
             if isinstance(plain, tuple) and plain[0] is asyncio.CancelledError:
                 plain = Cancelled, "it has awaited something that was cancelled"
