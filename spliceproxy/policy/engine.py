@@ -26,7 +26,7 @@ from spliceproxy.policy.functions import Functions, load
 from spliceproxy.policy.guard import Guard
 from spliceproxy.policy.hook import Hook
 from spliceproxy.policy.lockfile import LOCKED, Locked
-from spliceproxy.policy.names import canonical
+from spliceproxy.policy.names import canonical, is_number
 from spliceproxy.policy.request import Request
 from spliceproxy.policy.rules import DEFAULT, Match, RuleSet, Selection
 
@@ -38,6 +38,9 @@ a name, and a name that has moved, are noticed within it."""
 
 LONGEST = 45
 """Characters of an IPv6 address at most (INET6_ADDRSTRLEN, without the NUL)."""
+
+GUARD = "guard"
+"""The id by which a refusal for the address is known."""
 
 STRANGER = "clients"
 """The id by which the refusal of a client that may not use the proxy is known."""
@@ -206,6 +209,10 @@ class Policy:
         return Verdict(host, port, addresses, "", min(repeat, holds))
 
     async def _look_up(self, host: str, notes: Notes) -> tuple[str, ...]:
+        """Where a name leads that is not known. An odd spelling of an address is not looked up:
+        what a resolver takes it for is not what the rules have seen."""
+        if is_number(host):
+            raise _odd_address()
         asked = time.monotonic()
         addresses = await self._names.resolve(host)
         notes.looked_up += time.monotonic() - asked
@@ -362,6 +369,8 @@ def _canonical(host: str) -> str:
     try:
         return canonical(host)
     except ValueError as error:
+        if is_number(host):
+            raise _odd_address() from None
         raise Failure("dns_error", str(error), why="no valid host name") from None
 
 
@@ -410,10 +419,19 @@ def _unlisted(host: str, port: int) -> Denied:
     )
 
 
+def _odd_address() -> Denied:
+    return Denied(
+        "This proxy does not connect to an address in such a spelling.",
+        GUARD,
+        advice="Write it as four decimal numbers without leading zeros.",
+        error="destination_ip_prohibited",
+    )
+
+
 def _prohibited(kind: str) -> Denied:
     return Denied(
         f"This proxy does not connect to such an address: {kind}.",
-        "guard",
+        GUARD,
         advice="Whoever runs this proxy can allow it, by guard-allow or --guard.",
         error="destination_ip_prohibited",
     )

@@ -13,7 +13,7 @@ from spliceproxy.errors import Denied, Failure
 from spliceproxy.policy.auth import Unauthenticated
 from spliceproxy.policy.clients import is_local
 from spliceproxy.policy.decision import Allow
-from spliceproxy.policy.engine import STRANGER, Client, Head, Names, Notes, Policy, Verdict
+from spliceproxy.policy.engine import GUARD, STRANGER, Client, Head, Names, Notes, Policy, Verdict
 from spliceproxy.policy.hosts import is_address
 from spliceproxy.policy.lockfile import LOCKED
 from spliceproxy.policy.names import canonical
@@ -103,6 +103,13 @@ def _refused(steps: Sequence[Step]) -> bool:
     return bool(steps) and not steps[-1].passed
 
 
+def _untold(failure: Failure | None) -> Step | None:
+    """The step of a no that no step has told: for the name, or for an address' spelling."""
+    if isinstance(failure, Denied):
+        return Step("guard", False, failure.reason) if failure.rule == GUARD else None
+    return None if failure is None else Step("dns", False, failure.detail)
+
+
 @dataclass
 class _Notes:
     host: str = ""
@@ -190,8 +197,9 @@ class _Traced(Policy):
             steps.append(told.pop(0))
         if not steps[-1].passed:
             return steps
-        if failure is not None and not isinstance(failure, Denied) and not _refused(told):
-            return [*steps, *told, Step("dns", False, failure.detail)]  # else it is the hook's
+        untold = None if _refused(told) else _untold(failure)
+        if untold is not None:
+            return [*steps, *told, untold]
         if self._locked is not None:
             inside = not (isinstance(failure, Denied) and failure.rule == LOCKED and not told)
             word = "one" if inside else "none"

@@ -41,6 +41,12 @@ def canonical(host: str) -> str:
     return name
 
 
+def is_number(host: str) -> bool:
+    """Whether a host consists of numbers, as no name does. Unless these are four decimal ones
+    without leading zeros, readers differ on which address they are, or whether any."""
+    return all(map(_NUMBER, host.lower().rstrip(".").split(".")))
+
+
 def _to_ascii(host: str) -> str:
     import idna  # its tables are large, and few need them
 

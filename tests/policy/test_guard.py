@@ -151,8 +151,8 @@ ADDRESSES = [
     "[2001:4860:4860::200:5efe:a9fe:a9fe]",
 ]
 
-DISGUISED = [
-    # odd IPv4: refused as neither an address nor a name
+ODD = [
+    # IPv4 as inet_aton(3) or somebody else may read it: never looked up as a name
     "0x7f.1",
     "0x7f.0.0.1",
     "0X7F.0X0.0X0.0X1",
@@ -182,6 +182,14 @@ DISGUISED = [
     "10.1",
     "127.0.0.1.0",
     "127.0.0.256",
+    "1.2.3.4.5",
+    "08.1",
+    "4294967296",
+    "0x",
+    "134744072",  # a public address
+]
+
+DISGUISED = [
     # IPv6 forms that others read
     "[::1%25lo]",
     "[::1%lo]",
@@ -251,7 +259,7 @@ SPELLED = ["localhost", "LOCALHOST", "localhost.", "a.localhost", "A.LocalHost."
 
 
 def test_there_are_enough() -> None:
-    assert len(ADDRESSES) + len(DISGUISED) + len(NAMES) + len(SPELLED) >= 150
+    assert len(ADDRESSES) + len(ODD) + len(DISGUISED) + len(NAMES) + len(SPELLED) >= 150
 
 
 @KINDS
@@ -259,6 +267,15 @@ def test_there_are_enough() -> None:
 def test_an_address(site: Site, make: Make, host: str) -> None:
     answer = ask(site.proxy, make(host, site.port))
     assert (answer.status, answer.error) == (403, "destination_ip_prohibited")
+
+
+@KINDS
+@pytest.mark.parametrize("host", ODD)
+def test_an_address_in_an_odd_spelling(site: Site, make: Make, host: str) -> None:
+    answer = ask(site.proxy, make(host, site.port))
+    assert (answer.status, answer.error) == (403, "destination_ip_prohibited")
+    asked = set(site.world.names.asked) - set(NAMES)
+    assert not {name for name in asked if name.startswith(host.lower().rstrip("."))}
 
 
 @KINDS

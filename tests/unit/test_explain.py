@@ -250,6 +250,15 @@ def test_a_name_that_leads_nowhere() -> None:
     assert decider(told(ask("a..test"), RuleConfig("x", "deny"))) == ("dns", "", False)
 
 
+@pytest.mark.parametrize("host", ["0x7f.1", "2130706433", "127.1", "1.2.3.4.5", "127.0.0.08"])
+@pytest.mark.parametrize("rules", [(), RULES])
+def test_an_address_in_an_odd_spelling(host: str, rules: tuple[RuleConfig, ...]) -> None:
+    explanation = told(Request(client="127.0.0.1", host=host, addresses=None), *rules)
+    assert decider(explanation) == ("guard", "guard", False)
+    assert (explanation.status, explanation.error) == (403, "destination_ip_prohibited")
+    assert line(explanation, "guard") == explanation.reason
+
+
 def test_text_marks_what_decides() -> None:
     text = as_text(told(ask(), *RULES)).splitlines()
     (marked,) = [one for one in text if one.startswith("=>")]
@@ -302,6 +311,14 @@ def test_requests() -> None:
         path="/x?y",
         addresses=PUBLIC,
     )
+
+
+@pytest.mark.parametrize(
+    "path", ["/\xe4?\u20ac", "/\udcc3\udca4?\udce2\udc82\udcac", "/%C3%A4?%E2%82%AC"]
+)
+def test_a_path_has_one_spelling(path: str) -> None:
+    """As the policy sees it when it comes over the wire, in UTF-8."""
+    assert read_request("GET", f"http://o{path}", "unix").path == "/%C3%A4?%E2%82%AC"
 
 
 def run(*args: str) -> subprocess.CompletedProcess[str]:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spliceproxy.policy.names import canonical
+from spliceproxy.policy.names import canonical, is_number
 
 
 @pytest.mark.parametrize(
@@ -109,6 +109,16 @@ def test_odd_ipv4_is_read_as_the_c_library_does(text: str) -> None:
         ours = ""
     if libc:
         assert ours == libc
+
+
+@pytest.mark.parametrize("host", ["0", "0x", "127.1", "0X7F.1.", "1.2.3.4.5", "9" * 70, "08.1"])
+def test_a_number(host: str) -> None:
+    assert is_number(host)
+
+
+@pytest.mark.parametrize("host", ["", "a", "a.1", "0x7g", "1.a", "1e3", "::1", "127.0.0.1.nip.io"])
+def test_no_number(host: str) -> None:
+    assert not is_number(host)
 
 
 @given(st.ip_addresses())
