@@ -84,6 +84,7 @@ def run(config: Config, run_worker: RunWorker | None = None) -> int:
         if run_worker is None:
             from spliceproxy import worker
 
+            worker.load()
             run_worker = worker.run
         gc.freeze()  # the workers share these pages as long as nobody writes to them
         return Supervisor(config, run_worker, listening, stops, mask).run()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
+import contextlib
 import logging
 import os
 import signal
@@ -11,6 +13,7 @@ from collections.abc import Sequence
 
 from spliceproxy.config import Config
 from spliceproxy.instance import Instance
+from spliceproxy.policy import names
 from spliceproxy.policy.engine import Policy
 from spliceproxy.relay.choice import EngineError, choose
 from spliceproxy.relay.interface import Relay, RelayOptions
@@ -37,6 +40,18 @@ def new_loop() -> tuple[asyncio.AbstractEventLoop, str]:
     except ImportError:
         return asyncio.new_event_loop(), "asyncio"
     return uvloop.new_event_loop(), "uvloop"
+
+
+def load() -> None:
+    """Loads what workers would load when they first need it, so that they share its memory and
+    need no descriptors for it."""
+    import tokenize  # noqa: F401 - linecache takes it for the lines of a traceback
+
+    with contextlib.suppress(ImportError):
+        import uvloop  # noqa: F401
+    for encoding in ("ascii", "latin-1", "utf-8"):
+        codecs.lookup(encoding)
+    names.load()
 
 
 def run(config: Config, sockets: Sequence[socket.socket], lifeline: int, index: int) -> int:

@@ -27,6 +27,7 @@ from spliceproxy.policy.guard import Guard
 from spliceproxy.policy.hook import Hook
 from spliceproxy.policy.lockfile import LOCKED, Locked
 from spliceproxy.policy.names import canonical, is_number
+from spliceproxy.policy.names import load as load_names
 from spliceproxy.policy.request import Request
 from spliceproxy.policy.rules import DEFAULT, Match, RuleSet, Selection
 
@@ -145,6 +146,7 @@ class Policy:
     def start(self) -> None:
         """Before the first request, in the process that serves it."""
         self._auth.start()
+        load_names()
 
     # ---- what connections call -------------------------------------------------------
 

@@ -50,6 +50,7 @@ class Learned:
     """What one worker has seen; create it inside its event loop, and finish it."""
 
     def __init__(self, path: Path) -> None:
+        merge(b"", {}, "")  # loads what it takes: later there may be no descriptor for it
         self._path = path
         self._loop = asyncio.get_running_loop()
         self._seen: dict[Destination, bool] = {}

@@ -47,6 +47,11 @@ def is_number(host: str) -> bool:
     return all(map(_NUMBER, host.lower().rstrip(".").split(".")))
 
 
+def load() -> None:
+    """Loads the tables for names that are not ASCII: later there may be no descriptor for it."""
+    _to_ascii("\u00fc.example")
+
+
 def _to_ascii(host: str) -> str:
     import idna  # its tables are large, and few need them
 

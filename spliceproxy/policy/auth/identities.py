@@ -108,13 +108,13 @@ def _key(place: str, text: str) -> Network | int:
     if text.isascii() and text.isdigit():
         return int(text)
     try:
-        return pwd.getpwnam(text).pw_uid
-    except KeyError:
-        pass
-    try:
         return parse_network(text)
     except ValueError as error:
+        reason = str(error)
+    try:
+        return pwd.getpwnam(text).pw_uid  # after the networks, for it may open files
+    except KeyError:
         raise ValueError(
             f"{place}{text}: neither a network such as 10.0.0.0/8 nor a user of this system "
-            f"({error})"
+            f"({reason})"
         ) from None
