@@ -93,7 +93,10 @@ def test_forwards_and_records(run: Run, origin: str) -> None:
             assert record.client == "127.0.0.1"
             assert f"{record.host}:{record.port}" == record.destination == origin
             assert record.bytes_out > 30
-        assert tunnelled.bytes_in > 18
+        head = f"GET http://{origin}/a HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        assert plain.bytes_in == len(head)
+        head = f"CONNECT {origin} HTTP/1.1\r\nHost: {origin}\r\n\r\n"
+        assert tunnelled.bytes_in == len(head) + len(b"GET / HTTP/1.1\r\n\r\n")
 
     run(main)
 
