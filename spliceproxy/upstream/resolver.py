@@ -86,6 +86,7 @@ class _Answer(NamedTuple):
     addresses: tuple[str, ...]
     error: str
     detail: str
+    why: str = ""  # for the reason phrase, "" for what the error has
 
 
 class _Part(NamedTuple):
@@ -186,7 +187,7 @@ class Resolver:
                 query = self._ask(name)
             answer = await asyncio.shield(query.first)
         if not answer.addresses:
-            raise Failure(answer.error, answer.detail)
+            raise Failure(answer.error, answer.detail, why=answer.why)
         return answer.addresses
 
     def late(self, host: str) -> asyncio.Future[None] | None:
@@ -213,10 +214,11 @@ class Resolver:
         if self._closed:
             raise Failure("dns_error", f"{name}: the proxy is stopping")
         if not _NAME.match(name):
-            raise Failure("dns_error", f"{name}: not a host name")
+            raise Failure("dns_error", f"{name}: not a host name", why=_NO_NAME)
         if _ENDS_IN_NUMBER.search(name):
             # What inet_aton(3) and some resolvers take for an address.
-            raise Failure("dns_error", f"{name}: neither an IP address nor a host name")
+            detail = f"{name}: neither an IP address nor a host name"
+            raise Failure("dns_error", detail, why=_NO_NAME)
         if self._channels.is_old():
             self._search = search.read()  # resolv.conf is followed, as c-ares does
         query = _Query(name, self._loop)
@@ -366,17 +368,32 @@ def _fault(error: BaseException) -> _Part:
     return _Part((), ttl, code, str(text))
 
 
-def _failed(name: str, detail: str, error: str = "dns_error", now: float = 0.0) -> _Answer:
-    return _Answer(now + NEGATIVE_TTL, (), error, f"{name}: {detail}")
+def _failed(
+    name: str, detail: str, error: str = "dns_error", why: str = "", now: float = 0.0
+) -> _Answer:
+    return _Answer(now + NEGATIVE_TTL, (), error, f"{name}: {detail}", why)
 
 
-def _reason(parts: Mapping[socket.AddressFamily, _Part]) -> tuple[str, str]:
-    """The detail and the type of a failed look-up: a server's fault says more than that there
-    is nothing, and "no data" more than "no name"."""
+_NO_NAME = "no valid host name"
+
+_WHY = {
+    ARES_ENODATA: "name has no address",
+    ARES_ENOTFOUND: "name not found",
+    ARES_EREFUSED: "DNS server refuses",
+    ARES_ESERVFAIL: "DNS server has failed",
+    ARES_ETIMEOUT: "",  # with the number of the settings
+}
+"""By c-ares' error what the reason phrase says: a person can correct a name."""
+
+
+def _reason(parts: Mapping[socket.AddressFamily, _Part]) -> tuple[str, str, str]:
+    """The detail and the type of a failed look-up, and why: a server's fault says more than
+    that there is nothing, and "no data" more than "no name"."""
     order = (ARES_ENOTFOUND, ARES_ENODATA)
     worst = max(
         parts.values(),
         key=lambda part: order.index(part.code) if part.code in order else len(order),
         default=_Part((), 0.0, ARES_ENODATA, "no address"),
     )
-    return worst.detail, "dns_timeout" if worst.code == ARES_ETIMEOUT else "dns_error"
+    error = "dns_timeout" if worst.code == ARES_ETIMEOUT else "dns_error"
+    return worst.detail, error, _WHY.get(worst.code, "DNS has failed")

@@ -379,8 +379,16 @@ def test_the_cache_is_bounded(run: Run[Any], monkeypatch: pytest.MonkeyPatch) ->
     in_world(run, body)
 
 
-@pytest.mark.parametrize("rcode", [NOERROR, SERVFAIL, NXDOMAIN, REFUSED])
-def test_failures_are_dns_errors_and_kept_for_a_moment(run: Run[Any], rcode: int) -> None:
+@pytest.mark.parametrize(
+    ("rcode", "why"),
+    [
+        (NOERROR, "name has no address"),
+        (SERVFAIL, "DNS server has failed"),
+        (NXDOMAIN, "name not found"),
+        (REFUSED, "DNS server refuses"),
+    ],
+)
+def test_failures_are_dns_errors_and_kept_for_a_moment(run: Run[Any], rcode: int, why: str) -> None:
     async def body(world: World) -> None:
         world.server.rcode = rcode
         world.server.zone["a.test"] = {}
@@ -388,6 +396,7 @@ def test_failures_are_dns_errors_and_kept_for_a_moment(run: Run[Any], rcode: int
         assert failure.error == "dns_error"
         assert failure.status == 502
         assert failure.detail.startswith("a.test: ")
+        assert failure.why == why
         asked = len(world.server.asked)
         world.passed += module.NEGATIVE_TTL - 0.5
         assert world.resolver.cached("a.test") is None
