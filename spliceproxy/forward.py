@@ -33,9 +33,9 @@ from spliceproxy.http1.lenient import skip_lines
 from spliceproxy.http1.rewrite import (
     client_response,
     interim_response,
+    may_switch,
     origin_request,
     persistent,
-    upgrade,
 )
 from spliceproxy.observe.record import Record
 from spliceproxy.policy.engine import Verdict
@@ -372,7 +372,7 @@ class Exchange:
 
     def _switch(self, origin: Stream, response: ResponseHead) -> bool:
         """101: from here on a tunnel (RFC 9110 section 7.8)."""
-        if upgrade(self._head) is None or upgrade(response) is None or not self.uploaded:
+        if not may_switch(self._head, response) or not self.uploaded:
             raise Failure("http_upgrade_failed", "the origin switched protocols unasked")
         answer = client_response(
             response,

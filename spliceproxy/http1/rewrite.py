@@ -7,8 +7,10 @@ behind the rest.
 
 from __future__ import annotations
 
+import re
+
 from spliceproxy.http1.authentication import challenges_bind
-from spliceproxy.http1.fields import OWS, members
+from spliceproxy.http1.fields import OWS, TOKEN, members
 from spliceproxy.http1.framing import Body, transfer_codings
 from spliceproxy.http1.head import RequestHead, ResponseHead
 from spliceproxy.http1.target import DEFAULT_PORT
@@ -20,7 +22,8 @@ _HOP_BY_HOP = frozenset(
 )
 
 # RFC 9110 section 11.7: between a client and its proxy.
-REQUEST_DROPS = _HOP_BY_HOP | {b"proxy-authorization"}
+# HTTP2-Settings belongs to an Upgrade that goes no further.
+REQUEST_DROPS = _HOP_BY_HOP | {b"proxy-authorization", b"http2-settings"}
 RESPONSE_DROPS = _HOP_BY_HOP | {
     b"proxy-authenticate",
     b"proxy-authentication-info",
@@ -39,6 +42,14 @@ _NOT_NOMINABLE = frozenset(
     b"""cache-control content-encoding content-length content-range content-type date
     expect host max-forwards trailer via""".split()
 )
+
+
+_PROTOCOL = re.compile(TOKEN + rb"(?:/" + TOKEN + rb")?").fullmatch
+
+# In a tunnel to one of these come requests that no rule sees. An Upgrade to HTTP/2 is
+# obsolete (RFC 9113 section 3.1), and for TLS a client asks a proxy by CONNECT (RFC 2817
+# section 5.1).
+_CARRIES_REQUESTS = re.compile(rb"(?:h2|h2c|h3|http|tls)(?:-[^/]*)?(?:/.*)?", re.I).fullmatch
 
 
 def persistent(head: RequestHead | ResponseHead) -> bool:
@@ -66,6 +77,31 @@ def upgrade(head: RequestHead | ResponseHead) -> bytes | None:
     if not values or not head.minor or b"upgrade" not in members(head.values(b"connection")):
         return None
     return b", ".join(values) or None
+
+
+def offered(head: RequestHead) -> list[bytes]:
+    """The protocols to which the origin may switch: of those that the client asks for, all that
+    are well-formed and carry no further requests."""
+    value = upgrade(head)
+    if value is None:
+        return []
+    protocols = [protocol.strip(OWS) for protocol in value.split(b",")]
+    return [p for p in protocols if _PROTOCOL(p) and not _CARRIES_REQUESTS(p)]
+
+
+def may_switch(head: RequestHead, response: ResponseHead) -> bool:
+    """Whether a 101 switches to protocols that were offered (RFC 9110 section 7.8); their
+    versions are the origin's affair."""
+    value = upgrade(response)
+    if value is None:
+        return False
+    allowed = {_protocol_name(protocol) for protocol in offered(head)}
+    wanted = {_protocol_name(protocol) for protocol in members([value]) if protocol}
+    return bool(wanted) and wanted <= allowed
+
+
+def _protocol_name(protocol: bytes) -> bytes:
+    return protocol.partition(b"/")[0].lower()
 
 
 def origin_request(
@@ -97,9 +133,9 @@ def origin_request(
     if head.minor and b"trailers" in members(head.values(b"te")):
         lines.append(b"TE: trailers")
         options.append(b"TE")
-    protocols = upgrade(head)
+    protocols = offered(head)
     if protocols:
-        lines.append(b"Upgrade: " + protocols)
+        lines.append(b"Upgrade: " + b", ".join(protocols))
         options.append(b"upgrade")
     return _finish(lines, options, head.minor, via)
 

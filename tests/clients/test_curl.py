@@ -13,7 +13,7 @@ import pytest
 from certificates import Certificates
 from conftest import TlsNginx, Urls
 from curling import Got, field
-from harness import ProxyProcess, refused_port
+from harness import ProxyProcess, read_head, refused_port, serving
 from py_origin import BODY
 
 UPLOAD = random.Random(2).randbytes(10_000_003)
@@ -276,6 +276,22 @@ def test_dial_timeout(
                 got = curl(proxy.url, *args, f"http://127.0.0.1:{port}/")
                 assert 504 in (got.status, got.info["http_connect"]), got.log
                 assert "error=connection_timeout" in field(got, "Proxy-Status")[0]
+
+
+def test_no_upgrade_to_http2(curl: Callable[..., Got], any_proxy: ProxyProcess) -> None:
+    """curl asks for it; an origin that would switch is not asked (RFC 9113 section 3.1)."""
+    heads = []
+
+    def origin(connection: socket.socket) -> None:
+        heads.append(read_head(connection))
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok")
+
+    with serving(origin) as (host, port):
+        got = curl(any_proxy.url, "--http2", f"http://{host}:{port}/")
+    assert "Upgrade: h2c" in got.log
+    assert (got.exit, got.status, got.body) == (0, 200, b"ok")
+    assert b"upgrade" not in heads[0].lower()
+    assert b"http2-settings" not in heads[0].lower()
 
 
 def test_an_error_keeps_the_connection(

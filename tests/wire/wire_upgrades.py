@@ -17,6 +17,7 @@ from wire_case import (
     forward,
     page,
     reject,
+    respond,
 )
 
 UPGRADE = "GET http://o/ HTTP/1.1\nHost: o\nUpgrade: websocket\nConnection: Upgrade\nX: 1\n\n"
@@ -151,6 +152,124 @@ UPGRADES = [
     ),
 ]
 
+WITHIN = {
+    "h2c": "h2c",
+    "h2c-in-capitals": "H2C",
+    "h2c-with-a-version": "h2c/1",
+    "h2c-draft": "h2c-17",
+    "h2": "h2",
+    "h3": "h3",
+    "http2": "HTTP/2.0",
+    "http": "http",
+    "tls": "TLS/1.0",
+    "tls-and-http": "TLS/1.0, HTTP/1.1",
+    "twice": "h2c, h2c",
+    "empty-ones": ", \th2c ,,",
+    "no-protocol": "h2c;x",
+    "a-blank-in-it": "x h2c",
+    "quoted": '"h2c"',
+    "two-slashes": "x/h2c/1",
+}
+"""Upgrade fields of which nothing goes on."""
+
+
+def _asks(value: str, *fields: str) -> str:
+    lines = [f"Upgrade: {value}", "Connection: Upgrade, HTTP2-Settings", *fields]
+    return "GET http://o/ HTTP/1.1\nHost: o\n" + "\n".join(lines) + "\n\n"
+
+
+H2C_SWITCH = "HTTP/1.1 101 Switching Protocols\nUpgrade: h2c\nConnection: Upgrade\n\n"
+
+HTTP_WITHIN = [
+    *(
+        forward(
+            f"upgrade-not-to-{name}",
+            source,
+            _asks(value, "HTTP2-Settings: AAMAAABk", "X: 1"),
+            f"GET / HTTP/1.1\nHost: o\nX: 1\n{VIA}\n\n",
+        )
+        for name, value in WITHIN.items()
+        for source in ["2817 5.1" if name.startswith("tls") else "9113 3.1"]
+    ),
+    forward(
+        "upgrade-to-the-others",
+        "9113 3.1",
+        _asks("h2c , websocket,HTTP/2.0", "Upgrade: TLS/1.2, A/b"),
+        f"GET / HTTP/1.1\nHost: o\nUpgrade: websocket, A/b\nConnection: upgrade\n{VIA}\n\n",
+    ),
+    forward(
+        "upgrade-settings-alone",
+        "7540 3.2.1",
+        "GET http://o/ HTTP/1.1\nHost: o\nhttp2-settings: AAMAAABk\n\n",
+        ASKED,
+    ),
+    *(
+        forward(
+            f"upgrade-to-{value}",
+            "9110 7.8",
+            _asks(value),
+            f"GET / HTTP/1.1\nHost: o\nUpgrade: {value}\nConnection: upgrade\n{VIA}\n\n",
+        )
+        for value in ("h2x", "xh2c", "https-ish", "SHTTP/1.3", "x/h2c", "SPDY/3.1", "tlsx")
+    ),
+    Case(
+        "upgrade-unasked-to-h2c",
+        "9110 7.8",
+        [
+            C.sends(_asks("h2c")),
+            O.gets(ASKED),
+            O.sends(H2C_SWITCH),
+            C.gets(BAD_SWITCH_CLOSE),
+            C.sees_fin(),
+            O.closed(),
+        ],
+        log=[(502, "http_upgrade_failed", "")],
+    ),
+    *(
+        Case(
+            f"upgrade-to-another-{name}",
+            "9110 7.8",
+            [
+                C.sends(UPGRADE),
+                O.gets(UPGRADED),
+                O.sends(SWITCH.replace("websocket", value)),
+                C.gets(BAD_SWITCH_CLOSE),
+                C.sees_fin(),
+                O.closed(),
+            ],
+            log=[(502, "http_upgrade_failed", "")],
+        )
+        for name, value in {
+            "one": "h2c",
+            "one-besides": "websocket, h2c",
+            "one-of-ours": "x",
+            "one-longer": "websockets",
+            "one-empty": ", ,",
+        }.items()
+    ),
+    Case(
+        "upgrade-in-another-spelling",
+        "9110 7.8",
+        [
+            C.sends(UPGRADE),
+            O.gets(UPGRADED),
+            O.sends(SWITCH.replace("websocket", "WebSocket/13")),
+            C.gets(SWITCHED.replace("websocket", "WebSocket/13")),
+            C.ends(),
+            O.sees_fin(),
+            O.ends(),
+            C.sees_fin(),
+        ],
+        log=[(101, "", "")],
+    ),
+    respond(
+        "upgrade-required",
+        "9110 15.5.22",
+        f"HTTP/1.1 426 X\n{DATE}\nUpgrade: h2c\nConnection: upgrade\nContent-Length: 0\n\n",
+        f"HTTP/1.1 426 X\n{DATE}\nContent-Length: 0\nUpgrade: h2c\nConnection: upgrade\n{VIA}\n\n",
+    ),
+]
+
 NO_BODY = "HTTP/1.1 200 OK\n"
 TRACE = "TRACE http://o/ HTTP/1.1\nHost: o\n"
 
@@ -260,4 +379,4 @@ METHODS = [
     ),
 ]
 
-CASES = [*UPGRADES, *METHODS]
+CASES = [*UPGRADES, *HTTP_WITHIN, *METHODS]
