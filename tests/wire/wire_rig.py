@@ -41,6 +41,11 @@ Cut = tuple[str, Iterable[int]]
 before the next is sent."""
 
 
+async def _no_place(stream: Stream) -> bool:
+    """The limit on connections is reached, and stays so."""
+    return False
+
+
 class _Services(Services):
     """Its clock stands still, records are kept, streams to origins are known."""
 
@@ -226,7 +231,8 @@ class Run:
         inner, outer = self.rig.pair()
         peer = _Peer(name, outer)
         peer.stream = Stream(inner, self.loop)
-        connection = Connection(self.services, peer.stream, CLIENT, refuse=self.case.refuse)
+        admit = _no_place if self.case.refuse else None
+        connection = Connection(self.services, peer.stream, CLIENT, admit)
         peer.task = self.loop.create_task(connection.run())
         self.peers.append(peer)
         return peer
