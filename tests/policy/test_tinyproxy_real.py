@@ -214,6 +214,7 @@ OTHERS = st.sampled_from(
         *("MaxClients 0", "MaxClients 1", "MaxClients 4294967296", "MaxClients 010"),
         *("Timeout 0", "Timeout 5", "LogLevel Error", "LogLevel loud", "User", "Prot 80"),
         *('Upstream http 127.0.0.1:9 ".invalid"', 'Upstream none "localhost"'),
+        *('Upstream http 0.0.0.0:0 "127.0.0.0/30"', 'Upstream http 0.0.0.0:0 ".invalid"'),
         *("Upstream socks5 127.0.0.1:9", "Upstream http 127.0.0.1:0", "Upstream 127.0.0.1:9"),
         *('ReversePath "/x/" "http://a.invalid/"', 'ReversePath "http://b.invalid/"'),
         *('Anonymous "Host"', 'AddHeader "A" "b"', 'StatHost "a.invalid"', 'StatHost "localhost"'),

@@ -124,7 +124,6 @@ def test_via(tmp_path: Path, text: str, via: str) -> None:
         ("Deny .example.com", "Deny: not converted: .example.com: clients are known by"),
         ('Filter "/nonexistent"', "Filter: not converted: /nonexistent: cannot read it (No such"),
         ("MaxClients 0", "MaxClients: not converted: with 0 tinyproxy serves nobody"),
-        ('LogFile "/nonexistent/log"', "LogFile: not converted: access-log /nonexistent/log: can"),
     ],
 )
 def test_what_cannot_be_converted_is_listed_by_line(
@@ -228,6 +227,9 @@ def test_a_squid_conf_is_recognized(tmp_path: Path, capsys: pytest.CaptureFixtur
         "Upstream http 10.0.0.1:8080",
         'Upstream socks5 user:pass@parent.example:1080 ".example.com"',
         "Upstream parent.example:8080",
+        'Upstream http 10.0.0.1:8080 "a.example"\nUpstream none "a.example"',
+        'Upstream http 0.0.0.0:0 "10.0.0.0/255.0.0.0"',
+        'Upstream http 0.0.0.0:0 "."',
         'Filter "/nonexistent"',
         'Filter "{filter}"\nFilterURLs Yes',
         'Filter "{filter}"\nFilterURLs Yes\nFilterURLs No',
@@ -252,6 +254,7 @@ def test_what_restricts_and_cannot_be_converted_closes(tmp_path: Path, text: str
         "MaxClients 0\nMaxClients 9",
         "Allow 10.0.0.0/8\nDeny .example.com",
         "Deny .example.com\nAllow host.example.com",
+        "Upstream http 0.0.0.0:0",
         'Upstream none "a.example"\nno upstream "b.example"',
         'ReversePath "/x/" "http://x.example/"\nReverseOnly Yes\nReverseOnly No',
         "ReverseOnly Yes",
@@ -265,8 +268,23 @@ def test_what_restricts_nothing_does_not_close(tmp_path: Path, text: str) -> Non
     assert not Result(tmp_path, text.format(filter=tmp_path / "filter")).closed
 
 
+def test_null_routes_are_denied(tmp_path: Path) -> None:
+    sites = ["127.0.0.0/8", "10.0.0/8", "::/96", ".internal", "localhost", "Ads.example"]
+    result = Result(tmp_path, "\n".join(f'upstream http 0.0.0.0:0 "{site}"' for site in sites))
+    assert result.missing == []
+    assert not result.closed
+    denied = {"127.0.0.1", "10.1.1.1", "::1", "a.internal", "localhost", "ads.example"}
+    allowed = {"11.0.0.1", "1::1", "internal", "a.localhost", "x.ads.example"}
+    rules = RuleSet(result.config.policy.rules, result.config.policy.default)
+    for host in denied | allowed:
+        address = host if host[-1].isdigit() else "192.0.2.1"
+        match = rules.select("", "", frozenset(), "GET", host, 80).match(address)
+        assert match.allow == (host in allowed), host
+
+
 def test_every_directive_is_taken_or_explained() -> None:
     known = {*converting._TAKERS, *converting._NOT_NEEDED, *converting._UNKNOWN_HERE}
+    known |= {name for name in reading._ARGUMENTS if name.startswith("filter")}
     assert set(reading._ARGUMENTS) == known
 
 
@@ -276,7 +294,8 @@ def test_pages_and_what_is_off_are_only_noted(
     source = tmp_path / "tinyproxy.conf"
     source.write_text(
         'Port 8888\nDefaultErrorFile "/x"\nErrorFile 404 "/x"\nStatFile "/x"\nStatHost "x.y"\n'
-        'XTinyproxy No\nBindSame No\nReverseMagic No\nUpstream none "x"\nTimeout 0\nSyslog On\n'
+        'LogFile "/nonexistent/log"\nXTinyproxy No\nBindSame No\nReverseMagic No\n'
+        'Upstream none "x"\nTimeout 0\nSyslog On\n'
     )
     status, out, _ = run([str(source)], capsys)
     assert (status, tomllib.loads(out)) == (0, {"listen": [":8888"], "timeout-idle": 600})

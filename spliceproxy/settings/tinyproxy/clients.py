@@ -32,6 +32,8 @@ def networks(allow: bool, text: str) -> tuple[Network, ...] | None:
             ahead = 0
         except ValueError:
             return () if slash or ":" in text else None
+    if slash and not digits.isdecimal():  # a dotted mask, which an Upstream may have
+        return None
     length = (int(digits) + ahead) % 2**64 if slash else 128
     if length > 128 or int(digits or 0) >= 2**64:
         return ()

@@ -14,6 +14,7 @@ from spliceproxy.settings.kind import Invalid
 from spliceproxy.settings.loading import SettingsError, load_config, log_faults
 from spliceproxy.settings.table import BY_NAME
 from spliceproxy.settings.tinyproxy import clients, filters
+from spliceproxy.settings.tinyproxy.filtering import Filtering
 from spliceproxy.settings.tinyproxy.reading import Directive, Refused, is_on, number, read
 from spliceproxy.settings.tinyproxy.report import CLOSED, Report, comment
 
@@ -109,11 +110,8 @@ class _Conversion:
         self._controlled = False
         self._named: list[Directive] = []  # Deny of a name, as long as no Allow is behind it
         self._connect_ports: set[int] | None = None
-        self._filter: Directive | None = None
-        self._filter_types: set[str] = set()
-        self._filter_urls: Directive | None = None
-        self._filter_allows = False
-        self._case_counts = False
+        self._filtering = Filtering()
+        self._null_routes: list[tuple[str, str]] = []  # key of a rule, value
         self._users: list[tuple[str, str]] = []
         self._reverse_only: Directive | None = None
         self._reverse = False
@@ -128,6 +126,8 @@ class _Conversion:
         take = _TAKERS.get(name)
         if take is not None:
             take(self, values[0])
+        elif name.startswith("filter"):
+            self._filtering.take(directive)
         elif name in _NOT_NEEDED:
             self._report.note(f"not needed: {_NOT_NEEDED[name]}")
         elif name in ("bindsame", "xtinyproxy") and not is_on(values[0]):
@@ -153,10 +153,12 @@ class _Conversion:
             'tinyproxy does not (guard = "off")'
         )
         self._end_lines()
-        connect, filtered = self._connect_rule(), self._filter_rule()
+        filtered = self._filtering.rule(self._report)
         closed = [{"id": CLOSED, "action": "deny"}] if self._report.closed else []
-        allows = bool(filtered) and filtered[0]["action"] == "allow"
-        rules = connect + (closed + filtered if allows else filtered + closed)
+        if self._filtering.allows:  # also where not all of it can be converted
+            self.settings["rule-default"] = "deny"
+            closed, filtered = filtered, closed  # what allows comes last
+        rules = self._connect_rule() + self._route_rules() + filtered + closed
         if rules:
             self.settings["rule"] = rules
 
@@ -234,7 +236,7 @@ class _Conversion:
         path = os.path.join("/", value)  # where tinyproxy has gone then
         faults = list(log_faults(path, "access-log", create=False))
         if faults:
-            self._report.miss(faults[0])
+            self._report.note(f"left out: {faults[0]}")
         elif self._set("access-log", path):
             self._report.note("is the access log now; messages go to standard error")
 
@@ -294,31 +296,18 @@ class _Conversion:
         else:
             self._report.note(f"{value} is no port, and tinyproxy allows none for it, too")
 
-    def take_filter(self, _: str) -> None:
-        self._filter = self._report.about
-
-    def take_filter_type(self, value: str) -> None:
-        self._filter_types.add(value)
-
-    def take_filter_extended(self, value: str) -> None:
-        if is_on(value):
-            self._filter_types.add("ere")
-
-    def take_filter_urls(self, value: str) -> None:
-        if is_on(value):
-            self._filter_urls = self._report.about
-
-    def take_filter_default_deny(self, value: str) -> None:
-        self._filter_allows |= is_on(value)  # tinyproxy never takes such a switch back
-
-    def take_case(self, value: str) -> None:
-        self._case_counts |= is_on(value)
-
     def take_upstream(self, value: str) -> None:
+        site = self._report.about.values[-1]
         if value.lower() in ("none", "upstream"):  # the second of the old "no upstream"
             self._report.note("not needed: there are no parent proxies")
-        else:
+        elif number(value.rpartition(":")[2]):
             self._report.close("there are no parent proxies here, so all would go past it")
+        elif site == value:
+            self._report.note("tinyproxy leaves it out, too: there is no port 0")
+        elif found := _destinations(site):
+            self._null_routes.extend(found)
+        else:
+            self._report.close(f"{site}: no host or network of a rule")
 
     def take_reverse_path(self, _: str) -> None:
         self._reverse = True
@@ -338,56 +327,18 @@ class _Conversion:
             if first < port:
                 ports.append(f"{first}-{port - 1}" if first < port - 1 else first)
             first = port + 1
+        if not ports:
+            return []
         return [{"id": "connect-ports", "action": "deny", "methods": ["CONNECT"], "ports": ports}]
 
-    def _filter_rule(self) -> list[dict[str, Any]]:
-        if self._filter is None:
-            return []
-        if self._filter_allows:  # also where not all of it can be converted
-            self.settings["rule-default"] = "deny"
-        self._report.about = self._filter
-        path = os.path.join("/", self._filter.values[0])
-        kind = next((one for one in ("fnmatch", "ere") if one in self._filter_types), "bre")
-        if self._filter_urls:
-            self._report.about = self._filter_urls
-            self._report.close("rules look at hosts, not at URLs; the filter is left out")
-            return []
-        odd = [one for one in self._filter_types if one != one.lower()]
-        if odd:
-            self._report.close(
-                f"FilterType {odd[0]} is another type in another version of tinyproxy"
-            )
-            return []
-        try:
-            found = filters.read(
-                path, kind, allows=self._filter_allows, case_counts=self._case_counts
-            )
-        except OSError as error:
-            self._report.close(f"{path}: cannot read it ({error.strerror}); the filter is left out")
-            return []
-        self._tell(path, found)
-        if not found.hosts:
-            return []
-        action = "allow" if self._filter_allows else "deny"
-        return [{"id": "filter", "action": action, "hosts": found.hosts}]
-
-    def _tell(self, path: str, found: filters.Hosts) -> None:
-        """What the patterns of the filter do not mean here, or mean beyond what one sees."""
-        if found.faults and not self._filter_allows:
-            first, fault = found.faults[0]
-            self._report.close(fault, f"{path}:{first}")
-            found.faults[:1] = []
-        for line, fault in found.faults:
-            self._report.miss(fault, f"{path}:{line}")
-        if found.loose and self._filter_allows:
-            line, pattern = found.loose[0]
-            end = "*" if "fnmatch" in self._filter_types else "$"
-            behind = "ends" if end == "*" else "does not end"
-            more = f" (and {len(found.loose) - 1} more like it)" if len(found.loose) > 1 else ""
-            self._report.notes.append(
-                f"{path}:{line}: {pattern!r}{more} {behind} with {end}, so it allows names that go "
-                "on, such as example.com.evil.net for example.com"
-            )
+    def _route_rules(self) -> list[dict[str, Any]]:
+        """What leads to port 0, and so nowhere."""
+        rules = []
+        for key in ("hosts", "networks"):
+            found = [value for one, value in self._null_routes if one == key]
+            if found:
+                rules.append({"id": f"no-route-{key}", "action": "deny", key: found})
+        return rules
 
 
 _TAKERS: Mapping[str, Callable[[_Conversion, str], None]] = {
@@ -397,12 +348,6 @@ _TAKERS: Mapping[str, Callable[[_Conversion, str], None]] = {
     "connectport": _Conversion.take_connect_port,
     "deny": _Conversion.take_deny,
     "disableviaheader": _Conversion.take_no_via,
-    "filter": _Conversion.take_filter,
-    "filtercasesensitive": _Conversion.take_case,
-    "filterdefaultdeny": _Conversion.take_filter_default_deny,
-    "filterextended": _Conversion.take_filter_extended,
-    "filtertype": _Conversion.take_filter_type,
-    "filterurls": _Conversion.take_filter_urls,
     "listen": _Conversion.take_listen,
     "logfile": _Conversion.take_log_file,
     "loglevel": _Conversion.take_log_level,
@@ -415,6 +360,16 @@ _TAKERS: Mapping[str, Callable[[_Conversion, str], None]] = {
     "upstream": _Conversion.take_upstream,
     "viaproxyname": _Conversion.take_via,
 }
+
+
+def _destinations(site: str) -> list[tuple[str, str]]:
+    """The site of an Upstream as keys and values of a rule; [] if it is none."""
+    networks = None if site.lower() == clients.LOCALHOST else clients.networks(False, site)
+    if networks is not None:
+        permitted = clients.permitted((True, network) for network in networks)
+        return [("networks", str(network)) for network in permitted]
+    host = f"*{site}" if site.startswith(".") else site
+    return [("hosts", host)] if filters.is_name(host, "ignored") else []
 
 
 def _address(text: str) -> str:

@@ -85,7 +85,7 @@ def _hosts(pattern: str, translated: str, kind: str, case: posix.Case) -> list[s
             name = simple[2].replace("\\.", ".")
             below = f"*.{name}"
             names = {"^": [name], r"\.": [below], r".*\.": [below]}.get(simple[1], [name, below])
-    if names and all(_is_name(one, case) for one in names):
+    if names and all(is_name(one, case) for one in names):
         return [one.lower() for one in names]
     if kind == "fnmatch":
         return [f"/(?-i:{translated})/" if case == "exact" else f"/{translated}/"]
@@ -98,7 +98,7 @@ def _is_loose(translated: str, kind: str) -> bool:
     return not translated.endswith("$") or translated.endswith("\\$")
 
 
-def _is_name(text: str, case: posix.Case) -> bool:
+def is_name(text: str, case: posix.Case) -> bool:
     """Whether it is a host of a rule that matches as the pattern does."""
     try:
         name = canonical(text.removeprefix("*."))

@@ -76,9 +76,9 @@ _ARGUMENTS: Mapping[str, tuple[str, str]] = {
     "syslog": _SWITCH,
     "timeout": _COUNT,
     "upstream": (
-        '(none)[ \t]+"[^"]+"|'
+        '(none)[ \t]+"[^"]+"|(?:'
         "((?:(?:http|socks4|socks5)[ \t]+)?"  # 1.8 has no type
-        f"(?:[^:\\s]*:[^@]*@)?(?:\\[{_IPV6}\\]|{_WORD}):{_NUMBER}{_SITE})",
+        f"(?:[^:\\s]*:[^@]*@)?(?:\\[{_IPV6}\\]|{_WORD}):{_NUMBER}){_SITE})",
         'http, socks4 or socks5 and HOST:PORT, and then a site between "quotes" or not; or none '
         "and such a site",
     ),
