@@ -133,6 +133,8 @@ class Policy:
         self._guard = guard if policy.guard != "off" or policy.guard_deny else None
         # Who serves files or stands before a backend of its own is no open relay.
         self._clients = None if policy.clients is None else ClientNetworks(policy.clients)
+        if policy.guard_local not in ("loopback", "none"):
+            raise ValueError(f"guard_local {policy.guard_local!r}; allowed: loopback, none")
         self._locals = policy.guard_local == "loopback"
         self._relayed = self._clients or ClientNetworks(NEAR if self._locals else NEAR_OTHERS)
         # Where no networks are named, users may come from anywhere.

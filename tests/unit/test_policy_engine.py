@@ -480,6 +480,7 @@ def test_a_hook_that_leaves_no_address_lets_nothing_through() -> None:
     [
         ({"guard_allow": ("x",)}, "allowed: a network"),
         ({"clients": ("x",)}, "allowed: a network"),
+        ({"guard_local": "nobody"}, "guard_local 'nobody'; allowed: loopback, none"),
         ({"hook": "no_such_module"}, "cannot import"),
         ({"rules": (deny(ports=("x",)),)}, "rule r: ports"),
     ],
