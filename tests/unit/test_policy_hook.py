@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import re
 import signal
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
@@ -873,3 +875,30 @@ def test_only_on_close(tmp_path: Path) -> None:
     path = tmp_path / "watcher.py"
     path.write_text("def on_close(record): pass")
     assert load(str(path)).authorize is None
+
+
+# ---- the page ------------------------------------------------------------------------------
+
+
+def test_what_the_page_shows_is_right() -> None:
+    path = Path(__file__).parents[2] / "docs" / "policy-function.md"
+    if not path.exists():
+        pytest.skip("not in a source tree")
+    texts = re.findall(r"(?:^(?:    .*)?\n)+", path.read_text(), re.M)
+    blocks = [textwrap.dedent(text) for text in texts if "def authorize" in text]
+    names: dict[str, Any] = {}
+
+    def ask(host: str, *addresses: str) -> str:
+        request = Request(host=host, addresses=addresses or None)
+        answer = asyncio.run(hook(names["authorize"]).ask(request)).decision
+        return answer.reason if isinstance(answer, Deny) else ""
+
+    first, second = blocks
+    exec(first, names)
+    assert (ask("pypi.org"), ask("a.test")) == ("", "Only the package index.")
+    assert not hook(names["authorize"]).wants_addresses
+    exec(second, names)
+    assert hook(names["authorize"]).wants_addresses
+    assert (ask("a.example.com"), ask("a.test")) == ("", "Only example.com.")
+    assert ask("a.example.com", "198.51.100.1") == ""
+    assert ask("a.example.com", "198.51.100.1", "192.0.2.1") == "Not into that network."
