@@ -44,7 +44,8 @@ exit status:
 
 SIGTERM, SIGINT and SIGHUP stop it: it refuses new connections and lets
 requests and tunnels run for the drain timeout. A second one ends it at once.
-SIGUSR1 opens the access log anew, for log rotation.
+SIGUSR1 opens the access log anew, for log rotation. SIGQUIT and SIGUSR2 do
+nothing.
 """
 
 

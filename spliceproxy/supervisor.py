@@ -10,7 +10,7 @@ supervisor holds: end of file on it says "drain", be it that the supervisor clos
 died. No signal is forwarded, since a worker may have got the same one itself (Ctrl-C
 goes to the whole foreground process group, systemd signals a whole control group), and
 must not take one request to stop for two. SIGUSR1 makes the workers open their access
-logs anew.
+logs anew. SIGQUIT and SIGUSR2 mean nothing yet, and are told.
 """
 
 from __future__ import annotations
@@ -29,11 +29,13 @@ from typing import NoReturn
 from spliceproxy import listeners, logs
 from spliceproxy.config import Address, Config
 from spliceproxy.observe.losses import Losses
+from spliceproxy.signals import STOPS, UNUSED, name_of, tell_unused
 from spliceproxy.version import __version__
 
 RunWorker = Callable[[Config, Sequence[socket.socket], int, int], int]
 """``run(config, sockets, lifeline, index)``: the life of one worker, in its own process;
-returns its exit status. SIGTERM, SIGINT, SIGHUP and SIGUSR1 are ignored when it starts."""
+returns its exit status. SIGTERM, SIGINT, SIGHUP, SIGUSR1 and the UNUSED are ignored when it
+starts."""
 
 UNUSABLE = 2
 """Exit status of a worker that cannot work with these settings and has said why. If one
@@ -67,9 +69,10 @@ def run(config: Config, run_worker: RunWorker | None = None) -> int:
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # splice(2) has no MSG_NOSIGNAL
     logs.in_supervisor()
     stops = _stop_signals()
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {*stops, signal.SIGCHLD, signal.SIGUSR1})
-    # An ignored SIGCHLD, as some parents leave behind, would reap the workers unseen; SIGUSR1
-    # is ignored while the program is loaded. What is ignored cannot be waited for.
+    others = {signal.SIGCHLD, signal.SIGUSR1, *UNUSED}
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, stops | others)
+    # An ignored SIGCHLD, as some parents leave behind, would reap the workers unseen. What is
+    # ignored cannot be waited for.
     for number in (signal.SIGCHLD, signal.SIGUSR1):
         signal.signal(number, signal.SIG_DFL)
     descriptors = _raise_descriptor_limit()
@@ -101,7 +104,7 @@ def _stop_signals() -> frozenset[signal.Signals]:
         for number in (signal.SIGINT, signal.SIGHUP)
         if signal.getsignal(number) is signal.SIG_IGN
     }
-    return frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP} - ignored)
+    return frozenset(STOPS) - ignored
 
 
 def _raise_descriptor_limit() -> int:
@@ -191,6 +194,8 @@ class Supervisor:
                 self._on_stop_signal(number)
             elif number == signal.SIGUSR1:
                 self._reopen_logs()
+            elif number in UNUSED:
+                tell_unused(number)
 
     def _wait(self) -> int:
         """Waits for a signal or the next thing to do; returns the signal, 0 for none."""
@@ -205,7 +210,7 @@ class Supervisor:
             logs.flush()
             again = time.monotonic() + logs.RETRY_SECONDS
             moment = again if moment is None else min(moment, again)
-        signals = {*self._stops, signal.SIGCHLD, signal.SIGUSR1}
+        signals = {*self._stops, signal.SIGCHLD, signal.SIGUSR1, *UNUSED}
         if moment is None:
             return signal.sigwaitinfo(signals).si_signo
         info = signal.sigtimedwait(signals, max(0.0, moment - time.monotonic()))
@@ -236,7 +241,7 @@ class Supervisor:
         """The worker's process, from fork to exit."""
         status = 1
         try:
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+            for number in (*STOPS, signal.SIGUSR1, *UNUSED):
                 signal.signal(number, signal.SIG_IGN)
             signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
             logs.in_worker(self._losses.row(index))
@@ -268,7 +273,7 @@ class Supervisor:
 
     def _on_death(self, slot: _Slot, pid: int, status: int) -> None:
         """``status``: the exit status, or minus the signal."""
-        how = f"exited with status {status}" if status >= 0 else f"ended by {_name(-status)}"
+        how = f"exited with status {status}" if status >= 0 else f"ended by {name_of(-status)}"
         if status == UNUSABLE and slot.starts == 1:
             self._status = self._status or UNUSABLE
             if not self._stopping:
@@ -296,10 +301,10 @@ class Supervisor:
 
     def _on_stop_signal(self, number: int) -> None:
         if not self._stopping:
-            log.info("%s: draining for at most %g s", _name(number), self._config.timeouts.drain)
+            log.info("%s: draining for at most %g s", name_of(number), self._config.timeouts.drain)
             self._stop()
         elif time.monotonic() >= self._again:
-            log.warning("%s: stopping at once", _name(number))
+            log.warning("%s: stopping at once", name_of(number))
             self._kill(128 + number)
 
     def _reopen_logs(self) -> None:
@@ -322,10 +327,3 @@ class Supervisor:
         for slot in self._slots:
             if slot.pid:
                 os.kill(slot.pid, signal.SIGKILL)
-
-
-def _name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:  # a real-time signal
-        return f"signal {number}"

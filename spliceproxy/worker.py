@@ -17,6 +17,7 @@ from spliceproxy.policy import names
 from spliceproxy.policy.engine import Policy
 from spliceproxy.relay.choice import EngineError, choose
 from spliceproxy.relay.interface import Relay, RelayOptions
+from spliceproxy.signals import UNUSED, tell_unused
 from spliceproxy.upstream.resolver import Resolver
 
 log = logging.getLogger("spliceproxy")
@@ -99,6 +100,8 @@ async def _work(
     access_log = instance.services.log
     if access_log is not None:
         loop.add_signal_handler(signal.SIGUSR1, access_log.reopen)
+    for number in UNUSED:
+        loop.add_signal_handler(number, tell_unused, number)
     instance.start()
     if ready:
         log.info("%s", ready)

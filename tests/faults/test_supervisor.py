@@ -22,6 +22,13 @@ from spliceproxy.supervisor import AGAIN
 STUB = Path(__file__).with_name("stub_proxy.py")
 
 
+def default_signals() -> None:
+    """In a process that is about to start: a job of the background ignores some of them, and
+    what is started from it does, too."""
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+
+
 class Stub:
     """stub_proxy.py as a process."""
 
@@ -454,6 +461,93 @@ def test_log_rotation_does_not_kill_a_proxy_that_starts(tmp_path: Path) -> None:
         process.send_signal(signal.SIGTERM)
         process.stderr.read()
         assert process.wait(20) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_stop_while_the_program_is_loaded(number: signal.Signals) -> None:
+    """Its status is 0, as that of a proxy that has been stopped, at whatever it is."""
+    command = [sys.executable, "-X", "importtime", "-m", "spliceproxy"]
+    command += ["--listen", "127.0.0.1:0", "--workers", "1", "--access-log", "off"]
+    moments = 0
+    started = False
+    while not started:
+        # Modules behind the first lines: before those nothing can be done.
+        moment = 8 + 12 * moments
+        loaded, text, loading = 0, "", False
+        with subprocess.Popen(
+            command, stderr=subprocess.PIPE, text=True, preexec_fn=default_signals
+        ) as process:
+            assert process.stderr is not None
+            for line in process.stderr:
+                text += line
+                loading = loading or line.endswith(" spliceproxy.version\n")
+                loaded += loading
+                started = started or "listening on" in line
+                if loaded == moment or ("listening on" in line and loaded < moment):
+                    process.send_signal(number)
+            assert process.wait(20) == 0, (moment, text)
+        assert "Traceback" not in text, text
+        moments += 1
+    assert moments > 5
+
+
+@pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1), (0, 1, 2)])
+@pytest.mark.parametrize("access_log", ["-", "/dev/stdout", "file"])
+def test_standard_streams_that_are_closed(
+    tmp_path: Path, closed: tuple[int, ...], access_log: str
+) -> None:
+    """They lead to /dev/null, not to what is opened first, be it a listening socket."""
+    path, log = tmp_path / "socket", tmp_path / "access"
+    command = [sys.executable, "-m", "spliceproxy", "--listen", f"unix:{path}", "--workers", "1"]
+    command += ["--access-log", str(log) if access_log == "file" else access_log]
+
+    def close() -> None:
+        for fd in closed:
+            os.close(fd)
+
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        preexec_fn=close,
+    )
+    try:
+        wait_for(lambda: path.exists() or process.poll() is not None, "the socket")
+        with socket.socket(socket.AF_UNIX) as client:
+            wait_for(lambda: client.connect_ex(str(path)) == 0, "the listener")
+            client.settimeout(20)
+            client.sendall(b"GET / HTTP/1.1\r\nHost: o\r\nConnection: close\r\n\r\n")
+            assert read_head(client).startswith(b"HTTP/1.1 400 ")
+            assert read_all(client).endswith(b"\n")  # and no line of the log
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        for pid in (process.pid, *children):
+            for fd in closed:
+                assert os.readlink(f"/proc/{pid}/fd/{fd}") == "/dev/null"
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+    if access_log == "file":
+        assert " NONE/400 " in log.read_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGQUIT, signal.SIGUSR2])
+def test_signals_without_a_meaning(
+    new_proxy: Callable[..., ProxyProcess], number: signal.Signals
+) -> None:
+    """One warning of each process, and nothing else."""
+    proxy = new_proxy()
+    worker = proxy.worker
+    told = f"WARNING {number.name} means nothing to spliceproxy and is ignored"
+    for pid in (proxy.process.pid, worker):
+        for _ in range(3):
+            os.kill(pid, number)
+            wait_for(lambda pid=pid: f" {pid} {told}" in proxy.stderr(), "the warning")
+    with proxy.connect() as client:
+        client.sendall(b"GET / HTTP/1.1\r\nHost: o\r\nConnection: close\r\n\r\n")
+        assert read_head(client).startswith(b"HTTP/1.1 400 ")
+    assert proxy.worker == worker
+    assert proxy.stderr().count(told) == 2
 
 
 def test_killed_worker_of_the_real_proxy(new_proxy: Callable[..., ProxyProcess]) -> None:

@@ -1,0 +1,29 @@
+"""The signals that a proxy looks at, and what is said of those that mean nothing to it."""
+
+from __future__ import annotations
+
+import logging
+import signal
+
+STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""Stop the proxy; a second one at once."""
+
+UNUSED = (signal.SIGQUIT, signal.SIGUSR2)
+"""They end a process by default: one that is sent by mistake must not."""
+
+_log = logging.getLogger("spliceproxy")
+_told: set[int] = set()
+
+
+def name_of(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal
+        return f"signal {number}"
+
+
+def tell_unused(number: int) -> None:
+    """Says once in a process that a signal means nothing here."""
+    if number not in _told:
+        _told.add(number)
+        _log.warning("%s means nothing to spliceproxy and is ignored", name_of(number))
