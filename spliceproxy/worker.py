@@ -77,7 +77,8 @@ def run(config: Config, sockets: Sequence[socket.socket], lifeline: int, index: 
         return 0
     except _Unusable as error:
         if index == 0:
-            log.error("policy: %s", error, exc_info=error.cause)
+            for problem in str(error).split("\n"):
+                log.error("policy: %s", problem, exc_info=error.cause)
         return UNUSABLE
     except OSError as error:
         log.error("the worker failed: %s", error)

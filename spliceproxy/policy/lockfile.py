@@ -14,6 +14,7 @@ from typing import Any
 from spliceproxy import toml
 from spliceproxy.config import RuleConfig
 from spliceproxy.policy.rules import CACHED, Match, RuleError, RuleSet
+from spliceproxy.textfile import text_of
 
 LOCKED = "locked"
 """The id by which a refusal of a destination that is not in the file is known."""
@@ -36,9 +37,13 @@ def read(path: Path) -> tuple[RuleConfig, ...]:
 def parse(content: bytes, where: str) -> tuple[RuleConfig, ...]:
     """The same for what was read from it; ``where`` begins each error."""
     try:
-        document = toml.loads(content.decode())
+        text = text_of(content)
     except UnicodeDecodeError as error:
         raise ValueError(f"{where}: not UTF-8 (byte {error.start})") from None
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+    try:
+        document = toml.loads(text)
     except ValueError as error:
         raise ValueError(f"{where}: not TOML: {error}") from None
     for key in document:

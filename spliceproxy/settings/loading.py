@@ -167,7 +167,7 @@ def _auth(auth: AuthConfig) -> Iterator[str]:
     try:
         Authenticator(auth)
     except ValueError as error:
-        yield str(error)
+        yield from str(error).split("\n")
 
 
 def _hook(hook: str, where: str) -> Iterator[str]:

@@ -17,6 +17,7 @@ from spliceproxy import toml
 from spliceproxy.config import EMPTY, RuleConfig
 from spliceproxy.settings.kind import Invalid, toml_type
 from spliceproxy.settings.table import BY_NAME, PREFIX, SETTINGS, Setting
+from spliceproxy.textfile import text_of
 
 CONFIG_VARIABLE = f"{PREFIX}CONFIG"
 
@@ -95,9 +96,12 @@ def from_file(path: str, named_by: str, problems: list[str]) -> dict[str, Found]
     the flag or variable that the path is from."""
     try:
         with open(path, "rb") as file:
-            text = file.read().decode()
+            text = text_of(file.read())
     except UnicodeDecodeError as error:
         problems.append(f"{path}: not UTF-8 (byte {error.start})")
+        return {}
+    except ValueError as error:
+        problems.append(f"{path}: {error}")
         return {}
     except OSError as error:
         problems.append(

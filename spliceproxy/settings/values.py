@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import math
 import os
 import pwd
 import re
+import stat
 from pathlib import Path
 
 from spliceproxy.config import Address
@@ -105,23 +107,54 @@ BACKEND = Kind(
 
 def _directory(text: str, folder: str) -> Path:
     path = Path(folder, text).absolute()
-    if not text or not os.path.isdir(path) or not os.access(path, os.R_OK | os.X_OK):
+    if not text:
         refuse()
+    if not stat.S_ISDIR(_mode(path, text)):
+        refuse(f"{_other(path, text)}is not a directory")
+    if not os.access(path, os.R_OK | os.X_OK):
+        refuse(f"{_other(path, text)}cannot be read: {os.strerror(errno.EACCES)}")
     return path
 
 
 def _file_to_read(text: str, folder: str) -> Path:
     path = Path(folder, text).absolute()
-    if not os.path.isfile(path) or not os.access(path, os.R_OK):
+    if not text:
         refuse()
+    mode = _mode(path, text)
+    if stat.S_ISDIR(mode):
+        refuse(f"{_other(path, text)}is a directory")
+    if not stat.S_ISREG(mode):
+        refuse(f"{_other(path, text)}is no regular file")
+    if not os.access(path, os.R_OK):
+        refuse(f"{_other(path, text)}cannot be read: {os.strerror(errno.EACCES)}")
     return path
 
 
 def _file_to_write(text: str, folder: str) -> Path:
     path = Path(folder, text).absolute()
-    if not text or path.is_dir() or not path.parent.is_dir():
+    if not text:
         refuse()
+    if path.is_dir():
+        refuse(f"{_other(path, text)}is a directory")
+    if not stat.S_ISDIR(_mode(path.parent, "")):
+        refuse(f"{path.parent} is not a directory")
     return path
+
+
+def _mode(path: Path, text: str) -> int:
+    """The mode of what is there."""
+    try:
+        return os.stat(path).st_mode
+    except FileNotFoundError:
+        return int(refuse(f"{_other(path, text)}does not exist"))
+    except (OSError, ValueError) as error:  # the path holds a NUL
+        reason = error.strerror if isinstance(error, OSError) else error
+        return int(refuse(f"{_other(path, text)}cannot be read: {reason}"))
+
+
+def _other(path: Path, text: str) -> str:
+    """The whole path, where it is another than what was given."""
+    return "" if str(path) == text else f"{path} "
 
 
 def _log_file(text: str, folder: str) -> str:

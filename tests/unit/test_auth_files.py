@@ -14,9 +14,9 @@ import pytest
 from passlib.hash import bcrypt, sha512_crypt
 
 from spliceproxy.config import AuthConfig
-from spliceproxy.policy.auth import htpasswd, identities
+from spliceproxy.policy.auth import Authenticator, htpasswd, identities
 from spliceproxy.policy.auth.identities import Identities, peer_uid
-from spliceproxy.policy.auth.watched import SETTLED, WatchedFile
+from spliceproxy.policy.auth.watched import SETTLED, Mistakes, WatchedFile
 
 BCRYPT = "$2y$04$" + bcrypt.using(rounds=4, salt="abcdefghijklmnopqrstuu").hash("secret")[7:]
 SHA512 = sha512_crypt.using(rounds=1000).hash("secret")
@@ -86,11 +86,67 @@ def parse_numbers(text: str) -> list[int]:
     try:
         return [int(line) for line in text.split()]
     except ValueError as error:
-        raise ValueError(f":1: {error}") from None
+        raise Mistakes([f":1: {error}"]) from None
+
+
+def test_every_bad_line_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "users"
+    path.write_text(f"bob\nalice:{SHA512}\ncarol:secret\nalice:{APR1}\n")
+    with pytest.raises(ValueError, match="not of the form") as caught:
+        WatchedFile(path, htpasswd.parse)
+    assert str(caught.value).split("\n") == [
+        f"{path}:1: not of the form user:hash",
+        f"{path}:3: user 'carol': no hash of a known kind; allowed: bcrypt ($2y$), "
+        "SHA-512 crypt ($6$), apr1 ($apr1$)",
+        f"{path}:4: user 'alice' is there twice",
+    ]
+    path.write_text("1 a b\n10.0.0.0/8 lab\n10.0.0.0/33 x\n10.0.0.0/8 x\n7 a:b\n")
+    with pytest.raises(ValueError, match="not of the form") as caught:
+        WatchedFile(path, lambda text: identities.parse(text, AuthConfig()))
+    lines = str(caught.value).split("\n")
+    assert [line.removeprefix(f"{path}:").partition(":")[0] for line in lines] == list("1345")
+
+
+def test_a_file_of_another_kind_is_told_in_short(tmp_path: Path) -> None:
+    path = tmp_path / "users"
+    path.write_text("nonsense\n" * 1000)
+    with pytest.raises(ValueError, match="980 more such lines") as caught:
+        WatchedFile(path, htpasswd.parse)
+    assert str(caught.value).count("\n") == 20
+
+
+def test_byte_order_marks(tmp_path: Path) -> None:
+    path = tmp_path / "users"
+    path.write_bytes(b"\xef\xbb\xbf" + f"alice:{SHA512}\r\n".encode())
+    assert list(WatchedFile(path, htpasswd.parse).value.hashes) == ["alice"]
+    path.write_bytes(f"alice:{SHA512}\r\n".encode("utf-16"))
+    with pytest.raises(ValueError, match="it is UTF-16; save it as UTF-8"):
+        WatchedFile(path, htpasswd.parse)
+
+
+def test_a_file_without_users(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It is a mistake where nobody could use the proxy, at the start and later."""
+    path = tmp_path / "users"
+    for text in ("", "\n", "# nobody\n"):
+        path.write_text(text)
+        with pytest.raises(ValueError, match="users: there is no user in it"):
+            Authenticator(AuthConfig(htpasswd=path))
+        Authenticator(AuthConfig(htpasswd=path, required=False)).close()
+        Authenticator(AuthConfig(htpasswd=path, user=("a", "b"))).close()
+    path.write_text(f"alice:{SHA512}\n")
+    auth = Authenticator(AuthConfig(htpasswd=path))
+    path.write_text("")
+    assert auth._users is not None
+    for _ in range(3):
+        assert not auth._users.look()
+    assert list(auth._users.value.hashes) == ["alice"]
+    (message,) = caplog.messages
+    assert message.startswith(f"{path}: there is no user in it")
+    assert message.endswith("what the file said before stays in force")
 
 
 def test_file_that_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"/none: cannot be read \(No such file or directory\)"):
+    with pytest.raises(ValueError, match=r"/none: cannot be read: No such file or directory"):
         WatchedFile(tmp_path / "none", parse_numbers)
     path = tmp_path / "latin"
     path.write_bytes(b"1\n2\n\xe4\n")

@@ -87,7 +87,7 @@ def test_every_flag(tmp_path: Path) -> None:
 
 def test_every_policy_flag(tmp_path: Path) -> None:
     file = tmp_path / "file"
-    file.touch()
+    file.write_text("# alice:x\n")
     config = parse(
         "--auth ada:se:cret --guard private --policy package.module:function "
         f"--learn {tmp_path / 'seen'} --allow-clients 10.0.0.0/8 --allow-clients ::1"
@@ -99,7 +99,7 @@ def test_every_policy_flag(tmp_path: Path) -> None:
         learn=tmp_path / "seen",
         clients=("10.0.0.0/8", "::1/128"),
     )
-    assert parse(f"--htpasswd {file}").auth.htpasswd == file
+    assert parse(f"--auth ada:x --htpasswd {file}").auth.htpasswd == file
     assert parse(f"--locked {file}").policy.locked == file
 
 
@@ -278,7 +278,8 @@ def test_bad_value(
 ) -> None:
     for value in values:
         text = refused(f"{flag}={value}", capsys)
-        assert f"{flag}: invalid value {value.strip(chr(39))!r}; allowed: {allowed}" in text
+        shown = re.escape(repr(value.strip("'")))
+        assert re.search(rf"{flag}: invalid value {shown}( \(.+\))?; allowed: {allowed}", text)
 
 
 @pytest.mark.parametrize("flag", ["--engine", "--log-level", "--forwarded-for"])
@@ -320,12 +321,42 @@ def test_bad_line(line: str, words: str, capsys: pytest.CaptureFixture[str]) -> 
     assert words in refused(line, capsys)
 
 
+@pytest.mark.parametrize("flag", ["--htpasswd", "--locked", "--serve", "--policy", "--learn"])
+def test_what_is_wrong_with_a_file(
+    flag: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whether it is there, and what it is."""
+    os.mkfifo(tmp_path / "fifo.py")
+    (tmp_path / "file.py").touch()
+    (tmp_path / "folder.py").mkdir()
+    wrong = {
+        "none.py": "does not exist",
+        "file.py/x.py": "cannot be read: Not a directory",
+        "folder.py": "is a directory",
+        "fifo.py": "is no regular file",
+    }
+    if flag == "--serve":
+        del wrong["folder.py"]
+        wrong["fifo.py"] = wrong["file.py"] = "is not a directory"
+    if flag == "--learn":
+        wrong = {"folder.py": "is a directory"}
+        text = refused(f"--learn {tmp_path}/none/x", capsys)
+        assert f"({tmp_path}/none does not exist)" in text
+    for name, why in wrong.items():
+        text = refused(f"{flag} {tmp_path}/{name}", capsys)
+        assert f"{flag}: invalid value '{tmp_path}/{name}' ({why}); allowed: " in text
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become somebody else")
 @pytest.mark.parametrize(
     ("flag", "words"),
     [
-        ("--serve {}/closed", "allowed: a directory that exists and can be read"),
-        ("--serve {}/closed/inside", "allowed: a directory that exists and can be read"),
+        ("--serve {}/closed", "(cannot be read: Permission denied); allowed: a directory that"),
+        ("--serve {}/closed/inside", "(cannot be read: Permission denied); allowed: a directory"),
+        ("--htpasswd {}/log", "(cannot be read: Permission denied); allowed: a file that exists"),
+        ("--locked {}/log", "(cannot be read: Permission denied); allowed: a file that exists"),
+        ("--policy {}/hook.py", "(cannot be read: Permission denied); allowed: FILE.py that"),
+        ("--config {}/log", "/log: cannot read it (Permission denied)"),
         ("--access-log {}/log", "cannot write to it (Permission denied)"),
         ("--access-log {}/new", "cannot write to it (Permission denied)"),
     ],
@@ -336,6 +367,7 @@ def test_files_of_others(flag: str, words: str, capsys: pytest.CaptureFixture[st
         Path(folder, "closed", "inside").mkdir(parents=True)
         Path(folder, "closed").chmod(0o700)
         Path(folder, "log").touch(mode=0o600)
+        Path(folder, "hook.py").touch(mode=0o600)
         pid = os.fork()
         if pid == 0:  # access(2) asks for the real user, which a process changes for good
             status = 1

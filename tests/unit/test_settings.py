@@ -418,7 +418,10 @@ def test_bad_options_of_commands(
         ("engine = 'fast'", "engine: invalid value 'fast'; allowed: auto, native, splice, copy"),
         ("auth = 'secret'", "auth: invalid value; allowed: USER:PASSWORD"),
         ("auth-realm = 'é'", "auth-realm: invalid value 'é'; allowed: printable ASCII"),
-        ("auth-file = 'absent'", "auth-file: invalid value 'absent'; allowed: a file that"),
+        (
+            "auth-file = 'absent'",
+            "auth-file: invalid value 'absent' ({}/absent does not exist); allowed: a file that",
+        ),
         ("guard-allow = ['fe80::1%eth0']", "guard-allow: invalid value 'fe80::1%eth0' ('fe80::1%e"),
         (
             "allow-clients = ['fe80::1%eth0']",
@@ -633,10 +636,24 @@ groups = ["admins"]
 def test_mistakes_in_files_of_users_name_file_and_line(folder: Path) -> None:
     (folder / "users").write_text("bob:$2b$04$abc\nnonsense\n")
     (folder / "map").write_text("192.0.2.0/24 eve\n192.0.2.0/33 eve\n")
-    (line,) = problems(folder, 'htpasswd = "users"')
-    assert f"{folder}/users:1" in line
+    first, second = problems(folder, 'htpasswd = "users"')
+    assert f"{folder}/users:1" in first
+    assert f"{folder}/users:2" in second
     (line,) = problems(folder, 'auth-file = "map"')
     assert f"{folder}/map:2" in line
+
+
+def test_byte_order_mark(folder: Path) -> None:
+    path = folder / "proxy.toml"
+    path.write_bytes(b"\xef\xbb\xbfvia = 'a'\r\n")
+    assert load({}, str(path), {})[0].via == "a"
+    path.write_bytes("via = 'a'".encode("utf-16"))
+    with pytest.raises(SettingsError, match=r"proxy\.toml: it is UTF-16; save it as UTF-8"):
+        load({}, str(path), {})
+    path.write_bytes(b"locked = 'seen'")
+    rule = b"[[rule]]\nid = 'a'\naction = 'allow'\nhosts = ['a']\nports = [1]\n"
+    (folder / "seen").write_bytes(b"\xef\xbb\xbf" + rule)
+    assert load({}, str(path), {})[0].policy.locked == folder / "seen"
 
 
 def test_not_unicode(folder: Path) -> None:

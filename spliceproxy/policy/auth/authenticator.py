@@ -106,7 +106,8 @@ class Authenticator:
             from spliceproxy.policy.auth import htpasswd  # its library is slow to load
 
             htpasswd.warm()
-            self._users = WatchedFile(config.htpasswd, htpasswd.parse)
+            needed = config.required and config.user is None
+            self._users = WatchedFile(config.htpasswd, partial(htpasswd.parse, needed=needed))
         if config.users_file is not None:
             self._mapped = WatchedFile(config.users_file, partial(identities.parse, config=config))
         self._look_at = clock() + LOOK_SECONDS

@@ -10,6 +10,8 @@ from typing import Any
 
 from passlib.hash import apr_md5_crypt, bcrypt, sha512_crypt
 
+from spliceproxy.policy.auth.watched import Mistakes
+
 _HANDLERS: dict[str, Any] = {
     "$2y$": bcrypt,
     "$2b$": bcrypt,
@@ -31,26 +33,36 @@ class Users:
     decoy: str
 
 
-def parse(text: str) -> Users:
+def parse(text: str, *, needed: bool = False) -> Users:
     """The users of a file: lines ``user:hash``, empty ones, and comments that begin with #. As
-    in nginx, what follows a second colon is a comment. ValueError, for a :class:`WatchedFile`."""
+    in nginx, what follows a second colon is a comment. ``needed``: without a user in it nobody
+    could use the proxy. Mistakes, for a :class:`WatchedFile`."""
     hashes: dict[str, str] = {}
     costs: dict[str, str] = {}
+    problems: list[str] = []
     for number, line in enumerate(text.split("\n"), 1):
         line = line.strip(" \t\r")
         if not line or line.startswith("#"):
             continue
         user, colon, rest = line.partition(":")
         if not colon or not user:
-            raise ValueError(f":{number}: not of the form user:hash")
+            problems.append(f":{number}: not of the form user:hash")
+            continue
         if user in hashes:
-            raise ValueError(f":{number}: user {user!r} is there twice")
+            problems.append(f":{number}: user {user!r} is there twice")
+            continue
         hashed = rest.partition(":")[0]
         try:
             costs[hashed] = _cost(hashed)
         except ValueError as error:
-            raise ValueError(f":{number}: user {user!r}: {error}") from None
+            problems.append(f":{number}: user {user!r}: {error}")
         hashes[user] = hashed
+    if not hashes and not problems and needed:
+        problems.append(
+            ": there is no user in it, so nobody can use the proxy; add one with htpasswd -B"
+        )
+    if problems:
+        raise Mistakes(problems)
     return Users(hashes, _usual(hashes, costs))
 
 

@@ -9,6 +9,7 @@ import struct
 from collections.abc import Iterable, Mapping
 
 from spliceproxy.config import AuthConfig
+from spliceproxy.policy.auth.watched import Mistakes
 from spliceproxy.policy.networks import parse_network
 
 _UCRED = struct.Struct("iII")  # struct ucred of unix(7): pid, uid, gid
@@ -73,34 +74,54 @@ def entries(config: AuthConfig) -> list[Entry]:
 
 
 def build(entries: Iterable[Entry]) -> Identities:
-    """The table of these entries; ValueError names the place and the value."""
+    """The table of these entries; Mistakes name the place and the value."""
     networks: dict[Network, str] = {}
     uids: dict[int, str] = {}
+    problems: list[str] = []
     for place, text, user in entries:
-        key = _key(place, text)
+        try:
+            key = _key(place, text)
+        except ValueError as error:
+            problems.append(str(error))
+            continue
         if not user or not user.isprintable() or ":" in user:
-            raise ValueError(f"{place}{text}: {user!r} is no name of a user")
-        if key in networks or key in uids:
-            raise ValueError(f"{place}{text}: is there twice")
-        if isinstance(key, int):
+            problems.append(f"{place}{text}: {user!r} is no name of a user")
+        elif key in networks or key in uids:
+            problems.append(f"{place}{text}: is there twice")
+        elif isinstance(key, int):
             uids[key] = user
         else:
             networks[key] = user
+    if problems:
+        raise Mistakes(problems)
     return Identities(networks, uids)
 
 
 def parse(text: str, config: AuthConfig) -> Identities:
     """The table of the configuration and of a file's lines ``network-or-uid user``; empty lines
-    and comments that begin with # are passed over. ValueError, for a WatchedFile."""
+    and comments that begin with # are passed over. Mistakes, for a WatchedFile."""
     found = entries(config)
+    problems: list[str] = []
     for number, line in enumerate(text.split("\n"), 1):
         words = line.split()
         if not words or words[0].startswith("#"):
             continue
         if len(words) != 2:
-            raise ValueError(f":{number}: not of the form: network-or-uid user")
+            problems.append(f":{number}: not of the form: network-or-uid user")
+            continue
         found.append((f":{number}: ", words[0], words[1]))
-    return build(found)
+    try:
+        identities = build(found)
+    except Mistakes as mistakes:
+        problems += mistakes.problems
+    if problems:
+        raise Mistakes(sorted(problems, key=_line))
+    return identities
+
+
+def _line(problem: str) -> int:
+    number = problem[1:].partition(":")[0]
+    return int(number) if number.isdigit() else 0
 
 
 def _key(place: str, text: str) -> Network | int:

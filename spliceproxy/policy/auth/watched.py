@@ -5,22 +5,36 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Generic, TypeVar
+
+from spliceproxy.textfile import text_of
 
 log = logging.getLogger("spliceproxy")
 
 T = TypeVar("T")
+
+MOST = 20
+"""Mistakes of one file that are told."""
 
 SETTLED = 2.0
 """Seconds after its last change for which a file is read again: a change within the
 granularity of its timestamps would go unseen."""
 
 
+class Mistakes(ValueError):
+    """What is wrong, all of it: ``problems`` are the lines of the error's text."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = tuple(problems)
+
+
 class WatchedFile(Generic[T]):
-    """``value`` is what ``parse(text)`` made of the file; ``parse`` raises ValueError, whose
-    text begins with ``:line`` or a blank. The constructor raises it with the file's name."""
+    """``value`` is what ``parse(text)`` made of the file; ``parse`` raises :class:`Mistakes`,
+    whose lines begin with ``:line: `` or ``: ``. The constructor raises them with the file's
+    name."""
 
     __slots__ = ("_complaint", "_parse", "_path", "_signature", "value")
 
@@ -44,25 +58,34 @@ class WatchedFile(Generic[T]):
         except (OSError, ValueError) as error:
             if str(error) != self._complaint:
                 self._complaint = str(error)
-                log.error("%s; what it said before stays in force", error)
+                *others, last = self._complaint.split("\n")
+                for problem in others:
+                    log.error("%s", problem)
+                log.error("%s; what the file said before stays in force", last)
             return False
 
     def _read(self) -> T:
         try:
             with open(self._path, "rb") as file:
                 found = os.fstat(file.fileno())
-                text = file.read().decode("utf-8")
+                content = file.read()
+            text = text_of(content)
         except OSError as error:
-            raise ValueError(f"{self._path}: cannot be read ({error.strerror})") from error
+            raise ValueError(f"{self._path}: cannot be read: {error.strerror}") from error
         except UnicodeDecodeError as error:
             line = error.object.count(b"\n", 0, error.start) + 1
             raise ValueError(f"{self._path}:{line}: not UTF-8") from error
+        except ValueError as error:
+            raise ValueError(f"{self._path}: {error}") from error
         settled = time.time() - found.st_mtime >= SETTLED
         self._signature = _signature(found) if settled else None
         try:
             return self._parse(text)
-        except ValueError as error:
-            raise ValueError(f"{self._path}{error}") from error
+        except Mistakes as error:
+            problems = [f"{self._path}{problem}" for problem in error.problems[:MOST]]
+            if len(error.problems) > MOST:
+                problems.append(f"{self._path}: {len(error.problems) - MOST} more such lines")
+            raise Mistakes(problems) from error
 
 
 def _signature(found: os.stat_result) -> tuple[int, ...]:
