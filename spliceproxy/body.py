@@ -15,6 +15,7 @@ from functools import partial
 from spliceproxy.errors import EXHAUSTED, Failure, PeerGone
 from spliceproxy.http1.errors import HeadError
 from spliceproxy.http1.framing import ChunkedDecoder, chunk, chunk_head, last_chunk
+from spliceproxy.http1.status_field import without_own
 from spliceproxy.relay import interface
 from spliceproxy.relay.driver import RelayDriver
 from spliceproxy.relay.interface import TransferEnd
@@ -40,13 +41,14 @@ class TargetFailed(Exception):
 
 class BodyMover:
     """Moves bodies through one worker's relay; ``idle`` is the limit in seconds without a
-    byte."""
+    byte, ``pseudonym`` ours in Via, b"" for none."""
 
-    __slots__ = ("_idle", "_relay")
+    __slots__ = ("_idle", "_pseudonym", "_relay")
 
-    def __init__(self, relay: RelayDriver, idle: float) -> None:
+    def __init__(self, relay: RelayDriver, idle: float, pseudonym: bytes) -> None:
         self._relay = relay
         self._idle = idle
+        self._pseudonym = pseudonym
 
     async def length(self, source: Stream, target: Stream, length: int, prefix: bytes) -> None:
         """Exactly ``length`` bytes."""
@@ -88,7 +90,7 @@ class BodyMover:
                 raise
             out = payload if plain or not payload else chunk(payload)
             if decoder.done and not plain:
-                out += last_chunk(decoder.trailers)
+                out += last_chunk(without_own(decoder.trailers, self._pseudonym))
             if prefix or out:
                 await self._send(target, prefix + out)
                 prefix = b""

@@ -45,7 +45,7 @@ class Instance:
             loop=loop,
             config=config,
             relay=driver,
-            mover=BodyMover(driver, config.timeouts.idle),
+            mover=BodyMover(driver, config.timeouts.idle, config.via.encode("ascii")),
             dialer=Dialer(config.timeouts.dial),
             pool=IdlePool(loop),
             log=log,

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from spliceproxy.http1.chain import trace_body
 from spliceproxy.http1.head import RequestHead
+from spliceproxy.http1.status_field import NAME
 
 ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
 """The answer to CONNECT, without fields of a body (RFC 9110 section 9.3.6)."""
@@ -50,7 +51,7 @@ _SF_TOKEN = re.compile(r"[A-Za-z*][!#$%&'*+\-.^_`|~0-9A-Za-z:/]*").fullmatch
 _NOT_SF_STRING = re.compile(r"[^\x20-\x7e]")
 
 
-def proxy_status(error: str, detail: str, name: str = "spliceproxy") -> bytes:
+def proxy_status(error: str, detail: str, name: str = NAME) -> bytes:
     """The value of a Proxy-Status field (RFC 9209): our name, the error's type and the
     first line of the detail."""
     value = name if _SF_TOKEN(name) else _sf_string(name)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from spliceproxy.http1.authentication import SESSION_FIELDS, request_binds
 from spliceproxy.http1.head import RequestHead
 from spliceproxy.http1.rewrite import REQUEST_DROPS, RESPONSE_DROPS
+from spliceproxy.http1.status_field import FIELD as PROXY_STATUS
 
 _NOT_PLAIN = "not plain"
 
@@ -40,6 +41,7 @@ RESPONSE_RULES: dict[bytes, str] = dict.fromkeys(sorted(RESPONSE_DROPS), _NOT_PL
     b"proxy-connection": "drop",
     b"transfer-encoding": "coding",
     b"www-authenticate": _NOT_PLAIN,
+    PROXY_STATUS: _NOT_PLAIN,
     **dict.fromkeys(sorted(SESSION_FIELDS), _NOT_PLAIN),
 }
 

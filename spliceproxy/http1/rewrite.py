@@ -13,6 +13,8 @@ from spliceproxy.http1.authentication import challenges_bind
 from spliceproxy.http1.fields import OWS, TOKEN, members
 from spliceproxy.http1.framing import Body, transfer_codings
 from spliceproxy.http1.head import RequestHead, ResponseHead
+from spliceproxy.http1.status_field import FIELD as PROXY_STATUS
+from spliceproxy.http1.status_field import without_own
 from spliceproxy.http1.target import DEFAULT_PORT
 
 # For one hop only (RFC 9110 section 7.6.1), or written anew. Upgrade is put back where
@@ -123,7 +125,7 @@ def origin_request(
         drops = drops | _NOT_FROM_1_0
     if forwarded is not None:
         drops = drops | _FORWARDED
-    _copy(lines, head, drops, body == Body.LENGTH, host)
+    _copy(lines, head, head.fields, drops, body == Body.LENGTH, host)
     if forwarded:
         lines += forwarded
     if body == Body.CHUNKED:
@@ -155,7 +157,7 @@ def client_response(
     lines = [b"HTTP/1.1 %d %b" % (head.status, head.reason)]
     informs = body == Body.NONE and head.status >= 200 and head.status != 204
     informs = informs and not transfer_codings(head)
-    _copy(lines, head, RESPONSE_DROPS, body == Body.LENGTH or informs)
+    _copy_response(lines, head, body == Body.LENGTH or informs, via)
     if body == Body.CHUNKED:
         lines.append(b"Transfer-Encoding: chunked")
     if head.status >= 200 and not head.values(b"date"):
@@ -181,23 +183,31 @@ def interim_response(head: ResponseHead, via: bytes) -> bytes:
     """The head of a 1xx other than 101, to be passed on to an HTTP/1.1 client (RFC 9110
     section 15.2)."""
     lines = [b"HTTP/1.1 %d %b" % (head.status, head.reason)]
-    _copy(lines, head, RESPONSE_DROPS, False)
+    _copy_response(lines, head, False, via)
     return _finish(lines, [], head.minor, via)
+
+
+def _copy_response(lines: list[bytes], head: ResponseHead, length: bool, via: bytes) -> None:
+    fields = head.fields
+    if head.values(PROXY_STATUS):
+        fields = without_own(fields, via)
+    _copy(lines, head, fields, RESPONSE_DROPS, length)
 
 
 def _copy(
     lines: list[bytes],
     head: RequestHead | ResponseHead,
+    fields: list[tuple[bytes, bytes]],
     drops: frozenset[bytes],
     length: bool,
     host: bytes | None = None,
 ) -> None:
-    """The fields that go on: not ``drops``, not what Connection names, Content-Length if
-    ``length``, Host with the value ``host``."""
+    """Those of ``fields`` that go on: not ``drops``, not what Connection names, Content-Length
+    if ``length``, Host with the value ``host``."""
     values = head.values(b"connection")
     if values:
         drops = drops | (frozenset(members(values)) - _NOT_NOMINABLE)
-    for name, value in head.fields:
+    for name, value in fields:
         key = name.lower()
         if key in drops:
             continue

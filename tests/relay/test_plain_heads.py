@@ -225,6 +225,7 @@ OTHER_RESPONSES = {
     "challenge": RESPONSE.replace(b"Date", b"WWW-Authenticate: NTLM\r\nDate"),
     "session": RESPONSE.replace(b"Date", b"Proxy-Support: Session-Based-Authentication\r\nDate"),
     "persistent session": RESPONSE.replace(b"Date", b"Persistent-Auth: true\r\nDate"),
+    "status of a proxy": RESPONSE.replace(b"Date", b"Proxy-Status: cdn\r\nDate"),
     "upgrade": RESPONSE.replace(b"Date", b"Upgrade: h2c\r\nDate"),
     "empty line first": b"\r\n" + RESPONSE,
     "long": RESPONSE.replace(b"Date", b"A: " + b"x" * 8192 + b"\r\nDate"),
@@ -278,7 +279,7 @@ names = st.sampled_from(
     b"""Host host Connection CLOSE close Keep-Alive Proxy-Connection Via TE Trailer Upgrade
     Content-Length Transfer-Encoding Expect Proxy-Authorization Proxy-Authenticate Date date
     Content-Type Accept X A Forwarded Max-Forwards Cache-Control Cookie Authorization
-    WWW-Authenticate Proxy-Support Persistent-Auth""".split()
+    WWW-Authenticate Proxy-Support Persistent-Auth Proxy-Status""".split()
 ) | st.from_regex(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,40}", fullmatch=True)
 
 values = st.sampled_from(

@@ -18,6 +18,7 @@ import wire_pool
 import wire_refusals
 import wire_requests
 import wire_responses
+import wire_status
 import wire_tunnels
 import wire_upgrades
 from wire_case import Case, unique
@@ -31,6 +32,7 @@ TOPICS = (
     wire_responses,
     wire_lenient,
     wire_refusals,
+    wire_status,
     wire_connections,
     wire_pool,
     wire_bound,

@@ -207,7 +207,7 @@ class PlainRun(Run):
             loop=self.loop,
             config=config,
             relay=self.driver,
-            mover=BodyMover(self.driver, config.timeouts.idle),
+            mover=BodyMover(self.driver, config.timeouts.idle, config.via.encode()),
             dialer=_PlainDialer(self),  # type: ignore[arg-type]
             pool=self.pool,
             log=_Log(self.records),  # type: ignore[arg-type]

@@ -181,7 +181,7 @@ class Run:
             loop=rig.loop,
             config=config,
             relay=rig.driver,
-            mover=BodyMover(rig.driver, config.timeouts.idle),
+            mover=BodyMover(rig.driver, config.timeouts.idle, config.via.encode()),
             dialer=_Dialer(self),  # type: ignore[arg-type]
             pool=self.pool,
             log=None,
