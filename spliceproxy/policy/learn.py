@@ -13,6 +13,7 @@ import logging
 import os
 import re
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -27,6 +28,13 @@ log = logging.getLogger("spliceproxy")
 
 EVERY = 2.0
 """Seconds from the first new destination to the next time that the file is written."""
+
+LOCK_SECONDS = 1.5
+"""For which the lock of the file is waited for: whoever holds it has to merge a few kilobytes.
+Twice that is less than the time that a worker has for its end (supervisor.GRACE)."""
+
+LOCK_POLL = 0.02
+"""Seconds between two tries: flock(2) has no limit of its own."""
 
 MAX_SEEN = 10_000
 """Destinations that one process gathers; a client can make up any number of names."""
@@ -78,15 +86,39 @@ class Learned:
         self._plan()
 
     async def finish(self) -> None:
-        """Writes what is new."""
+        """Writes what is new; where that fails, to another file beside it."""
         if self._timer is not None:
             self._timer.cancel()
         if self._writing is not None:
             await self._writing
         if self._fresh:
             await self._write()
+        if self._fresh:
+            self._write_aside()
         if self.failures:
             log.warning("--learn %s: it could not be written %d times", self._path, self.failures)
+
+    def _write_aside(self) -> None:
+        """Saves what could not be merged into the file."""
+        path = self._path.resolve()
+        aside = path.with_name(f"{path.name}.{os.getpid()}")
+        try:
+            aside.write_bytes(merge(b"", self._fresh, str(aside)))
+        except OSError as error:
+            reason = error.strerror or error
+            log.error(
+                "--learn: %d destinations are lost: cannot write %s: %s",
+                len(self._fresh),
+                aside,
+                reason,
+            )
+            return
+        log.error(
+            "--learn %s: %d destinations are not in it, but in %s; add its rules by hand",
+            self._path,
+            len(self._fresh),
+            aside,
+        )
 
     def _plan(self) -> None:
         if self._timer is None and self._writing is None:
@@ -141,16 +173,29 @@ def update(path: Path, seen: Mapping[Destination, bool]) -> None:
 
 @contextmanager
 def _alone(path: Path) -> Iterator[BinaryIO]:
-    """The file, made if it is not there, and locked. Who waited for the lock may hold that of
-    a file which has been replaced meanwhile."""
+    """The file, made if it is not there, and locked; TimeoutError after LOCK_SECONDS. Who waited
+    for the lock may hold that of a file which has been replaced meanwhile."""
+    deadline = time.monotonic() + LOCK_SECONDS
     while True:
         with open(path, "a+b") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            _lock(file, deadline)
             with suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
                     file.seek(0)
                     yield file
                     return
+
+
+def _lock(file: BinaryIO, deadline: float) -> None:
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                text = f"another process has had its lock for {LOCK_SECONDS:g} s"
+                raise TimeoutError(text) from None
+        time.sleep(LOCK_POLL)
 
 
 def _replace(path: Path, content: bytes, mode: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from certificates import Certificates
 from conftest import TlsNginx
 from curling import Got, field
 from git_server import git_server
-from harness import ProxyProcess, need, wait_for
+from harness import ProxyProcess, need, read_head, refused_port, wait_for
 
 import spliceproxy
 from spliceproxy import Config, PolicyConfig
@@ -60,6 +61,32 @@ def ports(path: Path) -> dict[str, set[int]]:
     for rule in read(path):
         found[rule.action].update(map(int, rule.ports))
     return found
+
+
+@pytest.mark.parametrize("why", ["locked", "broken"])
+def test_what_cannot_be_written_at_the_end_is_kept_aside(
+    new_proxy: Callable[..., ProxyProcess], tmp_path: Path, why: str
+) -> None:
+    """A foreign lock is not waited for without a limit, and nothing is lost."""
+    seen = tmp_path / "egress.toml"
+    proxy = new_proxy("--learn", str(seen))
+    worker = proxy.worker
+    with seen.open("a+b") as file, refused_port() as port:
+        if why == "locked":
+            fcntl.flock(file, fcntl.LOCK_EX)
+        else:
+            file.write(b"[[")
+            file.flush()
+        with proxy.connect() as client:
+            client.sendall(f"GET http://127.0.0.1:{port}/ HTTP/1.1\r\nHost: o\r\n\r\n".encode())
+            assert read_head(client).startswith(b"HTTP/1.1 502 ")
+        assert proxy.stop() == 0
+    aside = tmp_path / f"egress.toml.{worker}"
+    assert ports(aside) == {"allow": {port}, "deny": set()}
+    told = proxy.stderr()
+    assert f"1 destinations are not in it, but in {aside}" in told
+    assert ("another process has had its lock for 1.5 s" in told) == (why == "locked")
+    assert seen.read_bytes() == (b"" if why == "locked" else b"[[")
 
 
 def test_learned_then_locked(
