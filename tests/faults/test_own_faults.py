@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fault_peers import Reader, request
+from fault_peers import Reader, at_start, request
 from harness import ProxyProcess, descriptors, refused_port, wait_for
 
 NewProxy = Callable[..., ProxyProcess]
@@ -158,3 +158,24 @@ def test_a_file_that_becomes_shorter(new_proxy: NewProxy, each_loop: bool, tmp_p
     (line,) = proxy.wait_access(1)
     assert line.split()[3] == "TCP_HIT_ABORTED/200"
     wait_for(lambda: "a file ended" in proxy.stderr(), "the message")
+
+
+def test_no_descriptor_to_look_up_a_name(
+    new_proxy: NewProxy, each_loop: bool, origin: socket.socket
+) -> None:
+    """c-ares cannot ask any server then. That is not the name's fault, so it is not told so,
+    and the next request asks again."""
+    proxy = new_proxy(uvloop=each_loop, prefix=["prlimit", "--nofile=64:64"])
+    before = at_start(proxy, origin)
+    asked = b"GET http://name.invalid/ HTTP/1.1\r\nHost: name.invalid\r\n\r\n"
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(proxy.connect()) for _ in range(64 - before)]
+        wait_for(lambda: descriptors(proxy.worker) == 64, "every descriptor in use")
+        clients[0].sendall(asked)
+        answer = Reader(clients[0]).answer()
+        assert (answer.status, answer.error) == (503, "connection_limit_reached")
+        for client in clients[1:]:
+            client.close()
+        wait_for(lambda: descriptors(proxy.worker) < 50, "free descriptors")
+        clients[0].sendall(asked)
+        assert Reader(clients[0]).answer().error in ("dns_error", "dns_timeout")
