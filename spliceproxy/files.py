@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import logging
 import mimetypes
 import os
 import re
@@ -62,8 +61,6 @@ _ABSENT = frozenset(
         errno.ENODEV,
     }
 )
-
-_log = logging.getLogger(__name__)
 
 
 class FileAnswer:
@@ -127,8 +124,8 @@ class Site:
         os.close(open_folder(self._root))
 
     def find(self, head: RequestHead) -> FileAnswer:
-        """The answer to a request in origin form; the caller must close it. Faults are
-        answers too: 301, 304, 400, 403, 404, 405, 412, 416, 500, 503."""
+        """The answer to a request in origin form; the caller must close it. Faults of the
+        request are answers, too: 301, 304, 400, 403, 404, 405, 412, 416. OSError is ours."""
         if head.method not in ("GET", "HEAD"):
             return _text(head, 405, [(b"Allow", b"GET, HEAD")])
         path, mark, query = head.path.partition("?")
@@ -199,8 +196,7 @@ def _status(error: OSError) -> int:
         return 404
     if error.errno in (errno.EACCES, errno.EPERM):
         return 403
-    _log.error("serving a file: %s", error)
-    return 503 if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM) else 500
+    raise error  # no descriptors, a broken disk: it is ours, and answered and told as such
 
 
 def _file(head: RequestHead, content_type: str, about: os.stat_result) -> FileAnswer:

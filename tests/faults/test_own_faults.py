@@ -179,3 +179,25 @@ def test_no_descriptor_to_look_up_a_name(
         wait_for(lambda: descriptors(proxy.worker) < 50, "free descriptors")
         clients[0].sendall(asked)
         assert Reader(clients[0]).answer().error in ("dns_error", "dns_timeout")
+
+
+def test_no_descriptor_to_open_a_file(new_proxy: NewProxy, each_loop: bool, tmp_path: Path) -> None:
+    """Each client is told, whoever runs the proxy once a minute."""
+    www = tmp_path / "www"
+    www.mkdir()
+    (www / "file").write_text("content")
+    limited = ["prlimit", "--nofile=64:64"]
+    proxy = new_proxy("--serve", str(www), uvloop=each_loop, prefix=limited)
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(proxy.connect()) for _ in range(100)]
+        wait_for(lambda: descriptors(proxy.worker) == 64, "every descriptor in use")
+        for client in clients[:2]:
+            client.sendall(b"GET /file HTTP/1.1\r\nHost: a.test\r\n\r\n")
+        for client in clients[:2]:
+            answer = Reader(client).answer()
+            assert (answer.status, answer.error) == (503, "proxy_internal_error")
+            assert answer.fields["retry-after"] == "1"
+    lines = proxy.wait_access(2)
+    assert [line.split()[3] for line in lines[:2]] == ["NONE/503"] * 2
+    assert all("error=proxy_internal_error" in line for line in lines[:2])
+    assert proxy.stderr().count("could not be served: [Errno 24]") == 1
