@@ -56,7 +56,7 @@ def load(
     config = _build(found)
     problems.extend(_contradictions(config, found))
     if config.auth != AuthConfig():
-        problems.extend(_auth(config.auth))
+        problems.extend(_auth(config.auth, found))
     if bool(config.policy.locked) != bool(config.policy.learn):
         problems.extend(_destinations(config.policy, found))
     if config.policy.hook and not start:
@@ -160,14 +160,18 @@ def _destinations(policy: PolicyConfig, found: Mapping[str, Found]) -> Iterator[
         yield f"{found['locked' if policy.locked else 'learn'].where} {error}"
 
 
-def _auth(auth: AuthConfig) -> Iterator[str]:
-    """What is wrong in the files, with their names and lines."""
+def _auth(auth: AuthConfig, found: Mapping[str, Found]) -> Iterator[str]:
+    """What is wrong in the files, with their names and lines; of one that cannot be read, with
+    the setting that names it."""
     from spliceproxy.policy.auth import Authenticator
 
     try:
         Authenticator(auth)
     except ValueError as error:
-        yield from str(error).split("\n")
+        names = {f"{auth.htpasswd}: ": "htpasswd", f"{auth.users_file}: ": "auth-file"}
+        for problem in str(error).split("\n"):
+            setting = next((name for start, name in names.items() if problem.startswith(start)), "")
+            yield f"{found[setting].where} {problem}" if setting in found else problem
 
 
 def _hook(hook: str, where: str) -> Iterator[str]:

@@ -883,3 +883,12 @@ def test_files_in_the_readme_are_right(folder: Path, readme: str) -> None:
         here = text.replace("/etc/spliceproxy/map", str(folder / "map"))
         assert read(folder, here) != read(folder, "")
         assert is_valid(tomllib.loads(here))
+
+
+def test_a_file_of_users_that_cannot_be_read_names_its_setting(folder: Path) -> None:
+    (folder / "users").write_text("# nobody\n")
+    (line,) = problems(folder, "", htpasswd=folder / "users")
+    assert line.startswith(f"--htpasswd {folder}/users: there is no user in it")
+    (folder / "map").write_bytes("1 a\n".encode("utf-16"))
+    (line,) = problems(folder, "auth-file = 'map'")
+    assert line == f"auth-file {folder}/map: it is UTF-16; save it as UTF-8"

@@ -15,8 +15,8 @@ only wrong ones count.
 3. Nothing else delays. The first try of a name is not slowed by failures of other names, as
    long as the network has failures left: a colleague behind the same address is in at once
    beside somebody who guesses one name, or a program that has an old password. Beside somebody
-   who sprays names a first try waits, because nothing tells the two apart; who has been right
-   within ten minutes is not a try and is served.
+   who sprays names a first try waits or is told to come later, because nothing tells the two
+   apart; a pair that was right within ten minutes is no try and is served.
 
 How long a try waits depends on what came before it and never on whether it is right, and it is
 checked after the wait. So a right guess among slowed ones is answered no sooner than a wrong
