@@ -17,7 +17,7 @@ from functools import partial
 from typing import Protocol
 
 from spliceproxy.observe import losses
-from spliceproxy.observe.linewriter import LineWriter
+from spliceproxy.observe.linewriter import SLOW, LineWriter
 from spliceproxy.observe.losses import Losses
 from spliceproxy.observe.trywriter import TryWriter
 
@@ -178,13 +178,13 @@ def _use(sink: _Sink) -> None:
     sys.stdout = sys.stderr = _Lines(sink)
 
 
-def _told(lost: int) -> bytes:
+def _told(lost: int, why: str = SLOW) -> bytes:
     """The message that lines are lost."""
     global _lost_lines
     lines, _lost_lines = _lost_lines, 0
     what = [f"{lost - lines} messages"] if lost > lines else []
     what += [f"{lines} lines of the access log"] if lines else []
-    text = f"{' and '.join(what)} were lost: nobody has read them in time"
+    text = f"{' and '.join(what)} were lost: {why}"
     record = logging.LogRecord("spliceproxy", logging.WARNING, __file__, 0, text, None, None)
     return _encode(f"{_FORMAT.format(record)}\n")
 

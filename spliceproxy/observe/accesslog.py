@@ -263,8 +263,8 @@ class AccessLog:
             self._loop.call_soon_threadsafe(self._done.set)
 
 
-def _tell_dropped(lines: int) -> bytes:
-    _log.warning("access log: written too slowly, %d lines dropped", lines)
+def _tell_dropped(lines: int, why: str) -> bytes:
+    _log.warning("access log: %s, %d lines dropped", why, lines)
     return b""
 
 

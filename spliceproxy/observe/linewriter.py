@@ -22,13 +22,18 @@ STUCK_SECONDS = 1.0
 """How long the end waits for a reader that takes nothing."""
 
 
+SLOW = "written too slowly"
+"""Why lines were dropped that found no room."""
+
+
 class LineWriter:
     """``open`` returns the descriptor, again for each :meth:`reopen`; ``close``: it is ours.
 
     ``limit``: bytes that may wait. Lines beyond it are dropped, and counted, until half of it
-    is written. Then ``told(lines)`` is called in the thread, and what it returns is written.
-    ``failed(text)`` says in the thread what is wrong, once for each fault. ``note(lines)`` hears
-    after each change how many lines are neither written nor told of.
+    is written. Then ``told(lines, why)`` is called in the thread, and what it returns is
+    written; likewise when a descriptor takes lines again, and at the end. ``failed(text)`` says
+    in the thread what is wrong, once for each fault. ``note(lines)`` hears after each change
+    how many lines are neither written nor told of.
     """
 
     def __init__(
@@ -37,7 +42,7 @@ class LineWriter:
         *,
         close: bool,
         limit: int,
-        told: Callable[[int], bytes],
+        told: Callable[[int, str], bytes],
         failed: Callable[[str], None],
         note: Callable[[int], None],
         name: str,
@@ -52,6 +57,9 @@ class LineWriter:
         self._lock = threading.Lock()
         self._unwritten = 0  # lines that wait
         self._dropped = 0  # lines of the burst
+        self._spoilt = 0  # lines of writes that have failed since
+        self._error = ""
+        self._rest = b""  # of the write that has failed
         self.pending = 0  # bytes that wait
         self.moved = 0  # bytes that the descriptor has taken, or that were given up
         self.ended = threading.Event()
@@ -71,7 +79,7 @@ class LineWriter:
                 self.pending += len(text)
                 self._unwritten += lines
                 self._queue.put((text, lines))
-            self._note(self._unwritten + self._dropped)
+            self._noted()
 
     def reopen(self) -> None:
         """Opens anew behind the lines that wait."""
@@ -96,7 +104,10 @@ class LineWriter:
     def unwritten(self) -> int:
         """Lines that are neither written nor told of."""
         with self._lock:
-            return self._unwritten + self._dropped
+            return self._unwritten + self._dropped + self._spoilt
+
+    def _noted(self) -> None:
+        self._note(self._unwritten + self._dropped + self._spoilt)
 
     # ---- in the thread -----------------------------------------------------------------------
 
@@ -117,7 +128,8 @@ class LineWriter:
                 continue
             self._write_lines(text)
             self._written(len(text), lines)
-        self._tell_dropped(0)
+        self._failing = False  # the last word
+        self._tell_lost(0)
         if self._close:
             os.close(self._fd)
         self.ended.set()
@@ -128,18 +140,21 @@ class LineWriter:
         with self._lock:
             self.pending -= size
             self._unwritten -= lines
-            self._note(self._unwritten + self._dropped)
-        self._tell_dropped(self._limit // 2)
+            self._noted()
+        self._tell_lost(self._limit // 2)
 
-    def _tell_dropped(self, room: int) -> None:
-        """If so little waits now."""
+    def _tell_lost(self, room: int) -> None:
+        """The lines dropped, if so little waits now, and those of a fault that is over."""
         with self._lock:
             dropped = self._dropped if self.pending <= room else 0
+            spoilt = 0 if self._failing else self._spoilt
             self._dropped -= dropped
-        if dropped:
-            self._write_lines(self._told(dropped))
-            with self._lock:
-                self._note(self._unwritten + self._dropped)
+            self._spoilt -= spoilt
+            if dropped or spoilt:
+                self._noted()
+        for lines, why in ((dropped, SLOW), (spoilt, self._error)):
+            if lines:
+                self._write_lines(self._told(lines, why))
 
     def _reopen(self) -> None:
         try:
@@ -170,12 +185,17 @@ class LineWriter:
                 if not self._failing:
                     self._failed(f"lines are lost: {error}")
                 self._failing = True
+                self._error = error.strerror or str(error)
+                with self._lock:
+                    self._spoilt += self._rest.count(b"\n")
+                    self._noted()
             start = end
 
     def _write(self, chunk: bytes) -> None:
         """All of it. Only a write of more than PIPE_BUF bytes or a full disk is partial,
         so the rest of it follows at once and no line is torn by another process."""
         while chunk:
+            self._rest = chunk
             try:
                 written = os.write(self._fd, chunk)
             except BlockingIOError:

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import re
+import resource
 import select
 import signal
 import socket
@@ -108,7 +109,7 @@ def test_the_proxy_serves_and_ends_in_time() -> None:
         assert seconds < 8
         written = text.count("authentication failed")
         assert "listening on " in text  # the supervisor kept its own, and made room
-        assert text.splitlines()[-1].endswith("nobody has read them in time")
+        assert text.splitlines()[-1].endswith("were lost: written too slowly")
         (count,) = lost(text)
         assert written + count >= 4000
 
@@ -241,3 +242,35 @@ def test_other_kinds_of_standard_error(tmp_path: Path, kind: str) -> None:
             assert "listening on" in said
             assert "authentication failed" in said
             assert said.endswith("INFO stopped\n")
+
+
+def test_a_disk_that_is_full_for_a_while(tmp_path: Path) -> None:
+    """Of a file, messages are lost with the reason, and the next one that fits says how many."""
+    path = tmp_path / "err"
+    port = free_port()
+    argv = [sys.executable, "-m", "spliceproxy", *USER, "--workers", "1"]
+    argv += ["--access-log", "off", "--listen", f"127.0.0.1:{port}"]
+    with path.open("ab") as file:
+        process = subprocess.Popen(argv, stderr=file)
+
+    def ask() -> None:
+        with socket.create_connection(("127.0.0.1", port), 20) as s:
+            s.sendall(WRONG.format(os.urandom(6).hex() + "!").encode())
+            assert b" 407 " in s.recv(1000)
+
+    try:
+        wait_for(lambda: "event loop" in path.read_text(), "the proxy's start")
+        worker = int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text())
+        size = path.stat().st_size
+        resource.prlimit(worker, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+        for _ in range(30):
+            ask()
+        resource.prlimit(worker, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+        ask()
+        wait_for(lambda: "were lost" in path.read_text(), "the number of lost messages")
+    finally:
+        process.terminate()
+        assert process.wait(20) == 0
+    text = path.read_text()
+    assert "WARNING 30 messages were lost: File too large\n" in text
+    assert text.count("authentication failed") == 1

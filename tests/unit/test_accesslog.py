@@ -380,7 +380,10 @@ def test_a_full_disk_is_reported_once_and_survived(run, caplog):
         await log.close()
 
     run(main)
-    assert caplog.messages == ["access log: lines are lost: [Errno 28] No space left on device"]
+    assert caplog.messages == [
+        "access log: lines are lost: [Errno 28] No space left on device",
+        f"access log: No space left on device, {2 * accesslog.FLUSH_RECORDS} lines dropped",
+    ]
 
 
 def test_a_path_that_cannot_be_opened(run, tmp_path):
@@ -488,7 +491,10 @@ def test_a_line_behind_a_torn_one_is_whole(tmp_path):
         process = writer(body, stdout=out, stderr=subprocess.PIPE)
         _, errors = process.communicate()
     assert process.returncode == 0
-    assert errors.decode().strip() == "access log: lines are lost: [Errno 27] File too large"
+    assert errors.decode().splitlines() == [
+        "access log: lines are lost: [Errno 27] File too large",
+        "access log: File too large, 1 lines dropped",
+    ]
     lines = (tmp_path / "out").read_text().splitlines()
     assert [target_of(line) for line in lines if len(line.split()) == 11] == ["/one", "/three"]
     assert len(lines) == 3
