@@ -221,9 +221,9 @@ cdef class NativeExchanges:
         if c.routes.origin_count == ORIGINS:
             self._forget_origins()
         i = c.routes.origin_count
+        self.origins[key] = i
         origin_init(&c.routes.origins[i])
         c.routes.origin_count += 1
-        self.origins[key] = i
         return i
 
     cdef void _forget_origins(self):
@@ -254,8 +254,10 @@ cdef class NativeExchanges:
         while slot != NOWHERE:
             below = c.flows[slot].link.below
             peer = c.flows[slot].link.peer.decode("ascii")
+            taken = c.flows[slot].fd[0], peer  # now: behind the next line it must not fail
             if peer in addresses and kept_use(c, slot):
-                return link_take_out(c, slot), peer
+                link_take_out(c, slot)
+                return taken
             slot = below
         return None
 

@@ -162,6 +162,7 @@ cdef struct Counters:
     uint64_t exchanges      # answered without the owner
     uint64_t handed_over
     uint64_t dropped        # log entries, without memory
+    uint64_t lost           # clients that were closed, without memory to hand them over
     uint64_t copied
     uint64_t spliced
     uint64_t starved
@@ -196,8 +197,8 @@ cdef struct Core:
     int32_t used
     int32_t free            # first free slot, linked by Flow.next
     int32_t acking          # flows in Q_ACK, linked
-    int32_t finished        # flows in Q_FINISHED, linked
-    int32_t closed          # of these, the first whose descriptors are closed already
+    int32_t finished        # flows in Q_FINISHED whose descriptors are to be closed, linked
+    int32_t closed          # flows in Q_FINISHED that are to be reported, linked
     int64_t now             # ms
     int64_t moved           # bytes in this round of `run`: at a look, and behind it
     Event bulk[BULK_ROOM]   # put off (bulk.pxd): a ring

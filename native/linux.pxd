@@ -10,6 +10,7 @@ cdef extern from "<errno.h>" nogil:
 cdef extern from "<unistd.h>" nogil:
     int close(int fd)
     int dup(int fd)
+    int usleep(unsigned int microseconds)
     ssize_t read(int fd, void *buffer, size_t count)
 
 cdef extern from "<fcntl.h>" nogil:

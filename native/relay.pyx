@@ -55,6 +55,10 @@ from spliceproxy.relay.interface import (
 from spliceproxy.relay.pipes import affordable
 
 
+cdef enum:
+    TRIES = 100             # to say what there is to say, without memory for that
+    TRY_US = 1000           # microseconds between two of them
+
 YOUNG = 30.0
 """Seconds without a byte after which the origin of a tunnel, or of an exchange, gets TCP
 keep-alive."""
@@ -185,7 +189,17 @@ cdef class NativeRelay:
             PyErr_SetFromErrno(OSError)
         return 0
 
-    cdef object _start(self, int32_t slot, object token):
+    cdef object _ident(self, int32_t slot):
+        """The id of a flow that has not begun; without memory there is no flow."""
+        cdef Core *c = &self.core
+        try:
+            return (<uint64_t>c.flows[slot].generation << 32) | <uint32_t>slot
+        except BaseException:
+            slot_free(c, slot)
+            raise
+
+    cdef void _start(self, int32_t slot, object token) noexcept:
+        """From here on both descriptors are the relay's: nothing may raise."""
         cdef Core *c = &self.core
         cdef Flow *f = &c.flows[slot]
         Py_INCREF(token)
@@ -195,13 +209,13 @@ cdef class NativeRelay:
         else:
             c.transfers += 1
         enter_queue(c, slot, Q_IDLE)
-        return (<uint64_t>f.generation << 32) | <uint32_t>slot
 
     def tunnel(self, int client, int origin, bytes to_origin, bytes to_client, token):
         cdef Core *c = &self.core
         cdef int32_t slot = self._slot(client, origin, TUNNEL)
+        ident = self._ident(slot)
         self._register(slot)
-        ident = self._start(slot, token)
+        self._start(slot, token)
         self._early(slot, 0, to_origin)
         self._early(slot, 1, to_client)
         settle(c, slot, -1)
@@ -220,12 +234,13 @@ cdef class NativeRelay:
         cdef Core *c = &self.core
         cdef int32_t slot = self._slot(source, target, TRANSFER)
         cdef Flow *f = &c.flows[slot]
+        ident = self._ident(slot)
         f.way[0].left = length
         f.way[1].flags = STOPPED
         if length >= c.limits.splice_min:
             f.way[0].flags = SPLICING
         self._register(slot)
-        ident = self._start(slot, token)
+        self._start(slot, token)
         settle(c, slot, -1)
         return ident
 
@@ -241,15 +256,10 @@ cdef class NativeRelay:
     def cancel(self, uint64_t ident):
         cdef Core *c = &self.core
         cdef int32_t slot = self._find(ident)
-        cdef int32_t *link = &c.finished
         if slot == NOWHERE or c.flows[slot].kind != TRANSFER:
             return None
         finish(c, slot, R_ABORTED)
         close_finished(c)
-        while link[0] != slot:
-            link = &c.flows[link[0]].next
-        link[0] = c.flows[slot].next
-        c.closed = c.finished
         end = self._end(&c.flows[slot])
         self._drop(slot)
         return end
@@ -271,41 +281,98 @@ cdef class NativeRelay:
             return []
         with nogil:
             run(c)
-        return self._news()
+        return self._said()
 
-    def reader(self, report):
-        return Reader(self, report)
+    def reader(self, report, stuck):
+        return Reader(self, report, stuck)
+
+    cdef list _said(self):
+        """What there is to say. Without memory for that nothing is forgotten, and it is tried
+        again for a moment: only other processes and the log's thread can free any meanwhile.
+        MemoryError when that is over."""
+        cdef int left = TRIES
+        while True:
+            try:
+                return self._news()
+            except MemoryError:
+                left -= 1
+                if left == 0:
+                    raise
+            with nogil:
+                linux.usleep(TRY_US)
 
     cdef list _news(self):
         cdef Core *c = &self.core
         if c.log.count and (not c.log.told or c.log.count >= LOG_BATCH):
             c.log.told = True
-            self.owner.logged(c.log.count)
+            try:
+                self.owner.logged(c.log.count)
+            except MemoryError:
+                c.log.told = False
+                raise
         if c.accept_error:
-            error, c.accept_error = c.accept_error, 0
+            error, c.accept_error = c.accept_error, 0  # it comes again, if that is in vain
             self.owner.not_accepted(error)
-        return self._collect() if c.finished != NOWHERE else []
+        if c.closed == NOWHERE:
+            return []
+        ends = self._collect()
+        if c.counters.lost:
+            try:
+                self.owner.lost(c.counters.lost)
+                c.counters.lost = 0
+            except MemoryError:
+                pass  # it is said with the next end
+        return ends
 
     cdef list _collect(self):
-        """Reports and frees what has finished."""
+        """Reports and frees what has finished. A flow is in the list until its report is in
+        `ends`. A client that there is no memory to hand over is closed: others need it, too.
+        Anything else stays for the next time; MemoryError where that is all."""
         cdef Core *c = &self.core
         cdef list ends = []
         cdef int32_t slot
-        while c.finished != NOWHERE:
-            slot = c.finished
-            c.finished = c.flows[slot].next
-            if c.flows[slot].kind == CLIENT:
-                if c.flows[slot].x.cause != H_CLOSED:
-                    ends.append((self.owner.handed, handoff(&c.flows[slot])))
-            elif c.flows[slot].x == NULL:
-                ends.append((<object>c.flows[slot].token, self._end(&c.flows[slot])))
+        while c.closed != NOWHERE:
+            slot = c.closed
+            try:
+                self._report(slot, ends)
+            except MemoryError:
+                if c.flows[slot].kind == CLIENT:
+                    self._lose(slot)
+                elif ends:
+                    return ends
+                else:
+                    raise
             self._drop(slot)
-        c.closed = NOWHERE
         return ends
 
+    cdef int _report(self, int32_t slot, list ends) except -1:
+        cdef Flow *f = &self.core.flows[slot]
+        if f.kind == CLIENT:
+            if f.x.cause != H_CLOSED:
+                ends.append((self.owner.handed, handoff(f)))
+        elif f.x == NULL:
+            ends.append((<object>f.token, self._end(f)))
+        return 0
+
+    cdef void _lose(self, int32_t slot) noexcept:
+        """Closes a client that was to be handed over."""
+        cdef Flow *f = &self.core.flows[slot]
+        if f.x.cause == H_CLOSED:
+            return
+        self.core.counters.lost += 1
+        linux.close(f.fd[0])
+        if f.x.origin_fd != NOWHERE:
+            linux.close(f.x.origin_fd)
+
     cdef void _drop(self, int32_t slot) noexcept:
+        """Frees a flow of the list of those that are to be reported."""
         cdef Core *c = &self.core
         cdef Flow *f = &c.flows[slot]
+        cdef int32_t *at = &c.closed
+        cdef PyObject *token = f.token
+        while at[0] != slot:  # it is the first, but for cancel()
+            at = &c.flows[at[0]].next
+        at[0] = f.next
         if f.kind == TUNNEL:
             c.tunnels -= 1
             c.ended -= 1
@@ -317,11 +384,11 @@ cdef class NativeRelay:
         f.info = NULL
         if f.x != NULL:
             exchange_free(f.x)
-            f.x = NULL
-        else:
-            Py_DECREF(<object>f.token)
-            f.token = NULL
+        f.x = NULL
+        f.token = NULL
         slot_free(c, slot)
+        if token != NULL:
+            Py_DECREF(<object>token)  # may run anything
 
     cdef object _end(self, Flow *f):
         cdef Way *up = &f.way[0]
@@ -337,7 +404,7 @@ cdef class NativeRelay:
     def next_wake(self):
         cdef Core *c = &self.core
         cdef int64_t now
-        if c.finished != NOWHERE:
+        if c.finished != NOWHERE or c.closed != NOWHERE:
             return 0.0
         self.told = next_due(c)
         if self.told == INT64_MAX:
@@ -376,15 +443,11 @@ cdef class NativeRelay:
             elif c.flows[slot].kind != FREE:
                 finish(c, slot, R_ABORTED)
         close_finished(c)
-        while c.finished != NOWHERE:
-            slot = c.finished
-            c.finished = c.flows[slot].next
-            if c.flows[slot].kind == CLIENT and c.flows[slot].x.cause != H_CLOSED:
-                linux.close(c.flows[slot].fd[0])  # its owner was not told any more
-                if c.flows[slot].x.origin_fd != NOWHERE:
-                    linux.close(c.flows[slot].x.origin_fd)
+        while c.closed != NOWHERE:
+            slot = c.closed
+            if c.flows[slot].kind == CLIENT:
+                self._lose(slot)  # its owner is not told any more
             self._drop(slot)
-        c.closed = NOWHERE
         pool_empty(c)
         if c.epfd >= 0:
             linux.close(c.epfd)
@@ -418,10 +481,12 @@ cdef class Reader:
 
     cdef NativeRelay relay
     cdef object report
+    cdef object stuck
 
-    def __init__(self, NativeRelay relay not None, report):
+    def __init__(self, NativeRelay relay not None, report, stuck):
         self.relay = relay
         self.report = report
+        self.stuck = stuck
 
     def __call__(self):
         cdef NativeRelay relay = self.relay
@@ -431,8 +496,12 @@ cdef class Reader:
             return
         with nogil:
             run(c)
-        ended = c.finished != NOWHERE
-        ends = relay._news()
+        ended = c.closed != NOWHERE
+        try:
+            ends = relay._said()
+        except MemoryError:
+            self.stuck()
+            return
         if ends or next_due(c) < relay.told or (ended and c.tunnels == 0 and c.clients == 0):
             self.report(ends)
 

@@ -8,7 +8,7 @@ cimport linux
 from ends cimport close_client, cut, hand_over, note
 from flow cimport (
     Core, Exchange, Flow, H_LINGER, H_REQUEST, H_RESPONSE, H_RETRY, P_BODY, P_IDLE, Q_HEAD,
-    R_CLIENT_GONE, R_SIDE1, R_SOURCE_EOF, SPLICING, UNREGISTERED, Way, enter_queue,
+    R_ABORTED, R_CLIENT_GONE, R_SIDE1, R_SOURCE_EOF, SPLICING, UNREGISTERED, Way, enter_queue,
     leave_queue, pending,
 )
 from moves cimport END, Moved, SOURCE_FAILED, TARGET_FAILED, turn
@@ -234,7 +234,7 @@ cdef inline void read_answer(Core *c, int32_t slot) noexcept nogil:
         x.status = 0
         x.answer = <char *>malloc(n)
         if x.answer == NULL:
-            close_client(c, slot)
+            cut(c, slot, R_ABORTED)
             return
         memcpy(x.answer, c.buffer, n)
         x.answer_size = <uint32_t>n

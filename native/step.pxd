@@ -103,12 +103,14 @@ cdef inline void release(Core *c, int32_t slot) noexcept nogil:
 
 
 cdef inline void close_finished(Core *c) noexcept nogil:
-    """After a batch: the flows that have finished in it."""
-    cdef int32_t slot = c.finished
-    while slot != c.closed:
+    """After a batch: the flows that have finished in it, which can be reported now."""
+    cdef int32_t slot
+    while c.finished != NOWHERE:
+        slot = c.finished
+        c.finished = c.flows[slot].next
         release(c, slot)
-        slot = c.flows[slot].next
-    c.closed = c.finished
+        c.flows[slot].next = c.closed
+        c.closed = slot
 
 
 cdef inline void serve(Core *c, int32_t slot, uint64_t tag, uint32_t events) noexcept nogil:

@@ -63,6 +63,7 @@ class Owner(Protocol):
 
     def take_over(self, handoff: Handoff) -> None: ...
     def not_accepted(self, error: int) -> None: ...
+    def lost(self, count: int) -> None: ...
 
 
 class Exchanges:
@@ -177,6 +178,9 @@ class Exchanges:
     def logged(self, count: int) -> None:
         assert self._services.log is not None
         self._services.log.expect(count)
+
+    def lost(self, count: int) -> None:
+        self._owner.lost(count)
 
     # ---- idle connections to origins ---------------------------------------------------
 

@@ -121,7 +121,11 @@ class Server:
         """Goes on with a client that the relay gives back."""
         beyond = handoff.cause == REFUSED
         admit = self._admit if beyond else None
-        self._start(Connection.of_handoff(self._services, handoff, admit), beyond)
+        try:
+            self._start(Connection.of_handoff(self._services, handoff, admit), beyond)
+        except MemoryError:
+            handoff.close()
+            self.lost(1)
 
     def not_accepted(self, error: int) -> None:
         """accept(2) has failed with this errno; EAGAIN: the limit is reached."""
@@ -130,6 +134,12 @@ class Server:
             return
         self._services.pool.close()  # each idle connection is a descriptor
         self._pause(f"accept: {os.strerror(error)}")
+
+    def lost(self, count: int) -> None:
+        """So many clients of the relay's were closed, for want of memory."""
+        self._services.faults.say(
+            errno.ENOMEM, logging.ERROR, "no memory: %d clients were closed unanswered", count
+        )
 
     def _start(self, connection: Connection, beyond: bool) -> None:
         """Serves a connection. Where this raises it is closed."""

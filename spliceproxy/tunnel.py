@@ -31,8 +31,10 @@ def hand_over(
         to_client,
         partial(_ended, services, record),
     )
-    client.detach()
-    origin.detach()
+    try:
+        client.detach()
+    finally:
+        origin.detach()
 
 
 def _ended(services: Services, record: Record, end: TunnelEnd) -> None:

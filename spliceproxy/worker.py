@@ -80,8 +80,8 @@ def run(config: Config, sockets: Sequence[socket.socket], lifeline: int, index: 
             for problem in str(error).split("\n"):
                 log.error("policy: %s", problem, exc_info=error.cause)
         return UNUSABLE
-    except OSError as error:
-        log.error("the worker failed: %s", error)
+    except (OSError, MemoryError) as error:
+        log.error("the worker failed: %s", error or "no memory")
         return 1
     finally:
         loop.close()
@@ -98,6 +98,7 @@ async def _work(
     except ValueError as error:
         raise _Unusable(error) from error
     instance = Instance(config, sockets, relay, resolver, policy)
+    instance.services.relay.on_stuck = _die
     access_log = instance.services.log
     if access_log is not None:
         loop.add_signal_handler(signal.SIGUSR1, access_log.reopen)
@@ -108,6 +109,16 @@ async def _work(
         log.info("%s", ready)
     await _end_of_file(lifeline)
     await instance.stop()
+
+
+_NO_MEMORY = b"no memory: a worker cannot go on and ends\n"
+
+
+def _die() -> None:
+    """Ends this worker at once, and asks for no memory: its supervisor starts another."""
+    signal.alarm(1)  # if nobody reads what is said
+    os.write(2, _NO_MEMORY)
+    os._exit(1)
 
 
 async def _end_of_file(fd: int) -> None:

@@ -101,6 +101,13 @@ def memory(pid: int, field: str = "Pss") -> int:
     return int(found[1]) * 1024
 
 
+def cpu_seconds(pid: int) -> float:
+    """User and system time of a process so far (proc(5))."""
+    with open(f"/proc/{pid}/stat") as file:
+        fields = file.read().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 class ProxyProcess:
     """``python -m spliceproxy`` with its output in files. ``port`` is of its first TCP
     address; ``args`` are more flags (the access log goes to ``access`` by default)."""

@@ -107,6 +107,9 @@ class Plain:
     def not_accepted(self, error: int) -> None:
         raise AssertionError(error)
 
+    def lost(self, count: int) -> None:
+        raise AssertionError(f"no memory for {count} clients")
+
     def close(self) -> None:
         self.relay.close()
         self._listener.close()

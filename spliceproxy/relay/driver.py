@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
+import time
 from collections.abc import Callable
 from time import monotonic
 
-from .interface import Relay, TransferEnd, TunnelEnd
+from .interface import Handoff, Relay, TransferEnd, TunnelEnd
 
 log = logging.getLogger(__name__)
+
+TRIES = 100
+"""To set a timer, a millisecond apart, without memory for it."""
 
 SLACK = 0.001  # seconds: uvloop's timers are in whole milliseconds and may fire early
 
 
 class RelayDriver:
-    """Calls ``relay.step`` when the loop says so, or its timer.
+    """Calls ``relay.step`` when the loop says so, or its timer. ``on_stuck`` is called where
+    there is no memory to say what has ended: whoever waits for it would wait for ever.
 
     All methods belong to the loop's thread.
     """
@@ -30,7 +36,8 @@ class RelayDriver:
         self._waiters: list[asyncio.Future[None]] = []
         self._closed = False
         self._starved = False  # and said so
-        loop.add_reader(relay.fileno(), relay.reader(self._report))
+        self.on_stuck: Callable[[], None] | None = None
+        loop.add_reader(relay.fileno(), relay.reader(self._report, self._stuck))
 
     @property
     def tunnels(self) -> int:
@@ -69,14 +76,15 @@ class RelayDriver:
         """
         self._check_open()
         future: asyncio.Future[TransferEnd] = self._loop.create_future()
-        ident = self._relay.transfer(source, target, length, future)
         self._transfers.add(future)
+        ident: int | None = None
         try:
+            ident = self._relay.transfer(source, target, length, future)
             self._arm()
             return await future
         finally:
             self._transfers.discard(future)
-            if future.cancelled():
+            if ident is not None and (future.cancelled() or not future.done()):
                 end = self._relay.cancel(ident)
                 if end is not None and cancelled is not None:
                     cancelled(end)
@@ -104,10 +112,12 @@ class RelayDriver:
             self._timer.cancel()
             self._timer = None
         self._relay.abort_all()
-        self._dispatch(self._relay.step())
-        for future in self._transfers:
-            future.cancel()
-        self._relay.close()
+        try:
+            self._dispatch(self._relay.step())
+        finally:
+            for future in self._transfers:
+                future.cancel()
+            self._relay.close()
 
     def _check_open(self) -> None:
         if self._closed:
@@ -115,7 +125,19 @@ class RelayDriver:
 
     def step(self) -> None:
         """Serves what is ready, and hands out what has ended."""
-        self._report(self._relay.step())
+        try:
+            ends = self._relay.step()
+        except MemoryError:
+            self._stuck()
+            return
+        self._report(ends)
+
+    def _stuck(self) -> None:
+        if self.on_stuck is not None:
+            self.on_stuck()
+        with contextlib.suppress(MemoryError):
+            log.error("no memory to say what has ended")
+            self._set_timer()  # the relay says it again
 
     def _report(self, ends: list[tuple[object, object]]) -> None:
         """After a step."""
@@ -147,6 +169,16 @@ class RelayDriver:
             self._arm()
 
     def _arm(self) -> None:
+        """:meth:`_set_timer`, and no MemoryError: the relay has what it was given."""
+        for _ in range(TRIES):
+            try:
+                self._set_timer()
+                return
+            except MemoryError:
+                time.sleep(0.001)
+        self._stuck()
+
+    def _set_timer(self) -> None:
         """Sees to it that the timer fires no later than the relay's next wake-up.
 
         One that fires too early is left to fire: it costs a step, not a new timer.
@@ -166,11 +198,19 @@ class RelayDriver:
 
     def _dispatch(self, ends: list[tuple[object, object]]) -> None:
         for token, end in ends:
-            if isinstance(token, asyncio.Future):
-                if not token.done():
-                    token.set_result(end)
-            else:
-                try:
+            try:
+                if not isinstance(token, asyncio.Future):
                     token(end)  # type: ignore[operator]
-                except Exception:
-                    log.exception("what the relay had to say was lost")
+                elif not token.done():
+                    token.set_result(end)
+            except Exception:  # noqa: BLE001 - it is logged
+                self._lost(token, end)
+
+    def _lost(self, token: object, end: object) -> None:
+        """Nobody has taken what the relay had to say; called while that is handled."""
+        if isinstance(end, Handoff):
+            end.close()
+        with contextlib.suppress(MemoryError):
+            log.exception("what the relay had to say was lost")
+        if isinstance(token, asyncio.Future):
+            self._stuck()  # its waiter is not woken any more

@@ -162,10 +162,13 @@ class Relay(Protocol):
         flow and its TunnelEnd or TransferEnd. What plain exchanges have to say comes as a
         method of their owner and its argument."""
 
-    def reader(self, report: Callable[[list[tuple[object, object]]], None]) -> Callable[[], None]:
+    def reader(
+        self, report: Callable[[list[tuple[object, object]]], None], stuck: Callable[[], None]
+    ) -> Callable[[], None]:
         """What the loop is to call when ``fileno`` is readable: :meth:`step`, and ``report``
         with what it returned. Maybe not, where that is nothing, the relay is not empty since,
-        and no time limit is sooner than what :meth:`next_wake` said last."""
+        and no time limit is sooner than what :meth:`next_wake` said last. ``stuck`` is called
+        where there is no memory for what :meth:`step` would return; it is not lost."""
 
     def next_wake(self) -> float | None:
         """Seconds until ``step`` must be called even if the epoll descriptor is not
@@ -287,3 +290,6 @@ class ExchangesOwner(Protocol):
 
     def logged(self, count: int) -> None:
         """So many records wait to be taken."""
+
+    def lost(self, count: int) -> None:
+        """So many clients were closed, for there was no memory to hand them over."""

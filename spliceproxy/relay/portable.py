@@ -126,7 +126,9 @@ class CopyRelay:
         shared.ends.clear()
         return ends
 
-    def reader(self, report: Callable[[list[tuple[object, object]]], None]) -> Callable[[], None]:
+    def reader(
+        self, report: Callable[[list[tuple[object, object]]], None], stuck: Callable[[], None]
+    ) -> Callable[[], None]:
         return lambda: report(self.step())
 
     def next_wake(self) -> float | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import socket
 import time
@@ -21,16 +20,9 @@ from fault_peers import (
     response,
     sees_end,
 )
-from harness import ProxyProcess, descriptors, read_all, wait_for
+from harness import ProxyProcess, cpu_seconds, descriptors, read_all, wait_for
 
 NewProxy = Callable[..., ProxyProcess]
-
-
-def cpu_seconds(pid: int) -> float:
-    """User and system time of a process so far (proc(5))."""
-    with open(f"/proc/{pid}/stat") as file:
-        fields = file.read().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def idle_client(proxy: ProxyProcess, origin: socket.socket) -> tuple[socket.socket, socket.socket]:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import os
 import random
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
-from fault_peers import Reader, connect_request, request
-from harness import ProxyProcess, memory, serving, wait_for
+from fault_peers import Reader, connect_request, good_request, request
+from harness import ProxyProcess, cpu_seconds, memory, need, serving, wait_for
 
 from spliceproxy import Allow, Config, Deny, Proxy, Request, Timeouts
 from spliceproxy.connection import Connection
@@ -25,6 +28,7 @@ NewProxy = Callable[..., ProxyProcess]
 
 ENGINES = ("native", "copy")
 DATE = b"Date: Tue, 15 Nov 1994 08:12:31 GMT\r\n"
+PAGE = os.sysconf("SC_PAGE_SIZE")
 OFFERED = 61 << 20
 MOST = 8 << 20
 
@@ -134,6 +138,30 @@ def test_pipelined_requests_in_any_pieces(echo: Address, new_proxy: NewProxy, en
         for path in paths:
             assert reader.answer().body == path.encode()
         thread.join(20)
+
+
+def test_address_space_runs_out(new_proxy: NewProxy, origin: socket.socket) -> None:
+    """Heads for which there is no memory: some clients are closed, the worker goes on or
+    another takes its place, and nothing spins."""
+    proxy = new_proxy("--engine", "native")
+    good_request(proxy, origin)
+    size = int(Path(f"/proc/{proxy.worker}/statm").read_text().split()[0]) * PAGE
+    most = str(size + (16 << 20))
+    subprocess.run([need("prlimit"), "--pid", str(proxy.worker), f"--as={most}"], check=True)
+    part = request(origin.getsockname(), "X: " + "a" * 50_000)[:-4]
+    with contextlib.ExitStack() as stack:
+        for _ in range(800):
+            client = stack.enter_context(proxy.connect())
+            client.settimeout(2)
+            with contextlib.suppress(OSError):
+                client.sendall(part)
+        wait_for(lambda: "no memory" in proxy.stderr(), "the message")
+        wait_for(proxy.workers, "a worker")
+        before = cpu_seconds(proxy.worker)
+        time.sleep(1)  # the time over which CPU time is measured
+        assert cpu_seconds(proxy.worker) - before < 0.5
+    good_request(proxy, origin)
+    assert "Traceback" not in proxy.stderr()
 
 
 # ---- nothing stays -------------------------------------------------------------------------

@@ -1,0 +1,340 @@
+"""A scripted exchange in which one allocation after another is refused. Run as a program:
+
+    no_memory.py python     # Python's allocations, by _testcapi.set_nomemory
+    no_memory.py malloc     # those of the compiled relay, with refuse_malloc.c in LD_PRELOAD
+
+The script is run anew for each call of the relay, and each allocation in this call. Afterwards
+the relay must go on: it serves a next request, no descriptor is left, and none has been closed
+twice. Prints how many allocations were refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import os
+import select
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from plain_oracle import OK, OK_GOT, Plain
+
+GET = b"GET http://o/ HTTP/1.1\r\nHost: o\r\n\r\n"
+ODD = b"POST http://o/ HTTP/1.1\r\nHost: o\r\nContent-Length: 0\r\n\r\n"
+CONNECT = b"CONNECT o:1 HTTP/1.1\r\nHost: o:1\r\n\r\n"
+CHUNKED = b"HTTP/1.1 200 OK\r\nDate: d\r\nTransfer-Encoding: chunked\r\n\r\n"
+LARGE = b"HTTP/1.1 200 OK\r\nDate: d\r\nContent-Length: 400000\r\n\r\n" + b"x" * 400_000
+
+
+T = TypeVar("T")
+
+
+class Refusal:
+    """Refuses allocations ``first`` up to ``last`` (0: all further ones) of one call of the
+    relay in a script, number ``call``. ``reached``: there were so many."""
+
+    def __init__(self, call: int, first: int, width: int) -> None:
+        self._call = call
+        self._first = first
+        self._last = first + width if width else 0
+        self.calls = 0
+        self.reached = False
+        self.canaries: list[int] = []
+
+    def __call__(self, work: Callable[..., T], *args: object) -> T:
+        self.calls += 1
+        if self.calls != self._call:
+            return work(*args)
+        self.arm()
+        try:
+            return work(*args)
+        finally:
+            self.disarm()
+            # They take the lowest free numbers: whoever closes one twice closes these.
+            self.canaries += [os.open("/dev/null", os.O_RDONLY) for _ in range(8)]
+
+    def arm(self) -> None:
+        raise NotImplementedError
+
+    def disarm(self) -> None:
+        raise NotImplementedError
+
+    def check_canaries(self) -> None:
+        null = os.stat("/dev/null").st_rdev
+        for fd in self.canaries:
+            assert os.fstat(fd).st_rdev == null
+            os.close(fd)
+
+
+class OfMalloc(Refusal):
+    """By the shim (refuse_malloc.c)."""
+
+    shim = ctypes.CDLL(None)
+
+    def arm(self) -> None:
+        self.shim.refuse_arm(self._first, self._last)
+
+    def disarm(self) -> None:
+        self.reached = bool(self.shim.refuse_disarm())
+
+
+class OfPython(Refusal):
+    def arm(self) -> None:
+        import _testcapi
+
+        self._testcapi = _testcapi
+        _testcapi.set_nomemory(self._first, self._last)
+
+    def disarm(self) -> None:
+        # What is left of the refusals is ours: with an end, they were all used up where there
+        # is none; without one, they had begun where there is.
+        left = False
+        try:
+            for _ in range(self._first + 2 if self._last else 1):
+                bytearray(1000)
+        except MemoryError:
+            left = True
+        self.reached = left != bool(self._last)
+        self._testcapi.remove_mem_hooks()
+
+
+class Owner(Plain):
+    def __init__(self) -> None:
+        super().__init__(log=True)
+        self.lost_clients = 0
+
+    def lost(self, count: int) -> None:
+        self.lost_clients += count
+
+    def not_accepted(self, error: int) -> None:
+        pass
+
+    def run(self, refusing: Callable[..., list[tuple[object, object]]]) -> None:
+        """Steps until there is no more to do, whatever a step says."""
+        for _ in range(100):
+            try:
+                ends = refusing(self.relay.step)
+            except MemoryError:
+                continue
+            for token, end in ends:
+                token(end)  # type: ignore[operator]
+            if not self.dialling and self.relay.next_wake() == 0.0:
+                continue
+            if not select.select([self.relay.fileno()], [], [], 0)[0]:
+                return
+        raise AssertionError("the relay spins")
+
+
+def pair(keep: list[socket.socket]) -> tuple[socket.socket, socket.socket]:
+    outer, inner = socket.socketpair()
+    outer.setblocking(False)
+    inner.setblocking(False)
+    keep.append(outer)
+    return outer, inner
+
+
+class Script:
+    """Everything once."""
+
+    def __init__(self, owner: Owner, refusing: Refusal) -> None:
+        self._owner = owner
+        self._native = owner.exchanges._native
+        self._refusing = refusing
+        self._mine: list[socket.socket] = []
+
+    def play(self) -> None:
+        self._route("G", b"o", "o")
+        self._route("C", b"o:1", "c")
+        self._requests()
+        for data in (CHUNKED, LARGE, OK[:-1], b""):
+            self._answer(data)
+        self._connect()
+        self._flow(self._owner.relay.tunnel, b"to origin", b"to client")
+        self._flow(self._owner.relay.transfer, 100_000)
+        self._put("o")
+        taken = self._tried(self._native.take, "o", {"192.0.2.1"})
+        if isinstance(taken, tuple):
+            os.close(taken[0])
+        self._tried(self._native.take_log)
+        for sock in self._mine:
+            sock.close()
+        self._step()
+
+    # ---- the relay's methods, each of which may be refused -----------------------------
+
+    def _step(self) -> None:
+        self._owner.run(self._refusing)
+
+    def _tried(self, work: Callable[..., object], *args: object) -> object:
+        """None where it was refused."""
+        try:
+            return self._refusing(work, *args)
+        except (MemoryError, OSError):
+            return None
+
+    def _adopt(self, data: bytes) -> socket.socket:
+        outer, inner = pair(self._mine)
+        try:
+            self._refusing(self._native.adopt, inner.fileno(), "", data, 0)
+        except (MemoryError, OSError):
+            inner.close()  # it is still ours
+        else:
+            inner.detach()
+        return outer
+
+    def _put(self, key: str) -> socket.socket:
+        outer, inner = pair(self._mine)
+        self._tried(self._native.put, key, inner.detach(), "192.0.2.1")  # or closes it
+        return outer
+
+    def _route(self, kind: str, authority: bytes, key: object) -> None:
+        far = self._owner.exchanges.dialled, "192.0.2.1", True, "alice"
+        self._tried(self._native.add_route, kind, "", b"", authority, key, authority, 60.0, *far)
+        self._tried(self._native.add_client, "", "")
+
+    # ---- the parts ---------------------------------------------------------------------
+
+    def _requests(self) -> None:
+        """On a route, pipelined in pieces, and one that Python must read."""
+        kept = self._put("o")
+        client = self._adopt(GET)
+        for data in (GET + GET[:20], GET[20:] + GET * 3, ODD, b"", b"", b"", b""):
+            send(client, data)
+            self._step()
+            send(kept, OK)
+            self._step()
+
+    def _answer(self, data: bytes) -> None:
+        """Chunks, with which its origin comes along; a large one that is not read; one that
+        is cut short; none."""
+        origin = self._put("o")
+        self._adopt(GET)
+        self._step()
+        send(origin, data)
+        self._step()
+        origin.close()
+        self._step()
+
+    def _connect(self) -> None:
+        """A tunnel that the relay makes."""
+        client = self._adopt(CONNECT + b"early")
+        self._step()
+        if self._owner.dialling:
+            self._mine.append(self._owner._listener.accept()[0])
+        self._step()
+        client.close()
+        self._step()
+
+    def _flow(self, make: Callable[..., int], *how: object) -> None:
+        """A tunnel of Python's, or a transfer that is cancelled."""
+        ended: list[object] = []
+        first, one = pair(self._mine)
+        second, other = pair(self._mine)
+        ident = self._tried(make, one.fileno(), other.fileno(), *how, ended.append)
+        send(first, b"x" * 1000)
+        self._step()
+        if make == self._owner.relay.transfer:
+            self._tried(self._owner.relay.cancel, ident or 0)
+        elif ident is not None:
+            one.detach()
+            other.detach()
+            first.close()
+            second.close()
+        self._step()
+        one.close()
+        other.close()
+
+
+def send(peer: socket.socket, data: bytes) -> None:
+    """And takes what there is."""
+    with contextlib.suppress(OSError):
+        peer.recv(1 << 16)
+    with contextlib.suppress(OSError):
+        peer.send(data)
+
+
+def plainly(work: Callable[..., T], *args: object) -> T:
+    return work(*args)
+
+
+def check_served(owner: Owner) -> None:
+    """A request from end to end, with nothing refused any more."""
+    native = owner.exchanges._native
+    owner.run(plainly)
+    native.close_kept()
+    far = owner.exchanges.dialled, "192.0.2.1", True, ""
+    native.add_route("G", "", b"", b"o", "o", b"o", 60.0, *far)
+    native.add_client("", "")
+    mine: list[socket.socket] = []
+    origin, inner = pair(mine)
+    native.put("o", inner.detach(), "192.0.2.1")
+    client, inner = pair(mine)
+    native.adopt(inner.detach(), "", GET, 0)
+    owner.run(plainly)
+    assert origin.recv(1000).startswith(b"GET / ")
+    origin.send(OK)
+    owner.run(plainly)
+    assert client.recv(1000) == OK_GOT
+    for sock in mine:
+        sock.close()
+    owner.run(plainly)
+    assert (owner.relay.clients, owner.relay.tunnels) == (0, 0)
+    assert owner.relay.stats().transfers == 0
+    assert all(record.method in ("GET", "CONNECT") for record in native.take_log())
+
+
+def descriptors() -> dict[str, str]:
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            found[name] = os.readlink(f"/proc/self/fd/{name}")
+    return {name: what for name, what in found.items() if "/proc/" not in what}
+
+
+def play(refusing: Refusal) -> None:
+    before = descriptors()
+    owner = Owner()
+    try:
+        Script(owner, refusing).play()
+        check_served(owner)
+    finally:
+        for handoff in owner.handoffs:
+            handoff.close()
+        owner.close()
+    refusing.check_canaries()
+    assert descriptors() == before, (before, descriptors())
+
+
+def main(kind: type[Refusal]) -> int:
+    play(kind(0, 0, 0))  # what is loaded late
+    total = 0
+    for width in (1, 4, 0):
+        call = 1
+        while True:
+            first = 0
+            while True:
+                refusing = kind(call, first, width)
+                try:
+                    play(refusing)
+                except BaseException:
+                    print(f"call {call}, allocation {first}, width {width}", file=sys.stderr)
+                    raise
+                if not refusing.reached:
+                    break
+                total += 1
+                first += 1
+            if refusing.calls < call:
+                break
+            call += 1
+    return total
+
+
+if __name__ == "__main__":
+    gc.disable()
+    print(main({"python": OfPython, "malloc": OfMalloc}[sys.argv[1]]))

@@ -1,0 +1,154 @@
+"""Allocations that are refused, one after another, in a scripted exchange."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness import need
+from relay_rig import Rig, native_relay, open_fds, tcp_pair
+
+from spliceproxy.relay.driver import RelayDriver
+from spliceproxy.relay.interface import REQUEST, Handoff
+from spliceproxy.relay.portable import CopyRelay
+
+SCRIPT = Path(__file__).with_name("no_memory.py")
+
+
+def played(which: str, **env: str) -> int:
+    """How many allocations were refused; the script checks what comes of each."""
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), which],
+        env={**os.environ, **env},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout)
+
+
+def test_of_python() -> None:
+    native_relay()
+    pytest.importorskip("_testcapi")  # Debian: libpython3-testsuite
+    assert played("python") > 100
+
+
+def test_of_the_compiled_relay(tmp_path: Path) -> None:
+    native_relay()
+    shim = tmp_path / "refuse.so"
+    source = SCRIPT.with_name("refuse_malloc.c")
+    subprocess.run(
+        [need("gcc"), "-shared", "-fPIC", "-O1", "-o", str(shim), str(source), "-ldl"], check=True
+    )
+    assert played("malloc", LD_PRELOAD=str(shim)) > 50
+
+
+# ---- the driver ----------------------------------------------------------------------------
+
+
+class Refusing(CopyRelay):
+    """Has no memory for its next ``refusals`` reports, nor for its time limits."""
+
+    refusals = 0
+
+    def step(self) -> list[tuple[object, object]]:
+        if self.refusals:
+            self.refusals -= 1
+            raise MemoryError
+        return super().step()
+
+    def next_wake(self) -> float | None:
+        if self.refusals:
+            self.refusals -= 1
+            raise MemoryError
+        return super().next_wake()
+
+
+def test_a_tunnel_that_has_begun_is_not_given_back(
+    new_rig: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both sockets are the relay's then, whatever the timer has to say."""
+    rig: Rig = new_rig()
+    calls = 0
+    set_timer = RelayDriver._set_timer
+
+    def refused(driver: RelayDriver) -> None:
+        nonlocal calls
+        calls += 1
+        if calls < 5:
+            raise MemoryError
+        set_timer(driver)
+
+    monkeypatch.setattr(RelayDriver, "_set_timer", refused)
+    tunnel = rig.tunnel()
+    tunnel.client.sendall(b"x")
+    assert tunnel.origin.recv(1) == b"x"
+    assert calls >= 5
+
+
+def test_a_hand_off_that_nobody_takes_is_closed(
+    new_rig: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Others that come with it are not lost."""
+    rig: Rig = new_rig()
+    outer, inner = tcp_pair()
+    rig.keep(outer)
+    told: list[object] = []
+
+    def not_taken(handoff: Handoff) -> None:
+        raise RuntimeError("not taken")
+
+    handoff = Handoff(REQUEST, inner.detach(), "", 0, b"", -1, b"", "", False, 0.0)
+    rig.call(rig.driver._dispatch, [(not_taken, handoff), (told.append, "next")])
+    assert outer.recv(1) == b""
+    assert told == ["next"]
+    assert "not taken" in caplog.text
+
+
+def test_half_a_hand_off_that_is_taken_is_not_closed_twice(new_rig: Any) -> None:
+    rig: Rig = new_rig()
+    before = open_fds()
+    outer, inner = tcp_pair()
+    origin_outer, origin = tcp_pair()
+    rig.keep(outer, origin_outer)
+    taken: list[socket.socket] = []
+
+    def half(handoff: Handoff) -> None:
+        taken.append(socket.socket(fileno=handoff.take_client()))
+        raise RuntimeError("no more")
+
+    fds = inner.detach(), origin.detach()
+    handoff = Handoff(REQUEST, fds[0], "", 0, b"", fds[1], b"", "", False, 0.0)
+    rig.call(rig.driver._dispatch, [(half, handoff)])
+    assert origin_outer.recv(1) == b""
+    (client,) = taken
+    with client:
+        outer.sendall(b"x")
+        assert client.recv(1) == b"x"
+    assert open_fds() == before + 2
+
+
+def test_who_cannot_say_what_has_ended_ends() -> None:
+    """A worker does: whoever waits for a transfer would wait for ever."""
+
+    async def main() -> bool:
+        from spliceproxy.relay.interface import RelayOptions
+
+        relay = Refusing(RelayOptions())
+        driver = RelayDriver(relay, asyncio.get_running_loop())
+        stuck = asyncio.Event()
+        driver.on_stuck = stuck.set
+        relay.refusals = 1
+        driver.step()
+        await asyncio.wait_for(stuck.wait(), 20)
+        driver.close()
+        return stuck.is_set()
+
+    assert asyncio.run(main())
