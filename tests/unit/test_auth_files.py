@@ -185,6 +185,29 @@ def test_file_changes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert file.value == [4]
 
 
+def test_mistakes_may_pass_without_a_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Short of descriptors the system knows no user: getpwnam(3) cannot open its files."""
+    path = tmp_path / "map"
+    path.write_text("7 bob\n")
+    file = WatchedFile(path, lambda text: identities.parse(text, AuthConfig()))
+    path.write_text("root admin\n")
+    os.utime(path, (1000, 1000))
+    with monkeypatch.context() as patched:
+        patched.setattr(pwd, "getpwnam", short_of_descriptors)
+        assert not file.look()
+    assert not file.look()  # not every second
+    file._retry_at = 0.0
+    assert file.look()
+    assert file.value.of("", 0) == "admin"
+
+
+def short_of_descriptors(name: str) -> object:
+    """What the real one does then."""
+    raise KeyError(f"getpwnam(): name not found: {name!r}")
+
+
 def test_fresh_file_is_read_again(tmp_path: Path) -> None:
     """Two changes within one tick of the file system's clock look like one."""
     path = tmp_path / "numbers"

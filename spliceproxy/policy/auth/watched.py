@@ -15,6 +15,10 @@ log = logging.getLogger("spliceproxy")
 
 T = TypeVar("T")
 
+RETRY = 30.0
+"""Seconds after which a file with mistakes is read again though it has not changed: where there
+are no descriptors, getpwnam(3) knows no user."""
+
 MOST = 20
 """Mistakes of one file that are told."""
 
@@ -36,13 +40,14 @@ class WatchedFile(Generic[T]):
     whose lines begin with ``:line: `` or ``: ``. The constructor raises them with the file's
     name."""
 
-    __slots__ = ("_complaint", "_parse", "_path", "_signature", "value")
+    __slots__ = ("_complaint", "_parse", "_path", "_retry_at", "_signature", "value")
 
     def __init__(self, path: Path, parse: Callable[[str], T]) -> None:
         self._path = path
         self._parse = parse
         self._signature: tuple[int, ...] | None = None
         self._complaint = ""
+        self._retry_at = 0.0
         self.value = self._read()
 
     def look(self) -> bool:
@@ -50,12 +55,14 @@ class WatchedFile(Generic[T]):
         file that cannot be read, or has a bad line, changes nothing, and is complained of
         once."""
         try:
-            if self._signature == _signature(os.stat(self._path)):
+            same = self._signature == _signature(os.stat(self._path))
+            if same and not (self._complaint and time.monotonic() >= self._retry_at):
                 return False
             self.value = self._read()
             self._complaint = ""
             return True
         except (OSError, ValueError) as error:
+            self._retry_at = time.monotonic() + RETRY
             if str(error) != self._complaint:
                 self._complaint = str(error)
                 *others, last = self._complaint.split("\n")
