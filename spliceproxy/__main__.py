@@ -40,10 +40,10 @@ def _open_standard_streams() -> None:
 
 
 def _take_signals() -> None:
-    """A signal that is ignored stays so, as nohup(1) and background jobs expect. The supervisor
-    takes over by blocking them."""
+    """A signal that is ignored stays so, as nohup(1) and background jobs expect; but SIGTERM,
+    which stops every daemon. The supervisor takes over by blocking them."""
     for number in STOPS:
-        if signal.getsignal(number) is not signal.SIG_IGN:
+        if number == signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _end)
     for number in LATER:
         if signal.getsignal(number) is not signal.SIG_IGN:

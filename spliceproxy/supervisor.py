@@ -71,9 +71,9 @@ def run(config: Config, run_worker: RunWorker | None = None) -> int:
     stops = _stop_signals()
     others = {signal.SIGCHLD, signal.SIGUSR1, *UNUSED}
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, stops | others)
-    # An ignored SIGCHLD, as some parents leave behind, would reap the workers unseen. What is
-    # ignored cannot be waited for.
-    for number in (signal.SIGCHLD, signal.SIGUSR1):
+    # An ignored SIGCHLD, as some parents leave behind, would reap the workers unseen, and an
+    # ignored SIGTERM would stop nothing. What is ignored cannot be waited for.
+    for number in (signal.SIGCHLD, signal.SIGUSR1, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
     descriptors = _raise_descriptor_limit()
     try:

@@ -26,6 +26,13 @@ HIDE_UVLOOP = (
 """Runs the proxy as on a machine without uvloop."""
 
 
+def default_signals() -> None:
+    """In a process that is about to start (preexec_fn). A job of the background, or one under
+    nohup(1), ignores some signals, and all that it starts does, too."""
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def wait_for(condition: Callable[[], object], what: str, seconds: float = 20.0) -> None:
     """For what only polling can see (/proc, another process's files)."""
     end = time.monotonic() + seconds
@@ -138,6 +145,7 @@ class ProxyProcess:
                 stdout=out,
                 stderr=err,
                 env={**os.environ, **(env or {})},
+                preexec_fn=default_signals,
             )
         self.port = 0
         try:

@@ -15,18 +15,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import ProxyProcess, alive, read_all, read_head, serving, wait_for
+from harness import (
+    ProxyProcess,
+    alive,
+    default_signals,
+    read_all,
+    read_head,
+    serving,
+    wait_for,
+)
 
 from spliceproxy.supervisor import AGAIN
 
 STUB = Path(__file__).with_name("stub_proxy.py")
-
-
-def default_signals() -> None:
-    """In a process that is about to start: a job of the background ignores some of them, and
-    what is started from it does, too."""
-    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_DFL)
 
 
 class Stub:
@@ -42,6 +43,7 @@ class Stub:
         env: dict[str, str] | None = None,
         ignore: signal.Signals | None = None,
     ) -> None:
+        self._ignore = ignore
         self._stderr = folder / f"stderr{len(list(folder.iterdir()))}"
         with self._stderr.open("wb") as err:
             self.process = subprocess.Popen(
@@ -50,8 +52,13 @@ class Stub:
                 stderr=err,
                 env={**os.environ, **(env or {})},
                 start_new_session=True,
-                preexec_fn=(lambda: signal.signal(ignore, signal.SIG_IGN)) if ignore else None,
+                preexec_fn=self._signals,
             )
+
+    def _signals(self) -> None:
+        default_signals()
+        if self._ignore is not None:
+            signal.signal(self._ignore, signal.SIG_IGN)
 
     def text(self) -> str:
         return self._stderr.read_text()
@@ -391,6 +398,13 @@ def test_ignored_hangup_stays_ignored(new_stub: NewStub) -> None:
     assert "SIGTERM: draining" in stub.text()
 
 
+def test_ignored_sigterm_of_the_parent_stops_it_all_the_same(new_stub: NewStub) -> None:
+    stub = new_stub(ignore=signal.SIGTERM)
+    stub.worker()
+    stub.signal(signal.SIGTERM)
+    assert stub.wait() == 0
+
+
 def test_ignored_sigchld_of_the_parent_does_not_hide_deaths(new_stub: NewStub) -> None:
     stub = new_stub(ignore=signal.SIGCHLD)
     os.kill(stub.worker(), signal.SIGKILL)
@@ -447,6 +461,7 @@ def test_log_rotation_does_not_kill_a_proxy_that_starts(tmp_path: Path) -> None:
         [*command, "--listen", "127.0.0.1:0", "--workers", "1", "--access-log", "off"],
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=default_signals,
     ) as process:
         assert process.stderr is not None
         loading = False
@@ -502,6 +517,7 @@ def test_standard_streams_that_are_closed(
     command += ["--access-log", str(log) if access_log == "file" else access_log]
 
     def close() -> None:
+        default_signals()
         for fd in closed:
             os.close(fd)
 
