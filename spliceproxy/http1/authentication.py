@@ -23,6 +23,8 @@ SESSION_FIELDS = frozenset({b"proxy-support", b"persistent-auth"})
 """Response fields that are about an authenticated connection: the support for it of a proxy
 (RFC 4559 section 6), and whether it stays so (Microsoft's servers)."""
 
+_ABOUT_SESSIONS = SESSION_FIELDS | {b"www-authenticate"}
+
 # An element of a list, in which a comma may stand in a quoted string.
 _ELEMENT = re.compile(rb'(?:[^",]|"(?:[^"\\]|\\.)*")*')
 
@@ -52,15 +54,16 @@ def response_binds(head: ResponseHead) -> bool:
     """Whether a response, interim or final, says that its connection is being authenticated
     or may be."""
     names = head.names()
-    if not names.isdisjoint(SESSION_FIELDS):
-        return True
-    return b"www-authenticate" in names and challenges_bind(head)
+    if names.isdisjoint(_ABOUT_SESSIONS):
+        return False
+    return not names.isdisjoint(SESSION_FIELDS) or challenges_bind(head)
 
 
 def challenges_bind(head: ResponseHead) -> bool:
     """Whether one of its challenges (RFC 9110 section 11.6.1) is of a scheme that binds, or
     cannot be read."""
-    return any(map(_binds, head.values(b"www-authenticate")))
+    values = head.values(b"www-authenticate")
+    return bool(values) and any(map(_binds, values))
 
 
 def _binds(value: bytes) -> bool:
