@@ -272,5 +272,6 @@ def test_a_disk_that_is_full_for_a_while(tmp_path: Path) -> None:
         process.terminate()
         assert process.wait(20) == 0
     text = path.read_text()
-    assert "WARNING 30 messages were lost: File too large\n" in text
-    assert text.count("authentication failed") == 1
+    assert " messages were lost: File too large\n" in text
+    # The thread may write the last of them when there is room again.
+    assert sum(lost(text)) + text.count("authentication failed") == 31
