@@ -4,6 +4,9 @@ The end of a tunnel, by what its sides did (s: one side, o: the other):
 
     FIN from s            everything from s is sent, then FIN to o; o may go on (Q_HALF)
     FIN from both         both passed on: DONE
+    s is closed           what s had sent before is drained and sent to o; when o has
+                          acknowledged it all, o is closed: DONE. Over TCP this looks like
+                          FIN from s, until something is sent to s
     s fails               what s had sent before is drained and sent to o; nothing more is
                           read from o; when o has acknowledged it all (Q_ACK) o is reset.
                           A reset that overtakes data loses the tail, and a FIN instead
@@ -149,15 +152,27 @@ cdef inline int watch(Core *c, int32_t slot, int s, uint32_t mask) noexcept nogi
     return 0
 
 
+cdef inline bint has_left(const Flow *f, int s) noexcept nogil:
+    """Side s of a tunnel has said HUP: it has closed its socket, not only its own direction,
+    and takes no more. Only Unix sockets tell: over TCP both are a FIN."""
+    return (
+        f.kind == TUNNEL and not f.dead and f.way[s].flags & ENDED
+        and not f.way[1 - s].flags & FIN_SENT
+    )
+
+
 cdef inline void rearm(Core *c, int32_t slot, int hung) noexcept nogil:
     """After a turn. `hung`: the side that reported HUP or ERR, which epoll cannot mask: it
-    is taken out while nothing of it is wanted, and put back later. -1: none did."""
+    is taken out while nothing of it is wanted, and put back later, be it to hear that it has
+    left. -1: none did."""
     cdef Flow *f = &c.flows[slot]
     cdef uint32_t mask
     cdef int s
     for s in range(2):
         mask = wanted(f, s)
-        if mask == 0 and (s == hung or f.mask[s] == <uint32_t>UNREGISTERED):
+        if mask == 0 and s == hung:
+            mask = <uint32_t>UNREGISTERED
+        elif mask == 0 and f.mask[s] == <uint32_t>UNREGISTERED and not has_left(f, s):
             mask = <uint32_t>UNREGISTERED
         if watch(c, slot, s, mask) < 0:
             side_failed(c, f, s, linux.errno)
@@ -197,4 +212,7 @@ cdef inline void serve_event(Core *c, int32_t slot, int s, uint32_t events) noex
     if events & linux.EPOLLERR and not f.dead & (1 << s):
         if f.way[s].flags & (ENDED | STOPPED) and not pending(&f.way[s]):
             take_error(c, f, s)
+    if events & linux.EPOLLHUP and has_left(f, s):
+        f.reason = R_DONE
+        side_failed(c, f, s, linux.EPIPE)
     settle(c, slot, s if failed else -1)

@@ -33,7 +33,7 @@ from .interface import (
     TunnelEnd,
 )
 from .moves import BLOCKED, OVER, READY, SOURCE_BROKEN, TARGET_BROKEN, Copier, Flow
-from .poller import ERR, GONE, IN, OUT, Leg, Poller, tcp_info
+from .poller import ERR, GONE, HUP, IN, OUT, Leg, Poller, tcp_info
 
 NOBODY = -1
 RESETS = (CLIENT_RESET, ORIGIN_RESET)
@@ -63,6 +63,7 @@ class Tunnel:
         "_errno",
         "_flows",
         "_half_closed",
+        "_left",
         "_legs",
         "_queue",
         "_queue_moved",
@@ -95,6 +96,7 @@ class Tunnel:
         self._legs = (Leg(self, client, up, down), Leg(self, origin, down, up))
         self._dead = NOBODY
         self._both_dead = False
+        self._left = False  # the dead side has closed its socket, and nothing was lost
         self._errno = 0  # of the first error
         self._queue = -1  # bytes that the side to be reset has not acknowledged, -1: not waiting
         self._queue_moved = 0.0
@@ -211,8 +213,18 @@ class Tunnel:
             error = leg.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             self._fault(side, error or EPIPE)
             self._settle(now)
+        elif mask & HUP and self._has_left(side):
+            self._left = True
+            self._fault(side, 0)
+            self._settle(now)
         else:
             self._shared.poller.forget(leg)
+
+    def _has_left(self, side: int) -> bool:
+        """It has closed its socket, not only its own direction, and takes no more. Only Unix
+        sockets tell: over TCP both are a FIN."""
+        up, down = self._flows[side], self._flows[1 - side]
+        return self._dead == NOBODY and up.state == OVER and down.state != OVER
 
     def _settle(self, now: float) -> None:
         """After a flow has changed its state: the tunnel's, and what epoll is asked."""
@@ -263,7 +275,10 @@ class Tunnel:
         self._shared.deadlines.set(self, now + ACK_POLL)
 
     def _end_dead(self) -> None:
-        self.end(RESETS[self._dead], True)
+        if self._left and not self._both_dead:
+            self.end(DONE, False)
+        else:
+            self.end(RESETS[self._dead], True)
 
 
 class Transfer:

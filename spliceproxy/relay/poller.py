@@ -18,6 +18,7 @@ from .moves import BLOCKED, READY, Flow
 IN = select.EPOLLIN
 OUT = select.EPOLLOUT
 ERR = select.EPOLLERR
+HUP = select.EPOLLHUP
 GONE = select.EPOLLERR | select.EPOLLHUP
 
 _LINGER_RESET = struct.pack("ii", 1, 0)

@@ -208,7 +208,7 @@ def test_an_idle_relay_is_not_readable(relay: Relay) -> None:
 
 def test_a_step_that_has_nothing_to_report(relay: Relay) -> None:
     reports: list[list[tuple[object, object]]] = []
-    reader = relay.reader(reports.append)
+    reader = relay.reader(reports.append, pytest.fail)
     with ExitStack() as stack:
         client, origin = small_tunnel(relay, stack)
         assert relay.next_wake() is not None

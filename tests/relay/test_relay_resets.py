@@ -258,3 +258,59 @@ def test_linger_is_what_resets() -> None:
     with outer:
         reset(inner)
         assert recv_all(outer) == (b"", errno.ECONNRESET)
+
+
+# ---- a peer that has left ------------------------------------------------------------------
+
+LONG = 600.0  # seconds, of a limit that must not be what ends a tunnel
+
+
+@both_sides
+@pytest.mark.parametrize("how", ["closes", "half-closes first", "with much on its way"])
+def test_a_peer_that_has_closed_its_unix_socket(
+    new_rig: Callable[..., Rig], resetter: str, how: str
+) -> None:
+    """Nothing can be sent to it any more, so there is nothing to wait for: the other gets what
+    was sent before, and FIN."""
+    rig = new_rig(half_close=LONG, idle=LONG)
+    tunnel = rig.tunnel("unix")
+    leaves, stays = sides(tunnel, resetter)
+    sent = 0
+    if how == "with much on its way":
+        sent = fill(leaves, payload(FLOOD), rig)
+    if how == "half-closes first":
+        leaves.shutdown(socket.SHUT_WR)
+        assert recv_all(stays) == (b"", 0)
+        rig.stats()
+    leaves.close()
+    assert recv_all(stays) == (payload(FLOOD)[:sent], 0)
+    assert tunnel.end().reason == DONE
+
+
+@both_sides
+def test_a_reset_of_a_peer_that_has_half_closed(new_rig: Callable[..., Rig], resetter: str) -> None:
+    """It is seen though nothing of this peer is wanted any more."""
+    rig = new_rig(half_close=LONG, idle=LONG)
+    tunnel = rig.tunnel("tcp")
+    leaves, stays = sides(tunnel, resetter)
+    leaves.shutdown(socket.SHUT_WR)
+    assert recv_all(stays) == (b"", 0)
+    rig.stats()
+    reset(leaves)
+    assert tunnel.end().reason == REASONS[resetter]
+
+
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+def test_a_peer_that_has_half_closed_is_served_on(new_rig: Callable[..., Rig], kind: str) -> None:
+    """Also when the other has said nothing for a while."""
+    rig = new_rig(half_close=LONG, idle=LONG)
+    tunnel = rig.tunnel(kind)
+    tunnel.client.shutdown(socket.SHUT_WR)
+    assert recv_all(tunnel.origin) == (b"", 0)
+    for _ in range(5):
+        rig.stats()
+        tunnel.origin.sendall(b"x")
+        assert tunnel.client.recv(1) == b"x"
+    tunnel.origin.close()
+    assert recv_all(tunnel.client) == (b"", 0)
+    assert tunnel.end().reason == DONE
