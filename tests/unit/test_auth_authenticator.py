@@ -513,6 +513,21 @@ def test_spraying_names_is_bounded(
     assert throttle.BURST <= len(hashes) <= throttle.BURST + 612 / throttle.LAST_DELAY
 
 
+def test_a_network_stays_one_with_a_success(new: New, users: Path, clock: Clock) -> None:
+    """As long as one of its users is there, who is checked again each ten minutes."""
+    auth = new(htpasswd=users)
+
+    async def main() -> None:
+        for _ in range(6):
+            assert await ask(auth, basic("alice", "secret")) == "alice"
+            assert auth._turns.trusts("192.0.2.1")
+            clock.now += cache.SECONDS + 1
+        clock.now += turns.TRUSTED
+        assert not auth._turns.trusts("192.0.2.1")
+
+    asyncio.run(main())
+
+
 def test_an_office_in_the_morning(new: New, clock: Clock, tmp_path: Path) -> None:
     """All behind one address, all at once, all of them right."""
     path = tmp_path / "many"

@@ -261,7 +261,10 @@ class Authenticator:
     async def _attempt(self, attempt: _Attempt) -> str | None:
         """The user, None if the credentials are wrong; Later, Full."""
         if attempt.again:  # its user is never slowed
-            return await self._check(attempt)
+            user = await self._check(attempt)
+            if user is not None:
+                self._turns.succeeded(attempt.network)
+            return user
         name = self._name_of(attempt.pair)
         if not attempt.begun:
             try:

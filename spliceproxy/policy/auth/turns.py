@@ -19,13 +19,15 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from spliceproxy.policy.auth.throttle import FORGET, LAST_DELAY, NETWORKS, SOON, Throttle
+from spliceproxy.policy.auth.cache import SECONDS
+from spliceproxy.policy.auth.throttle import LAST_DELAY, NETWORKS, SOON, Throttle
 
 PARALLEL = 2
 """Tries of a network with a success that are checked at the same time."""
 
-TRUSTED = FORGET
-"""Seconds after a success for which a network is one with a success."""
+TRUSTED = 2 * SECONDS
+"""Seconds after a success for which a network is one with a success: its users are checked
+again within half of that."""
 
 PATIENCE = 10.0
 """Seconds that a try may stand in line. One that would have to wait longer, as far as can be
@@ -119,11 +121,15 @@ class Turns:
         line = self._lines[network]
         line.checking.discard(name)
         if right:
-            self._right[network] = self._clock()
-            self._right.move_to_end(network)
-            if len(self._right) > NETWORKS:
-                self._right.popitem(last=False)
+            self.succeeded(network)
         self._advance(network, line)
+
+    def succeeded(self, network: str) -> None:
+        """Somebody of a network was right, also without a turn."""
+        self._right[network] = self._clock()
+        self._right.move_to_end(network)
+        if len(self._right) > NETWORKS:
+            self._right.popitem(last=False)
 
     def trusts(self, network: str) -> bool:
         """Whether it is a network with a success."""
