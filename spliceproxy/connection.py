@@ -4,12 +4,11 @@ to the relay as a tunnel."""
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from functools import partial
 
+from spliceproxy import faults
 from spliceproxy.answers import Answers
 from spliceproxy.body import SourceFailed
 from spliceproxy.dialing import dial
@@ -25,17 +24,15 @@ from spliceproxy.http1.chain import (
 from spliceproxy.http1.errors import HeadError
 from spliceproxy.http1.framing import Body, request_body
 from spliceproxy.http1.head import RequestHead
-from spliceproxy.http1.pages import ESTABLISHED, HOW_TO_CONFIGURE, NO_MEMORY
+from spliceproxy.http1.pages import ESTABLISHED, HOW_TO_CONFIGURE
 from spliceproxy.observe.record import Record
 from spliceproxy.policy.engine import STRANGER, Verdict
 from spliceproxy.relay.interface import (
     ABORTED,
-    IDLE,
     LINGER,
     REQUEST,
     RESPONSE,
     RETRY,
-    SOURCE_ERROR,
     UNANSWERED,
     Handoff,
 )
@@ -166,7 +163,7 @@ class Connection:
             pass  # between two requests: there is nothing to answer or to log
         except Exception as error:  # noqa: BLE001 - it is told
             self._tell(error)
-            await self._last_words()
+            await faults.last_words(self._stream, asked=not self._heads.idle)
         finally:
             self._bound.close()
             if self._exchange is not None and self._exchange.cut_by_reset:
@@ -419,36 +416,10 @@ class Connection:
 
     def _cut(self, error: Exception) -> None:
         """An answer has begun and will not be whole: the client must see that."""
-        record, exchange = self._record, self._exchange
-        if isinstance(error, (ClientGone, SourceFailed)):
-            record.reason = error.reason
-        elif isinstance(error, Failure):
-            record.blame(error.error)
-            record.reason = ABORTED if error.error == "proxy_internal_error" else IDLE
-        elif isinstance(error, HeadError):
-            record.blame(error.error)
-            record.reason = SOURCE_ERROR
+        exchange = self._exchange
+        faults.note_cut(self._record, error)
         if exchange is not None and exchange.cut_by_reset and not isinstance(error, ClientGone):
             self._closing = self._stream.reset_after_sent
 
     def _tell(self, error: Exception) -> None:
-        """A fault of our own: a line, with a traceback where nobody foresaw it."""
-        number = error.errno if isinstance(error, OSError) else None
-        foreseen = isinstance(error, (OSError, MemoryError))
-        self._services.faults.say(
-            (type(error), number),
-            logging.ERROR,
-            "a request of %s could not be served: %s",
-            self._address or "a local client",
-            error if str(error) else type(error).__name__,
-            error=None if foreseen else error,
-        )
-
-    async def _last_words(self) -> None:
-        """Not even the answer to a fault could be made: what needs no memory is sent."""
-        stream = self._stream
-        if stream.fd < 0 or self._heads.idle or stream.sent != stream.message_start:
-            return
-        with suppress(OSError):
-            stream.sock.send(NO_MEMORY)
-            await stream.finish(more=True)
+        faults.tell(self._services.faults, self._address, error)

@@ -201,3 +201,36 @@ def test_no_descriptor_to_open_a_file(new_proxy: NewProxy, each_loop: bool, tmp_
     assert [line.split()[3] for line in lines[:2]] == ["NONE/503"] * 2
     assert all("error=proxy_internal_error" in line for line in lines[:2])
     assert proxy.stderr().count("could not be served: [Errno 24]") == 1
+
+
+def test_not_even_the_answer_can_be_made(
+    new_proxy: NewProxy, each_loop: bool, tmp_path: Path
+) -> None:
+    """There is no memory for it: what needs none is sent. Another connection is not touched."""
+    hook = tmp_path / "hook.py"
+    hook.write_text(
+        "import spliceproxy.answers as answers\n"
+        "make = answers.error_page\n"
+        "def error_page(status, *args, **more):\n"
+        "    if status == 400:\n"
+        "        raise MemoryError\n"
+        "    return make(status, *args, **more)\n"
+        "answers.error_page = error_page\n"
+        "def authorize(request):\n"
+        "    raise AssertionError\n"
+    )
+    proxy = new_proxy("--policy", str(hook), "--auth", "alice:secret", uvloop=each_loop)
+    other = request(("a.test", 80))
+    with proxy.connect() as kept, proxy.connect() as client:
+        kept.sendall(other)
+        reader = Reader(kept)
+        assert reader.answer().status == 407
+        client.sendall(b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n")
+        failed = Reader(client)
+        answer = failed.answer()
+        assert (answer.status, answer.error) == (503, "proxy_internal_error")
+        assert failed.rest() == b""
+        assert failed.end == "fin"
+        kept.sendall(other)
+        assert reader.answer().status == 407
+    assert proxy.stderr().count("could not be served: MemoryError") == 1
