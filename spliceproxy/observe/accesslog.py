@@ -90,18 +90,16 @@ def format_line(record: Record | PlainRecord, *, query: bool = True) -> str:
         f"{_address(record.client)} {_result(record)}/{record.status:03d} "
         f"{record.bytes_out} {_method(method)} {_escape(target, _TARGET_MAX)} "
         f"{_user(record.user)} {hierarchy}{_address(record.peer)} {_type(record.content_type)}"
-        f"{_why(record)} in={record.bytes_in}\n"
+        f"{_why(record) if record.error or record.rule else ''} in={record.bytes_in}\n"
     )
 
 
 def _why(record: Record | PlainRecord) -> str:
-    """The field for what was denied or has failed, "" for what went well."""
+    """The field for what was denied or has failed."""
     if record.rule:
         return f" rule={_escape(record.rule, _RULE_MAX)}"
-    if record.error:
-        where = f",{record.failed}" if record.failed else ""
-        return f" error={_escape(record.error + where, _ERROR_MAX)}"
-    return ""
+    where = f",{record.failed}" if record.failed else ""
+    return f" error={_escape(record.error + where, _ERROR_MAX)}"
 
 
 def _result(record: Record | PlainRecord) -> str:
