@@ -64,6 +64,11 @@ YOUNG = 30.0
 keep-alive."""
 
 
+cdef inline bint log_waits(const Core *c) noexcept:
+    """Whether the owner is to be told of entries."""
+    return c.log.count and (not c.log.told or c.log.count >= LOG_BATCH)
+
+
 cdef class NativeRelay:
     """The relay interface over the C core. One event loop, one thread."""
 
@@ -303,7 +308,7 @@ cdef class NativeRelay:
 
     cdef list _news(self):
         cdef Core *c = &self.core
-        if c.log.count and (not c.log.told or c.log.count >= LOG_BATCH):
+        if log_waits(c):
             c.log.told = True
             try:
                 self.owner.logged(c.log.count)
@@ -497,13 +502,15 @@ cdef class Reader:
         with nogil:
             run(c)
         ended = c.closed != NOWHERE
-        try:
-            ends = relay._said()
-        except MemoryError:
-            self.stuck()
-            return
+        ends = None
+        if ended or c.accept_error or log_waits(c):
+            try:
+                ends = relay._said()
+            except MemoryError:
+                self.stuck()
+                return
         if ends or next_due(c) < relay.told or (ended and c.tunnels == 0 and c.clients == 0):
-            self.report(ends)
+            self.report(ends or [])
 
 
 include "exchanges.pxi"
