@@ -15,21 +15,8 @@ from spliceproxy.dialing import Decide, dial
 from spliceproxy.errors import ClientGone, Failure, PeerGone
 from spliceproxy.http1.authentication import request_binds, response_binds
 from spliceproxy.http1.errors import HeadError
-from spliceproxy.http1.framing import (
-    Body,
-    ChunkedDecoder,
-    is_sound,
-    request_body,
-    response_body,
-)
-from spliceproxy.http1.head import (
-    MAX_EMPTY,
-    RequestHead,
-    ResponseHead,
-    find_head_end,
-    parse_response,
-)
-from spliceproxy.http1.lenient import skip_lines
+from spliceproxy.http1.framing import Body, ChunkedDecoder, request_body, response_body
+from spliceproxy.http1.head import RequestHead, ResponseHead
 from spliceproxy.http1.rewrite import (
     client_response,
     interim_response,
@@ -41,6 +28,7 @@ from spliceproxy.observe.record import Record
 from spliceproxy.policy.engine import Verdict
 from spliceproxy.refused import tell
 from spliceproxy.relay.interface import CLIENT_RESET, IDLE, SOURCE_ERROR, TARGET_IDLE
+from spliceproxy.responses import DeadReuse, ResponseReader
 from spliceproxy.services import Services
 from spliceproxy.stream import Stream
 from spliceproxy.tunnel import hand_over
@@ -62,10 +50,6 @@ class Begun:
     late: bool
 
 
-class DeadReuse(Exception):
-    """A reused connection ended before the first byte of a response."""
-
-
 class Exchange:
     """One request and its response. ``abort(cause)`` is the connection's: it makes the
     coroutine that runs :meth:`run` fail with ``cause``. ``again`` asks the policy once more.
@@ -77,7 +61,6 @@ class Exchange:
     __slots__ = (
         "_abort",
         "_again",
-        "_before",
         "_begun",
         "_binds",
         "_body",
@@ -128,7 +111,6 @@ class Exchange:
         self._origin_failed = False  # the upload found its connection broken
         # What had come from the client before the body, and been sent before the response.
         self._start = client.received - len(client.buffer), client.sent
-        self._before = 0  # bytes that the origin had sent before this request
         self._sound = True  # what it has sent needed no lenience
         self._upload: asyncio.Task[None] | None = None
         self.uploaded = True  # nothing of the request's body is left to be read
@@ -219,7 +201,7 @@ class Exchange:
     async def _attempt(self, *, reused: bool) -> bool:
         origin = self._origin
         assert origin is not None
-        self._before = origin.received - len(origin.buffer)
+        reader = ResponseReader(origin)
         try:
             if self._begun is None or self._begun.origin is None:
                 await self._send_request(origin)
@@ -227,7 +209,8 @@ class Exchange:
                 raise Failure("http_response_timeout", "the origin does not answer")
             else:
                 self._client.watch(self._client_gone)
-            response = await self._final_response(origin)
+            response = await self._final_response(origin, reader)
+            self._sound = reader.sound
         except DeadReuse:
             if reused:
                 raise
@@ -290,16 +273,14 @@ class Exchange:
 
     # ---- the response ------------------------------------------------------------------
 
-    async def _final_response(self, origin: Stream) -> ResponseHead:
+    async def _final_response(self, origin: Stream, reader: ResponseReader) -> ResponseHead:
         """The first response that is not interim; those are passed on (RFC 9110 15.2). One
         time limit holds for all."""
         self._limit_response(origin)
         while True:
-            response = await self._response_head(origin)
+            response = await reader.next()
             self._binds = self._binds or response_binds(response)
-            if response.status >= 200:
-                return response
-            if response.status == 101:
+            if response.status >= 200 or response.status == 101:
                 return response
             if self._head.minor:
                 await self._send_interim(response)
@@ -316,48 +297,6 @@ class Exchange:
             self._client.message_start = self._client.sent
         except PeerGone as error:
             raise ClientGone from error
-
-    async def _response_head(self, origin: Stream) -> ResponseHead:
-        buffer = origin.buffer
-        searched = skipped = 0
-        try:
-            while True:
-                if not searched:
-                    skipped += self._skip_empty_lines(origin)
-                    if skipped > MAX_EMPTY:
-                        raise HeadError(502, "too many empty lines before a response")
-                if len(buffer) > searched and buffer != b"\r":  # half an empty line begins nothing
-                    end = find_head_end(buffer, searched, response=True)
-                    if end >= 0:
-                        head = bytes(buffer[:end])
-                        del buffer[:end]
-                        response = parse_response(head)
-                        sound = is_sound(response) and not response.cleaned
-                        self._sound = self._sound and sound
-                        return response
-                    searched = len(buffer)
-                else:
-                    await origin.readable()
-                if not await origin.fill():
-                    break
-        except PeerGone as error:
-            if origin.received == self._before:
-                raise DeadReuse from error
-            why = "connection reset"
-            raise Failure(
-                "connection_terminated", "the origin reset the connection", why=why
-            ) from error
-        if origin.received == self._before:
-            raise DeadReuse
-        raise Failure("http_response_incomplete", "the origin closed within the response's head")
-
-    def _skip_empty_lines(self, origin: Stream) -> int:
-        """Takes those before a response away, which are not yet a part of it."""
-        skipped = skip_lines(origin.buffer)
-        if skipped:
-            self._before += skipped
-            self._sound = False
-        return skipped
 
     def _limit_response(self, origin: Stream) -> None:
         """While the request's body is on its way that has limits of its own."""

@@ -121,7 +121,7 @@ def is_sound(head: ResponseHead) -> bool:
     if not codings:
         if bodiless:
             return not any(value.strip(b"0") for value in lengths)
-        return not any(b"," in value for value in lengths)
+        return b"," not in b"".join(lengths)
     one = len(codings) == 1 and codings[0].lower() == b"chunked"
     return one and head.minor == 1 and not lengths and not bodiless
 
@@ -321,9 +321,10 @@ def _request_framing(minor: int, codings: list[bytes], lengths: list[bytes]) -> 
 
 
 def _content_length(lengths: list[bytes], status: int) -> int:
-    if status == 502 and any(b"," in value for value in lengths):
-        lengths = members(lengths)
     first = lengths[0]
+    if status == 502 and b"," in b"".join(lengths):
+        lengths = members(lengths)
+        first = lengths[0]
     if not first.isdigit() or len(first) > _LENGTH_DIGITS:
         raise HeadError(status, f"a bad Content-Length: {show(first)}")
     if len(lengths) > 1 and any(other != first for other in lengths):

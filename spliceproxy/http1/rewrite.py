@@ -215,7 +215,8 @@ def _copy(
             if not length:
                 continue
             length = False  # equal copies count as one
-            value = value.partition(b",")[0].rstrip(OWS)
+            if b"," in value:  # so does a list of them
+                value = value.partition(b",")[0].rstrip(OWS)
             value = value.lstrip(b"0") or b"0"  # some readers take "010" as octal
         elif key == b"host" and host is not None:
             value = host

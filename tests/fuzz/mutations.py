@@ -26,6 +26,8 @@ PIECES = [
     *(b"Connection: close\r\n", b"Connection: keep-alive\r\n", b"Connection: content-length\r\n"),
     *(b"Connection: upgrade\r\nUpgrade: x\r\n", b"Expect: 100-continue\r\n", b"TE: trailers\r\n"),
     *(b"Date: d\r\n", b"Content-Length: 2\r\n", b"Close: a\r\n", b"Host: \r\n", b"Via: 1.1 sp\r\n"),
+    *(b"Content-Length: 5, 5\r\n", b"Transfer-Encoding: identity\r\n", b"5  \r\n", b" :", b"\n\n"),
+    *(b"\r\n ", b"\n\t", b"\x01", b"HTTP/1.9", b"\xc3\xa4"),
     *(b"Trailer: a\r\n", b"Via: 1.1 x\r\n", b"Forwarded: for=x\r\n", b"X-Forwarded-For: \r\n"),
     *(
         b"Proxy-Connection: close\r\n",

@@ -13,7 +13,7 @@ from fuzz_http1 import CORPUS, corpus, name_of
 from oracle import Difference
 from relay.relay_rig import native_relay
 
-from spliceproxy.http1 import fields, framing, head, rewrite
+from spliceproxy.http1 import fields, framing, head, lenient, rewrite
 
 
 def check_corpus() -> None:
@@ -69,6 +69,12 @@ FAULTS: dict[str, tuple[Any, str, object]] = {
         framing,
         "_CHUNK_LINE",
         re.compile(rb"([0-9A-Fa-f]{1,16})[^\r\n]*\r?\n").match,
+    ),
+    "Content-Length wins over a coding": (framing, "transfer_codings", lambda head: []),
+    "the end of a head is where strict readers see it": (
+        lenient,
+        "find_section_end",
+        lambda buffer, *_: buffer.find(b"\r\n\r\n") + 4,
     ),
     "Transfer-Encoding is passed on": (rewrite, "REQUEST_DROPS", frozenset({b"connection"})),
     "Proxy-Authenticate is passed on": (rewrite, "RESPONSE_DROPS", frozenset({b"connection"})),
