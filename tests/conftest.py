@@ -7,7 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import skipping
 from harness import Nginx, ProxyProcess
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    skipping.register(config)
 
 
 @pytest.fixture

@@ -1,0 +1,50 @@
+"""A skip that tests/skips.txt does not list fails a run of .ci/run, and no other."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parents[1]
+
+MODULE = """
+import pytest
+
+def test_listed():
+    pytest.skip("in the list, really")
+
+def test_other():
+    pytest.skip("OTHER")
+
+@pytest.mark.xfail(reason="not a skip")
+def test_expected():
+    raise AssertionError
+"""
+
+
+@pytest.mark.parametrize("ci", ["", "true"])
+@pytest.mark.parametrize("other", ["in the list, too", "not in the list"])
+def test_skips_are_listed(tmp_path: Path, ci: str, other: str) -> None:
+    tests = tmp_path / "tests"
+    tests.mkdir()
+    for name in ("conftest.py", "harness.py", "skipping.py"):
+        shutil.copy(TESTS / name, tests)
+    (tests / "skips.txt").write_text("# words\ntests/test_a.py: in the list*  # why\n")
+    (tests / "test_a.py").write_text(MODULE.replace("OTHER", other))
+    (tmp_path / "pyproject.toml").write_text('[tool.pytest.ini_options]\npythonpath = ["tests"]\n')
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests"],
+        cwd=tmp_path,
+        env={**os.environ, "CI": ci, "PYTEST_ADDOPTS": ""},
+        capture_output=True,
+        text=True,
+    )
+    fails = ci and other == "not in the list"
+    assert done.returncode == (1 if fails else 0), done.stdout
+    told = "not in tests/skips.txt: tests/test_a.py: not in the list"
+    assert (told in done.stdout) == bool(fails), done.stdout
