@@ -57,13 +57,15 @@ def siege(
     proxy: Proxy, origins: Origins, page: str, conc: int, seconds: float, backend: bool = False
 ) -> dict[str, Any]:
     """siege, a thread for each connection. Now and then it waits for its own threads for
-    ever, also without a proxy: then it is run again."""
+    ever, or cancels one that holds a lock or half a structure and crashes, also without a
+    proxy: then it is run again."""
     asked = load.target(proxy, origins, page, backend)
     lines = ""
     if not backend and proxy.pid:
         lines = f"proxy-host = 127.0.0.1\nproxy-port = {proxy.port}"
     home = proxy.setting.folder / "siege"
-    home.mkdir(exist_ok=True)
+    (home / ".siege").mkdir(parents=True, exist_ok=True)
+    (home / ".siege" / "siege.conf").touch()  # or it makes one, and has many words about it
     settings = home / "siegerc"
     settings.write_text(_SIEGE.format(conc=conc, seconds=max(1, round(seconds)), proxy=lines))
     url = f"http://{asked.host}/{page}"

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import resource
+import signal
 import subprocess
 import time
 from collections.abc import Sequence
@@ -27,7 +28,7 @@ class Wrong(Exception):
 
 
 class Stuck(Wrong):
-    """A load program did not end."""
+    """A load program did not end, or a signal ended it: the fault is its own."""
 
 
 class Target(NamedTuple):
@@ -128,8 +129,17 @@ def _output(argv: Sequence[str], seconds: float, env: dict[str, str]) -> str:
     except subprocess.TimeoutExpired:
         raise Stuck(f"{Path(argv[0]).name}: no end after {seconds:.0f} s") from None
     if done.returncode:
-        raise Wrong(f"{Path(argv[0]).name}: {(done.stderr or done.stdout).strip()[-200:]}")
+        error = Stuck if done.returncode < 0 else Wrong
+        raise error(f"{Path(argv[0]).name}: {_end(done)}")
     return done.stdout
+
+
+def _end(done: subprocess.CompletedProcess[str]) -> str:
+    """How a program ended, and its last words."""
+    code = done.returncode
+    how = f"ended by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
+    words = (done.stderr.strip() or done.stdout.strip())[-200:]
+    return f"{how}: {words}" if words else how
 
 
 def parse_report(argv: Sequence[str], text: str) -> dict[str, Any]:
