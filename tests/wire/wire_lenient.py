@@ -346,6 +346,55 @@ CHUNKS = [
     _body("trailer-none-lf", "9112 2.2", b"0\r\n\n", "0\n\n"),
 ]
 
+# What is made out of a field by cleaning it is looked at as any other.
+TOGETHER = [
+    _field("status-of-ours", "9209 2", "X: 1\nProxy-Status : spliceproxy; error=x", "X: 1"),
+    _field("status-of-ours-folded", "9209 2", b"X: 1\nProxy-Status:\n spliceproxy", "X: 1"),
+    _body(
+        "trailer-status-of-ours", "9209 2", "0\nX: 1\nProxy-Status : spliceproxy\n\n", "0\nX: 1\n\n"
+    ),
+    _field("connection", "9110 7.6.1", "Connection : X\nX: 1\nY: 1", "Y: 1"),
+    _field("hop-by-hop", "9110 7.6.1", "Keep-Alive : x\nY: 1", "Y: 1"),
+    _field("proxy-authenticate", "9110 11.7.1", "Proxy-Authenticate\t: Basic\nY: 1", "Y: 1"),
+    Case(
+        "upgrade",
+        "9112 6.3",
+        [
+            C.sends("GET http://o/ HTTP/1.1\nHost: o\nUpgrade: a\nConnection: Upgrade\n\n"),
+            O.gets(f"GET / HTTP/1.1\nHost: o\nUpgrade: a\nConnection: upgrade\n{VIA}\n\n"),
+            O.sends("HTTP/1.1 101 S\nUpgrade: a\nConnection: Upgrade\nContent-Length: 9\n\ndown"),
+            C.gets(f"HTTP/1.1 101 S\nUpgrade: a\nConnection: upgrade\n{VIA}\n\ndown"),
+            C.ends(),
+            O.sees_fin(),
+            O.ends(),
+            C.sees_fin(),
+        ],
+        log=[(101, "", "")],
+    ),
+]
+
+
+def _bound(name: str, sent: Text, got: Text) -> Case:
+    """The origin has been told who is at its connection: the client must learn of its end."""
+    token = "Authorization: NTLM x\n"
+    return respond(
+        name,
+        "4559 6",
+        sent,
+        got,
+        C.sees_fin(),
+        O.closed(),
+        ask=ASK.replace("Host: o\n", f"Host: o\n{token}"),
+        asked=ASKED.replace("Host: o\n", f"Host: o\n{token}"),
+        log=[FINE],
+    )
+
+
+TOGETHER += [
+    _bound("bound", LF, OK_GOT.replace(VIA, f"Connection: close\n{VIA}")),
+    _bound("bound-chunks", f"{CHUNKED}\n2 \nhi\n0\n\n", f"{CHUNKED_GOT}2\nhi\n0\n\n"),
+]
+
 REQUESTS = [
     # Its target says all that Host would (RFC 9112 section 3.2.3).
     Case(
@@ -391,6 +440,6 @@ REQUESTS = [
     ),
 ]
 
-_ALL = [*LINES, *FIELDS, *FRAMING, *BODILESS, *CHUNKS, *REQUESTS]
+_ALL = [*LINES, *FIELDS, *FRAMING, *BODILESS, *CHUNKS, *TOGETHER, *REQUESTS]
 
 CASES = [Case(**{**vars(case), "name": f"lenient-{case.name}"}) for case in _ALL]
