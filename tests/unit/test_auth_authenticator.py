@@ -24,6 +24,7 @@ from spliceproxy.policy.auth import (
     Unauthenticated,
     authenticator,
     cache,
+    hashing,
     htpasswd,
     throttle,
     turns,
@@ -351,6 +352,28 @@ def test_too_many_attempts(
     assert caplog.text.count("too many attempts") == 1  # not a line for each
 
 
+def test_too_many_attempts_are_said_once_a_second(
+    new: New, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of each network, also of several that take turns."""
+    auth = new(user=("alice", "secret"))
+    clients = ["192.0.2.1", "192.0.2.2"]
+
+    async def main() -> None:
+        for i in range(6):
+            for client in clients:
+                await refused(auth, basic("alice", f"wrong{i}"), client)
+        caplog.clear()
+        guesses = [
+            ask(auth, basic("alice", f"guess{i}"), client) for i in range(20) for client in clients
+        ]
+        await asyncio.gather(*guesses, return_exceptions=True)
+
+    asyncio.run(main())
+    said = [one for one in caplog.messages if "too many attempts" in one]
+    assert len(said) == len(clients)
+
+
 def test_guesses_at_once_are_checked_one_by_one(
     new: New, users: Path, clock: Clock, hashes: list[tuple[bytes, str]]
 ) -> None:
@@ -416,6 +439,79 @@ def test_a_right_guess_is_refused_like_the_wrong_ones(new: New, clock: Clock) ->
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("single", [True, False])
+def test_a_right_guess_of_an_active_user_is_refused_like_the_wrong_ones(
+    new: New, users: Path, clock: Clock, hashes: list[tuple[bytes, str]], single: bool
+) -> None:
+    """That somebody else is known by this password does not open it to guesses at any rate."""
+    auth = new(user=("alice", "secret")) if single else new(htpasswd=users)
+    right = basic("alice", "secret")
+
+    async def main() -> None:
+        assert await ask(auth, right, "198.51.100.1") == "alice"
+        for i in range(6):
+            await refused(auth, basic("alice", f"wrong{i}"))
+        for passes in (0.0, cache.SECONDS + 1.0):  # it was right a moment ago, and long ago
+            clock.now += passes
+            guesses = [ask(auth, basic("alice", f"{passes} {i}")) for i in range(20)]
+            answers = await asyncio.gather(*guesses, ask(auth, right), return_exceptions=True)
+            assert isinstance(answers[-1], Unauthenticated)
+            assert answers[-1].status == 429
+            assert await ask(auth, right, "198.51.100.1") == "alice"  # who is not slowed
+        before, computed = clock.now, len(hashes)
+        await refused(auth, basic("alice", "wrong"))
+        assert await ask(auth, right) == "alice"
+        assert clock.now > before
+        assert len(hashes) == (0 if single else computed + 1)  # of the wrong one
+        for i in range(3):
+            await refused(auth, basic("alice", f"more{i}"))
+        assert auth.identify(right, "192.0.2.1") == "alice"  # it is known from here, too
+
+    asyncio.run(main())
+
+
+def test_many_networks_at_once_share_a_hash(
+    new: New, users: Path, hashes: list[tuple[bytes, str]]
+) -> None:
+    """A fleet with one password, when the proxy starts."""
+    auth = new(htpasswd=users)
+
+    async def main() -> None:
+        fleet = [ask(auth, basic("alice", "secret"), f"192.0.2.{n}") for n in range(100)]
+        assert await asyncio.gather(*fleet) == ["alice"] * 100
+        assert len(hashes) == 1
+        wrong = [ask(auth, basic("bob", "old"), f"192.0.2.{n}") for n in range(100)]
+        answers = await asyncio.gather(*wrong, return_exceptions=True)
+        assert [a.status for a in answers if isinstance(a, Unauthenticated)] == [407] * 100
+        assert not auth._hashing._running
+
+    asyncio.run(main())
+    assert len(hashes) <= 3
+
+
+def test_hashes_that_wait_are_bounded(
+    new: New, users: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many networks guess, such as those of an IPv6 /48; and one with a success does
+    not notice."""
+    monkeypatch.setattr(hashing, "QUEUE", 8)
+    auth = new(htpasswd=users)
+
+    async def main() -> None:
+        assert await ask(auth, basic("alice", "secret"), "198.51.100.1") == "alice"
+        tries = [ask(auth, basic("alice", f"{n}"), f"2001:db8:0:{n:x}::1") for n in range(40)]
+        honest = ask(auth, basic("bob", "secret"), "198.51.100.1")
+        *answers, user = await asyncio.gather(*tries, honest, return_exceptions=True)
+        assert user == "bob"
+        statuses = [a.status for a in answers if isinstance(a, Failure)]
+        assert statuses == [407] * 8 + [503] * 32
+        assert not auth._attempts
+        assert not auth._turns._lines
+        assert (await refused(auth, basic("alice", "39"), "2001:db8:0:27::1")).status == 407
+
+    asyncio.run(main())
+
+
 def test_a_wrong_pair_again_is_no_guess(
     new: New,
     users: Path,
@@ -452,6 +548,23 @@ def test_unsound_credentials_again_are_told_once(
         with pytest.raises(Unauthenticated, match="not sound"):
             auth.identify([b"Basic !"], "192.0.2.1")
     assert caplog.text.count("not sound Basic credentials") == 1
+
+
+def test_unsound_credentials_do_not_make_wrong_ones_forgotten(
+    new: New, users: Path, hashes: list[tuple[bytes, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They cost nothing, so anybody may send any number of them."""
+    monkeypatch.setattr(cache, "WRONG_KEPT", 4)
+    auth = new(htpasswd=users)
+
+    async def main() -> None:
+        await refused(auth, basic("alice", "old"))
+        for i in range(10):
+            await refused(auth, [b"Basic !%d" % i], "198.51.100.1")
+        await refused(auth, basic("alice", "old"))
+        assert len(hashes) == 1
+
+    asyncio.run(main())
 
 
 def test_a_wrong_pair_is_tried_anew_when_its_line_changes(

@@ -25,10 +25,10 @@ from spliceproxy.policy.auth.cache import (
     Wrong,
     WrongCache,
 )
-from spliceproxy.policy.auth.hashing import Hashing
+from spliceproxy.policy.auth.hashing import Full, Hashing
 from spliceproxy.policy.auth.identities import Identities
-from spliceproxy.policy.auth.throttle import Throttle, network_of
-from spliceproxy.policy.auth.turns import Full, Later, Turns
+from spliceproxy.policy.auth.throttle import NETWORKS, Throttle, network_of
+from spliceproxy.policy.auth.turns import Later, Turns
 from spliceproxy.policy.auth.watched import WatchedFile
 from spliceproxy.policy.clients import ClientNetworks
 
@@ -70,7 +70,7 @@ class _Attempt:
     client: str
     digest: bytes
     pair: bytes
-    again: bool  # they were right before
+    again: bool  # they were right before, from this network
     task: asyncio.Task[str | None] | None = None
     begun: bool = False
     requests: int = 0
@@ -92,13 +92,14 @@ class Authenticator:
         self._challenge = (basic.challenge(config.realm),)
         self._cache = VerifiedCache()
         self._wrong = WrongCache()
+        self._unsound = WrongCache()  # apart, for they cost nothing
         self._throttle = Throttle()
         never = ClientNetworks(config.no_delay)
         self._undelayed = never.admit
         self._turns = Turns(self._throttle, clock, lambda network: network[:1] != _UNDELAYED)
         self._attempts: dict[tuple[str, bytes], _Attempt] = {}
         self._hashing = Hashing()
-        self._said: tuple[str, float] = ("", -math.inf)
+        self._said: dict[str, float] = {}  # by network, when it was told to come later
         self._named = identities.build(identities.entries(config))
         self._users: WatchedFile[Users] | None = None
         self._mapped: WatchedFile[Identities] | None = None
@@ -153,24 +154,28 @@ class Authenticator:
         value = credentials[0] if len(credentials) == 1 else b""
         digest = self._cache.digest(value)
         known = self._cache.get(digest)
-        if known is not None and now < known.until:
-            return known.user
         network = _UNDELAYED + client if self._undelayed(client) else network_of(client)
+        again = known is not None and self._cache.came_from(network, digest)
+        if again and known is not None and now < known.until:
+            return known.user
         wrong = self._wrong.get(network, digest, now)
         if wrong is not None:
             raise self._unauthenticated(wrong.detail)
         pair = basic.user_pass(value)
         if pair is None:
-            self._log_failure(client, "", "not sound Basic credentials")
-            self._wrong.put(network, digest, Wrong("", "", _UNSOUND, now + WRONG_SECONDS))
+            if self._unsound.get(network, digest, now) is None:
+                self._log_failure(client, "", "not sound Basic credentials")
+                self._unsound.put(network, digest, Wrong("", "", _UNSOUND, now + WRONG_SECONDS))
             raise self._unauthenticated(_UNSOUND)
-        if (network, digest) not in self._attempts and self._is_single(pair):
+        if not again and (network, digest) not in self._attempts:
+            user = self._known_user(digest, pair, now)
             name = self._name_of(pair)
             # Of guesses that are slowed none may stand out by its answer, the right one neither.
-            if self._turns.take_now(network, name):
+            if user and self._turns.take_now(network, name):
                 self._turns.release(network, name, right=True)
-                return self._accept_single(digest)
-        return self._slowly(network, client, digest, pair, again=known is not None)
+                self._cache.place(network, digest)
+                return user
+        return self._slowly(network, client, digest, pair, again=again)
 
     def close(self) -> None:
         """Ends what is under way. Idempotent."""
@@ -198,9 +203,13 @@ class Authenticator:
     def _is_single(self, pair: bytes) -> bool:
         return bool(self._single) and hmac.compare_digest(pair, self._single)
 
-    def _accept_single(self, digest: bytes) -> str:
-        self._cache.put(digest, Verified(self._single_user, "", math.inf))
-        return self._single_user
+    def _known_user(self, digest: bytes, pair: bytes, now: float) -> str:
+        """The user of credentials that no hash need be computed for, "" for others."""
+        if self._is_single(pair):
+            self._cache.put(digest, Verified(self._single_user, "", math.inf))
+            return self._single_user
+        known = self._cache.get(digest)
+        return known.user if known is not None and now < known.until else ""
 
     def _name_of(self, pair: bytes) -> bytes:
         return self._cache.digest(pair.partition(b":")[0])
@@ -282,18 +291,23 @@ class Authenticator:
 
     async def _check(self, attempt: _Attempt) -> str | None:
         """The same when its turn has come. What is wrong is counted, told and remembered."""
-        if self._is_single(attempt.pair):
-            return self._accept_single(attempt.digest)
+        known_user = self._known_user(attempt.digest, attempt.pair, self._clock())
+        if known_user:
+            self._cache.place(attempt.network, attempt.digest)
+            return known_user
         user, password = basic.split(attempt.pair)
         hashed = self._hash_of(user)
         if self._users is not None and (hashed or self._users.value.decoy):
             ahead = attempt.again or self._turns.trusts(attempt.network)
             decoy = self._users.value.decoy
-            right = await self._hashing.verify(password, hashed or decoy, ahead=ahead)
+            right = await self._hashing.verify(
+                password, hashed or decoy, ahead=ahead, same=attempt.digest
+            )
             # The line may have changed meanwhile.
             if right and hashed and hashed == self._hash_of(user):
                 until = self._clock() + SECONDS
                 self._cache.put(attempt.digest, Verified(user, hashed, until))
+                self._cache.place(attempt.network, attempt.digest)
                 return user
         now = self._clock()
         self._cache.drop(attempt.digest)
@@ -315,11 +329,12 @@ class Authenticator:
 
     def _say_too_many(self, attempt: _Attempt) -> None:
         """Once a second of a network: it may try as often as it likes."""
-        network, since = self._said
         now = self._clock()
-        if network == attempt.network and now - since < SILENCE:
+        if now - self._said.get(attempt.network, -math.inf) < SILENCE:
             return
-        self._said = attempt.network, now
+        if len(self._said) >= NETWORKS:
+            self._said.clear()
+        self._said[attempt.network] = now
         self._log_failure(attempt.client, basic.split(attempt.pair)[0], "too many attempts")
 
     def _log_failure(self, client: str, user: str, why: str) -> None:

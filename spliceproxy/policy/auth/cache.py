@@ -11,6 +11,9 @@ from dataclasses import dataclass
 KEPT = 4096
 """Credentials kept; beyond it the ones used longest ago go."""
 
+PLACES = 16384
+"""Networks kept from which they came, each with the credentials; likewise."""
+
 SECONDS = 600.0
 """After this the hash is computed again."""
 
@@ -26,13 +29,18 @@ class Verified:
 
 
 class VerifiedCache:
-    """By a keyed digest: no password is kept, and how long a look-up takes says nothing of one."""
+    """By a keyed digest: no password is kept, and how long a look-up takes says nothing of one.
 
-    __slots__ = ("_entries", "_keyed")
+    Where credentials came from is kept apart: a hash is computed once for all networks, but in
+    each of them they were a guess when they first came.
+    """
+
+    __slots__ = ("_entries", "_keyed", "_places")
 
     def __init__(self) -> None:
         self._keyed = hashlib.blake2b(key=os.urandom(32), digest_size=16)
         self._entries: OrderedDict[bytes, Verified] = OrderedDict()
+        self._places: OrderedDict[tuple[str, bytes], None] = OrderedDict()
 
     def digest(self, value: bytes) -> bytes:
         """The key of a Proxy-Authorization value; 16 bytes."""
@@ -52,6 +60,19 @@ class VerifiedCache:
         self._entries.move_to_end(digest)
         if len(self._entries) > KEPT:
             self._entries.popitem(last=False)
+
+    def came_from(self, network: str, digest: bytes) -> bool:
+        """Whether the credentials have been right from a network."""
+        if (network, digest) not in self._places:
+            return False
+        self._places.move_to_end((network, digest))
+        return True
+
+    def place(self, network: str, digest: bytes) -> None:
+        """They are right, and come from there."""
+        self._places[network, digest] = None
+        if len(self._places) > PLACES:
+            self._places.popitem(last=False)
 
     def drop(self, digest: bytes) -> None:
         self._entries.pop(digest, None)

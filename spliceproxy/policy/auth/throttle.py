@@ -1,9 +1,9 @@
 """How long a guess has to wait: wrong passwords counted by network and user name. No I/O.
 
 What a *try* is: a pair of user name and password that this worker does not know to be right
-and does not remember as wrong. Its network is the client's IPv4 address, its IPv6 /64 (what a
-host can have), or "" for all Unix sockets. A right pair costs nothing and is remembered, so
-only wrong ones count.
+from this network and does not remember as wrong. Its network is the client's IPv4 address, its
+IPv6 /64 (what a host can have), or "" for all Unix sockets. A right pair costs nothing and is
+remembered, so only wrong ones count.
 
 1. A name. After a wrong password for a name the next try of that name from that network waits
    FIRST_DELAY (a quarter of a second), doubled by each further failure up to LAST_DELAY (8 s).
@@ -16,7 +16,9 @@ only wrong ones count.
    long as the network has failures left: a colleague behind the same address is in at once
    beside somebody who guesses one name, or a program that has an old password. Beside somebody
    who sprays names a first try waits or is told to come later, because nothing tells the two
-   apart; a pair that was right within ten minutes is no try and is served.
+   apart; a pair that was right from there before is no try and is served. One that was right
+   from elsewhere is a try: or a guess of the password of a user who is active somewhere would
+   be answered at any rate.
 
 How long a try waits depends on what came before it and never on whether it is right, and it is
 checked after the wait. So a right guess among slowed ones is answered no sooner than a wrong
@@ -32,6 +34,7 @@ from __future__ import annotations
 import ipaddress
 from collections import OrderedDict
 from dataclasses import dataclass
+from functools import lru_cache
 
 FIRST_DELAY = 0.25
 LAST_DELAY = 8.0
@@ -126,6 +129,7 @@ class Throttle:
         return seconds
 
 
+@lru_cache(maxsize=NETWORKS)
 def network_of(client: str) -> str:
     """The network that counts as one: an IPv4 address, an IPv6 /64, "" for Unix sockets."""
     if ":" not in client:

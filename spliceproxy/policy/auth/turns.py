@@ -20,6 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from spliceproxy.policy.auth.cache import SECONDS
+from spliceproxy.policy.auth.hashing import Full
 from spliceproxy.policy.auth.throttle import LAST_DELAY, NETWORKS, SOON, Throttle
 
 PARALLEL = 2
@@ -49,10 +50,6 @@ class Later(Exception):
     def __init__(self, seconds: float) -> None:
         super().__init__()
         self.seconds = max(1.0, seconds)
-
-
-class Full(Exception):
-    """There are too many tries of all networks together."""
 
 
 @dataclass(eq=False, slots=True)
