@@ -54,7 +54,10 @@ def basic(password: str, user: str = "alice") -> dict[str, str]:
 
 
 def refused(proxy: ProxyProcess) -> int:
-    return proxy.stderr().count("authentication failed: client 127.0.0.1, user alice, wrong pass")
+    """Wrong passwords that are told of, at least one; a thread of the worker tells of them."""
+    told = "authentication failed: client 127.0.0.1, user alice, wrong pass"
+    wait_for(lambda: told in proxy.stderr(), "a line about a wrong password")
+    return proxy.stderr().count(told)
 
 
 def denials(proxy: ProxyProcess) -> int:
