@@ -14,7 +14,7 @@ from spliceproxy.http1.target import escaped, split_target
 from spliceproxy.policy.explain import Explanation, walk
 from spliceproxy.policy.networks import UNIX, canonical_address
 from spliceproxy.policy.request import Request
-from spliceproxy.upstream.resolver import Resolver
+from spliceproxy.upstream.resolver import Resolver, unasked
 
 
 def explain(config: Config, request: Request) -> Explanation:
@@ -61,13 +61,13 @@ class _Whole:
 
 
 class _Given:
-    """Names that all lead to the same addresses."""
+    """Names that all lead to the same addresses, but for those that are not looked up."""
 
     def __init__(self, addresses: tuple[str, ...]) -> None:
         self._addresses = addresses
 
-    def cached(self, host: str) -> tuple[str, ...]:
-        return self._addresses
+    def cached(self, host: str) -> tuple[str, ...] | None:
+        return unasked(host.lower())
 
     async def resolve(self, host: str) -> tuple[str, ...]:
         return self._addresses

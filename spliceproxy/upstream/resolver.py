@@ -163,10 +163,7 @@ class Resolver:
         answer = self._cache.get(name)
         if answer is not None and answer.expires > now:
             return answer.addresses or None
-        address = literal(name)
-        if address is not None:
-            return (address,)
-        return LOOPBACK if is_localhost(name.removesuffix(".")) else None
+        return unasked(name)
 
     async def resolve(self, host: str) -> tuple[str, ...]:
         """The addresses of ``host`` in the order to try; never empty. Those of one family
@@ -351,6 +348,15 @@ class Resolver:
         if len(self._cache) >= MAX_ENTRIES:
             del self._cache[next(iter(self._cache))]
         self._cache[name] = answer
+
+
+def unasked(name: str) -> tuple[str, ...] | None:
+    """The addresses of a name (lower case) for which nobody need be asked: those of an address,
+    and of localhost (RFC 6761 section 6.3). Else None."""
+    address = literal(name)
+    if address is not None:
+        return (address,)
+    return LOOPBACK if is_localhost(name.removesuffix(".")) else None
 
 
 def _part(result: pycares.AddrInfoResult) -> _Part:

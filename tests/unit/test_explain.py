@@ -56,6 +56,24 @@ def decider(explanation: Explanation) -> tuple[str, str, bool]:
     return step.name, explanation.rule, explanation.allowed
 
 
+@pytest.mark.parametrize(
+    "host",
+    [
+        "169.254.169.254",
+        "::ffff:169.254.169.254",
+        "fe80::1",
+        "0x7f.1",
+        "127.1",
+        "localhost",
+        "a.localhost",
+    ],
+)
+def test_given_addresses_are_of_names_that_are_looked_up(host: str) -> None:
+    """An address is itself, and a name of this machine its loopback, whatever is given."""
+    explanation = told(ask(host, client="192.168.0.9"))
+    assert decider(explanation) == ("guard", "guard", False)
+
+
 def test_nothing_forbids_it() -> None:
     explanation = told(ask())
     assert decider(explanation) == ("rules", "", True)
