@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from spliceproxy.policy.auth import throttle
@@ -13,6 +15,7 @@ from spliceproxy.policy.auth.throttle import (
     Throttle,
     network_of,
 )
+from spliceproxy.policy.auth.turns import Turns
 
 NET = "192.0.2.1"
 
@@ -91,3 +94,23 @@ def test_a_network_of_ipv6_counts_as_one() -> None:
     assert network_of("fe80::1%eth0") == network_of("fe80::2%eth0")
     assert network_of("192.0.2.1") != network_of("192.0.2.2")
     assert network_of("") == ""
+
+
+def test_who_comes_does_not_take_the_turn_of_who_waits() -> None:
+    """The turn that somebody waits for is there a moment before the timer has told so."""
+
+    async def main() -> None:
+        slow = Throttle()
+        slow.failed(NET, b"alice", 0.0)
+        turns = Turns(slow, lambda: now, lambda _: True)
+        now = 0.0
+        waits = asyncio.ensure_future(turns.take(NET, b"alice"))
+        await asyncio.sleep(0)
+        now = FIRST_DELAY - throttle.SOON / 2
+        assert not turns.take_now(NET, b"alice")
+        assert not turns.take_now(NET, b"bob")  # one at a time
+        await asyncio.wait_for(waits, 5.0)
+        turns.release(NET, b"alice")
+        turns.close()
+
+    asyncio.run(main())

@@ -81,9 +81,14 @@ class Turns:
         self._total = 0  # in line, of networks without a success
 
     def take_now(self, network: str, name: bytes) -> bool:
-        """A turn, if there is one at once."""
+        """A turn, if there is one at once and nobody in line may have it."""
         line = self._lines.setdefault(network, _Line())
-        if self._room(network, line) and not self._wait(network, line, name, self._clock()):
+        now = self._clock()
+        if (
+            self._room(network, line)
+            and not self._wait(network, line, name, now)
+            and self._next(network, line, now) is None
+        ):
             line.checking.add(name)
             return True
         self._tidy(network, line)
@@ -158,6 +163,13 @@ class Turns:
             return 0.0
         return self._throttle.wait(network, name, now, checking=len(line.checking))
 
+    def _next(self, network: str, line: _Line, now: float) -> _Waiter | None:
+        """Who of a line may go first, None if nobody may yet."""
+        for waiter in line.waiting:
+            if not waiter.turn.done() and not self._wait(network, line, waiter.name, now):
+                return waiter
+        return None
+
     def _check_room(self, network: str, line: _Line, name: bytes, now: float) -> None:
         """Later, Full: where a try need not stand in line."""
         same = sum(waiter.name == name for waiter in line.waiting) + (name in line.checking)
@@ -179,9 +191,7 @@ class Turns:
         now = self._clock()
         line.waiting[:] = [one for one in line.waiting if not one.turn.done()]  # who has left
         while self._room(network, line):
-            first = next(
-                (one for one in line.waiting if not self._wait(network, line, one.name, now)), None
-            )
+            first = self._next(network, line, now)
             if first is None:
                 break
             line.waiting.remove(first)
