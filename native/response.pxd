@@ -19,6 +19,7 @@ from received cimport RESUME, consume
 from request cimport PLAIN_OUT, begin, start_next
 from routes cimport NOWHERE
 from service cimport send_queue, watch
+from waiting cimport count_answer
 
 cdef enum:
     ROOM_FOR_SIZE = 32      # of a chunk behind it
@@ -41,6 +42,7 @@ cdef inline void answered(Core *c, int32_t slot) noexcept nogil:
     else:
         kept_put(c, link)
     if origin != NOWHERE:
+        count_answer(c, &c.routes.origins[origin])
         start_next(c, origin)
     consume(x)
     x.phase = P_IDLE

@@ -48,6 +48,10 @@ cdef struct Origin:
     int32_t first           # of the clients that wait for a connection, NOWHERE
     int32_t last
     int32_t late            # of `busy`, when last looked at: not free again soon
+    int32_t late_after      # ms in use, after which one is late
+    int64_t second          # ms, when the second began of which `answers` is
+    int32_t answers         # in this second
+    int32_t answers_before  # in the one before
     int64_t spell           # ms, when the spell began of which `extra` is
     int32_t extra           # connections that were made beyond BUSY
 
@@ -71,8 +75,8 @@ cdef inline bint routes_init(Routes *r) noexcept nogil:
 
 cdef inline void origin_init(Origin *o) noexcept nogil:
     o.top = o.first = o.last = NOWHERE
-    o.idle = o.busy = o.late = o.extra = 0
-    o.spell = 0
+    o.idle = o.busy = o.late = o.answers = o.answers_before = o.extra = 0
+    o.second = o.spell = 0
 
 
 cdef inline void routes_clear(Routes *r) noexcept nogil:
