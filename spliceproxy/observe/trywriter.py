@@ -9,6 +9,7 @@ poll(2) is asked first, and only another process that fills the pipe just then c
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import select
@@ -20,6 +21,15 @@ from collections.abc import Callable
 
 BACKLOG = 32 << 10
 """Bytes that may wait: fewer than a pipe holds, so that they fit in one that is made larger."""
+
+
+_NO_ROOM = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOBUFS, errno.ENOMEM, errno.EAGAIN}
+)
+"""Errors that end when somebody makes room: as of a full disk, or a pipe that is not read."""
+
+POLL_SECONDS = 0.05
+"""Between two tries at the end, where poll(2) cannot say when there is room."""
 
 
 class TryWriter:
@@ -68,10 +78,10 @@ class TryWriter:
                 most = text.rfind(b"\n", 0, select.PIPE_BUF) + 1 or select.PIPE_BUF
             try:
                 written = self._try(text[:most])
-            except BlockingIOError:
-                return
-            except OSError:  # nobody will ever read it
-                written = len(text)
+            except OSError as error:
+                if error.errno in _NO_ROOM:
+                    return
+                written = len(text)  # nobody will ever read it
             self._size -= written
             if written < len(text):
                 self._waiting[0] = text[written:], lines
@@ -94,6 +104,8 @@ class TryWriter:
         while self.waits and (left := end - time.monotonic()) > 0:
             poll.poll(left * 1000)
             self.flush()
+            if self.waits:  # a file on a full disk: poll(2) says that there is room
+                time.sleep(POLL_SECONDS)
         if self.waits:
             with contextlib.suppress(OSError):
                 fcntl.fcntl(
@@ -121,5 +133,5 @@ class TryWriter:
             poll = select.poll()
             poll.register(self._fd, select.POLLOUT)
             if not poll.poll(0):
-                raise BlockingIOError
+                raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
         return os.write(self._fd, text)

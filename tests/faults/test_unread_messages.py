@@ -275,3 +275,27 @@ def test_a_disk_that_is_full_for_a_while(tmp_path: Path) -> None:
     assert " messages were lost: File too large\n" in text
     # The thread may write the last of them when there is room again.
     assert sum(lost(text)) + text.count("authentication failed") == 31
+
+
+def test_a_disk_that_is_full_for_the_supervisor(tmp_path: Path) -> None:
+    """What it has to say then it says when there is room."""
+    path = tmp_path / "err"
+    argv = [sys.executable, "-m", "spliceproxy", "--workers", "1", "--access-log", "off"]
+    with path.open("ab") as file:
+        process = subprocess.Popen([*argv, "--listen", "127.0.0.1:0"], stderr=file)
+
+    def worker() -> int:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+        return int(children or 0)
+
+    try:
+        wait_for(lambda: "event loop" in path.read_text(), "the proxy's start")
+        first, size = worker(), path.stat().st_size
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+        os.kill(first, signal.SIGKILL)
+        wait_for(lambda: worker() not in (0, first), "another worker")
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+        wait_for(lambda: "ended by SIGKILL; starting another" in path.read_text(), "why it ended")
+    finally:
+        process.terminate()
+        assert process.wait(20) == 0
