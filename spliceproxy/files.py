@@ -110,10 +110,9 @@ class Site:
     """A directory tree to serve.
 
     Only regular files below ``root`` are ever opened. Each component of a path is opened
-    in the directory before it, without following links, and no component can be ``..`` or
-    hold a slash, so there is no way out. No link is followed at all, not even one that
-    stays inside: telling the two apart without a race takes openat2(2), which Python's os
-    does not have. Names that begin with a dot do not exist.
+    in the directory before it (:mod:`spliceproxy.opening`), and no component can be ``..`` or
+    hold a slash, so there is no way out. Names that begin with a dot do not exist, but a link
+    may lead to one.
     """
 
     def __init__(self, root: Path, *, links: bool = False) -> None:

@@ -119,9 +119,9 @@ def _load_file(place: str) -> ModuleType:
     sys.modules[name] = module  # as dataclasses and pickle expect
     try:
         spec.loader.exec_module(module)
-    except OSError as error:
-        raise HookError(f"cannot read {place}: {error.strerror}") from error
     except (Exception, SystemExit) as error:  # the proxy's end is not for a module to say
+        if isinstance(error, OSError) and error.filename == spec.origin:
+            raise HookError(f"cannot read {place}: {error.strerror}") from error
         raise HookError(f"{place}: {_describe(error)}") from error
     return module
 

@@ -769,6 +769,7 @@ def test_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, func
         ("def on_close(record): pass", ":authorize", "has no function authorize"),
         ("1 /", "", "SyntaxError"),
         ("import no_such_module", "", "ModuleNotFoundError: No module named 'no_such_module'"),
+        ("open('none.txt')", "", r"bad_policy\.py: FileNotFoundError: .* 'none.txt'"),
     ],
 )
 def test_load_fails(
