@@ -20,7 +20,7 @@ from spliceproxy.errors import Failure
 from spliceproxy.policy.decision import Allow, Deny
 from spliceproxy.policy.functions import Functions, wants_addresses
 from spliceproxy.policy.request import Request
-from spliceproxy.policy.steps import Late, in_time
+from spliceproxy.policy.steps import SOON, Late, in_time
 
 log = logging.getLogger("spliceproxy")
 
@@ -38,6 +38,10 @@ HELD = 0.2
 
 END = 2.0
 """Seconds that the end of a worker waits for calls of ``on_close``: the access log comes after."""
+
+LAST = SOON + 0.5
+"""And then for those that it has cancelled. Before Python 3.11 one that swallows that can go on
+until its time is over."""
 
 SILENCE = 60.0
 """Seconds between two messages about the same function that holds the event loop."""
@@ -230,11 +234,11 @@ class Hook:
             for task in left:
                 task.cancel()
             if left:
-                await asyncio.wait(left)
+                await asyncio.wait(left, timeout=LAST)
         for task in self._resting:
             task.cancel()
         if self._resting:
-            await asyncio.wait(self._resting)
+            await asyncio.wait(self._resting, timeout=LAST)
         if self.failures or self.dropped:
             log.warning(
                 "the policy hook: failures %d, calls of on_close left out %d",

@@ -466,6 +466,33 @@ def test_the_end_does_not_wait_for_on_close_for_long(
     assert "calls of on_close left out 2" in caplog.text
 
 
+def test_the_end_does_not_wait_for_what_swallows_its_cancellation(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor before Python 3.11, which does not know whether a task is cancelled."""
+    monkeypatch.setattr("spliceproxy.policy.hook.END", 0.05)
+    monkeypatch.setattr("spliceproxy.policy.hook.LAST", 0.05)
+    monkeypatch.setattr("spliceproxy.policy.steps._Steps._cancelling", lambda _: -1)
+    ends = False
+
+    async def on_close(record: Any) -> None:
+        while not ends:
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(0.2)
+
+    async def main() -> None:
+        nonlocal ends
+        asked = Hook(Functions(None, on_close), NEVER)
+        asked.closed("one")
+        await asyncio.sleep(0)
+        await asyncio.wait_for(asked.finish(), 20)
+        assert asked._closing
+        ends = True
+        await asyncio.wait(asked._closing)
+
+    run(main())
+
+
 def test_what_asyncio_cannot_wait_for(run: Run, caplog: pytest.LogCaptureFixture) -> None:
     class Other:
         def __await__(self) -> Any:
