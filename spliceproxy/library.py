@@ -187,7 +187,8 @@ class _Policy(Policy):
         if self._records is None:
             return await super().decide(client, head, host, port, notes, own=own)
         assert isinstance(notes, Record)
-        self._records.append(notes)
+        if not notes.host:  # the same request may be judged again, with more addresses
+            self._records.append(notes)
         verdict = await super().decide(client, head, host, port, notes, own=own)
         return verdict._replace(repeat_for=0.0)  # each request is to be seen here
 

@@ -101,6 +101,54 @@ def test_forwards_and_records(run: Run, origin: str) -> None:
     run(main)
 
 
+class OneFamilyIsLate:
+    """Names of which the second family of addresses comes while the first is dialled."""
+
+    def __init__(self, timeout: float) -> None:
+        self._late: asyncio.Future[None] | None = None
+
+    def cached(self, host: str) -> tuple[str, ...] | None:
+        known = self._late is not None and self._late.done()
+        return ("::2", "127.0.0.1") if known else None
+
+    async def resolve(self, host: str) -> tuple[str, ...]:
+        loop = asyncio.get_running_loop()
+        self._late = loop.create_future()
+        loop.call_later(0.05, self._late.set_result, None)
+        return ("::2",)  # leads nowhere
+
+    def late(self, host: str) -> asyncio.Future[None] | None:
+        return None if self._late is None or self._late.done() else self._late
+
+    async def close(self) -> None: ...
+
+
+@pytest.mark.parametrize("method", ["GET", "CONNECT"])
+def test_a_request_that_is_judged_twice_is_one_record(
+    run: Run, origin: str, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("spliceproxy.library.Resolver", OneFamilyIsLate)
+    port = origin.rpartition(":")[2]
+    seen: list[Request] = []
+
+    def authorize(request: Request) -> Allow:
+        seen.append(request)
+        return Allow()
+
+    async def main() -> None:
+        async with Proxy(record=True, policy=authorize) as proxy:
+            if method == "GET":
+                assert b"hello" in await get(proxy, f"http://a.test:{port}/a")
+            else:
+                (await tunnel(proxy, f"a.test:{port}"))[1].close()
+        assert len(seen) == 2
+        (record,) = proxy.records
+        assert record.status == 200
+        seen.clear()
+
+    run(main)
+
+
 @pytest.mark.parametrize("kind", ["plain", "async"])
 def test_policy_and_on_close(run: Run, origin: str, kind: str) -> None:
     closed: list[Record] = []
