@@ -86,9 +86,10 @@ class RuleConfig:
                 continue
             if isinstance(value, (str, bytes)):
                 raise TypeError(f"rule {self.id}: {name}: {value!r}; allowed: a tuple of texts")
-            if not value:
+            values = tuple(value)  # first: an iterator that gives nothing looks like any other
+            if not values:
                 raise ValueError(f"rule {self.id}: {name}: {EMPTY}")
-            object.__setattr__(self, name, tuple(value))
+            object.__setattr__(self, name, values)
 
 
 CONDITIONS = tuple(field.name for field in fields(RuleConfig) if field.type == "Condition")

@@ -227,7 +227,7 @@ def test_mistakes_are_named(key: str, value: Any, text: str) -> None:
 def test_a_condition_is_not_empty(key: str) -> None:
     """One that lists nothing matches nothing, and a rule without it matches everything: who
     writes it may mean either."""
-    for nothing in ((), []):
+    for nothing in ((), [], set(), map(str, ())):
         with pytest.raises(ValueError, match=f"rule r: {key}: is empty; leave it out, or name"):
             rule(**{key: nothing})
         with pytest.raises(ValueError, match=key):
