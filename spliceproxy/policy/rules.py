@@ -58,9 +58,12 @@ class Match(NamedTuple):
 
 
 class RuleSet:
-    """Rules in order, and the answer where none matches. RuleError."""
+    """Rules in order, and the answer where none matches. RuleError; ValueError for a
+    ``default`` that is neither allow nor deny."""
 
     def __init__(self, rules: Sequence[RuleConfig], default: str = "allow") -> None:
+        if default not in ("allow", "deny"):
+            raise ValueError(f"default {default!r}; allowed: allow, deny")
         self._ids = [_identify(n, rule, rules) for n, rule in enumerate(rules)]
         self._matches = [
             Match(rule.action == "allow", name, status=rule.status or 403)

@@ -223,6 +223,13 @@ def test_mistakes_are_named(key: str, value: Any, text: str) -> None:
     assert key in str(caught.value)
 
 
+@pytest.mark.parametrize("default", ["Deny", "deny ", ""])
+def test_a_default_is_allow_or_deny(default: str) -> None:
+    """Another word would let everything through."""
+    with pytest.raises(ValueError, match="allowed: allow, deny"):
+        RuleSet((), default)
+
+
 @pytest.mark.parametrize("key", CONDITIONS)
 def test_a_condition_is_not_empty(key: str) -> None:
     """One that lists nothing matches nothing, and a rule without it matches everything: who
