@@ -40,6 +40,10 @@ that repeat by themselves obey it, where they read it."""
 PHRASE_MAX = 80
 """Bytes of a reason phrase. Many clients show it, and most of them on one line."""
 
+DETAILS_MAX = 512
+"""Characters of what Proxy-Status says. A function may give a reason of any length, which is in
+the body; of a head many clients read no more than 8 KiB."""
+
 _PHRASES = {status.value: status.phrase for status in HTTPStatus}
 _PHRASES.update({413: "Content Too Large", 414: "URI Too Long"})  # RFC 9110; Python before 3.13
 
@@ -53,10 +57,10 @@ _NOT_SF_STRING = re.compile(r"[^\x20-\x7e]")
 
 def proxy_status(error: str, detail: str, name: str = NAME) -> bytes:
     """The value of a Proxy-Status field (RFC 9209): our name, the error's type and the
-    first line of the detail."""
+    first line of the detail, cut to DETAILS_MAX."""
     value = name if _SF_TOKEN(name) else _sf_string(name)
     value = f"{value}; error={error}"
-    first_line = detail.partition("\n")[0]
+    first_line = detail.partition("\n")[0][:DETAILS_MAX]
     if first_line:
         value = f"{value}; details={_sf_string(first_line)}"
     return value.encode("ascii")

@@ -12,6 +12,7 @@ from spliceproxy.errors import STATUS, WHY, reasons
 from spliceproxy.http1.framing import Body, response_body
 from spliceproxy.http1.head import find_head_end, parse_response
 from spliceproxy.http1.pages import (
+    DETAILS_MAX,
     ESTABLISHED,
     HOW_TO_CONFIGURE,
     PHRASE_MAX,
@@ -32,6 +33,7 @@ DATE = b"Mon, 23 Nov 2026 12:00:00 GMT"
         ("\u00e4\r\t\x7f\0!~", b'spliceproxy; error=dns_error; details="?????!~"'),
         ("first\r\nX: y\nthird", b'spliceproxy; error=dns_error; details="first?"'),
         ("\nsecond", b"spliceproxy; error=dns_error"),
+        ("x" * 1000000, b'spliceproxy; error=dns_error; details="%b"' % (b"x" * DETAILS_MAX)),
     ],
 )
 def test_proxy_status(detail: str, value: bytes) -> None:  # RFC 9209 2, RFC 8941 3.3.3
