@@ -250,16 +250,23 @@ class Connection:
             if not keep and not stream.detached:
                 self._closing = partial(stream.finish, more=self._body_is_coming(head))
             return keep
-        except asyncio.CancelledError:
-            if self._cause is None:
-                raise
-            error = self._cause
+        except asyncio.CancelledError as fault:
+            error = self._why_cancelled(fault)
         except Exception as fault:  # noqa: BLE001 - it is answered, and told if it is our own
             error = fault
         try:
             return await self._fail(error)
         finally:
             del error  # its traceback has this frame, which has all the rest
+
+    def _why_cancelled(self, fault: asyncio.CancelledError) -> Exception:
+        """What is to be answered. Without a cause either the worker ends, and ``fault`` goes on,
+        or a function of --policy has cancelled the task that it was called in."""
+        if self._cause is not None:
+            return self._cause
+        if self._heads.idle or self._services.draining:
+            raise fault
+        return RuntimeError("the policy hook has cancelled the request")
 
     def _log(self, received: int, sent: int) -> None:
         """Writes the record of a request; a tunnel's is written when it ends."""

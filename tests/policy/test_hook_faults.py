@@ -46,6 +46,12 @@ async def wrong(what):
         await swallow()
     if what == "nested":
         await asyncio.gather(swallow(), swallow())
+    if what == "itself":
+        asyncio.current_task().cancel()
+        await asyncio.sleep(3600)
+    if what == "timeout":
+        async with asyncio.timeout(0.01):  # cancels the task, and waits for an end that never comes
+            await swallow()
     if what == "hold":
         time.sleep(0.5)
     return Allow()
@@ -68,7 +74,10 @@ def on_close(record):
         raise KeyboardInterrupt
 """
 
-FAULTS = ("cancelled", "task", "exit", "interrupt", "status", "object", "swallow", "nested")
+FAULTS = [
+    *("cancelled", "task", "exit", "interrupt", "status", "object", "swallow", "nested", "itself"),
+    *(["timeout"] if sys.version_info >= (3, 11) else []),
+]
 HOSTS = [f"{fault}{when}.test" for fault in FAULTS for when in ("", "-later")]
 
 
