@@ -7,7 +7,6 @@ sockets end up in the relay. At most one reader and one writer wait at a time.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import fcntl
 import os
@@ -288,12 +287,16 @@ class Stream:
             released()
 
     def detach(self) -> int:
-        """Gives the descriptor away: the caller owns it, this object is spent."""
+        """Gives the descriptor away: the caller owns it, this object is spent. Needs no memory
+        where nobody watches the socket: it may have another owner already."""
+        self.pause()
         fd = self.fd
         self.detached = True
+        try:  # the method beneath, which lets go first, and then makes a number to return
+            socket.SocketType.detach(self.sock)
+        except MemoryError:
+            pass
         self._let_go()
-        with contextlib.suppress(MemoryError):  # it lets go, and then makes a number to return
-            self.sock.detach()
         return fd
 
     def close(self) -> None:

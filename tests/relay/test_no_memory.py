@@ -17,6 +17,7 @@ from relay_rig import Rig, native_relay, open_fds, tcp_pair
 from spliceproxy.relay.driver import RelayDriver
 from spliceproxy.relay.interface import REQUEST, Handoff
 from spliceproxy.relay.portable import CopyRelay
+from spliceproxy.stream import Stream
 
 SCRIPT = Path(__file__).with_name("no_memory.py")
 
@@ -48,6 +49,27 @@ def test_of_the_compiled_relay(tmp_path: Path) -> None:
         [need("gcc"), "-shared", "-fPIC", "-O1", "-o", str(shim), str(source), "-ldl"], check=True
     )
     assert played("malloc", LD_PRELOAD=str(shim)) > 50
+
+
+def test_a_descriptor_that_is_given_away_is_let_go() -> None:
+    """Whoever has it would find it closed, when the socket object is."""
+    refuse = pytest.importorskip("_testcapi")
+
+    async def main() -> None:
+        for first in range(30):
+            inner, outer = socket.socketpair()
+            with inner, outer:
+                stream = Stream(inner, asyncio.get_running_loop())
+                fd = stream.fd
+                refuse.set_nomemory(first, first + 1)
+                try:
+                    given = stream.detach()
+                finally:
+                    refuse.remove_mem_hooks()
+                assert (given, inner.fileno()) == (fd, -1), first
+            os.close(fd)
+
+    asyncio.run(main())
 
 
 # ---- the driver ----------------------------------------------------------------------------
