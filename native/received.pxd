@@ -59,9 +59,10 @@ cdef inline void consume(Exchange *x) noexcept nogil:
 
 
 cdef inline void keep_head(Exchange *x) noexcept nogil:
-    """Forgets all but the head in work: the log will want its target."""
+    """Forgets all but the head in work, and gives back the room for it: a tunnel may last, and
+    the log will want its target."""
     cdef char *block
-    if x.have == x.head:
+    if x.room == x.head:
         return
     if x.data != x.block:
         memmove(x.block, x.data, x.head)

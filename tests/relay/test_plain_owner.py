@@ -13,7 +13,8 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from plain_oracle import Plain
+from harness import memory
+from plain_oracle import OK, OK_GOT, Plain
 from relay_rig import native_relay, open_fds, tcp_pair
 
 from spliceproxy import tcp
@@ -73,6 +74,37 @@ def test_the_limits_of_what_is_given_are_watched(plain: Plain) -> None:
             assert outer.recv(1) == b""
 
     asyncio.run(asyncio.wait_for(give(), 20))
+
+
+def test_a_tunnel_keeps_no_room_of_requests_before_it(plain: Plain) -> None:
+    """They may have been 64 KiB, and it may last for days."""
+    native = plain.exchanges._native
+    long = ASK[:-2] + b"X: " + b"x" * 7900 + b"\r\n\r\n"
+    data = long * 8 + b"CONNECT o:1 HTTP/1.1\r\nHost: o:1\r\n\r\n"
+    for kind, authority in (("G", b"o"), ("C", b"o:1")):
+        far = plain.exchanges.dialled, "192.0.2.1", True, ""
+        native.add_route(kind, "", b"", authority, "o", authority, 60.0, *far)
+    with contextlib.ExitStack() as stack:
+        origin, idle = map(stack.enter_context, tcp_pair())
+        native.put("o", idle.detach(), "192.0.2.1")
+
+        def tunnel() -> None:
+            outer, inner = map(stack.enter_context, tcp_pair())
+            native.adopt(inner.detach(), "", data, 0)
+            for _ in range(8):
+                assert origin.recv(1 << 16).startswith(b"GET / ")
+                origin.sendall(OK)
+                select.select([plain.relay.fileno()], [], [], 20)
+                plain.step()
+            stack.enter_context(plain.accept())
+            assert outer.recv(1 << 16).startswith(OK_GOT)
+
+        tunnel()
+        before = memory(os.getpid(), "Rss")
+        for _ in range(100):
+            tunnel()
+        assert memory(os.getpid(), "Rss") - before < 3 << 20
+        assert plain.relay.tunnels == 101
 
 
 def test_a_closed_relay_closes_what_was_not_told(plain: Plain) -> None:
