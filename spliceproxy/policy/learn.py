@@ -138,10 +138,10 @@ class Learned:
         fresh, self._fresh = self._fresh, {}
         try:  # in a thread, for the lock of a process that is stopped would stop this one
             await self._loop.run_in_executor(None, update, self._path, fresh)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RuntimeError, MemoryError) as error:  # or no thread for it
             self._fresh = fresh | self._fresh
             if not self.failures:
-                log.error("--learn %s: cannot be written: %s", self._path, error)
+                log.error("--learn %s: cannot be written: %s", self._path, error or "no memory")
             self.failures += 1
 
 

@@ -281,6 +281,27 @@ def test_a_file_that_cannot_be_written(tmp_path: Path, caplog: pytest.LogCapture
     assert "2 times" in caplog.text
 
 
+@pytest.mark.parametrize("fault", [RuntimeError("can't start new thread"), MemoryError()])
+def test_there_is_no_thread_to_write_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, fault: Exception
+) -> None:
+    path = tmp_path / "seen.toml"
+
+    async def run() -> None:
+        learned = Learned(path)
+        learned.see("a.test", 443, True)
+
+        def refuse(*_: object) -> None:
+            raise fault
+
+        asyncio.get_running_loop().run_in_executor = refuse  # type: ignore[method-assign, assignment]
+        await learned.finish()
+
+    asyncio.run(run())
+    assert "cannot be written" in caplog.text
+    assert rules(Path(f"{path}.{os.getpid()}").read_bytes()) == [("learned-443", ("a.test",))]
+
+
 def test_there_is_a_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
