@@ -35,7 +35,7 @@ class Result:
 
     def __init__(self, folder: Path, text: str) -> None:
         source = folder / "tinyproxy.conf"
-        source.write_text(text)
+        source.write_text(text if re.search("(?im)^port ", text) else f"{text}\nPort 8888\n")
         found = tinyproxy.convert(str(source))
         target = folder / "proxy.toml"
         target.write_text(found.toml)
@@ -190,6 +190,25 @@ def test_what_tinyproxy_does_not_start_with_is_an_error(
     assert out == ""
     assert err.startswith(f"spliceproxy import: {source}:3: {problem}")
     assert err.count("\n") == 1
+    program = shutil.which("tinyproxy")
+    if program:
+        ended = subprocess.run([program, "-d", "-c", source], capture_output=True, timeout=20)
+        assert ended.returncode != 0
+
+
+@pytest.mark.parametrize("text", ["", "Allow 127.0.0.1\nMaxClients 10\n"])
+def test_a_file_without_a_port_is_an_error(
+    tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """tinyproxy: "You MUST set a Port in the config file"."""
+    source = tmp_path / "tinyproxy.conf"
+    source.write_text(text)
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["import", str(source)])
+    out, err = capsys.readouterr()
+    assert (caught.value.code, out) == (2, "")
+    why = "there is no Port, and tinyproxy does not start without one"
+    assert err == f"spliceproxy import: {source}: {why}\n"
     program = shutil.which("tinyproxy")
     if program:
         ended = subprocess.run([program, "-d", "-c", source], capture_output=True, timeout=20)

@@ -18,7 +18,6 @@ from spliceproxy.settings.tinyproxy.filtering import Filtering
 from spliceproxy.settings.tinyproxy.reading import Directive, Refused, is_on, number, read
 from spliceproxy.settings.tinyproxy.report import CLOSED, Report, comment
 
-_DEFAULT_PORT = 8888
 _DEFAULT_TIMEOUT = 600
 _MAX_PORT = 65535
 _MAX_CREDENTIALS = 257  # bytes of USER:PASSWORD; tinyproxy leaves out what is longer
@@ -104,7 +103,7 @@ class _Conversion:
     def __init__(self, report: Report) -> None:
         self.settings: dict[str, Any] = {}
         self._report = report
-        self._port = _DEFAULT_PORT
+        self._port = 0  # none so far
         self._listen: list[str] = []
         self._controls: list[tuple[bool, clients.Network]] = []
         self._controlled = False
@@ -137,6 +136,8 @@ class _Conversion:
 
     def end(self) -> None:
         """Makes settings of what several lines say together."""
+        if not (self._port or self._report.refused):
+            self._report.lack("there is no Port, and tinyproxy does not start without one")
         self.settings["listen"] = [f"{host}:{self._port}" for host in self._listen or [""]]
         if self._no_via:
             self.settings["via"] = "off"

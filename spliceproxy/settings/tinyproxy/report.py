@@ -43,6 +43,10 @@ class Report:
     def refuse(self, text: str) -> None:
         self.refused.append(f"{self._where()}: {text}")
 
+    def lack(self, text: str) -> None:
+        """Something that tinyproxy needs stands in no line."""
+        self.refused.append(f"{self._path}: {text}")
+
 
 def comment(first: str, lines: Iterable[str]) -> str:
     """Some lines as a comment in TOML."""
