@@ -273,7 +273,9 @@ class Connection:
         stream, record = self._stream, self._record
         if self._heads.idle or stream.detached:
             return
-        record.bytes_in = stream.received - len(stream.buffer) - received
+        # Behind a head that could not be read nothing is a request of its own.
+        waits = len(stream.buffer) if self._head is not None else 0
+        record.bytes_in = stream.received - waits - received
         record.bytes_out = stream.sent - sent
         self._services.write(record)
 

@@ -1,4 +1,4 @@
-"""The proxy's own addresses, which it never dials."""
+"""The proxy's own addresses, to which it sends nothing."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from spliceproxy.errors import Failure, reasons
 from spliceproxy.exchanges import Exchanges
 from spliceproxy.files import Site
 from spliceproxy.observe.accesslog import AccessLog
-from spliceproxy.observe.record import Record
+from spliceproxy.observe.record import Record, endpoint
 from spliceproxy.observe.seldom import Seldom
 from spliceproxy.own import Own
 from spliceproxy.policy.engine import Policy, Verdict
@@ -89,8 +89,10 @@ class Services:
             self.pool.close()  # each idle connection is a descriptor
             sock, record.peer = await self.dialer.connect(*where)
         if self.site is None and self.own.has(sock, record.peer, verdict.port):
-            sock.close()
-            raise Failure("proxy_loop_detected", "the request leads back to this proxy")
+            sock.close()  # before a byte, so that nothing counts as connected to
+            here, record.peer = endpoint(record.peer, verdict.port), ""
+            detail = "the request leads back to this proxy"
+            raise Failure("proxy_loop_detected", detail, where=here)
         return Stream(sock, self.loop)
 
     def write(self, record: Record) -> None:

@@ -89,7 +89,7 @@ class Record:
     @property
     def destination(self) -> str:
         """``host:port``; an IPv6 address is in brackets."""
-        return _at(self.host, self.port)
+        return endpoint(self.host, self.port)
 
     def blame(self, error: str, where: str = "") -> None:
         """The request has failed for this error; ``where`` is the ``address:port`` that it is
@@ -97,7 +97,7 @@ class Record:
         self.error = error
         self.failed = where
         if not where and self.peer and error in _OF_ORIGIN:
-            self.failed = _at(self.peer, self.port)
+            self.failed = endpoint(self.peer, self.port)
 
     def end(self) -> None:
         """Stamps the end."""
@@ -105,5 +105,6 @@ class Record:
         self.seconds = time.monotonic() - self.started
 
 
-def _at(host: str, port: int) -> str:
+def endpoint(host: str, port: int) -> str:
+    """``host:port``; an IPv6 address is in brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -213,6 +213,33 @@ def test_an_upgrade_behind_a_body(new_proxy: NewProxy, origin: socket.socket, en
     assert line.split()[4] == str(len(got))
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"GET http://a.test/", "000"),
+        (b"GET http://a.test/ HTTP/1.1\r\nHost: a.te", "408"),
+        (b"GET http://a.test/" + b"a" * 16_384, "414"),
+        (b"GET http://a.test/ HTTP/1.1\r\nA: " + b"a" * 65_536, "431"),
+        (b"GET\r\n\r\n", "400"),
+    ],
+    ids=["gone", "late", "line", "head", "malformed"],
+)
+def test_a_head_that_cannot_be_read(
+    new_proxy: NewProxy, engine: str, sent: bytes, status: str
+) -> None:
+    """All that was read of it is its own."""
+    proxy = new_proxy("--engine", engine, "--timeout-head", "0.5")
+    with proxy.connect() as client:
+        client.sendall(sent)
+        if status == "000":
+            client.shutdown(socket.SHUT_WR)
+        Reader(client).rest()
+        (line,) = proxy.wait_access(1)
+    assert line.split()[3].rpartition("/")[2] == status
+    assert min(len(sent), 65_536) <= int(fields(line)["in"]) <= len(sent)
+
+
 # ---- why it failed ---------------------------------------------------------------------------
 
 
@@ -252,6 +279,10 @@ def test_why(new_proxy: NewProxy, tmp_path: Path, origin: socket.socket, engine:
         )
     with deaf_address() as (host, port):
         assert ask(request((host, port)))["error"] == f"connection_timeout,{host}:{port}"
+    own = f"127.0.0.1:{proxy.port}"
+    for asked in (request(("127.0.0.1", proxy.port)), connect_request(("127.0.0.1", proxy.port))):
+        assert ask(asked)["error"] == f"proxy_loop_detected,{own}"
+        assert proxy.access()[-1].split()[3:9:5] == ["NONE/502", "HIER_NONE/-"]
     assert ask(request(("a..test", 80)))["error"] == "dns_error"
     assert ask(request(("refused.test", 80)))["rule"] == "no-metadata"
     assert ask(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")["error"] == "http_request_error"
