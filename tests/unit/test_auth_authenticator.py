@@ -590,6 +590,20 @@ def test_a_wrong_pair_is_tried_anew_when_its_line_changes(
     asyncio.run(main())
 
 
+def test_a_try_is_checked_by_the_file_of_its_turn(new: New, users: Path, clock: Clock) -> None:
+    """However long it has stood in line."""
+    auth = new(htpasswd=users)
+    changed = f"alice:{bcrypt.using(rounds=4).hash('new')}\n"
+
+    async def main() -> None:
+        for i in range(6):
+            await refused(auth, basic("alice", f"wrong{i}"))
+        asyncio.get_running_loop().call_later(1.5, users.write_text, changed)
+        assert await ask(auth, basic("alice", "new")) == "alice"
+
+    asyncio.run(main())
+
+
 def test_a_colleague_of_a_guesser_is_in_at_once(new: New, users: Path, clock: Clock) -> None:
     """Right at the first try, from the same address; and right before, with an old entry."""
     auth = new(htpasswd=users)
@@ -711,6 +725,25 @@ def test_tries_at_once_are_bounded(new: New, users: Path, monkeypatch: pytest.Mo
         assert user == "bob"
         assert sorted(a.status for a in answers if isinstance(a, Failure)) == [407] * 8 + [503] * 8
         assert not auth._attempts
+
+    asyncio.run(main())
+
+
+def test_who_is_sent_away_leaves_nothing_behind(
+    new: New, users: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client can have any number of networks, such as those of an IPv6 /48."""
+    monkeypatch.setattr(turns, "TOTAL", 0)
+    auth = new(htpasswd=users)
+
+    async def main() -> None:
+        for n in range(20):
+            client = f"2001:db8:0:{n:x}::1"
+            await refused(auth, basic("alice", "wrong"), client)
+            with pytest.raises(Failure) as caught:
+                await ask(auth, basic("alice", "guess"), client)
+            assert caught.value.status == 503
+        assert not auth._turns._lines
 
     asyncio.run(main())
 

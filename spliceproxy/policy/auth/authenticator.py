@@ -146,8 +146,7 @@ class Authenticator:
         ones are refused whatever the network.
         """
         now = self._clock()
-        if now >= self._look_at:
-            self._look(now)
+        self._look(now)
         if not credentials or not self._has_passwords:
             return self._without_credentials(client, uid)
         # Two fields could be read in two ways.
@@ -186,6 +185,8 @@ class Authenticator:
         self._hashing.close()
 
     def _look(self, now: float) -> None:
+        if now < self._look_at:
+            return
         self._look_at = now + LOOK_SECONDS
         if self._users is not None and self._users.look():
             self._cache.keep(self._users.value.hashes)
@@ -291,7 +292,9 @@ class Authenticator:
 
     async def _check(self, attempt: _Attempt) -> str | None:
         """The same when its turn has come. What is wrong is counted, told and remembered."""
-        known_user = self._known_user(attempt.digest, attempt.pair, self._clock())
+        now = self._clock()
+        self._look(now)  # it may have stood in line for long
+        known_user = self._known_user(attempt.digest, attempt.pair, now)
         if known_user:
             self._cache.place(attempt.network, attempt.digest)
             return known_user

@@ -98,9 +98,10 @@ class Turns:
         """Waits for a turn; Later, Full."""
         if self.take_now(network, name):
             return
-        line = self._lines.setdefault(network, _Line())
+        line = self._lines.get(network) or _Line()
         now = self._clock()
         self._check_room(network, line, name, now)
+        self._lines[network] = line  # who is sent away leaves none behind
         waiter = _Waiter(name, asyncio.get_running_loop().create_future(), now + PATIENCE)
         stranger = not self.trusts(network)
         self._total += stranger
