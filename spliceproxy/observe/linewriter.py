@@ -126,8 +126,7 @@ class LineWriter:
             if not text:
                 self._reopen()
                 continue
-            self._write_lines(text)
-            self._written(len(text), lines)
+            self._written(len(text), self._write_lines(text, lines))
         self._failing = False  # the last word
         self._tell_lost(0)
         if self._close:
@@ -166,7 +165,9 @@ class LineWriter:
             os.close(self._fd)
         self._use(fd)
 
-    def _write_lines(self, text: bytes) -> None:
+    def _write_lines(self, text: bytes, lines: int = 0) -> int:
+        """``lines``: how many of those that wait it holds; returns how many are left to count,
+        for what is written is no loss, even if the reader takes nothing behind it."""
         start = 0
         while start < len(text) and not self._gone:
             end = len(text)
@@ -190,6 +191,13 @@ class LineWriter:
                     self._spoilt += self._rest.count(b"\n")
                     self._noted()
             start = end
+            if start < len(text) and lines > 1:
+                done = min(chunk.count(b"\n"), lines - 1)  # a message may be several lines
+                lines -= done
+                with self._lock:
+                    self._unwritten -= done
+                    self._noted()
+        return lines
 
     def _write(self, chunk: bytes) -> None:
         """All of it. Only a write of more than PIPE_BUF bytes or a full disk is partial,
