@@ -187,8 +187,8 @@ class LineWriter:
                     self._failed(f"lines are lost: {error}")
                 self._failing = True
                 self._error = error.strerror or str(error)
-                with self._lock:
-                    self._spoilt += self._rest.count(b"\n")
+                with self._lock:  # the LF before the chunk is nobody's line
+                    self._spoilt += min(self._rest.count(b"\n"), chunk.count(b"\n"))
                     self._noted()
             start = end
             if start < len(text) and lines > 1:
