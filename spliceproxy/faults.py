@@ -11,8 +11,8 @@ from spliceproxy.errors import ClientGone, Failure
 from spliceproxy.http1.errors import HeadError
 from spliceproxy.http1.pages import NO_MEMORY
 from spliceproxy.observe.record import Record
-from spliceproxy.observe.seldom import Seldom
 from spliceproxy.relay.interface import ABORTED, IDLE, SOURCE_ERROR
+from spliceproxy.seldom import Seldom
 from spliceproxy.stream import Stream
 
 

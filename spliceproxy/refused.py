@@ -11,8 +11,8 @@ from spliceproxy.body import SourceFailed
 from spliceproxy.errors import Failure
 from spliceproxy.http1.errors import HeadError
 from spliceproxy.observe.record import Record
-from spliceproxy.observe.seldom import Seldom
 from spliceproxy.relay.interface import IDLE, SOURCE_EOF, SOURCE_ERROR
+from spliceproxy.seldom import Seldom
 
 _CUT = {
     SOURCE_EOF: "the origin closed the connection before the end of the body",

@@ -24,9 +24,6 @@ BATCH = 64
 PAUSE = 0.1
 """Seconds without accepting when there are no descriptors left."""
 
-SILENCE = 60.0
-"""Seconds before the log says again that nothing is accepted."""
-
 REFUSALS = 64
 """Connections beyond the limit that are answered with 503; further ones wait to be
 accepted."""
@@ -66,7 +63,6 @@ class Server:
         self._held = 0  # of the connections, those that are here
         self._beyond: set[Stream] = set()  # of these, those beyond the limit
         self._resume: asyncio.TimerHandle | None = None
-        self._said = -SILENCE  # when it was last said that nothing is accepted
         self._empty: asyncio.Future[None] | None = None
 
     @property
@@ -191,9 +187,7 @@ class Server:
     def _pause(self, why: str) -> None:
         """Accepts nothing for a moment: what waits stays in the kernel's queue, and a
         listening socket that cannot be served does not spin."""
-        if self._loop.time() - self._said >= SILENCE:
-            self._said = self._loop.time()
-            log.warning("not accepting for a while: %s", why)
+        self._services.faults.say("accept", logging.WARNING, "not accepting for a while: %s", why)
         if self._resume is None:
             self._stop_accepting()
             self._resume = self._loop.call_later(PAUSE, self._go_on)

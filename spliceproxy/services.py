@@ -18,11 +18,11 @@ from spliceproxy.exchanges import Exchanges
 from spliceproxy.files import Site
 from spliceproxy.observe.accesslog import AccessLog
 from spliceproxy.observe.record import Record, endpoint
-from spliceproxy.observe.seldom import Seldom
 from spliceproxy.own import Own
 from spliceproxy.policy.engine import Policy, Verdict
 from spliceproxy.policy.learn import Learned
 from spliceproxy.relay.driver import RelayDriver
+from spliceproxy.seldom import Seldom
 from spliceproxy.stream import Stream
 from spliceproxy.upstream.dialer import Dialer
 from spliceproxy.upstream.pool import Pool

@@ -21,6 +21,7 @@ from spliceproxy.policy.decision import Allow, Deny
 from spliceproxy.policy.functions import Functions, wants_addresses
 from spliceproxy.policy.request import Request
 from spliceproxy.policy.steps import SOON, Late, in_time
+from spliceproxy.seldom import Seldom
 
 log = logging.getLogger("spliceproxy")
 
@@ -42,9 +43,6 @@ END = 2.0
 LAST = SOON + 0.5
 """And then for those that it has cancelled. Before Python 3.11 one that swallows that can go on
 until its time is over."""
-
-SILENCE = 60.0
-"""Seconds between two messages about the same function that holds the event loop."""
 
 _Key = tuple[str, str, str, str, int, tuple[str, ...] | None]
 
@@ -72,7 +70,7 @@ class Hook:
         self._closing: set[asyncio.Future[None]] = set()
         self._resting: set[asyncio.Future[None]] = set()  # calls that go on after their time
         self._logged: set[tuple[str, str]] = set()
-        self._holding: dict[str, tuple[float, int]] = {}  # when it was told, how often since
+        self._holding = Seldom(log)
         self.wants_addresses = wants_addresses(functions.authorize)
         self.failures = 0  # calls that raised, were late, or answered something else
         self.dropped = 0  # calls of on_close that were not made
@@ -192,20 +190,14 @@ class Hook:
             self._held("on_close", seconds)
 
     def _held(self, function: str, seconds: float) -> None:
-        """Tells that nothing else could run, once in a while."""
-        now = time.monotonic()
-        said, times = self._holding.get(function, (now - SILENCE, 0))
-        if now - said < SILENCE:
-            self._holding[function] = said, times + 1
-            return
-        self._holding[function] = now, 0
-        since = f" ({times} times more since this was said last)" if times else ""
-        log.warning(
+        """Tells that nothing else could run."""
+        self._holding.say(
+            function,
+            logging.WARNING,
             "the policy hook's %s held the event loop for %.1f s, and all connections of this "
-            "worker with it; a function that waits is asynchronous%s",
+            "worker with it; a function that waits is asynchronous",
             function,
             seconds,
-            since,
         )
 
     def _failed(self, function: str, error: BaseException | None) -> None:

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from spliceproxy.observe.seldom import MOST, SILENCE, Seldom
+from spliceproxy.seldom import MOST, SILENCE, Seldom
 
 
 def test_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
