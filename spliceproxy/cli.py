@@ -123,7 +123,8 @@ class Parser(argparse.ArgumentParser):
         return f"{text}: no such option{hint}"
 
     def error(self, message: str) -> NoReturn:
-        self.fail(f"{message.removeprefix('argument ')} (see --help)")
+        plain = message.replace("ignored explicit argument", "it takes no value, but has")
+        self.fail(f"{plain.removeprefix('argument ')} (see --help)")
 
     def fail(self, *lines: str) -> NoReturn:
         """Ends with status 2."""

@@ -5,16 +5,20 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict
 
 from spliceproxy.config import Config
 from spliceproxy.http1.errors import HeadError
+from spliceproxy.http1.fields import TOKEN
 from spliceproxy.http1.target import escaped, split_target
 from spliceproxy.policy.explain import Explanation, walk
 from spliceproxy.policy.networks import UNIX, canonical_address
 from spliceproxy.policy.request import Request
 from spliceproxy.upstream.resolver import Resolver, unasked
+
+_METHOD = re.compile(TOKEN.decode()).fullmatch
 
 
 def explain(config: Config, request: Request) -> Explanation:
@@ -102,6 +106,8 @@ def read_request(
         _check_address("--from", client, " or unix")
     for address in addresses:
         _check_address("--address", address, " without a zone", zone=False)
+    if not _METHOD(method):
+        raise ValueError(f"METHOD: invalid value {method!r}; allowed: CONNECT, GET and so on")
     try:
         form, scheme, host, port, path = split_target(method, target)
     except HeadError as error:

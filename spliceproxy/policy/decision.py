@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from spliceproxy.policy.networks import canonical_address
 
-STATUSES = "400 to 599, not 407"
+STATUSES = "a whole number from 400 to 599, not 407"
 """Of the answer to what is denied; 407 asks for credentials."""
 
 

@@ -118,7 +118,7 @@ def test_a_function_that_goes_wrong(tmp_path: Path, engine: str) -> None:
         "SystemExit: 3",
         "SystemExit: 4",
         "KeyboardInterrupt",
-        "TypeError: Deny: status 403.5; allowed: 400 to 599, not 407",
+        "TypeError: Deny: status 403.5; allowed: a whole number from 400 to 599, not 407",
         "TypeError: Deny: reason <object object at",
         "authorize took more than 0.3 s",
         "it has awaited something that was cancelled",

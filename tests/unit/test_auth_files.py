@@ -148,6 +148,17 @@ def test_a_file_without_users(tmp_path: Path, caplog: pytest.LogCaptureFixture) 
 def test_file_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"/none: cannot be read: No such file or directory"):
         WatchedFile(tmp_path / "none", parse_numbers)
+
+
+def test_file_that_is_taken_away(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "numbers"
+    path.write_text("1\n")
+    watched = WatchedFile(path, parse_numbers)
+    path.unlink()
+    for _ in range(3):
+        assert not watched.look()
+    why = "cannot be read: No such file or directory; what the file said before stays in force"
+    assert caplog.messages == [f"{path}: {why}"]
     path = tmp_path / "latin"
     path.write_bytes(b"1\n2\n\xe4\n")
     with pytest.raises(ValueError, match=":3: not UTF-8"):

@@ -308,6 +308,7 @@ def test_bad_choice(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
         ("127.0.0.1:8888", "127.0.0.1:8888"),
         ("chekc", "no such command: 'chekc'; allowed: check, explain, import, or an option"),
         ("--workers", "--workers: expected one argument"),
+        ("--serve-links=yes", "--serve-links: it takes no value, but has 'yes' (see --help)"),
         ("chekc", "or an option; did you mean check? (see --help)"),
         ("'two\nlines\x1b[31m'", r"two\nlines\x1b[31m"),
         ("--serve / --default-backend a:1", "not together with --default-backend"),

@@ -293,6 +293,8 @@ def test_text_marks_what_decides() -> None:
         ("CONNECT", "http://a.test/", "::1", "CONNECT takes HOST:PORT"),
         ("GET", "a.test:80", "::1", "not a URL or path"),
         ("GET", "/path", "::1", "allowed: CONNECT HOST:PORT, or"),
+        ("G T", "http://a.test/", "::1", "METHOD: invalid value 'G T'; allowed: CONNECT, GET"),
+        ("", "http://a.test/", "::1", "METHOD: invalid value ''; allowed: CONNECT, GET"),
         ("GET", "https://a.test/", "::1", "allowed: CONNECT HOST:PORT, or"),
         ("GET", "http://a.test/", "localhost", "--from: invalid value 'localhost'"),
     ],

@@ -501,8 +501,16 @@ def test_mistakes(folder: Path, text: str, problem: str) -> None:
             ["https://x.org/"],
             "hosts: invalid value 'https://x.org/' (a URL; write hosts = [\"x.org\"], ports = [443",
         ),
-        ("status", 407, "status: invalid value '407'; allowed: 400 to 599, not 407"),
-        ("status", 200, "status: invalid value '200'; allowed: 400 to 599, not 407"),
+        (
+            "status",
+            407,
+            "status: invalid value '407'; allowed: a whole number from 400 to 599, not 407",
+        ),
+        (
+            "status",
+            200,
+            "status: invalid value '200'; allowed: a whole number from 400 to 599, not 407",
+        ),
         ("status", 403.5, "status: a number 403.5 where a whole number belongs"),
         ("status", True, "status: a boolean true where a whole number belongs"),
         ("hosts", ["//"], "hosts: "),

@@ -63,8 +63,9 @@ class WatchedFile(Generic[T]):
             return True
         except (OSError, ValueError) as error:
             self._retry_at = time.monotonic() + RETRY
-            if str(error) != self._complaint:
-                self._complaint = str(error)
+            found = _unreadable(self._path, error) if isinstance(error, OSError) else str(error)
+            if found != self._complaint:
+                self._complaint = found
                 *others, last = self._complaint.split("\n")
                 for problem in others:
                     log.error("%s", problem)
@@ -78,7 +79,7 @@ class WatchedFile(Generic[T]):
                 content = file.read()
             text = text_of(content)
         except OSError as error:
-            raise ValueError(f"{self._path}: cannot be read: {error.strerror}") from error
+            raise ValueError(_unreadable(self._path, error)) from error
         except UnicodeDecodeError as error:
             line = error.object.count(b"\n", 0, error.start) + 1
             raise ValueError(f"{self._path}:{line}: not UTF-8") from error
@@ -93,6 +94,10 @@ class WatchedFile(Generic[T]):
             if len(error.problems) > MOST:
                 problems.append(f"{self._path}: {len(error.problems) - MOST} more such lines")
             raise Mistakes(problems) from error
+
+
+def _unreadable(path: Path, error: OSError) -> str:
+    return f"{path}: cannot be read: {error.strerror}"
 
 
 def _signature(found: os.stat_result) -> tuple[int, ...]:
