@@ -31,7 +31,7 @@ class Project:
         self.lib = folder / "lib"
         skip = shutil.ignore_patterns("*.so", "__pycache__", "*.egg-info", "results")
         self.root.mkdir()
-        for name in ("spliceproxy", "native", "tests", "perf", ".ci"):
+        for name in ("spliceproxy", "native", "docs", "findings", "tests", "perf", ".ci"):
             if (ROOT / name).exists():
                 shutil.copytree(ROOT / name, self.root / name, ignore=skip)
         for path in ROOT.iterdir():
@@ -128,6 +128,8 @@ def test_sdist_has_all_that_a_build_and_a_test_run_need(project: Project) -> Non
         ("native", "*.p[yx][xdi]"),
         ("spliceproxy", "*.py*"),
         ("spliceproxy", "py.typed"),
+        ("docs", "*.md"),
+        ("findings", "*.sh"),
         ("tests", "*.py"),
     ):
         found = (ROOT / folder).rglob(pattern)
