@@ -687,6 +687,23 @@ def test_networks_that_are_never_delayed(
     asyncio.run(main())
 
 
+def test_what_is_known_passes_guesses_of_a_network_that_is_never_delayed(
+    new: New, users: Path, clock: Clock
+) -> None:
+    """A balancer brings both."""
+    auth = new(htpasswd=users, no_delay=("192.0.2.0/24",))
+
+    async def main() -> None:
+        assert await ask(auth, basic("alice", "secret"), "198.51.100.1") == "alice"
+        guesses = [ask(auth, basic(f"user{i}", "guess")) for i in range(20)]
+        tasks = [asyncio.ensure_future(guess) for guess in guesses]
+        await asyncio.sleep(0)
+        assert auth.identify(basic("alice", "secret"), "192.0.2.1") == "alice"
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    asyncio.run(main())
+
+
 def test_who_leaves_the_line_is_not_checked(
     new: New, users: Path, clock: Clock, hashes: list[tuple[bytes, str]]
 ) -> None:

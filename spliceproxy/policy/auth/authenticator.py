@@ -153,8 +153,9 @@ class Authenticator:
         value = credentials[0] if len(credentials) == 1 else b""
         digest = self._cache.digest(value)
         known = self._cache.get(digest)
-        network = _UNDELAYED + client if self._undelayed(client) else network_of(client)
-        again = known is not None and self._cache.came_from(network, digest)
+        undelayed = self._undelayed(client)
+        network = _UNDELAYED + client if undelayed else network_of(client)
+        again = known is not None and (undelayed or self._cache.came_from(network, digest))
         if again and known is not None and now < known.until:
             return known.user
         wrong = self._wrong.get(network, digest, now)
