@@ -418,8 +418,8 @@ def _unlisted(host: str, port: int) -> Denied:
     return Denied(
         "This proxy is locked to a list of destinations, and this is none of them.",
         LOCKED,
-        advice=f'Whoever runs this proxy can add it to the file of --locked: hosts = ["{host}"], '
-        f"ports = [{port}].",
+        advice=f'Whoever runs this proxy can add "{host}" to the file of --locked, to the hosts of '
+        f"a rule that allows port {port}.",
     )
 
 

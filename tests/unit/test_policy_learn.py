@@ -197,7 +197,8 @@ def test_the_policy_is_locked_whatever_else_it_allows(tmp_path: Path) -> None:
         with pytest.raises(Denied) as caught:
             ask("b.test", own)
         assert (caught.value.rule, caught.value.status) == ("locked", 403)
-        assert 'hosts = ["b.test"], ports = [443]' in caught.value.advice
+        assert 'can add "b.test" to the file' in caught.value.advice
+        assert "a rule that allows port 443." in caught.value.advice
     # What the proxy itself answers goes nowhere.
     head = parse_request(b"GET / HTTP/1.1\r\nHost: b.test\r\n\r\n")
     asyncio.run(policy.admit(client, head, Record("127.0.0.1", 0.0)))
