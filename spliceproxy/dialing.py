@@ -30,7 +30,8 @@ async def dial(
 ) -> tuple[Stream, Verdict]:
     """A connection, and the verdict that allows it. Raises as :meth:`Services.dial`, and what
     ``again`` raises."""
-    late = services.names.late(verdict.host)
+    # What is known without waiting has come from a look-up that was over.
+    late = services.names.late(verdict.host) if record.looked_up else None
     if late is None:
         return await services.dial(verdict, record), verdict
     if not record.dialling_since:  # one limit for all that follows

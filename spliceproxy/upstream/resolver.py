@@ -88,6 +88,7 @@ class _Answer(NamedTuple):
     error: str
     detail: str
     why: str = ""  # for the reason phrase, "" for what the error has
+    whole: asyncio.Future[None] | None = None  # done; where somebody may have gone on with less
 
 
 class _Part(NamedTuple):
@@ -189,11 +190,15 @@ class Resolver:
         return answer.addresses
 
     def late(self, host: str) -> asyncio.Future[None] | None:
-        """Where :meth:`resolve` has given the addresses of one family alone: a future that is
-        done when the look-up is over, be it that the other has come or not. It must not be
-        cancelled."""
-        query = self._queries.get(host.lower())
-        return query.whole if query is not None and query.first.done() else None
+        """Where a look-up has given the addresses of one family alone: a future that is done when
+        it is over, be it that the other has come or not. It must not be cancelled. One that is
+        done is for whoever has waited for :meth:`resolve`, and may have gone on with less."""
+        name = host.lower()
+        query = self._queries.get(name)
+        if query is not None:
+            return query.whole if query.first.done() else None
+        answer = self._cache.get(name)
+        return answer.whole if answer is not None else None
 
     async def close(self) -> None:
         """Ends every query (those who wait get ``dns_error``) and the c-ares threads."""
@@ -315,6 +320,8 @@ class Resolver:
             timer.cancel()
         del self._queries[query.name]
         if not self._closed and (answer.addresses or answer.error == "dns_error"):
+            if query.first.done() and query.first.result().addresses != answer.addresses:
+                answer = answer._replace(whole=query.whole)
             self._keep(query.name, answer)
         if not query.first.done():
             query.first.set_result(answer)

@@ -275,6 +275,27 @@ def test_a_late_address_is_judged(
 
 
 @KINDS
+def test_the_second_family_comes_before_the_first_is_dialled(
+    new_proxy: NewProxy, tmp_path: Path, make: Make, origin: socket.socket
+) -> None:
+    """A function thinks about the first meanwhile."""
+    hook = tmp_path / "hook.py"
+    hook.write_text(
+        "import asyncio\n"
+        "from spliceproxy.policy import Allow\n"
+        "async def authorize(request):\n"
+        "    if request.addresses == ('::1',):\n"
+        "        await asyncio.sleep(0.8)\n"
+        "    return Allow()\n"
+        "authorize.wants_addresses = True\n"
+    )
+    port = origin.getsockname()[1]
+    with Families(aaaa=("::1", 0.0), a=("127.0.0.1", 0.4)) as server:
+        proxy = new_proxy("--policy", str(hook), prefix=mounts(tmp_path, resolv_conf=server.conf))
+        assert reaches(proxy, make(("half.test", port)), origin) == "HIER_DIRECT/127.0.0.1"
+
+
+@KINDS
 def test_looking_up_is_a_part_of_dialling(
     new_proxy: NewProxy, tmp_path: Path, each_loop: bool, make: Make
 ) -> None:
