@@ -207,10 +207,13 @@ class RelayDriver:
                 self._lost(token, end)
 
     def _lost(self, token: object, end: object) -> None:
-        """Nobody has taken what the relay had to say; called while that is handled."""
-        if isinstance(end, Handoff):
-            end.close()
-        with contextlib.suppress(MemoryError):
+        """Nobody has taken what the relay had to say; called while that is handled. It needs no
+        memory to close what is there, and for want of it never fails: others come behind."""
+        try:
+            if isinstance(end, Handoff):
+                end.close()
             log.exception("what the relay had to say was lost")
+        except (MemoryError, SystemError):  # what sys.exc_info() makes of a MemoryError
+            pass
         if isinstance(token, asyncio.Future):
             self._stuck()  # its waiter is not woken any more

@@ -234,9 +234,10 @@ class Handoff:
 
     def close(self) -> None:
         """Closes what nobody has taken."""
-        for fd in (self.take_client(), self.take_origin()):
-            if fd >= 0:
-                os.close(fd)
+        if self.client >= 0:
+            os.close(self.take_client())
+        if self.origin >= 0:
+            os.close(self.take_origin())
 
 
 class PlainRecord(NamedTuple):

@@ -15,7 +15,7 @@ from harness import need
 from relay_rig import Rig, native_relay, open_fds, tcp_pair
 
 from spliceproxy.relay.driver import RelayDriver
-from spliceproxy.relay.interface import REQUEST, Handoff
+from spliceproxy.relay.interface import REQUEST, Handoff, RelayOptions
 from spliceproxy.relay.portable import CopyRelay
 from spliceproxy.stream import Stream
 
@@ -134,6 +134,39 @@ def test_a_hand_off_that_nobody_takes_is_closed(
     assert "not taken" in caplog.text
 
 
+@pytest.mark.parametrize("width", [1, 4, 16])
+def test_hand_offs_that_nobody_takes_are_closed_without_memory(width: int) -> None:
+    """Whatever is refused from the fault of the first one on, the next is closed, too."""
+    refuse = pytest.importorskip("_testcapi")
+    none_left = MemoryError()
+
+    async def main() -> None:
+        driver = RelayDriver(CopyRelay(RelayOptions()), asyncio.get_running_loop())
+        for first in range(30):
+
+            def not_taken(handoff: Handoff, first: int = first) -> None:
+                refuse.set_nomemory(first, first + width)
+                raise none_left
+
+            pairs = [socket.socketpair() for _ in range(4)]
+            fds = [inner.detach() for _, inner in pairs]
+            ends: list[tuple[object, object]] = [
+                (not_taken, Handoff(REQUEST, client, "", 0, b"", origin, b"", "", False, 0.0))
+                for client, origin in (fds[:2], fds[2:])
+            ]
+            try:
+                driver._dispatch(ends)
+            finally:
+                refuse.remove_mem_hooks()
+            for outer, _ in pairs:
+                with outer:
+                    outer.settimeout(20)
+                    assert outer.recv(1) == b"", first
+        driver.close()
+
+    asyncio.run(main())
+
+
 def test_half_a_hand_off_that_is_taken_is_not_closed_twice(new_rig: Any) -> None:
     rig: Rig = new_rig()
     before = open_fds()
@@ -161,8 +194,6 @@ def test_who_cannot_say_what_has_ended_ends() -> None:
     """A worker does: whoever waits for a transfer would wait for ever."""
 
     async def main() -> bool:
-        from spliceproxy.relay.interface import RelayOptions
-
         relay = Refusing(RelayOptions())
         driver = RelayDriver(relay, asyncio.get_running_loop())
         stuck = asyncio.Event()
