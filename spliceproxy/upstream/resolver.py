@@ -69,6 +69,10 @@ MAX_ADDRESSES = 16
 """Addresses kept per name: so many that do not answer are a dead origin, and an answer with
 hundreds would turn one request into hundreds of connection attempts."""
 
+MAX_QUERIES = 8192
+"""Names looked up at a time, 13 KiB each, most of it c-ares'. A look-up outlives the client that
+has asked for it, so the number of clients is no bound, and c-ares cannot give up one of many."""
+
 PATIENCE = 0.25
 """Seconds after which a name without an answer is asked for once more, on a patient channel."""
 
@@ -171,9 +175,10 @@ class Resolver:
         where the other is late (:meth:`late`).
 
         The order is that of RFC 6724, families by turns (RFC 8305 section 4). Failure:
-        ``dns_timeout``, or ``dns_error`` for a name that is none, has no address, or whose
-        name servers fail. All who ask for a name at once share one query; it goes on, and its
-        answer is kept, when those who asked are cancelled.
+        ``dns_timeout``, ``connection_limit_reached`` beyond MAX_QUERIES or without descriptors,
+        or ``dns_error`` for a name that is none, has no address, or whose name servers fail. All
+        who ask for a name at once share one query; it goes on, and its answer is kept, when
+        those who asked are cancelled.
         """
         addresses = self.cached(host)
         if addresses is not None:
@@ -222,6 +227,9 @@ class Resolver:
             # What inet_aton(3) and some resolvers take for an address.
             detail = f"{name}: neither an IP address nor a host name"
             raise Failure("dns_error", detail, why=_NO_NAME)
+        if len(self._queries) >= MAX_QUERIES:
+            detail = f"{name}: too many names are being looked up"
+            raise Failure("connection_limit_reached", detail, why="too many look-ups")
         if self._channels.is_old():
             self._search = search.read()  # resolv.conf is followed, as c-ares does
         query = _Query(name, self._loop)

@@ -414,6 +414,32 @@ def test_failures_are_dns_errors_and_kept_for_a_moment(run: Run[Any], rcode: int
 # Slow and silent servers
 
 
+def test_look_ups_at_a_time_are_bounded(run: Run[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those count that nobody waits for any more. What is known or asked for already is served."""
+    monkeypatch.setattr(module, "MAX_QUERIES", 8)
+
+    async def body(world: World) -> None:
+        server, resolver = world.server, world.resolver
+        server.zone["known.test"] = {A: ["192.0.2.1"]}
+        assert await resolver.resolve("known.test") == ("192.0.2.1",)
+        for number in range(8):
+            server.slow[f"n{number}.test", A] = server.slow[f"n{number}.test", AAAA] = None
+            task = asyncio.ensure_future(resolver.resolve(f"n{number}.test"))
+            await asyncio.sleep(0)
+            task.cancel()
+        with pytest.raises(Failure, match=r"one\.more\.test: too many names") as caught:
+            await resolver.resolve("one.more.test")
+        assert (caught.value.error, caught.value.status) == ("connection_limit_reached", 503)
+        assert await resolver.resolve("known.test") == ("192.0.2.1",)
+        with pytest.raises(Failure) as caught:
+            await resolver.resolve("n0.test")
+        assert caught.value.error == "dns_timeout"
+        server.zone["one.more.test"] = {A: ["192.0.2.2"]}
+        assert await resolver.resolve("one.more.test") == ("192.0.2.2",)
+
+    in_world(run, body, timeout=1.0)
+
+
 def test_silence_is_a_dns_timeout_and_a_late_answer_is_kept(run: Run[Any]) -> None:
     async def body(world: World) -> None:
         world.server.silent = True
