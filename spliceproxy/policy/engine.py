@@ -427,7 +427,7 @@ def _odd_address() -> Denied:
     return Denied(
         "This proxy does not connect to an address in such a spelling.",
         GUARD,
-        advice="Write it as four decimal numbers without leading zeros.",
+        advice="Write it as four decimal numbers, without leading zeros or a dot at the end.",
         error="destination_ip_prohibited",
     )
 
