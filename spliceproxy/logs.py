@@ -14,7 +14,7 @@ import io
 import logging
 import sys
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 from spliceproxy.observe import losses
 from spliceproxy.observe.linewriter import SLOW, LineWriter
@@ -67,23 +67,28 @@ class _Handler(logging.Handler):
             self.handleError(record)
 
 
-class _Lines(io.TextIOBase):
-    """What takes the place of sys.stderr: whole lines go to the sink."""
+class _Lines(io.BufferedIOBase):
+    """What is beneath sys.stderr: whole lines go to the sink."""
 
-    encoding = "utf-8"
-    errors = "backslashreplace"
+    name = "<stderr>"
 
     def __init__(self, sink: _Sink) -> None:
         self._sink = sink
-        self._rest = ""
+        self._rest = b""
 
-    def write(self, text: str) -> int:
-        lines, end, self._rest = (self._rest + text).rpartition("\n")
+    def write(self, data: Any) -> int:
+        data = bytes(data)
+        lines, end, self._rest = (self._rest + data).rpartition(b"\n")
         if len(self._rest) > io.DEFAULT_BUFFER_SIZE:
-            lines, end, self._rest = lines + end + self._rest, "\n", ""
+            lines, end, self._rest = lines + end + self._rest, b"\n", b""
         if end:
-            self._sink.put(_encode(lines + end), lines.count("\n") + 1)
-        return len(text)
+            self._sink.put(lines + end, lines.count(b"\n") + 1)
+        return len(data)
+
+    def end_line(self) -> None:
+        """Nothing comes any more: a line that has begun is ended."""
+        if self._rest:
+            self.write(b"\n")
 
     def writable(self) -> bool:
         return True
@@ -94,6 +99,7 @@ class _Lines(io.TextIOBase):
 
 _FD = 2
 _handler: _Handler | None = None
+_lines: _Lines | None = None
 _lost_lines = 0  # of the access logs of workers that have ended, not told of
 
 
@@ -159,6 +165,8 @@ def count(shared: Losses, worker: int) -> None:
 
 def finish() -> None:
     """Before the process ends: waits a moment for what is left."""
+    if _lines is not None:
+        _lines.end_line()
     sink = _sink()
     if isinstance(sink, TryWriter):
         sink.finish(LAST_SECONDS)
@@ -172,10 +180,12 @@ def _sink() -> _Sink | None:
 
 
 def _use(sink: _Sink) -> None:
-    global _handler
-    _handler = _Handler(sink)
+    global _handler, _lines
+    _handler, _lines = _Handler(sink), _Lines(sink)
     logging.basicConfig(level=logging.getLogger().level, handlers=[_handler], force=True)
-    sys.stdout = sys.stderr = _Lines(sink)
+    sys.stdout = sys.stderr = io.TextIOWrapper(
+        _lines, encoding="utf-8", errors="backslashreplace", write_through=True
+    )
 
 
 def _told(lost: int, why: str = SLOW) -> bytes:

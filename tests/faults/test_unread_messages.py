@@ -210,6 +210,27 @@ def test_a_function_that_prints(tmp_path: Path) -> None:
         assert proxy.stop()[0] == 0
 
 
+def test_all_that_a_function_writes_is_there(tmp_path: Path) -> None:
+    """By whatever a stream has: bytes, other settings, and a last line without an end."""
+    hook = tmp_path / "hook.py"
+    hook.write_text(
+        "import sys\n"
+        "from spliceproxy.policy import Deny\n"
+        "sys.stdout.reconfigure(line_buffering=True)\n"
+        "def authorize(request):\n"
+        "    sys.stdout.buffer.write(b'bytes, ')\n"
+        "    print('text \\u00fc, ', end='', flush=True)\n"
+        "    sys.stderr.write('the last of them')\n"
+        "    return Deny('no')\n"
+    )
+    with unread("--policy", str(hook), "--access-log", "off") as proxy:
+        assert proxy.ask("GET http://127.0.0.1:9/ HTTP/1.1\r\nHost: x\r\n\r\n") == 403
+        assert proxy.stop()[0] == 0
+        text = proxy.read()
+    assert "Traceback" not in text
+    assert "bytes, text \u00fc, the last of them" in text.splitlines()
+
+
 @pytest.mark.parametrize("kind", ["socket", "closed", "file"])
 def test_other_kinds_of_standard_error(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "err"
