@@ -234,8 +234,8 @@ def _check(argv: Sequence[str]) -> int:
         prog="spliceproxy check",
         usage="%(prog)s [--config FILE] [option]...",
         description="Checks the settings and starts nothing. Prints those in force as TOML, or, "
-        "on\nstandard error, every mistake. A password that is not in the file is left out.\n"
-        "The options are those of spliceproxy.",
+        "on\nstandard error, every mistake. A password that is not in the file is left out,\n"
+        "and so is the name in Via, unless one is set. The options are those of\nspliceproxy.",
         epilog="exit status: 0 all is well, 2 there are mistakes",
     )
     add_settings(parser)
@@ -243,6 +243,8 @@ def _check(argv: Sequence[str]) -> int:
     from spliceproxy.settings.writing import to_toml
 
     outside = {name for name, one in found.items() if BY_NAME[name].kind.secret and not one.in_file}
+    # A name made up at each start is no setting: two proxies with the same would see loops.
+    outside |= {"via"} - found.keys()
     try:
         text = to_toml(config, leave_out=outside)
     except ValueError as error:

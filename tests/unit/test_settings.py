@@ -798,9 +798,25 @@ def test_check_keeps_passwords_that_are_not_in_the_file(
     monkeypatch.setenv("SPLICEPROXY_AUTH", "bob:hidden")
     assert check("--config", path) == 0
     out = capsys.readouterr().out
-    assert "via = " in out
+    assert "forwarded-for = " in out
     assert "auth = " not in out
     assert "hidden" not in out
+
+
+def test_check_prints_no_name_that_is_made_up_at_each_start(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two proxies of one file would otherwise take each other for themselves."""
+    path = write(folder, "workers = 1")
+    assert check("--config", path) == 0
+    first = capsys.readouterr().out
+    assert check("--config", path) == 0
+    assert capsys.readouterr().out == first
+    assert "via" not in tomllib.loads(first)
+    for args in (["--via", "a"], []):
+        assert check("--config", path, *args) == 0
+        assert tomllib.loads(capsys.readouterr().out)["via"] == "a"
+        monkeypatch.setenv("SPLICEPROXY_VIA", "a")
 
 
 def test_check_prints_every_mistake(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
