@@ -180,7 +180,9 @@ class Server:
         return False
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.pop(task, None)
+        connection = self._tasks.pop(task, None)
+        if connection is not None:
+            connection.discard()  # a task that is cancelled before it begins has closed nothing
         if not self._tasks and self._empty is not None and not self._empty.done():
             self._empty.set_result(None)
 

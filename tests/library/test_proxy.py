@@ -413,3 +413,22 @@ def test_names_of_the_package() -> None:
         assert getattr(spliceproxy, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = spliceproxy.nothing
+
+
+def test_a_client_that_comes_at_the_very_end_is_closed(run: Run) -> None:
+    """Its task is cancelled before it has begun."""
+
+    async def main() -> None:
+        async with Proxy(config=Config(listen=("127.0.0.1:0",), access_log="off")) as proxy:
+            assert proxy._instance is not None
+            server = proxy._instance._server
+            outer, inner = socket.socketpair()
+            with outer:
+                server._begin(inner, ("127.0.0.1", 1))
+                assert server.connections == 1
+                await server._end_all()
+                assert server.connections == 0
+                outer.settimeout(20)
+                assert outer.recv(1) == b""
+
+    run(main)
