@@ -1,17 +1,21 @@
 """The c-ares channels of one resolver.
 
 c-ares learns how fast a server is, and cannot be kept from acting on it, nor from caching; both
-belong to a channel. So there are two kinds, and none is used for long.
+belong to a channel. So there are two kinds, and none is used for long. None is made without a free
+descriptor: c-ares could not read resolv.conf, would not say so, and would ask 127.0.0.1.
 """
 
 from __future__ import annotations
 
 import asyncio
+import socket
 import weakref
 from collections.abc import Callable, Sequence
 
 import aiodns
 import pycares
+
+from spliceproxy.errors import EXHAUSTED
 
 CHANNEL_AGE = 30.0
 CHANNEL_LOOKUPS = 4096
@@ -67,7 +71,8 @@ class Channels:
 
     def is_old(self) -> bool:
         """Whether :meth:`usual` will be a new one."""
-        return self._clock() >= self._since + CHANNEL_AGE or self._lookups >= CHANNEL_LOOKUPS
+        old = self._clock() >= self._since + CHANNEL_AGE or self._lookups >= CHANNEL_LOOKUPS
+        return old and not is_exhausted()
 
     def usual(self) -> aiodns.DNSResolver:
         """The channel for a look-up. One that is replaced closes itself when its last look-up
@@ -80,16 +85,17 @@ class Channels:
         return self._usual
 
     def patient(self) -> aiodns.DNSResolver:
-        """The channel for what is slow on the usual one. It closes itself with its last
-        look-up; until then somebody must hold it."""
+        """The channel for what is slow on the usual one, which takes its place where none can be
+        made. It closes itself with its last look-up; until then somebody must hold it."""
         channel = self._patient()
         age = self._clock() - self._patient_since
-        if channel is None or (self._patient_heard and age >= PATIENT_AGE):
+        used_up = channel is None or (self._patient_heard and age >= PATIENT_AGE)
+        if used_up and not is_exhausted():
             channel = self._open(self._timeout, 1)
             self._patient = weakref.ref(channel)
             self._patient_since = self._clock()
             self._patient_heard = False
-        return channel
+        return channel or self._usual
 
     def heard(self, channel: aiodns.DNSResolver) -> None:
         """A server has answered on this channel."""
@@ -116,3 +122,13 @@ class Channels:
         except pycares.AresError as error:
             servers = ", ".join(self._nameservers or ("of resolv.conf",))
             raise ValueError(f"name servers {servers}: {error.args[-1]}") from error
+
+
+def is_exhausted() -> bool:
+    """Whether no socket can be had: c-ares says then that no server can be reached, which is
+    neither the name's fault nor the server's, and must not be kept."""
+    try:
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM).close()
+    except OSError as error:
+        return error.errno in EXHAUSTED
+    return False

@@ -1,10 +1,15 @@
-"""The names of /etc/hosts (hosts(5)), followed when the file changes."""
+"""The names of /etc/hosts (hosts(5)), followed when the file changes.
+
+Without a free descriptor the file cannot be read, and says nothing less for that: the names of
+before stay, so that nobody is sent to what a name server says of them.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
 
+from spliceproxy.errors import EXHAUSTED
 from spliceproxy.upstream.addresses import interleave, literal
 
 CHECK = 1.0
@@ -15,7 +20,8 @@ _log = logging.getLogger(__name__)
 
 
 class Hosts:
-    """Addresses by name. The file is read on the calling thread: it is small and local."""
+    """Addresses by name. The file is read on the calling thread, at once and after each change:
+    it is small and local."""
 
     __slots__ = ("_check_at", "_names", "_path", "_stamp")
 
@@ -24,6 +30,7 @@ class Hosts:
         self._names: dict[str, tuple[str, ...]] = {}
         self._stamp: tuple[int, ...] = ()
         self._check_at = float("-inf")
+        self._check()
 
     def get(self, name: str, now: float) -> tuple[str, ...] | None:
         """The addresses of ``name`` (lower case, no trailing dot) in the order to try, or
@@ -48,7 +55,8 @@ class Hosts:
             stamp = (error.errno or 0,)
             if stamp != self._stamp and not isinstance(error, FileNotFoundError):
                 _log.warning("cannot read %s: %s", self._path, error.strerror)
-            self._names = {}
+            if error.errno not in EXHAUSTED:
+                self._names = {}
         self._stamp = stamp
 
 

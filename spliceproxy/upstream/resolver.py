@@ -34,10 +34,10 @@ from aiodns.error import (
     DNSError,
 )
 
-from spliceproxy.errors import EXHAUSTED, NOTHING_LEFT, Failure
+from spliceproxy.errors import NOTHING_LEFT, Failure
 from spliceproxy.upstream import search
 from spliceproxy.upstream.addresses import interleave, literal
-from spliceproxy.upstream.channels import Channels
+from spliceproxy.upstream.channels import Channels, is_exhausted
 from spliceproxy.upstream.hosts import Hosts, is_localhost
 from spliceproxy.upstream.preference import prefers_ipv4
 
@@ -417,17 +417,7 @@ def _reason(parts: Mapping[socket.AddressFamily, _Part]) -> tuple[str, str, str]
         key=lambda part: order.index(part.code) if part.code in order else len(order),
         default=_Part((), 0.0, ARES_ENODATA, "no address"),
     )
-    if worst.code == ARES_ECONNREFUSED and _is_exhausted():
+    if worst.code == ARES_ECONNREFUSED and is_exhausted():
         return "no descriptors left to ask", "connection_limit_reached", NOTHING_LEFT
     error = "dns_timeout" if worst.code == ARES_ETIMEOUT else "dns_error"
     return worst.detail, error, _WHY.get(worst.code, "DNS has failed")
-
-
-def _is_exhausted() -> bool:
-    """Whether no socket can be had: c-ares says then that no server can be reached, which is
-    neither the name's fault nor the server's, and must not be kept."""
-    try:
-        socket.socket(socket.AF_INET, socket.SOCK_DGRAM).close()
-    except OSError as error:
-        return error.errno in EXHAUSTED
-    return False

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import resource
 import shutil
 import socket
 import struct
@@ -292,6 +294,62 @@ def test_hosts_file_is_followed(run: Run[Any], tmp_path: Path) -> None:
         assert resolver.cached("b.test") is None
 
     in_world(run, body, hosts=str(file))
+
+
+@contextlib.contextmanager
+def no_descriptors() -> Iterator[None]:
+    """None can be opened."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_hosts_file_without_descriptors(run: Run[Any], tmp_path: Path) -> None:
+    """Its names were not there then, and a name server was asked for them."""
+    file = tmp_path / "hosts"
+    file.write_text("10.0.0.1 a.test\n")
+
+    async def body(world: World) -> None:
+        with no_descriptors():
+            assert world.resolver.cached("a.test") == ("10.0.0.1",)
+        file.write_text("10.0.0.22 a.test\n")
+        world.passed += CHECK
+        with no_descriptors():
+            assert world.resolver.cached("a.test") == ("10.0.0.1",)
+        world.passed += CHECK
+        assert world.resolver.cached("a.test") == ("10.0.0.22",)
+
+    in_world(run, body, hosts=str(file))
+
+
+def test_no_channel_is_made_without_descriptors(run: Run[Any]) -> None:
+    """One that was made then asked 127.0.0.1, for half a minute."""
+
+    async def body() -> None:
+        now = 0.0
+        made = channels.Channels(4.0, None, lambda: now)
+        usual = made.usual()
+        with no_descriptors():
+            assert made.patient() is usual
+            now += channels.CHANNEL_AGE
+            assert not made.is_old()
+            assert made.usual() is usual
+        patient = made.patient()
+        assert patient is not usual
+        made.heard(patient)
+        now += channels.PATIENT_AGE
+        with no_descriptors():
+            assert made.patient() is patient
+        assert made.is_old()
+        new = made.usual()
+        assert new is not usual
+        for channel in (usual, patient, new):
+            await channel.close()
+
+    run(body())
 
 
 def test_unreadable_hosts_file_is_reported_once(
