@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for line in _doubts(config):
             supervisor.log.warning("%s", line)
         return supervisor.run(config)
-    except KeyboardInterrupt:  # before the supervisor has taken the signals
+    except KeyboardInterrupt:  # in a command: the proxy takes the signals before this is loaded
         return 130
 
 

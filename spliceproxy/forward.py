@@ -25,8 +25,8 @@ from spliceproxy.http1.rewrite import (
     persistent,
 )
 from spliceproxy.observe.record import Record
+from spliceproxy.origin_faults import tell
 from spliceproxy.policy.engine import Verdict
-from spliceproxy.refused import tell
 from spliceproxy.relay.interface import CLIENT_RESET, IDLE, SOURCE_ERROR, TARGET_IDLE
 from spliceproxy.responses import DeadReuse, ResponseReader
 from spliceproxy.services import Services
