@@ -191,6 +191,10 @@ class Supervisor:
                 self._start_due()
             number = self._wait()
             if number in self._stops:
+                # Of two signals the kernel gives the lower number first, so a worker that died
+                # before the stop may be found behind it, and would pass for one that failed
+                # while it drained.
+                self._reap()
                 self._on_stop_signal(number)
             elif number == signal.SIGUSR1:
                 self._reopen_logs()

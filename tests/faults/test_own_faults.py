@@ -233,4 +233,6 @@ def test_not_even_the_answer_can_be_made(
         assert failed.end == "fin"
         kept.sendall(other)
         assert reader.answer().status == 407
-    assert proxy.stderr().count("could not be served: MemoryError") == 1
+    told = "could not be served: MemoryError"
+    wait_for(lambda: told in proxy.stderr(), "the message")  # a thread writes it
+    assert proxy.stderr().count(told) == 1

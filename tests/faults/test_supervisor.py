@@ -372,6 +372,19 @@ def test_death_while_draining_is_a_failure(new_stub: NewStub) -> None:
     assert "starting another" not in stub.text()
 
 
+def test_death_just_before_a_stop_is_none_while_draining(new_stub: NewStub) -> None:
+    """Both signals are there when the supervisor looks: SIGTERM is the first by its number."""
+    stub = new_stub()
+    pid = stub.worker()
+    stub.signal(signal.SIGSTOP)
+    os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: not alive(pid), "the worker's end")
+    stub.signal(signal.SIGTERM)
+    stub.signal(signal.SIGCONT)
+    assert stub.wait() == 0
+    assert "ended by SIGKILL; starting another" in stub.text()
+
+
 def test_workers_drain_when_the_supervisor_dies(new_stub: NewStub) -> None:
     stub = new_stub(workers=2)
     with stub.connect() as held:
