@@ -117,8 +117,10 @@ _NO_MEMORY = b"no memory: a worker cannot go on and ends\n"
 def _die() -> None:
     """Ends this worker at once, and asks for no memory: its supervisor starts another."""
     signal.alarm(1)  # if nobody reads what is said
-    os.write(2, _NO_MEMORY)
-    os._exit(1)
+    try:
+        os.write(2, _NO_MEMORY)
+    finally:  # also where nobody can
+        os._exit(1)
 
 
 async def _end_of_file(fd: int) -> None:

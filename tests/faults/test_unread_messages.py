@@ -320,3 +320,25 @@ def test_a_disk_that_is_full_for_the_supervisor(tmp_path: Path) -> None:
     finally:
         process.terminate()
         assert process.wait(20) == 0
+
+
+@pytest.mark.parametrize("how", ["closed", "full", "read"])
+def test_a_worker_without_memory_ends_whoever_reads(how: str) -> None:
+    """Or those who wait for something that it cannot tell would wait for ever."""
+    reader, writer = os.pipe()
+    if how == "full":
+        os.set_blocking(writer, False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(writer, b"x" * 4096)
+        os.set_blocking(writer, True)
+    elif how == "closed":
+        os.close(reader)
+    code = "import os; from spliceproxy import worker\ntry: worker._die()\nfinally: os._exit(0)"
+    done = subprocess.run([sys.executable, "-c", code], stderr=writer, timeout=20)
+    os.close(writer)
+    if how == "read":
+        assert os.read(reader, 1000) == b"no memory: a worker cannot go on and ends\n"
+    if how != "closed":
+        os.close(reader)
+    assert done.returncode == (-signal.SIGALRM if how == "full" else 1)
