@@ -355,7 +355,8 @@ class Resolver:
         """What comes after the limit is kept, unless it is less than what a newer query has."""
         answer = self._answer(query)
         known = self._cache.get(query.name)
-        if answer.addresses and (known is None or set(known.addresses) <= set(answer.addresses)):
+        newer = known.addresses if known is not None and known.expires > self.clock() else ()
+        if answer.addresses and set(newer) <= set(answer.addresses):
             self._keep(query.name, answer)
 
     def _keep(self, name: str, answer: _Answer) -> None:

@@ -512,6 +512,15 @@ def test_silence_is_a_dns_timeout_and_a_late_answer_is_kept(run: Run[Any]) -> No
         world.server.release()
         await asyncio.wait(late, timeout=10.0)
         assert world.resolver.cached("a.test") == ("10.0.0.1",)
+        # Also where an older answer is over.
+        world.passed += module.MAX_TTL
+        world.server.silent = True
+        world.server.zone["a.test"] = {A: ["10.0.0.2"]}
+        assert (await world.fails("a.test")).error == "dns_timeout"
+        late = list(world.resolver._lookups)
+        world.server.release()
+        await asyncio.wait(late, timeout=10.0)
+        assert world.resolver.cached("a.test") == ("10.0.0.2",)
 
     in_world(run, body, timeout=0.2)
 
