@@ -20,6 +20,7 @@ import logging
 import os
 import resource
 import socket
+import sys
 
 import aiodns
 
@@ -49,7 +50,7 @@ async def main() -> None:
     print("a new resolver: made;", "warned of inotify watches" if inotify else f"said {said}")
     for fd in held:
         os.close(fd)
-    raise SystemExit(not (code == aiodns.error.ARES_ECONNREFUSED and inotify))
+    sys.exit(0 if code == aiodns.error.ARES_ECONNREFUSED and inotify else 1)
 
 
 asyncio.run(main())
