@@ -52,7 +52,7 @@ from spliceproxy.relay import interface
 from spliceproxy.relay.interface import (
     Handoff, PlainRecord, RelayStats, TransferEnd, TunnelEnd,
 )
-from spliceproxy.relay.pipes import affordable
+from spliceproxy.relay.portable.pipes import affordable
 
 
 cdef enum:

@@ -22,7 +22,7 @@ need wrk 'apt-get install wrk' 'its measurements are left out'
 need siege 'apt-get install siege' 'its measurements are left out'
 [ "$missing" = 0 ] || exit 2
 # Not from here: what is installed counts, not the source beside it.
-if ! (cd / && "$python" -c 'import spliceproxy.cli, matplotlib' > /dev/null 2>&1); then
+if ! (cd / && "$python" -c 'import spliceproxy.cli.main, matplotlib' > /dev/null 2>&1); then
     printf "%s has no spliceproxy with its bench extra: pip install '.[bench]'\n" "$python" >&2
     exit 2
 fi

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from spliceproxy.config import PolicyConfig as PolicyConfig
     from spliceproxy.config import RuleConfig as RuleConfig
     from spliceproxy.config import Timeouts as Timeouts
-    from spliceproxy.explaining import explain as explain
-    from spliceproxy.library import Proxy as Proxy
-    from spliceproxy.library import run as run
+    from spliceproxy.embed.explaining import explain as explain
+    from spliceproxy.embed.library import Proxy as Proxy
+    from spliceproxy.embed.library import run as run
     from spliceproxy.observe.record import Record as Record
     from spliceproxy.policy import Allow as Allow
     from spliceproxy.policy import Deny as Deny
@@ -40,14 +40,14 @@ _HOME = {
     "Deny": "policy",
     "Explanation": "policy.explain",
     "PolicyConfig": "config",
-    "Proxy": "library",
+    "Proxy": "embed.library",
     "Record": "observe.record",
     "Request": "policy",
     "RuleConfig": "config",
     "Timeouts": "config",
-    "explain": "explaining",
+    "explain": "embed.explaining",
     "load_config": "settings.loading",
-    "run": "library",
+    "run": "embed.library",
 }
 
 __all__ = ["__version__", *_HOME]

@@ -20,7 +20,7 @@ def main() -> int:
     _open_standard_streams()
     if not sys.argv[1:] or sys.argv[1].startswith("-"):  # not one of the other commands
         _take_signals()
-    from spliceproxy.cli import main as run
+    from spliceproxy.cli.main import main as run
 
     return run()
 

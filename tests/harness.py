@@ -21,7 +21,7 @@ from pathlib import Path
 
 HIDE_UVLOOP = (
     "import sys; sys.modules['uvloop'] = None; "
-    "from spliceproxy.cli import main; sys.exit(main(sys.argv[1:]))"
+    "from spliceproxy.cli.main import main; sys.exit(main(sys.argv[1:]))"
 )
 """Runs the proxy as on a machine without uvloop."""
 

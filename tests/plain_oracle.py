@@ -19,7 +19,7 @@ from typing import Any
 from oracle import Difference
 
 from spliceproxy.config import Timeouts
-from spliceproxy.exchanges import Exchanges
+from spliceproxy.forward.lane import Exchanges
 from spliceproxy.http1.authentication import request_binds, response_binds
 from spliceproxy.http1.chain import has_passed
 from spliceproxy.http1.errors import HeadError

@@ -1,6 +1,6 @@
 from collections.abc import Callable, Container
 
-from .interface import (
+from spliceproxy.relay.interface import (
     ExchangeOptions,
     ExchangesOwner,
     PlainRecord,

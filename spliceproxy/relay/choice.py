@@ -8,9 +8,9 @@ import threading
 from collections.abc import Callable
 from typing import cast
 
-from .interface import Relay, RelayOptions
-from .portable import CopyRelay, SpliceRelay
-from .selftest import splice_works
+from spliceproxy.relay.interface import Relay, RelayOptions
+from spliceproxy.relay.portable.engine import CopyRelay, SpliceRelay
+from spliceproxy.relay.selftest import splice_works
 
 ENGINES = ("auto", "native", "splice", "copy")
 NATIVE_MODULE = "spliceproxy.relay._native"

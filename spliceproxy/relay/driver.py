@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from time import monotonic
 
-from .interface import Handoff, Relay, TransferEnd, TunnelEnd
+from spliceproxy.relay.interface import Handoff, Relay, TransferEnd, TunnelEnd
 
 log = logging.getLogger(__name__)
 

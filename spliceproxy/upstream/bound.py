@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Container
 
-from spliceproxy.stream import Stream
+from spliceproxy.net.stream import Stream
 from spliceproxy.upstream.pool import Key
 
 

@@ -34,8 +34,8 @@ from errno import (
     ETIMEDOUT,
 )
 
-from spliceproxy import tcp
 from spliceproxy.errors import NOTHING_LEFT, Failure
+from spliceproxy.net import tcp
 
 ATTEMPT_DELAY = 0.25
 """Seconds after which the next address is tried beside the last (RFC 8305 section 5)."""

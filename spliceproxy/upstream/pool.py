@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Container
 from typing import Protocol
 
-from spliceproxy.stream import Stream
+from spliceproxy.net.stream import Stream
 
 Key = tuple[str, int, str]
 """Host, port, and the address dialled from ("": any)."""

@@ -18,8 +18,9 @@ import termios
 import time
 from collections.abc import Sequence
 
-from spliceproxy import cli, logs, supervisor
+from spliceproxy.cli import main as cli
 from spliceproxy.config import Config
+from spliceproxy.processes import logs, supervisor
 
 MODE = os.environ.get("STUB", "")
 

@@ -106,7 +106,7 @@ def test_our_short_answers_are_bounded(
     new_proxy: NewProxy, origin: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A client that pipelines what the proxy answers itself, and never reads."""
-    quick = "import spliceproxy.answers as a; a.PAGE_SECONDS = 1.0; "
+    quick = "import spliceproxy.front.answers as a; a.PAGE_SECONDS = 1.0; "
     shown = harness.HIDE_UVLOOP.replace("sys.modules['uvloop'] = None; ", quick)
     assert quick in shown
     monkeypatch.setattr(harness, "HIDE_UVLOOP", shown)

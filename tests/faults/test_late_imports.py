@@ -17,7 +17,7 @@ from passlib.hash import apr_md5_crypt, bcrypt, sha512_crypt
 
 RUN = """
 import os, sys
-from spliceproxy.instance import Instance
+from spliceproxy.processes.instance import Instance
 
 ready = Instance.start
 
@@ -34,7 +34,7 @@ def start(self):
 Instance.start = start
 if {asyncio}:
     sys.modules["uvloop"] = None
-from spliceproxy.cli import main
+from spliceproxy.cli.main import main
 sys.exit(main(sys.argv[1:]))
 """
 

@@ -19,9 +19,9 @@ from fault_peers import Reader, connect_request, good_request, request
 from harness import ProxyProcess, cpu_seconds, memory, need, serving, wait_for
 
 from spliceproxy import Allow, Config, Deny, Proxy, Request, Timeouts
-from spliceproxy.connection import Connection
-from spliceproxy.forward import Exchange
-from spliceproxy.stream import Stream
+from spliceproxy.forward.exchange import Exchange
+from spliceproxy.front.http1 import Connection
+from spliceproxy.net.stream import Stream
 
 Address = tuple[str, int]
 NewProxy = Callable[..., ProxyProcess]

@@ -209,7 +209,7 @@ def test_not_even_the_answer_can_be_made(
     """There is no memory for it: what needs none is sent. Another connection is not touched."""
     hook = tmp_path / "hook.py"
     hook.write_text(
-        "import spliceproxy.answers as answers\n"
+        "import spliceproxy.front.answers as answers\n"
         "make = answers.error_page\n"
         "def error_page(status, *args, **more):\n"
         "    if status == 400:\n"

@@ -25,7 +25,7 @@ from harness import (
     wait_for,
 )
 
-from spliceproxy.supervisor import AGAIN
+from spliceproxy.processes.supervisor import AGAIN
 
 STUB = Path(__file__).with_name("stub_proxy.py")
 

@@ -14,7 +14,7 @@ import pytest
 from fault_peers import request
 from harness import Nginx, ProxyProcess
 
-from spliceproxy.worker import new_loop
+from spliceproxy.processes.worker import new_loop
 
 NewProxy = Callable[..., ProxyProcess]
 Address = tuple[str, int]

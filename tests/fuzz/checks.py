@@ -16,8 +16,8 @@ from spliceproxy.http1.chain import FORWARDED_MODES, forwarded_lines, trace_body
 from spliceproxy.http1.errors import HeadError
 from spliceproxy.http1.framing import MAX_CHUNK_LINE, Body, chunk, last_chunk
 from spliceproxy.http1.head import RequestHead, ResponseHead
-from spliceproxy.http1.pages import error_page
 from spliceproxy.http1.rewrite import client_response, interim_response, origin_request
+from spliceproxy.site.pages import error_page
 
 CHUNKED_REQUEST = b"POST http://h/ HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
 CHUNKED_RESPONSE = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"

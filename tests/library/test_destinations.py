@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from spliceproxy.destinations import Destinations
+from spliceproxy.embed.destinations import Destinations
 from spliceproxy.observe.record import Record
 
 

@@ -17,9 +17,9 @@ from harness import read_head, serving
 
 import spliceproxy
 from spliceproxy import Allow, AuthConfig, Config, Deny, Proxy, Record, Request, Timeouts
-from spliceproxy.listeners import ListenError
+from spliceproxy.processes.listeners import ListenError
+from spliceproxy.processes.worker import new_loop
 from spliceproxy.relay.choice import EngineError
-from spliceproxy.worker import new_loop
 
 Run = Callable[[Callable[[], Awaitable[None]]], None]
 
@@ -127,7 +127,7 @@ class OneFamilyIsLate:
 def test_a_request_that_is_judged_twice_is_one_record(
     run: Run, origin: str, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("spliceproxy.library.Resolver", OneFamilyIsLate)
+    monkeypatch.setattr("spliceproxy.embed.library.Resolver", OneFamilyIsLate)
     port = origin.rpartition(":")[2]
     seen: list[Request] = []
 

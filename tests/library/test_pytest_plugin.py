@@ -57,7 +57,9 @@ def test_plugin(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, orig
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # installed or not
     monkeypatch.setenv("PYTHONPATH", str(Path(spliceproxy.__file__).parents[1]))
     pytester.makepyfile(TESTS.replace("ORIGIN", origin))
-    result = pytester.runpytest_subprocess("-p", "spliceproxy.pytest_plugin", "--strict-markers")
+    result = pytester.runpytest_subprocess(
+        "-p", "spliceproxy.embed.pytest_plugin", "--strict-markers"
+    )
     result.assert_outcomes(passed=4, failed=1, errors=1)
     result.stdout.fnmatch_lines(
         [

@@ -14,7 +14,7 @@ from harness import read_head
 
 import spliceproxy
 from spliceproxy import Allow, Config, Deny, Request
-from spliceproxy.listeners import ListenError
+from spliceproxy.processes.listeners import ListenError
 
 VARIABLES = [
     name
@@ -129,8 +129,8 @@ def test_what_cannot_start_is_raised_here() -> None:
 def test_import_is_light() -> None:
     """pytest loads the plugin at every start, and the command line the package."""
     program = (
-        "import sys, spliceproxy, spliceproxy.pytest_plugin; "
-        "print([n for n in ('asyncio', 'ssl', 'aiodns', 'uvloop', 'spliceproxy.library', "
+        "import sys, spliceproxy, spliceproxy.embed.pytest_plugin; "
+        "print([n for n in ('asyncio', 'ssl', 'aiodns', 'uvloop', 'spliceproxy.embed.library', "
         "'spliceproxy.config', 'passlib') if n in sys.modules])"
     )
     command = [sys.executable, "-c", f"import sys, pytest; had = set(sys.modules); {program}"]

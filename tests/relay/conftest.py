@@ -11,7 +11,7 @@ import pytest
 from relay_rig import Rig, native_relay, open_fds
 
 from spliceproxy.relay.interface import Relay, RelayOptions
-from spliceproxy.relay.portable import CopyRelay, SpliceRelay
+from spliceproxy.relay.portable.engine import CopyRelay, SpliceRelay
 
 
 @pytest.fixture(params=["native", "splice", "copy"])

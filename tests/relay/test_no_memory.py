@@ -14,10 +14,10 @@ import pytest
 from harness import need
 from relay_rig import Rig, native_relay, open_fds, tcp_pair
 
+from spliceproxy.net.stream import Stream
 from spliceproxy.relay.driver import RelayDriver
 from spliceproxy.relay.interface import REQUEST, Handoff, RelayOptions
-from spliceproxy.relay.portable import CopyRelay
-from spliceproxy.stream import Stream
+from spliceproxy.relay.portable.engine import CopyRelay
 
 SCRIPT = Path(__file__).with_name("no_memory.py")
 

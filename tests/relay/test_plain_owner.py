@@ -17,12 +17,12 @@ from harness import memory
 from plain_oracle import OK, OK_GOT, Plain
 from relay_rig import native_relay, open_fds, tcp_pair
 
-from spliceproxy import tcp
-from spliceproxy.exchanges import socket_address
+from spliceproxy.forward.lane import socket_address
+from spliceproxy.net import tcp
+from spliceproxy.net.stream import Stream
 from spliceproxy.relay.choice import NATIVE_MODULE
 from spliceproxy.relay.driver import RelayDriver
 from spliceproxy.relay.interface import REQUEST, Handoff
-from spliceproxy.stream import Stream
 
 ASK = b"GET http://o/ HTTP/1.1\r\nHost: o\r\n\r\n"
 

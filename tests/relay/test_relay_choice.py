@@ -15,7 +15,7 @@ from relay_rig import open_fds
 from spliceproxy.relay import choice
 from spliceproxy.relay.choice import NATIVE_MODULE, EngineError, choose, ignore_sigpipe
 from spliceproxy.relay.interface import RelayOptions
-from spliceproxy.relay.portable import CopyRelay
+from spliceproxy.relay.portable.engine import CopyRelay
 from spliceproxy.relay.selftest import splice_works
 
 

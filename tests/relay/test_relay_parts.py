@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from relay_rig import PATIENCE, Rig, open_fds, recv_exactly, until
 
-from spliceproxy.relay import pipes
-from spliceproxy.relay.deadlines import Deadlines
 from spliceproxy.relay.interface import DONE, REST, TunnelEnd
-from spliceproxy.relay.pipes import PAGE, PRIVILEGED, PipePool, affordable
+from spliceproxy.relay.portable import pipes
+from spliceproxy.relay.portable.deadlines import Deadlines
+from spliceproxy.relay.portable.pipes import PAGE, PRIVILEGED, PipePool, affordable
 
 one_engine = pytest.mark.parametrize("engine", ["splice"], indirect=True)
 

@@ -16,7 +16,7 @@ from passlib.hash import bcrypt, sha512_crypt
 from spliceproxy.config import AuthConfig
 from spliceproxy.policy.auth import Authenticator, htpasswd, identities
 from spliceproxy.policy.auth.identities import Identities, peer_uid
-from spliceproxy.policy.auth.watched import SETTLED, Mistakes, WatchedFile
+from spliceproxy.watched import SETTLED, Mistakes, WatchedFile
 
 BCRYPT = "$2y$04$" + bcrypt.using(rounds=4, salt="abcdefghijklmnopqrstuu").hash("secret")[7:]
 SHA512 = sha512_crypt.using(rounds=1000).hash("secret")

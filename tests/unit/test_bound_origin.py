@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from spliceproxy.stream import Stream
+from spliceproxy.net.stream import Stream
 from spliceproxy.upstream.bound import BoundOrigin
 
 KEY = ("o", 80, "")

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from spliceproxy import cli, logs
+from spliceproxy.cli import main as cli
 from spliceproxy.config import Address, AuthConfig, Config, PolicyConfig, Timeouts
+from spliceproxy.processes import logs
 from spliceproxy.settings.table import SETTINGS
 from spliceproxy.version import __version__
 
@@ -409,7 +410,7 @@ def test_version() -> None:
 
 def test_flags_are_answered_without_loading_the_proxy() -> None:
     code = (
-        "import sys; from spliceproxy import cli\n"
+        "import sys; from spliceproxy.cli import main as cli\n"
         "try: cli.main(['--version'])\n"
         "except SystemExit: print(*sys.modules)"
     )
@@ -418,7 +419,7 @@ def test_flags_are_answered_without_loading_the_proxy() -> None:
     ).stdout.split()
     assert "spliceproxy.config" in out
     heavy = {"asyncio", "uvloop", "logging", "socket", "idna", "tomllib", "tomli_w"}
-    assert not {*heavy, "spliceproxy.supervisor"} & set(out)
+    assert not {*heavy, "spliceproxy.processes.supervisor"} & set(out)
 
 
 def test_port_in_use_exits_1_with_one_line() -> None:

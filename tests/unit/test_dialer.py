@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from spliceproxy import tcp
 from spliceproxy.errors import Failure
+from spliceproxy.net import tcp
 from spliceproxy.upstream import dialer as module
 from spliceproxy.upstream.dialer import Dialer
 

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from spliceproxy import AuthConfig, Config, Explanation, PolicyConfig, Request, RuleConfig, explain
+from spliceproxy.embed.explaining import as_text, read_request
 from spliceproxy.errors import Failure
-from spliceproxy.explaining import as_text, read_request
 from spliceproxy.policy.explain import walk
 
 PUBLIC = ("192.0.2.1",)

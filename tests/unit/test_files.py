@@ -14,13 +14,13 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from spliceproxy import files
-from spliceproxy.conditional import parse_date
 from spliceproxy.errors import Failure, PeerGone
-from spliceproxy.files import Site, send_file
 from spliceproxy.http1.head import RequestHead, parse_request
-from spliceproxy.opening import unserved
-from spliceproxy.stream import Stream
+from spliceproxy.net.stream import Stream
+from spliceproxy.site import files
+from spliceproxy.site.conditional import parse_date
+from spliceproxy.site.files import Site, send_file
+from spliceproxy.site.opening import unserved
 
 try:
     import uvloop

@@ -11,7 +11,7 @@ from spliceproxy.config import Timeouts
 from spliceproxy.errors import STATUS, WHY, reasons
 from spliceproxy.http1.framing import Body, response_body
 from spliceproxy.http1.head import find_head_end, parse_response
-from spliceproxy.http1.pages import (
+from spliceproxy.site.pages import (
     DETAILS_MAX,
     ESTABLISHED,
     HOW_TO_CONFIGURE,

@@ -7,8 +7,8 @@ import time
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spliceproxy.http1.pages import proxy_status
 from spliceproxy.http1.status_field import FIELD, NAME, without_own
+from spliceproxy.site.pages import proxy_status
 
 VIA = b"Edge-1.example:8080"
 

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from spliceproxy import listeners, tcp
 from spliceproxy.config import Address
-from spliceproxy.listeners import ListenError, Listeners
+from spliceproxy.net import tcp
+from spliceproxy.processes import listeners
+from spliceproxy.processes.listeners import ListenError, Listeners
 
 LOCAL = Address(host="127.0.0.1")
 

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from spliceproxy.http1.pages import Denial, error_page
 from spliceproxy.observe.accesslog import format_line
 from spliceproxy.observe.record import Record
+from spliceproxy.site.pages import Denial, error_page
 
 DENIAL = Denial("no-metadata", "It is <not> allowed.", "Ask & wait.")
 

@@ -16,7 +16,7 @@ import tomli_w
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spliceproxy import cli
+from spliceproxy.cli import main as cli
 from spliceproxy.config import (
     CONDITIONS,
     Address,

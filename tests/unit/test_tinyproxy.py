@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from passlib.apache import HtpasswdFile
 
-from spliceproxy import cli
+from spliceproxy.cli import main as cli
 from spliceproxy.config import Address, Config
 from spliceproxy.policy.clients import ClientNetworks
 from spliceproxy.policy.rules import RuleSet

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from spliceproxy.errors import Failure
-from spliceproxy.http1.pages import HOW_TO_CONFIGURE
+from spliceproxy.site.pages import HOW_TO_CONFIGURE
 
 Text = str | bytes
 

@@ -19,19 +19,19 @@ from typing import Any
 from wire_case import Case, Step
 from wire_rig import CLIENT, ORIGIN, Cut, Rig, Run, _Dialer, _Names, _Peer, _Services
 
-from spliceproxy.body import BodyMover
 from spliceproxy.config import Config
-from spliceproxy.connection import Connection
-from spliceproxy.exchanges import Exchanges, socket_address
+from spliceproxy.forward.body import BodyMover
+from spliceproxy.forward.lane import Exchanges, socket_address
+from spliceproxy.forward.plain import is_plain, written_authority
+from spliceproxy.front.http1 import Connection
 from spliceproxy.http1.errors import HeadError
 from spliceproxy.http1.head import RequestHead, parse_request
-from spliceproxy.http1.plain import is_plain, written_authority
+from spliceproxy.net.stream import Stream
 from spliceproxy.observe.record import Record
-from spliceproxy.own import Own
 from spliceproxy.policy.engine import Client, Policy, Verdict
 from spliceproxy.relay.driver import RelayDriver
 from spliceproxy.relay.interface import Handoff, PlainRecord, RelayOptions
-from spliceproxy.stream import Stream
+from spliceproxy.upstream.own import Own
 
 TURNS = 200
 """Turns of the event loop in which what is on its way on this machine has come."""

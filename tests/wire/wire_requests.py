@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from wire_case import ASK, ASKED, OK, OK_GOT, VIA, C, Case, O, forward, page, reject
 
-from spliceproxy.http1.pages import HOW_TO_CONFIGURE
+from spliceproxy.site.pages import HOW_TO_CONFIGURE
 
 
 def _line(name: str, source: str, line: str, detail: str, status: int = 400) -> Case:

@@ -14,17 +14,17 @@ from functools import partial
 
 from wire_case import PROBE, PROBED, Case, Step, wire
 
-from spliceproxy.body import BodyMover
 from spliceproxy.config import Config, PolicyConfig
-from spliceproxy.connection import Connection
+from spliceproxy.forward.body import BodyMover
+from spliceproxy.forward.services import Services
+from spliceproxy.front.http1 import Connection
+from spliceproxy.net.stream import Stream
 from spliceproxy.observe.record import Record
-from spliceproxy.own import Own
 from spliceproxy.policy.engine import Policy, Verdict
 from spliceproxy.relay.choice import choose
 from spliceproxy.relay.driver import RelayDriver
 from spliceproxy.relay.interface import RelayOptions
-from spliceproxy.services import Services
-from spliceproxy.stream import Stream
+from spliceproxy.upstream.own import Own
 from spliceproxy.upstream.pool import IdlePool, Key
 
 PATIENCE = 20.0

@@ -29,8 +29,8 @@ from spliceproxy.policy.auth.hashing import Full, Hashing
 from spliceproxy.policy.auth.identities import Identities
 from spliceproxy.policy.auth.throttle import NETWORKS, Throttle, network_of
 from spliceproxy.policy.auth.turns import Later, Turns
-from spliceproxy.policy.auth.watched import WatchedFile
 from spliceproxy.policy.clients import ClientNetworks
+from spliceproxy.watched import WatchedFile
 
 if TYPE_CHECKING:
     from spliceproxy.policy.auth.htpasswd import Users

@@ -10,7 +10,7 @@ from typing import Any
 
 from passlib.hash import apr_md5_crypt, bcrypt, sha512_crypt
 
-from spliceproxy.policy.auth.watched import Mistakes
+from spliceproxy.watched import Mistakes
 
 _HANDLERS: dict[str, Any] = {
     "$2y$": bcrypt,

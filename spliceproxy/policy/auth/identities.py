@@ -9,8 +9,8 @@ import struct
 from collections.abc import Iterable, Mapping
 
 from spliceproxy.config import AuthConfig
-from spliceproxy.policy.auth.watched import Mistakes
 from spliceproxy.policy.networks import parse_network
+from spliceproxy.watched import Mistakes
 
 _UCRED = struct.Struct("iII")  # struct ucred of unix(7): pid, uid, gid
 

@@ -1,0 +1,1 @@
+"""The proxy in a program or a test."""

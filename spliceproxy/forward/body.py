@@ -1,0 +1,148 @@
+"""Moves one message body from one stream to another, without ever holding it whole.
+
+Each function sends ``prefix`` (the head) together with what is already in the source's
+buffer, and leaves in that buffer what follows the body. Large parts of known length go
+through the relay, which gives the sockets back. Nobody else may read from the source
+meanwhile: what a watch had put into its buffer would be overtaken.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from functools import partial
+
+from spliceproxy.errors import EXHAUSTED, Failure, PeerGone
+from spliceproxy.http1.errors import HeadError
+from spliceproxy.http1.framing import ChunkedDecoder, chunk, chunk_head, last_chunk
+from spliceproxy.http1.status_field import without_own
+from spliceproxy.net.stream import Stream
+from spliceproxy.relay import interface
+from spliceproxy.relay.driver import RelayDriver
+from spliceproxy.relay.interface import TransferEnd
+
+
+class SourceFailed(Exception):
+    """The body was cut short: its sender ended or broke the connection, or stalled.
+    ``reason`` is one of the relay interface's reasons."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class TargetFailed(Exception):
+    """The receiver of the body broke the connection, or takes no more."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class BodyMover:
+    """Moves bodies through one worker's relay; ``idle`` is the limit in seconds without a
+    byte, ``pseudonym`` ours in Via, b"" for none."""
+
+    __slots__ = ("_idle", "_pseudonym", "_relay")
+
+    def __init__(self, relay: RelayDriver, idle: float, pseudonym: bytes) -> None:
+        self._relay = relay
+        self._idle = idle
+        self._pseudonym = pseudonym
+
+    async def length(self, source: Stream, target: Stream, length: int, prefix: bytes) -> None:
+        """Exactly ``length`` bytes."""
+        source.unwatch()
+        first = bytes(source.buffer[:length])
+        del source.buffer[:length]
+        await self._send(target, prefix + first)
+        left = length - len(first)
+        if left >= interface.SPLICE_MIN:
+            await self._transfer(source, target, left)
+            return
+        while left:
+            await self._fill(source)
+            part = bytes(source.buffer[:left])
+            del source.buffer[:left]
+            await self._send(target, part)
+            left -= len(part)
+
+    async def until_end(self, source: Stream, target: Stream, prefix: bytes) -> None:
+        """Everything until FIN."""
+        source.unwatch()
+        await self._send(target, prefix + source.buffer)
+        source.buffer.clear()
+        await self._transfer(source, target, -1)
+
+    async def chunked(
+        self, source: Stream, target: Stream, decoder: ChunkedDecoder, prefix: bytes, *, plain: bool
+    ) -> None:
+        """A chunked body, framed anew; with ``plain`` its payload alone. HeadError where
+        the framing is broken. Chunks that do not fit the buffer are passed through the relay."""
+        source.unwatch()
+        while True:
+            try:
+                payload = decoder.decode(source.buffer)
+            except HeadError:
+                # What came before the fault goes on, however the segments fell.
+                good = decoder.good
+                await self._send(target, prefix + (good if plain or not good else chunk(good)))
+                raise
+            out = payload if plain or not payload else chunk(payload)
+            if decoder.done and not plain:
+                out += last_chunk(without_own(decoder.trailers, self._pseudonym))
+            if prefix or out:
+                await self._send(target, prefix + out)
+                prefix = b""
+            if decoder.done:
+                return
+            if decoder.paused:
+                await asyncio.sleep(0)
+                continue
+            left = decoder.remaining
+            if left < interface.SPLICE_MIN:
+                await self._fill(source)
+                continue
+            if not plain:
+                await self._send(target, chunk_head(left))
+                prefix = b"\r\n"
+            await self._transfer(source, target, left)
+            decoder.skip(left)
+
+    async def _fill(self, source: Stream) -> None:
+        source.read_limit.set("connection_read_timeout", "the body stalled", self._idle)
+        try:
+            n = await source.fill()
+        except PeerGone as error:
+            raise SourceFailed(interface.SOURCE_ERROR) from error
+        except Failure as error:
+            raise SourceFailed(interface.IDLE) from error
+        if n == 0:
+            raise SourceFailed(interface.SOURCE_EOF)
+
+    async def _send(self, target: Stream, data: bytes) -> None:
+        target.write_limit.set("connection_write_timeout", "the body is not taken", self._idle)
+        try:
+            await target.send(data)
+        except PeerGone as error:
+            raise TargetFailed(interface.TARGET_ERROR) from error
+        except Failure as error:
+            raise TargetFailed(interface.TARGET_IDLE) from error
+
+    async def _transfer(self, source: Stream, target: Stream, length: int) -> None:
+        source.pause()
+        count = partial(_count, source, target)
+        end = await self._relay.transfer(source.fd, target.fd, length, count)
+        count(end)
+        if end.errno in EXHAUSTED:  # neither socket says so, but our own kernel
+            raise OSError(end.errno, os.strerror(end.errno))
+        if end.reason in (interface.TARGET_ERROR, interface.TARGET_IDLE):
+            raise TargetFailed(end.reason)
+        if end.reason != interface.DONE:
+            raise SourceFailed(end.reason)
+
+
+def _count(source: Stream, target: Stream, end: TransferEnd) -> None:
+    moved = end.copied + end.spliced
+    source.received += moved
+    target.sent += moved

@@ -1,0 +1,82 @@
+"""From a verdict to a connection, also where a name's second family of addresses is late.
+
+What is known is dialled, and not held up. If the rest of the look-up comes before there is a
+connection, the policy judges all that is known then, and what is new is tried first: an IPv6
+that leads nowhere must not hide an IPv4 whose answer came a moment later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from spliceproxy.errors import Failure
+from spliceproxy.forward.services import Services
+from spliceproxy.net.stream import Stream
+from spliceproxy.observe.record import Record
+from spliceproxy.policy.engine import Verdict
+
+Decide = Callable[[], Awaitable[Verdict]]
+"""Asks the policy about the same request once more; raises as ``Policy.decide`` does."""
+
+_FINAL = ("connection_limit_reached", "proxy_loop_detected")
+"""Failures that other addresses would not change."""
+
+
+async def dial(
+    services: Services, verdict: Verdict, record: Record, again: Decide
+) -> tuple[Stream, Verdict]:
+    """A connection, and the verdict that allows it. Raises as :meth:`Services.dial`, and what
+    ``again`` raises."""
+    # What is known without waiting has come from a look-up that was over.
+    late = services.names.late(verdict.host) if record.looked_up else None
+    if late is None:
+        return await services.dial(verdict, record), verdict
+    if not record.dialling_since:  # one limit for all that follows
+        record.dialling_since = time.monotonic() - record.looked_up
+    deadline = record.dialling_since + services.config.timeouts.dial
+    attempt = asyncio.ensure_future(services.dial(verdict, record))
+    try:
+        if await _needs_more(attempt, late, deadline):
+            more = await again()
+            new = tuple(one for one in more.addresses if one not in verdict.addresses)
+            if new and not _is_settled(attempt):
+                _drop(attempt)
+                rest = tuple(one for one in more.addresses if one not in new)
+                return await services.dial(more._replace(addresses=new + rest), record), more
+        return await attempt, verdict
+    except BaseException:
+        _drop(attempt)
+        raise
+
+
+async def _needs_more(
+    attempt: asyncio.Future[Stream], late: asyncio.Future[None], deadline: float
+) -> bool:
+    """Waits for a connection or the end of the look-up; whether that came first."""
+    both: set[asyncio.Future[Any]] = {attempt, late}
+    await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+    if not _is_settled(attempt):  # what is known may all have failed
+        await asyncio.wait({late}, timeout=max(deadline - time.monotonic(), 0.0))
+    return late.done() and not _is_settled(attempt)
+
+
+def _is_settled(attempt: asyncio.Future[Stream]) -> bool:
+    """Whether it has a connection, or a failure that other addresses would not change."""
+    if not attempt.done():
+        return False
+    error = attempt.exception()
+    return not isinstance(error, Failure) or error.error in _FINAL
+
+
+def _drop(attempt: asyncio.Future[Stream]) -> None:
+    """Ends an attempt that nobody wants any more, be it a connection already."""
+    attempt.add_done_callback(_close)
+    attempt.cancel()
+
+
+def _close(attempt: asyncio.Future[Stream]) -> None:
+    if not attempt.cancelled() and attempt.exception() is None:
+        attempt.result().close()

@@ -1,0 +1,409 @@
+"""One request forwarded to its origin, and the response forwarded to the client.
+
+The request's body and the response travel at the same time where the body does not fit
+the first segment: an origin may answer early, and 100 (Continue) comes before the body.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from spliceproxy.errors import ClientGone, Failure, PeerGone
+from spliceproxy.forward.body import SourceFailed, TargetFailed
+from spliceproxy.forward.dialing import Decide, dial
+from spliceproxy.forward.origin_faults import tell
+from spliceproxy.forward.responses import DeadReuse, ResponseReader
+from spliceproxy.forward.services import Services
+from spliceproxy.forward.tunnel import hand_over
+from spliceproxy.http1.authentication import request_binds, response_binds
+from spliceproxy.http1.errors import HeadError
+from spliceproxy.http1.framing import Body, ChunkedDecoder, request_body, response_body
+from spliceproxy.http1.head import RequestHead, ResponseHead
+from spliceproxy.http1.rewrite import (
+    client_response,
+    interim_response,
+    may_switch,
+    origin_request,
+    persistent,
+)
+from spliceproxy.net.stream import Stream
+from spliceproxy.observe.record import Record
+from spliceproxy.policy.engine import Verdict
+from spliceproxy.relay.interface import CLIENT_RESET, IDLE, SOURCE_ERROR, TARGET_IDLE
+from spliceproxy.upstream.bound import BoundOrigin
+
+IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
+"""RFC 9110 section 9.2.2. Such a request without a body may be sent again."""
+
+
+@dataclass(slots=True)
+class Begun:
+    """How far the relay has come with a request. ``origin``: has been sent it; None: the
+    idle connection that it was sent on was dead, so that a new one must be made. ``late``:
+    the time for the response is over."""
+
+    origin: Stream | None
+    peer: str
+    reused: bool
+    late: bool
+
+
+class Exchange:
+    """One request and its response. ``abort(cause)`` is the connection's: it makes the
+    coroutine that runs :meth:`run` fail with ``cause``. ``again`` asks the policy once more.
+
+    ``answered``: the final response has begun; ``uploaded``: all of the request's body has
+    been read. ``bound`` holds the origin's connection where it belongs to this client.
+    """
+
+    __slots__ = (
+        "_abort",
+        "_again",
+        "_begun",
+        "_binds",
+        "_body",
+        "_bound",
+        "_client",
+        "_forwarded",
+        "_head",
+        "_length",
+        "_origin",
+        "_origin_failed",
+        "_record",
+        "_services",
+        "_sound",
+        "_start",
+        "_upload",
+        "_verdict",
+        "answered",
+        "cut_by_reset",
+        "uploaded",
+    )
+
+    def __init__(
+        self,
+        services: Services,
+        client: Stream,
+        head: RequestHead,
+        record: Record,
+        verdict: Verdict,
+        abort: Callable[[Exception], None],
+        forwarded: list[bytes] | None,
+        again: Decide,
+        bound: BoundOrigin,
+        begun: Begun | None = None,
+    ) -> None:
+        self._services = services
+        self._client = client
+        self._head = head
+        self._record = record
+        self._verdict = verdict
+        self._abort = abort
+        self._forwarded = forwarded
+        self._again = again
+        self._begun = begun
+        self._bound = bound
+        # Nobody else may use the origin's connection from here on (RFC 4559 section 6).
+        self._binds = request_binds(head)
+        self._origin: Stream | None = None
+        self._origin_failed = False  # the upload found its connection broken
+        # What had come from the client before the body, and been sent before the response.
+        self._start = client.received - len(client.buffer), client.sent
+        self._sound = True  # what it has sent needed no lenience
+        self._upload: asyncio.Task[None] | None = None
+        self.uploaded = True  # nothing of the request's body is left to be read
+        self._body, self._length = request_body(head)
+        self.answered = False
+        self.cut_by_reset = False  # only a reset shows that the response was cut short
+
+    async def run(self) -> bool:
+        """Forwards both ways; returns whether the client's connection goes on.
+
+        Raises Failure or HeadError (answer it, if not ``answered``), ClientGone, and
+        SourceFailed where the response was cut short.
+        """
+        try:
+            if self._begun is not None:
+                reused = self._take_begun()
+            else:
+                reused = self._take_bound() or self._take_idle()
+            if self._origin is None:
+                await self._dial()
+            try:
+                return await self._attempt(reused=reused and self._may_repeat)
+            except DeadReuse:
+                self._close_origin()
+            self._begun = None
+            await self._dial()
+            return await self._attempt(reused=False)
+        except Exception as error:
+            tell(self._services.answers, self._record, error, begun=self.answered)
+            raise
+        finally:
+            try:
+                if self._upload is not None:
+                    await _stop(self._upload)
+            finally:
+                self._upload = None  # its end has a traceback, which has this exchange
+                self._close_origin()
+
+    # ---- the origin --------------------------------------------------------------------
+
+    def _take_begun(self) -> bool:
+        """The connection that the relay has used, if any; returns whether it had served
+        before."""
+        begun = self._begun
+        assert begun is not None
+        self._origin, self._record.peer = begun.origin, begun.peer
+        return begun.origin is not None and begun.reused
+
+    @property
+    def _may_repeat(self) -> bool:
+        """Whether the request may be sent again."""
+        return self._head.method in IDEMPOTENT and self._body == Body.NONE
+
+    def _take_bound(self) -> bool:
+        """The connection that belongs to this client, if it leads there; whatever the method
+        is, for it carries who the client is."""
+        held = self._bound.take(self._verdict.key, self._verdict.addresses)
+        if held is None:
+            return False
+        self._origin, self._record.peer = held
+        self._binds = True
+        return True
+
+    def _take_idle(self) -> bool:
+        """An idle connection, if there is one and the request may be sent again."""
+        if not self._may_repeat:
+            return False
+        idle = self._services.pool.take(self._verdict.key, self._verdict.addresses)
+        if idle is None:
+            return False
+        self._origin, self._record.peer = idle
+        return True
+
+    async def _dial(self) -> None:
+        self._client.watch(self._client_gone)
+        self._origin, self._verdict = await dial(
+            self._services, self._verdict, self._record, self._again
+        )
+
+    def _close_origin(self) -> None:
+        if self._origin is not None:
+            self._origin.close()
+            self._origin = None
+
+    def _client_gone(self) -> None:
+        self._abort(ClientGone())
+
+    async def _attempt(self, *, reused: bool) -> bool:
+        origin = self._origin
+        assert origin is not None
+        reader = ResponseReader(origin)
+        try:
+            if self._begun is None or self._begun.origin is None:
+                await self._send_request(origin)
+            elif self._begun.late:
+                raise Failure("http_response_timeout", "the origin does not answer")
+            else:
+                self._client.watch(self._client_gone)
+            response = await self._final_response(origin, reader)
+            self._sound = reader.sound
+        except DeadReuse:
+            if reused:
+                raise
+            raise Failure(
+                "connection_terminated", "the origin closed the connection without an answer"
+            ) from None
+        if response.status == 101:
+            return self._switch(origin, response)
+        return await self._answer(origin, response)
+
+    # ---- the request -------------------------------------------------------------------
+
+    async def _send_request(self, origin: Stream) -> None:
+        head = origin_request(self._head, self._body, self._services.via, self._forwarded)
+        client = self._client
+        origin.write_limit.set(
+            "connection_write_timeout",
+            "the origin does not take the request",
+            self._services.config.timeouts.idle,
+        )
+        if self._body == Body.CHUNKED or self._length > len(client.buffer):
+            self.uploaded = False
+            self._upload = asyncio.ensure_future(self._send_body(origin, head))
+            return
+        if self._length:
+            head += client.buffer[: self._length]
+            del client.buffer[: self._length]
+        try:
+            await origin.send(head)
+        except PeerGone as error:
+            raise DeadReuse from error
+        client.watch(self._client_gone)
+
+    async def _send_body(self, origin: Stream, head: bytes) -> None:
+        """The task that sends a request whose body is still coming."""
+        try:
+            if self._body == Body.CHUNKED:
+                decoder = ChunkedDecoder(400)
+                await self._services.mover.chunked(self._client, origin, decoder, head, plain=False)
+            else:
+                await self._services.mover.length(self._client, origin, self._length, head)
+            self.uploaded = True
+            self._client.watch(self._client_gone)
+        except TargetFailed as error:
+            if error.reason == TARGET_IDLE and not self.answered:
+                self._abort(Failure("connection_write_timeout", "the origin takes no more"))
+                return
+            # It may have answered before it closed: whoever reads the response finds out.
+            self._origin_failed = True
+        except SourceFailed as error:
+            # With an early answer on its way, the client may well stop sending.
+            if not self.answered or error.reason == SOURCE_ERROR:
+                self._abort(_client_failed(error))
+        except (Failure, HeadError) as error:
+            self._abort(error)
+        except Exception as error:  # noqa: BLE001 - the connection answers and tells it
+            self._abort(error)
+        if not self.answered:
+            self._expect_response(origin)
+
+    # ---- the response ------------------------------------------------------------------
+
+    async def _final_response(self, origin: Stream, reader: ResponseReader) -> ResponseHead:
+        """The first response that is not interim; those are passed on (RFC 9110 15.2). One
+        time limit holds for all."""
+        self._limit_response(origin)
+        while True:
+            response = await reader.next()
+            self._binds = self._binds or response_binds(response)
+            if response.status >= 200 or response.status == 101:
+                return response
+            if self._head.minor:
+                await self._send_interim(response)
+            await asyncio.sleep(0)  # a storm of them must not hold up others
+
+    async def _send_interim(self, response: ResponseHead) -> None:
+        self._client.write_limit.set(
+            "connection_write_timeout",
+            "the client takes no answer",
+            self._services.config.timeouts.idle,
+        )
+        try:
+            await self._client.send(interim_response(response, self._services.via))
+            self._client.message_start = self._client.sent
+        except PeerGone as error:
+            raise ClientGone from error
+
+    def _limit_response(self, origin: Stream) -> None:
+        """While the request's body is on its way that has limits of its own."""
+        if self.uploaded:
+            self._expect_response(origin)
+        else:
+            origin.read_limit.clear()
+
+    def _expect_response(self, origin: Stream) -> None:
+        idle = self._services.config.timeouts.idle
+        origin.read_limit.set("http_response_timeout", "the origin does not answer", idle)
+
+    def _switch(self, origin: Stream, response: ResponseHead) -> bool:
+        """101: from here on a tunnel (RFC 9110 section 7.8)."""
+        if not may_switch(self._head, response) or not self.uploaded:
+            raise Failure("http_upgrade_failed", "the origin switched protocols unasked")
+        answer = client_response(
+            response,
+            Body.NONE,
+            minor=self._head.minor,
+            close=False,
+            via=self._services.via,
+            date=self._services.date(),
+        )
+        received, sent = self._start
+        self._record.status = 101
+        self._record.bytes_in += self._client.received - len(self._client.buffer) - received
+        self._record.bytes_out = self._client.sent - sent
+        hand_over(self._services, self._client, origin, answer, self._record)
+        self._origin = None
+        return False
+
+    async def _answer(self, origin: Stream, response: ResponseHead) -> bool:
+        if self.uploaded:  # else the upload reads from the client, and finds out
+            self._client.watch(self._client_gone)
+        kind, length = response_body(response, self._head.method)
+        out = Body.CLOSE if kind == Body.CHUNKED and not self._head.minor else kind
+        stays = kind != Body.CLOSE and persistent(response) and self._sound
+        # A response that overtakes the request's body ends the connection: what is left
+        # of the body would have to be read as something. And where the origin has been told
+        # who is at its connection, the client must learn that this is over.
+        close = (
+            out == Body.CLOSE
+            or not self.uploaded
+            or self._services.draining
+            or not persistent(self._head)
+            or (self._binds and not stays)
+        )
+        prefix = client_response(
+            response,
+            out,
+            minor=self._head.minor,
+            close=close,
+            via=self._services.via,
+            date=self._services.date(),
+        )
+        self._record.status = response.status
+        self._record.content_type = (response.get(b"content-type") or b"").decode("latin-1")
+        self.answered = True
+        self.cut_by_reset = out == Body.CLOSE
+        try:
+            await self._send_response(origin, kind, length, prefix, plain=out == Body.CLOSE)
+        except TargetFailed as error:
+            raise ClientGone(IDLE if error.reason == TARGET_IDLE else CLIENT_RESET) from error
+        self.cut_by_reset = False  # it is whole
+        if stays and self._sound and self.uploaded and not (self._binds and close):
+            place = self._bound if self._binds else self._services.pool
+            place.put(self._verdict.key, origin, self._record.peer)
+            self._origin = None
+        return not close and (self._sound or not self._binds)
+
+    async def _send_response(
+        self, origin: Stream, kind: Body, length: int, prefix: bytes, *, plain: bool
+    ) -> None:
+        if kind == Body.CHUNKED:
+            decoder = ChunkedDecoder(502)
+            await self._services.mover.chunked(origin, self._client, decoder, prefix, plain=plain)
+            self._sound = self._sound and decoder.sound
+        elif kind == Body.CLOSE:
+            await self._services.mover.until_end(origin, self._client, prefix)
+            # Of two transfers on one socket only one is told of its reset: the other sees an
+            # end that looks clean.
+            if self._upload is not None and not self.uploaded:
+                await asyncio.sleep(0)  # it has the error, if there is one
+                if self._origin_failed:
+                    raise SourceFailed(SOURCE_ERROR)
+        else:
+            await self._services.mover.length(origin, self._client, length, prefix)
+
+
+def _client_failed(error: SourceFailed) -> Exception:
+    """What becomes of a request whose body did not come."""
+    if error.reason == IDLE:
+        why = "the body stalled"
+        return Failure("connection_read_timeout", "the request's body stalled", 408, why=why)
+    return ClientGone(error.reason)
+
+
+async def _stop(task: asyncio.Task[None]) -> None:
+    """Cancels and waits, whatever happens: until the task has ended, the relay may be
+    using the sockets, and they must not be closed."""
+    again = False
+    task.cancel()
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError:
+            again = True
+    if again:
+        raise asyncio.CancelledError

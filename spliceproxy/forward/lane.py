@@ -1,0 +1,269 @@
+"""Plain exchanges: lets the relay repeat what was decided here, and takes back what it may
+not decide.
+
+A client's connection is with the relay while it has nothing to say, and while all that it
+says is plain (:mod:`forward.plain`) and goes where a request has been allowed to go a moment
+ago. Everything else comes back as a :class:`Handoff`, and becomes a Connection here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import struct
+from collections.abc import Container
+from ipaddress import ip_address
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, cast
+
+from spliceproxy.config import Config, Timeouts
+from spliceproxy.forward.plain import REQUEST_RULES, RESPONSE_RULES, is_plain, written_authority
+from spliceproxy.http1.authentication import PER_REQUEST
+from spliceproxy.http1.head import RequestHead
+from spliceproxy.http1.rewrite import host_field
+from spliceproxy.net.stream import Stream
+from spliceproxy.observe.accesslog import AccessLog
+from spliceproxy.observe.record import Record
+from spliceproxy.policy.engine import Client, Policy, Verdict
+from spliceproxy.relay.driver import RelayDriver
+from spliceproxy.relay.interface import ExchangeOptions, Handoff, Relay
+from spliceproxy.site.pages import ESTABLISHED
+from spliceproxy.upstream.dialer import ATTEMPT_DELAY
+from spliceproxy.upstream.own import Own
+from spliceproxy.upstream.pool import MAX_IDLE, PER_ORIGIN, TOTAL, Key
+
+if TYPE_CHECKING:
+    from spliceproxy.relay._native import NativeRelay
+
+KINDS = {
+    ("CONNECT", "authority"): "C",
+    ("GET", "absolute"): "G",
+    ("GET", "origin"): "g",
+    ("HEAD", "absolute"): "H",
+    ("HEAD", "origin"): "h",
+}
+"""The relay's letters for a method and a form of the target."""
+
+
+class Shared(Protocol):
+    """What is needed here of all that a worker's connections share (``services``)."""
+
+    loop: asyncio.AbstractEventLoop
+    config: Config
+    relay: RelayDriver
+    log: AccessLog | None
+    own: Own
+    policy: Policy
+    via: bytes
+
+
+class Owner(Protocol):
+    """Who goes on with what comes back."""
+
+    def take_over(self, handoff: Handoff) -> None: ...
+    def not_accepted(self, error: int) -> None: ...
+    def lost(self, count: int) -> None: ...
+
+
+class Exchanges:
+    """The plain exchanges of one worker. ``VALID`` is how many seconds a decision, and the
+    addresses that belong to it, may be repeated: a change of DNS or of /etc/hosts is followed
+    within this time, at the cost of a request a second."""
+
+    VALID = 1.0
+
+    __slots__ = ("_forwards", "_keyed", "_native", "_owner", "_repeats", "_services")
+
+    def __init__(self, services: Shared, relay: Relay, owner: Owner) -> None:
+        """``relay`` is of the native engine."""
+        from spliceproxy.relay._native import NativeExchanges
+
+        self._services = services
+        self._owner = owner
+        # Otherwise each request gets the client's address, or loses what it has.
+        self._forwards = services.config.forwarded_for == "transparent"
+        self._keyed = services.policy.identifies
+        self._repeats = not services.policy.watches  # who wants each record, sees each request
+        log = services.log is not None
+        self._native = NativeExchanges(
+            cast("NativeRelay", relay),
+            exchange_options(services.config.timeouts, services.via, keyed=self._keyed, log=log),
+            self,
+        )
+        if services.log is not None:
+            services.log.follow(self._native.take_log)
+
+    @property
+    def clients(self) -> int:
+        """Client connections that are with the relay, tunnels not counted."""
+        return self._native.clients
+
+    # ---- clients -----------------------------------------------------------------------
+
+    def listen(self, sock: socket.socket) -> None:
+        """The relay accepts clients from here on."""
+        self._native.listen(sock.fileno())
+
+    def unlisten(self) -> None:
+        """The relay accepts no more, from any socket."""
+        self._native.unlisten()
+
+    def limit(self, most: int, others: int) -> None:
+        """Beyond ``most`` connections (0: no limit) clients are refused; ``others`` of them
+        are not with the relay."""
+        self._native.limit(most, others)
+
+    def give(self, stream: Stream, address: str, requests: int) -> bool:
+        """A client's connection between two requests goes to the relay; false if it cannot."""
+        stream.pause()
+        try:
+            self._native.adopt(stream.fd, address, bytes(stream.buffer), requests)
+        except OSError:
+            return False
+        stream.detach()
+        self._services.relay.wake()
+        return True
+
+    def release(self) -> None:
+        """The clients between two requests come back, the others are not kept afterwards."""
+        self._native.release()
+
+    def close_clients(self) -> None:
+        """Closes every client, whatever it is at."""
+        self._native.close_clients()
+
+    # ---- routes ------------------------------------------------------------------------
+
+    def allow(self, client: Client, head: RequestHead, verdict: Verdict, record: Record) -> bool:
+        """Requests like this one, of clients like this one, may go where the verdict says for a
+        moment, without being looked at; returns whether there is such a thing."""
+        if not self._repeats or not verdict.repeat_for or client.uid >= 0 or record.tags:
+            return False
+        if head.method != "CONNECT" and not (self._forwards and is_plain(head)):
+            return False
+        authority = written_authority(head)
+        if not authority or self._services.own.may_be(verdict.port):
+            return False
+        first = verdict.addresses[0]
+        group = self._services.policy.class_of(client)
+        self._native.add_route(
+            KINDS[head.method, head.form],
+            group,
+            (head.get(b"proxy-authorization") or b"") if self._keyed else b"",
+            authority,
+            verdict.key,
+            host_field(head),
+            min(self.VALID, verdict.repeat_for),
+            b"" if verdict.source_address else self._socket_address(first, verdict.port),
+            first,
+            len(verdict.addresses) == 1,
+            record.user,
+        )
+        self._native.add_client(client.address, group)
+        self._services.relay.wake()  # clients come back where it had to forget their origins
+        return True
+
+    def _socket_address(self, address: str, port: int) -> bytes:
+        return socket_address(address, port)
+
+    # ---- what the relay says -----------------------------------------------------------
+
+    def handed(self, handoff: Handoff) -> None:
+        self._owner.take_over(handoff)
+
+    def not_accepted(self, error: int) -> None:
+        self._owner.not_accepted(error)
+
+    def logged(self, count: int) -> None:
+        assert self._services.log is not None
+        self._services.log.expect(count)
+
+    def lost(self, count: int) -> None:
+        self._owner.lost(count)
+
+    # ---- idle connections to origins ---------------------------------------------------
+
+    def __len__(self) -> int:
+        return self._native.kept
+
+    def take(self, key: Key, addresses: Container[str]) -> tuple[Stream, str] | None:
+        """As :meth:`IdlePool.take`."""
+        found = self._native.take(key, addresses)
+        if found is None:
+            return None
+        fd, peer = found
+        return self.stream(fd, peer, b""), peer
+
+    def put(self, key: Key, stream: Stream, peer: str) -> None:
+        """As :meth:`IdlePool.put`."""
+        if stream.buffer:
+            stream.close()
+            return
+        self._native.put(key, stream.detach(), peer)
+        self._services.relay.wake()
+
+    def close(self) -> None:
+        """As :meth:`IdlePool.close`."""
+        self._native.close_kept()
+
+    def stream(self, fd: int, peer: str, received: bytes) -> Stream:
+        """A stream of a descriptor that the relay has given back, and what it had received.
+        Where this raises the descriptor is closed."""
+        family = socket.AF_INET6 if ":" in peer else socket.AF_INET if peer else socket.AF_UNIX
+        try:
+            sock = socket.socket(family, socket.SOCK_STREAM, 0, fileno=fd)
+        except BaseException:
+            os.close(fd)
+            raise
+        try:
+            stream = Stream(sock, self._services.loop)
+            stream.buffer += received
+            stream.received = len(received)
+            return stream
+        except BaseException:
+            sock.close()
+            raise
+
+
+def own_ports() -> tuple[int, int]:
+    """The range of ports for outgoing connections (ip(7))."""
+    try:
+        first, last = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()
+        return int(first), int(last)
+    except OSError:  # a container without /proc/sys
+        return 1024, 65535
+
+
+def exchange_options(times: Timeouts, via: bytes, *, keyed: bool, log: bool) -> ExchangeOptions:
+    """The relay's settings. ``via`` is our pseudonym, b"" for none; ``keyed``: a decision
+    depends on the client's credentials."""
+    rules = dict(REQUEST_RULES)
+    if not keyed:
+        rules[b"proxy-authorization"] = "drop"
+    if not via:
+        del rules[b"via"]
+    return ExchangeOptions(
+        request_rules=rules,
+        response_rules=RESPONSE_RULES,
+        schemes=PER_REQUEST,
+        via=b"Via: 1.1 " + via + b"\r\n" if via else b"",
+        name=via,
+        established=ESTABLISHED,
+        head=times.head,
+        dial=times.dial,
+        race=ATTEMPT_DELAY,
+        kept=MAX_IDLE,
+        kept_most=TOTAL,
+        kept_each=PER_ORIGIN,
+        ports=own_ports(),
+        log=log,
+    )
+
+
+def socket_address(address: str, port: int) -> bytes:
+    """``struct sockaddr_in`` or ``sockaddr_in6`` of an IP address (ip(7), ipv6(7))."""
+    packed = ip_address(address).packed
+    if len(packed) == 4:
+        return struct.pack("=H", socket.AF_INET) + struct.pack("!H4s8x", port, packed)
+    return struct.pack("=H", socket.AF_INET6) + struct.pack("!HI16sI", port, 0, packed, 0)

@@ -1,0 +1,71 @@
+"""Reads the heads of the responses to one request from its origin's connection."""
+
+from __future__ import annotations
+
+from spliceproxy.errors import Failure, PeerGone
+from spliceproxy.http1.errors import HeadError
+from spliceproxy.http1.framing import is_sound
+from spliceproxy.http1.head import MAX_EMPTY, ResponseHead, find_head_end, parse_response
+from spliceproxy.http1.lenient import skip_lines
+from spliceproxy.net.stream import Stream
+
+
+class DeadReuse(Exception):
+    """A reused connection ended before the first byte of a response."""
+
+
+class ResponseReader:
+    """To be made before the request is sent. ``sound``: all that has come could be read
+    strictly, so that the connection may serve another request."""
+
+    __slots__ = ("_before", "_origin", "sound")
+
+    def __init__(self, origin: Stream) -> None:
+        self._origin = origin
+        self._before = origin.received - len(origin.buffer)  # bytes that are no answer to it
+        self.sound = True
+
+    async def next(self) -> ResponseHead:
+        """The next head, interim or final. HeadError(502); DeadReuse where the origin has sent
+        nothing, Failure where it has not sent all of it, or has not in time."""
+        origin, buffer = self._origin, self._origin.buffer
+        searched = skipped = 0
+        try:
+            while True:
+                if not searched:
+                    skipped += self._skip_empty_lines()
+                    if skipped > MAX_EMPTY:
+                        raise HeadError(502, "too many empty lines before a response")
+                if len(buffer) > searched and buffer != b"\r":  # half an empty line begins nothing
+                    end = find_head_end(buffer, searched, response=True)
+                    if end >= 0:
+                        return self._take(end)
+                    searched = len(buffer)
+                else:
+                    await origin.readable()
+                if not await origin.fill():
+                    break
+        except PeerGone as error:
+            if origin.received == self._before:
+                raise DeadReuse from error
+            detail = "the origin reset the connection"
+            raise Failure("connection_terminated", detail, why="connection reset") from error
+        if origin.received == self._before:
+            raise DeadReuse
+        raise Failure("http_response_incomplete", "the origin closed within the response's head")
+
+    def _skip_empty_lines(self) -> int:
+        """Takes those before a response away, which are not yet a part of it."""
+        skipped = skip_lines(self._origin.buffer)
+        if skipped:
+            self._before += skipped
+            self.sound = False
+        return skipped
+
+    def _take(self, end: int) -> ResponseHead:
+        buffer = self._origin.buffer
+        head = bytes(buffer[:end])
+        del buffer[:end]
+        response = parse_response(head)
+        self.sound = self.sound and is_sound(response) and not response.cleaned
+        return response

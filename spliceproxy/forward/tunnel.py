@@ -1,0 +1,48 @@
+"""CONNECT, and every other way in which a connection becomes a tunnel."""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from os import strerror
+
+from spliceproxy.errors import EXHAUSTED
+from spliceproxy.forward.services import Services
+from spliceproxy.net.stream import Stream
+from spliceproxy.observe.record import Record
+from spliceproxy.relay.interface import ABORTED, DONE, TunnelEnd
+
+
+def hand_over(
+    services: Services, client: Stream, origin: Stream, answer: bytes, record: Record
+) -> None:
+    """Gives both sockets to the relay; what was read ahead on either side goes first, and
+    ``answer`` before that to the client. The record is written when the tunnel ends; of
+    the connection nothing else is left. Its ``bytes_in`` must hold the size of the request,
+    and ``bytes_out`` that of interim responses.
+    OSError: both streams are still the caller's."""
+    client.pause()
+    origin.pause()
+    to_client = answer + origin.buffer
+    services.relay.tunnel(
+        client.fd,
+        origin.fd,
+        bytes(client.buffer),
+        to_client,
+        partial(_ended, services, record),
+    )
+    try:
+        client.detach()
+    finally:
+        origin.detach()
+
+
+def _ended(services: Services, record: Record, end: TunnelEnd) -> None:
+    record.bytes_in += end.up_copied + end.up_spliced
+    record.bytes_out += end.down_copied + end.down_spliced
+    if end.reason != DONE:
+        record.reason = end.reason
+    if end.errno in EXHAUSTED:  # neither side has left
+        record.reason, record.error = ABORTED, "proxy_internal_error"
+        services.faults.say(end.errno, logging.ERROR, "a tunnel was cut: %s", strerror(end.errno))
+    services.write(record)

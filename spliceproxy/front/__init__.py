@@ -1,0 +1,1 @@
+"""Ways in: one client, from accept to its end."""

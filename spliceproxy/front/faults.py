@@ -1,0 +1,53 @@
+"""What becomes of a client's request when something of the proxy's own fails, or an answer that
+has begun cannot be ended."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+
+from spliceproxy.errors import ClientGone, Failure
+from spliceproxy.forward.body import SourceFailed
+from spliceproxy.http1.errors import HeadError
+from spliceproxy.net.stream import Stream
+from spliceproxy.observe.record import Record
+from spliceproxy.relay.interface import ABORTED, IDLE, SOURCE_ERROR
+from spliceproxy.seldom import Seldom
+from spliceproxy.site.pages import NO_MEMORY
+
+
+def tell(faults: Seldom, client: str, error: Exception) -> None:
+    """A line about a fault of our own, with a traceback where nobody foresaw it. ``client`` is
+    the address of the one that it has hit, "" on a Unix socket."""
+    number = error.errno if isinstance(error, OSError) else None
+    foreseen = isinstance(error, (OSError, MemoryError))
+    faults.say(
+        (type(error), number),
+        logging.ERROR,
+        "a request of %s could not be served: %s",
+        client or "a local client",
+        error if str(error) else type(error).__name__,
+        error=None if foreseen else error,
+    )
+
+
+def note_cut(record: Record, error: Exception) -> None:
+    """An answer has begun and will not be whole, for this reason."""
+    if isinstance(error, (ClientGone, SourceFailed)):
+        record.reason = error.reason
+    elif isinstance(error, Failure):
+        record.blame(error.error)
+        record.reason = ABORTED if error.error == "proxy_internal_error" else IDLE
+    elif isinstance(error, HeadError):
+        record.blame(error.error)
+        record.reason = SOURCE_ERROR
+
+
+async def last_words(client: Stream, *, asked: bool) -> None:
+    """Not even the answer to a fault could be made: what needs no memory is sent, if there is a
+    request, and no answer to it has begun."""
+    if not asked or client.fd < 0 or client.sent != client.message_start:
+        return
+    with suppress(OSError):
+        client.sock.send(NO_MEMORY)
+        await client.finish(more=True)

@@ -1,0 +1,268 @@
+"""A worker's listening sockets: accepts in batches, keeps the set of live connections."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import socket
+from collections.abc import Sequence
+from functools import partial
+
+from spliceproxy.errors import EXHAUSTED
+from spliceproxy.forward.services import Services
+from spliceproxy.front.http1 import Connection
+from spliceproxy.net.stream import Stream
+from spliceproxy.relay.interface import REFUSED, Handoff
+
+log = logging.getLogger("spliceproxy")
+
+BATCH = 64
+"""Connections accepted in one wake-up, before others have their turn."""
+
+PAUSE = 0.1
+"""Seconds without accepting when there are no descriptors left."""
+
+REFUSALS = 64
+"""Connections beyond the limit that are answered with 503; further ones wait to be
+accepted."""
+
+LOOKS = 10
+LOOK_SECONDS = 0.01
+"""How often, and how far apart, a place is looked for before a client is refused."""
+
+# accept(2): errors of the new connection, not of the listening socket.
+_TRANSIENT = frozenset(
+    {
+        errno.ECONNABORTED,
+        errno.EHOSTDOWN,
+        errno.EHOSTUNREACH,
+        errno.ENETDOWN,
+        errno.ENETUNREACH,
+        errno.ENONET,
+        errno.ENOPROTOOPT,
+        errno.EOPNOTSUPP,
+        errno.EPERM,
+        errno.EPROTO,
+    }
+)
+
+
+class Server:
+    """Accepts for one worker. ``limit``: client connections at once, 0 for no limit."""
+
+    def __init__(
+        self, services: Services, sockets: Sequence[socket.socket], limit: int = 0
+    ) -> None:
+        self._services = services
+        self._loop = services.loop
+        self._sockets = list(sockets)
+        self._limit = limit
+        self._tasks: dict[asyncio.Task[None], Connection] = {}
+        self._held = 0  # of the connections, those that are here
+        self._beyond: set[Stream] = set()  # of these, those beyond the limit
+        self._resume: asyncio.TimerHandle | None = None
+        self._empty: asyncio.Future[None] | None = None
+
+    @property
+    def connections(self) -> int:
+        """Client connections that are open, tunnels included. Each is counted once: here until
+        its socket is closed or given away, or with the relay."""
+        exchanges = self._services.exchanges
+        more = exchanges.clients if exchanges is not None else 0
+        return self._held + self._services.relay.tunnels + more
+
+    def start(self) -> None:
+        """Begins to accept."""
+        exchanges = self._services.exchanges
+        if exchanges is not None:
+            exchanges.limit(self._limit, self._held)
+        for sock in self._sockets:
+            if exchanges is not None:
+                exchanges.listen(sock)
+            else:
+                self._loop.add_reader(sock.fileno(), self._accept, sock)
+
+    # ---- accepting ---------------------------------------------------------------------
+
+    def _accept(self, sock: socket.socket) -> bool:
+        """One batch; returns whether there may be more."""
+        for _ in range(BATCH):
+            if self._limit and self.connections >= self._limit + REFUSALS:
+                self._pause("the limit on connections is reached")
+                return False
+            try:
+                client, address = sock.accept()
+            except BlockingIOError:
+                return False
+            except OSError as error:
+                if error.errno in _TRANSIENT:
+                    continue
+                if error.errno not in EXHAUSTED:
+                    raise
+                self.not_accepted(error.errno)
+                return False
+            self._begin(client, address)
+        return True
+
+    def _begin(self, client: socket.socket, address: object) -> None:
+        client.setblocking(False)
+        refuse = bool(self._limit) and self.connections >= self._limit
+        stream = Stream(client, self._loop)
+        admit = self._admit if refuse else None
+        self._start(Connection(self._services, stream, _client_name(address), admit), refuse)
+
+    def take_over(self, handoff: Handoff) -> None:
+        """Goes on with a client that the relay gives back."""
+        beyond = handoff.cause == REFUSED
+        admit = self._admit if beyond else None
+        try:
+            self._start(Connection.of_handoff(self._services, handoff, admit), beyond)
+        except MemoryError:
+            handoff.close()
+            self.lost(1)
+
+    def not_accepted(self, error: int) -> None:
+        """accept(2) has failed with this errno; EAGAIN: the limit is reached."""
+        if error == errno.EAGAIN:
+            self._pause("the limit on connections is reached")
+            return
+        self._services.pool.close()  # each idle connection is a descriptor
+        self._pause(f"accept: {os.strerror(error)}")
+
+    def lost(self, count: int) -> None:
+        """So many clients of the relay's were closed, for want of memory."""
+        self._services.faults.say(
+            errno.ENOMEM, logging.ERROR, "no memory: %d clients were closed unanswered", count
+        )
+
+    def _start(self, connection: Connection, beyond: bool) -> None:
+        """Serves a connection. Where this raises it is closed."""
+        stream = connection.stream
+        task: asyncio.Task[None] | None = None
+        try:
+            release = partial(self._release, stream)
+            task = self._loop.create_task(connection.run())
+            self._tasks[task] = connection
+            task.add_done_callback(self._ended)
+            if beyond:
+                self._beyond.add(stream)
+        except BaseException:
+            if task is not None:
+                task.cancel()
+                self._tasks.pop(task, None)
+            connection.discard()
+            raise
+        stream.released = release
+        self._count(1)
+
+    def _release(self, stream: Stream) -> None:
+        """The socket of a client is about to be closed, or has another owner. The task goes on
+        for a moment, and a client that comes meanwhile must not be refused for it."""
+        self._beyond.discard(stream)
+        self._count(-1)
+
+    def _count(self, more: int) -> None:
+        self._held += more
+        if self._limit and self._services.exchanges is not None:
+            self._services.exchanges.limit(self._limit, self._held)
+
+    async def _admit(self, stream: Stream) -> bool:
+        """Whether there is a place after all for a client that came beyond the limit. Another
+        that has closed its connection just before may not have been noticed."""
+        for look in range(LOOKS):
+            if look:
+                await asyncio.sleep(LOOK_SECONDS)
+            if self.connections - len(self._beyond) < self._limit:
+                self._beyond.discard(stream)
+                return True
+        return False
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        connection = self._tasks.pop(task, None)
+        if connection is not None:
+            connection.discard()  # a task that is cancelled before it begins has closed nothing
+        if not self._tasks and self._empty is not None and not self._empty.done():
+            self._empty.set_result(None)
+
+    def _pause(self, why: str) -> None:
+        """Accepts nothing for a moment: what waits stays in the kernel's queue, and a
+        listening socket that cannot be served does not spin."""
+        self._services.faults.say("accept", logging.WARNING, "not accepting for a while: %s", why)
+        if self._resume is None:
+            self._stop_accepting()
+            self._resume = self._loop.call_later(PAUSE, self._go_on)
+
+    def _go_on(self) -> None:
+        self._resume = None
+        self.start()
+
+    def _stop_accepting(self) -> None:
+        if self._services.exchanges is not None:
+            self._services.exchanges.unlisten()
+            return
+        for sock in self._sockets:
+            self._loop.remove_reader(sock.fileno())
+
+    # ---- the end -----------------------------------------------------------------------
+
+    async def drain(self, seconds: float) -> None:
+        """Takes what the kernel has accepted already, then no more; lets requests and
+        tunnels end by themselves for ``seconds``, then ends them."""
+        self._services.draining = True
+        for sock in self._sockets:
+            while self._accept(sock):
+                pass
+        if self._resume is not None:
+            self._resume.cancel()
+        self._stop_accepting()
+        for sock in self._sockets:
+            sock.close()  # the supervisor's copies too are closed: clients are refused
+        self._sockets.clear()
+        exchanges = self._services.exchanges
+        if exchanges is not None:
+            exchanges.release()
+            self._services.relay.step()
+        # New tasks have not begun to run: let them get to their first read.
+        await asyncio.sleep(0)
+        for connection in list(self._tasks.values()):
+            connection.drain()
+        try:
+            await asyncio.wait_for(self._quiet(), seconds)
+        except asyncio.TimeoutError:
+            if self.connections:
+                tunnels = self._services.relay.tunnels
+                log.warning(
+                    "the drain time is over, cutting off: connections %d, tunnels %d",
+                    self.connections - tunnels,
+                    tunnels,
+                )
+            await self._end_all()
+
+    async def _quiet(self) -> None:
+        while self.connections or self._tasks:  # either kind may become the other
+            if self._tasks:
+                self._empty = self._loop.create_future()
+                await self._empty
+            await self._services.relay.drained()
+
+    async def _end_all(self) -> None:
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        if self._services.exchanges is not None:
+            self._services.exchanges.close_clients()
+        self._services.relay.abort_all()
+        await self._services.relay.drained()
+
+
+def _client_name(address: object) -> str:
+    """The client's IP address; "" for a Unix socket. IPv4 on a dual-stack socket is
+    written as IPv4. A link-local address has no zone here: Python leaves it out."""
+    if not isinstance(address, tuple):
+        return ""
+    host = str(address[0])
+    return host[7:] if host.startswith("::ffff:") and "." in host else host

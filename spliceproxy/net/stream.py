@@ -1,0 +1,374 @@
+"""A non-blocking stream socket that coroutines read and write, under time limits.
+
+Not an asyncio transport: a transport cannot give its descriptor away, and a tunnel's
+sockets end up in the relay. At most one reader and one writer wait at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import fcntl
+import os
+import socket
+import struct
+import termios
+from collections.abc import Callable
+
+from spliceproxy.errors import Failure, PeerGone
+from spliceproxy.net.deadline import Deadline
+
+READ = 64 * 1024
+"""Bytes that one receive asks for."""
+
+LINGER_SECONDS = 2.0
+LINGER_BYTES = 1 << 20
+"""How long and how much a closing connection still reads once the peer has all of the
+answer, so that this is not lost to a reset (RFC 9112 section 9.6)."""
+
+TURN_CALLS = 16
+"""Receives and sends in a row that did not have to wait, after which others have their
+turn: 1 MiB at most."""
+
+UNSENT_POLL = 0.02
+UNSENT_PATIENCE = 5.0
+"""Seconds between two looks at a send queue before a close, and without progress at most."""
+
+_RESET = struct.pack("ii", 1, 0)
+
+_OF_PEER = frozenset(
+    {
+        errno.ECONNABORTED,
+        errno.ECONNREFUSED,
+        errno.ECONNRESET,
+        errno.EHOSTDOWN,
+        errno.EHOSTUNREACH,
+        errno.ENETDOWN,
+        errno.ENETRESET,
+        errno.ENETUNREACH,
+        errno.ENONET,
+        errno.ENOPROTOOPT,
+        errno.ENOTCONN,
+        errno.EOPNOTSUPP,
+        errno.EPIPE,
+        errno.EPROTO,
+        errno.ESHUTDOWN,
+        errno.ETIMEDOUT,
+    }
+)
+"""What a connected socket says when its peer, or the way there, is gone: tcp(7), and what
+icmp(7) and icmpv6 messages become. Anything else is a fault on this side."""
+
+
+class Stream:
+    """One connected socket. ``buffer`` holds what was received and not yet consumed:
+    a consumer deletes what it takes from the front. ``received`` and ``sent`` count bytes.
+    ``read_limit`` and ``write_limit`` hold for the waits of either direction.
+    ``message_start`` is ``sent`` as it was between two messages: its user sets it.
+    ``released`` is called once, just before the socket is closed, or when it has another
+    owner.
+
+    PeerGone from a method: this socket has said that its peer is gone. An OSError is a fault
+    of our own and says nothing about the peer."""
+
+    __slots__ = (
+        "_gone",
+        "_loop",
+        "_quiet",
+        "_reading",
+        "_turn",
+        "buffer",
+        "detached",
+        "fd",
+        "message_start",
+        "read_limit",
+        "received",
+        "released",
+        "sent",
+        "sock",
+        "write_limit",
+    )
+
+    def __init__(self, sock: socket.socket, loop: asyncio.AbstractEventLoop) -> None:
+        self.sock = sock
+        self.fd = sock.fileno()
+        self.buffer = bytearray()
+        self.received = 0
+        self.sent = 0
+        self.detached = False
+        self.message_start = 0
+        self.released: Callable[[], None] | None = None
+        self._loop = loop
+        self._reading = False
+        self._turn = 0
+        self._gone: Callable[[], None] | None = None
+        self._quiet = False
+        self.read_limit = Deadline(loop)
+        self.write_limit = Deadline(loop)
+
+    # ---- reading ---------------------------------------------------------------------
+
+    async def fill(self) -> int:
+        """Receives once into ``buffer``; returns the number of bytes, 0 at FIN."""
+        while True:
+            try:
+                data = self.sock.recv(READ)
+            except BlockingIOError:
+                await self.readable()
+                continue
+            except OSError as error:
+                raise self._fault(error) from error
+            self.buffer += data
+            self.received += len(data)
+            self._turn += 1
+            if self._turn >= TURN_CALLS:
+                await self._let_others()
+                self.read_limit.check()
+            return len(data)
+
+    async def readable(self) -> None:
+        """Waits until a receive would not block; Failure when the time is up."""
+        wait = self.read_limit.begin()
+        self._turn = 0
+        self._gone = None
+        if not self._reading:
+            self._reading = True
+            self._loop.add_reader(self.fd, self._on_readable)
+        try:
+            await wait
+        finally:
+            self.read_limit.end()
+
+    def _on_readable(self) -> None:
+        # The reader stays registered between two waits: a kept-alive connection costs
+        # no epoll_ctl per request. It goes when an event finds nobody waiting.
+        if self.read_limit.waiting is not None:
+            self.read_limit.wake()
+        elif self._gone is None:
+            self.pause()
+        else:
+            self._receive_watched()
+
+    def pause(self) -> None:
+        """Stops watching for input, as before the descriptor is lent to the relay."""
+        self._gone = None
+        if self._reading:
+            self._reading = False
+            self._loop.remove_reader(self.fd)
+
+    def watch(self, gone: Callable[[], None], *, quiet: bool = False) -> None:
+        """Calls ``gone`` once if the peer goes away before anybody waits for input again: it
+        resets the connection, or sends FIN with nothing left in ``buffer``. What it sends
+        meanwhile goes to ``buffer``, up to READ bytes; with ``quiet`` it should send nothing,
+        and any input calls ``gone``."""
+        if len(self.buffer) >= READ:
+            return
+        before, self._gone = self._gone, gone
+        self._quiet = quiet
+        if not self._reading:
+            self._reading = True
+            self._loop.add_reader(self.fd, self._on_readable)
+        elif before is None and not quiet:
+            self._receive_watched()  # a reset may have come with the data before
+
+    def unwatch(self) -> None:
+        """Ends :meth:`watch`, at no cost unless the peer says something."""
+        self._gone = None
+
+    def is_quiet(self) -> bool:
+        """Whether the peer has said nothing, not even FIN, since the last receive."""
+        try:
+            self.sock.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return not self.buffer
+        except OSError:
+            return False
+        return False
+
+    def _receive_watched(self) -> None:
+        gone = self._gone
+        assert gone is not None
+        reset = False
+        while True:
+            try:
+                data = self.sock.recv(READ)
+            except BlockingIOError:
+                return
+            except OSError:
+                data = b""
+                reset = True
+            self.buffer += data
+            self.received += len(data)
+            # Until there is no more: libuv tells of a reset once, be it behind data.
+            if not data or self._quiet or len(self.buffer) >= READ:
+                break
+        if not data or len(self.buffer) >= READ:
+            self.pause()
+        if reset or self._quiet or (not data and not self.buffer):
+            self._gone = None
+            gone()
+
+    # ---- writing ---------------------------------------------------------------------
+
+    async def send(self, data: bytes | bytearray | memoryview) -> None:
+        """Sends all of ``data``."""
+        try:
+            n = self.sock.send(data)
+        except BlockingIOError:
+            n = 0
+        except OSError as error:
+            raise self._fault(error) from error
+        self.sent += n
+        if n == len(data):
+            self._turn += 1
+            if self._turn >= TURN_CALLS:
+                await self._let_others()
+                self.write_limit.check()
+            return
+        rest = memoryview(data)[n:]
+        while rest:
+            await self.writable()
+            try:
+                n = self.sock.send(rest)
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                raise self._fault(error) from error
+            self.sent += n
+            rest = rest[n:]
+
+    def send_file(self, fd: int, offset: int, count: int) -> int:
+        """One sendfile(2) of up to ``count`` bytes of a file: how many went, 0 at the end of
+        the file. BlockingIOError; an OSError may be the file's."""
+        try:
+            n = os.sendfile(self.fd, fd, offset, count)
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            raise self._fault(error) from error
+        self.sent += n
+        return n
+
+    def _fault(self, error: OSError) -> Exception:
+        """Whose fault an error of a call on this socket is."""
+        return PeerGone(self, error.errno) if error.errno in _OF_PEER else error
+
+    async def writable(self) -> None:
+        """Waits until a send would not block; Failure when the time is up."""
+        wait = self.write_limit.begin()
+        self._turn = 0
+        self._loop.add_writer(self.fd, self.write_limit.wake)
+        try:
+            await wait
+        finally:
+            self.write_limit.end()
+            if self.fd >= 0:
+                self._loop.remove_writer(self.fd)
+
+    # ---- fairness --------------------------------------------------------------------
+
+    async def _let_others(self) -> None:
+        """The event loop serves others: a peer that is always ready would never let go."""
+        self._turn = 0
+        await asyncio.sleep(0)
+
+    # ---- the end ---------------------------------------------------------------------
+
+    def _let_go(self) -> None:
+        """Nothing of the event loop refers to the descriptor any more."""
+        self.pause()
+        if self.write_limit.waiting is not None:
+            self._loop.remove_writer(self.fd)
+        self.read_limit.cancel()
+        self.write_limit.cancel()
+        self.fd = -1
+        if self.released is not None:
+            released, self.released = self.released, None
+            released()
+
+    def detach(self) -> int:
+        """Gives the descriptor away: the caller owns it, this object is spent. Needs no memory
+        where nobody watches the socket: it may have another owner already."""
+        self.pause()
+        fd = self.fd
+        self.detached = True
+        try:  # the method beneath, which lets go first, and then makes a number to return
+            socket.SocketType.detach(self.sock)
+        except MemoryError:
+            pass
+        self._let_go()
+        return fd
+
+    def close(self) -> None:
+        """Closes the socket. Idempotent."""
+        if self.fd >= 0:
+            self._let_go()
+            self.sock.close()
+
+    def reset(self) -> None:
+        """Closes with RST (SO_LINGER of 0 seconds, socket(7)): the stream was cut short."""
+        if self.fd >= 0:
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            self.close()
+
+    async def reset_after_sent(self) -> None:
+        """Resets when the peer has acknowledged all, for a reset that overtakes data loses
+        it; after UNSENT_PATIENCE seconds without progress anyway."""
+        last = unsent = _unsent(self.sock)
+        patience = UNSENT_PATIENCE
+        while unsent > 0 and patience > 0:
+            await asyncio.sleep(UNSENT_POLL)
+            if self.fd < 0:
+                return
+            unsent = _unsent(self.sock)
+            patience = UNSENT_PATIENCE if unsent != last else patience - UNSENT_POLL
+            last = unsent
+        self.reset()
+
+    async def finish(self, *, more: bool) -> None:
+        """Closes behind an answer. Gently, if ``more`` is to come from the peer or has come,
+        or it has not acknowledged all: a byte that comes then would cost it the rest."""
+        if more or _unsent(self.sock) or not self.is_quiet():
+            await self.close_gently()
+        else:
+            self.close()
+
+    async def close_gently(self) -> None:
+        """Sends FIN, reads and drops what the peer is still sending until it has all of the
+        answer and for a short while longer, then closes: a close with unread input is a
+        reset, and that would overtake the answer."""
+        try:
+            self.sock.shutdown(socket.SHUT_WR)
+            await self._linger()
+        except (OSError, PeerGone):
+            pass  # the peer is gone: there is nothing to wait for
+        finally:
+            self.close()
+
+    async def _linger(self) -> None:
+        most = self.received + LINGER_BYTES
+        last = -1
+        deadline = 0.0
+        while True:
+            unsent = _unsent(self.sock)
+            if unsent != last:
+                last = unsent
+                patience = UNSENT_PATIENCE if unsent else LINGER_SECONDS
+                deadline = self._loop.time() + patience
+            if self._loop.time() >= deadline or (not unsent and self.received >= most):
+                return
+            self.read_limit.set("connection_read_timeout", "lingering close", UNSENT_POLL)
+            try:
+                if not await self.fill():
+                    return
+            except Failure:
+                continue  # time for another look at the send queue
+            self.buffer.clear()
+
+
+def _unsent(sock: socket.socket) -> int:
+    """Bytes in the send queue that are not acknowledged (SIOCOUTQ, tcp(7))."""
+    try:
+        return int(struct.unpack("i", fcntl.ioctl(sock, termios.TIOCOUTQ, b"\0\0\0\0"))[0])
+    except OSError:
+        return 0

@@ -1,0 +1,1 @@
+"""The processes: bind, fork, drain, stop."""

@@ -1,0 +1,86 @@
+"""A proxy on one event loop: its parts put together, started, and ended in order."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Sequence
+
+from spliceproxy.config import Config
+from spliceproxy.forward.body import BodyMover
+from spliceproxy.forward.lane import Exchanges
+from spliceproxy.forward.services import Services
+from spliceproxy.front.server import Server
+from spliceproxy.observe.accesslog import open_log
+from spliceproxy.policy.engine import Policy
+from spliceproxy.policy.learn import Learned
+from spliceproxy.relay.driver import RelayDriver
+from spliceproxy.relay.interface import Relay
+from spliceproxy.site.files import Site
+from spliceproxy.upstream.dialer import Dialer
+from spliceproxy.upstream.own import Own
+from spliceproxy.upstream.pool import IdlePool
+from spliceproxy.upstream.resolver import Resolver
+
+
+class Instance:
+    """Create it inside its event loop; it owns ``sockets``, ``relay``, ``resolver`` and
+    ``policy`` then, and :meth:`stop` ends them. OSError: it owns nothing."""
+
+    def __init__(
+        self,
+        config: Config,
+        sockets: Sequence[socket.socket],
+        relay: Relay,
+        resolver: Resolver,
+        policy: Policy,
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        site = Site(config.serve, links=config.serve_links) if config.serve is not None else None
+        log = open_log(config.access_log, loop, query=config.log_query)
+        driver = RelayDriver(relay, loop)
+        learn = config.policy.learn
+        self._resolver = resolver
+        self.services = Services(
+            loop=loop,
+            config=config,
+            relay=driver,
+            mover=BodyMover(driver, config.timeouts.idle, config.via.encode("ascii")),
+            dialer=Dialer(config.timeouts.dial),
+            pool=IdlePool(loop),
+            log=log,
+            site=site,
+            names=resolver,
+            own=Own(sock.getsockname() for sock in sockets),
+            policy=policy,
+            learned=None if learn is None else Learned(learn),
+        )
+        limit = -(-config.max_connections // config.workers)
+        self._server = Server(self.services, sockets, limit)
+        if relay.engine == "native":
+            exchanges = Exchanges(self.services, relay, self._server)
+            self.services.exchanges = self.services.pool = exchanges
+
+    def start(self) -> None:
+        """Begins to accept clients."""
+        self.services.policy.start()
+        self._server.start()
+
+    async def stop(self) -> None:
+        """Refuses new clients, lets requests and tunnels end by themselves for
+        ``timeouts.drain`` seconds, or until this is cancelled, and ends everything."""
+        services = self.services
+        try:
+            await self._server.drain(services.config.timeouts.drain)
+        except asyncio.CancelledError:
+            await self._server.drain(0.0)
+            raise
+        finally:
+            services.pool.close()
+            services.relay.close()
+            await services.policy.finish()
+            if services.learned is not None:
+                await services.learned.finish()
+            await self._resolver.close()
+            if services.log is not None:
+                await services.log.close()

@@ -1,0 +1,138 @@
+"""One worker process: its loop, engine and services, from start to drained."""
+
+from __future__ import annotations
+
+import asyncio
+import codecs
+import contextlib
+import logging
+import os
+import signal
+import socket
+from collections.abc import Sequence
+
+from spliceproxy.config import Config
+from spliceproxy.policy import names
+from spliceproxy.policy.engine import Policy
+from spliceproxy.processes.instance import Instance
+from spliceproxy.processes.signals import UNUSED, tell_unused
+from spliceproxy.relay.choice import EngineError, choose
+from spliceproxy.relay.interface import Relay, RelayOptions
+from spliceproxy.upstream.resolver import Resolver
+
+log = logging.getLogger("spliceproxy")
+
+UNUSABLE = 2
+"""Exit status for settings that cannot work here (supervisor.UNUSABLE)."""
+
+
+class _Unusable(Exception):
+    """Settings that cannot work here; ``cause`` is what a hook has raised, if it did."""
+
+    def __init__(self, error: ValueError) -> None:
+        super().__init__(str(error))
+        self.cause = error.__cause__
+
+
+def new_loop() -> tuple[asyncio.AbstractEventLoop, str]:
+    """uvloop's event loop where it can be imported, else asyncio's; and its name."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop(), "asyncio"
+    return uvloop.new_event_loop(), "uvloop"
+
+
+def load() -> None:
+    """Loads what workers would load when they first need it, so that they share its memory and
+    need no descriptors for it."""
+    import tokenize  # noqa: F401 - linecache takes it for the lines of a traceback
+
+    with contextlib.suppress(ImportError):
+        import uvloop  # noqa: F401
+    for encoding in ("ascii", "latin-1", "utf-8"):
+        codecs.lookup(encoding)
+    names.load()
+
+
+def run(config: Config, sockets: Sequence[socket.socket], lifeline: int, index: int) -> int:
+    """The life of a worker; returns its exit status. End of file on ``lifeline`` means
+    that the supervisor wants it to drain, or is dead."""
+    times = config.timeouts
+    try:
+        relay, why = choose(
+            config.engine,
+            RelayOptions(idle=times.idle, half_close=times.half_close, shares=config.workers),
+        )
+    except EngineError as error:
+        if index == 0:
+            log.error("--engine: %s", error)
+        return UNUSABLE
+    loop, name = new_loop()
+    ready = f"engine {why}; event loop {name}" if index == 0 else ""
+    if config.engine == "auto" and relay.engine != "native" and index == 0:
+        log.warning("the fast engine is not there; install with a C compiler to have it")
+    try:
+        loop.run_until_complete(_work(config, sockets, lifeline, relay, ready))
+        return 0
+    except _Unusable as error:
+        if index == 0:
+            for problem in str(error).split("\n"):
+                log.error("policy: %s", problem, exc_info=error.cause)
+        return UNUSABLE
+    except (OSError, MemoryError) as error:
+        log.error("the worker failed: %s", error or "no memory")
+        return 1
+    finally:
+        loop.close()
+
+
+async def _work(
+    config: Config, sockets: Sequence[socket.socket], lifeline: int, relay: Relay, ready: str
+) -> None:
+    """``ready`` is said once clients are accepted."""
+    loop = asyncio.get_running_loop()
+    resolver = Resolver(config.timeouts.lookup)
+    try:
+        policy = Policy(config, resolver)
+    except ValueError as error:
+        raise _Unusable(error) from error
+    instance = Instance(config, sockets, relay, resolver, policy)
+    instance.services.relay.on_stuck = _die
+    access_log = instance.services.log
+    if access_log is not None:
+        loop.add_signal_handler(signal.SIGUSR1, access_log.reopen)
+    for number in UNUSED:
+        loop.add_signal_handler(number, tell_unused, number)
+    instance.start()
+    if ready:
+        log.info("%s", ready)
+    await _end_of_file(lifeline)
+    await instance.stop()
+
+
+_NO_MEMORY = b"no memory: a worker cannot go on and ends\n"
+
+
+def _die() -> None:
+    """Ends this worker at once, and asks for no memory: its supervisor starts another."""
+    signal.alarm(1)  # if nobody reads what is said
+    try:
+        os.write(2, _NO_MEMORY)
+    finally:  # also where nobody can
+        os._exit(1)
+
+
+async def _end_of_file(fd: int) -> None:
+    """Waits for the other end of a pipe to be closed. Nothing is ever written to it."""
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[None] = loop.create_future()
+    os.set_blocking(fd, False)
+    loop.add_reader(fd, _settle, ended)
+    await ended
+    loop.remove_reader(fd)
+
+
+def _settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

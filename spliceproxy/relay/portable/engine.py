@@ -1,0 +1,216 @@
+"""The engines in plain Python: one that copies, and one that splices with os.splice."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from itertools import count
+from time import monotonic
+
+from spliceproxy.relay.interface import (
+    ABORTED,
+    CHUNK,
+    SPLICE_MIN,
+    STEP_SECONDS,
+    RelayOptions,
+    RelayStats,
+    TransferEnd,
+    TunnelEnd,
+)
+from spliceproxy.relay.portable.jobs import Shared, Transfer, Tunnel
+from spliceproxy.relay.portable.moves import COPY, SPLICE, Copier, Splicer
+from spliceproxy.relay.portable.pipes import PipePool
+
+BATCH = 32  # events of one epoll_wait
+DEADLINES_PER_STEP = 256
+
+
+class CopyRelay:
+    """Moves all bytes with recv(2) and send(2). See interface.Relay for the methods."""
+
+    engine = "copy"
+
+    def __init__(self, options: RelayOptions) -> None:
+        self._shared = Shared(options, self._mover(options))
+        self._idents = count(1)
+        self._events = 0
+        self._steps = 0
+        self._closed = False
+
+    def _mover(self, options: RelayOptions) -> Copier:
+        return Copier()
+
+    def fileno(self) -> int:
+        return self._shared.poller.fileno()
+
+    def tunnel(
+        self, client: int, origin: int, to_origin: bytes, to_client: bytes, token: object
+    ) -> int:
+        now = monotonic()
+        socks = _adopt(client, origin)
+        job = Tunnel(self._shared, next(self._idents), token, socks, (to_origin, to_client), now)
+        job.start(now)
+        self._shared.poller.reap()
+        return job.ident
+
+    def transfer(self, source: int, target: int, length: int, token: object) -> int:
+        if length < -1:
+            raise ValueError(f"length {length}: not a number of bytes or -1")
+        now = monotonic()
+        socks = _adopt(source, target)
+        mode = SPLICE if length >= SPLICE_MIN else COPY
+        job = Transfer(self._shared, next(self._idents), token, socks, length, mode, now)
+        job.start(now)
+        self._shared.poller.reap()
+        return job.ident
+
+    def cancel(self, ident: int) -> TransferEnd | None:
+        job = self._shared.jobs.get(ident)
+        if isinstance(job, Transfer):
+            job.abort()
+            self._shared.poller.reap()
+        end = self._shared.ends.get(ident, (None, None))[1]
+        if not isinstance(end, TransferEnd):
+            return None
+        del self._shared.ends[ident]
+        return end
+
+    def abort(self, ident: int) -> None:
+        job = self._shared.jobs.get(ident)
+        if isinstance(job, Tunnel):
+            job.end(ABORTED, True)
+            self._shared.poller.reap()
+
+    def abort_all(self) -> None:
+        for job in list(self._shared.jobs.values()):
+            if isinstance(job, Tunnel):
+                job.end(ABORTED, True)
+        self._shared.poller.reap()
+
+    @property
+    def tunnels(self) -> int:
+        shared = self._shared
+        ended = sum(isinstance(end, TunnelEnd) for _, end in shared.ends.values())
+        return shared.tunnels + ended
+
+    @property
+    def clients(self) -> int:
+        return 0
+
+    def step(self) -> list[tuple[object, object]]:
+        shared = self._shared
+        self._steps += 1
+        if not self._closed:
+            start = now = monotonic()
+            self._wake_due(now)
+            mover = shared.mover
+            while True:
+                before = mover.copied + mover.spliced
+                events = shared.poller.wait(BATCH)
+                self._events += len(events)
+                for entry, mask in events:
+                    leg = shared.poller.leg(entry)
+                    if leg is not None:
+                        leg.job.event(leg, mask, now)
+                shared.poller.reap()
+                now = monotonic()
+                if now - start >= STEP_SECONDS:
+                    break
+                # A batch that is not full was all there was; but by the time that much
+                # has been moved there is more.
+                if len(events) < BATCH and mover.copied + mover.spliced - before < CHUNK:
+                    break
+        if not shared.ends:
+            return []
+        ends: list[tuple[object, object]] = list(shared.ends.values())
+        shared.ends.clear()
+        return ends
+
+    def reader(
+        self, report: Callable[[list[tuple[object, object]]], None], stuck: Callable[[], None]
+    ) -> Callable[[], None]:
+        return lambda: report(self.step())
+
+    def next_wake(self) -> float | None:
+        if self._shared.ends:
+            return 0.0
+        when = self._due()
+        return None if when is None else max(0.0, when - monotonic())
+
+    def stats(self) -> RelayStats:
+        shared = self._shared
+        mover = shared.mover
+        return RelayStats(
+            tunnels=shared.tunnels,
+            transfers=len(shared.jobs) - shared.tunnels,
+            pipes_lent=0,
+            pipes_idle=0,
+            copied=mover.copied,
+            spliced=mover.spliced,
+            pipe_starved=mover.starved,
+            splice_fallbacks=mover.fallbacks,
+            urgent_stalls=mover.urgent_stalls,
+            events=self._events,
+            steps=self._steps,
+        )
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        for job in list(self._shared.jobs.values()):
+            if isinstance(job, Tunnel):
+                job.end(ABORTED, True)
+            else:
+                job.drop()
+        self._shared.poller.reap()
+        self._shared.poller.close()
+
+    def _due(self) -> float | None:
+        return self._shared.deadlines.next(self._shared.jobs)
+
+    def _wake_due(self, now: float) -> None:
+        shared = self._shared
+        for _ in range(DEADLINES_PER_STEP):
+            when = shared.deadlines.next(shared.jobs)
+            if when is None or when > now:
+                break
+            shared.jobs[shared.deadlines.pop()].wake(now)
+
+
+class SpliceRelay(CopyRelay):
+    """Copies small messages and splices bulk data. See interface.Relay for the methods."""
+
+    engine = "splice"
+
+    def _mover(self, options: RelayOptions) -> Copier:
+        self._pool = PipePool(options.max_pipes, options.shares)
+        return Splicer(self._pool)
+
+    def stats(self) -> RelayStats:
+        return super().stats()._replace(pipes_lent=self._pool.lent, pipes_idle=self._pool.idle)
+
+    def close(self) -> None:
+        super().close()
+        self._pool.close()
+
+    def _due(self) -> float | None:
+        first = super()._due()
+        sweep = self._pool.due()
+        if first is None or sweep is None:
+            return sweep if first is None else first
+        return min(first, sweep)
+
+    def _wake_due(self, now: float) -> None:
+        super()._wake_due(now)
+        self._pool.sweep(now)
+
+
+def _adopt(first: int, second: int) -> tuple[socket.socket, socket.socket]:
+    """Socket objects for two descriptors. OSError (not a socket): neither was touched."""
+    one = socket.socket(fileno=first)
+    try:
+        return one, socket.socket(fileno=second)
+    except OSError:
+        one.detach()
+        raise

@@ -1,0 +1,153 @@
+"""A pool of pipes that directions borrow while they splice.
+
+A pipe is lent for one turn, or for as long as its bytes wait for the target. One that
+still holds bytes is never lent again: it is closed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections import deque
+from pathlib import Path
+
+from spliceproxy.relay.interface import REST
+
+PAGE = os.sysconf("SC_PAGE_SIZE")
+LARGEST = 1 << 20
+SMALLEST = 64 * 1024
+"""Pipe sizes in bytes. Splicing through 1 MiB takes half the CPU per byte of 64 KiB."""
+
+ENOUGH = 16
+"""Pipes that the quota should afford before a larger size is chosen."""
+
+PRIVILEGED = 256
+"""Pipes of a process that no quota holds for: 256 MiB when all are full, which takes as many
+directions whose receivers are slow."""
+
+
+def _proc(name: str, default: int) -> int:
+    """A number of /proc/sys/fs (proc(5)), or the kernel's default if it cannot be read."""
+    try:
+        return int(Path("/proc/sys/fs", name).read_text())
+    except OSError:
+        return default
+
+
+def affordable(shares: int = 1) -> tuple[int, int]:
+    """The size in bytes and the number of pipes to use, from the limits in pipe(7).
+
+    Half of ``pipe-user-pages-soft`` at most, for the quota is shared by every process of
+    the user; ``shares`` of them are ours. 0 there means no quota, and then the default's
+    half is still the limit. The quota does not hold for a privileged process.
+    """
+    pages = (_proc("pipe-user-pages-soft", 16384) or 16384) // 2 // shares
+    size = min(LARGEST, _proc("pipe-max-size", LARGEST))
+    if _privileged():
+        return size, PRIVILEGED
+    while size > SMALLEST and pages * PAGE // size < ENOUGH:
+        size //= 2
+    return size, pages * PAGE // size
+
+
+def _privileged() -> bool:
+    """CAP_SYS_RESOURCE or CAP_SYS_ADMIN (pipe(7), capabilities(7)). In a container they may
+    not count; then pipes are refused and directions copy, as beyond any quota."""
+    status = Path("/proc/self/status").read_text()
+    effective = int(status.partition("CapEff:")[2].split(maxsplit=1)[0], 16)
+    return bool(effective & (1 << 24 | 1 << 21))
+
+
+class Pipe:
+    """An open pipe of ``size`` bytes: ``r`` and ``w`` are its ends, non-blocking."""
+
+    __slots__ = ("r", "size", "unused_since", "w")
+
+    def __init__(self, r: int, w: int, size: int) -> None:
+        self.r = r
+        self.w = w
+        self.size = size
+        self.unused_since = 0.0
+
+    def close(self) -> None:
+        """Closes both ends."""
+        os.close(self.r)
+        os.close(self.w)
+
+
+class PipePool:
+    """Lends at most ``limit`` pipes at a time (-1: what the quota of this user affords to
+    each of ``shares`` processes).
+
+    Last in, first out. Pipes unused for REST seconds are closed by :meth:`sweep`.
+    ``now`` is ``time.monotonic()``.
+    """
+
+    __slots__ = ("_idle", "_limit", "_retry_at", "_size", "lent")
+
+    def __init__(self, limit: int = -1, shares: int = 1) -> None:
+        self._size, count = affordable(shares)
+        self._limit = count if limit < 0 else limit
+        self._idle: deque[Pipe] = deque()  # the longest unused first
+        self._retry_at = 0.0
+        self.lent = 0
+
+    @property
+    def idle(self) -> int:
+        """Open pipes that nobody has."""
+        return len(self._idle)
+
+    def get(self, now: float) -> Pipe | None:
+        """An empty pipe, or None: the limit or a quota is reached."""
+        if self._idle:
+            pipe: Pipe | None = self._idle.pop()
+        elif self.lent >= self._limit or now < self._retry_at:
+            return None
+        else:
+            pipe = self._open()
+            if pipe is None:
+                self._retry_at = now + REST
+                return None
+        self.lent += 1
+        return pipe
+
+    def put(self, pipe: Pipe, now: float) -> None:
+        """Takes back an empty pipe."""
+        self.lent -= 1
+        pipe.unused_since = now
+        self._idle.append(pipe)
+
+    def kill(self, pipe: Pipe) -> None:
+        """Takes back a pipe that still holds bytes."""
+        self.lent -= 1
+        pipe.close()
+
+    def sweep(self, now: float) -> None:
+        """Closes what has been unused for REST seconds."""
+        while self._idle and self._idle[0].unused_since + REST <= now:
+            self._idle.popleft().close()
+
+    def due(self) -> float | None:
+        """When :meth:`sweep` has something to close."""
+        return self._idle[0].unused_since + REST if self._idle else None
+
+    def close(self) -> None:
+        """Closes the pipes that nobody has."""
+        while self._idle:
+            self._idle.pop().close()
+
+    def _open(self) -> Pipe | None:
+        try:
+            r, w = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError:  # EMFILE, ENFILE: no descriptor left, so copy
+            return None
+        pipe = Pipe(r, w, self._size)
+        # Beyond the quota the kernel hands out pipes of two pages and refuses to grow them.
+        try:
+            fcntl.fcntl(w, fcntl.F_SETPIPE_SZ, self._size)
+            if fcntl.fcntl(w, fcntl.F_GETPIPE_SZ) >= self._size:
+                return pipe
+        except OSError:  # EPERM, ENOMEM
+            pass
+        pipe.close()
+        return None
