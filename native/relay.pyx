@@ -21,32 +21,32 @@ from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint8_t, uint32_t, uint64_
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
-cimport linux
-from clients cimport client_new
-from ends cimport cut, hand_over
-from flow cimport (
+from core cimport linux
+from lane.clients cimport client_new
+from lane.ends cimport cut, hand_over
+from core.flow cimport (
     CLIENT, Core, Exchange, FREE, Flow, H_CLOSED, H_LINGER, H_REFUSED, H_REQUEST, H_RESPONSE,
     H_RETRY, H_UNANSWERED, INFO_MAX, LISTENER, ORIGIN, P_IDLE, P_QUEUE, Q_FINISHED, Q_IDLE,
     R_ABORTED, R_CLIENT_GONE, R_DONE, R_HALF_CLOSE, R_IDLE, R_SIDE0, R_SIDE1, R_SOURCE_EOF,
     R_TARGET_IDLE, SPLICING, STOPPED, TRANSFER, TUNNEL, UNREGISTERED, Way,
     enter_queue, slot_free, slot_take, slots_reserve, wheel_init,
 )
-from log cimport Entry, LOG_BATCH
-from moves cimport TARGET_FAILED, send_or_hold
-from origins cimport kept_drop, kept_put, kept_use, link_new, link_take_out
-from pipes cimport pool_empty
-from plain cimport (
+from lane.log cimport Entry, LOG_BATCH
+from core.moves cimport TARGET_FAILED, send_or_hold
+from lane.origins cimport kept_drop, kept_put, kept_use, link_new, link_take_out
+from core.pipes cimport pool_empty
+from http.plain cimport (
     AUTHORIZATION, CODING, CONNECT, CONNECTION, CREDENTIALS, DATE, DROP, HOST, LENGTH, NAME_MAX,
     NOT_PLAIN, PASS, PROXY_CONNECTION, Rule, SLOTS, TYPE, Text, VIA,
 )
-from request cimport PLAIN_OUT, begin
-from routes cimport (
+from lane.request cimport PLAIN_OUT, begin
+from lane.routes cimport (
     ADDRESS, ADDRESS_MAX, KEY_MAX, NOWHERE, ORIGINS, PEER_MAX, RENEW_SHARE, ROUTES, Route, USER_MAX,
     origin_init, route_add, route_key, routes_clear, routes_free, routes_init,
 )
-from service cimport finish, settle, side_failed, wanted, watch
+from core.service cimport finish, settle, side_failed, wanted, watch
 from step cimport clock_ms, close_finished, next_due, run
-from waiting cimport QUEUE_MS
+from lane.waiting cimport QUEUE_MS
 
 from spliceproxy.relay import interface
 from spliceproxy.relay.interface import (
@@ -513,4 +513,4 @@ cdef class Reader:
             self.report(ends or [])
 
 
-include "exchanges.pxi"
+include "lane/lane.pxi"

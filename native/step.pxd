@@ -4,22 +4,22 @@ have finished."""
 from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport malloc
 
-cimport linux
-from bulk cimport put_off, take_bulk
-from clients cimport RESERVE, accept_clients
-from exchange cimport client_event, exchange_late, origin_event
-from flow cimport (
+from core cimport linux
+from core.bulk cimport put_off, take_bulk
+from lane.clients cimport RESERVE, accept_clients
+from lane.exchange cimport client_event, exchange_late, origin_event
+from core.flow cimport (
     BUCKETS, CLIENT, Core, Flow, H_CLOSED, INFO_MAX, LISTENER, Link, ORIGIN, Q_IDLE, R_DONE,
     R_HALF_CLOSE, R_IDLE, R_NONE, R_TARGET_IDLE, TRANSFER, TUNNEL, UNREGISTERED, Wheel,
     enter_queue, last_active, leave_queue, pending, slot_of,
     slots_reserve,
 )
-from moves cimport drop_pending
-from log cimport log_put
-from origins cimport kept_drop, link_take_out, probe
-from pipes cimport pool_empty
-from routes cimport NOWHERE
-from service cimport finish, send_queue, serve_event, watch
+from core.moves cimport drop_pending
+from lane.log cimport log_put
+from lane.origins cimport kept_drop, link_take_out, probe
+from core.pipes cimport pool_empty
+from lane.routes cimport NOWHERE
+from core.service cimport finish, send_queue, serve_event, watch
 
 cdef enum:
     BATCH = 32              # events taken from epoll at a time

@@ -37,8 +37,8 @@ class Project:
         for path in ROOT.iterdir():
             if path.is_file():
                 shutil.copy(path, self.root)
-        self.write("relay.pyx", "from answer cimport ANSWER\ndef answer(): return ANSWER\n")
-        self.write("answer.pxd", "cdef enum: ANSWER = 42\n")
+        self.write("relay.pyx", "from lane.answer cimport ANSWER\ndef answer(): return ANSWER\n")
+        self.write("lane/answer.pxd", "cdef enum: ANSWER = 42\n")
 
     def write(self, name: str, text: str) -> None:
         (self.root / "native" / name).write_text(text)
@@ -83,8 +83,8 @@ def test_native_is_built_and_rebuilt_when_an_include_changes(project: Project) -
     result = project.build(SPLICEPROXY_REQUIRE_NATIVE="1")
     assert result.returncode == 0, result.stderr
     assert project.answer() == "42"
-    assert not list(project.root.glob("native/*.c"))
-    project.write("answer.pxd", "cdef enum: ANSWER = 43\n")
+    assert not list(project.root.glob("native/**/*.c"))
+    project.write("lane/answer.pxd", "cdef enum: ANSWER = 43\n")
     assert project.build().returncode == 0
     assert project.answer() == "43"
 

@@ -5,14 +5,14 @@ Functions that end a client leave its slot in Q_FINISHED; nothing may touch it a
 
 from libc.stdint cimport int32_t, uint8_t
 
-from flow cimport (
+from core.flow cimport (
     Core, Exchange, Flow, H_CLOSED, H_RESPONSE, H_UNANSWERED, P_QUEUE, R_HANDED_OVER,
 )
-from log cimport log_put
-from origins cimport link_drop
-from routes cimport NOWHERE
-from service cimport finish
-from waiting cimport dequeue
+from lane.log cimport log_put
+from lane.origins cimport link_drop
+from lane.routes cimport NOWHERE
+from core.service cimport finish
+from lane.waiting cimport dequeue
 
 
 cdef inline void hand_over(Core *c, int32_t slot, uint8_t cause) noexcept nogil:

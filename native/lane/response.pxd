@@ -4,22 +4,22 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t
 from libc.stdlib cimport malloc
 from libc.string cimport memcpy, memset
 
-cimport linux
-from ends cimport close_client, cut, hand_over, note
-from flow cimport (
+from core cimport linux
+from lane.ends cimport close_client, cut, hand_over, note
+from core.flow cimport (
     Core, Exchange, Flow, H_LINGER, H_REQUEST, H_RESPONSE, H_RETRY, P_BODY, P_IDLE, Q_HEAD,
     R_ABORTED, R_CLIENT_GONE, R_SIDE1, R_SOURCE_EOF, SPLICING, UNREGISTERED, Way, enter_queue,
     leave_queue, pending,
 )
-from moves cimport END, Moved, SOURCE_FAILED, TARGET_FAILED, turn
-from origins cimport is_silent, kept_put, link_drop
-from plain cimport Field, HEAD, Head, Out, PLAIN_FIELDS, head_end, put
-from plain_response cimport join_chunks, put_chunk_size, read_response, write_response
-from received cimport RESUME, consume
-from request cimport PLAIN_OUT, begin, start_next
-from routes cimport NOWHERE
-from service cimport send_queue, watch
-from waiting cimport count_answer
+from core.moves cimport END, Moved, SOURCE_FAILED, TARGET_FAILED, turn
+from lane.origins cimport is_silent, kept_put, link_drop
+from http.plain cimport Field, HEAD, Head, Out, PLAIN_FIELDS, head_end, put
+from http.plain_response cimport join_chunks, put_chunk_size, read_response, write_response
+from lane.received cimport RESUME, consume
+from lane.request cimport PLAIN_OUT, begin, start_next
+from lane.routes cimport NOWHERE
+from core.service cimport send_queue, watch
+from lane.waiting cimport count_answer
 
 cdef enum:
     ROOM_FOR_SIZE = 32      # of a chunk behind it

@@ -12,11 +12,11 @@ changed since, is reported again.
 
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 
-from flow cimport (
+from core.flow cimport (
     BULK_ROOM, CLIENT, Core, Flow, ORIGIN, P_BODY, TRANSFER, TUNNEL, slot_of,
 )
-from moves cimport splices
-from routes cimport NOWHERE
+from core.moves cimport splices
+from lane.routes cimport NOWHERE
 
 
 cdef inline bint is_bulk(const Core *c, int32_t slot) noexcept nogil:

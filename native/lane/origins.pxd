@@ -7,13 +7,13 @@ from libc.stdint cimport int32_t, uint8_t, uint32_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset, strcmp
 
-cimport linux
-from flow cimport (
+from core cimport linux
+from core.flow cimport (
     Core, Flow, Link, ORIGIN, Q_KEPT, UNREGISTERED, enter_queue, leave_queue, slot_free,
     slot_take,
 )
-from routes cimport ADDRESS_MAX, NOWHERE, Origin, PEER_MAX, Route
-from service cimport watch
+from lane.routes cimport ADDRESS_MAX, NOWHERE, Origin, PEER_MAX, Route
+from core.service cimport watch
 
 cdef enum:
     KEEPALIVE_IDLE = 60     # seconds, as of the other sockets (spliceproxy/tcp.py)

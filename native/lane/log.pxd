@@ -4,10 +4,10 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport realloc
 from libc.string cimport memcpy
 
-cimport linux
-from flow cimport Core, Exchange
-from plain cimport GET, HEAD
-from routes cimport PEER_MAX, USER_MAX
+from core cimport linux
+from core.flow cimport Core, Exchange
+from http.plain cimport GET, HEAD
+from lane.routes cimport PEER_MAX, USER_MAX
 
 cdef enum:
     LOG_BATCH = 256         # entries of which the owner is told anew

@@ -11,7 +11,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memcpy, memset, strlen
 
-from plain cimport Text
+from http.plain cimport Text
 
 cdef enum:
     NOWHERE = -1            # no slot, no descriptor, no route

@@ -11,8 +11,8 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport realloc
 from libc.string cimport memset
 
-from plain cimport Plain
-from routes cimport NOWHERE, PEER_MAX, Routes, USER_MAX
+from http.plain cimport Plain
+from lane.routes cimport NOWHERE, PEER_MAX, Routes, USER_MAX
 
 cdef enum:
     UNREGISTERED = 0xffffffff   # Flow.mask of a descriptor that is not in epoll

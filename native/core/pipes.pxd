@@ -8,9 +8,9 @@ full-sized pipe or none: beyond pipe-user-pages-soft the kernel gives pipes of 8
 
 from libc.stdint cimport int32_t
 
-cimport linux
-from flow cimport Core, Pool, Way
-from routes cimport NOWHERE
+from core cimport linux
+from core.flow cimport Core, Pool, Way
+from lane.routes cimport NOWHERE
 
 cdef enum:
     RETRY_MS = 1000         # after a refused pipe, how long none is asked for

@@ -19,13 +19,13 @@ After a failure was seen, a read of 0 is no FIN: the kernel reports an error onc
 
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
-cimport linux
-from flow cimport (
+from core cimport linux
+from core.flow cimport (
     Core, ENDED, FIN_SENT, Flow, Q_ACK, Q_FINISHED, Q_HALF, R_DONE, R_NONE, R_SIDE0,
     R_SIDE1, R_SOURCE_EOF, STOPPED, TUNNEL, UNREGISTERED, Way, enter_queue, leave_queue,
     pending,
 )
-from moves cimport END, Moved, SOURCE_FAILED, TARGET_FAILED, drop_pending, turn
+from core.moves cimport END, Moved, SOURCE_FAILED, TARGET_FAILED, drop_pending, turn
 
 
 cdef inline void finish(Core *c, int32_t slot, uint8_t reason) noexcept nogil:

@@ -4,23 +4,23 @@ A CONNECT becomes a tunnel in the same slot."""
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, strlen
 
-cimport linux
-from ends cimport close_client, hand_over
-from flow cimport (
+from core cimport linux
+from lane.ends cimport close_client, hand_over
+from core.flow cimport (
     Core, Exchange, Flow, H_REQUEST, H_RETRY, P_DIAL, P_WAIT, Q_DIAL, Q_QUEUE, Q_RACE,
     Q_YOUNG, TUNNEL, enter_queue, leave_queue,
 )
-from log cimport now_us
-from moves cimport TARGET_FAILED, send_or_hold
-from origins cimport bind, is_self, kept_take, link_dial, link_free
-from plain cimport CONNECT, Field, GET, Head, Out, PLAIN_FIELDS, Text, full, head_end
-from plain_request cimport read_request, write_request
-from received cimport keep, keep_head
-from routes cimport (
+from lane.log cimport now_us
+from core.moves cimport TARGET_FAILED, send_or_hold
+from lane.origins cimport bind, is_self, kept_take, link_dial, link_free
+from http.plain cimport CONNECT, Field, GET, Head, Out, PLAIN_FIELDS, Text, full, head_end
+from http.plain_request cimport read_request, write_request
+from lane.received cimport keep, keep_head
+from lane.routes cimport (
     KEY_MAX, NOWHERE, PEER_MAX, Route, USER_MAX, class_of, route_find, route_key,
 )
-from service cimport settle, side_failed, watch
-from waiting cimport dequeue, enqueue, may_have_more
+from core.service cimport settle, side_failed, watch
+from lane.waiting cimport dequeue, enqueue, may_have_more
 
 cdef enum:
     PLAIN_OUT = 16384       # a rewritten head, with room for Host and Via

@@ -4,15 +4,15 @@ from libc.stdint cimport int32_t, uint16_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
 
-cimport linux
-from ends cimport hand_over
-from flow cimport (
+from core cimport linux
+from lane.ends cimport hand_over
+from core.flow cimport (
     CLIENT, Core, Exchange, H_REFUSED, P_IDLE, Q_HEAD, enter_queue, slot_free, slot_take,
     slots_reserve,
 )
-from request cimport read_next
-from routes cimport NOWHERE, PEER_MAX
-from service cimport watch
+from lane.request cimport read_next
+from lane.routes cimport NOWHERE, PEER_MAX
+from core.service cimport watch
 
 cdef enum:
     ACCEPTS = 16            # new clients in one turn

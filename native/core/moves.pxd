@@ -17,9 +17,9 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
-cimport linux
-from flow cimport COPY_ONLY, Core, ENDED, SPLICING, STOPPED, Way, pending
-from pipes cimport pool_get, pool_kill, pool_put
+from core cimport linux
+from core.flow cimport COPY_ONLY, Core, ENDED, SPLICING, STOPPED, Way, pending
+from core.pipes cimport pool_get, pool_kill, pool_put
 
 cdef enum Moved:
     MORE                    # moved, and the source probably has more

@@ -12,8 +12,8 @@ that is long. Where the rate is less than one a second for each, LATE_MS is.
 
 from libc.stdint cimport int32_t, int64_t
 
-from flow cimport Core, Exchange, Flow, ORIGIN, P_IDLE, P_QUEUE, Q_QUEUE, enter_queue
-from routes cimport NOWHERE, Origin
+from core.flow cimport Core, Exchange, Flow, ORIGIN, P_IDLE, P_QUEUE, Q_QUEUE, enter_queue
+from lane.routes cimport NOWHERE, Origin
 
 cdef enum:
     BUSY = 512              # connections to one origin that will soon be free: more clients wait

@@ -9,7 +9,7 @@ from libc.stdint cimport uint32_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memmove
 
-from flow cimport Exchange
+from core.flow cimport Exchange
 
 cdef enum:
     PIPELINED = 65536       # bytes behind the head in work, beyond which nothing is read

@@ -4,7 +4,7 @@ all there."""
 from libc.stdint cimport int64_t, uint8_t
 from libc.string cimport memcmp, memmove, memset
 
-from plain cimport (
+from http.plain cimport (
     CODING, CONNECTION, DATE, DROP, Field, Head, LENGTH, Out, PASS, PLAIN_HEAD, Plain, TYPE,
     Text, put, put_field, read_fields, read_option, same,
 )

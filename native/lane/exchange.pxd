@@ -17,18 +17,18 @@ waiting.pxd and response.pxd, the end of it in ends.pxd.
 
 from libc.stdint cimport int32_t, uint32_t
 
-cimport linux
-from ends cimport close_client, cut, hand_over
-from flow cimport (
+from core cimport linux
+from lane.ends cimport close_client, cut, hand_over
+from core.flow cimport (
     Core, Exchange, Flow, H_REQUEST, H_UNANSWERED, P_BODY, P_DIAL, P_IDLE, P_QUEUE, P_WAIT,
     Q_FINISHED, R_CLIENT_GONE, R_IDLE, R_TARGET_IDLE, pending,
 )
-from origins cimport kept_drop
-from received cimport keep, room_left
-from request cimport dialled, queued_long, read_next
-from response cimport move_body, read_answer
-from routes cimport NOWHERE
-from service cimport watch
+from lane.origins cimport kept_drop
+from lane.received cimport keep, room_left
+from lane.request cimport dialled, queued_long, read_next
+from lane.response cimport move_body, read_answer
+from lane.routes cimport NOWHERE
+from core.service cimport watch
 
 cdef inline void overhear(Core *c, int32_t slot) noexcept nogil:
     """The client says something during an exchange: a further request, or that it is gone."""
