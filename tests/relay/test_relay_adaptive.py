@@ -24,7 +24,7 @@ from relay_rig import (
 )
 
 from spliceproxy.relay.interface import CHUNK, DONE, TURN_BYTES, TURN_MOVES, Relay
-from spliceproxy.relay.portable.pipes import LARGEST
+from spliceproxy.relay.quota import LARGEST
 
 one_loop = pytest.mark.parametrize("loop_name", ["uvloop"], indirect=True)
 splicing = pytest.mark.parametrize("engine", ["native", "splice"], indirect=True)

@@ -15,7 +15,7 @@ from relay_rig import fill, native_relay, open_fds, payload, tcp_pair, unix_pair
 
 from spliceproxy.relay import interface
 from spliceproxy.relay.interface import DONE, TURN_BYTES, Relay, RelayOptions, TunnelEnd
-from spliceproxy.relay.portable.pipes import LARGEST
+from spliceproxy.relay.quota import LARGEST
 
 SHARE = 1 << 20  # of what is put off (native/step.pxd)
 ROOM = 256  # events that can be put off (BULK_ROOM in native/flow.pxd)

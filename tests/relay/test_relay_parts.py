@@ -13,10 +13,12 @@ from typing import Any
 import pytest
 from relay_rig import PATIENCE, Rig, open_fds, recv_exactly, until
 
+from spliceproxy.relay import quota
 from spliceproxy.relay.interface import DONE, REST, TunnelEnd
 from spliceproxy.relay.portable import pipes
 from spliceproxy.relay.portable.deadlines import Deadlines
-from spliceproxy.relay.portable.pipes import PAGE, PRIVILEGED, PipePool, affordable
+from spliceproxy.relay.portable.pipes import PipePool
+from spliceproxy.relay.quota import PAGE, PRIVILEGED, affordable
 
 one_engine = pytest.mark.parametrize("engine", ["splice"], indirect=True)
 
@@ -176,17 +178,17 @@ def test_size_and_number_follow_the_quota(
     soft: int, largest: int, size: int, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     values = {"pipe-user-pages-soft": soft * 4096 // PAGE, "pipe-max-size": largest}
-    monkeypatch.setattr(pipes, "_proc", lambda name, default: values[name])
-    monkeypatch.setattr(pipes, "_privileged", lambda: False)
+    monkeypatch.setattr(quota, "_proc", lambda name, default: values[name])
+    monkeypatch.setattr(quota, "_privileged", lambda: False)
     assert affordable() == (size, count)
-    monkeypatch.setattr(pipes, "_privileged", lambda: True)
+    monkeypatch.setattr(quota, "_privileged", lambda: True)
     assert affordable() == (largest, PRIVILEGED)
 
 
 def test_workers_share_the_quota(monkeypatch: pytest.MonkeyPatch) -> None:
     values = {"pipe-user-pages-soft": (64 << 20) // PAGE, "pipe-max-size": 1 << 20}
-    monkeypatch.setattr(pipes, "_proc", lambda name, default: values[name])
-    monkeypatch.setattr(pipes, "_privileged", lambda: False)
+    monkeypatch.setattr(quota, "_proc", lambda name, default: values[name])
+    monkeypatch.setattr(quota, "_privileged", lambda: False)
     assert [affordable(shares) for shares in (1, 2, 4)] == [
         (1 << 20, 32),
         (1 << 20, 16),
