@@ -48,11 +48,10 @@ from core.service cimport finish, settle, side_failed, wanted, watch
 from step cimport clock_ms, close_finished, next_due, run
 from lane.waiting cimport QUEUE_MS
 
-from spliceproxy.relay import interface
-from spliceproxy.relay.interface import (
-    Handoff, PlainRecord, RelayStats, TransferEnd, TunnelEnd,
-)
-from spliceproxy.relay.portable.pipes import affordable
+from spliceproxy.relay import interface, lane
+from spliceproxy.relay.interface import RelayStats, TransferEnd, TunnelEnd
+from spliceproxy.relay.lane import Handoff, PlainRecord
+from spliceproxy.relay.quota import affordable
 
 
 cdef enum:
@@ -147,6 +146,9 @@ cdef class NativeRelay:
     @property
     def clients(self):
         return self.core.clients
+
+    def lane(self, options, owner):
+        return NativeExchanges(self, options, owner)
 
     def fileno(self):
         return self.core.epfd

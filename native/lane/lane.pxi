@@ -17,12 +17,12 @@ ACTIONS = {
 }
 
 CAUSES = {
-    H_REQUEST: interface.REQUEST,
-    H_RETRY: interface.RETRY,
-    H_RESPONSE: interface.RESPONSE,
-    H_UNANSWERED: interface.UNANSWERED,
-    H_LINGER: interface.LINGER,
-    H_REFUSED: interface.REFUSED,
+    H_REQUEST: lane.REQUEST,
+    H_RETRY: lane.RETRY,
+    H_RESPONSE: lane.RESPONSE,
+    H_UNANSWERED: lane.UNANSWERED,
+    H_LINGER: lane.LINGER,
+    H_REFUSED: lane.REFUSED,
 }
 
 

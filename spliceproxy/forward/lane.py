@@ -27,7 +27,8 @@ from spliceproxy.observe.accesslog import AccessLog
 from spliceproxy.observe.record import Record
 from spliceproxy.policy.engine import Client, Policy, Verdict
 from spliceproxy.relay.driver import RelayDriver
-from spliceproxy.relay.interface import ExchangeOptions, Handoff, Relay
+from spliceproxy.relay.interface import Relay
+from spliceproxy.relay.lane import Handoff, LaneOptions
 from spliceproxy.site.pages import ESTABLISHED
 from spliceproxy.upstream.dialer import ATTEMPT_DELAY
 from spliceproxy.upstream.own import Own
@@ -235,7 +236,7 @@ def own_ports() -> tuple[int, int]:
         return 1024, 65535
 
 
-def exchange_options(times: Timeouts, via: bytes, *, keyed: bool, log: bool) -> ExchangeOptions:
+def exchange_options(times: Timeouts, via: bytes, *, keyed: bool, log: bool) -> LaneOptions:
     """The relay's settings. ``via`` is our pseudonym, b"" for none; ``keyed``: a decision
     depends on the client's credentials."""
     rules = dict(REQUEST_RULES)
@@ -243,7 +244,7 @@ def exchange_options(times: Timeouts, via: bytes, *, keyed: bool, log: bool) -> 
         rules[b"proxy-authorization"] = "drop"
     if not via:
         del rules[b"via"]
-    return ExchangeOptions(
+    return LaneOptions(
         request_rules=rules,
         response_rules=RESPONSE_RULES,
         schemes=PER_REQUEST,

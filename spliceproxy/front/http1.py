@@ -29,15 +29,8 @@ from spliceproxy.http1.head import RequestHead
 from spliceproxy.net.stream import Stream
 from spliceproxy.observe.record import Record
 from spliceproxy.policy.engine import STRANGER, Verdict
-from spliceproxy.relay.interface import (
-    ABORTED,
-    LINGER,
-    REQUEST,
-    RESPONSE,
-    RETRY,
-    UNANSWERED,
-    Handoff,
-)
+from spliceproxy.relay.interface import ABORTED
+from spliceproxy.relay.lane import LINGER, REQUEST, RESPONSE, RETRY, UNANSWERED, Handoff
 from spliceproxy.site.pages import ESTABLISHED, HOW_TO_CONFIGURE
 from spliceproxy.upstream.bound import BoundOrigin
 

@@ -14,7 +14,7 @@ from spliceproxy.errors import EXHAUSTED
 from spliceproxy.forward.services import Services
 from spliceproxy.front.http1 import Connection
 from spliceproxy.net.stream import Stream
-from spliceproxy.relay.interface import REFUSED, Handoff
+from spliceproxy.relay.lane import REFUSED, Handoff
 
 log = logging.getLogger("spliceproxy")
 

@@ -25,7 +25,7 @@ from spliceproxy.observe.linewriter import STUCK_SECONDS, LineWriter
 from spliceproxy.observe.record import Record
 from spliceproxy.observe.standard import STANDARD
 from spliceproxy.relay import interface
-from spliceproxy.relay.interface import PlainRecord
+from spliceproxy.relay.lane import PlainRecord
 
 FLUSH_SECONDS = 0.2
 """A record waits at most this long before it is formatted."""

@@ -1,14 +1,7 @@
 from collections.abc import Callable, Container
 
-from spliceproxy.relay.interface import (
-    ExchangeOptions,
-    ExchangesOwner,
-    PlainRecord,
-    Relay,
-    RelayOptions,
-    RelayStats,
-    TransferEnd,
-)
+from spliceproxy.relay.interface import Relay, RelayOptions, RelayStats, TransferEnd
+from spliceproxy.relay.lane import LaneOptions, LaneOwner, PlainRecord
 
 class NativeRelay(Relay):
     engine: str
@@ -17,6 +10,7 @@ class NativeRelay(Relay):
     def tunnels(self) -> int: ...
     @property
     def clients(self) -> int: ...
+    def lane(self, options: LaneOptions, owner: LaneOwner) -> NativeExchanges: ...
     def fileno(self) -> int: ...
     def tunnel(
         self, client: int, origin: int, to_origin: bytes, to_client: bytes, token: object
@@ -34,9 +28,7 @@ class NativeRelay(Relay):
     def close(self) -> None: ...
 
 class NativeExchanges:
-    def __init__(
-        self, relay: NativeRelay, options: ExchangeOptions, owner: ExchangesOwner
-    ) -> None: ...
+    def __init__(self, relay: NativeRelay, options: LaneOptions, owner: LaneOwner) -> None: ...
     @property
     def clients(self) -> int: ...
     @property

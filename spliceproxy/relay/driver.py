@@ -10,7 +10,8 @@ import time
 from collections.abc import Callable
 from time import monotonic
 
-from spliceproxy.relay.interface import Handoff, Relay, TransferEnd, TunnelEnd
+from spliceproxy.relay.interface import Relay, TransferEnd, TunnelEnd
+from spliceproxy.relay.lane import Handoff
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""What every relay engine offers to the event loop, and what it reports.
+"""What every relay engine offers for bytes, and what it reports of them.
 
 An engine owns an epoll instance whose descriptor is a reader on the event loop:
 when it is readable the loop calls :meth:`Relay.step` once. Between two calls of
@@ -9,10 +9,10 @@ Words: *up* is client to origin, *down* is origin to client.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
+
+from spliceproxy.relay.lane import Lane, LaneOptions, LaneOwner
 
 CHUNK = 64 * 1024
 """Bytes that one recv of the copy path asks for."""
@@ -103,8 +103,8 @@ class RelayStats(NamedTuple):
     urgent_stalls: int  # of these, directions behind an urgent byte
     events: int  # epoll events served
     steps: int
-    exchanges: int = 0  # plain exchanges, native engine only
-    handed_over: int = 0  # clients of these that their owner had to go on with
+    exchanges: int = 0  # in the lane
+    handed_over: int = 0  # clients of the lane that its owner had to go on with
 
 
 class Relay(Protocol):
@@ -124,7 +124,11 @@ class Relay(Protocol):
 
     @property
     def clients(self) -> int:
-        """Clients of plain exchanges; none but in the native engine."""
+        """Clients in the lane: their connections to the proxy, tunnels not counted."""
+
+    def lane(self, options: LaneOptions, owner: LaneOwner) -> Lane | None:
+        """Opens the relay's lane (:mod:`spliceproxy.relay.lane`), which a relay can do once;
+        None where the engine has none."""
 
     def fileno(self) -> int:
         """The epoll descriptor, for ``loop.add_reader``."""
@@ -159,8 +163,8 @@ class Relay(Protocol):
 
     def step(self) -> list[tuple[object, object]]:
         """Serves what is ready, within STEP_SECONDS; returns what has ended: the token of a
-        flow and its TunnelEnd or TransferEnd. What plain exchanges have to say comes as a
-        method of their owner and its argument."""
+        flow and its TunnelEnd or TransferEnd. What the lane has to say comes as a method of
+        its owner and its argument."""
 
     def reader(
         self, report: Callable[[list[tuple[object, object]]], None], stuck: Callable[[], None]
@@ -188,109 +192,3 @@ class RelayOptions(NamedTuple):
     half_close: float = 60.0  # no byte either way after one side's FIN was passed on
     max_pipes: int = -1  # -1: what the pipe quota of this user affords
     shares: int = 1  # processes that use this quota
-
-
-# What a client of plain exchanges is handed over with.
-REQUEST = "request"  # a request that its owner must look at, maybe not all of it
-RETRY = "retry"  # a request; the idle connection it was sent on was dead, take a new one
-RESPONSE = "response"  # a request, and its origin, which has been sent it
-UNANSWERED = "unanswered"  # the same, but the time limit for the response is over
-REFUSED = "refused"  # a new client beyond the limit
-LINGER = "linger"  # no request: it has its answer, and is to be closed with care
-
-
-@dataclass(slots=True)
-class Handoff:
-    """A client connection that its owner goes on with. The descriptors are the owner's, who
-    takes them with :meth:`take_client` and :meth:`take_origin`; :meth:`close` closes the rest.
-
-    ``origin`` is -1 but for RESPONSE and UNANSWERED; then ``buffer`` begins with the head
-    of the request that it was sent, ``answer`` is what it has said so far, and ``reused``
-    whether its connection had served before.
-    """
-
-    cause: str
-    client: int
-    address: str
-    requests: int  # answered on this connection
-    buffer: bytes  # received and not consumed
-    origin: int
-    answer: bytes
-    peer: str
-    reused: bool
-    # Monotonic seconds, when the head was there; 0.0: not known. In a REQUEST: since when
-    # its origin has been dialled, 0.0 if it has not.
-    started: float
-
-    def take_client(self) -> int:
-        """The client's descriptor: the caller's alone from now on."""
-        fd, self.client = self.client, -1
-        return fd
-
-    def take_origin(self) -> int:
-        """The origin's descriptor, likewise."""
-        fd, self.origin = self.origin, -1
-        return fd
-
-    def close(self) -> None:
-        """Closes what nobody has taken."""
-        if self.client >= 0:
-            os.close(self.take_client())
-        if self.origin >= 0:
-            os.close(self.take_origin())
-
-
-class PlainRecord(NamedTuple):
-    """A plain exchange that is over, or the tunnel that it became."""
-
-    ended_at: float  # Unix time
-    seconds: float
-    client: str
-    method: str
-    target: str
-    status: int
-    bytes_in: int
-    bytes_out: int
-    peer: str
-    content_type: str
-    reason: str
-    user: str
-    error: str = ""
-    rule: str = ""
-    failed: str = ""
-
-
-class ExchangeOptions(NamedTuple):
-    """Settings of plain exchanges. The rules say what becomes of a field, by its name in
-    lower case; without one it goes on as it is."""
-
-    request_rules: Mapping[bytes, str]
-    response_rules: Mapping[bytes, str]
-    schemes: Collection[bytes]  # of Authorization, in lower case: with any other it is not plain
-    via: bytes  # our Via line with its CRLF, b"" for none
-    name: bytes  # ours in Via
-    established: bytes  # the answer to CONNECT
-    head: float  # seconds: a client between two requests
-    dial: float  # seconds: an attempt to connect
-    race: float  # the same, where there is another address to try
-    kept: float  # seconds: an idle connection to an origin
-    kept_most: int  # of these, in all
-    kept_each: int  # and for one origin
-    ports: tuple[int, int]  # the first and last that an outgoing connection may get
-    log: bool
-
-
-class ExchangesOwner(Protocol):
-    """Who set up plain exchanges: it is told what comes of them, within ``step``."""
-
-    def handed(self, handoff: Handoff) -> None:
-        """A client to go on with."""
-
-    def not_accepted(self, error: int) -> None:
-        """accept(2) failed with this errno, and will again; EAGAIN: the limit is reached."""
-
-    def logged(self, count: int) -> None:
-        """So many records wait to be taken."""
-
-    def lost(self, count: int) -> None:
-        """So many clients were closed, for there was no memory to hand them over."""

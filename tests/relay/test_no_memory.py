@@ -16,7 +16,8 @@ from relay_rig import Rig, native_relay, open_fds, tcp_pair
 
 from spliceproxy.net.stream import Stream
 from spliceproxy.relay.driver import RelayDriver
-from spliceproxy.relay.interface import REQUEST, Handoff, RelayOptions
+from spliceproxy.relay.interface import RelayOptions
+from spliceproxy.relay.lane import REQUEST, Handoff
 from spliceproxy.relay.portable.engine import CopyRelay
 
 SCRIPT = Path(__file__).with_name("no_memory.py")

@@ -139,3 +139,9 @@ def test_sigpipe_outside_the_main_thread() -> None:
         assert signal.getsignal(signal.SIGPIPE) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGPIPE, before)
+
+
+@pytest.mark.parametrize("name", ["splice", "copy"])
+def test_an_engine_without_c_has_no_lane(name: str) -> None:
+    relay, _ = chosen(name)
+    assert relay.lane(None, None) is None

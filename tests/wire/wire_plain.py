@@ -30,7 +30,8 @@ from spliceproxy.net.stream import Stream
 from spliceproxy.observe.record import Record
 from spliceproxy.policy.engine import Client, Policy, Verdict
 from spliceproxy.relay.driver import RelayDriver
-from spliceproxy.relay.interface import Handoff, PlainRecord, RelayOptions
+from spliceproxy.relay.interface import RelayOptions
+from spliceproxy.relay.lane import Handoff, PlainRecord
 from spliceproxy.upstream.own import Own
 
 TURNS = 200

@@ -17,6 +17,7 @@ from spliceproxy.relay.interface import (
     TransferEnd,
     TunnelEnd,
 )
+from spliceproxy.relay.lane import LaneOptions, LaneOwner
 from spliceproxy.relay.portable.jobs import Shared, Transfer, Tunnel
 from spliceproxy.relay.portable.moves import COPY, SPLICE, Copier, Splicer
 from spliceproxy.relay.portable.pipes import PipePool
@@ -39,6 +40,9 @@ class CopyRelay:
 
     def _mover(self, options: RelayOptions) -> Copier:
         return Copier()
+
+    def lane(self, options: LaneOptions, owner: LaneOwner) -> None:
+        return None
 
     def fileno(self) -> int:
         return self._shared.poller.fileno()

@@ -1,0 +1,190 @@
+"""The lane: requests that a relay repeats by itself, and what it gives back.
+
+Only the native engine has one. Its owner decides which requests may go where
+(:meth:`Lane.add_route`); the lane accepts clients, reads heads that are plain, repeats what
+was decided, and gives back every client that it cannot serve alone, with each byte that the
+client has sent. It works within :meth:`Relay.step` and tells its owner from there.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Container, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+# Why a client is given back.
+REQUEST = "request"  # a request that its owner must look at, maybe not all of it
+RETRY = "retry"  # a request; the idle connection it was sent on was dead, take a new one
+RESPONSE = "response"  # a request, and its origin, which has been sent it
+UNANSWERED = "unanswered"  # the same, but the time limit for the response is over
+REFUSED = "refused"  # a new client beyond the limit
+LINGER = "linger"  # no request: it has its answer, and is to be closed with care
+
+
+@dataclass(slots=True)
+class Handoff:
+    """A client connection that its owner goes on with. The descriptors are the owner's, who
+    takes them with :meth:`take_client` and :meth:`take_origin`; :meth:`close` closes the rest.
+
+    ``origin`` is -1 but for RESPONSE and UNANSWERED; then ``buffer`` begins with the head
+    of the request that it was sent, ``answer`` is what it has said so far, and ``reused``
+    whether its connection had served before.
+    """
+
+    cause: str
+    client: int
+    address: str
+    requests: int  # answered on this connection
+    buffer: bytes  # received and not consumed
+    origin: int
+    answer: bytes
+    peer: str
+    reused: bool
+    # Monotonic seconds, when the head was there; 0.0: not known. In a REQUEST: since when
+    # its origin has been dialled, 0.0 if it has not.
+    started: float
+
+    def take_client(self) -> int:
+        """The client's descriptor: the caller's alone from now on."""
+        fd, self.client = self.client, -1
+        return fd
+
+    def take_origin(self) -> int:
+        """The origin's descriptor, likewise."""
+        fd, self.origin = self.origin, -1
+        return fd
+
+    def close(self) -> None:
+        """Closes what nobody has taken."""
+        if self.client >= 0:
+            os.close(self.take_client())
+        if self.origin >= 0:
+            os.close(self.take_origin())
+
+
+class PlainRecord(NamedTuple):
+    """An exchange of the lane that is over, or the tunnel that it became."""
+
+    ended_at: float  # Unix time
+    seconds: float
+    client: str
+    method: str
+    target: str
+    status: int
+    bytes_in: int
+    bytes_out: int
+    peer: str
+    content_type: str
+    reason: str
+    user: str
+    error: str = ""
+    rule: str = ""
+    failed: str = ""
+
+
+class LaneOptions(NamedTuple):
+    """Settings of the lane. The rules say what becomes of a field, by its name in lower
+    case; a field without a rule is forwarded as it is."""
+
+    request_rules: Mapping[bytes, str]
+    response_rules: Mapping[bytes, str]
+    schemes: Collection[bytes]  # of Authorization, in lower case: with any other it is not plain
+    via: bytes  # our Via line with its CRLF, b"" for none
+    name: bytes  # ours in Via
+    established: bytes  # the answer to CONNECT
+    head: float  # seconds: a client between two requests
+    dial: float  # seconds: an attempt to connect
+    race: float  # the same, where there is another address to try
+    kept: float  # seconds: an idle connection to an origin
+    kept_most: int  # of these, in all
+    kept_each: int  # and for one origin
+    ports: tuple[int, int]  # the first and last that an outgoing connection may get
+    log: bool
+
+
+class LaneOwner(Protocol):
+    """Who opened the lane. It is told what comes of it, within :meth:`Relay.step`."""
+
+    def handed(self, handoff: Handoff) -> None:
+        """A client to go on with."""
+
+    def not_accepted(self, error: int) -> None:
+        """accept(2) failed with this errno, and will again; EAGAIN: the limit is reached."""
+
+    def logged(self, count: int) -> None:
+        """So many records wait to be taken."""
+
+    def lost(self, count: int) -> None:
+        """So many clients were closed, for there was no memory to give them back."""
+
+
+class Lane(Protocol):
+    """What the owner asks of its lane. Nothing moves outside of :meth:`Relay.step`."""
+
+    @property
+    def clients(self) -> int:
+        """Client connections in the lane, tunnels not counted."""
+
+    @property
+    def kept(self) -> int:
+        """Idle connections to origins."""
+
+    def listen(self, fd: int) -> None:
+        """Accepts clients from a listening socket, which stays the owner's. OSError: epoll
+        cannot take it."""
+
+    def unlisten(self) -> None:
+        """Accepts no more clients, from any socket."""
+
+    def limit(self, most: int, others: int) -> None:
+        """Refuses clients beyond ``most`` connections (0: no limit), of which ``others`` are
+        not in the lane."""
+
+    def adopt(self, fd: int, address: str, data: bytes, requests: int) -> None:
+        """Takes a client between two requests: ``data`` was received from it and not
+        consumed, ``requests`` were answered. OSError: it is still the owner's."""
+
+    def release(self) -> None:
+        """Gives back every client that is between two requests, and takes none again."""
+
+    def close_clients(self) -> None:
+        """Closes every client, whatever it is at."""
+
+    def add_client(self, address: str, client: str) -> None:
+        """A client of this address is of the class ``client``, as of :meth:`add_route`."""
+
+    def add_route(
+        self,
+        kind: str,
+        client: str,
+        credentials: bytes,
+        authority: bytes,
+        key: object,
+        host: bytes,
+        seconds: float,
+        address: bytes,
+        peer: str,
+        single: bool,
+        user: str,
+    ) -> None:
+        """Requests of this kind, class of clients, credentials and authority may go to the
+        origin ``key`` for so many seconds. ``address`` is a struct sockaddr, b"" if only idle
+        connections may be used; ``peer`` is the same as text, ``single`` that there is no
+        other address. ``host`` is the Host field to send, ``user`` whom the record names."""
+
+    def forget(self) -> None:
+        """Forgets every route."""
+
+    def take(self, key: object, addresses: Container[str]) -> tuple[int, str] | None:
+        """The idle connection used last of those to one of ``addresses``, as (descriptor,
+        address of the peer), or None."""
+
+    def put(self, key: object, fd: int, peer: str) -> None:
+        """Keeps a connection between two messages, or closes it; also where this raises."""
+
+    def close_kept(self) -> None:
+        """Closes every idle connection."""
+
+    def take_log(self) -> list[PlainRecord]:
+        """The records since the last call."""
