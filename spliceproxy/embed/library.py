@@ -126,14 +126,12 @@ class Proxy:
     async def __aenter__(self) -> Proxy:
         if self._instance is not None:
             raise RuntimeError("the proxy runs already")
-        times = self._config.timeouts
         async with AsyncExitStack() as undo:
             listening = listeners.bind(self._config.listen, 1)
             undo.callback(listening.close)
-            options = RelayOptions(idle=times.idle, half_close=times.half_close)
-            relay, _ = choose(self._config.engine, options)
+            relay, _ = choose(self._config.engine, RelayOptions.of(self._config))
             undo.callback(relay.close)
-            resolver = Resolver(times.lookup)
+            resolver = Resolver(self._config.timeouts.lookup)
             undo.push_async_callback(resolver.close)
             policy = _Policy(self._config, resolver, self._functions, self._records)
             instance = Instance(self._config, listening.of(0), relay, resolver, policy)

@@ -58,12 +58,8 @@ def load() -> None:
 def run(config: Config, sockets: Sequence[socket.socket], lifeline: int, index: int) -> int:
     """The life of a worker; returns its exit status. End of file on ``lifeline`` means
     that the supervisor wants it to drain, or is dead."""
-    times = config.timeouts
     try:
-        relay, why = choose(
-            config.engine,
-            RelayOptions(idle=times.idle, half_close=times.half_close, shares=config.workers),
-        )
+        relay, why = choose(config.engine, RelayOptions.of(config))
     except EngineError as error:
         if index == 0:
             log.error("--engine: %s", error)

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
+from spliceproxy.config import Config
 from spliceproxy.relay.lane import Lane, LaneOptions, LaneOwner
 
 CHUNK = 64 * 1024
@@ -192,3 +193,9 @@ class RelayOptions(NamedTuple):
     half_close: float = 60.0  # no byte either way after one side's FIN was passed on
     max_pipes: int = -1  # -1: what the pipe quota of this user affords
     shares: int = 1  # processes that use this quota
+
+    @classmethod
+    def of(cls, config: Config) -> RelayOptions:
+        """Those of a worker with this configuration."""
+        times = config.timeouts
+        return cls(idle=times.idle, half_close=times.half_close, shares=config.workers)

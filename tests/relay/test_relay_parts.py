@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 from relay_rig import PATIENCE, Rig, open_fds, recv_exactly, until
 
+from spliceproxy.config import Config, Timeouts
 from spliceproxy.relay import quota
-from spliceproxy.relay.interface import DONE, REST, TunnelEnd
+from spliceproxy.relay.interface import DONE, REST, RelayOptions, TunnelEnd
 from spliceproxy.relay.portable import pipes
 from spliceproxy.relay.portable.deadlines import Deadlines
 from spliceproxy.relay.portable.pipes import PipePool
@@ -194,6 +195,11 @@ def test_workers_share_the_quota(monkeypatch: pytest.MonkeyPatch) -> None:
         (1 << 20, 16),
         (1 << 19, 16),
     ]
+
+
+def test_the_options_are_of_the_configuration() -> None:
+    config = Config(listen=(), workers=3, timeouts=Timeouts(idle=7.0, half_close=5.0))
+    assert RelayOptions.of(config) == RelayOptions(idle=7.0, half_close=5.0, shares=3)
 
 
 class Job:
