@@ -8,12 +8,39 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from errno import EMFILE, ENFILE, ENOBUFS, ENOMEM
-from typing import Protocol
+from typing import Literal, Protocol
 
 EXHAUSTED = frozenset({EMFILE, ENFILE, ENOBUFS, ENOMEM})
 """Errors that say that this process or machine has no more descriptors, or no memory."""
 
-STATUS = {
+ErrorType = Literal[
+    "dns_timeout",
+    "dns_error",
+    "destination_not_found",
+    "destination_unavailable",
+    "destination_ip_prohibited",
+    "destination_ip_unroutable",
+    "connection_refused",
+    "connection_terminated",
+    "connection_timeout",
+    "connection_read_timeout",
+    "connection_write_timeout",
+    "connection_limit_reached",
+    "http_response_incomplete",
+    "http_protocol_error",
+    "http_response_timeout",
+    "http_response_header_size",
+    "http_response_transfer_coding",
+    "http_upgrade_failed",
+    "http_request_error",
+    "http_request_denied",
+    "proxy_internal_response",
+    "proxy_internal_error",
+    "proxy_loop_detected",
+]
+"""The Proxy Error Types (RFC 9209 section 2.3) by which this proxy names a fault."""
+
+STATUS: Mapping[ErrorType, int] = {
     "dns_timeout": 504,
     "dns_error": 502,
     "destination_not_found": 500,
@@ -39,7 +66,7 @@ STATUS = {
     "proxy_loop_detected": 502,
 }
 
-WHY = {
+WHY: Mapping[ErrorType, str] = {
     "dns_timeout": "no DNS answer within {lookup:g} s",
     "dns_error": "name not found",
     "destination_not_found": "server not found",
@@ -81,7 +108,7 @@ class Seconds(Protocol):
     def idle(self) -> float: ...
 
 
-def reasons(limits: Seconds) -> Mapping[str, str]:
+def reasons(limits: Seconds) -> Mapping[ErrorType, str]:
     """WHY with its numbers."""
     numbers = {name: getattr(limits, name) for name in ("head", "dial", "lookup", "idle")}
     return {error: text.format(**numbers) for error, text in WHY.items()}
@@ -102,7 +129,7 @@ class Failure(Exception):
     """
 
     def __init__(
-        self, error: str, detail: str, status: int = 0, *, why: str = "", where: str = ""
+        self, error: ErrorType, detail: str, status: int = 0, *, why: str = "", where: str = ""
     ) -> None:
         super().__init__(detail)
         self.error = error
@@ -123,7 +150,7 @@ class Denied(Failure):
         status: int = 403,
         *,
         advice: str = "Ask whoever runs this proxy, if you need it.",
-        error: str = "http_request_denied",
+        error: ErrorType = "http_request_denied",
     ) -> None:
         super().__init__(error, f"rule {rule}" if rule else reason, status)
         self.rule = rule

@@ -12,7 +12,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from spliceproxy.errors import Failure
+from spliceproxy.errors import ErrorType, Failure
 from spliceproxy.forward.services import Services
 from spliceproxy.net.stream import Stream
 from spliceproxy.observe.record import Record
@@ -21,7 +21,7 @@ from spliceproxy.policy.engine import Verdict
 Decide = Callable[[], Awaitable[Verdict]]
 """Asks the policy about the same request once more; raises as ``Policy.decide`` does."""
 
-_FINAL = ("connection_limit_reached", "proxy_loop_detected")
+_FINAL: tuple[ErrorType, ...] = ("connection_limit_reached", "proxy_loop_detected")
 """Failures that other addresses would not change."""
 
 

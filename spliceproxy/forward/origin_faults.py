@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 
-from spliceproxy.errors import Failure
+from spliceproxy.errors import ErrorType, Failure
 from spliceproxy.forward.body import SourceFailed
 from spliceproxy.http1.errors import HeadError
 from spliceproxy.observe.record import Record
@@ -20,7 +20,7 @@ _CUT = {
     IDLE: "the body stalled",
 }
 
-_OF_ANSWERS = frozenset(
+_OF_ANSWERS: frozenset[ErrorType] = frozenset(
     {"connection_terminated", "http_response_incomplete", "http_upgrade_failed"}
 )
 """Faults (RFC 9209) that are an origin's, of those which are not its head's or its body's."""

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Protocol
 
 from spliceproxy.config import Config
-from spliceproxy.errors import Failure, reasons
+from spliceproxy.errors import ErrorType, Failure, reasons
 from spliceproxy.forward.body import BodyMover
 from spliceproxy.forward.lane import Exchanges
 from spliceproxy.net.stream import Stream
@@ -58,7 +58,7 @@ class Services:
     faults: Seldom = field(default_factory=partial(Seldom, _messages), init=False)
     answers: Seldom = field(default_factory=partial(Seldom, _messages), init=False)
     via: bytes = field(init=False)
-    reasons: Mapping[str, str] = field(init=False)
+    reasons: Mapping[ErrorType, str] = field(init=False)
     _date: bytes = field(default=b"", init=False)
     _date_of: int = field(default=-1, init=False)
 

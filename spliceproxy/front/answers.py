@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from spliceproxy.errors import Denied, Failure, PeerGone
+from spliceproxy.errors import Denied, ErrorType, Failure, PeerGone
 from spliceproxy.forward.services import Services
 from spliceproxy.http1.errors import HeadError
 from spliceproxy.http1.framing import Body, request_body
@@ -64,11 +64,7 @@ class Answers:
     ) -> bool:
         """To a request that failed; ``head`` is None where it had none. Not ``keep``: the
         connection ends in any case. Where it ends, the caller has to close it gently."""
-        if isinstance(error, Failure):
-            kind = error.error
-        else:
-            kind = "http_request_error" if error.status < 500 else "http_protocol_error"
-            kind = error.error or kind
+        kind = error.error
         record.status = error.status
         record.blame(kind, error.where if isinstance(error, Failure) else "")
         if isinstance(error, Denied):
@@ -99,7 +95,7 @@ class Answers:
             return False
         return keep
 
-    def _why(self, error: Failure | HeadError, kind: str) -> str:
+    def _why(self, error: Failure | HeadError, kind: ErrorType) -> str:
         """For the reason phrase. The statuses of most bad heads say it by themselves."""
         if isinstance(error, Failure):
             return error.why or self._services.reasons[kind]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from spliceproxy.errors import ErrorType
+
 _SHOWN = 60  # characters of a peer's text that an error message quotes
 
 
@@ -10,14 +12,16 @@ class HeadError(Exception):
 
     ``status`` is what to answer: 400, 414, 431, 501 or 505 for a request, 502 for a
     response. ``detail`` is one short line of printable ASCII. ``error`` is the RFC 9209
-    type, for a ``Proxy-Status`` field.
+    type, for a ``Proxy-Status`` field; without one it follows from the status.
     """
 
-    def __init__(self, status: int, detail: str, error: str = "") -> None:
+    def __init__(self, status: int, detail: str, error: ErrorType | None = None) -> None:
         super().__init__(detail)
         self.status = status
         self.detail = detail
-        self.error = error or ("http_protocol_error" if status == 502 else "http_request_error")
+        if error is None:
+            error = "http_protocol_error" if status == 502 else "http_request_error"
+        self.error = error
 
 
 def show(text: bytes | bytearray | str) -> str:

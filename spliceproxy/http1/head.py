@@ -242,7 +242,7 @@ def _check_protocol(buffer: bytearray, response: bool) -> None:
 
 
 def _too_large(status: int, detail: str) -> HeadError:
-    return HeadError(status, detail, "http_response_header_size" if status == 502 else "")
+    return HeadError(status, detail, "http_response_header_size" if status == 502 else None)
 
 
 def _first_line(head: bytes) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 
-from spliceproxy.errors import Failure
+from spliceproxy.errors import ErrorType, Failure
 
 TICK = 0.001
 """Seconds by which a timer of an event loop may fire early."""
@@ -24,13 +24,13 @@ class Deadline:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._at = math.inf
-        self._error = ""
+        self._error: ErrorType = "proxy_internal_error"  # until a limit is set
         self._what = ""
         self._expired = False
         self._timer: asyncio.TimerHandle | None = None
         self.waiting: asyncio.Future[None] | None = None
 
-    def set(self, error: str, what: str, seconds: float) -> None:
+    def set(self, error: ErrorType, what: str, seconds: float) -> None:
         """From now on, waits beyond ``seconds`` fail with ``Failure(error, what)``."""
         self._error = error
         self._what = what

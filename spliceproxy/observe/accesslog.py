@@ -20,6 +20,7 @@ import re
 from collections.abc import Callable
 from functools import lru_cache, partial
 
+from spliceproxy.errors import ErrorType
 from spliceproxy.observe import losses
 from spliceproxy.observe.linewriter import STUCK_SECONDS, LineWriter
 from spliceproxy.observe.record import Record
@@ -56,7 +57,7 @@ _ERROR_MAX = 96
 _UNSAFE = re.compile(r"[^!#-&(-;=?-\[\]_a-z~]")
 _UNSAFE_NAME = re.compile(r"[^!#$&(-;=?-\[\]_a-z~]")
 
-_DENIED = frozenset({"http_request_denied", "destination_ip_prohibited"})
+_DENIED: frozenset[ErrorType] = frozenset({"http_request_denied", "destination_ip_prohibited"})
 
 _SUFFIX = {
     interface.CLIENT_RESET: "_ABORTED",

@@ -5,8 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Literal
 
-_OF_ORIGIN = frozenset(
+from spliceproxy.errors import ErrorType
+
+_OF_ORIGIN: frozenset[ErrorType] = frozenset(
     {
         "connection_terminated",
         "connection_write_timeout",
@@ -66,7 +69,8 @@ class Record:
         self.peer = ""  # the address dialled, "" if none was
         self.status = 0  # sent to the client; 0 if nothing was
         self.content_type = ""  # of the answer, as received; "" if it has none
-        self.error = ""  # RFC 9209 type where the proxy answered itself, or cut an answer
+        # RFC 9209 type where the proxy answered itself, or cut an answer.
+        self.error: ErrorType | Literal[""] = ""
         self.failed = ""  # the address:port that this is about, "" for none
         self.rule = ""  # the id of what denied the request
         self.tags: Mapping[str, str] = _NO_TAGS  # the policy hook's
@@ -91,7 +95,7 @@ class Record:
         """``host:port``; an IPv6 address is in brackets."""
         return endpoint(self.host, self.port)
 
-    def blame(self, error: str, where: str = "") -> None:
+    def blame(self, error: ErrorType, where: str = "") -> None:
         """The request has failed for this error; ``where`` is the ``address:port`` that it is
         about, where it is not that of the connection."""
         self.error = error

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from spliceproxy.config import Config
-from spliceproxy.errors import Denied, Failure
+from spliceproxy.errors import Denied, ErrorType, Failure
 from spliceproxy.policy.auth import Unauthenticated
 from spliceproxy.policy.clients import is_local
 from spliceproxy.policy.decision import Allow
@@ -45,7 +46,7 @@ class Explanation:
     allowed: bool
     rule: str
     status: int
-    error: str
+    error: ErrorType | Literal[""]
     reason: str
     addresses: tuple[str, ...]
     steps: tuple[Step, ...]

@@ -9,6 +9,7 @@ from html import escape
 from http import HTTPStatus
 from typing import NamedTuple
 
+from spliceproxy.errors import ErrorType
 from spliceproxy.http1.chain import trace_body
 from spliceproxy.http1.head import RequestHead
 from spliceproxy.http1.status_field import NAME
@@ -55,7 +56,7 @@ _SF_TOKEN = re.compile(r"[A-Za-z*][!#$%&'*+\-.^_`|~0-9A-Za-z:/]*").fullmatch
 _NOT_SF_STRING = re.compile(r"[^\x20-\x7e]")
 
 
-def proxy_status(error: str, detail: str, name: str = NAME) -> bytes:
+def proxy_status(error: ErrorType, detail: str, name: str = NAME) -> bytes:
     """The value of a Proxy-Status field (RFC 9209): our name, the error's type and the
     first line of the detail, cut to DETAILS_MAX."""
     value = name if _SF_TOKEN(name) else _sf_string(name)
@@ -68,7 +69,7 @@ def proxy_status(error: str, detail: str, name: str = NAME) -> bytes:
 
 def error_page(
     status: int,
-    error: str,
+    error: ErrorType,
     detail: str,
     *,
     minor: int = 1,

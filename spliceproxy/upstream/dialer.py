@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from errno import (
     EACCES,
     EADDRNOTAVAIL,
@@ -34,7 +34,7 @@ from errno import (
     ETIMEDOUT,
 )
 
-from spliceproxy.errors import NOTHING_LEFT, Failure
+from spliceproxy.errors import NOTHING_LEFT, ErrorType, Failure
 from spliceproxy.net import tcp
 
 ATTEMPT_DELAY = 0.25
@@ -44,7 +44,7 @@ ATTEMPT_DELAY = 0.25
 # Without descriptors the other results mean little; an answer from the origin says more than
 # its silence, and that more than an address which this machine cannot or may not reach (often
 # no more than IPv6 on a machine without it).
-_ERRNOS = {
+_ERRNOS: Mapping[ErrorType, tuple[int, ...]] = {
     "connection_limit_reached": (EMFILE, ENFILE, ENOBUFS, ENOMEM, EAGAIN),
     "connection_refused": (ECONNREFUSED,),
     "connection_terminated": (ECONNRESET, ECONNABORTED, EPIPE),
@@ -251,7 +251,7 @@ def _socket_error(sock: socket.socket, address: str, port: int) -> int:
     return errno
 
 
-def _type(errno: int | None) -> str:
+def _type(errno: int | None) -> ErrorType:
     return _TYPES.get(errno or 0, "destination_unavailable")
 
 

@@ -34,7 +34,7 @@ from aiodns.error import (
     DNSError,
 )
 
-from spliceproxy.errors import NOTHING_LEFT, Failure
+from spliceproxy.errors import NOTHING_LEFT, ErrorType, Failure
 from spliceproxy.upstream import search
 from spliceproxy.upstream.addresses import interleave, literal
 from spliceproxy.upstream.channels import Channels, is_exhausted
@@ -85,11 +85,11 @@ _ENDS_IN_NUMBER = re.compile(r"(?:\A|\.)(?:[0-9]+|0x[0-9a-f]*)\.?\Z")
 
 
 class _Answer(NamedTuple):
-    """What is known of a name; without addresses, the failure to report."""
+    """What is known of a name: addresses, or the failure to report."""
 
     expires: float
     addresses: tuple[str, ...]
-    error: str
+    error: ErrorType | None
     detail: str
     why: str = ""  # for the reason phrase, "" for what the error has
     whole: asyncio.Future[None] | None = None  # done; where somebody may have gone on with less
@@ -190,7 +190,7 @@ class Resolver:
             if query is None:
                 query = self._ask(name)
             answer = await asyncio.shield(query.first)
-        if not answer.addresses:
+        if answer.error is not None:
             raise Failure(answer.error, answer.detail, why=answer.why)
         return answer.addresses
 
@@ -349,7 +349,7 @@ class Resolver:
         if len(parts) < len(FAMILIES):
             ttl = min(ttl, HALF_TTL)
         expires = self.clock() + min(max(ttl, MIN_TTL), MAX_TTL)
-        return _Answer(expires, interleave(both)[:MAX_ADDRESSES], "", "")
+        return _Answer(expires, interleave(both)[:MAX_ADDRESSES], None, "")
 
     def _keep_late(self, query: _Query) -> None:
         """What comes after the limit is kept, unless it is less than what a newer query has."""
@@ -392,7 +392,7 @@ def _fault(error: BaseException) -> _Part:
 
 
 def _failed(
-    name: str, detail: str, error: str = "dns_error", why: str = "", now: float = 0.0
+    name: str, detail: str, error: ErrorType = "dns_error", why: str = "", now: float = 0.0
 ) -> _Answer:
     return _Answer(now + NEGATIVE_TTL, (), error, f"{name}: {detail}", why)
 
@@ -409,7 +409,7 @@ _WHY = {
 """By c-ares' error what the reason phrase says: a person can correct a name."""
 
 
-def _reason(parts: Mapping[socket.AddressFamily, _Part]) -> tuple[str, str, str]:
+def _reason(parts: Mapping[socket.AddressFamily, _Part]) -> tuple[str, ErrorType, str]:
     """The detail and the type of a failed look-up, and why: a server's fault says more than
     that there is nothing, and "no data" more than "no name"."""
     order = (ARES_ENOTFOUND, ARES_ENODATA)
@@ -420,5 +420,5 @@ def _reason(parts: Mapping[socket.AddressFamily, _Part]) -> tuple[str, str, str]
     )
     if worst.code == ARES_ECONNREFUSED and is_exhausted():
         return "no descriptors left to ask", "connection_limit_reached", NOTHING_LEFT
-    error = "dns_timeout" if worst.code == ARES_ETIMEOUT else "dns_error"
+    error: ErrorType = "dns_timeout" if worst.code == ARES_ETIMEOUT else "dns_error"
     return worst.detail, error, _WHY.get(worst.code, "DNS has failed")
