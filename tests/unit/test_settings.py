@@ -26,7 +26,7 @@ from spliceproxy.config import (
     RuleConfig,
     Timeouts,
 )
-from spliceproxy.settings import schema, writing
+from spliceproxy.settings import page, schema, writing
 from spliceproxy.settings.loading import SettingsError, load
 from spliceproxy.settings.table import BY_NAME, SETTINGS, Setting, default_words
 
@@ -879,6 +879,27 @@ def test_commands_have_help_and_are_in_that_of_the_proxy(
     proxy, own = out.split(f"usage: spliceproxy {command} ")
     assert re.search(rf"^  {command} +{cli.COMMANDS[command].text}$", proxy, re.M)
     assert "exit status: 0" in own
+
+
+# The page
+
+
+def test_page_of_the_settings_is_that_of_the_table() -> None:
+    """``python -m spliceproxy.settings.page > docs/settings.md`` renews it."""
+    path = Path(__file__).parents[2] / "docs" / "settings.md"
+    if not path.exists():
+        pytest.skip("not in a source tree")
+    shown = path.read_text()
+    assert shown == page.page()
+    for setting in SETTINGS:
+        assert f"\n### {setting.name}\n" in shown, setting.name
+        assert not setting.section or f"flag `{setting.flag_name}" in shown, setting.name
+        assert not setting.in_environment or f"`{setting.variable}`" in shown, setting.name
+
+
+def test_notes_of_the_page_are_about_settings() -> None:
+    fields = {f"{one.name}.{each.name}" for one in SETTINGS for each in one.fields}
+    assert page.NOTES.keys() <= BY_NAME.keys() | fields
 
 
 @pytest.fixture

@@ -182,7 +182,7 @@ BAD_SYNTAX = [
     ),
     reject(
         "bad-page-is-escaped",
-        "design 4.10",
+        "design",
         b"G\x80T http://o/ HTTP/1.1\r\nHost: o\r\n\r\n",
         "a bad method: 'G\\x80T'",
     ),

@@ -56,7 +56,7 @@ UPGRADES = [
     ),
     Case(
         "upgrade-early-data",
-        "design 4.3",
+        "design",
         [
             C.sends(UPGRADE + "early"),
             O.gets(UPGRADED),
