@@ -41,7 +41,8 @@ from spliceproxy.http1.head import (
 )
 from spliceproxy.http1.rewrite import client_response, origin_request, persistent
 from spliceproxy.observe.record import Record
-from spliceproxy.policy.engine import Client, Verdict
+from spliceproxy.policy.engine import Client
+from spliceproxy.policy.verdict import Verdict
 from spliceproxy.relay.interface import RelayOptions
 from spliceproxy.relay.lane import LINGER, REQUEST, RESPONSE, Handoff
 

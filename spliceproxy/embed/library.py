@@ -14,8 +14,9 @@ from types import TracebackType
 from spliceproxy.config import Address, Config, Timeouts
 from spliceproxy.embed.destinations import Destinations, tell
 from spliceproxy.observe.record import Record
-from spliceproxy.policy.engine import Client, Head, Notes, Policy, Verdict
+from spliceproxy.policy.engine import Client, Policy
 from spliceproxy.policy.functions import Authorize, Functions, OnClose, checked
+from spliceproxy.policy.verdict import Head, Notes, Verdict
 from spliceproxy.processes import listeners
 from spliceproxy.processes.instance import Instance
 from spliceproxy.processes.worker import new_loop

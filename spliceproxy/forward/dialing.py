@@ -16,7 +16,7 @@ from spliceproxy.errors import ErrorType, Failure
 from spliceproxy.forward.services import Services
 from spliceproxy.net.stream import Stream
 from spliceproxy.observe.record import Record
-from spliceproxy.policy.engine import Verdict
+from spliceproxy.policy.verdict import Verdict
 
 Decide = Callable[[], Awaitable[Verdict]]
 """Asks the policy about the same request once more; raises as ``Policy.decide`` does."""

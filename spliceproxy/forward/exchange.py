@@ -30,7 +30,7 @@ from spliceproxy.http1.rewrite import (
 )
 from spliceproxy.net.stream import Stream
 from spliceproxy.observe.record import Record
-from spliceproxy.policy.engine import Verdict
+from spliceproxy.policy.verdict import Verdict
 from spliceproxy.relay.interface import CLIENT_RESET, IDLE, SOURCE_ERROR, TARGET_IDLE
 from spliceproxy.upstream.bound import BoundOrigin
 

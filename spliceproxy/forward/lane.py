@@ -25,7 +25,8 @@ from spliceproxy.http1.rewrite import host_field
 from spliceproxy.net.stream import Stream
 from spliceproxy.observe.accesslog import AccessLog
 from spliceproxy.observe.record import Record
-from spliceproxy.policy.engine import Client, Policy, Verdict
+from spliceproxy.policy.engine import Client, Policy
+from spliceproxy.policy.verdict import Verdict
 from spliceproxy.relay.driver import RelayDriver
 from spliceproxy.relay.interface import Relay
 from spliceproxy.relay.lane import Handoff, LaneOptions

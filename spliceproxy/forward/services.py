@@ -18,8 +18,9 @@ from spliceproxy.forward.lane import Exchanges
 from spliceproxy.net.stream import Stream
 from spliceproxy.observe.accesslog import AccessLog
 from spliceproxy.observe.record import Record, endpoint
-from spliceproxy.policy.engine import Policy, Verdict
+from spliceproxy.policy.engine import Policy
 from spliceproxy.policy.learn import Learned
+from spliceproxy.policy.verdict import Verdict
 from spliceproxy.relay.driver import RelayDriver
 from spliceproxy.seldom import Seldom
 from spliceproxy.site.files import Site

@@ -28,7 +28,8 @@ from spliceproxy.http1.framing import Body, request_body
 from spliceproxy.http1.head import RequestHead
 from spliceproxy.net.stream import Stream
 from spliceproxy.observe.record import Record
-from spliceproxy.policy.engine import STRANGER, Verdict
+from spliceproxy.policy.refusals import STRANGER
+from spliceproxy.policy.verdict import Verdict
 from spliceproxy.relay.interface import ABORTED
 from spliceproxy.relay.lane import LINGER, REQUEST, RESPONSE, RETRY, UNANSWERED, Handoff
 from spliceproxy.site.pages import ESTABLISHED, HOW_TO_CONFIGURE

@@ -13,23 +13,25 @@ from __future__ import annotations
 import logging
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from spliceproxy.config import Config
 from spliceproxy.errors import Denied, Failure
+from spliceproxy.policy import refusals
 from spliceproxy.policy.auth import Authenticator, peer_uid
 from spliceproxy.policy.clients import NEAR, NEAR_OTHERS, ClientNetworks, is_local
 from spliceproxy.policy.decision import Allow, Deny
 from spliceproxy.policy.functions import Functions, load
 from spliceproxy.policy.guard import Guard
 from spliceproxy.policy.hook import Hook
-from spliceproxy.policy.lockfile import LOCKED, Locked
+from spliceproxy.policy.lockfile import Locked
 from spliceproxy.policy.names import canonical, is_number
 from spliceproxy.policy.names import load as load_names
 from spliceproxy.policy.request import Request
-from spliceproxy.policy.rules import DEFAULT, Match, RuleSet, Selection
+from spliceproxy.policy.rules import Match, RuleSet, Selection
+from spliceproxy.policy.verdict import Head, Names, Notes, Verdict
 
 log = logging.getLogger("spliceproxy")
 
@@ -40,47 +42,6 @@ a name, and a name that has moved, are noticed within it."""
 LONGEST = 45
 """Characters of an IPv6 address at most (INET6_ADDRSTRLEN, without the NUL)."""
 
-GUARD = "guard"
-"""The id by which a refusal for the address is known."""
-
-STRANGER = "clients"
-"""The id by which the refusal of a client that may not use the proxy is known."""
-
-
-class Head(Protocol):
-    """What is looked at in a request's head (``http1.head.RequestHead``)."""
-
-    @property
-    def method(self) -> str: ...
-    @property
-    def scheme(self) -> str: ...
-    @property
-    def host(self) -> str: ...
-    @property
-    def port(self) -> int: ...
-    @property
-    def path(self) -> str: ...
-    @property
-    def fields(self) -> Sequence[tuple[bytes, bytes]]: ...
-    def values(self, name: bytes) -> Sequence[bytes]: ...
-
-
-class Notes(Protocol):
-    """What is written down about a request as soon as it is known (``observe.record``)."""
-
-    host: str
-    port: int
-    user: str
-    tags: Mapping[str, str]
-    looked_up: float  # seconds for which a name was waited for
-
-
-class Names(Protocol):
-    """Where names lead (``upstream.resolver.Resolver``)."""
-
-    def cached(self, host: str) -> tuple[str, ...] | None: ...
-    async def resolve(self, host: str) -> tuple[str, ...]: ...
-
 
 class Client(NamedTuple):
     """One client's connection: its address ("": a Unix socket), whether it is taken for one
@@ -89,28 +50,6 @@ class Client(NamedTuple):
     address: str
     local: bool
     uid: int
-
-
-class Verdict(NamedTuple):
-    """Where a request may go.
-
-    ``addresses`` are all that may be dialled for it, or be at the other end of a connection
-    that is used again, in the order to try; ``source_address`` is the one to dial from, ""
-    for any. For ``repeat_for`` seconds the same holds for every request of a client of the
-    same class (:meth:`Policy.class_of`) with the same method, host and port, and the same
-    Proxy-Authorization field or none; 0: ask again.
-    """
-
-    host: str
-    port: int
-    addresses: tuple[str, ...]
-    source_address: str
-    repeat_for: float
-
-    @property
-    def key(self) -> tuple[str, int, str]:
-        """The same for connections that may stand in for one another."""
-        return self.host, self.port, self.source_address
 
 
 _Sift = Callable[[tuple[str, ...], bool], tuple[tuple[str, ...], float]]
@@ -187,14 +126,14 @@ class Policy:
         if self._auth.enabled:
             user, groups, repeat = await self._identify(client, head, notes)
         if not near and not user:
-            raise _stranger()
+            raise refusals.stranger()
         selected: Selection | None = None
         name = host
         if self._spells:
             name = _canonical(host)
             repeat = min(repeat, self._rules.repeat_for)
             if self._locked is not None and not self._locked.admits(name, port):
-                raise _unlisted(name, port)
+                raise refusals.unlisted(name, port)
         if self._ruled:
             selected = self._rules.select(client.address, user, groups, head.method, name, port)
             match = selected.settled
@@ -216,7 +155,7 @@ class Policy:
         """Where a name leads that is not known. An odd spelling of an address is not looked up:
         what a resolver takes it for is not what the rules have seen."""
         if is_number(host):
-            raise _odd_address()
+            raise refusals.odd_address()
         asked = time.monotonic()
         addresses = await self._names.resolve(host)
         notes.looked_up += time.monotonic() - asked
@@ -255,7 +194,7 @@ class Policy:
         """Whether a request that the proxy itself answers may be answered. Raises as
         :meth:`decide` does."""
         if self._clients is not None and not self._clients.admit(client.address):
-            raise _stranger()
+            raise refusals.stranger()
         user, groups = "", _NONE
         if self._auth.enabled:
             user, groups, _ = await self._identify(client, head, notes)
@@ -295,7 +234,7 @@ class Policy:
         if networks is None or networks.admit(client.address):
             return True
         if not self._vouches:
-            raise _stranger()
+            raise refusals.stranger()
         return False
 
     async def _identify(
@@ -330,7 +269,7 @@ class Policy:
             return addresses, holds
         allowed, fault = self._guard.check(addresses, client.local)
         if not allowed:
-            raise _prohibited(fault)
+            raise refusals.prohibited(fault)
         return allowed, holds
 
     def _apply(self, match: Match, client: Client, head: Head, name: str, port: int) -> float:
@@ -341,7 +280,7 @@ class Policy:
         would = [(rule, "deny" if match.allow else "allow") for rule in match.reports]
         if not match.allow:
             if self._enforce:
-                raise _denied(match)
+                raise refusals.denied(match)
             would.append((match.rule, "deny"))
         for rule, action in would:
             log.info(
@@ -374,7 +313,7 @@ def _canonical(host: str) -> str:
         return canonical(host)
     except ValueError as error:
         if is_number(host):
-            raise _odd_address() from None
+            raise refusals.odd_address() from None
         raise Failure("dns_error", str(error), why="no valid host name") from None
 
 
@@ -397,45 +336,4 @@ def _request(
         head.path,
         None,
         head.fields,
-    )
-
-
-def _denied(match: Match) -> Denied:
-    if match.rule == DEFAULT:
-        return Denied("No rule of this proxy allows this request.", DEFAULT)
-    return Denied("A rule of this proxy does not allow this request.", match.rule, match.status)
-
-
-def _stranger() -> Denied:
-    return Denied(
-        "This proxy does not serve clients of your network.",
-        STRANGER,
-        advice="Whoever runs this proxy can allow it with --allow-clients.",
-    )
-
-
-def _unlisted(host: str, port: int) -> Denied:
-    return Denied(
-        "This proxy is locked to a list of destinations, and this is none of them.",
-        LOCKED,
-        advice=f'Whoever runs this proxy can add "{host}" to the file of --locked, to the hosts of '
-        f"a rule that allows port {port}.",
-    )
-
-
-def _odd_address() -> Denied:
-    return Denied(
-        "This proxy does not connect to an address in such a spelling.",
-        GUARD,
-        advice="Write it as four decimal numbers, without leading zeros or a dot at the end.",
-        error="destination_ip_prohibited",
-    )
-
-
-def _prohibited(kind: str) -> Denied:
-    return Denied(
-        f"This proxy does not connect to such an address: {kind}.",
-        GUARD,
-        advice="Whoever runs this proxy can allow it, by guard-allow or --guard.",
-        error="destination_ip_prohibited",
     )

@@ -14,12 +14,14 @@ from spliceproxy.errors import Denied, ErrorType, Failure
 from spliceproxy.policy.auth import Unauthenticated
 from spliceproxy.policy.clients import is_local
 from spliceproxy.policy.decision import Allow
-from spliceproxy.policy.engine import GUARD, STRANGER, Client, Head, Names, Notes, Policy, Verdict
+from spliceproxy.policy.engine import Client, Policy
 from spliceproxy.policy.hosts import is_address
 from spliceproxy.policy.lockfile import LOCKED
 from spliceproxy.policy.names import canonical
+from spliceproxy.policy.refusals import GUARD, STRANGER
 from spliceproxy.policy.request import Request
 from spliceproxy.policy.rules import DEFAULT, Match, Selection
+from spliceproxy.policy.verdict import Head, Names, Notes, Verdict
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,9 +19,10 @@ from spliceproxy.observe.record import Record
 from spliceproxy.policy import Allow, Deny, Request
 from spliceproxy.policy.auth import Unauthenticated
 from spliceproxy.policy.clients import ClientNetworks
-from spliceproxy.policy.engine import REPEAT, Policy, Verdict
+from spliceproxy.policy.engine import REPEAT, Policy
 from spliceproxy.policy.functions import Functions
 from spliceproxy.policy.rules import RuleSet
+from spliceproxy.policy.verdict import Verdict
 from spliceproxy.upstream.addresses import literal
 
 ANN = b"Proxy-Authorization: Basic YW5uOnNlY3JldA==\r\n"  # ann:secret

@@ -28,7 +28,8 @@ from spliceproxy.http1.errors import HeadError
 from spliceproxy.http1.head import RequestHead, parse_request
 from spliceproxy.net.stream import Stream
 from spliceproxy.observe.record import Record
-from spliceproxy.policy.engine import Client, Policy, Verdict
+from spliceproxy.policy.engine import Client, Policy
+from spliceproxy.policy.verdict import Verdict
 from spliceproxy.relay.driver import RelayDriver
 from spliceproxy.relay.interface import RelayOptions
 from spliceproxy.relay.lane import Handoff, PlainRecord

@@ -20,7 +20,8 @@ from spliceproxy.forward.services import Services
 from spliceproxy.front.http1 import Connection
 from spliceproxy.net.stream import Stream
 from spliceproxy.observe.record import Record
-from spliceproxy.policy.engine import Policy, Verdict
+from spliceproxy.policy.engine import Policy
+from spliceproxy.policy.verdict import Verdict
 from spliceproxy.relay.choice import choose
 from spliceproxy.relay.driver import RelayDriver
 from spliceproxy.relay.interface import RelayOptions

@@ -1,0 +1,63 @@
+"""What a decision is made from, and the value that it comes to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+
+class Head(Protocol):
+    """What is looked at in a request's head (``http1.head.RequestHead``)."""
+
+    @property
+    def method(self) -> str: ...
+    @property
+    def scheme(self) -> str: ...
+    @property
+    def host(self) -> str: ...
+    @property
+    def port(self) -> int: ...
+    @property
+    def path(self) -> str: ...
+    @property
+    def fields(self) -> Sequence[tuple[bytes, bytes]]: ...
+    def values(self, name: bytes) -> Sequence[bytes]: ...
+
+
+class Notes(Protocol):
+    """What is written down about a request as soon as it is known (``observe.record``)."""
+
+    host: str
+    port: int
+    user: str
+    tags: Mapping[str, str]
+    looked_up: float  # seconds for which a name was waited for
+
+
+class Names(Protocol):
+    """Where names lead (``upstream.resolver.Resolver``)."""
+
+    def cached(self, host: str) -> tuple[str, ...] | None: ...
+    async def resolve(self, host: str) -> tuple[str, ...]: ...
+
+
+class Verdict(NamedTuple):
+    """Where a request may go.
+
+    ``addresses`` are all that may be dialled for it, or be at the other end of a connection
+    that is used again, in the order to try; ``source_address`` is the one to dial from, ""
+    for any. For ``repeat_for`` seconds the same holds for every request of a client of the
+    same class (:meth:`Policy.class_of`) with the same method, host and port, and the same
+    Proxy-Authorization field or none; 0: ask again.
+    """
+
+    host: str
+    port: int
+    addresses: tuple[str, ...]
+    source_address: str
+    repeat_for: float
+
+    @property
+    def key(self) -> tuple[str, int, str]:
+        """The same for connections that may stand in for one another."""
+        return self.host, self.port, self.source_address
