@@ -4,7 +4,9 @@ An engine owns an epoll instance whose descriptor is a reader on the event loop:
 when it is readable the loop calls :meth:`Relay.step` once. Between two calls of
 ``step`` nothing moves. All sockets must be non-blocking stream sockets.
 
-Words: *up* is client to origin, *down* is origin to client.
+A *flow* is a tunnel or a transfer. A *way* is one direction of it; of a tunnel, *up* is
+client to origin, *down* is origin to client. A way *stalls* when its source is readable and
+splice(2) gives nothing.
 """
 
 from __future__ import annotations
@@ -23,27 +25,27 @@ BULK_READ = 16 * 1024
 same near 16 KiB a call on Linux 6.18; above it splicing is cheaper."""
 
 PROMOTE_AFTER = 3
-"""Bulk reads in a row after which a direction splices (HAProxy's FAST_STREAMER)."""
+"""Bulk reads in a row after which a way splices (HAProxy's FAST_STREAMER)."""
 
 CHATTY_READ = 8 * 1024
 """A splice that moved less than this counts towards copying again."""
 
 DEMOTE_AFTER = 2
-"""Chatty splices in a row after which a direction copies again."""
+"""Chatty splices in a row after which a way copies again."""
 
 REST = 1.0
-"""Seconds without a byte after which a direction starts again by copying
+"""Seconds without a byte after which a way starts again by copying
 (HAProxy's ``tune.idletimer``)."""
 
 SPLICE_MIN = 64 * 1024
 """A transfer of at least this known length splices from its first byte."""
 
 TURN_BYTES = 4 << 20
-"""Bytes a direction may move in one wake-up before others have their turn. Long turns are
+"""Bytes that a way may move in one wake-up before others have their turn. Long turns are
 cheap: 16 tunnels cost 0.145 s/GB with 4 MiB, 0.24 with 1 MiB (loopback, Linux 6.18)."""
 
 TURN_MOVES = 4
-"""Reads a direction may make in one wake-up."""
+"""Reads that a way may make in one wake-up."""
 
 STEP_SECONDS = 0.002
 """After this long ``step`` goes back to the event loop, whatever is left."""
@@ -100,8 +102,8 @@ class RelayStats(NamedTuple):
     copied: int
     spliced: int
     pipe_starved: int  # turns that wanted a pipe and copied instead
-    splice_fallbacks: int  # directions that gave up splicing for good
-    urgent_stalls: int  # of these, directions behind an urgent byte
+    splice_fallbacks: int  # ways that gave up splicing for good
+    urgent_stalls: int  # of these, ways behind an urgent byte
     events: int  # epoll events served
     steps: int
     exchanges: int = 0  # in the lane

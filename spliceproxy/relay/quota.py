@@ -15,7 +15,7 @@ ENOUGH = 16
 
 PRIVILEGED = 256
 """Pipes of a process that no quota holds for: 256 MiB when all are full, which takes as many
-directions whose receivers are slow."""
+ways whose receivers are slow."""
 
 
 def _proc(name: str, default: int) -> int:
@@ -44,7 +44,7 @@ def affordable(shares: int = 1) -> tuple[int, int]:
 
 def _privileged() -> bool:
     """CAP_SYS_RESOURCE or CAP_SYS_ADMIN (pipe(7), capabilities(7)). In a container they may
-    not count; then pipes are refused and directions copy, as beyond any quota."""
+    not count; then pipes are refused and ways copy, as beyond any quota."""
     status = Path("/proc/self/status").read_text()
     effective = int(status.partition("CapEff:")[2].split(maxsplit=1)[0], 16)
     return bool(effective & (1 << 24 | 1 << 21))

@@ -276,7 +276,7 @@ class Rig:
 
 
 def promote(rig: Rig, source: socket.socket, target: socket.socket) -> None:
-    """Bulk data until this direction splices; nothing of it is left on the way."""
+    """Bulk data until this way splices; nothing of it is left on the way."""
     before = rig.stats().spliced
     block = payload(1 << 20)
     for _ in range(50):

@@ -76,7 +76,7 @@ def test_after_a_rest_it_copies_again(rig: Rig) -> None:
     tunnel = rig.tunnel()
     promote(rig, tunnel.client, tunnel.origin)
     until(lambda: rig.stats().pipes_idle == 0, "a rest")
-    time.sleep(0.1)  # pipes and directions rest equally long
+    time.sleep(0.1)  # pipes and ways rest equally long
     before = rig.stats()
     with rig.paused():
         tunnel.client.sendall(b"x" * 100_000)
@@ -108,7 +108,7 @@ def test_idle_tunnels_hold_no_pipe(rig: Rig) -> None:
 
 @one_loop
 @splicing
-def test_a_blocked_direction_keeps_its_pipe_and_does_not_spin(rig: Rig) -> None:
+def test_a_blocked_way_keeps_its_pipe_and_does_not_spin(rig: Rig) -> None:
     tunnel = rig.tunnel("narrow")
     promote(rig, tunnel.client, tunnel.origin)
     sent = fill(tunnel.client, payload(FLOOD), rig)

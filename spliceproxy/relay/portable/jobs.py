@@ -1,6 +1,6 @@
 """The two things that an engine does with a pair of sockets: a tunnel and a transfer.
 
-Side 0 is the client, side 1 the origin; flow 0 reads side 0 and writes side 1. A read or
+Side 0 is the client, side 1 the origin; way 0 reads side 0 and writes side 1. A read or
 write error on a side makes it *dead*, once and for all: what it had sent is still drained
 and flushed to the other side, and when that is acknowledged the other side is reset. With
 a dead side a read of 0 is no FIN, for after a reset the kernel says 0 as well.
@@ -36,10 +36,10 @@ from spliceproxy.relay.portable.moves import (
     BLOCKED,
     OVER,
     READY,
-    SOURCE_BROKEN,
-    TARGET_BROKEN,
+    SOURCE_FAILED,
+    TARGET_FAILED,
     Copier,
-    Flow,
+    Way,
 )
 from spliceproxy.relay.portable.poller import ERR, GONE, HUP, IN, OUT, Leg, Poller, tcp_info
 
@@ -69,7 +69,6 @@ class Tunnel:
         "_both_dead",
         "_dead",
         "_errno",
-        "_flows",
         "_half_closed",
         "_left",
         "_legs",
@@ -77,6 +76,7 @@ class Tunnel:
         "_queue_moved",
         "_shared",
         "_token",
+        "_ways",
         "due",
         "ident",
     )
@@ -91,8 +91,8 @@ class Tunnel:
         now: float,
     ) -> None:
         client, origin = socks
-        up = Flow(client, origin, -1, now)
-        down = Flow(origin, client, -1, now)
+        up = Way(client, origin, -1, now)
+        down = Way(origin, client, -1, now)
         up.hold(early[0])
         down.hold(early[1])
         self.ident = ident
@@ -100,7 +100,7 @@ class Tunnel:
         self._half_closed = False
         self._shared = shared
         self._token = token
-        self._flows = (up, down)
+        self._ways = (up, down)
         self._legs = (Leg(self, client, up, down), Leg(self, origin, down, up))
         self._dead = NOBODY
         self._both_dead = False
@@ -123,7 +123,7 @@ class Tunnel:
         self._shared.tunnels += 1
         self._shared.deadlines.set(self, now + self._shared.options.idle)
         for side in (0, 1):
-            if self._flows[side].state == BLOCKED:
+            if self._ways[side].state == BLOCKED:
                 self._serve(side, now, False)
 
     def event(self, leg: Leg, mask: int, now: float) -> None:
@@ -136,7 +136,7 @@ class Tunnel:
             return
         if asked & OUT and mask & ~IN:
             self._serve(1 - side, now, False)
-        if asked & IN and mask & ~OUT and self._flows[side].state == READY:
+        if asked & IN and mask & ~OUT and self._ways[side].state == READY:
             self._serve(side, now, mask & IN != 0)
 
     def wake(self, now: float) -> None:
@@ -147,7 +147,7 @@ class Tunnel:
         options = self._shared.options
         limited = self._half_closed or self._dead != NOBODY
         limit = options.half_close if limited else options.idle
-        when = max(self._flows[0].last, self._flows[1].last) + limit
+        when = max(self._ways[0].active, self._ways[1].active) + limit
         if when > now:
             self._shared.deadlines.set(self, when)
         elif self._dead != NOBODY:
@@ -158,7 +158,7 @@ class Tunnel:
     def end(self, reason: str, reset: bool) -> None:
         """Closes both sockets and reports."""
         shared = self._shared
-        up, down = self._flows
+        up, down = self._ways
         report = TunnelEnd(
             reason,
             self._errno,
@@ -171,33 +171,33 @@ class Tunnel:
         )
         for leg in self._legs:
             shared.poller.discard(leg, reset)
-        for flow in self._flows:
-            shared.mover.drop(flow)
+        for way in self._ways:
+            shared.mover.drop(way)
         del shared.jobs[self.ident]
         shared.tunnels -= 1
         shared.ends[self.ident] = (self._token, report)
 
     def _serve(self, side: int, now: float, readable: bool) -> None:
-        flow = self._flows[side]
-        state = self._shared.mover.turn(flow, now, readable)
-        if state == flow.state:
+        way = self._ways[side]
+        state = self._shared.mover.turn(way, now, readable)
+        if state == way.state:
             return
         if state <= OVER:
-            flow.state = state
+            way.state = state
             if state == OVER and self._dead == NOBODY:
                 self._pass_fin(side, now)
-        elif state == SOURCE_BROKEN:
-            flow.state = OVER
-            self._fault(side, flow.errno)
+        elif state == SOURCE_FAILED:
+            way.state = OVER
+            self._fault(side, way.errno)
         else:
-            self._fault(1 - side, flow.errno)
+            self._fault(1 - side, way.errno)
         self._settle(now)
 
     def _pass_fin(self, side: int, now: float) -> None:
-        flow = self._flows[side]
-        flow.last = now
+        way = self._ways[side]
+        way.active = now
         try:
-            flow.target.shutdown(socket.SHUT_WR)
+            way.target.shutdown(socket.SHUT_WR)
         except OSError as error:  # ENOTCONN: the other side is gone already
             self._fault(1 - side, error.errno or 0)
 
@@ -208,7 +208,7 @@ class Tunnel:
             self._errno = errno
         elif self._dead != side:
             self._both_dead = True
-        self._shared.mover.drop(self._flows[1 - side])
+        self._shared.mover.drop(self._ways[1 - side])
 
     def _unwanted(self, side: int, mask: int, now: float) -> None:
         """EPOLLERR or EPOLLHUP of a socket of which nothing is wanted.
@@ -217,7 +217,7 @@ class Tunnel:
         tells of a reset that came after the side's own FIN.
         """
         leg = self._legs[side]
-        if mask & ERR and self._flows[side].state == OVER and side != self._dead:
+        if mask & ERR and self._ways[side].state == OVER and side != self._dead:
             error = leg.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             self._fault(side, error or EPIPE)
             self._settle(now)
@@ -231,17 +231,17 @@ class Tunnel:
     def _has_left(self, side: int) -> bool:
         """It has closed its socket, not only its own direction, and takes no more. Only Unix
         sockets tell: over TCP both are a FIN."""
-        up, down = self._flows[side], self._flows[1 - side]
+        up, down = self._ways[side], self._ways[1 - side]
         return self._dead == NOBODY and up.state == OVER and down.state != OVER
 
     def _settle(self, now: float) -> None:
-        """After a flow has changed its state: the tunnel's, and what epoll is asked."""
-        up, down = self._flows
+        """After a way has changed its state: the tunnel's, and what epoll is asked."""
+        up, down = self._ways
         if self._dead != NOBODY:
             if self._both_dead:
                 self._end_dead()
                 return
-            if self._flows[self._dead].state == OVER:
+            if self._ways[self._dead].state == OVER:
                 self._await_acks(now)
                 return
             self._limit(now)
@@ -278,7 +278,7 @@ class Tunnel:
         if queue == 0 or now - self._queue_moved >= ACK_PATIENCE:
             self._end_dead()
             return
-        for one in self._legs:  # both flows are over: this only takes interest away
+        for one in self._legs:  # both ways are over: this only takes interest away
             self._shared.poller.arm(one)
         self._shared.deadlines.set(self, now + ACK_POLL)
 
@@ -292,7 +292,7 @@ class Tunnel:
 class Transfer:
     """Exactly ``length`` bytes (-1: until FIN) one way, on lent sockets."""
 
-    __slots__ = ("_flow", "_shared", "_source", "_target", "_token", "due", "ident")
+    __slots__ = ("_shared", "_source", "_target", "_token", "_way", "due", "ident")
 
     def __init__(
         self,
@@ -309,10 +309,10 @@ class Transfer:
         self.due = 0.0
         self._shared = shared
         self._token = token
-        self._flow = flow = Flow(source, target, length, now)
-        flow.mode = mode
-        self._source = Leg(self, source, flow, None)
-        self._target = Leg(self, target, None, flow)
+        self._way = way = Way(source, target, length, now)
+        way.mode = mode
+        self._source = Leg(self, source, way, None)
+        self._target = Leg(self, target, None, way)
 
     def start(self, now: float) -> None:
         """Joins epoll; the target too, whose reset would else be seen by a write only."""
@@ -325,7 +325,7 @@ class Transfer:
             poller.hand_back(self._target)
             raise
         self._shared.jobs[self.ident] = self
-        if self._flow.remaining == 0:
+        if self._way.left == 0:
             self._end(DONE, 0)
         else:
             self._shared.deadlines.set(self, now + self._shared.options.idle)
@@ -342,11 +342,11 @@ class Transfer:
 
     def wake(self, now: float) -> None:
         """The deadline has come."""
-        when = self._flow.last + self._shared.options.idle
+        when = self._way.active + self._shared.options.idle
         if when > now:
             self._shared.deadlines.set(self, when)
         else:
-            self._end(TARGET_IDLE if self._flow.state == BLOCKED else IDLE, 0)
+            self._end(TARGET_IDLE if self._way.state == BLOCKED else IDLE, 0)
 
     def abort(self) -> None:
         """Ends it here; what is in flight is lost."""
@@ -356,30 +356,30 @@ class Transfer:
         """Gives both sockets back and loses what is in flight."""
         self._shared.poller.hand_back(self._source)
         self._shared.poller.hand_back(self._target)
-        self._shared.mover.drop(self._flow)
+        self._shared.mover.drop(self._way)
         del self._shared.jobs[self.ident]
 
     def _end(self, reason: str, errno: int) -> None:
-        flow = self._flow
+        way = self._way
         self._shared.ends[self.ident] = (
             self._token,
-            TransferEnd(reason, errno, flow.copied, flow.spliced),
+            TransferEnd(reason, errno, way.copied, way.spliced),
         )
         self.drop()
 
     def _serve(self, now: float, readable: bool) -> None:
-        flow = self._flow
-        state = self._shared.mover.turn(flow, now, readable)
-        if state == flow.state:
+        way = self._way
+        state = self._shared.mover.turn(way, now, readable)
+        if state == way.state:
             return
         if state == OVER:
-            self._end(DONE if flow.remaining <= 0 else SOURCE_EOF, 0)
-        elif state == SOURCE_BROKEN:
-            self._end(SOURCE_ERROR, flow.errno)
-        elif state == TARGET_BROKEN:
-            self._end(TARGET_ERROR, flow.errno)
+            self._end(DONE if way.left <= 0 else SOURCE_EOF, 0)
+        elif state == SOURCE_FAILED:
+            self._end(SOURCE_ERROR, way.errno)
+        elif state == TARGET_FAILED:
+            self._end(TARGET_ERROR, way.errno)
         else:
-            flow.state = state
+            way.state = state
             for leg, reason in ((self._source, SOURCE_ERROR), (self._target, TARGET_ERROR)):
                 try:
                     self._shared.poller.arm(leg)

@@ -1,6 +1,6 @@
-"""How one direction moves its bytes: by copying, or by copying and splicing in turn.
+"""How one way moves its bytes: by copying, or by copying and splicing in turn.
 
-Invariant: a direction reads only when nothing that it read before is pending, neither in
+Invariant: a way reads only when nothing that it read before is pending, neither in
 ``held`` nor in its pipe. So EAGAIN of a read means that the source is dry, EAGAIN of a
 write that the target is full, and 0 of a read that the source has ended; with splice(2)
 only if recv(2) agrees, for it says 0 also at an urgent byte once the FIN has come.
@@ -24,14 +24,14 @@ from spliceproxy.relay.interface import (
 )
 from spliceproxy.relay.portable.pipes import Pipe, PipePool
 
-# What a turn ends with; the first three are also the states of a flow.
+# What a turn ends with; the first three are also the states of a way.
 READY = 0  # nothing pending: to be called when the source is readable
 BLOCKED = 1  # bytes pending: to be called when the target is writable
 OVER = 2  # the source's FIN, or the last byte of the length, and nothing pending
-SOURCE_BROKEN = 3  # errno in flow.errno
-TARGET_BROKEN = 4
+SOURCE_FAILED = 3  # errno in way.errno
+TARGET_FAILED = 4
 
-# How a direction moves its bytes now.
+# How a way moves its bytes now.
 COPY = 0
 SPLICE = 1
 COPY_FOR_GOOD = 2
@@ -40,18 +40,21 @@ CANNOT_SPLICE = (EINVAL, ENOSYS, EPERM)
 STALLS = 2  # wake-ups in a row on which a readable socket gave nothing to splice
 
 
-class Flow:
-    """One direction: ``remaining`` is the number of bytes still to read, -1 without limit."""
+class Way:
+    """One direction of a tunnel or transfer.
+
+    ``left`` is the number of bytes still to read, -1 without limit.
+    """
 
     __slots__ = (
+        "active",
         "copied",
         "errno",
         "held",
         "in_pipe",
-        "last",
+        "left",
         "mode",
         "pipe",
-        "remaining",
         "source",
         "spliced",
         "stalls",
@@ -60,10 +63,10 @@ class Flow:
         "target",
     )
 
-    def __init__(self, source: socket, target: socket, remaining: int, now: float) -> None:
+    def __init__(self, source: socket, target: socket, left: int, now: float) -> None:
         self.source = source
         self.target = target
-        self.remaining = remaining
+        self.left = left
         self.held: memoryview | None = None
         self.pipe: Pipe | None = None
         self.in_pipe = 0
@@ -74,7 +77,7 @@ class Flow:
         self.errno = 0
         self.copied = 0
         self.spliced = 0
-        self.last = now  # when a byte or FIN last moved, monotonic seconds
+        self.active = now  # when a byte or FIN last moved, monotonic seconds
 
     def hold(self, data: bytes) -> None:
         """``data`` goes before anything from the source."""
@@ -84,7 +87,7 @@ class Flow:
 
 
 class Copier:
-    """Moves bytes with recv(2) and send(2) through one buffer for all flows."""
+    """Moves bytes with recv(2) and send(2) through one buffer for all ways."""
 
     def __init__(self) -> None:
         self._buffer = memoryview(bytearray(CHUNK))
@@ -96,85 +99,85 @@ class Copier:
         self.fallbacks = 0
         self.urgent_stalls = 0
 
-    def turn(self, flow: Flow, now: float, readable: bool) -> int:
+    def turn(self, way: Way, now: float, readable: bool) -> int:
         """Flushes what is pending, or reads and writes within the bounds of one turn.
 
         ``readable``: epoll has just said so of the source.
         """
-        if flow.state == BLOCKED:
-            state = self._flush(flow, now)
-            return OVER if state == READY and flow.remaining == 0 else state
+        if way.state == BLOCKED:
+            state = self._flush(way, now)
+            return OVER if state == READY and way.left == 0 else state
         budget = TURN_BYTES
         for move in range(TURN_MOVES):
-            state = self._move(flow, now, readable and move == 0)
+            state = self._move(way, now, readable and move == 0)
             budget -= self._got
             # A short read has most likely emptied the source: no call to hear EAGAIN.
             if state != READY or self._got < self._asked or budget <= 0:
                 break
         return state
 
-    def _move(self, flow: Flow, now: float, readable: bool) -> int:
+    def _move(self, way: Way, now: float, readable: bool) -> int:
         """One read and its write; ``_got`` is what was read, 0 if the source is dry."""
         self._got = 0
         try:
-            got = self._read(flow, now)
+            got = self._read(way, now)
         except BlockingIOError:
             if readable:
-                self._stalled(flow)
+                self._stalled(way)
             return READY
         except OSError as error:
-            flow.errno = error.errno or 0
-            return SOURCE_BROKEN
-        flow.stalls = 0
+            way.errno = error.errno or 0
+            return SOURCE_FAILED
+        way.stalls = 0
         if got == 0:
             return OVER
         self._got = got
-        if flow.remaining > 0:
-            flow.remaining -= got
-        state = self._flush(flow, now)
-        return OVER if state == READY and flow.remaining == 0 else state
+        if way.left > 0:
+            way.left -= got
+        state = self._flush(way, now)
+        return OVER if state == READY and way.left == 0 else state
 
-    def drop(self, flow: Flow) -> None:
-        """Loses what is pending; the flow is over."""
-        flow.held = None
-        flow.state = OVER
+    def drop(self, way: Way) -> None:
+        """Loses what is pending; the way is over."""
+        way.held = None
+        way.state = OVER
 
-    def _read(self, flow: Flow, now: float) -> int:
+    def _read(self, way: Way, now: float) -> int:
         """Reads once, which makes the bytes pending; returns how many, 0 at FIN."""
         view = self._buffer
-        if 0 <= flow.remaining < CHUNK:
-            view = view[: flow.remaining]
+        if 0 <= way.left < CHUNK:
+            view = view[: way.left]
         self._asked = len(view)
-        got = flow.source.recv_into(view)
+        got = way.source.recv_into(view)
         if got:
-            flow.held = view[:got]
+            way.held = view[:got]
         return got
 
-    def _stalled(self, flow: Flow) -> None:
-        """A readable source gave nothing; for a copying flow that is a stale event."""
+    def _stalled(self, way: Way) -> None:
+        """A readable source gave nothing; for a copying way that is a stale event."""
 
-    def _flush(self, flow: Flow, now: float) -> int:
-        """Writes ``held``: READY, BLOCKED or TARGET_BROKEN."""
-        held = flow.held
+    def _flush(self, way: Way, now: float) -> int:
+        """Writes ``held``: READY, BLOCKED or TARGET_FAILED."""
+        held = way.held
         if held is None:
             return READY
         try:
-            sent = flow.target.send(held, MSG_NOSIGNAL)
+            sent = way.target.send(held, MSG_NOSIGNAL)
         except BlockingIOError:
             sent = 0
         except OSError as error:
-            flow.errno = error.errno or 0
-            return TARGET_BROKEN
+            way.errno = error.errno or 0
+            return TARGET_FAILED
         if sent:
-            flow.last = now
-            flow.copied += sent
+            way.active = now
+            way.copied += sent
             self.copied += sent
         if sent == len(held):
-            flow.held = None
+            way.held = None
             return READY
         rest = held[sent:]
-        # The shared buffer is needed by the next flow.
-        flow.held = memoryview(bytes(rest)) if held.obj is self._buffer.obj else rest
+        # The shared buffer is needed by the next way.
+        way.held = memoryview(bytes(rest)) if held.obj is self._buffer.obj else rest
         return BLOCKED
 
 
@@ -189,104 +192,104 @@ class Splicer(Copier):
         super().__init__()
         self.pool = pool
 
-    def turn(self, flow: Flow, now: float, readable: bool) -> int:
-        state = super().turn(flow, now, readable)
-        if flow.pipe is not None and not flow.in_pipe:
-            self.pool.put(flow.pipe, now)
-            flow.pipe = None
+    def turn(self, way: Way, now: float, readable: bool) -> int:
+        state = super().turn(way, now, readable)
+        if way.pipe is not None and not way.in_pipe:
+            self.pool.put(way.pipe, now)
+            way.pipe = None
         return state
 
-    def drop(self, flow: Flow) -> None:
-        super().drop(flow)
-        if flow.pipe is not None:
-            self.pool.kill(flow.pipe)
-            flow.pipe = None
-            flow.in_pipe = 0
+    def drop(self, way: Way) -> None:
+        super().drop(way)
+        if way.pipe is not None:
+            self.pool.kill(way.pipe)
+            way.pipe = None
+            way.in_pipe = 0
 
-    def _read(self, flow: Flow, now: float) -> int:
-        if flow.mode == SPLICE:
-            rested = now - flow.last >= REST and flow.copied + flow.spliced > 0
-            if not rested and (flow.pipe is not None or self._borrow(flow, now)):
-                return self._splice_in(flow, now)
-            flow.mode = COPY
-            flow.streak = 0
-        got = super()._read(flow, now)
-        if flow.mode == COPY:
-            flow.streak = flow.streak + 1 if got >= BULK_READ else 0
-            if flow.streak >= PROMOTE_AFTER:
-                flow.mode = SPLICE
-                flow.streak = 0
+    def _read(self, way: Way, now: float) -> int:
+        if way.mode == SPLICE:
+            rested = now - way.active >= REST and way.copied + way.spliced > 0
+            if not rested and (way.pipe is not None or self._borrow(way, now)):
+                return self._splice_in(way, now)
+            way.mode = COPY
+            way.streak = 0
+        got = super()._read(way, now)
+        if way.mode == COPY:
+            way.streak = way.streak + 1 if got >= BULK_READ else 0
+            if way.streak >= PROMOTE_AFTER:
+                way.mode = SPLICE
+                way.streak = 0
         return got
 
-    def _borrow(self, flow: Flow, now: float) -> bool:
-        flow.pipe = self.pool.get(now)
-        if flow.pipe is None:
+    def _borrow(self, way: Way, now: float) -> bool:
+        way.pipe = self.pool.get(now)
+        if way.pipe is None:
             self.starved += 1
-        return flow.pipe is not None
+        return way.pipe is not None
 
-    def _splice_in(self, flow: Flow, now: float) -> int:
-        pipe = flow.pipe
+    def _splice_in(self, way: Way, now: float) -> int:
+        pipe = way.pipe
         assert pipe is not None
-        ask = pipe.size if flow.remaining < 0 else min(pipe.size, flow.remaining)
+        ask = pipe.size if way.left < 0 else min(pipe.size, way.left)
         try:
-            got = os.splice(flow.source.fileno(), pipe.w, ask, flags=os.SPLICE_F_NONBLOCK)
+            got = os.splice(way.source.fileno(), pipe.w, ask, flags=os.SPLICE_F_NONBLOCK)
         except OSError as error:
             if error.errno not in CANNOT_SPLICE:
                 raise
-            self._give_up(flow)
-            return super()._read(flow, now)
-        if got == 0 and flow.source.recv(1, MSG_PEEK):
+            self._give_up(way)
+            return super()._read(way, now)
+        if got == 0 and way.source.recv(1, MSG_PEEK):
             # An urgent byte with a FIN somewhere behind it: not the end yet.
             self.urgent_stalls += 1
-            self._give_up(flow)
-            return super()._read(flow, now)
+            self._give_up(way)
+            return super()._read(way, now)
         self._asked = ask
-        flow.in_pipe = got
+        way.in_pipe = got
         if got >= CHATTY_READ:
-            flow.streak = 0
+            way.streak = 0
         else:
-            flow.streak += 1
-            if flow.streak >= DEMOTE_AFTER:
-                flow.mode = COPY
-                flow.streak = 0
+            way.streak += 1
+            if way.streak >= DEMOTE_AFTER:
+                way.mode = COPY
+                way.streak = 0
         return got
 
-    def _stalled(self, flow: Flow) -> None:
+    def _stalled(self, way: Way) -> None:
         """Behind an urgent byte splice(2) says EAGAIN for ever while epoll says readable,
         and recv(2) gets past it. Once can be a stale event."""
-        if flow.mode != SPLICE or flow.pipe is None:
+        if way.mode != SPLICE or way.pipe is None:
             return
-        flow.stalls += 1
-        if flow.stalls >= STALLS:
+        way.stalls += 1
+        if way.stalls >= STALLS:
             self.urgent_stalls += 1
-            self._give_up(flow)
+            self._give_up(way)
 
-    def _give_up(self, flow: Flow) -> None:
-        flow.mode = COPY_FOR_GOOD
+    def _give_up(self, way: Way) -> None:
+        way.mode = COPY_FOR_GOOD
         self.fallbacks += 1
 
-    def _flush(self, flow: Flow, now: float) -> int:
-        if not flow.in_pipe:
-            return super()._flush(flow, now)
-        pipe = flow.pipe
+    def _flush(self, way: Way, now: float) -> int:
+        if not way.in_pipe:
+            return super()._flush(way, now)
+        pipe = way.pipe
         assert pipe is not None
         try:
-            sent = os.splice(pipe.r, flow.target.fileno(), flow.in_pipe, flags=os.SPLICE_F_NONBLOCK)
+            sent = os.splice(pipe.r, way.target.fileno(), way.in_pipe, flags=os.SPLICE_F_NONBLOCK)
         except BlockingIOError:
             return BLOCKED
         except OSError as error:
             if error.errno not in CANNOT_SPLICE:
-                flow.errno = error.errno or 0
-                return TARGET_BROKEN
-            flow.held = memoryview(_empty(pipe, flow.in_pipe))
-            flow.in_pipe = 0
-            self._give_up(flow)
-            return super()._flush(flow, now)
-        flow.last = now
-        flow.spliced += sent
+                way.errno = error.errno or 0
+                return TARGET_FAILED
+            way.held = memoryview(_empty(pipe, way.in_pipe))
+            way.in_pipe = 0
+            self._give_up(way)
+            return super()._flush(way, now)
+        way.active = now
+        way.spliced += sent
         self.spliced += sent
-        flow.in_pipe -= sent
-        return BLOCKED if flow.in_pipe else READY
+        way.in_pipe -= sent
+        return BLOCKED if way.in_pipe else READY
 
 
 def _empty(pipe: Pipe, size: int) -> bytes:

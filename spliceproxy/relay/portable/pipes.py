@@ -1,4 +1,4 @@
-"""A pool of pipes that directions borrow while they splice.
+"""A pool of pipes that ways borrow while they splice.
 
 A pipe is lent for one turn, or for as long as its bytes wait for the target. One that
 still holds bytes is never lent again: it is closed.

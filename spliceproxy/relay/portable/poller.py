@@ -13,7 +13,7 @@ import socket
 import struct
 from typing import Protocol
 
-from spliceproxy.relay.portable.moves import BLOCKED, READY, Flow
+from spliceproxy.relay.portable.moves import BLOCKED, READY, Way
 
 IN = select.EPOLLIN
 OUT = select.EPOLLOUT
@@ -33,14 +33,14 @@ class Job(Protocol):
 
 
 class Leg:
-    """A socket in a job: the flow that reads it, the flow that writes it.
+    """A socket in a job: the way that reads it, the way that writes it.
 
     ``entry`` is the descriptor in epoll, -1 for none; ``mask`` what is asked of it.
     """
 
     __slots__ = ("entry", "job", "mask", "reads", "sock", "writes")
 
-    def __init__(self, job: Job, sock: socket.socket, reads: Flow | None, writes: Flow | None):
+    def __init__(self, job: Job, sock: socket.socket, reads: Way | None, writes: Way | None):
         self.job = job
         self.sock = sock
         self.reads = reads
@@ -49,7 +49,7 @@ class Leg:
         self.mask = 0
 
     def wants(self) -> int:
-        """The mask that the two flows call for."""
+        """The mask that the two ways call for."""
         mask = IN if self.reads is not None and self.reads.state == READY else 0
         if self.writes is not None and self.writes.state == BLOCKED:
             mask |= OUT
