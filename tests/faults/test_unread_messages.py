@@ -334,7 +334,8 @@ def test_a_worker_without_memory_ends_whoever_reads(how: str) -> None:
         os.set_blocking(writer, True)
     elif how == "closed":
         os.close(reader)
-    code = "import os; from spliceproxy import worker\ntry: worker._die()\nfinally: os._exit(0)"
+    load = "import os; from spliceproxy.processes import worker\n"
+    code = f"{load}try: worker._die()\nfinally: os._exit(0)"
     done = subprocess.run([sys.executable, "-c", code], stderr=writer, timeout=20)
     os.close(writer)
     if how == "read":
