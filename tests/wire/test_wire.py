@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import textwrap
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import wire_bodies
 import wire_bound
+import wire_case
 import wire_client_faults
 import wire_connections
 import wire_expect
@@ -103,6 +107,12 @@ def fast_rig() -> Iterator[Rig]:
 @pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in TABLE])
 def test_case(rig: Rig, case: Case) -> None:
     rig.run(case)
+
+
+def test_the_case_in_the_readme(rig: Rig) -> None:
+    text = (Path(__file__).parents[1] / "README.md").read_text()
+    (shown,) = re.findall(r"^    Case\($.*?^    \)$", text, re.M | re.S)
+    rig.run(eval(textwrap.dedent(shown), vars(wire_case)))
 
 
 @pytest.mark.parametrize(("case", "side"), _sides())
