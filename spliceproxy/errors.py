@@ -84,7 +84,7 @@ WHY: Mapping[ErrorType, str] = {
     "http_response_timeout": "no answer within {idle:g} s",
     "http_response_header_size": "head of the answer too large",
     "http_response_transfer_coding": "unknown transfer coding",
-    "http_upgrade_failed": "protocol switched unasked",
+    "http_upgrade_failed": "unexpected switch of protocols",
     "http_request_error": "malformed request",
     "http_request_denied": "denied",
     "proxy_internal_response": "the proxy has failed",
@@ -149,7 +149,7 @@ class Denied(Failure):
         rule: str = "",
         status: int = 403,
         *,
-        advice: str = "Ask whoever runs this proxy, if you need it.",
+        advice: str = "If you need it, ask the administrator of this proxy.",
         error: ErrorType = "http_request_denied",
     ) -> None:
         super().__init__(error, f"rule {rule}" if rule else reason, status)

@@ -24,28 +24,31 @@ commands, each with a --help of its own:
 
 examples:
   spliceproxy
-      proxy on port 8888 for this machine and those in private networks
+      serve this machine and private networks on port 8888
   spliceproxy --listen 127.0.0.1:3128 --listen '[::1]:3128'
-      for this machine alone
+      serve this machine only
   spliceproxy --config /etc/spliceproxy.toml
-      with settings of a file
+      read the settings from a file
   curl -x http://127.0.0.1:3128 https://example.org/
-      how a client uses it
+      use the proxy from a client
 
 configuration:
-  Every option is also a key of the file of --config, without the dashes, and a
-  variable: --log-level, log-level = "info", SPLICEPROXY_LOG_LEVEL (lists have
-  commas). Options are stronger than variables, and these than the file, which
-  also has access rules and more; 'spliceproxy check' prints what is in force.
+  Every option is also a key of the file that --config names (log-level =
+  "info") and an environment variable (SPLICEPROXY_LOG_LEVEL=info; lists have
+  commas). Options override variables, and variables override the file. The
+  file can also hold access rules and keys that have no option. 'spliceproxy
+  check' prints the effective settings.
 
 exit status:
-  0 stopped and drained, 1 cannot start or a worker failed to drain, 2 bad
-  value, 128+N ended at once by a second signal N
+  0      it stopped, and everything had finished
+  1      it could not start, or a worker failed while it stopped
+  2      a value is bad
+  128+N  a second signal, number N, stopped it at once
 
-SIGTERM, SIGINT and SIGHUP stop it: it refuses new connections and lets
-requests and tunnels run for the drain timeout. A second one ends it at once.
-SIGUSR1 opens the access log anew, for log rotation. SIGQUIT and SIGUSR2 do
-nothing.
+SIGTERM, SIGINT or SIGHUP begins a graceful stop: no new clients, and open
+requests and tunnels have --timeout-drain seconds to finish. A second signal
+stops at once. SIGUSR1 reopens the access log, for log rotation.
+SIGQUIT and SIGUSR2 do nothing.
 """
 
 
@@ -110,9 +113,9 @@ class Parser(argparse.ArgumentParser):
 
     def _unknown(self, text: str) -> str:
         if text in COMMANDS:
-            return f"{text}: a command stands before all options"
+            return f"{text}: a command comes before all options"
         if not text.startswith("-"):
-            return f"{text}: nothing belongs here but options and their values"
+            return f"{text}: only options and their values are allowed here"
         if text.removeprefix("--") in BY_NAME:
             return f"{text}: no such option; it is a key of the file that --config names"
         names = [one.removeprefix("--") for one in self._option_string_actions]
@@ -123,7 +126,7 @@ class Parser(argparse.ArgumentParser):
         return f"{text}: no such option{hint}"
 
     def error(self, message: str) -> NoReturn:
-        plain = message.replace("ignored explicit argument", "it takes no value, but has")
+        plain = message.replace("ignored explicit argument", "it takes no value, but was given")
         self.fail(f"{plain.removeprefix('argument ')} (see --help)")
 
     def fail(self, *lines: str) -> NoReturn:
@@ -137,7 +140,7 @@ def escaped(text: str) -> str:
 
 
 def add_help(parser: argparse._ActionsContainer) -> None:
-    parser.add_argument("--help", "-h", action="help", help="print this text and end")
+    parser.add_argument("--help", "-h", action="help", help="print this text and exit")
 
 
 def add_settings(parser: Parser) -> None:
@@ -148,12 +151,12 @@ def add_settings(parser: Parser) -> None:
     }
     first, *_, last = groups.values()
     first.add_argument(
-        "--config", metavar="FILE", help="a file of settings in TOML, with access rules and more"
+        "--config", metavar="FILE", help="a TOML file of settings, access rules among them"
     )
     for setting in SETTINGS:
         if setting.section:
             _add_flag(groups[setting.section], setting)
-    last.add_argument("--version", action=_Version, nargs=0, help="print the version and end")
+    last.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     add_help(last)
 
 
@@ -233,10 +236,11 @@ def _check(argv: Sequence[str]) -> int:
     parser = Parser(
         prog="spliceproxy check",
         usage="%(prog)s [--config FILE] [option]...",
-        description="Checks the settings and starts nothing. Prints those in force as TOML, or, "
-        "on\nstandard error, every mistake. A password that is not in the file is left out,\n"
-        "and so is the name in Via, unless one is set. The options are those of\nspliceproxy.",
-        epilog="exit status: 0 all is well, 2 there are mistakes",
+        description="Checks the settings and starts nothing. Lists every mistake on standard\n"
+        "error, or prints the effective settings as TOML. Passwords given by flag or\n"
+        "variable are left out, and so is the name in Via unless it is set. The options\n"
+        "are those of spliceproxy.",
+        epilog="exit status: 0 there is no mistake, 2 there are mistakes",
     )
     add_settings(parser)
     config, found = read_settings(parser, parser.parse_args(argv), start=False)
@@ -263,7 +267,7 @@ def _doubts(config: Config) -> Iterator[str]:
         links = unserved(str(config.serve), links=config.serve_links)
         if links:
             more = f" and {len(links) - 1} more" if len(links) > 1 else ""
-            why = "links that lead to no file within it are not followed"
+            why = "links that lead to no file within the directory are not followed"
             if not config.serve_links:
                 why = "links are not followed; --serve-links follows those that stay within it"
             yield f"--serve {config.serve}: {links[0]}{more}: {why}"
@@ -273,11 +277,11 @@ def _import(argv: Sequence[str]) -> int:
     parser = Parser(
         prog="spliceproxy import",
         usage="%(prog)s FILE",
-        description="Converts a tinyproxy.conf(5) into TOML on standard output. Lists by line, on\n"
-        "standard error, what it could not convert.",
-        epilog="exit status: 0 all is converted; 1 some is missing, and where that restricts,\n"
-        "all is denied; 2 it cannot be read, or tinyproxy does not start with it, and\n"
-        "nothing is printed",
+        description="Converts a tinyproxy.conf(5) into TOML on standard output. Lists on\n"
+        "standard error the lines that it could not convert.",
+        epilog="exit status: 0 everything is converted; 1 something is not, and if that\n"
+        "restricts clients, the result denies everything; 2 the file cannot be read, or\n"
+        "tinyproxy does not start with it, and nothing is printed",
     )
     parser.add_argument("file", metavar="FILE", help="tinyproxy.conf")
     add_help(parser)
@@ -300,17 +304,19 @@ def _explain(argv: Sequence[str]) -> int:
     parser = Parser(
         prog="spliceproxy explain",
         usage="%(prog)s [--config FILE] [option]... METHOD TARGET",
-        description="Says what the proxy would do with a request, and which rule or other part\n"
-        "of its settings decides. Sends nothing but queries to the DNS; the function of\n"
-        "--policy is called. The other options are those of spliceproxy.",
+        description="Says what the proxy would do with a request, and which rule or setting\n"
+        "decides. It sends nothing but DNS queries, and it calls the function of\n"
+        "--policy. The other options are those of spliceproxy.",
         epilog="example:\n"
         "  spliceproxy explain --config proxy.toml --from 10.0.0.7 CONNECT a.test:443\n\n"
-        "exit status: 0 it is allowed, 1 it is not, 2 wrong usage",
+        "exit status: 0 the request is allowed, 1 it is not, 2 wrong usage",
     )
     asked = parser.add_argument_group("the request")
     asked.add_argument("method", metavar="METHOD", help="CONNECT, GET and so on")
     asked.add_argument("target", metavar="TARGET", help="host:port for CONNECT, else http://...")
-    asked.add_argument("--user", default="", help="who it comes from; believed")
+    asked.add_argument(
+        "--user", default="", help="the user that it comes from; needs no password here"
+    )
     asked.add_argument(
         "--from",
         dest="client",
@@ -323,7 +329,7 @@ def _explain(argv: Sequence[str]) -> int:
         metavar="IP",
         action="append",
         default=[],
-        help="address of the target, in place of a query to the DNS; may be repeated",
+        help="address of the target, instead of a DNS query; may be repeated",
     )
     asked.add_argument("--json", action="store_true", help="print JSON")
     add_settings(parser)
@@ -353,7 +359,7 @@ class Command:
 
 
 COMMANDS: Mapping[str, Command] = {
-    "check": Command(_check, "check the settings and print those in force"),
-    "explain": Command(_explain, "say what becomes of a request, and why"),
+    "check": Command(_check, "check the settings and print the effective ones"),
+    "explain": Command(_explain, "say what would happen to a request, and why"),
     "import": Command(_import, "convert a tinyproxy.conf into TOML"),
 }

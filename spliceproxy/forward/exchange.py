@@ -228,7 +228,7 @@ class Exchange:
         client = self._client
         origin.write_limit.set(
             "connection_write_timeout",
-            "the origin does not take the request",
+            "the origin does not read the request",
             self._services.config.timeouts.idle,
         )
         if self._body == Body.CHUNKED or self._length > len(client.buffer):
@@ -256,7 +256,7 @@ class Exchange:
             self._client.watch(self._client_gone)
         except TargetFailed as error:
             if error.reason == TARGET_IDLE and not self.answered:
-                self._abort(Failure("connection_write_timeout", "the origin takes no more"))
+                self._abort(Failure("connection_write_timeout", "the origin does not read on"))
                 return
             # It may have answered before it closed: whoever reads the response finds out.
             self._origin_failed = True
@@ -312,7 +312,9 @@ class Exchange:
     def _switch(self, origin: Stream, response: ResponseHead) -> bool:
         """101: from here on a tunnel (RFC 9110 section 7.8)."""
         if not may_switch(self._head, response) or not self.uploaded:
-            raise Failure("http_upgrade_failed", "the origin switched protocols unasked")
+            raise Failure(
+                "http_upgrade_failed", "the origin switched protocols without being asked to"
+            )
         answer = client_response(
             response,
             Body.NONE,

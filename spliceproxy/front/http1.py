@@ -279,7 +279,9 @@ class Connection:
         record.method = head.method
         record.target = head.target
         if self._admit is not None and not await self._admitted():
-            raise Failure("connection_limit_reached", "the proxy's limit on connections is reached")
+            raise Failure(
+                "connection_limit_reached", "this proxy has reached its limit on connections"
+            )
         if head.method == "CONNECT":
             await self._connect(head)
             return False
@@ -376,7 +378,10 @@ class Connection:
     def _check_loop(self, head: RequestHead) -> None:
         via = self._services.via
         if via and has_passed(head, via):
-            raise Failure("proxy_loop_detected", "Via says that this proxy has had the request")
+            raise Failure(
+                "proxy_loop_detected",
+                "the Via field says that the request has passed this proxy before",
+            )
 
     async def _answer_here(self, head: RequestHead) -> bool:
         """TRACE or OPTIONS that goes no further."""

@@ -189,7 +189,9 @@ class Server:
     def _pause(self, why: str) -> None:
         """Accepts nothing for a moment: what waits stays in the kernel's queue, and a
         listening socket that cannot be served does not spin."""
-        self._services.faults.say("accept", logging.WARNING, "not accepting for a while: %s", why)
+        self._services.faults.say(
+            "accept", logging.WARNING, "no new clients are accepted for a while: %s", why
+        )
         if self._resume is None:
             self._stop_accepting()
             self._resume = self._loop.call_later(PAUSE, self._go_on)

@@ -96,7 +96,7 @@ def _check(function: object, name: str, argument: str) -> None:
         raise TypeError(f"{name}: {function!r}; {allowed}")
     called = function if inspect.isroutine(function) else type(function).__call__
     if inspect.isgeneratorfunction(called) or inspect.isasyncgenfunction(called):
-        raise TypeError(f"{name}: there is a yield in it, so that it answers nothing; {allowed}")
+        raise TypeError(f"{name}: it contains yield, so it answers nothing; {allowed}")
     try:
         signature = inspect.signature(function)
     except ValueError:  # a builtin that does not tell
@@ -105,7 +105,7 @@ def _check(function: object, name: str, argument: str) -> None:
         signature.bind(argument)
     except TypeError:
         raise TypeError(
-            f"{name}: it is called with one argument, and takes {signature}; {allowed}"
+            f"{name}: it is called with one argument, but takes {signature}; {allowed}"
         ) from None
 
 

@@ -194,8 +194,8 @@ class Hook:
         self._holding.say(
             function,
             logging.WARNING,
-            "the policy hook's %s held the event loop for %.1f s, and all connections of this "
-            "worker with it; a function that waits is asynchronous",
+            "the policy hook's %s held the event loop for %.1f s, and no connection of this "
+            "worker was served meanwhile; a function that waits must be asynchronous",
             function,
             seconds,
         )

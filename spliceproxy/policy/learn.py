@@ -193,7 +193,7 @@ def _lock(file: BinaryIO, deadline: float) -> None:
             return
         except BlockingIOError:
             if time.monotonic() >= deadline:
-                text = f"another process has had its lock for {LOCK_SECONDS:g} s"
+                text = f"another process has held its lock for {LOCK_SECONDS:g} s"
                 raise TimeoutError(text) from None
         time.sleep(LOCK_POLL)
 

@@ -65,7 +65,9 @@ def _rule(table: dict[str, Any], where: str) -> RuleConfig:
         if key not in _ALLOWED.split(", "):
             raise ValueError(f"{where}{key}: no such key here; allowed: {_ALLOWED}")
     if not isinstance(table.get("id"), str):
-        raise ValueError(f"{where}id: missing or no string; allowed: a name of its own")
+        raise ValueError(
+            f"{where}id: it is missing or not a string; allowed: a name that no other rule has"
+        )
     if table.get("action") not in ("allow", "deny"):
         raise ValueError(f"{where}action: {table.get('action')!r}; allowed: allow, deny")
     hosts = _list(table.get("hosts"), (str,), f"{where}hosts: ", "a list of names, at least one")

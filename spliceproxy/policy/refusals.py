@@ -21,24 +21,24 @@ def denied(match: Match) -> Denied:
 
 def stranger() -> Denied:
     return Denied(
-        "This proxy does not serve clients of your network.",
+        "This proxy does not serve clients from your network.",
         STRANGER,
-        advice="Whoever runs this proxy can allow it with --allow-clients.",
+        advice="The administrator of this proxy can allow it with --allow-clients.",
     )
 
 
 def unlisted(host: str, port: int) -> Denied:
     return Denied(
-        "This proxy is locked to a list of destinations, and this is none of them.",
+        "This proxy is locked to a list of destinations, and this one is not on it.",
         LOCKED,
-        advice=f'Whoever runs this proxy can add "{host}" to the file of --locked, to the hosts of '
-        f"a rule that allows port {port}.",
+        advice=f'The administrator of this proxy can allow it: add "{host}" to the hosts of a rule '
+        f"for port {port} in the file of --locked.",
     )
 
 
 def odd_address() -> Denied:
     return Denied(
-        "This proxy does not connect to an address in such a spelling.",
+        "This proxy does not connect to an address that is written like this.",
         GUARD,
         advice="Write it as four decimal numbers, without leading zeros or a dot at the end.",
         error="destination_ip_prohibited",
@@ -47,8 +47,8 @@ def odd_address() -> Denied:
 
 def prohibited(kind: str) -> Denied:
     return Denied(
-        f"This proxy does not connect to such an address: {kind}.",
+        f"This proxy does not connect to addresses of this kind: {kind}.",
         GUARD,
-        advice="Whoever runs this proxy can allow it, by guard-allow or --guard.",
+        advice="The administrator of this proxy can allow it with guard-allow or --guard.",
         error="destination_ip_prohibited",
     )

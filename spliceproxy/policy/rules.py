@@ -223,7 +223,7 @@ def _identify(index: int, rule: RuleConfig, rules: Sequence[RuleConfig]) -> str:
         raise RuleError(index, rule, "action", f"{rule.action!r}; allowed: allow, deny")
     if rule.status is not None:
         if rule.action != "deny":
-            raise RuleError(index, rule, "status", "only a rule that denies has one")
+            raise RuleError(index, rule, "status", "only a rule that denies can have a status")
         try:
             check_status(rule.status)
         except (TypeError, ValueError):

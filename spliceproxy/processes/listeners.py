@@ -22,7 +22,7 @@ LOCK_PATIENCE = 2.0
 """Seconds to wait for another process that binds in the same directory."""
 
 _REASONS = {
-    errno.EADDRINUSE: "it is in use",
+    errno.EADDRINUSE: "another program uses it",
     errno.EADDRNOTAVAIL: "this machine has no such address",
     errno.EACCES: "permission denied",
 }
@@ -193,7 +193,7 @@ def _remove_stale(path: str) -> None:
     an error."""
     try:
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            raise OSError(errno.EEXIST, "a file of that name exists and is no socket")
+            raise OSError(errno.EEXIST, "a file of that name exists and is not a socket")
     except FileNotFoundError:
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:

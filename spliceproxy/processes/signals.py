@@ -26,4 +26,4 @@ def tell_unused(number: int) -> None:
     """Says once in a process that a signal means nothing here."""
     if number not in _told:
         _told.add(number)
-        _log.warning("%s means nothing to spliceproxy and is ignored", name_of(number))
+        _log.warning("%s is ignored: spliceproxy does nothing on it", name_of(number))

@@ -67,7 +67,10 @@ def run(config: Config, sockets: Sequence[socket.socket], lifeline: int, index: 
     loop, name = new_loop()
     ready = f"engine {why}; event loop {name}" if index == 0 else ""
     if config.engine == "auto" and relay.engine != "native" and index == 0:
-        log.warning("the fast engine is not there; install with a C compiler to have it")
+        log.warning(
+            "the native engine is not built, so the proxy is slower; install it again with a C "
+            "compiler and Python's headers"
+        )
     try:
         loop.run_until_complete(_work(config, sockets, lifeline, relay, ready))
         return 0
@@ -107,7 +110,7 @@ async def _work(
     await instance.stop()
 
 
-_NO_MEMORY = b"no memory: a worker cannot go on and ends\n"
+_NO_MEMORY = b"no memory is left: this worker cannot go on and ends\n"
 
 
 def _die() -> None:

@@ -44,7 +44,7 @@ class Kind:
             shown = "" if self.secret else f" {_shown(value)}"
             wanted = " or ".join(TOML_TYPES[one] for one in self.types)
             raise Invalid(
-                f"{toml_type(value)}{shown} where {wanted} belongs; allowed: {self.allowed}"
+                f"expected {wanted}, not {toml_type(value)}{shown}; allowed: {self.allowed}"
             )
         return self.read(str(value).lower() if type(value) is bool else str(value), folder)
 

@@ -102,7 +102,7 @@ def _contradictions(config: Config, found: Mapping[str, Found]) -> Iterator[str]
     listen = found["listen"].where if "listen" in found else "--listen"
     for one, other in combinations(config.listen, 2):
         if _overlap(one, other):
-            yield f"{listen} {other}: overlaps with {listen} {one}; give each address once"
+            yield f"{listen} {other}: it overlaps with {listen} {one}; give each address once"
     yield from _not_together(
         found, "serve", "default-backend", "answer requests to the proxy itself"
     )
@@ -117,8 +117,8 @@ def _contradictions(config: Config, found: Mapping[str, Found]) -> Iterator[str]
 def _not_together(found: Mapping[str, Found], one: str, other: str, what: str) -> Iterator[str]:
     if one in found and other in found:
         yield (
-            f"{found[one].where} {found[one].value}: not together with {found[other].where}; "
-            f"only one of them can {what}"
+            f"{found[one].where} {found[one].value}: it cannot be combined with "
+            f"{found[other].where}; only one of them can {what}"
         )
 
 
@@ -129,15 +129,15 @@ def _rules(config: Config, where: str) -> Iterator[str]:
     for number, rule in enumerate(config.policy.rules, 1):
         start = rule_where(where, number, rule.id)
         if rule.id in seen:
-            yield f"{start}id: rule {seen[rule.id]} has the same; each needs its own"
+            yield f"{start}id: rule {seen[rule.id]} has the same id; each rule needs its own"
         seen.setdefault(rule.id, number)
         for group in rule.groups or ():
             if group not in auth.groups:
-                names = ", ".join(auth.groups) or "none, until there is a table groups"
+                names = ", ".join(auth.groups) or "none, because there is no table groups"
                 yield f"{start}groups: there is no group {group!r}; allowed: {names}"
         if (rule.users or rule.groups) and not known:
             yield (
-                f"{start}{'users' if rule.users else 'groups'}: nothing here makes a client a "
+                f"{start}{'users' if rule.users else 'groups'}: no setting makes any client a "
                 "user; set auth, htpasswd, auth-networks, auth-peers or auth-file"
             )
 

@@ -48,7 +48,7 @@ def strangers(environ: Mapping[str, str]) -> Iterator[str]:
             continue
         ours = variable in _known() or variable in (CONFIG_VARIABLE, _OF_THE_BUILD)
         if not ours and not _near(variable):
-            yield f"{variable}: no such variable, it changes nothing"
+            yield f"{variable}: there is no such variable, and it has no effect"
 
 
 def _known() -> dict[str, Setting]:
@@ -149,7 +149,7 @@ class _Reader:
         if near:
             hint = f"did you mean {near[0]}?"
         elif key in BY_NAME:
-            hint = "it belongs above the first table of the file"
+            hint = "move it above the first table of the file"
         else:
             hint = f"allowed: {', '.join(known)}"
         self._problems.append(f"{where}{key}: no such key; {hint}")
@@ -166,7 +166,7 @@ class _Reader:
             return self._one(setting, value, where)
         if not isinstance(value, list):
             self._problems.append(
-                f"{where}: {toml_type(value)} where a list belongs; "
+                f"{where}: expected a list, not {toml_type(value)}; "
                 f"allowed: a list, each {setting.kind.allowed}"
             )
             return None
@@ -183,7 +183,7 @@ class _Reader:
     def _map(self, setting: Setting, value: object, where: str) -> dict[str, Any]:
         keys = setting.keys
         if not isinstance(value, dict) or keys is None:
-            self._problems.append(f"{where}: {toml_type(value)} where a table belongs")
+            self._problems.append(f"{where}: expected a table, not {toml_type(value)}")
             return {}
         if not value and not setting.empty:
             self._problems.append(f"{where}: {EMPTY}")
@@ -199,7 +199,7 @@ class _Reader:
 
     def _rules(self, setting: Setting, value: object, where: str) -> tuple[RuleConfig, ...]:
         if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
-            self._problems.append(f"{where}: {toml_type(value)} where [[{setting.name}]] belongs")
+            self._problems.append(f"{where}: expected [[{setting.name}]], not {toml_type(value)}")
             return ()
         rules = []
         for number, table in enumerate(value, 1):

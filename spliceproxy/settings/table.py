@@ -53,8 +53,8 @@ class Setting:
 
 PREFIX = "SPLICEPROXY_"
 
-WHERE = "where"
-HOW = "how"
+WHERE = "addresses and files"
+HOW = "processes and connections"
 POLICY = "who may use it, and for what"
 FIELDS = "fields of forwarded requests"
 TIMEOUTS = "timeouts"
@@ -65,7 +65,7 @@ SECTIONS: Mapping[str, str] = {
     HOW: "",
     POLICY: "",
     FIELDS: "",
-    TIMEOUTS: "In seconds, fractions allowed: above 0, to a year.",
+    TIMEOUTS: "In seconds; fractions are allowed. More than 0, and at most a year.",
     LOGS: "",
 }
 """The parts of --help, in their order, with what stands above each."""
@@ -84,7 +84,7 @@ _RULE = (
         "action",
         "action",
         choice("allow", "deny"),
-        "what happens where every condition holds",
+        "what happens if every condition holds",
         required=True,
     ),
     Setting("clients", "clients", values.CLIENTS, "networks of clients", many=True),
@@ -95,8 +95,8 @@ _RULE = (
         "hosts",
         "hosts",
         values.HOST,
-        "destinations: a name, .NAME for it and all names below it, *.NAME for those alone, or "
-        "/REGEX/",
+        "destinations: a name, .NAME for the name and all names below it, *.NAME for those below "
+        "it alone, or /REGEX/ for the whole name",
         many=True,
     ),
     Setting(
@@ -112,13 +112,13 @@ _RULE = (
         "report-only",
         "report_only",
         values.SWITCH,
-        "log what the rule would decide, and go on to the next",
+        "log what the rule would decide, and try the next rule",
     ),
     Setting(
         "status",
         "status",
         values.STATUS,
-        "of the answer to what the rule denies (default: 403)",
+        "status code of the refusal (default: 403)",
     ),
 )
 
@@ -127,7 +127,7 @@ SETTINGS = (
         "listen",
         "listen",
         values.ADDRESS,
-        "address for clients: :8888 (every address), 127.0.0.1:8888, "
+        "address to listen on: :8888 (every address), 127.0.0.1:8888, "
         "[::1]:8888 or unix:/path; port 0 takes a free port",
         WHERE,
         many=True,
@@ -137,31 +137,32 @@ SETTINGS = (
         "default-backend",
         "default_backend",
         values.BACKEND,
-        "where requests to the proxy itself go, such as GET /index.html",
+        "server for requests that name no other server, such as GET /index.html",
         WHERE,
-        default="they are answered with how to configure a client",
+        default="they get a 400 that explains how to configure a client",
     ),
     Setting(
         "serve",
         "serve",
         values.DIRECTORY,
-        "answer such requests with the files of this directory instead",
+        "answer such requests with files from this directory instead",
         WHERE,
     ),
     Setting(
         "serve-links",
         "serve_links",
         values.SWITCH,
-        "follow links in it, as far as they stay within it: Kubernetes mounts files so",
+        "follow symbolic links that stay within that directory; files that Kubernetes mounts are "
+        "such links",
         WHERE,
     ),
     Setting(
         "workers",
         "workers",
         values.WORKERS,
-        "processes",
+        "number of worker processes",
         HOW,
-        default="auto, one per CPU that it may use, and no more than its cgroup's CPU quota",
+        default="auto, one per usable CPU, but no more than the CPU quota of its cgroup",
     ),
     Setting(
         "engine",
@@ -175,9 +176,9 @@ SETTINGS = (
         "max-connections",
         "max_connections",
         values.COUNT,
-        "client connections, an equal share of them in each worker",
+        "limit on client connections; each worker takes an equal share",
         HOW,
-        default="0, as many as there are file descriptors for",
+        default="0, as many as the file descriptors allow",
     ),
     Setting(
         "allow-clients",
@@ -187,62 +188,69 @@ SETTINGS = (
         POLICY,
         many=True,
         empty="nobody",
-        default="loopback and private networks; users from anywhere",
+        default="loopback and private networks, and users from anywhere",
     ),
     Setting(
         "auth",
         "auth.user",
         values.USER_AND_PASSWORD,
-        "ask for this user and password; ps(1) shows flags, so rather set SPLICEPROXY_AUTH or "
-        "use --htpasswd",
+        "require this user and password; ps(1) shows flags to everyone, so prefer "
+        "SPLICEPROXY_AUTH or --htpasswd",
         POLICY,
     ),
     Setting(
         "htpasswd",
         "auth.htpasswd",
         values.FILE_TO_READ,
-        "ask for a user and password of this file, which htpasswd(1) writes",
+        "require a user and password from this file, which htpasswd(1) writes",
         POLICY,
     ),
-    Setting("auth-realm", "auth.realm", values.REALM, "what clients see when they are asked"),
+    Setting(
+        "auth-realm",
+        "auth.realm",
+        values.REALM,
+        "name that clients show when they ask for the password",
+    ),
     Setting(
         "auth-required",
         "auth.required",
         values.SWITCH,
-        "refuse clients without a user, where there are credentials",
+        "answer 407 to clients that are not users, if there are users",
     ),
     Setting(
         "auth-no-delay",
         "auth.no_delay",
         values.CLIENTS,
-        "networks of clients that are never slowed for wrong passwords",
+        "networks of clients that wrong passwords never delay",
         many=True,
     ),
     Setting(
         "auth-networks",
         "auth.networks",
         values.USER,
-        "users by the network of their client",
+        "table from a network to the user that its clients are, without a password",
         keys=values.NETWORK,
     ),
     Setting(
         "auth-peers",
         "auth.peers",
         values.USER,
-        "users by the Unix user at the other end of a Unix socket",
+        "table from a Unix user who connects by a Unix socket to the user that it is, without a "
+        "password",
         keys=values.PEER,
     ),
     Setting(
         "auth-file",
         "auth.users_file",
         values.FILE_TO_READ,
-        "more of these two, as lines of a network or Unix user and a user",
+        "file with more of auth-networks and auth-peers: lines of a network or Unix user, and its "
+        "user",
     ),
     Setting(
         "groups",
         "auth.groups",
         values.USER,
-        "users by the name of their group",
+        "table from the name of a group to the users in it",
         many=True,
         empty="no groups, or a group of nobody",
         keys=values.USER,
@@ -251,8 +259,8 @@ SETTINGS = (
         "guard",
         "policy.guard",
         choice("on", "private", "off"),
-        "addresses never to connect to: on, this machine and its cloud's metadata; private, "
-        "private networks as well; off, none",
+        "addresses that are never connected to. on: this machine, link-local addresses and cloud "
+        "metadata; private: private networks as well; off: none",
         POLICY,
         default="on",
     ),
@@ -260,8 +268,8 @@ SETTINGS = (
         "guard-local",
         "policy.guard_local",
         choice("loopback", "none"),
-        "who is on this machine for guard and allow-clients: clients of loopback; or none, for a "
-        "proxy behind a balancer on the same machine",
+        "which clients count as being on this machine, for guard and allow-clients. loopback: "
+        "those that come from it; none: nobody, for a proxy behind a balancer on this machine",
     ),
     Setting(
         "guard-allow",
@@ -275,7 +283,7 @@ SETTINGS = (
         "guard-deny",
         "policy.guard_deny",
         values.NETWORK,
-        "networks that the guard refuses as well; stronger than guard-allow",
+        "networks that the guard refuses as well; takes precedence over guard-allow",
         many=True,
         empty="none",
     ),
@@ -295,18 +303,21 @@ SETTINGS = (
         "policy",
         "policy.hook",
         values.HOOK,
-        "ask a function of your own: FILE.py or dotted.name, and :function behind it "
-        "(default: authorize)",
+        "ask a Python function: FILE.py or dotted.name, with :function added unless it is called "
+        "authorize",
         POLICY,
     ),
     Setting(
-        "policy-timeout", "policy.hook_timeout", values.SECONDS, "seconds that the function has"
+        "policy-timeout",
+        "policy.hook_timeout",
+        values.SECONDS,
+        "seconds that the function has to answer",
     ),
     Setting(
         "policy-cache",
         "policy.hook_cache",
         values.SECONDS_OR_NONE,
-        "seconds for which an answer of the function is used again",
+        "seconds for which an answer of the function is reused",
     ),
     Setting(
         "learn",
@@ -319,14 +330,14 @@ SETTINGS = (
         "locked",
         "policy.locked",
         values.FILE_TO_READ,
-        "allow the destinations of such a file and no others",
+        "allow only the destinations of such a file",
         POLICY,
     ),
     Setting(
         "via",
         "via",
         values.VIA,
-        "this proxy's name in Via, by which it also finds loops, or off",
+        "name of this proxy in the Via field, by which it also detects loops; or off",
         FIELDS,
         default="spliceproxy- and eight random digits",
     ),
@@ -334,8 +345,8 @@ SETTINGS = (
         "forwarded-for",
         "forwarded_for",
         choice(*FORWARDED_MODES),
-        "Forwarded and X-Forwarded-For: leave them as they come, add the client's address, "
-        "add unknown, or delete them",
+        "what becomes of Forwarded and X-Forwarded-For. transparent: they pass unchanged; on: the "
+        "client's address is added; off: unknown is added; delete: they are removed",
         FIELDS,
         default="transparent",
     ),
@@ -343,42 +354,42 @@ SETTINGS = (
         "timeout-head",
         "timeouts.head",
         values.SECONDS,
-        "a whole request head, and a wait for the next",
+        "for a whole request head, and between two requests of a connection",
         TIMEOUTS,
     ),
     Setting(
         "timeout-dial",
         "timeouts.dial",
         values.SECONDS,
-        "looking up an origin's name and connecting to it",
+        "for looking up an origin's name and connecting to it",
         TIMEOUTS,
     ),
     Setting(
         "timeout-dns",
         "timeouts.dns",
         values.SECONDS,
-        "resolving one name, within the timeout for dialling",
+        "for looking up one name, within --timeout-dial",
         TIMEOUTS,
     ),
     Setting(
         "timeout-idle",
         "timeouts.idle",
         values.SECONDS,
-        "a tunnel or body without a byte",
+        "for a tunnel or a body without a byte",
         TIMEOUTS,
     ),
     Setting(
         "timeout-half-close",
         "timeouts.half_close",
         values.SECONDS,
-        "the same, once one side has ended",
+        "for a tunnel without a byte, once one side has ended",
         TIMEOUTS,
     ),
     Setting(
         "timeout-drain",
         "timeouts.drain",
         values.SECONDS_OR_NONE,
-        "requests and tunnels after SIGTERM; may be 0",
+        "for requests and tunnels to finish after SIGTERM; may be 0",
         TIMEOUTS,
     ),
     Setting(
@@ -393,20 +404,20 @@ SETTINGS = (
         "log-query",
         "log_query",
         values.SWITCH,
-        "the access log has the queries of URLs; false leaves their question mark",
+        "keep the queries of URLs in the access log; false leaves only the question mark",
     ),
     Setting(
         "log-level",
         "log_level",
         choice("debug", "info", "warning", "error"),
-        "of the messages on standard error",
+        "write messages of this level and above to standard error",
         LOGS,
     ),
     Setting(
         "rule",
         "policy.rules",
         _OF_FIELDS,
-        "access rules, in their order: the first that matches decides",
+        "access rules, tried in order; the first that matches decides",
         fields=_RULE,
     ),
 )

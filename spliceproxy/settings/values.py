@@ -47,13 +47,13 @@ def _address(text: str, folder: str) -> Address:
         path = text.removeprefix("unix:")
         absolute = os.path.abspath(os.path.join(folder, path))
         if not path or len(os.fsencode(absolute)) > UNIX_PATH_MAX:
-            refuse(f"a path has 1 to {UNIX_PATH_MAX} bytes")
+            refuse(f"the path of a Unix socket has 1 to {UNIX_PATH_MAX} bytes")
         return Address(path=absolute)
     host, _, digits = text.rpartition(":")  # a bare 8888 is :8888
     if "%" in text:
         refuse(
-            "an address with a zone is one of a single link; listen on every address, and name "
-            "the clients in allow-clients, such as fe80::/10"
+            "an address with a zone belongs to one network interface; listen on every address, "
+            "and name its clients in allow-clients, such as fe80::/10"
         )
     port = _port(digits)
     address = _ip(host) if host else ""
@@ -97,7 +97,7 @@ ADDRESS = Kind(
 )
 BACKEND = Kind(
     _backend,
-    "HOST:PORT with a name, IPv4 or [IPv6] and a port from 1 to 65535",
+    "HOST:PORT, with a name, an IPv4 or an [IPv6] address, and a port from 1 to 65535",
     metavar="HOST:PORT",
     write=lambda value: str(Address(*value)),
 )
@@ -124,7 +124,7 @@ def _file_to_read(text: str, folder: str) -> Path:
     if stat.S_ISDIR(mode):
         refuse(f"{_other(path, text)}is a directory")
     if not stat.S_ISREG(mode):
-        refuse(f"{_other(path, text)}is no regular file")
+        refuse(f"{_other(path, text)}is not a regular file")
     if not os.access(path, os.R_OK):
         refuse(f"{_other(path, text)}cannot be read: {os.strerror(errno.EACCES)}")
     return path
@@ -179,7 +179,7 @@ FILE_TO_WRITE = Kind(_file_to_write, "a file in a directory that exists", metava
 LOG_FILE = Kind(_log_file, "a file, - or off", metavar="FILE")
 HOOK = Kind(
     _hook,
-    "FILE.py that exists or the dotted name of a module, and :function behind it or not",
+    "a FILE.py that exists or the dotted name of a module, and :function after it if needed",
     metavar="HOOK",
 )
 
@@ -207,7 +207,6 @@ def _short(seconds: float) -> int | float:
     return int(seconds) if seconds.is_integer() else seconds
 
 
-_SECONDS_ALLOWED = f"seconds above 0, at most {MAX_SECONDS:.0f}"
 WORKERS = Kind(
     _workers,
     f"1 to {MAX_WORKERS}, or auto",
@@ -226,7 +225,7 @@ COUNT = Kind(
 )
 SECONDS = Kind(
     _seconds,
-    _SECONDS_ALLOWED,
+    f"seconds above 0, at most {MAX_SECONDS:.0f}",
     metavar="S",
     types=(int, float),
     schema={"exclusiveMinimum": 0, "maximum": MAX_SECONDS},
@@ -234,7 +233,7 @@ SECONDS = Kind(
 )
 SECONDS_OR_NONE = Kind(
     _seconds_or_none,
-    f"{_SECONDS_ALLOWED}; or 0",
+    f"seconds above 0, at most {MAX_SECONDS:.0f}; or 0",
     metavar="S",
     types=(int, float),
     schema={"minimum": 0, "maximum": MAX_SECONDS},
@@ -278,7 +277,7 @@ def _peer(text: str, _: str) -> str:
         try:
             pwd.getpwnam(text)
         except KeyError:
-            refuse("there is none of this name")
+            refuse("this system has no user of this name")
     return text
 
 
@@ -353,7 +352,7 @@ def _status(text: str, _: str) -> int:
 
 def _rule_id(text: str, _: str) -> str:
     if text in RESERVED:
-        refuse("it is the proxy's own")
+        refuse("the proxy itself uses this id")
     return text if _ID.fullmatch(text) else refuse()
 
 

@@ -85,7 +85,7 @@ def test_what_cannot_be_written_at_the_end_is_kept_aside(
     assert ports(aside) == {"allow": {port}, "deny": set()}
     told = proxy.stderr()
     assert f"1 destinations are not in it, but in {aside}" in told
-    assert ("another process has had its lock for 1.5 s" in told) == (why == "locked")
+    assert ("another process has held its lock for 1.5 s" in told) == (why == "locked")
     assert seen.read_bytes() == (b"" if why == "locked" else b"[[")
 
 
@@ -133,7 +133,7 @@ def test_learned_then_locked(
     got = curl(locked.url, OTHER)
     assert got.status == 403
     assert b'can add "localhost.localdomain" to the file of --locked' in got.body
-    assert b"a rule that allows port 9." in got.body
+    assert b"a rule for port 9 in the file of --locked." in got.body
     # A spelling of a learned destination is that destination.
     assert curl(locked.url, f"http://0x7f.1:{site.port}/small").body == b"a small file\n"
 

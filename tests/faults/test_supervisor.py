@@ -158,7 +158,7 @@ def test_a_second_proxy_on_the_same_port_is_refused(new_stub: NewStub) -> None:
     second = new_stub(listen=f"127.0.0.1:{port}")
     assert second.wait() == 1
     assert second.text().count("\n") == 1
-    assert f"cannot listen on 127.0.0.1:{port}: it is in use" in second.text()
+    assert f"cannot listen on 127.0.0.1:{port}: another program uses it" in second.text()
     assert first.ask()
 
 
@@ -183,7 +183,7 @@ def test_unix_socket_is_refused_while_live_and_replaced_when_stale(
     first.wait_text("listening on unix:")
     second = new_stub(listen=f"unix:{path}")
     assert second.wait() == 1
-    assert "it is in use" in second.text()
+    assert "another program uses it" in second.text()
     for pid in (first.process.pid, *first.workers()):
         os.kill(pid, signal.SIGKILL)
     first.wait()
@@ -567,7 +567,7 @@ def test_signals_without_a_meaning(
     """One warning of each process, and nothing else."""
     proxy = new_proxy()
     worker = proxy.worker
-    told = f"WARNING {number.name} means nothing to spliceproxy and is ignored"
+    told = f"WARNING {number.name} is ignored: spliceproxy does nothing on it"
     for pid in (proxy.process.pid, worker):
         for _ in range(3):
             os.kill(pid, number)
@@ -618,7 +618,12 @@ def test_start_says_that_the_compiled_engine_is_missing(
     (tmp_path / "sitecustomize.py").write_text(hide)
     path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
     proxy = new_proxy(workers=2, env={"PYTHONPATH": path})
-    assert proxy.stderr().count("WARNING the fast engine is not there; install") == 1
+    assert (
+        proxy.stderr().count(
+            "WARNING the native engine is not built, so the proxy is slower; install"
+        )
+        == 1
+    )
     assert proxy.stderr().count("INFO engine splice: the compiled module is not built") == 1
     assert proxy.stop() == 0
 

@@ -339,7 +339,7 @@ def test_a_worker_without_memory_ends_whoever_reads(how: str) -> None:
     done = subprocess.run([sys.executable, "-c", code], stderr=writer, timeout=20)
     os.close(writer)
     if how == "read":
-        assert os.read(reader, 1000) == b"no memory: a worker cannot go on and ends\n"
+        assert os.read(reader, 1000) == b"no memory is left: this worker cannot go on and ends\n"
     if how != "closed":
         os.close(reader)
     assert done.returncode == (-signal.SIGALRM if how == "full" else 1)

@@ -255,7 +255,7 @@ def test_unix_socket_and_every_address(run: Run, origin: str, tmp_path: Path) ->
 @pytest.mark.parametrize("name", ["policy", "on_close"])
 def test_functions_that_cannot_be_called(name: str) -> None:
     with pytest.raises(
-        TypeError, match=rf"^{name}: it is called with one argument, and takes \(\);"
+        TypeError, match=rf"^{name}: it is called with one argument, but takes \(\);"
     ):
         Proxy(**{name: lambda: None})  # type: ignore[arg-type]
 

@@ -116,7 +116,10 @@ def test_message(origin: str) -> None:
 def test_what_cannot_start_is_raised_here() -> None:
     with spliceproxy.run() as proxy:
         taken = proxy.url.removeprefix("http://")
-        with pytest.raises(ListenError, match="in use"), spliceproxy.run(listen=[taken]):
+        with (
+            pytest.raises(ListenError, match="another program uses it"),
+            spliceproxy.run(listen=[taken]),
+        ):
             pass
     bad = spliceproxy.PolicyConfig(hook="no.such.module")
     with (

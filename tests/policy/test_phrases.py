@@ -37,7 +37,7 @@ def test_passwords(new_proxy: NewProxy) -> None:
         ((), "no user name and password given"),
         ((basic("alice:wrong"),), "wrong user name or password"),
         ((basic("mallory:secret"),), "wrong user name or password"),
-        (("Proxy-Authorization: Bearer x",), "no sound Basic credentials"),
+        (("Proxy-Authorization: Bearer x",), "malformed Basic credentials"),
     ):
         line, _ = line_and_fields(proxy, "a.test:443", *fields)
         assert line == f"407 Proxy Authentication Required: {why}"

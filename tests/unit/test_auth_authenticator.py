@@ -545,9 +545,9 @@ def test_unsound_credentials_again_are_told_once(
 ) -> None:
     auth = new(user=("alice", "secret"))
     for _ in range(5):
-        with pytest.raises(Unauthenticated, match="not sound"):
+        with pytest.raises(Unauthenticated, match="malformed"):
             auth.identify([b"Basic !"], "192.0.2.1")
-    assert caplog.text.count("not sound Basic credentials") == 1
+    assert caplog.text.count("malformed Basic credentials") == 1
 
 
 def test_unsound_credentials_do_not_make_wrong_ones_forgotten(

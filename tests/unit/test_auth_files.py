@@ -62,15 +62,15 @@ def test_decoy_costs_what_most_cost() -> None:
     [
         ("alice", "not of the form user:hash"),
         (":x", "not of the form user:hash"),
-        ("alice:Passw0rd", "user 'alice': no hash of a known kind; allowed: bcrypt"),
-        ("alice:", "no hash of a known kind"),
-        ("alice:{SHA}5en6G6MezRroT3XKqkdPOmY/BfQ=", "no hash of a known kind"),
-        ("alice:$1$saltsalt$qjXMvbEw8oaL.CzflDtaK/", "no hash of a known kind"),
-        ("alice:rqXexS6ZhobKA", "no hash of a known kind"),
+        ("alice:Passw0rd", "user 'alice': the hash is of an unknown kind; allowed: bcrypt"),
+        ("alice:", "the hash is of an unknown kind"),
+        ("alice:{SHA}5en6G6MezRroT3XKqkdPOmY/BfQ=", "the hash is of an unknown kind"),
+        ("alice:$1$saltsalt$qjXMvbEw8oaL.CzflDtaK/", "the hash is of an unknown kind"),
+        ("alice:rqXexS6ZhobKA", "the hash is of an unknown kind"),
         (f"alice:{BCRYPT[:-1]}", "is damaged"),
         ("alice:$6$salt", "is damaged"),
         ("alice:$apr1$saltsalt$", "is damaged"),
-        (f"bob:{APR1}", "user 'bob' is there twice"),
+        (f"bob:{APR1}", "user 'bob' is listed twice"),
     ],
 )
 def test_bad_lines(tmp_path: Path, line: str, why: str) -> None:
@@ -96,9 +96,9 @@ def test_every_bad_line_is_told(tmp_path: Path) -> None:
         WatchedFile(path, htpasswd.parse)
     assert str(caught.value).split("\n") == [
         f"{path}:1: not of the form user:hash",
-        f"{path}:3: user 'carol': no hash of a known kind; allowed: bcrypt ($2y$), "
+        f"{path}:3: user 'carol': the hash is of an unknown kind; allowed: bcrypt ($2y$), "
         "SHA-512 crypt ($6$), apr1 ($apr1$)",
-        f"{path}:4: user 'alice' is there twice",
+        f"{path}:4: user 'alice' is listed twice",
     ]
     path.write_text("1 a b\n10.0.0.0/8 lab\n10.0.0.0/33 x\n10.0.0.0/8 x\n7 a:b\n")
     with pytest.raises(ValueError, match="not of the form") as caught:
@@ -129,7 +129,7 @@ def test_a_file_without_users(tmp_path: Path, caplog: pytest.LogCaptureFixture) 
     path = tmp_path / "users"
     for text in ("", "\n", "# nobody\n"):
         path.write_text(text)
-        with pytest.raises(ValueError, match="users: there is no user in it"):
+        with pytest.raises(ValueError, match="users: it has no user"):
             Authenticator(AuthConfig(htpasswd=path))
         Authenticator(AuthConfig(htpasswd=path, required=False)).close()
         Authenticator(AuthConfig(htpasswd=path, user=("a", "b"))).close()
@@ -141,7 +141,7 @@ def test_a_file_without_users(tmp_path: Path, caplog: pytest.LogCaptureFixture) 
         assert not auth._users.look()
     assert list(auth._users.value.hashes) == ["alice"]
     (message,) = caplog.messages
-    assert message.startswith(f"{path}: there is no user in it")
+    assert message.startswith(f"{path}: it has no user")
     assert message.endswith("what the file said before stays in force")
 
 
@@ -277,13 +277,13 @@ def test_uids() -> None:
     [
         ("10.0.0.0/8", "not of the form"),
         ("10.0.0.0/8 a b", "not of the form"),
-        ("10.0.0.1/8 a", "10.0.0.1/8: neither a network .* host bits set"),
-        ("no-such-user a", "no-such-user: neither a network"),
+        ("10.0.0.1/8 a", "10.0.0.1/8: it is neither a network .* host bits set"),
+        ("no-such-user a", "no-such-user: it is neither a network"),
         ("10.0.0.0/33 a", "neither a network"),
         ("fe80::1%eth0 a", "neither a network .* a zone names one link .*; allowed: fe80::1"),
-        ("1 a:b", "'a:b' is no name"),
-        ("192.0.2.0/24 other", "192.0.2.0/24: is there twice"),
-        ("7 other", "7: is there twice"),
+        ("1 a:b", "'a:b' is not a valid user name"),
+        ("192.0.2.0/24 other", "192.0.2.0/24: is listed twice"),
+        ("7 other", "7: is listed twice"),
     ],
 )
 def test_bad_mapping_lines(tmp_path: Path, line: str, why: str) -> None:
@@ -296,7 +296,7 @@ def test_bad_mapping_lines(tmp_path: Path, line: str, why: str) -> None:
 
 @pytest.mark.parametrize(
     ("key", "why"),
-    [("networks", "networks: 10.0.0.1/8: neither"), ("peers", "peers: nemo: neither")],
+    [("networks", "networks: 10.0.0.1/8: it is neither"), ("peers", "peers: nemo: it is neither")],
 )
 def test_bad_settings(key: str, why: str) -> None:
     config = AuthConfig(**{key: {"10.0.0.1/8" if key == "networks" else "nemo": "a"}})  # type: ignore[arg-type]

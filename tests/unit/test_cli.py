@@ -271,7 +271,7 @@ def test_default_backend(value: str, backend: tuple[str, int]) -> None:
         ("--htpasswd", ["/nonexistent", "/etc", "''"], "a file that exists and can be read"),
         ("--locked", ["/nonexistent", "/etc", "''"], "a file that exists and can be read"),
         ("--learn", ["/nonexistent/file", "/etc", "''"], "a file in a directory that exists"),
-        ("--policy", ["a-b", "a/b", "/x.py", "a:", "a:1", "a.", "''"], "FILE.py that exists"),
+        ("--policy", ["a-b", "a/b", "/x.py", "a:", "a:1", "a.", "''"], "a FILE.py that exists"),
     ],
 )
 def test_bad_value(
@@ -304,16 +304,19 @@ def test_bad_choice(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
         ("--nonsense x", "spliceproxy: --nonsense: no such option (see --help)"),
         ("-x", "spliceproxy: -x: no such option (see --help)"),
         ("--rule-default deny", "no such option; it is a key of the file that --config names"),
-        ("--via a check", "check: a command stands before all options (see --help)"),
-        ("--via a :8888", ":8888: nothing belongs here but options and their values (see --help)"),
+        ("--via a check", "check: a command comes before all options (see --help)"),
+        ("--via a :8888", ":8888: only options and their values are allowed here (see --help)"),
         ("127.0.0.1:8888", "127.0.0.1:8888"),
         ("chekc", "no such command: 'chekc'; allowed: check, explain, import, or an option"),
         ("--workers", "--workers: expected one argument"),
-        ("--serve-links=yes", "--serve-links: it takes no value, but has 'yes' (see --help)"),
+        ("--serve-links=yes", "--serve-links: it takes no value, but was given 'yes' (see --help)"),
         ("chekc", "or an option; did you mean check? (see --help)"),
         ("'two\nlines\x1b[31m'", r"two\nlines\x1b[31m"),
-        ("--serve / --default-backend a:1", "not together with --default-backend"),
-        ("--learn /tmp/a --locked /etc/passwd", "--learn /tmp/a: not together with --locked"),
+        ("--serve / --default-backend a:1", "cannot be combined with --default-backend"),
+        (
+            "--learn /tmp/a --locked /etc/passwd",
+            "--learn /tmp/a: it cannot be combined with --locked",
+        ),
         ("--config /nonexistent", "--config /nonexistent: cannot read it (No such file"),
         ("--access-log /", "--access-log /: cannot write to it (Is a directory)"),
         ("--access-log /nonexistent/log", "(No such file or directory)"),
@@ -335,7 +338,7 @@ def test_what_is_wrong_with_a_file(
         "none.py": "does not exist",
         "file.py/x.py": "cannot be read: Not a directory",
         "folder.py": "is a directory",
-        "fifo.py": "is no regular file",
+        "fifo.py": "is not a regular file",
     }
     if flag == "--serve":
         del wrong["folder.py"]
@@ -357,7 +360,7 @@ def test_what_is_wrong_with_a_file(
         ("--serve {}/closed/inside", "(cannot be read: Permission denied); allowed: a directory"),
         ("--htpasswd {}/log", "(cannot be read: Permission denied); allowed: a file that exists"),
         ("--locked {}/log", "(cannot be read: Permission denied); allowed: a file that exists"),
-        ("--policy {}/hook.py", "(cannot be read: Permission denied); allowed: FILE.py that"),
+        ("--policy {}/hook.py", "(cannot be read: Permission denied); allowed: a FILE.py that"),
         ("--config {}/log", "/log: cannot read it (Permission denied)"),
         ("--access-log {}/log", "cannot write to it (Permission denied)"),
         ("--access-log {}/new", "cannot write to it (Permission denied)"),
@@ -427,7 +430,7 @@ def test_port_in_use_exits_1_with_one_line() -> None:
         port = taken.getsockname()[1]
         result = run("--listen", f"127.0.0.1:{port}")
     assert result.returncode == 1
-    assert result.stderr.endswith(f"cannot listen on 127.0.0.1:{port}: it is in use\n")
+    assert result.stderr.endswith(f"cannot listen on 127.0.0.1:{port}: another program uses it\n")
     assert result.stderr.count("\n") == 1
 
 

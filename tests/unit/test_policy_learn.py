@@ -107,7 +107,7 @@ def test_rules_of_people_stay() -> None:
         (rule("a", "allow", "'*'"), r"seen: rule a: hosts: '\*': .*; allowed: a name"),
         (rule("a b", "allow", "'x'"), "seen: rule a b: id"),
         (2 * rule("a", "allow", "'x'"), "seen: rule a: id: 'a' is another rule's"),
-        (b"[[rule]]\naction = 'allow'", "seen: rule 1: id: missing"),
+        (b"[[rule]]\naction = 'allow'", "seen: rule 1: id: it is missing"),
     ],
 )
 def test_mistakes(content: bytes, words: str, tmp_path: Path) -> None:
@@ -197,8 +197,8 @@ def test_the_policy_is_locked_whatever_else_it_allows(tmp_path: Path) -> None:
         with pytest.raises(Denied) as caught:
             ask("b.test", own)
         assert (caught.value.rule, caught.value.status) == ("locked", 403)
-        assert 'can add "b.test" to the file' in caught.value.advice
-        assert "a rule that allows port 443." in caught.value.advice
+        assert 'add "b.test" to the hosts of a rule' in caught.value.advice
+        assert "for port 443 in the file of --locked." in caught.value.advice
     # What the proxy itself answers goes nowhere.
     head = parse_request(b"GET / HTTP/1.1\r\nHost: b.test\r\n\r\n")
     asyncio.run(policy.admit(client, head, Record("127.0.0.1", 0.0)))

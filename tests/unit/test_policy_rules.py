@@ -252,7 +252,7 @@ def test_the_status_of_a_denial() -> None:
     policy = RuleSet(rules)
     assert policy.decide(ASK._replace(host="a.test")) == Match(False, "gone", (), 451)
     assert policy.decide(ASK._replace(host="b.test")).status == 403
-    with pytest.raises(RuleError, match="status: only a rule that denies has one"):
+    with pytest.raises(RuleError, match="status: only a rule that denies can have a status"):
         RuleSet([RuleConfig("a", "allow", status=451)])
 
 

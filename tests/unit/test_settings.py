@@ -335,7 +335,7 @@ def test_links_that_are_not_served_are_warned_of(
     assert "serve-links = true\n" in out
     assert err == (
         f"spliceproxy check: warning: --serve {site}: {site}/a and 1 more: links that lead to no "
-        "file within it are not followed\n"
+        "file within the directory are not followed\n"
     )
     assert cli.main(["check", "--serve-links"]) == 0
     assert capsys.readouterr().err == ""
@@ -352,7 +352,8 @@ def test_strange_variables_are_warned_of(
         monkeypatch.setenv(f"SPLICEPROXY_{name}", "x")
     assert cli.main(["check"]) == 0
     assert capsys.readouterr().err == (
-        "spliceproxy check: warning: SPLICEPROXY_POD_IP: no such variable, it changes nothing\n"
+        "spliceproxy check: warning: SPLICEPROXY_POD_IP: there is no such variable, "
+        "and it has no effect\n"
     )
 
 
@@ -362,7 +363,7 @@ def test_strange_variables_are_warned_of(
         ("check --confg x", "check: --confg: no such option; did you mean --config?"),
         ("explain --fro 10.0.0.1 GET http://a/", "explain: --fro: no such option; did you mean --"),
         ("import x --config x", "import: --config: no such option"),
-        ("import a b", "import: b: nothing belongs here"),
+        ("import a b", "import: b: only options and their values"),
     ],
 )
 def test_bad_options_of_commands(
@@ -387,7 +388,7 @@ def test_bad_options_of_commands(
         ("[timeouts]\nhead = 1", "timeouts: no such key; did you mean"),
         (
             "[[rule]]\nid = 'a'\naction = 'deny'\nvia = 'x'",
-            "rule 1 'a': via: no such key; it belongs above the first table of the file",
+            "rule 1 'a': via: no such key; move it above the first table of the file",
         ),
         (
             "[[rule]]\nid = 'a'\naction = 'deny'\nhost = []",
@@ -396,20 +397,23 @@ def test_bad_options_of_commands(
         ("[[rule]]\nid = 'a'", "rule 1 'a': action: missing; allowed: allow, deny"),
         ("[[rule]]\naction = 'deny'", "rule 1: id: missing; allowed: letters"),
         # types
-        ("workers = true", "workers: a boolean true where a whole number or a string belongs; al"),
-        ("workers = 1.5", "workers: a number 1.5 where a whole number or a string belongs"),
-        ("via = 7", "via: a whole number 7 where a string belongs; allowed: letters"),
-        ("via = 2020-01-01", "via: a date or time"),
-        ("timeout-head = '1'", "timeout-head: a string '1' where a whole number or a number bel"),
-        ("listen = ':1'", "listen: a string where a list belongs; allowed: a list, each :8888"),
-        ("listen = [1]", "listen: a whole number 1 where a string belongs"),
-        ("auth = 12345", "auth: a whole number where a string belongs; allowed: USER:PASSWORD"),
-        ("report-only = 'yes'", "report-only: a string 'yes' where a boolean belongs"),
-        ("groups = 1", "groups: a whole number where a table belongs"),
-        ("[groups]\na = 'b'", "groups: a: a string where a list belongs"),
-        ("rule = 1", "rule: a whole number where [[rule]] belongs"),
-        ("rule = [1]", "rule: a list where [[rule]] belongs"),
-        ("[rule]\nid = 'a'", "rule: a table where [[rule]] belongs"),
+        ("workers = true", "workers: expected a whole number or a string, not a boolean true; al"),
+        ("workers = 1.5", "workers: expected a whole number or a string, not a number 1.5"),
+        ("via = 7", "via: expected a string, not a whole number 7; allowed: letters"),
+        ("via = 2020-01-01", "via: expected a string, not a date or time"),
+        (
+            "timeout-head = '1'",
+            "timeout-head: expected a whole number or a number, not a string '1'",
+        ),
+        ("listen = ':1'", "listen: expected a list, not a string; allowed: a list, each :8888"),
+        ("listen = [1]", "listen: expected a string, not a whole number 1"),
+        ("auth = 12345", "auth: expected a string, not a whole number; allowed: USER:PASSWORD"),
+        ("report-only = 'yes'", "report-only: expected a boolean, not a string 'yes'"),
+        ("groups = 1", "groups: expected a table, not a whole number"),
+        ("[groups]\na = 'b'", "groups: a: expected a list, not a string"),
+        ("rule = 1", "rule: expected [[rule]], not a whole number"),
+        ("rule = [1]", "rule: expected [[rule]], not a list"),
+        ("[rule]\nid = 'a'", "rule: expected [[rule]], not a table"),
         # values
         ("workers = 0", "workers: invalid value '0'; allowed: 1 to 1024, or auto"),
         ("workers = -1", "workers: invalid value '-1'"),
@@ -433,8 +437,8 @@ def test_bad_options_of_commands(
         ),
         (
             "listen = ['[fe80::1%eth0]:1']",
-            "listen: invalid value '[fe80::1%eth0]:1' (an address with a zone is one of a single "
-            "link; listen on every address, and name the clients in allow-clients, such as fe80::",
+            "listen: invalid value '[fe80::1%eth0]:1' (an address with a zone belongs to one "
+            "network interface; listen on every address, and name its clients in allow-clients, ",
         ),
         ("listen = ['fe80::1%eth0']", "listen: invalid value 'fe80::1%eth0' (an address with a zo"),
         (
@@ -448,10 +452,13 @@ def test_bad_options_of_commands(
         ),
         ("[auth-networks]\nlocalhost = 'a'", "auth-networks: invalid value 'localhost'"),
         ("[auth-networks]\n'::1' = 'a:b'", "auth-networks: ::1: invalid value 'a:b'; allowed: a u"),
-        ("[auth-peers]\nabsent-one = 'a'", "auth-peers: invalid value 'absent-one' (there is none"),
+        (
+            "[auth-peers]\nabsent-one = 'a'",
+            "auth-peers: invalid value 'absent-one' (this system has no",
+        ),
         # together
-        ("listen = [':1', ':1']", "listen :1: overlaps with listen :1; give each"),
-        ("learn = 'seen'\nlocked = 'lock'", "seen: not together with locked; only one"),
+        ("listen = [':1', ':1']", "listen :1: it overlaps with listen :1; give each"),
+        ("learn = 'seen'\nlocked = 'lock'", "seen: it cannot be combined with locked; only one"),
         ("access-log = 'site'", "access-log {}/site: cannot write to it (Is a directory)"),
         ("access-log = 'a/b'", "access-log {}/a/b: cannot write to it (No such file or directory)"),
         ("policy = 'absent_module'", "policy absent_module: cannot import absent_module: Mod"),
@@ -475,7 +482,7 @@ def test_mistakes(folder: Path, text: str, problem: str) -> None:
     ("key", "value", "problem"),
     [
         ("id", "a b", "id: invalid value 'a b'; allowed: letters, digits and ._:-, at most 64"),
-        ("id", "guard", "id: invalid value 'guard' (it is the proxy's own)"),
+        ("id", "guard", "id: invalid value 'guard' (the proxy itself uses this id)"),
         ("action", "drop", "action: invalid value 'drop'; allowed: allow, deny"),
         ("clients", ["10.0.0.0/33"], "clients: invalid value '10.0.0.0/33'"),
         ("users", ["a:b"], "users: invalid value 'a:b'; allowed: a user's name"),
@@ -511,8 +518,8 @@ def test_mistakes(folder: Path, text: str, problem: str) -> None:
             200,
             "status: invalid value '200'; allowed: a whole number from 400 to 599, not 407",
         ),
-        ("status", 403.5, "status: a number 403.5 where a whole number belongs"),
-        ("status", True, "status: a boolean true where a whole number belongs"),
+        ("status", 403.5, "status: expected a whole number, not a number 403.5"),
+        ("status", True, "status: expected a whole number, not a boolean true"),
         ("hosts", ["//"], "hosts: "),
         ("networks", ["example.com"], "networks: invalid value 'example.com'"),
         ("ports", [0], "ports: invalid value '0'; allowed: a port from 1 to 65535"),
@@ -522,7 +529,7 @@ def test_mistakes(folder: Path, text: str, problem: str) -> None:
         ("times", ["Mon 8-9"], "times: invalid value 'Mon 8-9'; allowed: days and hours such as"),
         ("times", ["Foo"], "times: invalid value 'Foo'"),
         ("times", ["24:00-25:00"], "times: invalid value '24:00-25:00'"),
-        ("report-only", 1, "report-only: a whole number 1 where a boolean belongs"),
+        ("report-only", 1, "report-only: expected a boolean, not a whole number 1"),
         ("groups", ["staff"], "groups: there is no group 'staff'; allowed: admins"),
     ],
 )
@@ -536,7 +543,7 @@ def test_mistakes_in_rules(folder: Path, key: str, value: object, problem: str) 
 
 def test_only_a_denial_has_a_status(folder: Path) -> None:
     (line,) = problems(folder, "[[rule]]\nid = 'a'\naction = 'allow'\nstatus = 451")
-    assert line == "rule 1 'a': status: only a rule that denies has one"
+    assert line == "rule 1 'a': status: only a rule that denies can have a status"
 
 
 LISTS = [one for one in BY_NAME.values() if (one.many or one.keys) and not one.fields]
@@ -588,14 +595,14 @@ def test_lists_that_may_be_empty() -> None:
 def test_each_rule_has_an_id_of_its_own(folder: Path) -> None:
     rule = "[[rule]]\nid = 'a'\naction = 'deny'\n"
     (line,) = problems(folder, 2 * rule)
-    assert line == "rule 2 'a': id: rule 1 has the same; each needs its own"
+    assert line == "rule 2 'a': id: rule 1 has the same id; each rule needs its own"
 
 
 @pytest.mark.parametrize("key", ["users", "groups"])
 def test_rules_for_users_need_users(folder: Path, key: str) -> None:
     text = f"[groups]\nx = ['y']\n[[rule]]\nid = 'a'\naction = 'deny'\n{key} = ['x']"
     (line,) = problems(folder, text)
-    assert line.startswith(f"rule 1 'a': {key}: nothing here makes a client a user; set auth,")
+    assert line.startswith(f"rule 1 'a': {key}: no setting makes any client a user; set auth,")
     assert read(folder, f"auth-peers.root = 'x'\n{text}")
 
 
@@ -673,7 +680,7 @@ def test_not_unicode(folder: Path) -> None:
 
 def test_a_flag_and_the_file_can_contradict(folder: Path) -> None:
     (line,) = problems(folder, "default-backend = 'a:1'", serve=Path("/"))
-    assert line.startswith("--serve /: not together with default-backend; only one")
+    assert line.startswith("--serve /: it cannot be combined with default-backend; only one")
 
 
 # Back to TOML
@@ -933,7 +940,7 @@ def test_files_in_the_readme_are_right(folder: Path, readme: str) -> None:
 def test_a_file_of_users_that_cannot_be_read_names_its_setting(folder: Path) -> None:
     (folder / "users").write_text("# nobody\n")
     (line,) = problems(folder, "", htpasswd=folder / "users")
-    assert line.startswith(f"--htpasswd {folder}/users: there is no user in it")
+    assert line.startswith(f"--htpasswd {folder}/users: it has no user")
     (folder / "map").write_bytes("1 a\n".encode("utf-16"))
     (line,) = problems(folder, "auth-file = 'map'")
     assert line == f"auth-file {folder}/map: it is UTF-16; save it as UTF-8"

@@ -217,7 +217,7 @@ WHY = {
     "http_response_incomplete": "answer cut short",
     "http_response_timeout": "no answer within 3600 s",
     "http_response_transfer_coding": "unknown transfer coding",
-    "http_upgrade_failed": "protocol switched unasked",
+    "http_upgrade_failed": "unexpected switch of protocols",
     "proxy_internal_error": "the proxy has failed",
     "proxy_loop_detected": "request leads back to this proxy",
     HOW_TO_CONFIGURE: "this is a proxy",

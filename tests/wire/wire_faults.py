@@ -130,7 +130,7 @@ DIALS = [
                     503,
                     "Service Unavailable",
                     "connection_limit_reached",
-                    "the proxy's limit on connections is reached",
+                    "this proxy has reached its limit on connections",
                     extra="Retry-After: 1\n",
                 )
             ),

@@ -139,7 +139,7 @@ VIAS = [
 
 
 def _loop(name: str, via: str) -> Case:
-    detail = "Via says that this proxy has had the request"
+    detail = "the Via field says that the request has passed this proxy before"
     answer = page(502, "Bad Gateway", "proxy_loop_detected", detail, close=False)
     return Case(
         name,

@@ -163,7 +163,7 @@ TUNNELS = [
                     502,
                     "Bad Gateway",
                     "proxy_loop_detected",
-                    "Via says that this proxy has had the request",
+                    "the Via field says that the request has passed this proxy before",
                 )
             ),
             C.sees_fin(),

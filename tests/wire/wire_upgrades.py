@@ -27,12 +27,19 @@ SWITCHED = (
     f"HTTP/1.1 101 Switching Protocols\nX: 2\nUpgrade: websocket\nConnection: upgrade\n{VIA}\n\n"
 )
 BAD_SWITCH = page(
-    502, "Bad Gateway", "http_upgrade_failed", "the origin switched protocols unasked", close=False
+    502,
+    "Bad Gateway",
+    "http_upgrade_failed",
+    "the origin switched protocols without being asked to",
+    close=False,
 )
 
 # What the client has meant for the new protocol must not be taken for a request.
 BAD_SWITCH_CLOSE = page(
-    502, "Bad Gateway", "http_upgrade_failed", "the origin switched protocols unasked"
+    502,
+    "Bad Gateway",
+    "http_upgrade_failed",
+    "the origin switched protocols without being asked to",
 )
 
 UPGRADES = [
@@ -99,7 +106,7 @@ UPGRADES = [
                     502,
                     "Bad Gateway",
                     "http_upgrade_failed",
-                    "the origin switched protocols unasked",
+                    "the origin switched protocols without being asked to",
                 )
             ),
             C.sees_fin(),

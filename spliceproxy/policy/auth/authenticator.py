@@ -49,13 +49,13 @@ SILENCE = 1.0
 _UNDELAYED = "="
 """Begins the network of a client that is never delayed; it is one by itself."""
 
-_MISSING = "this proxy asks for a user name and a password"
-_UNSOUND = "these are not sound Basic credentials"
+_MISSING = "this proxy requires a user name and a password"
+_UNSOUND = "the Basic credentials are malformed"
 _WRONG = "the user name or the password is wrong"
 
 _WHY = {
     _MISSING: "no user name and password given",
-    _UNSOUND: "no sound Basic credentials",
+    _UNSOUND: "malformed Basic credentials",
     _WRONG: "wrong user name or password",
 }
 """The same for the reason phrase: on it people see which of these it is."""
@@ -164,7 +164,7 @@ class Authenticator:
         pair = basic.user_pass(value)
         if pair is None:
             if self._unsound.get(network, digest, now) is None:
-                self._log_failure(client, "", "not sound Basic credentials")
+                self._log_failure(client, "", "malformed Basic credentials")
                 self._unsound.put(network, digest, Wrong("", "", _UNSOUND, now + WRONG_SECONDS))
             raise self._unauthenticated(_UNSOUND)
         if not again and (network, digest) not in self._attempts:

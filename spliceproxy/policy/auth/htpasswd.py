@@ -49,7 +49,7 @@ def parse(text: str, *, needed: bool = False) -> Users:
             problems.append(f":{number}: not of the form user:hash")
             continue
         if user in hashes:
-            problems.append(f":{number}: user {user!r} is there twice")
+            problems.append(f":{number}: user {user!r} is listed twice")
             continue
         hashed = rest.partition(":")[0]
         try:
@@ -58,9 +58,7 @@ def parse(text: str, *, needed: bool = False) -> Users:
             problems.append(f":{number}: user {user!r}: {error}")
         hashes[user] = hashed
     if not hashes and not problems and needed:
-        problems.append(
-            ": there is no user in it, so nobody can use the proxy; add one with htpasswd -B"
-        )
+        problems.append(": it has no user, so nobody could use the proxy; add one with htpasswd -B")
     if problems:
         raise Mistakes(problems)
     return Users(hashes, _usual(hashes, costs))
@@ -100,7 +98,8 @@ def _cost(hashed: str) -> str:
     prefix = _prefix(hashed)
     if not prefix:
         raise ValueError(
-            "no hash of a known kind; allowed: bcrypt ($2y$), SHA-512 crypt ($6$), apr1 ($apr1$)"
+            "the hash is of an unknown kind; "
+            "allowed: bcrypt ($2y$), SHA-512 crypt ($6$), apr1 ($apr1$)"
         )
     try:
         parsed = _HANDLERS[prefix].from_string(hashed)

@@ -85,9 +85,9 @@ def build(entries: Iterable[Entry]) -> Identities:
             problems.append(str(error))
             continue
         if not user or not user.isprintable() or ":" in user:
-            problems.append(f"{place}{text}: {user!r} is no name of a user")
+            problems.append(f"{place}{text}: {user!r} is not a valid user name")
         elif key in networks or key in uids:
-            problems.append(f"{place}{text}: is there twice")
+            problems.append(f"{place}{text}: is listed twice")
         elif isinstance(key, int):
             uids[key] = user
         else:
@@ -136,6 +136,6 @@ def _key(place: str, text: str) -> Network | int:
         return pwd.getpwnam(text).pw_uid  # after the networks, for it may open files
     except KeyError:
         raise ValueError(
-            f"{place}{text}: neither a network such as 10.0.0.0/8 nor a user of this system "
+            f"{place}{text}: it is neither a network such as 10.0.0.0/8 nor a user of this system "
             f"({reason})"
         ) from None
