@@ -34,7 +34,7 @@ ALICE = bcrypt.using(rounds=4).hash("secret")
 BOB = sha512_crypt.using(rounds=1000).hash("secret")
 
 FAILREGEX = r"^\s*\d+ WARNING authentication failed: client <ADDR>, user \S+, .+$"
-"""As in README.md, for what fail2ban leaves of a line when it has taken the time out."""
+"""As in docs/users.md, for what fail2ban leaves of a line when it has taken the time out."""
 
 
 def basic(user: str, password: str) -> list[bytes]:
@@ -857,9 +857,9 @@ def test_log_line_for_fail2ban(
     assert len(line) < 400
 
 
-def test_fail2ban_pattern_is_in_the_readme() -> None:
-    readme = Path(__file__).parents[2] / "README.md"
-    assert f"failregex = {FAILREGEX}\n" in readme.read_text()
+def test_fail2ban_pattern_is_on_the_page() -> None:
+    page = Path(__file__).parents[2] / "docs" / "users.md"
+    assert f"failregex = {FAILREGEX}\n" in page.read_text()
 
 
 def test_close_with_a_hash_under_way(new: New, users: Path) -> None:

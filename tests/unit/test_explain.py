@@ -372,9 +372,9 @@ def test_command(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The indented texts of the README; its settings are ./proxy.toml."""
-    path = Path(__file__).parents[2] / "README.md"
+def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The indented texts of docs/rules.md; its settings are ./proxy.toml."""
+    path = Path(__file__).parents[2] / "docs" / "rules.md"
     if not path.exists():
         pytest.skip("not in a source tree")
     texts = re.findall(r"(?:^(?:    .*)?\n)+", path.read_text(), re.M)
@@ -385,14 +385,25 @@ def readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return blocks
 
 
-def test_the_readme_shows_what_is_printed(readme: list[str]) -> None:
-    (shown,) = [one for one in readme if one.startswith("$ spliceproxy explain")]
-    command, _, output = shown.partition("\n")
-    assert run(*command.split()[3:]).stdout == output + "\n"
+def test_the_page_shows_what_is_printed(page: list[str]) -> None:
+    (block,) = [one for one in page if one.startswith("$ spliceproxy explain")]
+    shown = block.split("\n\n")
+    assert len(shown) == 2
+    for one in shown:
+        command, _, output = one.partition("\n")
+        assert run(*command.split()[3:]).stdout == output + "\n"
 
 
-def test_the_test_in_the_readme_passes(readme: list[str]) -> None:
-    (text,) = [one for one in readme if "load_config(" in one]
+def test_the_test_on_the_page_passes(page: list[str]) -> None:
+    (text,) = [one for one in page if "load_config(" in one]
     names: dict[str, Any] = {}
     exec(text, names)
     names["test_ci_reaches_github_alone"]()
+
+
+def test_the_learned_file_on_the_page_locks(page: list[str], tmp_path: Path) -> None:
+    (text,) = [one for one in page if one.startswith('[[rule]]\nid = "learned-443"')]
+    (tmp_path / "egress.toml").write_text(text)
+    lock = "--locked", "egress.toml", "--address", "140.82.121.4"
+    assert run(*lock, "CONNECT", "github.com:443").returncode == 0
+    assert "rule locked" in run(*lock, "CONNECT", "telemetry.example:443").stdout

@@ -342,7 +342,7 @@ class Authenticator:
         self._log_failure(attempt.client, basic.split(attempt.pair)[0], "too many attempts")
 
     def _log_failure(self, client: str, user: str, why: str) -> None:
-        """The line that README.md has a pattern for. The name can hold nothing that looks like
+        """The line that docs/users.md has a pattern for. The name can hold nothing that looks like
         another line: what is not plain in it is percent-encoded."""
         name = quote(user[:SHOWN], safe="") or "-"
         log.warning("authentication failed: client %s, user %s, %s", client or "unix", name, why)
