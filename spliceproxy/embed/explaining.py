@@ -25,7 +25,7 @@ def explain(config: Config, request: Request) -> Explanation:
     """Whether the settings allow a request, and why::
 
         config = spliceproxy.load_config("proxy.toml")
-        request = Request(client="10.0.8.3", host="pypi.org", addresses=("192.0.2.1",))
+        request = Request(client="10.0.8.3", host="github.com", addresses=("192.0.2.1",))
         assert explain(config, request).allowed
 
     ``addresses`` of the request stand for what its name resolves to; without any the DNS is

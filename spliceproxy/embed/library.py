@@ -114,7 +114,7 @@ class Proxy:
         ``host`` for any port, ``*.host`` with a port or without for all names below one,
         ``.host`` for it and those::
 
-            proxy.assert_only("pypi.org:443", "*.pythonhosted.org:443")
+            proxy.assert_only("github.com:443", "*.example.com:443")
 
         A request that was refused or failed counts too: it was meant to go there.
         """
@@ -206,8 +206,8 @@ def run(
     """A :class:`Proxy` that runs in a thread, on an event loop of its own, for the block::
 
         with spliceproxy.run(environment=True) as proxy:
-            requests.get("https://pypi.org/simple/")
-        proxy.assert_only("pypi.org:443")
+            requests.get("https://github.com/")
+        proxy.assert_only("github.com:443")
 
     The arguments are those of :class:`Proxy`, but it records unless told otherwise. With
     ``environment`` HTTP_PROXY, HTTPS_PROXY and ALL_PROXY name it, in upper and lower case, in

@@ -26,7 +26,7 @@ def spliceproxy(request: pytest.FixtureRequest) -> Iterator[Proxy]:
 
         def test_update(spliceproxy):
             update()
-            spliceproxy.assert_only("pypi.org:443")
+            spliceproxy.assert_only("github.com:443")
 
     The marker ``spliceproxy`` gives it the arguments of ``spliceproxy.run``.
     """

@@ -25,7 +25,7 @@ def test_only(spliceproxy):
 
 def test_other(spliceproxy):
     get()
-    spliceproxy.assert_only("pypi.org:443")
+    spliceproxy.assert_only("github.com:443")
 
 def deny(request):
     from spliceproxy import Allow, Deny
@@ -67,6 +67,6 @@ def test_plugin(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, orig
             "*spliceproxy.assert_only(*",
             "E *AssertionError: requests to other destinations:",
             f"E *{origin}: 1 x GET (200, went through)",
-            "E *allowed: pypi.org:443",
+            "E *allowed: github.com:443",
         ]
     )

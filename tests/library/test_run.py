@@ -104,12 +104,12 @@ def test_message(origin: str) -> None:
         with pytest.raises(OSError, match="502"):
             fetch("http://nothing.invalid/", proxy.url)
     with pytest.raises(AssertionError) as caught:
-        proxy.assert_only("pypi.org:443", "*.example.org")
+        proxy.assert_only("github.com:443", "*.example.org")
     assert str(caught.value).splitlines() == [
         "requests to other destinations:",
         f"  {origin}: 2 x GET (200, went through)",
         "  nothing.invalid:80: 1 x GET (502, dns_error)",
-        "allowed: pypi.org:443, *.example.org",
+        "allowed: github.com:443, *.example.org",
     ]
 
 

@@ -928,7 +928,7 @@ def test_what_the_page_shows_is_right() -> None:
 
     first, second = blocks
     exec(first, names)
-    assert (ask("pypi.org"), ask("a.test")) == ("", "Only the package index.")
+    assert (ask("github.com"), ask("a.test")) == ("", "Only where our code comes from.")
     assert not hook(names["authorize"]).wants_addresses
     exec(second, names)
     assert hook(names["authorize"]).wants_addresses
