@@ -54,6 +54,9 @@ NOTES: Mapping[str, str] = {
     "max-connections": "The share of a worker is rounded up. A client beyond it gets 503.",
     "allow-clients": "Other clients get 403. `unix` stands for the clients of Unix sockets. Behind "
     "a balancer on this machine every client comes from loopback: see `guard-local`.",
+    "auth": "See [users.md](users.md).",
+    "htpasswd": "See [users.md](users.md).",
+    "auth-file": "See [users.md](users.md).",
     "auth-required": "Without a user a client gets 407. With `false` it may go on, and rules can "
     "tell it from users.",
     "auth-no-delay": "One may be the network of a balancer that you trust: see "
@@ -63,7 +66,7 @@ NOTES: Mapping[str, str] = {
     "credentials, they decide.",
     "guard": "`on` refuses link-local addresses and cloud metadata to all, and the addresses of "
     "this machine to clients that are not on it. `private` refuses every address that is not "
-    "public.",
+    "public. See [rules.md](rules.md).",
     "guard-local": "With `none` nobody may reach this machine under `guard`, and loopback is not "
     "in the default of `allow-clients`.",
     "report-only": "It is about all rules and `rule-default`. A single rule can have a "
@@ -72,8 +75,8 @@ NOTES: Mapping[str, str] = {
     "[policy-function.md](policy-function.md).",
     "policy-timeout": "A function that takes longer is cancelled, and its request gets 500.",
     "policy-cache": "It is used for the same client, user, method, host, port and addresses only.",
-    "learn": "Not together with `locked`.",
-    "locked": "Not together with `learn`.",
+    "learn": "Not together with `locked`. See [rules.md](rules.md).",
+    "locked": "Not together with `learn`. See [rules.md](rules.md).",
     "forwarded-for": "`transparent` leaves both fields as they come, `on` adds the client's "
     "address, `off` adds `unknown`, and `delete` removes them.",
     "timeout-head": "A client's connection between two requests ends after this time, too.",
@@ -86,7 +89,7 @@ NOTES: Mapping[str, str] = {
     "log-level": "Messages of this level, and of those behind it in the list, are written.",
     "rule": "Each rule is a table `[[rule]]`. A rule matches if all its conditions do. A condition "
     "matches if one item of its list does; only one of `users` and `groups` has to match. A rule "
-    "without conditions matches everything.",
+    "without conditions matches everything. See [rules.md](rules.md).",
     "rule.status": "From 400 to 599, but not 407.",
 }
 """What the page says beyond the help of a setting; a field of a rule is ``rule.NAME``."""
