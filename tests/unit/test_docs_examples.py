@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import pwd
 import re
+import shutil
+import subprocess
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from spliceproxy import load_config
+from spliceproxy import Allow, Deny, Request, load_config
+from spliceproxy.policy.functions import wants_addresses
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -42,3 +47,41 @@ def test_settings_are_accepted(block: str, tmp_path: Path) -> None:
     text = block.replace("/etc/spliceproxy", str(tmp_path)).replace("www-data", user)
     (tmp_path / "proxy.toml").write_text(text)
     load_config(str(tmp_path / "proxy.toml"))
+
+
+def functions(page: str) -> list[str]:
+    return [one for one in blocks(ROOT / "docs" / page) if "def authorize(" in one]
+
+
+def test_functions_decide() -> None:
+    first, second = functions("policy-function.md")
+    names: dict[str, Any] = {}
+    exec(first, names)
+    authorize = names["authorize"]
+    assert asyncio.run(authorize(Request(host="a.test"))) == Allow(tags={"team": "web"})
+    assert asyncio.run(authorize(Request(user="ci", host="a.test"))).rule == "ci"
+    (test,) = [one for one in blocks(ROOT / "docs" / "policy-function.md") if "def test_" in one]
+    exec(test, names)
+    names["test_ci_stays_at_home"]()
+    exec(second, names)
+    authorize = names["authorize"]
+    assert wants_addresses(authorize)
+    asked = Request(host="a.example.com")
+    assert asyncio.run(authorize(asked)) == Allow()
+    refused = asyncio.run(authorize(asked._replace(addresses=("192.0.2.1",))))
+    assert refused == Deny("Not into that network.")
+    assert asyncio.run(authorize(asked._replace(addresses=("198.51.100.1",)))) == Allow()
+
+
+UNIT = re.compile(r"    \[Unit\]\n(?:    .*\n|\n)+?    WantedBy=.*\n")
+
+
+def test_the_unit_is_what_systemd_reads(tmp_path: Path) -> None:
+    program = shutil.which("systemd-analyze")
+    if program is None:
+        pytest.skip("systemd-analyze is not installed")
+    (text,) = UNIT.findall((ROOT / "docs" / "install.md").read_text())
+    unit = tmp_path / "spliceproxy.service"
+    unit.write_text(textwrap.dedent(text).replace("/opt/spliceproxy/bin/spliceproxy", "/bin/true"))
+    done = subprocess.run([program, "verify", unit], capture_output=True, text=True, check=False)
+    assert "spliceproxy.service" not in done.stderr
