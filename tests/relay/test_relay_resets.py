@@ -167,7 +167,7 @@ def test_a_reset_behind_a_reader_that_never_reads(new_rig: Callable[..., Rig]) -
 def test_a_peer_that_does_not_acknowledge_is_reset_in_the_end(
     new_relay: Callable[..., Relay], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("interface", "portable.jobs"):
+    for module in ("interface", "portable.tunnel"):
         monkeypatch.setattr(f"spliceproxy.relay.{module}.ACK_PATIENCE", 0.2)
     relay = new_relay()
     client, inner_client = tcp_pair()

@@ -18,7 +18,7 @@ from spliceproxy.relay.interface import (
     TunnelEnd,
 )
 from spliceproxy.relay.lane import LaneOptions, LaneOwner
-from spliceproxy.relay.portable.jobs import Shared, Transfer, Tunnel
+from spliceproxy.relay.portable.tunnel import Shared, Transfer, Tunnel
 from spliceproxy.relay.portable.moves import COPY, SPLICE, Copier, Splicer
 from spliceproxy.relay.portable.pipes import PipePool
 
