@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import fcntl
 import os
 import socket
 import struct
-import termios
 from collections.abc import Callable
 
 from spliceproxy.errors import Failure, PeerGone
+from spliceproxy.net import tcp
 from spliceproxy.net.deadline import Deadline
 
 READ = 64 * 1024
@@ -29,10 +28,6 @@ answer, so that this is not lost to a reset (RFC 9112 section 9.6)."""
 TURN_CALLS = 16
 """Receives and sends in a row that did not have to wait, after which others have their
 turn: 1 MiB at most."""
-
-UNSENT_POLL = 0.02
-UNSENT_PATIENCE = 5.0
-"""Seconds between two looks at a send queue before a close, and without progress at most."""
 
 _RESET = struct.pack("ii", 1, 0)
 
@@ -313,22 +308,18 @@ class Stream:
 
     async def reset_after_sent(self) -> None:
         """Resets when the peer has acknowledged all, for a reset that overtakes data loses
-        it; after UNSENT_PATIENCE seconds without progress anyway."""
-        last = unsent = _unsent(self.sock)
-        patience = UNSENT_PATIENCE
-        while unsent > 0 and patience > 0:
-            await asyncio.sleep(UNSENT_POLL)
+        it; after ACK_PATIENCE seconds without progress anyway."""
+        queue = tcp.SendQueue(self.sock, self._loop.time())
+        while queue.waits(self._loop.time()):
+            await asyncio.sleep(tcp.ACK_POLL)
             if self.fd < 0:
                 return
-            unsent = _unsent(self.sock)
-            patience = UNSENT_PATIENCE if unsent != last else patience - UNSENT_POLL
-            last = unsent
         self.reset()
 
     async def finish(self, *, more: bool) -> None:
         """Closes behind an answer. Gently, if ``more`` is to come from the peer or has come,
         or it has not acknowledged all: a byte that comes then would cost it the rest."""
-        if more or _unsent(self.sock) or not self.is_quiet():
+        if more or tcp.unacknowledged(self.sock) or not self.is_quiet():
             await self.close_gently()
         else:
             self.close()
@@ -347,28 +338,17 @@ class Stream:
 
     async def _linger(self) -> None:
         most = self.received + LINGER_BYTES
-        last = -1
-        deadline = 0.0
+        queue = tcp.SendQueue(self.sock, self._loop.time())
         while True:
-            unsent = _unsent(self.sock)
-            if unsent != last:
-                last = unsent
-                patience = UNSENT_PATIENCE if unsent else LINGER_SECONDS
-                deadline = self._loop.time() + patience
-            if self._loop.time() >= deadline or (not unsent and self.received >= most):
-                return
-            self.read_limit.set("connection_read_timeout", "lingering close", UNSENT_POLL)
+            now = self._loop.time()
+            if not queue.waits(now):
+                late = now >= queue.moved + LINGER_SECONDS
+                if queue.size or late or self.received >= most:
+                    return
+            self.read_limit.set("connection_read_timeout", "lingering close", tcp.ACK_POLL)
             try:
                 if not await self.fill():
                     return
             except Failure:
                 continue  # time for another look at the send queue
             self.buffer.clear()
-
-
-def _unsent(sock: socket.socket) -> int:
-    """Bytes in the send queue that are not acknowledged (SIOCOUTQ, tcp(7))."""
-    try:
-        return int(struct.unpack("i", fcntl.ioctl(sock, termios.TIOCOUTQ, b"\0\0\0\0"))[0])
-    except OSError:
-        return 0

@@ -1,8 +1,12 @@
-"""The options of every TCP socket, to clients and to origins."""
+"""The options of every TCP socket, to clients and to origins, and what its peer has not
+acknowledged."""
 
 from __future__ import annotations
 
+import fcntl
 import socket
+import struct
+import termios
 
 KEEPALIVE_IDLE = 60
 """Seconds without a byte after which the kernel probes the peer (TCP_KEEPIDLE)."""
@@ -14,6 +18,12 @@ KEEPALIVE_COUNT = 4
 """Probes without an answer after which the connection is dead (TCP_KEEPCNT): a dead peer is
 found in two minutes, not two hours, and NATs that forget a quiet connection after a few
 minutes are kept awake."""
+
+ACK_POLL = 0.02
+"""Seconds between two looks at a send queue."""
+
+ACK_PATIENCE = 5.0
+"""Seconds without progress of a send queue after which it is not waited for any more."""
 
 _OPTIONS = (
     (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
@@ -31,3 +41,38 @@ def set_options(sock: socket.socket) -> None:
     from a listening socket to those that it accepts."""
     for level, option, value in _OPTIONS:
         sock.setsockopt(level, option, value)
+
+
+def unacknowledged(sock: socket.socket) -> int:
+    """Bytes that were sent and that the peer's kernel has not acknowledged, FIN counted as
+    one (SIOCOUTQ in tcp(7) and unix(7)); 0 where that cannot be known."""
+    try:
+        answer = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0\0\0\0")
+    except OSError:
+        return 0
+    return int(struct.unpack("i", answer)[0])
+
+
+class SendQueue:
+    """What waits before a reset, or before a close that may become one: a reset overtakes
+    data, and its peer would lose what it has not acknowledged.
+
+    ``now`` is in monotonic seconds. ``size`` is :func:`unacknowledged` at the last look, and
+    ``moved`` when it had changed.
+    """
+
+    __slots__ = ("_sock", "moved", "size")
+
+    def __init__(self, sock: socket.socket, now: float) -> None:
+        self._sock = sock
+        self.size = -1
+        self.moved = now
+
+    def waits(self, now: float) -> bool:
+        """Looks at the queue: whether to look again ACK_POLL seconds later. False when it is
+        empty, and when nothing was acknowledged for ACK_PATIENCE seconds."""
+        size = unacknowledged(self._sock)
+        if size != self.size:
+            self.size = size
+            self.moved = now
+        return size > 0 and now - self.moved < ACK_PATIENCE
