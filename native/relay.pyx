@@ -48,6 +48,7 @@ from core.service cimport finish, settle, side_failed, wanted, watch
 from step cimport clock_ms, close_finished, next_due, run
 from lane.waiting cimport QUEUE_MS
 
+from spliceproxy.net import tcp
 from spliceproxy.relay import interface, lane
 from spliceproxy.relay.interface import RelayStats, TransferEnd, TunnelEnd
 from spliceproxy.relay.lane import Handoff, PlainRecord
@@ -122,8 +123,8 @@ cdef class NativeRelay:
         self.core.limits.promote_after = interface.PROMOTE_AFTER
         self.core.limits.demote_after = interface.DEMOTE_AFTER
         self.core.limits.step_us = <int64_t>(interface.STEP_SECONDS * 1e6)
-        self.core.limits.ack_poll = <int64_t>(interface.ACK_POLL * 1000)
-        self.core.limits.ack_patience = <int64_t>(interface.ACK_PATIENCE * 1000)
+        self.core.limits.ack_poll = <int64_t>(tcp.ACK_POLL * 1000)
+        self.core.limits.ack_patience = <int64_t>(tcp.ACK_PATIENCE * 1000)
 
     def __dealloc__(self):
         if not self.closed:

@@ -11,7 +11,8 @@ The end of a tunnel, by what its sides did (s: one side, o: the other):
                           read from o; when o has acknowledged it all (Q_ACK) o is reset.
                           A reset that overtakes data loses the tail, and a FIN instead
                           would make a cut stream look whole
-    both fail             at once
+    both fail             at once, named after the one that failed first
+    s is closed, o fails  at once, named after o: what s had sent has not all arrived
     idle, abort           both are reset: no side has ended its stream
 
 After a failure was seen, a read of 0 is no FIN: the kernel reports an error once.
@@ -42,7 +43,7 @@ cdef inline void finish(Core *c, int32_t slot, uint8_t reason) noexcept nogil:
 
 
 cdef inline void side_failed(Core *c, Flow *f, int s, int error) noexcept nogil:
-    if f.reason == R_NONE:
+    if f.reason == R_NONE or f.reason == R_DONE:  # R_DONE: the other has left, and that is all
         f.reason = R_SIDE0 if s == 0 else R_SIDE1
         f.err = error
     f.dead |= 3 if error == linux.ENOMEM else 1 << s
@@ -213,6 +214,6 @@ cdef inline void serve_event(Core *c, int32_t slot, int s, uint32_t events) noex
         if f.way[s].flags & (ENDED | STOPPED) and not pending(&f.way[s]):
             take_error(c, f, s)
     if events & linux.EPOLLHUP and has_left(f, s):
+        side_failed(c, f, s, 0)
         f.reason = R_DONE
-        side_failed(c, f, s, linux.EPIPE)
     settle(c, slot, s if failed else -1)

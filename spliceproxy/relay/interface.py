@@ -50,12 +50,6 @@ TURN_MOVES = 4
 STEP_SECONDS = 0.002
 """After this long ``step`` goes back to the event loop, whatever is left."""
 
-ACK_POLL = 0.02
-"""Seconds between two looks at the send queue of a socket that waits for its reset."""
-
-ACK_PATIENCE = 5.0
-"""Seconds without progress of that send queue after which the reset is sent anyway."""
-
 # Reasons for the end of a tunnel or transfer.
 DONE = "done"  # both directions ended with FIN; a transfer: its whole length moved
 CLIENT_RESET = "client-reset"  # the client's connection failed: reset, timeout, ...

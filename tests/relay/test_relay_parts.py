@@ -202,7 +202,7 @@ def test_the_options_are_of_the_configuration() -> None:
     assert RelayOptions.of(config) == RelayOptions(idle=7.0, half_close=5.0, shares=3)
 
 
-class Job:
+class Timed:
     def __init__(self, ident: int) -> None:
         self.ident = ident
         self.due = 0.0
@@ -210,24 +210,24 @@ class Job:
 
 def test_deadlines_in_order_without_the_void() -> None:
     deadlines = Deadlines()
-    jobs = {ident: Job(ident) for ident in range(5)}
+    flows = {ident: Timed(ident) for ident in range(5)}
     for ident, when in ((0, 5.0), (1, 3.0), (2, 4.0), (3, 1.0)):
-        deadlines.set(jobs[ident], when)
-    deadlines.set(jobs[1], 7.0)  # later than before
-    deadlines.set(jobs[2], 2.0)  # earlier
-    del jobs[3]
+        deadlines.set(flows[ident], when)
+    deadlines.set(flows[1], 7.0)  # later than before
+    deadlines.set(flows[2], 2.0)  # earlier
+    del flows[3]
     order = []
-    while (when := deadlines.next(jobs)) is not None:
+    while (when := deadlines.next(flows)) is not None:
         order.append((when, deadlines.pop()))
     assert order == [(2.0, 2), (5.0, 0), (7.0, 1)]
 
 
 def test_deadlines_do_not_pile_up() -> None:
     deadlines = Deadlines()
-    first = Job(-1)
+    first = Timed(-1)
     deadlines.set(first, 1.0)
     for ident in range(10_000):
-        job = Job(ident)
-        deadlines.set(job, 100.0 + ident)
-        assert deadlines.next({-1: first, ident: job}) == 1.0
+        flow = Timed(ident)
+        deadlines.set(flow, 100.0 + ident)
+        assert deadlines.next({-1: first, ident: flow}) == 1.0
     assert len(deadlines._heap) < 100

@@ -6,11 +6,13 @@ import errno
 import socket
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotYet  # its own class before 3.11
 
 import pytest
 from relay_rig import (
     FLOOD,
+    PATIENCE,
     Ends,
     Rig,
     fill,
@@ -25,7 +27,8 @@ from relay_rig import (
     until,
 )
 
-from spliceproxy.relay.interface import ACK_PATIENCE, CLIENT_RESET, DONE, IDLE, ORIGIN_RESET, Relay
+from spliceproxy.net import tcp
+from spliceproxy.relay.interface import CLIENT_RESET, DONE, IDLE, ORIGIN_RESET, Relay, TunnelEnd
 
 one_loop = pytest.mark.parametrize("loop_name", ["uvloop"], indirect=True)
 both_sides = pytest.mark.parametrize("resetter", ["client", "origin"])
@@ -167,8 +170,7 @@ def test_a_reset_behind_a_reader_that_never_reads(new_rig: Callable[..., Rig]) -
 def test_a_peer_that_does_not_acknowledge_is_reset_in_the_end(
     new_relay: Callable[..., Relay], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("interface", "portable.tunnel"):
-        monkeypatch.setattr(f"spliceproxy.relay.{module}.ACK_PATIENCE", 0.2)
+    monkeypatch.setattr(tcp, "ACK_PATIENCE", 0.2)
     relay = new_relay()
     client, inner_client = tcp_pair()
     origin, inner_origin = tcp_pair()
@@ -200,7 +202,7 @@ def test_the_other_side_resets_while_it_still_has_to_acknowledge(rig: Rig, reset
     start = time.monotonic()
     reset(other)
     end = tunnel.end()
-    assert time.monotonic() - start < ACK_PATIENCE / 2
+    assert time.monotonic() - start < tcp.ACK_PATIENCE / 2
     assert (end.reason, end.errno) == (REASONS[resetter], errno.ECONNRESET)
 
 
@@ -285,6 +287,32 @@ def test_a_peer_that_has_closed_its_unix_socket(
     leaves.close()
     assert recv_all(stays) == (payload(FLOOD)[:sent], 0)
     assert tunnel.end().reason == DONE
+
+
+@one_loop
+@both_sides
+def test_the_other_side_resets_after_a_peer_has_left(
+    new_rig: Callable[..., Rig], resetter: str
+) -> None:
+    """It has not acknowledged all that was sent before: the end is its reset, not DONE."""
+    rig = new_rig(half_close=LONG, idle=LONG)
+    leaves, inner_leaves = rig.pair("unix")
+    stays, inner_stays = rig.pair("tcp")
+    stays.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client, origin = (
+        (inner_stays, inner_leaves) if resetter == "client" else (inner_leaves, inner_stays)
+    )
+    future: Future[TunnelEnd] = Future()
+    fds = (client.detach(), origin.detach())
+    rig.call(rig.driver.tunnel, *fds, b"", b"", future.set_result)
+    leaves.sendall(payload(400_000))
+    until(lambda: rig.stats().copied + rig.stats().spliced == 400_000, "relayed")
+    leaves.close()
+    with pytest.raises(NotYet):
+        future.result(0.1)
+    reset(stays)
+    end = future.result(PATIENCE)
+    assert (end.reason, end.errno) == (REASONS[resetter], errno.ECONNRESET)
 
 
 @both_sides

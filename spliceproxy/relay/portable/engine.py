@@ -18,9 +18,11 @@ from spliceproxy.relay.interface import (
     TunnelEnd,
 )
 from spliceproxy.relay.lane import LaneOptions, LaneOwner
-from spliceproxy.relay.portable.tunnel import Shared, Transfer, Tunnel
 from spliceproxy.relay.portable.moves import COPY, SPLICE, Copier, Splicer
 from spliceproxy.relay.portable.pipes import PipePool
+from spliceproxy.relay.portable.shared import Shared
+from spliceproxy.relay.portable.transfer import Transfer
+from spliceproxy.relay.portable.tunnel import Tunnel
 
 BATCH = 32  # events of one epoll_wait
 DEADLINES_PER_STEP = 256
@@ -52,10 +54,10 @@ class CopyRelay:
     ) -> int:
         now = monotonic()
         socks = _adopt(client, origin)
-        job = Tunnel(self._shared, next(self._idents), token, socks, (to_origin, to_client), now)
-        job.start(now)
+        flow = Tunnel(self._shared, next(self._idents), token, socks, (to_origin, to_client), now)
+        flow.start(now)
         self._shared.poller.reap()
-        return job.ident
+        return flow.ident
 
     def transfer(self, source: int, target: int, length: int, token: object) -> int:
         if length < -1:
@@ -63,15 +65,15 @@ class CopyRelay:
         now = monotonic()
         socks = _adopt(source, target)
         mode = SPLICE if length >= SPLICE_MIN else COPY
-        job = Transfer(self._shared, next(self._idents), token, socks, length, mode, now)
-        job.start(now)
+        flow = Transfer(self._shared, next(self._idents), token, socks, length, mode, now)
+        flow.start(now)
         self._shared.poller.reap()
-        return job.ident
+        return flow.ident
 
     def cancel(self, ident: int) -> TransferEnd | None:
-        job = self._shared.jobs.get(ident)
-        if isinstance(job, Transfer):
-            job.abort()
+        flow = self._shared.flows.get(ident)
+        if isinstance(flow, Transfer):
+            flow.abort()
             self._shared.poller.reap()
         end = self._shared.ends.get(ident, (None, None))[1]
         if not isinstance(end, TransferEnd):
@@ -80,15 +82,15 @@ class CopyRelay:
         return end
 
     def abort(self, ident: int) -> None:
-        job = self._shared.jobs.get(ident)
-        if isinstance(job, Tunnel):
-            job.end(ABORTED, True)
+        flow = self._shared.flows.get(ident)
+        if isinstance(flow, Tunnel):
+            flow.end(ABORTED)
             self._shared.poller.reap()
 
     def abort_all(self) -> None:
-        for job in list(self._shared.jobs.values()):
-            if isinstance(job, Tunnel):
-                job.end(ABORTED, True)
+        for flow in list(self._shared.flows.values()):
+            if isinstance(flow, Tunnel):
+                flow.end(ABORTED)
         self._shared.poller.reap()
 
     @property
@@ -115,7 +117,7 @@ class CopyRelay:
                 for entry, mask in events:
                     leg = shared.poller.leg(entry)
                     if leg is not None:
-                        leg.job.event(leg, mask, now)
+                        leg.flow.event(leg, mask, now)
                 shared.poller.reap()
                 now = monotonic()
                 if now - start >= STEP_SECONDS:
@@ -146,7 +148,7 @@ class CopyRelay:
         mover = shared.mover
         return RelayStats(
             tunnels=shared.tunnels,
-            transfers=len(shared.jobs) - shared.tunnels,
+            transfers=len(shared.flows) - shared.tunnels,
             pipes_lent=0,
             pipes_idle=0,
             copied=mover.copied,
@@ -162,24 +164,24 @@ class CopyRelay:
         if self._closed:
             return
         self._closed = True
-        for job in list(self._shared.jobs.values()):
-            if isinstance(job, Tunnel):
-                job.end(ABORTED, True)
-            else:
-                job.drop()
+        for flow in list(self._shared.flows.values()):
+            if isinstance(flow, Tunnel):
+                flow.end(ABORTED)
+            elif isinstance(flow, Transfer):
+                flow.drop()
         self._shared.poller.reap()
         self._shared.poller.close()
 
     def _due(self) -> float | None:
-        return self._shared.deadlines.next(self._shared.jobs)
+        return self._shared.deadlines.next(self._shared.flows)
 
     def _wake_due(self, now: float) -> None:
         shared = self._shared
         for _ in range(DEADLINES_PER_STEP):
-            when = shared.deadlines.next(shared.jobs)
+            when = shared.deadlines.next(shared.flows)
             if when is None or when > now:
                 break
-            shared.jobs[shared.deadlines.pop()].wake(now)
+            shared.flows[shared.deadlines.pop()].wake(now)
 
 
 class SpliceRelay(CopyRelay):

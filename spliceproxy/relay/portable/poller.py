@@ -25,23 +25,29 @@ _LINGER_RESET = struct.pack("ii", 1, 0)
 _TCP_INFO_SIZE = 512  # more than any kernel's struct tcp_info
 
 
-class Job(Protocol):
-    """What a leg's events are for."""
+class Flow(Protocol):
+    """A tunnel or a transfer: whose a leg is. ``due`` is its deadline, monotonic seconds."""
+
+    ident: int
+    due: float
 
     def event(self, leg: Leg, mask: int, now: float) -> None:
-        """Serves one epoll event of one of the job's legs."""
+        """Serves one epoll event of one of its legs."""
+
+    def wake(self, now: float) -> None:
+        """Its deadline has come."""
 
 
 class Leg:
-    """A socket in a job: the way that reads it, the way that writes it.
+    """A socket of a flow: the way that reads it, the way that writes it.
 
     ``entry`` is the descriptor in epoll, -1 for none; ``mask`` what is asked of it.
     """
 
-    __slots__ = ("entry", "job", "mask", "reads", "sock", "writes")
+    __slots__ = ("entry", "flow", "mask", "reads", "sock", "writes")
 
-    def __init__(self, job: Job, sock: socket.socket, reads: Way | None, writes: Way | None):
-        self.job = job
+    def __init__(self, flow: Flow, sock: socket.socket, reads: Way | None, writes: Way | None):
+        self.flow = flow
         self.sock = sock
         self.reads = reads
         self.writes = writes

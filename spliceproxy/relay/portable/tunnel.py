@@ -1,79 +1,79 @@
-"""The two things that an engine does with a pair of sockets: a tunnel and a transfer.
+"""A tunnel: bytes both ways between a client and an origin, until both have ended.
 
-Side 0 is the client, side 1 the origin; way 0 reads side 0 and writes side 1. A read or
-write error on a side makes it *dead*, once and for all: what it had sent is still drained
-and flushed to the other side, and when that is acknowledged the other side is reset. With
-a dead side a read of 0 is no FIN, for after a reset the kernel says 0 as well.
+Side 0 is the client, side 1 the origin. Way 0 reads side 0 and writes side 1, way 1 the
+other way round. A side is *dead* when a read or a write of its socket has failed, or when it
+has left: closed its socket, which only Unix sockets tell. That is once and for all.
+
+    OPEN ── FIN of one side ──► HALF ── FIN of the other ──► over
+      │                          │
+      └──── a side is dead ──────┴──► DRAIN ── all is sent ──► ACK ── all is acknowledged ──► over
+
+    phase   what holds                                      limit without a byte
+    OPEN    both sides may still send                       idle
+    HALF    FIN of one side was passed on to the other,     half_close
+            which may still send
+    DRAIN   what the dead side had sent before goes to      half_close
+            the living one, which is read no more
+    ACK     the living side has been sent all of it         ACK_PATIENCE (net.tcp)
+
+How a tunnel ends:
+
+    FIN of both sides               DONE, both closed
+    a side has left                 DONE, both closed, after ACK
+    a side fails                    CLIENT_RESET or ORIGIN_RESET, both reset, after DRAIN and
+                                    ACK. A reset that overtakes data would lose it, and a FIN
+                                    would make a stream that was cut short look whole
+    the other side fails, too       at once, both reset; named after the side that failed first,
+                                    which is not one that has left
+    idle or half_close is over      IDLE, HALF_CLOSE: both reset; in DRAIN as when a side fails
+    abort                           ABORTED, both reset
+
+With a dead side a read of 0 is no FIN: after a reset the kernel says 0 as well.
 """
 
 from __future__ import annotations
 
-import fcntl
 import socket
-import struct
-import termios
 from errno import EPIPE
 
+from spliceproxy.net import tcp
 from spliceproxy.relay.interface import (
-    ABORTED,
-    ACK_PATIENCE,
-    ACK_POLL,
     CLIENT_RESET,
     DONE,
     HALF_CLOSE,
     IDLE,
     ORIGIN_RESET,
-    SOURCE_EOF,
-    SOURCE_ERROR,
-    TARGET_ERROR,
-    TARGET_IDLE,
-    RelayOptions,
-    TransferEnd,
     TunnelEnd,
 )
-from spliceproxy.relay.portable.deadlines import Deadlines
-from spliceproxy.relay.portable.moves import (
-    BLOCKED,
-    OVER,
-    READY,
-    SOURCE_FAILED,
-    TARGET_FAILED,
-    Copier,
-    Way,
-)
-from spliceproxy.relay.portable.poller import ERR, GONE, HUP, IN, OUT, Leg, Poller, tcp_info
+from spliceproxy.relay.portable.moves import BLOCKED, OVER, READY, SOURCE_FAILED, Way
+from spliceproxy.relay.portable.poller import ERR, GONE, HUP, IN, OUT, Leg, tcp_info
+from spliceproxy.relay.portable.shared import Shared
 
+# Phases, in the order in which a tunnel goes through some of them.
+OPEN = 0
+HALF = 1
+DRAIN = 2
+ACK = 3
+
+# Which side is dead.
 NOBODY = -1
+CLIENT = 0
+ORIGIN = 1
+BOTH = 2
+
 RESETS = (CLIENT_RESET, ORIGIN_RESET)
 
 
-class Shared:
-    """What the jobs of one engine have in common."""
-
-    __slots__ = ("deadlines", "ends", "jobs", "mover", "options", "poller", "tunnels")
-
-    def __init__(self, options: RelayOptions, mover: Copier) -> None:
-        self.options = options
-        self.mover = mover
-        self.poller = Poller()
-        self.deadlines = Deadlines()
-        self.jobs: dict[int, Tunnel | Transfer] = {}
-        self.tunnels = 0  # of the jobs
-        self.ends: dict[int, tuple[object, TunnelEnd | TransferEnd]] = {}
-
-
 class Tunnel:
-    """Bytes both ways until both sides have ended."""
+    """Takes both sockets; they are closed when it has ended."""
 
     __slots__ = (
-        "_both_dead",
         "_dead",
         "_errno",
-        "_half_closed",
-        "_left",
         "_legs",
+        "_phase",
         "_queue",
-        "_queue_moved",
+        "_reason",
         "_shared",
         "_token",
         "_ways",
@@ -97,17 +97,15 @@ class Tunnel:
         down.hold(early[1])
         self.ident = ident
         self.due = 0.0
-        self._half_closed = False
         self._shared = shared
         self._token = token
         self._ways = (up, down)
         self._legs = (Leg(self, client, up, down), Leg(self, origin, down, up))
+        self._phase = OPEN
         self._dead = NOBODY
-        self._both_dead = False
-        self._left = False  # the dead side has closed its socket, and nothing was lost
-        self._errno = 0  # of the first error
-        self._queue = -1  # bytes that the side to be reset has not acknowledged, -1: not waiting
-        self._queue_moved = 0.0
+        self._reason = DONE  # what a dead side will have ended it with
+        self._errno = 0  # of the first failure
+        self._queue: tcp.SendQueue | None = None  # of the living side, in ACK
 
     def start(self, now: float) -> None:
         """Joins epoll and sends the early data. OSError: it did neither."""
@@ -119,16 +117,16 @@ class Tunnel:
             for leg in self._legs:
                 poller.hand_back(leg)
             raise
-        self._shared.jobs[self.ident] = self
+        self._shared.flows[self.ident] = self
         self._shared.tunnels += 1
         self._shared.deadlines.set(self, now + self._shared.options.idle)
-        for side in (0, 1):
+        for side in (CLIENT, ORIGIN):
             if self._ways[side].state == BLOCKED:
                 self._serve(side, now, False)
 
     def event(self, leg: Leg, mask: int, now: float) -> None:
         """Serves one epoll event: the flush before the read, for it frees a pipe."""
-        side = 0 if leg is self._legs[0] else 1
+        side = CLIENT if leg is self._legs[CLIENT] else ORIGIN
         asked = leg.mask
         if not asked:
             if mask & GONE:
@@ -141,22 +139,21 @@ class Tunnel:
 
     def wake(self, now: float) -> None:
         """The deadline has come."""
-        if self._queue >= 0:
-            self._await_acks(now)
+        if self._phase == ACK:
+            self._await_ack(now)
             return
         options = self._shared.options
-        limited = self._half_closed or self._dead != NOBODY
-        limit = options.half_close if limited else options.idle
+        limit = options.idle if self._phase == OPEN else options.half_close
         when = max(self._ways[0].active, self._ways[1].active) + limit
         if when > now:
             self._shared.deadlines.set(self, when)
-        elif self._dead != NOBODY:
-            self._end_dead()
+        elif self._phase == DRAIN:
+            self.end(self._reason)
         else:
-            self.end(HALF_CLOSE if limited else IDLE, True)
+            self.end(IDLE if self._phase == OPEN else HALF_CLOSE)
 
-    def end(self, reason: str, reset: bool) -> None:
-        """Closes both sockets and reports."""
+    def end(self, reason: str) -> None:
+        """Closes both sockets, with a reset unless it is DONE, and reports."""
         shared = self._shared
         up, down = self._ways
         report = TunnelEnd(
@@ -166,18 +163,21 @@ class Tunnel:
             up.spliced,
             down.copied,
             down.spliced,
-            tcp_info(self._legs[0].sock),
-            tcp_info(self._legs[1].sock),
+            tcp_info(self._legs[CLIENT].sock),
+            tcp_info(self._legs[ORIGIN].sock),
         )
         for leg in self._legs:
-            shared.poller.discard(leg, reset)
+            shared.poller.discard(leg, reset=reason != DONE)
         for way in self._ways:
             shared.mover.drop(way)
-        del shared.jobs[self.ident]
+        del shared.flows[self.ident]
         shared.tunnels -= 1
         shared.ends[self.ident] = (self._token, report)
 
+    # ---- what an event leads to --------------------------------------------------------
+
     def _serve(self, side: int, now: float, readable: bool) -> None:
+        """A turn of the way that reads this side."""
         way = self._ways[side]
         state = self._shared.mover.turn(way, now, readable)
         if state == way.state:
@@ -188,9 +188,9 @@ class Tunnel:
                 self._pass_fin(side, now)
         elif state == SOURCE_FAILED:
             way.state = OVER
-            self._fault(side, way.errno)
+            self._fail(side, way.errno)
         else:
-            self._fault(1 - side, way.errno)
+            self._fail(1 - side, way.errno)
         self._settle(now)
 
     def _pass_fin(self, side: int, now: float) -> None:
@@ -199,15 +199,20 @@ class Tunnel:
         try:
             way.target.shutdown(socket.SHUT_WR)
         except OSError as error:  # ENOTCONN: the other side is gone already
-            self._fault(1 - side, error.errno or 0)
+            self._fail(1 - side, error.errno or 0)
 
-    def _fault(self, side: int, errno: int) -> None:
-        """The side is dead: nothing can be sent to it, so the other is read no more."""
-        if self._dead == NOBODY:
-            self._dead = side
+    def _fail(self, side: int, errno: int) -> None:
+        """The side is dead by a failure."""
+        if self._dead == side:
+            return
+        if self._reason == DONE:  # else the other has failed before, and is what ends it
+            self._reason = RESETS[side]
             self._errno = errno
-        elif self._dead != side:
-            self._both_dead = True
+        self._bury(side)
+
+    def _bury(self, side: int) -> None:
+        """Nothing can be sent to this side any more, so the other is read no more."""
+        self._dead = side if self._dead == NOBODY else BOTH
         self._shared.mover.drop(self._ways[1 - side])
 
     def _unwanted(self, side: int, mask: int, now: float) -> None:
@@ -219,11 +224,10 @@ class Tunnel:
         leg = self._legs[side]
         if mask & ERR and self._ways[side].state == OVER and side != self._dead:
             error = leg.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            self._fault(side, error or EPIPE)
+            self._fail(side, error or EPIPE)
             self._settle(now)
         elif mask & HUP and self._has_left(side):
-            self._left = True
-            self._fault(side, 0)
+            self._bury(side)
             self._settle(now)
         else:
             self._shared.poller.forget(leg)
@@ -231,164 +235,50 @@ class Tunnel:
     def _has_left(self, side: int) -> bool:
         """It has closed its socket, not only its own direction, and takes no more. Only Unix
         sockets tell: over TCP both are a FIN."""
-        up, down = self._ways[side], self._ways[1 - side]
-        return self._dead == NOBODY and up.state == OVER and down.state != OVER
+        ours, others = self._ways[side], self._ways[1 - side]
+        return self._dead == NOBODY and ours.state == OVER and others.state != OVER
+
+    # ---- the phases --------------------------------------------------------------------
 
     def _settle(self, now: float) -> None:
-        """After a way has changed its state: the tunnel's, and what epoll is asked."""
+        """After a way has changed its state: the next phase, and what epoll is asked."""
         up, down = self._ways
+        if self._dead == BOTH:
+            self.end(self._reason)
+            return
         if self._dead != NOBODY:
-            if self._both_dead:
-                self._end_dead()
-                return
             if self._ways[self._dead].state == OVER:
-                self._await_acks(now)
+                self._enter(ACK, now)
+                self._await_ack(now)
                 return
-            self._limit(now)
+            self._enter(DRAIN, now)
         elif up.state == OVER and down.state == OVER:
-            self.end(DONE, False)
+            self.end(DONE)
             return
         elif up.state == OVER or down.state == OVER:
-            self._limit(now)
-        for side in (0, 1):
+            self._enter(HALF, now)
+        for side in (CLIENT, ORIGIN):
             try:
                 self._shared.poller.arm(self._legs[side])
             except OSError as error:
-                self._dead = side
-                self._errno = error.errno or 0
-                self._end_dead()
+                self._fail(side, error.errno or 0)
+                self.end(self._reason)
                 return
 
-    def _limit(self, now: float) -> None:
-        """One side has ended: from now the shorter limit holds."""
-        if not self._half_closed:
-            self._half_closed = True
+    def _enter(self, phase: int, now: float) -> None:
+        if self._phase == OPEN:  # the shorter limit holds from now
             when = now + self._shared.options.half_close
             if when < self.due:
                 self._shared.deadlines.set(self, when)
+        self._phase = phase
 
-    def _await_acks(self, now: float) -> None:
-        """Resets the living side once it has acknowledged all: RST overtakes data."""
-        side = 1 - self._dead
-        leg = self._legs[side]
-        queue = unsent(leg.sock)
-        if queue != self._queue:
-            self._queue = queue
-            self._queue_moved = now
-        if queue == 0 or now - self._queue_moved >= ACK_PATIENCE:
-            self._end_dead()
+    def _await_ack(self, now: float) -> None:
+        """Ends it once the living side has acknowledged all."""
+        if self._queue is None:
+            self._queue = tcp.SendQueue(self._legs[1 - self._dead].sock, now)
+        if not self._queue.waits(now):
+            self.end(self._reason)
             return
-        for one in self._legs:  # both ways are over: this only takes interest away
-            self._shared.poller.arm(one)
-        self._shared.deadlines.set(self, now + ACK_POLL)
-
-    def _end_dead(self) -> None:
-        if self._left and not self._both_dead:
-            self.end(DONE, False)
-        else:
-            self.end(RESETS[self._dead], True)
-
-
-class Transfer:
-    """Exactly ``length`` bytes (-1: until FIN) one way, on lent sockets."""
-
-    __slots__ = ("_shared", "_source", "_target", "_token", "_way", "due", "ident")
-
-    def __init__(
-        self,
-        shared: Shared,
-        ident: int,
-        token: object,
-        socks: tuple[socket.socket, socket.socket],
-        length: int,
-        mode: int,
-        now: float,
-    ) -> None:
-        source, target = socks
-        self.ident = ident
-        self.due = 0.0
-        self._shared = shared
-        self._token = token
-        self._way = way = Way(source, target, length, now)
-        way.mode = mode
-        self._source = Leg(self, source, way, None)
-        self._target = Leg(self, target, None, way)
-
-    def start(self, now: float) -> None:
-        """Joins epoll; the target too, whose reset would else be seen by a write only."""
-        poller = self._shared.poller
-        try:
-            poller.add(self._source)
-            poller.add(self._target)
-        except OSError:
-            poller.hand_back(self._source)
-            poller.hand_back(self._target)
-            raise
-        self._shared.jobs[self.ident] = self
-        if self._way.left == 0:
-            self._end(DONE, 0)
-        else:
-            self._shared.deadlines.set(self, now + self._shared.options.idle)
-
-    def event(self, leg: Leg, mask: int, now: float) -> None:
-        """Serves one epoll event."""
-        if leg.mask:
-            self._serve(now, mask & IN != 0)
-        elif leg is self._target and mask & ERR:
-            error = leg.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            self._end(TARGET_ERROR, error or EPIPE)
-        elif mask & GONE:
-            self._shared.poller.forget(leg)
-
-    def wake(self, now: float) -> None:
-        """The deadline has come."""
-        when = self._way.active + self._shared.options.idle
-        if when > now:
-            self._shared.deadlines.set(self, when)
-        else:
-            self._end(TARGET_IDLE if self._way.state == BLOCKED else IDLE, 0)
-
-    def abort(self) -> None:
-        """Ends it here; what is in flight is lost."""
-        self._end(ABORTED, 0)
-
-    def drop(self) -> None:
-        """Gives both sockets back and loses what is in flight."""
-        self._shared.poller.hand_back(self._source)
-        self._shared.poller.hand_back(self._target)
-        self._shared.mover.drop(self._way)
-        del self._shared.jobs[self.ident]
-
-    def _end(self, reason: str, errno: int) -> None:
-        way = self._way
-        self._shared.ends[self.ident] = (
-            self._token,
-            TransferEnd(reason, errno, way.copied, way.spliced),
-        )
-        self.drop()
-
-    def _serve(self, now: float, readable: bool) -> None:
-        way = self._way
-        state = self._shared.mover.turn(way, now, readable)
-        if state == way.state:
-            return
-        if state == OVER:
-            self._end(DONE if way.left <= 0 else SOURCE_EOF, 0)
-        elif state == SOURCE_FAILED:
-            self._end(SOURCE_ERROR, way.errno)
-        elif state == TARGET_FAILED:
-            self._end(TARGET_ERROR, way.errno)
-        else:
-            way.state = state
-            for leg, reason in ((self._source, SOURCE_ERROR), (self._target, TARGET_ERROR)):
-                try:
-                    self._shared.poller.arm(leg)
-                except OSError as error:
-                    self._end(reason, error.errno or 0)
-                    return
-
-
-def unsent(sock: socket.socket) -> int:
-    """Bytes that the peer has not acknowledged (SIOCOUTQ, tcp(7) and unix(7))."""
-    answer = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0\0\0\0")
-    return int(struct.unpack("i", answer)[0])
+        for leg in self._legs:  # both ways are over: this only takes interest away
+            self._shared.poller.arm(leg)
+        self._shared.deadlines.set(self, now + tcp.ACK_POLL)

@@ -1,0 +1,132 @@
+"""A transfer: exactly so many bytes one way, between two sockets that are only lent.
+
+How it ends:
+
+    its length has reached the target, or FIN where it has none    DONE
+    FIN before its length                                          SOURCE_EOF
+    a read fails                                                   SOURCE_ERROR
+    a write fails, or the target is reset                          TARGET_ERROR
+    the idle limit, with nothing pending                           IDLE
+    the idle limit, with bytes that the target does not take       TARGET_IDLE
+    cancel                                                         ABORTED
+
+Both sockets go back to their owner each time: nothing is closed, and no FIN is passed on.
+"""
+
+from __future__ import annotations
+
+import socket
+from errno import EPIPE
+
+from spliceproxy.relay.interface import (
+    ABORTED,
+    DONE,
+    IDLE,
+    SOURCE_EOF,
+    SOURCE_ERROR,
+    TARGET_ERROR,
+    TARGET_IDLE,
+    TransferEnd,
+)
+from spliceproxy.relay.portable.moves import BLOCKED, OVER, SOURCE_FAILED, TARGET_FAILED, Way
+from spliceproxy.relay.portable.poller import ERR, GONE, IN, Leg
+from spliceproxy.relay.portable.shared import Shared
+
+
+class Transfer:
+    """Exactly ``length`` bytes (-1: until FIN) one way, on lent sockets."""
+
+    __slots__ = ("_shared", "_source", "_target", "_token", "_way", "due", "ident")
+
+    def __init__(
+        self,
+        shared: Shared,
+        ident: int,
+        token: object,
+        socks: tuple[socket.socket, socket.socket],
+        length: int,
+        mode: int,
+        now: float,
+    ) -> None:
+        source, target = socks
+        self.ident = ident
+        self.due = 0.0
+        self._shared = shared
+        self._token = token
+        self._way = way = Way(source, target, length, now)
+        way.mode = mode
+        self._source = Leg(self, source, way, None)
+        self._target = Leg(self, target, None, way)
+
+    def start(self, now: float) -> None:
+        """Joins epoll; the target too, whose reset would else be seen by a write only."""
+        poller = self._shared.poller
+        try:
+            poller.add(self._source)
+            poller.add(self._target)
+        except OSError:
+            poller.hand_back(self._source)
+            poller.hand_back(self._target)
+            raise
+        self._shared.flows[self.ident] = self
+        if self._way.left == 0:
+            self._end(DONE, 0)
+        else:
+            self._shared.deadlines.set(self, now + self._shared.options.idle)
+
+    def event(self, leg: Leg, mask: int, now: float) -> None:
+        """Serves one epoll event."""
+        if leg.mask:
+            self._serve(now, mask & IN != 0)
+        elif leg is self._target and mask & ERR:
+            error = leg.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            self._end(TARGET_ERROR, error or EPIPE)
+        elif mask & GONE:
+            self._shared.poller.forget(leg)
+
+    def wake(self, now: float) -> None:
+        """The deadline has come."""
+        when = self._way.active + self._shared.options.idle
+        if when > now:
+            self._shared.deadlines.set(self, when)
+        else:
+            self._end(TARGET_IDLE if self._way.state == BLOCKED else IDLE, 0)
+
+    def abort(self) -> None:
+        """Ends it here; what is in flight is lost."""
+        self._end(ABORTED, 0)
+
+    def drop(self) -> None:
+        """Gives both sockets back and loses what is in flight."""
+        self._shared.poller.hand_back(self._source)
+        self._shared.poller.hand_back(self._target)
+        self._shared.mover.drop(self._way)
+        del self._shared.flows[self.ident]
+
+    def _end(self, reason: str, errno: int) -> None:
+        way = self._way
+        self._shared.ends[self.ident] = (
+            self._token,
+            TransferEnd(reason, errno, way.copied, way.spliced),
+        )
+        self.drop()
+
+    def _serve(self, now: float, readable: bool) -> None:
+        way = self._way
+        state = self._shared.mover.turn(way, now, readable)
+        if state == way.state:
+            return
+        if state == OVER:
+            self._end(DONE if way.left <= 0 else SOURCE_EOF, 0)
+        elif state == SOURCE_FAILED:
+            self._end(SOURCE_ERROR, way.errno)
+        elif state == TARGET_FAILED:
+            self._end(TARGET_ERROR, way.errno)
+        else:
+            way.state = state
+            for leg, reason in ((self._source, SOURCE_ERROR), (self._target, TARGET_ERROR)):
+                try:
+                    self._shared.poller.arm(leg)
+                except OSError as error:
+                    self._end(reason, error.errno or 0)
+                    return
