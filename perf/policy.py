@@ -20,7 +20,7 @@ from spliceproxy.config import AuthConfig, Config, PolicyConfig, RuleConfig
 from spliceproxy.http1.head import RequestHead, parse_request
 from spliceproxy.observe.record import Record
 from spliceproxy.policy import Allow, Request
-from spliceproxy.policy.engine import Client, Policy
+from spliceproxy.policy.engine import Policy
 from spliceproxy.policy.functions import Functions
 
 HOSTS = [f"www{n}.example{n % 7}.com" for n in range(64)]
@@ -63,7 +63,7 @@ def heads(hosts: Sequence[str], fields: str = "") -> list[RequestHead]:
 
 def timed(policy: Policy, asked: list[RequestHead]) -> Callable[[int], float]:
     """Makes decisions one after the other, none of which waits."""
-    client = Client("127.0.0.1", True, -1)
+    client = policy.standing("127.0.0.1", None)
     record = Record("127.0.0.1", 0.0)
     loop = asyncio.new_event_loop()
 

@@ -41,12 +41,12 @@ from spliceproxy.http1.head import (
 )
 from spliceproxy.http1.rewrite import client_response, origin_request, persistent
 from spliceproxy.observe.record import Record
-from spliceproxy.policy.engine import Client
+from spliceproxy.policy.standing import Standing
 from spliceproxy.policy.verdict import Verdict
 from spliceproxy.relay.interface import RelayOptions
 from spliceproxy.relay.lane import LINGER, REQUEST, RESPONSE, Handoff
 
-CLIENT = Client("", True, -1)
+CLIENT = Standing(True, True, True, 0)
 NAME = b"sp"
 BACKEND = ("backend", 8080)
 """Where requests in origin form go."""
@@ -91,9 +91,7 @@ class Plain:
             via=via,
             log=SimpleNamespace(follow=lambda take: None, expect=int) if log else None,
             loop=None,
-            policy=SimpleNamespace(
-                identifies=False, watches=False, class_of=lambda client: client.address
-            ),
+            policy=SimpleNamespace(identifies=False, watches=False),
             own=SimpleNamespace(may_be=lambda port: False),
             relay=SimpleNamespace(wake=lambda: None),
         )
@@ -150,7 +148,7 @@ class Conversation:
         self.client, inner = self._pair()
         plain.exchanges._native.forget()
         plain.exchanges.close()
-        plain.exchanges._native.adopt(inner.detach(), CLIENT.address, b"", 0)
+        plain.exchanges._native.adopt(inner.detach(), "", b"", 0)
 
     def _pair(self) -> tuple[socket.socket, socket.socket]:
         outer, inner = socket.socketpair()

@@ -14,8 +14,9 @@ from types import TracebackType
 from spliceproxy.config import Address, Config, Timeouts
 from spliceproxy.embed.destinations import Destinations, tell
 from spliceproxy.observe.record import Record
-from spliceproxy.policy.engine import Client, Policy
+from spliceproxy.policy.engine import Policy
 from spliceproxy.policy.functions import Authorize, Functions, OnClose, checked
+from spliceproxy.policy.standing import Standing
 from spliceproxy.policy.verdict import Head, Notes, Verdict
 from spliceproxy.processes import listeners
 from spliceproxy.processes.instance import Instance
@@ -181,7 +182,14 @@ class _Policy(Policy):
         self._records = records
 
     async def decide(
-        self, client: Client, head: Head, host: str, port: int, notes: Notes, *, own: bool = False
+        self,
+        client: Standing,
+        head: Head,
+        host: str,
+        port: int,
+        notes: Notes,
+        *,
+        own: bool = False,
     ) -> Verdict:
         if self._records is None:
             return await super().decide(client, head, host, port, notes, own=own)

@@ -25,7 +25,8 @@ from spliceproxy.http1.rewrite import host_field
 from spliceproxy.net.stream import Stream
 from spliceproxy.observe.accesslog import AccessLog
 from spliceproxy.observe.record import Record
-from spliceproxy.policy.engine import Client, Policy
+from spliceproxy.policy.engine import Policy
+from spliceproxy.policy.standing import Standing
 from spliceproxy.policy.verdict import Verdict
 from spliceproxy.relay.driver import RelayDriver
 from spliceproxy.relay.interface import Relay
@@ -137,10 +138,11 @@ class Exchanges:
 
     # ---- routes ------------------------------------------------------------------------
 
-    def allow(self, client: Client, head: RequestHead, verdict: Verdict, record: Record) -> bool:
+    def allow(self, client: Standing, head: RequestHead, verdict: Verdict, record: Record) -> bool:
         """Requests like this one, of clients like this one, may go where the verdict says for a
         moment, without being looked at; returns whether there is such a thing."""
-        if not self._repeats or not verdict.repeat_for or client.uid >= 0 or record.tags:
+        group = client.group
+        if not self._repeats or not verdict.repeat_for or group is None or record.tags:
             return False
         if head.method != "CONNECT" and not (self._forwards and is_plain(head)):
             return False
@@ -148,7 +150,6 @@ class Exchanges:
         if not authority or self._services.own.may_be(verdict.port):
             return False
         first = verdict.addresses[0]
-        group = self._services.policy.class_of(client)
         self._native.add_route(
             KINDS[head.method, head.form],
             group,
@@ -162,7 +163,7 @@ class Exchanges:
             len(verdict.addresses) == 1,
             record.user,
         )
-        self._native.add_client(client.address, group)
+        self._native.add_client(record.client, group)
         self._services.relay.wake()  # clients come back where it had to forget their origins
         return True
 

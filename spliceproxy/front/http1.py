@@ -53,7 +53,6 @@ class Connection:
         "_begun",
         "_bound",
         "_cause",
-        "_client",
         "_closing",
         "_dialling",
         "_exchange",
@@ -64,6 +63,7 @@ class Connection:
         "_record",
         "_requests",
         "_services",
+        "_standing",
         "_started",
         "_stream",
         "_task",
@@ -75,7 +75,7 @@ class Connection:
         self._services = services
         self._stream = stream
         self._address = address
-        self._client = services.policy.client(address, stream.sock)
+        self._standing = services.policy.standing(address, stream.sock)
         self._admit = admit
         self._answers = Answers(services, stream, last=admit is not None)
         between = services.config.timeouts.head
@@ -335,7 +335,7 @@ class Connection:
         self._stream.watch(self._client_gone)
         policy, learned = self._services.policy, self._services.learned
         try:
-            verdict = await policy.decide(self._client, head, host, port, self._record, own=own)
+            verdict = await policy.decide(self._standing, head, host, port, self._record, own=own)
         except Denied as denied:
             if learned is not None and denied.rule != STRANGER:
                 learned.see(host, port, False)
@@ -347,7 +347,9 @@ class Connection:
     def _may_repeat(self, head: RequestHead, verdict: Verdict) -> bool:
         """Lets the relay serve further requests like this one by itself, if it can."""
         exchanges = self._services.exchanges
-        return exchanges is not None and exchanges.allow(self._client, head, verdict, self._record)
+        if exchanges is None:
+            return False
+        return exchanges.allow(self._standing, head, verdict, self._record)
 
     async def _forward(self, head: RequestHead, host: str, port: int, *, own: bool = False) -> bool:
         self._check_loop(head)
@@ -385,11 +387,11 @@ class Connection:
 
     async def _answer_here(self, head: RequestHead) -> bool:
         """TRACE or OPTIONS that goes no further."""
-        await self._services.policy.admit(self._client, head, self._record)
+        await self._services.policy.admit(self._standing, head, self._record)
         return await self._answers.here(head, self._record)
 
     async def _serve_file(self, head: RequestHead) -> bool:
-        await self._services.policy.admit(self._client, head, self._record)
+        await self._services.policy.admit(self._standing, head, self._record)
         return await self._answers.file(head, self._record)
 
     def _body_is_coming(self, head: RequestHead) -> bool:

@@ -14,8 +14,7 @@ import logging
 import socket
 import time
 from collections.abc import Callable
-from functools import partial
-from typing import NamedTuple
+from functools import lru_cache, partial
 
 from spliceproxy.config import Config
 from spliceproxy.errors import Denied, Failure
@@ -31,6 +30,7 @@ from spliceproxy.policy.names import canonical, is_number
 from spliceproxy.policy.names import load as load_names
 from spliceproxy.policy.request import Request
 from spliceproxy.policy.rules import Match, RuleSet, Selection
+from spliceproxy.policy.standing import Standing
 from spliceproxy.policy.verdict import Head, Names, Notes, Verdict
 
 log = logging.getLogger("spliceproxy")
@@ -39,18 +39,8 @@ REPEAT = 60.0
 """Seconds for which a decision may be repeated at most: a rule that sees other addresses of
 a name, and a name that has moved, are noticed within it."""
 
-LONGEST = 45
-"""Characters of an IPv6 address at most (INET6_ADDRSTRLEN, without the NUL)."""
-
-
-class Client(NamedTuple):
-    """One client's connection: its address ("": a Unix socket), whether it is taken for one
-    of this machine, and its uid where that counts, else -1."""
-
-    address: str
-    local: bool
-    uid: int
-
+CACHED = 4096
+"""Addresses of clients whose standing is remembered."""
 
 _Sift = Callable[[tuple[str, ...], bool], tuple[tuple[str, ...], float]]
 
@@ -82,6 +72,7 @@ class Policy:
             functions = load(policy.hook)
         self._hook = Hook(functions or Functions(), policy.hook_timeout, policy.hook_cache)
         self._asks = self._hook.decides
+        self._standing = lru_cache(maxsize=CACHED)(self._standing_of)
         self._spells = self._ruled or self._asks or self._locked is not None
 
     def start(self) -> None:
@@ -91,29 +82,23 @@ class Policy:
 
     # ---- what connections call -------------------------------------------------------
 
-    def client(self, address: str, sock: socket.socket) -> Client:
-        """A connection that was accepted."""
-        uid = peer_uid(sock) if not address and self._auth.uses_peers else -1
-        return Client(address, self.is_local(address), uid)
-
-    def is_local(self, address: str) -> bool:
-        """Whether a client of this address ("": of a Unix socket) may reach this machine."""
-        return self._locals and is_local(address)
-
-    def class_of(self, client: Client) -> str:
-        """What decisions see of a client without a uid: the same for clients that are treated
-        alike, and no longer than an IP address."""
-        if not self._auth.enabled and not self._asks:
-            networks = (self._clients, self._relayed)
-            admitted = "".join("01"[n is None or n.admit(client.address)] for n in networks)
-            matched = self._rules.of_client(client.address)
-            text = f"*{client.local:d}{admitted}{matched:x}"
-            if len(text) <= LONGEST:
-                return text
-        return client.address
+    def standing(self, address: str, sock: socket.socket | None) -> Standing:
+        """What decisions know of a client, to be asked for once a connection. ``address``: ""
+        for a Unix socket; ``sock`` is the connection, None where there is none."""
+        standing = self._standing(address)
+        if sock is not None and not address and self._auth.uses_peers:
+            return standing._replace(uid=peer_uid(sock))
+        return standing
 
     async def decide(
-        self, client: Client, head: Head, host: str, port: int, notes: Notes, *, own: bool = False
+        self,
+        client: Standing,
+        head: Head,
+        host: str,
+        port: int,
+        notes: Notes,
+        *,
+        own: bool = False,
     ) -> Verdict:
         """Whether a request may go to a host, and to which addresses. ``own``: the operator
         has named it as the backend, so that the guard has nothing to say.
@@ -121,7 +106,9 @@ class Policy:
         Denied; Unauthenticated; Failure also where the name or the hook fails.
         """
         notes.host, notes.port = host, port
-        near = self._is_near(client, own)
+        near = client.admitted if own else client.relayed
+        if not near and not self._vouches:
+            raise refusals.stranger()
         user, groups, repeat = "", _NONE, REPEAT
         if self._auth.enabled:
             user, groups, repeat = await self._identify(client, head, notes)
@@ -135,20 +122,22 @@ class Policy:
             if self._locked is not None and not self._locked.admits(name, port):
                 raise refusals.unlisted(name, port)
         if self._ruled:
-            selected = self._rules.select(client.address, user, groups, head.method, name, port)
+            selected = self._rules.select(client.matched, user, groups, head.method, name, port)
             match = selected.settled
             if match is not None:
-                repeat = min(repeat, self._apply(match, client, head, name, port))
+                repeat = min(repeat, self._apply(match, head, name, port, notes))
                 selected = None  # the same for every address
         if self._asks:
-            sift = partial(self._sift, selected, client, head, name, port)
+            sift = partial(self._sift, selected, client.local, head, name, port, notes)
             request = _request(client, user, groups, head, name, port)
             return await self._by_hook(request, host, sift, notes, repeat=repeat, own=own)
         addresses = self._names.cached(host)
         if addresses is None:
             addresses = await self._look_up(host, notes)
             repeat = 0.0  # the name may be one whose answers hold for one request only
-        addresses, holds = self._sift(selected, client, head, name, port, addresses, own)
+        addresses, holds = self._sift(
+            selected, client.local, head, name, port, notes, addresses, own
+        )
         return Verdict(host, port, addresses, "", min(repeat, holds))
 
     async def _look_up(self, host: str, notes: Notes) -> tuple[str, ...]:
@@ -190,10 +179,10 @@ class Policy:
                 repeat = min(repeat, holds)
         return Verdict(host, request.port, addresses, source, repeat)
 
-    async def admit(self, client: Client, head: Head, notes: Notes) -> None:
+    async def admit(self, client: Standing, head: Head, notes: Notes) -> None:
         """Whether a request that the proxy itself answers may be answered. Raises as
         :meth:`decide` does."""
-        if self._clients is not None and not self._clients.admit(client.address):
+        if not client.admitted:
             raise refusals.stranger()
         user, groups = "", _NONE
         if self._auth.enabled:
@@ -201,9 +190,10 @@ class Policy:
         if not self._ruled and not self._asks:
             return
         name = _canonical(head.host) if head.host else ""
-        request = _request(client, user, groups, head, name, head.port)
-        self._apply(self._rules.decide(request), client, head, name, head.port)
+        selected = self._rules.select(client.matched, user, groups, head.method, name, head.port)
+        self._apply(selected.match(""), head, name, head.port, notes)
         if self._asks:
+            request = _request(client, user, groups, head, name, head.port)
             await self._ask(request, 0.0, notes)
 
     @property
@@ -227,21 +217,22 @@ class Policy:
 
     # ---- the steps -------------------------------------------------------------------
 
-    def _is_near(self, client: Client, own: bool) -> bool:
-        """Whether a client may use the proxy; if not, it must be a user. Denied where not even
-        that helps."""
-        networks = self._clients if own else self._relayed
-        if networks is None or networks.admit(client.address):
-            return True
-        if not self._vouches:
-            raise refusals.stranger()
-        return False
+    def _standing_of(self, address: str) -> Standing:
+        return Standing.of(
+            address,
+            local=self._locals and is_local(address),
+            admitted=self._clients is None or self._clients.admit(address),
+            relayed=self._relayed.admit(address),
+            matched=self._rules.of_client(address),
+            known=self._auth.enabled or self._asks,
+        )
 
     async def _identify(
-        self, client: Client, head: Head, notes: Notes
+        self, client: Standing, head: Head, notes: Notes
     ) -> tuple[str, frozenset[str], float]:
         """The user, its groups, and the seconds for which both hold."""
         auth = self._auth
+        assert client.address is not None  # there are users
         found = auth.identify(head.values(b"proxy-authorization"), client.address, client.uid)
         user = found if isinstance(found, str) else await found
         notes.user = user
@@ -250,10 +241,11 @@ class Policy:
     def _sift(
         self,
         selected: Selection | None,
-        client: Client,
+        local: bool,
         head: Head,
         name: str,
         port: int,
+        notes: Notes,
         addresses: tuple[str, ...],
         own: bool,
     ) -> tuple[tuple[str, ...], float]:
@@ -263,16 +255,16 @@ class Policy:
         holds = REPEAT
         if selected is not None:
             passed, match = selected.sift(addresses)
-            holds = self._apply(match, client, head, name, port)
+            holds = self._apply(match, head, name, port, notes)
             addresses = passed or addresses  # denied, and only reported
         if own or self._guard is None:
             return addresses, holds
-        allowed, fault = self._guard.check(addresses, client.local)
+        allowed, fault = self._guard.check(addresses, local)
         if not allowed:
             raise refusals.prohibited(fault)
         return allowed, holds
 
-    def _apply(self, match: Match, client: Client, head: Head, name: str, port: int) -> float:
+    def _apply(self, match: Match, head: Head, name: str, port: int, notes: Notes) -> float:
         """Denied, where a rule says no; what only reports is logged, for each request: none
         may go by unseen. So it returns the seconds for which the match may be repeated."""
         if match.allow and not match.reports:
@@ -287,7 +279,7 @@ class Policy:
                 "rule %s (report only) would %s: client %s, %s %s:%d",
                 rule,
                 action,
-                client.address or "unix",
+                notes.client or "unix",
                 head.method,
                 name,
                 port,
@@ -318,13 +310,14 @@ def _canonical(host: str) -> str:
 
 
 def _request(
-    client: Client,
+    client: Standing,
     user: str,
     groups: frozenset[str],
     head: Head,
     name: str,
     port: int,
 ) -> Request:
+    assert client.address is not None  # there is a function
     return Request(
         client.address,
         user,

@@ -14,13 +14,14 @@ from spliceproxy.errors import Denied, ErrorType, Failure
 from spliceproxy.policy.auth import Unauthenticated
 from spliceproxy.policy.clients import is_local
 from spliceproxy.policy.decision import Allow
-from spliceproxy.policy.engine import Client, Policy
+from spliceproxy.policy.engine import Policy
 from spliceproxy.policy.hosts import is_address
 from spliceproxy.policy.lockfile import LOCKED
 from spliceproxy.policy.names import canonical
 from spliceproxy.policy.refusals import GUARD, STRANGER
 from spliceproxy.policy.request import Request
 from spliceproxy.policy.rules import DEFAULT, Match, Selection
+from spliceproxy.policy.standing import Standing
 from spliceproxy.policy.verdict import Head, Names, Notes, Verdict
 
 
@@ -59,18 +60,18 @@ async def walk(config: Config, request: Request, names: Names) -> Explanation:
     without one it is who the settings take the client for. Nothing is dialled, but the hook is
     called. ValueError for settings that make no sense."""
     policy = _Traced(config, names, request.user)
-    client = Client(request.client, policy.is_local(request.client), -1)
+    client = policy.standing(request.client, None)
     verdict: Verdict | None = None
     failure: Failure | None = None
     try:
         verdict = await policy.decide(
-            client, _Head(request), request.host, request.port, _Notes(), own=False
+            client, _Head(request), request.host, request.port, _Notes(request.client), own=False
         )
     except Failure as raised:
         failure = raised
     finally:
         await policy.finish()
-    steps = policy.all_steps(client, failure)
+    steps = policy.all_steps(request.client, client.local, failure)
     at = _deciding(steps, failure, policy)
     steps[at] = replace(steps[at], decides=True)
     rule = failure.rule if isinstance(failure, Denied) else ""
@@ -115,6 +116,7 @@ def _untold(failure: Failure | None) -> Step | None:
 
 @dataclass
 class _Notes:
+    client: str
     host: str = ""
     port: int = 0
     user: str = ""
@@ -182,17 +184,17 @@ class _Traced(Policy):
         self._resolved: tuple[str, ...] = ()
         self.rule = ""
 
-    def all_steps(self, client: Client, failure: Failure | None) -> list[Step]:
+    def all_steps(self, client: str, local: bool, failure: Failure | None) -> list[Step]:
         """Those that were told, and those of which the answer tells."""
-        where = client.address or "the client of a Unix socket"
+        where = client or "the client of a Unix socket"
         told = self._steps
         if isinstance(failure, Denied) and failure.rule == STRANGER and not _refused(told):
             unless = ", unless as a user" if self._vouches else ""
-            if self._clients is None and is_local(client.address) and not client.local:
+            if self._clients is None and is_local(client) and not local:
                 unless += ", since nobody is local (guard-local)"
             return [Step("clients", False, f"{where} may not use the proxy{unless}")]
-        local = ", and is taken for a client of this machine" if client.local else ""
-        steps = [Step("clients", True, f"{where} may use the proxy{local}")]
+        here = ", and is taken for a client of this machine" if local else ""
+        steps = [Step("clients", True, f"{where} may use the proxy{here}")]
         if not self._auth.enabled:
             asked = f"; {self._user!r} is not asked for" if self._user else ""
             steps.append(Step("user", True, f"nobody: the settings name no users{asked}"))
@@ -219,7 +221,7 @@ class _Traced(Policy):
     # ---- the steps of the policy -----------------------------------------------------
 
     async def _identify(
-        self, client: Client, head: Head, notes: Notes
+        self, client: Standing, head: Head, notes: Notes
     ) -> tuple[str, frozenset[str], float]:
         if self._user:
             found = self._user, self._auth.groups_of(self._user), 0.0
@@ -234,9 +236,11 @@ class _Traced(Policy):
         self._tell("user", True, f"{user or 'nobody'}{within}")
         return found
 
-    def _apply(self, match: Match, client: Client, head: Head, name: str, port: int) -> float:
+    def _apply(self, match: Match, head: Head, name: str, port: int, notes: Notes) -> float:
         user, groups = self._identity
-        selection = self._rules.select(client.address, user, groups, head.method, name, port)
+        selection = self._rules.select(
+            self._rules.of_client(notes.client), user, groups, head.method, name, port
+        )
         address = next((one for one in self._resolved if selection.match(one) == match), "")
         self.rule = match.rule
         said = "no rule matches, and the default" if match.rule == DEFAULT else f"rule {match.rule}"
@@ -253,39 +257,40 @@ class _Traced(Policy):
             other = "deny" if match.allow else "allow"
             parts.append(f"would {other} it, but only report: {', '.join(match.reports)}")
         self._tell("rules", match.allow or not self._enforce, "; ".join(parts))
-        return super()._apply(match, client, head, name, port)
+        return super()._apply(match, head, name, port, notes)
 
     def _sift(
         self,
         selected: Selection | None,
-        client: Client,
+        local: bool,
         head: Head,
         name: str,
         port: int,
+        notes: Notes,
         addresses: tuple[str, ...],
         own: bool,
     ) -> tuple[tuple[str, ...], float]:
         self._resolved = addresses
         guarded = addresses if selected is None else selected.sift(addresses)[0] or addresses
         try:
-            passed, holds = super()._sift(selected, client, head, name, port, addresses, own)
+            passed, holds = super()._sift(selected, local, head, name, port, notes, addresses, own)
         except Denied as denied:
             if not _refused(self._steps):  # by a rule
-                self._tell("guard", False, self._faults(guarded, client) or denied.reason)
+                self._tell("guard", False, self._faults(guarded, local) or denied.reason)
             raise
         if self._guard is None:
             self._tell("guard", True, "off")
             return passed, holds
-        faults = self._faults(guarded, client)
+        faults = self._faults(guarded, local)
         left_out = f"; left out: {faults}" if faults else ""
         self._tell("guard", True, f"{', '.join(passed)} may be dialled{left_out}")
         return passed, holds
 
-    def _faults(self, addresses: tuple[str, ...], client: Client) -> str:
+    def _faults(self, addresses: tuple[str, ...], local: bool) -> str:
         """What the guard says against each address."""
         if self._guard is None:
             return ""
-        faults = {one: self._guard.fault(one, client.local) for one in addresses}
+        faults = {one: self._guard.fault(one, local) for one in addresses}
         return ", ".join(f"{one} ({fault})" for one, fault in faults.items() if fault)
 
     async def _ask(self, request: Request, repeat: float, notes: Notes) -> tuple[Allow, float]:

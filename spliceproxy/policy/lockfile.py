@@ -100,6 +100,6 @@ class Locked:
 
 def decide(rules: RuleSet, host: str, port: int) -> Match:
     """What rules of such a file say, whoever asks; ``host`` is canonical."""
-    match = rules.select("", "", _NOBODY, "", host, port).settled
+    match = rules.select(0, "", _NOBODY, "", host, port).settled
     assert match is not None  # no rule here looks at addresses
     return match

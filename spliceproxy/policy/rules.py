@@ -95,16 +95,17 @@ class RuleSet:
         return self._clients.bits(client)
 
     def select(
-        self, client: str, user: str, groups: frozenset[str], method: str, host: str, port: int
+        self, matched: int, user: str, groups: frozenset[str], method: str, host: str, port: int
     ) -> Selection:
-        """The rules that match but for the addresses. ``host`` is canonical."""
+        """The rules that match but for the addresses. ``matched`` is what :meth:`of_client`
+        says of the client; ``host`` is canonical."""
         minute = self._timed.minute() if self._timed.periods else 0
-        return self._select(client, user, groups, method, host, port, minute)
+        return self._select(matched, user, groups, method, host, port, minute)
 
     def decide(self, request: Request) -> Match:
         """The answer for a request, for the first of its addresses if it has any."""
         selection = self.select(
-            request.client,
+            self.of_client(request.client),
             request.user,
             request.groups,
             request.method,
@@ -115,7 +116,7 @@ class RuleSet:
 
     def _selection(
         self,
-        client: str,
+        matched: int,
         user: str,
         groups: frozenset[str],
         method: str,
@@ -124,7 +125,7 @@ class RuleSet:
         minute: int,
     ) -> Selection:
         selected = (
-            (self._clients.bits(client) | self._any_client)
+            (matched | self._any_client)
             & self._users(user, groups)
             & self._methods.get(method, self._any_method)
             & self._hosts(host)

@@ -25,7 +25,11 @@ class Head(Protocol):
 
 
 class Notes(Protocol):
-    """What is written down about a request as soon as it is known (``observe.record``)."""
+    """What is written down about a request as soon as it is known (``observe.record``). The
+    client's address is for messages: no decision may depend on it."""
+
+    @property
+    def client(self) -> str: ...
 
     host: str
     port: int
@@ -47,7 +51,7 @@ class Verdict(NamedTuple):
     ``addresses`` are all that may be dialled for it, or be at the other end of a connection
     that is used again, in the order to try; ``source_address`` is the one to dial from, ""
     for any. For ``repeat_for`` seconds the same holds for every request of a client of the
-    same class (:meth:`Policy.class_of`) with the same method, host and port, and the same
+    same group (``Standing.group``) with the same method, host and port, and the same
     Proxy-Authorization field or none; 0: ask again.
     """
 

@@ -346,7 +346,7 @@ def test_the_advice_is_true(tmp_path: Path, new_proxy: NewProxy) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "spliceproxy", "--help"], capture_output=True, text=True, check=True
     )
-    source = Path(__file__).parents[2] / "spliceproxy" / "policy" / "engine.py"
+    source = Path(__file__).parents[2] / "spliceproxy" / "policy" / "refusals.py"
     flags = re.findall(r"--[a-z]+(?:-[a-z]+)*", source.read_text())
     assert flags
     for flag in flags:

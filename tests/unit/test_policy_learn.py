@@ -14,7 +14,7 @@ from spliceproxy import Config, PolicyConfig, Record, RuleConfig
 from spliceproxy.errors import Denied
 from spliceproxy.http1.head import parse_request
 from spliceproxy.policy import learn
-from spliceproxy.policy.engine import Client, Policy
+from spliceproxy.policy.engine import Policy
 from spliceproxy.policy.learn import Learned, merge, update
 from spliceproxy.policy.lockfile import Locked, parse, read
 from spliceproxy.settings.loading import SettingsError, load
@@ -183,7 +183,7 @@ def test_the_policy_is_locked_whatever_else_it_allows(tmp_path: Path) -> None:
     everything = RuleConfig("all", "allow")
     config = Config(listen=(), policy=PolicyConfig((everything,), report_only=True, locked=path))
     policy = Policy(config, Names())
-    client = Client("127.0.0.1", True, -1)
+    client = policy.standing("127.0.0.1", None)
 
     def ask(host: str, own: bool) -> tuple[str, ...]:
         head = parse_request(f"CONNECT {host}:443 HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())

@@ -160,7 +160,7 @@ def test_settled_without_an_address(
     rules: list[dict[str, Any]], default: str, settled: Match | None
 ) -> None:
     policy = RuleSet([RuleConfig(id="", **rule) for rule in rules], default)
-    selected = policy.select("10.0.0.7", "", frozenset(), "GET", "a.test", 80)
+    selected = policy.select(policy.of_client("10.0.0.7"), "", frozenset(), "GET", "a.test", 80)
     assert selected.settled == settled
 
 
@@ -437,7 +437,8 @@ def test_as_one_after_the_other(rules: list[RuleConfig], default: str, ask: Requ
     expected = obvious(rules, default, ask)
     assert policy.decide(ask) == expected
     assert policy.decide(ask) == expected  # remembered
-    selected = policy.select(ask.client, ask.user, ask.groups, ask.method, ask.host, ask.port)
+    matched = policy.of_client(ask.client)
+    selected = policy.select(matched, ask.user, ask.groups, ask.method, ask.host, ask.port)
     settled = selected.settled
     if settled is not None and ask.addresses:
         assert settled.allow == expected.allow

@@ -59,7 +59,7 @@ class Result:
         """What the rules say."""
         policy = self.config.policy
         rules = RuleSet(policy.rules, policy.default)
-        return rules.select("", "", frozenset(), method, host, port).match("192.0.2.1").allow
+        return rules.select(0, "", frozenset(), method, host, port).match("192.0.2.1").allow
 
 
 def filtered(folder: Path, lines: str, directives: str = "") -> Result:
@@ -297,7 +297,7 @@ def test_null_routes_are_denied(tmp_path: Path) -> None:
     rules = RuleSet(result.config.policy.rules, result.config.policy.default)
     for host in denied | allowed:
         address = host if host[-1].isdigit() else "192.0.2.1"
-        match = rules.select("", "", frozenset(), "GET", host, 80).match(address)
+        match = rules.select(0, "", frozenset(), "GET", host, 80).match(address)
         assert match.allow == (host in allowed), host
 
 

@@ -28,7 +28,8 @@ from spliceproxy.http1.errors import HeadError
 from spliceproxy.http1.head import RequestHead, parse_request
 from spliceproxy.net.stream import Stream
 from spliceproxy.observe.record import Record
-from spliceproxy.policy.engine import Client, Policy
+from spliceproxy.policy.engine import Policy
+from spliceproxy.policy.standing import Standing
 from spliceproxy.policy.verdict import Verdict
 from spliceproxy.relay.driver import RelayDriver
 from spliceproxy.relay.interface import RelayOptions
@@ -122,7 +123,7 @@ class _Exchanges(Exchanges):
     VALID = 3600.0  # a machine that is held up forgets no route
     run: PlainRun
 
-    def allow(self, client: Client, head: RequestHead, verdict: Verdict, record: Record) -> bool:
+    def allow(self, client: Standing, head: RequestHead, verdict: Verdict, record: Record) -> bool:
         if self.run.case.dial:
             return False
         verdict = verdict._replace(addresses=(ORIGIN,))  # the case's names are none
@@ -236,9 +237,9 @@ class PlainRun(Run):
         if head.form in ("origin", "asterisk"):
             key = backend
         if key is not None and (head.form != "absolute" or head.scheme == "http"):
-            client = Client(CLIENT, False, -1)
+            client = self.services.policy.standing(CLIENT, None)
             verdict = Verdict(*key, (ORIGIN,), "", 3600.0)
-            self.exchanges.allow(client, head, verdict, Record("", 0.0))
+            self.exchanges.allow(client, head, verdict, Record(CLIENT, 0.0))
 
     # ---- the owner of the exchanges ------------------------------------------------------
 

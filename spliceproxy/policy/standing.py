@@ -1,0 +1,54 @@
+"""What decisions may know of a client.
+
+The relay repeats a decision for clients that it takes for alike: those of one group. A group is
+made from nothing but this value, and decisions see nothing else of a client, so none can depend
+on what a group leaves out.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+LONGEST = 45
+"""Characters of a group at most: those of an IPv6 address (INET6_ADDRSTRLEN, without the NUL)."""
+
+
+class Standing(NamedTuple):
+    """One client.
+
+    ``local``: it is taken for a client of this machine. ``admitted``: it may use what the
+    operator has named (the files of --serve, the default backend); ``relayed``: it may use the
+    proxy to get anywhere else. ``matched``: the rules that name a network of it, a bit each.
+    ``address``: its IP address, "" for a client of a Unix socket; None where neither users nor
+    a function need it. ``uid``: that of a Unix socket's client where users need it, else -1.
+    """
+
+    local: bool
+    admitted: bool
+    relayed: bool
+    matched: int
+    address: str | None = None
+    uid: int = -1
+
+    @classmethod
+    def of(
+        cls, address: str, local: bool, admitted: bool, relayed: bool, matched: int, *, known: bool
+    ) -> Standing:
+        """The standing of a client of this address. The address is in it where it has to be
+        ``known``, and where the rest would make a group that is too long."""
+        standing = cls(local, admitted, relayed, matched)
+        if known or len(standing._text()) > LONGEST:
+            return standing._replace(address=address)
+        return standing
+
+    @property
+    def group(self) -> str | None:
+        """A text of at most LONGEST characters, the same for clients of the same standing and
+        for no others. None: decisions about this client are for no other request."""
+        if self.uid >= 0:
+            return None
+        return self._text() if self.address is None else self.address
+
+    def _text(self) -> str:
+        """All of it but the address and the uid. No IP address begins with a star."""
+        return "*" + ".".join(f"{value:x}" for value in self[:-2])
