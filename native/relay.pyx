@@ -22,34 +22,40 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
 from core cimport linux
-from lane.clients cimport client_new
-from lane.ends cimport cut, hand_over
-from core.flow cimport (
-    CLIENT, Core, Exchange, FREE, Flow, H_CLOSED, H_LINGER, H_REFUSED, H_REQUEST, H_RESPONSE,
-    H_RETRY, H_UNANSWERED, INFO_MAX, LISTENER, ORIGIN, P_IDLE, P_QUEUE, Q_FINISHED, Q_IDLE,
-    R_ABORTED, R_CLIENT_GONE, R_DONE, R_HALF_CLOSE, R_IDLE, R_SIDE0, R_SIDE1, R_SOURCE_EOF,
-    R_TARGET_IDLE, SPLICING, STOPPED, TRANSFER, TUNNEL, UNREGISTERED, Way,
-    enter_queue, slot_free, slot_take, slots_reserve, wheel_init,
-)
-from lane.log cimport Entry, LOG_BATCH
 from core.moves cimport TARGET_FAILED, send_or_hold
-from lane.origins cimport kept_drop, kept_put, kept_use, link_new, link_take_out
 from core.pipes cimport pool_empty
+from core.queues cimport enter_queue, wheel_init
+from core.service cimport finish, settle, side_failed, wanted, watch
+from core.slots cimport list_init, slot_free, slot_take, slots_reserve
+from core.types cimport (
+    Core, FREE, Flow, INFO_MAX, IN_LANE, IN_QUEUE, NOWHERE, QUEUES, Q_FINISHED, Q_HALF, Q_IDLE,
+    Q_LANE, Q_YOUNG, R_ABORTED, R_CLIENT_GONE, R_DONE, R_HALF_CLOSE, R_IDLE, R_SIDE0, R_SIDE1,
+    R_SOURCE_EOF, R_TARGET_IDLE, SPLICING, STOPPED, TRANSFER, TUNNEL, UNREGISTERED, Way,
+)
 from http.plain cimport (
     AUTHORIZATION, CODING, CONNECT, CONNECTION, CREDENTIALS, DATE, DROP, HOST, LENGTH, NAME_MAX,
     NOT_PLAIN, PASS, PROXY_CONNECTION, Rule, SLOTS, TYPE, Text, VIA,
 )
+from lane.clients cimport client_new
+from lane.ends cimport cut, give_back
+from lane.log cimport Entry, LOG_BATCH
+from lane.origins cimport connection_new, connection_take_out, idle_drop, idle_put, idle_use
 from lane.request cimport PLAIN_OUT, begin
 from lane.routes cimport (
-    ADDRESS, ADDRESS_MAX, KEY_MAX, NOWHERE, ORIGINS, PEER_MAX, RENEW_SHARE, ROUTES, Route, USER_MAX,
-    origin_init, route_add, route_key, routes_clear, routes_free, routes_init,
+    ADDRESS, KEY_MAX, ORIGINS, RENEW_SHARE, ROUTES, origin_init, route_add, route_key,
+    routes_clear, routes_free, routes_init,
 )
-from core.service cimport finish, settle, side_failed, wanted, watch
-from step cimport clock_ms, close_finished, next_due, run
+from lane.types cimport (
+    ADDRESS_MAX, CLIENT, Exchange, G_CLOSED, G_LINGER, G_REFUSED, G_REQUEST, G_RESPONSE,
+    G_RETRY, G_UNANSWERED, LISTENER, Lane, ORIGIN, PEER_MAX, P_HEAD, P_QUEUE, Q_DIAL, Q_HEAD,
+    Q_ORIGIN_IDLE, Q_QUEUE, Q_RACE, Route, USER_MAX, connection_of, exchange_of,
+)
 from lane.waiting cimport QUEUE_MS
+from step cimport clock_ms, close_finished, next_due, run
 
 from spliceproxy.net import tcp
-from spliceproxy.relay import interface, lane
+from spliceproxy.relay import interface
+from spliceproxy.relay import lane as words
 from spliceproxy.relay.interface import RelayStats, TransferEnd, TunnelEnd
 from spliceproxy.relay.lane import Handoff, PlainRecord
 from spliceproxy.relay.quota import affordable
@@ -64,42 +70,40 @@ YOUNG = 30.0
 keep-alive."""
 
 
-cdef inline bint log_waits(const Core *c) noexcept:
+cdef inline bint log_waits(const Lane *lane) noexcept:
     """Whether the owner is to be told of entries."""
-    return c.log.count and (not c.log.told or c.log.count >= LOG_BATCH)
+    return lane.log.count and (not lane.log.told or lane.log.count >= LOG_BATCH)
 
 
 cdef class NativeRelay:
     """The relay interface over the C core. One event loop, one thread."""
 
-    cdef Core core
+    cdef Lane state
     cdef readonly str engine
     cdef bint closed
     cdef object owner       # of the plain exchanges; holds this object, too
     cdef int64_t told       # ms, what next_wake said last
 
     def __cinit__(self, options):
-        memset(&self.core, 0, sizeof(Core))
-        self.core.epfd = -1
+        memset(&self.state, 0, sizeof(Lane))
+        self.state.core.epfd = -1
         self.closed = True
         self.told = INT64_MAX
         self.engine = "native"
 
     def __init__(self, options):
-        cdef Core *c = &self.core
+        cdef Core *c = &self.state.core
         if not self.closed:
             raise RuntimeError("the relay is open already")
         self._set_limits()
-        c.free = c.acking = c.finished = c.closed = NOWHERE
+        c.free = c.finished = c.closed = NOWHERE
+        list_init(&c.acking)
         c.now = clock_ms(linux.CLOCK_MONOTONIC_COARSE)
-        wheel_init(&c.idle, <int64_t>(options.idle * 1000), c.now)
-        wheel_init(&c.half, <int64_t>(options.half_close * 1000), c.now)
-        wheel_init(&c.young, <int64_t>(min(options.idle, YOUNG) * 1000), c.now)
-        wheel_init(&c.head, 0, c.now)
-        wheel_init(&c.dial, 0, c.now)
-        wheel_init(&c.race, 0, c.now)
-        wheel_init(&c.queue, 0, c.now)
-        wheel_init(&c.kept, 0, c.now)
+        for queue in range(Q_LANE, QUEUES):
+            wheel_init(c, queue, 0)
+        wheel_init(c, Q_YOUNG, <int64_t>(min(options.idle, YOUNG) * 1000))
+        wheel_init(c, Q_IDLE, <int64_t>(options.idle * 1000))
+        wheel_init(c, Q_HALF, <int64_t>(options.half_close * 1000))
         c.pool.size, c.pool.limit = affordable(options.shares)
         if options.max_pipes >= 0:
             c.pool.limit = options.max_pipes
@@ -113,52 +117,52 @@ cdef class NativeRelay:
         self.closed = False
 
     cdef _set_limits(self):
-        self.core.limits.chunk = interface.CHUNK
-        self.core.limits.bulk_read = interface.BULK_READ
-        self.core.limits.chatty_read = interface.CHATTY_READ
-        self.core.limits.splice_min = interface.SPLICE_MIN
-        self.core.limits.rest = <int64_t>(interface.REST * 1000)
-        self.core.limits.turn_bytes = interface.TURN_BYTES
-        self.core.limits.turn_moves = interface.TURN_MOVES
-        self.core.limits.promote_after = interface.PROMOTE_AFTER
-        self.core.limits.demote_after = interface.DEMOTE_AFTER
-        self.core.limits.step_us = <int64_t>(interface.STEP_SECONDS * 1e6)
-        self.core.limits.ack_poll = <int64_t>(tcp.ACK_POLL * 1000)
-        self.core.limits.ack_patience = <int64_t>(tcp.ACK_PATIENCE * 1000)
+        self.state.core.limits.chunk = interface.CHUNK
+        self.state.core.limits.bulk_read = interface.BULK_READ
+        self.state.core.limits.chatty_read = interface.CHATTY_READ
+        self.state.core.limits.splice_min = interface.SPLICE_MIN
+        self.state.core.limits.rest = <int64_t>(interface.REST * 1000)
+        self.state.core.limits.turn_bytes = interface.TURN_BYTES
+        self.state.core.limits.turn_moves = interface.TURN_MOVES
+        self.state.core.limits.promote_after = interface.PROMOTE_AFTER
+        self.state.core.limits.demote_after = interface.DEMOTE_AFTER
+        self.state.core.limits.step_us = <int64_t>(interface.STEP_SECONDS * 1e6)
+        self.state.core.limits.ack_poll = <int64_t>(tcp.ACK_POLL * 1000)
+        self.state.core.limits.ack_patience = <int64_t>(tcp.ACK_PATIENCE * 1000)
 
     def __dealloc__(self):
         if not self.closed:
             warnings.warn("a relay was dropped open", ResourceWarning)
             self._shut()
-        free(self.core.buffer)
-        free(self.core.pool.fds)
-        free(self.core.flows)
-        free(self.core.out)
-        free(self.core.established)
-        free(self.core.plain.name)
-        free(self.core.plain.via)
-        free(self.core.log.at)
-        routes_free(&self.core.routes)
+        free(self.state.core.buffer)
+        free(self.state.core.pool.fds)
+        free(self.state.core.flows)
+        free(self.state.out)
+        free(self.state.established)
+        free(self.state.plain.name)
+        free(self.state.plain.via)
+        free(self.state.log.at)
+        routes_free(&self.state.routes)
 
     @property
     def tunnels(self):
-        return self.core.tunnels
+        return self.state.core.tunnels
 
     @property
     def clients(self):
-        return self.core.clients
+        return self.state.clients
 
     def lane(self, options, owner):
         return NativeExchanges(self, options, owner)
 
     def fileno(self):
-        return self.core.epfd
+        return self.state.core.epfd
 
     # ---- flows in ------------------------------------------------------------------
 
     cdef int32_t _slot(self, int a, int b, uint8_t kind) except -1:
         """A flow with both descriptors registered; OSError leaves nothing behind."""
-        cdef Core *c = &self.core
+        cdef Core *c = &self.state.core
         if self.closed:
             raise RuntimeError("the relay is closed")
         if not slots_reserve(c, 1):
@@ -169,7 +173,7 @@ cdef class NativeRelay:
     cdef int _register(self, int32_t slot) except -1:
         """Both descriptors into epoll. One that is in it already (a transfer the other
         way) goes in as a dup(2): epoll's key is the descriptor, not the socket."""
-        cdef Core *c = &self.core
+        cdef Core *c = &self.state.core
         cdef Flow *f = &c.flows[slot]
         cdef int s, copy, error = 0
         for s in range(2):
@@ -199,7 +203,7 @@ cdef class NativeRelay:
 
     cdef object _ident(self, int32_t slot):
         """The id of a flow that has not begun; without memory there is no flow."""
-        cdef Core *c = &self.core
+        cdef Core *c = &self.state.core
         try:
             return (<uint64_t>c.flows[slot].generation << 32) | <uint32_t>slot
         except BaseException:
@@ -208,7 +212,7 @@ cdef class NativeRelay:
 
     cdef void _start(self, int32_t slot, object token) noexcept:
         """From here on both descriptors are the relay's: nothing may raise."""
-        cdef Core *c = &self.core
+        cdef Core *c = &self.state.core
         cdef Flow *f = &c.flows[slot]
         Py_INCREF(token)
         f.token = <PyObject *>token
@@ -219,7 +223,7 @@ cdef class NativeRelay:
         enter_queue(c, slot, Q_IDLE)
 
     def tunnel(self, int client, int origin, bytes to_origin, bytes to_client, token):
-        cdef Core *c = &self.core
+        cdef Core *c = &self.state.core
         cdef int32_t slot = self._slot(client, origin, TUNNEL)
         ident = self._ident(slot)
         self._register(slot)
@@ -231,7 +235,7 @@ cdef class NativeRelay:
 
     cdef void _early(self, int32_t slot, int s, bytes data) noexcept:
         """Bytes that were read from side s before the relay had it."""
-        cdef Core *c = &self.core
+        cdef Core *c = &self.state.core
         cdef Flow *f = &c.flows[slot]
         if not data or f.way[s].flags & STOPPED:
             return
@@ -239,7 +243,7 @@ cdef class NativeRelay:
             side_failed(c, f, 1 - s, linux.errno)
 
     def transfer(self, int source, int target, int64_t length, token):
-        cdef Core *c = &self.core
+        cdef Core *c = &self.state.core
         cdef int32_t slot = self._slot(source, target, TRANSFER)
         cdef Flow *f = &c.flows[slot]
         ident = self._ident(slot)
@@ -256,39 +260,40 @@ cdef class NativeRelay:
 
     cdef int32_t _find(self, uint64_t ident) noexcept:
         cdef int32_t slot = <int32_t>(ident & 0x7fffffff)
-        if slot < self.core.capacity and self.core.flows[slot].kind != FREE:
-            if self.core.flows[slot].generation == ident >> 32:
+        if slot < self.state.core.capacity and self.state.core.flows[slot].kind != FREE:
+            if self.state.core.flows[slot].generation == ident >> 32:
                 return slot
         return NOWHERE
 
     def cancel(self, uint64_t ident):
-        cdef Core *c = &self.core
+        cdef Lane *lane = &self.state
+        cdef Core *c = &lane.core
         cdef int32_t slot = self._find(ident)
         if slot == NOWHERE or c.flows[slot].kind != TRANSFER:
             return None
         finish(c, slot, R_ABORTED)
-        close_finished(c)
+        close_finished(lane)
         end = self._end(&c.flows[slot])
         self._drop(slot)
         return end
 
     def abort(self, uint64_t ident):
         cdef int32_t slot = self._find(ident)
-        if slot != NOWHERE and self.core.flows[slot].kind == TUNNEL:
-            finish(&self.core, slot, R_ABORTED)
+        if slot != NOWHERE and self.state.core.flows[slot].kind == TUNNEL:
+            finish(&self.state.core, slot, R_ABORTED)
 
     def abort_all(self):
         cdef int32_t slot
-        for slot in range(self.core.capacity):
-            if self.core.flows[slot].kind == TUNNEL:
-                finish(&self.core, slot, R_ABORTED)
+        for slot in range(self.state.core.capacity):
+            if self.state.core.flows[slot].kind == TUNNEL:
+                finish(&self.state.core, slot, R_ABORTED)
 
     def step(self):
-        cdef Core *c = &self.core
+        cdef Lane *lane = &self.state
         if self.closed:
             return []
         with nogil:
-            run(c)
+            run(lane)
         return self._said()
 
     def reader(self, report, stuck):
@@ -310,24 +315,25 @@ cdef class NativeRelay:
                 linux.usleep(TRY_US)
 
     cdef list _news(self):
-        cdef Core *c = &self.core
-        if log_waits(c):
-            c.log.told = True
+        cdef Lane *lane = &self.state
+        cdef Core *c = &lane.core
+        if log_waits(lane):
+            lane.log.told = True
             try:
-                self.owner.logged(c.log.count)
+                self.owner.logged(lane.log.count)
             except MemoryError:
-                c.log.told = False
+                lane.log.told = False
                 raise
-        if c.accept_error:
-            error, c.accept_error = c.accept_error, 0  # it comes again, if that is in vain
+        if lane.accept_error:
+            error, lane.accept_error = lane.accept_error, 0  # it comes again, if that is in vain
             self.owner.not_accepted(error)
         if c.closed == NOWHERE:
             return []
         ends = self._collect()
-        if c.counters.lost:
+        if lane.counters.lost:
             try:
-                self.owner.lost(c.counters.lost)
-                c.counters.lost = 0
+                self.owner.lost(lane.counters.lost)
+                lane.counters.lost = 0
             except MemoryError:
                 pass  # it is said with the next end
         return ends
@@ -336,7 +342,7 @@ cdef class NativeRelay:
         """Reports and frees what has finished. A flow is in the list until its report is in
         `ends`. A client that there is no memory to hand over is closed: others need it, too.
         Anything else stays for the next time; MemoryError where that is all."""
-        cdef Core *c = &self.core
+        cdef Core *c = &self.state.core
         cdef list ends = []
         cdef int32_t slot
         while c.closed != NOWHERE:
@@ -354,45 +360,46 @@ cdef class NativeRelay:
         return ends
 
     cdef int _report(self, int32_t slot, list ends) except -1:
-        cdef Flow *f = &self.core.flows[slot]
+        cdef Flow *f = &self.state.core.flows[slot]
         if f.kind == CLIENT:
-            if f.x.cause != H_CLOSED:
+            if exchange_of(f).cause != G_CLOSED:
                 ends.append((self.owner.handed, handoff(f)))
-        elif f.x == NULL:
+        elif exchange_of(f) == NULL:
             ends.append((<object>f.token, self._end(f)))
         return 0
 
     cdef void _lose(self, int32_t slot) noexcept:
         """Closes a client that was to be handed over."""
-        cdef Flow *f = &self.core.flows[slot]
-        if f.x.cause == H_CLOSED:
+        cdef Flow *f = &self.state.core.flows[slot]
+        if exchange_of(f).cause == G_CLOSED:
             return
-        self.core.counters.lost += 1
+        self.state.counters.lost += 1
         linux.close(f.fd[0])
-        if f.x.origin_fd != NOWHERE:
-            linux.close(f.x.origin_fd)
+        if exchange_of(f).origin_fd != NOWHERE:
+            linux.close(exchange_of(f).origin_fd)
 
     cdef void _drop(self, int32_t slot) noexcept:
         """Frees a flow of the list of those that are to be reported."""
-        cdef Core *c = &self.core
+        cdef Lane *lane = &self.state
+        cdef Core *c = &lane.core
         cdef Flow *f = &c.flows[slot]
         cdef int32_t *at = &c.closed
         cdef PyObject *token = f.token
         while at[0] != slot:  # it is the first, but for cancel()
-            at = &c.flows[at[0]].next
-        at[0] = f.next
+            at = &c.flows[at[0]].near[IN_QUEUE].next
+        at[0] = f.near[IN_QUEUE].next
         if f.kind == TUNNEL:
             c.tunnels -= 1
             c.ended -= 1
         elif f.kind == TRANSFER:
             c.transfers -= 1
-        elif f.x.cause != H_CLOSED:
-            c.clients -= 1
+        elif exchange_of(f).cause != G_CLOSED:
+            lane.clients -= 1
         free(f.info)
         f.info = NULL
-        if f.x != NULL:
-            exchange_free(f.x)
-        f.x = NULL
+        if f.attached != NULL:
+            exchange_free(exchange_of(f))
+        f.attached = NULL
         f.token = NULL
         slot_free(c, slot)
         if token != NULL:
@@ -410,7 +417,7 @@ cdef class NativeRelay:
         )
 
     def next_wake(self):
-        cdef Core *c = &self.core
+        cdef Core *c = &self.state.core
         cdef int64_t now
         if c.finished != NOWHERE or c.closed != NOWHERE:
             return 0.0
@@ -421,12 +428,13 @@ cdef class NativeRelay:
         return max(self.told - now, 0) / 1000.0
 
     def stats(self):
-        cdef Core *c = &self.core
+        cdef Lane *lane = &self.state
+        cdef Core *c = &lane.core
         return RelayStats(
             c.tunnels, c.transfers, c.pool.lent, c.pool.idle, c.counters.copied,
             c.counters.spliced, c.counters.starved, c.counters.fallbacks,
-            c.counters.urgent, c.counters.events, c.counters.steps, c.counters.exchanges,
-            c.counters.handed_over,
+            c.counters.urgent, c.counters.events, c.counters.steps, lane.counters.exchanges,
+            lane.counters.given_back,
         )
 
     def close(self):
@@ -434,23 +442,24 @@ cdef class NativeRelay:
             self._shut()
 
     cdef void _shut(self) noexcept:
-        cdef Core *c = &self.core
+        cdef Lane *lane = &self.state
+        cdef Core *c = &lane.core
         cdef int32_t slot
         self.closed = True
-        c.draining = True
+        lane.draining = True
         for slot in range(c.capacity):
             if c.flows[slot].queue == Q_FINISHED:
                 continue
             if c.flows[slot].kind == CLIENT:
-                hand_over(c, slot, H_CLOSED)
+                give_back(lane, slot, G_CLOSED)
             elif c.flows[slot].kind == LISTENER:
                 slot_free(c, slot)
             elif c.flows[slot].kind == ORIGIN:
-                if c.flows[slot].link.client == NOWHERE:
-                    kept_drop(c, slot)
+                if connection_of(&c.flows[slot]).client == NOWHERE:
+                    idle_drop(lane, slot)
             elif c.flows[slot].kind != FREE:
                 finish(c, slot, R_ABORTED)
-        close_finished(c)
+        close_finished(lane)
         while c.closed != NOWHERE:
             slot = c.closed
             if c.flows[slot].kind == CLIENT:
@@ -498,21 +507,22 @@ cdef class Reader:
 
     def __call__(self):
         cdef NativeRelay relay = self.relay
-        cdef Core *c = &relay.core
+        cdef Lane *lane = &relay.state
+        cdef Core *c = &lane.core
         cdef bint ended
         if relay.closed:
             return
         with nogil:
-            run(c)
+            run(lane)
         ended = c.closed != NOWHERE
         ends = None
-        if ended or c.accept_error or log_waits(c):
+        if ended or lane.accept_error or log_waits(lane):
             try:
                 ends = relay._said()
             except MemoryError:
                 self.stuck()
                 return
-        if ends or next_due(c) < relay.told or (ended and c.tunnels == 0 and c.clients == 0):
+        if ends or next_due(c) < relay.told or (ended and c.tunnels == 0 and lane.clients == 0):
             self.report(ends or [])
 
 

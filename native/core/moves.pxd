@@ -18,17 +18,22 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
 from core cimport linux
-from core.flow cimport COPY_ONLY, Core, ENDED, SPLICING, STOPPED, Way, pending
 from core.pipes cimport pool_get, pool_kill, pool_put
+from core.types cimport COPY_ONLY, Core, ENDED, SPLICING, STOPPED, Way
 
 cdef enum Moved:
     MORE                    # moved, and the source probably has more
     SHORT                   # moved, and the source is probably dry now
     DRY                     # the source has nothing to say yet
     BLOCKED                 # the target takes no more; the rest is pending
-    END                     # the source said FIN
+    OVER                    # the source said FIN
     SOURCE_FAILED           # errno says how
     TARGET_FAILED
+
+
+cdef inline bint pending(const Way *w) noexcept nogil:
+    """Whether bytes are read and not yet sent."""
+    return w.in_pipe > 0 or w.held != NULL
 
 
 cdef inline bint splice_refused(int error) noexcept nogil:
@@ -175,8 +180,8 @@ cdef inline Moved copy_step(Core *c, Way *w, int source, int target) noexcept no
     if n < 0:
         return DRY if linux.errno == linux.EAGAIN else SOURCE_FAILED
     if n == 0:
-        return END
-    w.strikes = 0
+        return OVER
+    w.stalls = 0
     if w.left > 0:
         w.left -= n
     if n < c.limits.bulk_read:
@@ -200,8 +205,8 @@ cdef inline Moved copy_for_good(Core *c, Way *w, int source, int target) noexcep
 cdef inline Moved stalled(Core *c, Way *w, int source, int target) noexcept nogil:
     """epoll says readable, splice said EAGAIN from an empty pipe. Once it can be a stale
     event; twice in a row it is an urgent byte, which splice cannot pass and recv can."""
-    w.strikes += 1
-    if w.strikes < 2:
+    w.stalls += 1
+    if w.stalls < 2:
         return DRY
     c.counters.urgent += 1
     return copy_for_good(c, w, source, target)
@@ -235,7 +240,7 @@ cdef inline Moved splice_step(
         if n >= 0 or linux.errno != linux.EINTR:
             break
     if n > 0:
-        w.strikes = 0
+        w.stalls = 0
         w.in_pipe = <uint32_t>n
         if w.left > 0:
             w.left -= n
@@ -251,7 +256,7 @@ cdef inline Moved splice_step(
     if n == 0:
         n = linux.recv(source, &byte, 1, linux.MSG_PEEK | linux.MSG_DONTWAIT)
         if n == 0:
-            return END
+            return OVER
         if n > 0:
             return copy_for_good(c, w, source, target)
     if linux.errno == linux.EAGAIN:

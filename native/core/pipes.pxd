@@ -9,8 +9,7 @@ full-sized pipe or none: beyond pipe-user-pages-soft the kernel gives pipes of 8
 from libc.stdint cimport int32_t
 
 from core cimport linux
-from core.flow cimport Core, Pool, Way
-from lane.routes cimport NOWHERE
+from core.types cimport Core, NOWHERE, Pool, Way
 
 cdef enum:
     RETRY_MS = 1000         # after a refused pipe, how long none is asked for

@@ -21,12 +21,12 @@ After a failure was seen, a read of 0 is no FIN: the kernel reports an error onc
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
 from core cimport linux
-from core.flow cimport (
-    Core, ENDED, FIN_SENT, Flow, Q_ACK, Q_FINISHED, Q_HALF, R_DONE, R_NONE, R_SIDE0,
-    R_SIDE1, R_SOURCE_EOF, STOPPED, TUNNEL, UNREGISTERED, Way, enter_queue, leave_queue,
-    pending,
+from core.moves cimport Moved, OVER, SOURCE_FAILED, TARGET_FAILED, drop_pending, pending, turn
+from core.queues cimport enter_queue, leave_queue
+from core.types cimport (
+    Core, ENDED, FIN_SENT, Flow, IN_QUEUE, Q_ACK, Q_FINISHED, Q_HALF, R_DONE, R_NONE, R_SIDE0,
+    R_SIDE1, R_SOURCE_EOF, STOPPED, TUNNEL, UNREGISTERED, Way,
 )
-from core.moves cimport END, Moved, SOURCE_FAILED, TARGET_FAILED, drop_pending, turn
 
 
 cdef inline void finish(Core *c, int32_t slot, uint8_t reason) noexcept nogil:
@@ -38,7 +38,7 @@ cdef inline void finish(Core *c, int32_t slot, uint8_t reason) noexcept nogil:
     if f.reason == R_NONE:
         f.reason = reason
     f.queue = Q_FINISHED
-    f.next = c.finished
+    f.near[IN_QUEUE].next = c.finished
     c.finished = slot
 
 
@@ -55,7 +55,7 @@ cdef inline void serve_way(Core *c, Flow *f, int s, bint readable) noexcept nogi
     """The turn of the direction that starts at side s."""
     cdef Way *w = &f.way[s]
     cdef Moved r = turn(c, w, f.fd[s], f.fd[1 - s], readable)
-    if r == END:
+    if r == OVER:
         w.flags |= ENDED
     elif r == SOURCE_FAILED:
         w.flags |= ENDED

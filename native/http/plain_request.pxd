@@ -3,8 +3,8 @@
 from libc.string cimport memchr, memcmp, memset
 
 from http.plain cimport (
-    AUTHORIZATION, CONNECT, CONNECTION, CREDENTIALS, DROP, Field, GET, HEAD, HOST, Head, Out, PASS,
-    PLAIN_HEAD, PROXY_CONNECTION, Plain, Text, VIA, contains, has_scheme, put, put_field,
+    AUTHORIZATION, CONNECT, CONNECTION, CREDENTIALS, DROP, Field, GET, HEAD, HOST, Head, Out,
+    PASS, PLAIN_HEAD, PROXY_CONNECTION, Plain, Text, VIA, contains, has_scheme, put, put_field,
     read_fields, read_option,
 )
 

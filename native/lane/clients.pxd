@@ -5,14 +5,13 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
 
 from core cimport linux
-from lane.ends cimport hand_over
-from core.flow cimport (
-    CLIENT, Core, Exchange, H_REFUSED, P_IDLE, Q_HEAD, enter_queue, slot_free, slot_take,
-    slots_reserve,
-)
-from lane.request cimport read_next
-from lane.routes cimport NOWHERE, PEER_MAX
+from core.queues cimport enter_queue
 from core.service cimport watch
+from core.slots cimport slot_free, slot_take, slots_reserve
+from core.types cimport Core, NOWHERE
+from lane.ends cimport give_back
+from lane.request cimport read_next
+from lane.types cimport CLIENT, Exchange, G_REFUSED, Lane, PEER_MAX, P_HEAD, Q_HEAD, exchange_of
 
 cdef enum:
     ACCEPTS = 16            # new clients in one turn
@@ -34,9 +33,10 @@ cdef inline void address_text(const linux.sockaddr *address, char *text) noexcep
         linux.inet_ntop(linux.AF_INET6, raw + 8, text, PEER_MAX)
 
 
-cdef inline int32_t client_new(Core *c, int fd) noexcept nogil:
+cdef inline int32_t client_new(Lane *lane, int fd) noexcept nogil:
     """A client between two requests; NOWHERE and errno if it cannot be, and it is still the
     caller's."""
+    cdef Core *c = &lane.core
     cdef int32_t slot
     cdef Exchange *x = <Exchange *>calloc(1, sizeof(Exchange))
     # Whoever serves the other events of a batch relies on their slots.
@@ -49,10 +49,10 @@ cdef inline int32_t client_new(Core *c, int fd) noexcept nogil:
         free(x)
         slot_free(c, slot)
         return NOWHERE
-    c.flows[slot].x = x
-    c.clients += 1
-    x.link = x.origin_fd = NOWHERE
-    x.phase = P_IDLE
+    c.flows[slot].attached = x
+    lane.clients += 1
+    x.connection = x.origin_fd = NOWHERE
+    x.phase = P_HEAD
     enter_queue(c, slot, Q_HEAD)
     return slot
 
@@ -65,17 +65,18 @@ cdef inline bint is_transient(int error) noexcept nogil:
     )
 
 
-cdef inline void accept_clients(Core *c, int32_t listener) noexcept nogil:
+cdef inline void accept_clients(Lane *lane, int32_t listener) noexcept nogil:
     """A batch of new clients, so that no other waits for long."""
+    cdef Core *c = &lane.core
     cdef int fd = c.flows[listener].fd[0]
     cdef int client, i, taken
     cdef int32_t slot
     cdef char address[128]
     cdef linux.socklen_t size
     for i in range(ACCEPTS):
-        taken = c.clients + c.tunnels - c.ended + c.others
-        if c.most and taken >= c.most + REFUSALS:
-            c.accept_error = linux.EAGAIN
+        taken = lane.clients + c.tunnels - c.ended + lane.others
+        if lane.most and taken >= lane.most + REFUSALS:
+            lane.accept_error = linux.EAGAIN
             return
         size = sizeof(address)
         memset(address, 0, 32)
@@ -85,15 +86,15 @@ cdef inline void accept_clients(Core *c, int32_t listener) noexcept nogil:
             continue
         if client < 0:
             if linux.errno != linux.EAGAIN:
-                c.accept_error = linux.errno
+                lane.accept_error = linux.errno
             return
-        slot = client_new(c, client)
+        slot = client_new(lane, client)
         if slot == NOWHERE:
-            c.accept_error = linux.errno
+            lane.accept_error = linux.errno
             linux.close(client)
             return
-        address_text(<linux.sockaddr *>address, c.flows[slot].x.address)
-        if c.most and taken >= c.most:
-            hand_over(c, slot, H_REFUSED)
+        address_text(<linux.sockaddr *>address, exchange_of(&c.flows[slot]).address)
+        if lane.most and taken >= lane.most:
+            give_back(lane, slot, G_REFUSED)
         else:
-            read_next(c, slot)
+            read_next(lane, slot)

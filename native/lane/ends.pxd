@@ -5,42 +5,42 @@ Functions that end a client leave its slot in Q_FINISHED; nothing may touch it a
 
 from libc.stdint cimport int32_t, uint8_t
 
-from core.flow cimport (
-    Core, Exchange, Flow, H_CLOSED, H_RESPONSE, H_UNANSWERED, P_QUEUE, R_HANDED_OVER,
-)
-from lane.log cimport log_put
-from lane.origins cimport link_drop
-from lane.routes cimport NOWHERE
 from core.service cimport finish
-from lane.waiting cimport dequeue
+from core.types cimport Core, Flow, NOWHERE, R_GIVEN_BACK
+from lane.log cimport log_put
+from lane.origins cimport connection_drop
+from lane.types cimport Exchange, G_CLOSED, G_RESPONSE, G_UNANSWERED, Lane, P_QUEUE, exchange_of
+from lane.waiting cimport end_waiting
 
 
-cdef inline void hand_over(Core *c, int32_t slot, uint8_t cause) noexcept nogil:
+cdef inline void give_back(Lane *lane, int32_t slot, uint8_t cause) noexcept nogil:
     """The owner goes on with this client, and with its origin if that has the request."""
+    cdef Core *c = &lane.core
     cdef Flow *f = &c.flows[slot]
-    cdef Exchange *x = f.x
+    cdef Exchange *x = exchange_of(f)
     x.cause = cause
     if x.phase == P_QUEUE:
-        dequeue(c, slot)
-    if x.link != NOWHERE and cause != H_RESPONSE and cause != H_UNANSWERED:
-        link_drop(c, x.link)
-        x.link = NOWHERE
-    if cause != H_CLOSED:
-        c.counters.handed_over += 1
-    finish(c, slot, R_HANDED_OVER)
+        end_waiting(lane, slot)
+    if x.connection != NOWHERE and cause != G_RESPONSE and cause != G_UNANSWERED:
+        connection_drop(lane, x.connection)
+        x.connection = NOWHERE
+    if cause != G_CLOSED:
+        lane.counters.given_back += 1
+    finish(c, slot, R_GIVEN_BACK)
 
 
-cdef inline void close_client(Core *c, int32_t slot) noexcept nogil:
-    hand_over(c, slot, H_CLOSED)
+cdef inline void close_client(Lane *lane, int32_t slot) noexcept nogil:
+    give_back(lane, slot, G_CLOSED)
 
 
-cdef inline void note(Core *c, int32_t slot, uint8_t reason) noexcept nogil:
+cdef inline void note(Lane *lane, int32_t slot, uint8_t reason) noexcept nogil:
     """The exchange in work is over: a line for the log."""
-    cdef Flow *f = &c.flows[slot]
-    log_put(c, f.x, f.x.head, f.way[1].copied + f.way[1].spliced, reason)
+    cdef const Flow *f = &lane.core.flows[slot]
+    cdef const Exchange *x = exchange_of(f)
+    log_put(lane, x, x.head, f.way[1].copied + f.way[1].spliced, reason)
 
 
-cdef inline void cut(Core *c, int32_t slot, uint8_t reason) noexcept nogil:
+cdef inline void cut(Lane *lane, int32_t slot, uint8_t reason) noexcept nogil:
     """Ends an exchange in the middle, visibly: the client's connection is closed."""
-    note(c, slot, reason)
-    close_client(c, slot)
+    note(lane, slot, reason)
+    close_client(lane, slot)

@@ -1,7 +1,7 @@
 """Plain exchanges: a client's request goes to its origin and the answer comes back, again
 and again, without the owner.
 
-    P_IDLE ── a whole head ──► an idle connection ───────► P_WAIT
+    P_HEAD ── a whole head ──► an idle connection ───────► P_WAIT
       ▲                   ├──► P_DIAL ── connected ────────► │
       │                   └──► P_QUEUE ── one is idle ─────► │
       └──────── all of the body sent ◄── P_BODY ◄── a head ──┘
@@ -18,22 +18,24 @@ waiting.pxd and response.pxd, the end of it in ends.pxd.
 from libc.stdint cimport int32_t, uint32_t
 
 from core cimport linux
-from lane.ends cimport close_client, cut, hand_over
-from core.flow cimport (
-    Core, Exchange, Flow, H_REQUEST, H_UNANSWERED, P_BODY, P_DIAL, P_IDLE, P_QUEUE, P_WAIT,
-    Q_FINISHED, R_CLIENT_GONE, R_IDLE, R_TARGET_IDLE, pending,
-)
-from lane.origins cimport kept_drop
+from core.moves cimport pending
+from core.service cimport watch
+from core.types cimport Core, Flow, NOWHERE, Q_FINISHED, R_CLIENT_GONE, R_IDLE, R_TARGET_IDLE
+from lane.ends cimport close_client, cut, give_back
+from lane.origins cimport idle_drop
 from lane.received cimport keep, room_left
 from lane.request cimport dialled, queued_long, read_next
 from lane.response cimport move_body, read_answer
-from lane.routes cimport NOWHERE
-from core.service cimport watch
+from lane.types cimport (
+    Exchange, G_REQUEST, G_UNANSWERED, Lane, P_BODY, P_DIAL, P_HEAD, P_QUEUE, P_WAIT,
+    connection_of, exchange_of,
+)
 
-cdef inline void overhear(Core *c, int32_t slot) noexcept nogil:
+cdef inline void overhear(Lane *lane, int32_t slot) noexcept nogil:
     """The client says something during an exchange: a further request, or that it is gone."""
+    cdef Core *c = &lane.core
     cdef Flow *f = &c.flows[slot]
-    cdef Exchange *x = f.x
+    cdef Exchange *x = exchange_of(f)
     cdef size_t room = min(c.limits.chunk, room_left(x))
     cdef ssize_t n = 0
     while room > 0:
@@ -43,51 +45,54 @@ cdef inline void overhear(Core *c, int32_t slot) noexcept nogil:
     if n < 0 and linux.errno == linux.EAGAIN:
         return
     if n < 0 or (n == 0 and x.have == x.head) or not keep(x, c.buffer, n):
-        cut(c, slot, R_CLIENT_GONE)
+        cut(lane, slot, R_CLIENT_GONE)
     elif n == 0 or room_left(x) == 0:
         if watch(c, slot, 0, f.mask[0] & ~<uint32_t>linux.EPOLLIN) < 0:
-            cut(c, slot, R_CLIENT_GONE)
+            cut(lane, slot, R_CLIENT_GONE)
 
 
-cdef inline void client_event(Core *c, int32_t slot, uint32_t events) noexcept nogil:
+cdef inline void client_event(Lane *lane, int32_t slot, uint32_t events) noexcept nogil:
+    cdef Core *c = &lane.core
     cdef Flow *f = &c.flows[slot]
-    if f.x.phase == P_IDLE:
-        read_next(c, slot)
+    if exchange_of(f).phase == P_HEAD:
+        read_next(lane, slot)
         return
-    if events & linux.EPOLLOUT and f.x.phase == P_BODY:
-        move_body(c, slot, False)
-        if f.queue == Q_FINISHED or f.x.phase != P_BODY:
+    if events & linux.EPOLLOUT and exchange_of(f).phase == P_BODY:
+        move_body(lane, slot, False)
+        if f.queue == Q_FINISHED or exchange_of(f).phase != P_BODY:
             return
     if events & linux.EPOLLIN:
-        overhear(c, slot)
+        overhear(lane, slot)
     elif events & (linux.EPOLLERR | linux.EPOLLHUP):
-        cut(c, slot, R_CLIENT_GONE)
+        cut(lane, slot, R_CLIENT_GONE)
 
 
-cdef inline void origin_event(Core *c, int32_t link, uint32_t events) noexcept nogil:
-    cdef int32_t slot = c.flows[link].link.client
+cdef inline void origin_event(Lane *lane, int32_t connection, uint32_t events) noexcept nogil:
+    cdef Core *c = &lane.core
+    cdef int32_t slot = connection_of(&c.flows[connection]).client
     if slot == NOWHERE:
-        kept_drop(c, link)
+        idle_drop(lane, connection)
     elif c.flows[slot].queue == Q_FINISHED:
         return
-    elif c.flows[slot].x.phase == P_DIAL:
-        dialled(c, slot, events)
-    elif c.flows[slot].x.phase == P_WAIT:
-        read_answer(c, slot)
+    elif exchange_of(&c.flows[slot]).phase == P_DIAL:
+        dialled(lane, slot, events)
+    elif exchange_of(&c.flows[slot]).phase == P_WAIT:
+        read_answer(lane, slot)
     else:
-        move_body(c, slot, (events & linux.EPOLLIN) != 0)
+        move_body(lane, slot, (events & linux.EPOLLIN) != 0)
 
 
-cdef inline void exchange_late(Core *c, int32_t slot) noexcept nogil:
+cdef inline void exchange_late(Lane *lane, int32_t slot) noexcept nogil:
     """The time limit of a client's phase is over."""
-    cdef Exchange *x = c.flows[slot].x
-    if x.phase == P_IDLE:
-        close_client(c, slot)
+    cdef Core *c = &lane.core
+    cdef Exchange *x = exchange_of(&c.flows[slot])
+    if x.phase == P_HEAD:
+        close_client(lane, slot)
     elif x.phase == P_QUEUE:
-        queued_long(c, slot)
+        queued_long(lane, slot)
     elif x.phase == P_DIAL:
-        hand_over(c, slot, H_REQUEST)
+        give_back(lane, slot, G_REQUEST)
     elif x.phase == P_WAIT:
-        hand_over(c, slot, H_UNANSWERED)
+        give_back(lane, slot, G_UNANSWERED)
     else:
-        cut(c, slot, R_TARGET_IDLE if pending(&c.flows[slot].way[1]) else R_IDLE)
+        cut(lane, slot, R_TARGET_IDLE if pending(&c.flows[slot].way[1]) else R_IDLE)

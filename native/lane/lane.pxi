@@ -17,12 +17,12 @@ ACTIONS = {
 }
 
 CAUSES = {
-    H_REQUEST: lane.REQUEST,
-    H_RETRY: lane.RETRY,
-    H_RESPONSE: lane.RESPONSE,
-    H_UNANSWERED: lane.UNANSWERED,
-    H_LINGER: lane.LINGER,
-    H_REFUSED: lane.REFUSED,
+    G_REQUEST: words.REQUEST,
+    G_RETRY: words.RETRY,
+    G_RESPONSE: words.RESPONSE,
+    G_UNANSWERED: words.UNANSWERED,
+    G_LINGER: words.LINGER,
+    G_REFUSED: words.REFUSED,
 }
 
 
@@ -33,54 +33,55 @@ cdef class NativeExchanges:
     cdef dict origins       # index of each origin, by the owner's key
 
     def __init__(self, NativeRelay relay not None, options, owner):
-        cdef Core *c = &relay.core
-        if c.out != NULL:
+        cdef Lane *lane = &relay.state
+        cdef Core *c = &lane.core
+        if lane.out != NULL:
             raise RuntimeError("the relay has plain exchanges already")
         self.relay = relay
         self.origins = {}
         c.now = clock_ms(linux.CLOCK_MONOTONIC_COARSE)
-        wheel_init(&c.head, <int64_t>(options.head * 1000), c.now)
-        wheel_init(&c.dial, <int64_t>(options.dial * 1000), c.now)
-        wheel_init(&c.race, <int64_t>(options.race * 1000), c.now)
-        wheel_init(&c.queue, QUEUE_MS, c.now)
-        wheel_init(&c.kept, <int64_t>(options.kept * 1000), c.now)
-        c.kept_most = options.kept_most
-        c.kept_each = options.kept_each
-        c.log.on = options.log
-        c.first_port, c.last_port = options.ports
-        if not routes_init(&c.routes):
+        wheel_init(c, Q_HEAD, <int64_t>(options.head * 1000))
+        wheel_init(c, Q_DIAL, <int64_t>(options.dial * 1000))
+        wheel_init(c, Q_RACE, <int64_t>(options.race * 1000))
+        wheel_init(c, Q_QUEUE, QUEUE_MS)
+        wheel_init(c, Q_ORIGIN_IDLE, <int64_t>(options.kept * 1000))
+        lane.idle_most = options.kept_most
+        lane.idle_each = options.kept_each
+        lane.log.on = options.log
+        lane.first_port, lane.last_port = options.ports
+        if not routes_init(&lane.routes):
             raise MemoryError
-        c.routes.seed = int.from_bytes(urandom(4), "little")
-        c.plain.via = copy_of(options.via)
-        c.plain.via_size = len(options.via)
-        c.plain.name = copy_of(options.name.lower())
-        c.plain.name_size = len(options.name)
-        c.established = copy_of(options.established)
-        c.established_size = len(options.established)
-        set_alphabet(c)
-        set_rules(c.plain.request, options.request_rules)
-        set_rules(c.plain.response, options.response_rules)
-        set_rules(c.plain.schemes, dict.fromkeys(options.schemes, "pass"))
-        c.out = <char *>malloc(PLAIN_OUT)
-        if c.out == NULL:
+        lane.routes.seed = int.from_bytes(urandom(4), "little")
+        lane.plain.via = copy_of(options.via)
+        lane.plain.via_size = len(options.via)
+        lane.plain.name = copy_of(options.name.lower())
+        lane.plain.name_size = len(options.name)
+        lane.established = copy_of(options.established)
+        lane.established_size = len(options.established)
+        set_alphabet(lane)
+        set_rules(lane.plain.request, options.request_rules)
+        set_rules(lane.plain.response, options.response_rules)
+        set_rules(lane.plain.schemes, dict.fromkeys(options.schemes, "pass"))
+        lane.out = <char *>malloc(PLAIN_OUT)
+        if lane.out == NULL:
             raise MemoryError
         relay.owner = owner
 
     @property
     def clients(self):
         """Client connections that are here, tunnels not counted."""
-        return self.relay.core.clients
+        return self.relay.state.clients
 
     @property
     def kept(self):
         """Idle connections to origins."""
-        return self.relay.core.kept_count
+        return self.relay.state.idle_count
 
     # ---- clients -------------------------------------------------------------------
 
     def listen(self, int fd):
         """Accepts from a listening socket, which stays the owner's."""
-        cdef Core *c = &self.relay.core
+        cdef Core *c = &self.relay.state.core
         cdef int32_t slot
         if not slots_reserve(c, 1):
             raise MemoryError
@@ -91,7 +92,7 @@ cdef class NativeExchanges:
 
     def unlisten(self):
         """Accepts no more, from any socket."""
-        cdef Core *c = &self.relay.core
+        cdef Core *c = &self.relay.state.core
         cdef int32_t slot
         for slot in range(c.capacity):
             if c.flows[slot].kind == LISTENER:
@@ -101,12 +102,13 @@ cdef class NativeExchanges:
     def limit(self, int most, int others):
         """Beyond `most` connections (0: no limit) clients are refused; the owner has
         `others` of them."""
-        self.relay.core.most = most
-        self.relay.core.others = others
+        self.relay.state.most = most
+        self.relay.state.others = others
 
     def adopt(self, int fd, str address, bytes data, uint32_t requests):
         """Takes a client between two requests. OSError: it is still the owner's."""
-        cdef Core *c = &self.relay.core
+        cdef Lane *lane = &self.relay.state
+        cdef Core *c = &lane.core
         cdef char text[PEER_MAX]
         cdef int32_t slot
         cdef Exchange *x
@@ -114,40 +116,42 @@ cdef class NativeExchanges:
             raise RuntimeError("the relay is closed")
         put_text(text, address)
         c.now = clock_ms(linux.CLOCK_MONOTONIC_COARSE)
-        slot = client_new(c, fd)
+        slot = client_new(lane, fd)
         if slot == NOWHERE:
             PyErr_SetFromErrno(OSError)
-        x = c.flows[slot].x
+        x = exchange_of(&c.flows[slot])
         x.requests = requests
         memcpy(x.address, text, PEER_MAX)
         if data:
-            begin(c, slot, data, len(data))
-        close_finished(c)
+            begin(lane, slot, data, len(data))
+        close_finished(lane)
 
     def release(self):
         """Hands every client over that is between two requests."""
-        cdef Core *c = &self.relay.core
+        cdef Lane *lane = &self.relay.state
+        cdef Core *c = &lane.core
         cdef int32_t slot
-        c.draining = True
+        lane.draining = True
         for slot in range(c.capacity):
             if c.flows[slot].kind == CLIENT and c.flows[slot].queue != Q_FINISHED:
-                if c.flows[slot].x.phase == P_IDLE:
-                    hand_over(c, slot, H_REQUEST)
-        close_finished(c)
+                if exchange_of(&c.flows[slot]).phase == P_HEAD:
+                    give_back(lane, slot, G_REQUEST)
+        close_finished(lane)
         self.close_kept()
 
     def close_clients(self):
         """Closes every client, whatever it is at."""
-        cdef Core *c = &self.relay.core
+        cdef Lane *lane = &self.relay.state
+        cdef Core *c = &lane.core
         cdef int32_t slot
         for slot in range(c.capacity):
             if c.flows[slot].kind != CLIENT or c.flows[slot].queue == Q_FINISHED:
                 continue
-            if c.flows[slot].x.phase == P_IDLE:
-                hand_over(c, slot, H_CLOSED)
+            if exchange_of(&c.flows[slot]).phase == P_HEAD:
+                give_back(lane, slot, G_CLOSED)
             else:
-                cut(c, slot, R_ABORTED)
-        close_finished(c)
+                cut(lane, slot, R_ABORTED)
+        close_finished(lane)
 
     # ---- routes --------------------------------------------------------------------
 
@@ -193,7 +197,7 @@ cdef class NativeExchanges:
         self, uint8_t kind, str client, bytes credentials, bytes authority
     ) except NULL:
         """The route with this key, or a new one. ValueError for a key that is too long."""
-        cdef Core *c = &self.relay.core
+        cdef Lane *lane = &self.relay.state
         cdef char text[KEY_MAX]
         cdef bytes name = client.encode("ascii")
         cdef size_t size
@@ -201,69 +205,72 @@ cdef class NativeExchanges:
         size = route_key(text, kind, as_text(name), as_text(credentials), as_text(authority))
         if size == 0:
             raise ValueError(f"no key of a route: {client!r}, {authority!r}")
-        if c.routes.count == ROUTES:
-            routes_clear(&c.routes)
-        index = route_add(&c.routes, text, size)
+        if lane.routes.count == ROUTES:
+            routes_clear(&lane.routes)
+        index = route_add(&lane.routes, text, size)
         if index == NOWHERE:
             raise MemoryError
-        return &c.routes.all[index]
+        return &lane.routes.all[index]
 
     def forget(self):
         """Forgets every route."""
-        routes_clear(&self.relay.core.routes)
+        routes_clear(&self.relay.state.routes)
 
     cdef int32_t _origin(self, key) except -1:
-        cdef Core *c = &self.relay.core
+        cdef Lane *lane = &self.relay.state
         cdef int32_t i
         found = self.origins.get(key)
         if found is not None:
             return found
-        if c.routes.origin_count == ORIGINS:
+        if lane.routes.origin_count == ORIGINS:
             self._forget_origins()
-        i = c.routes.origin_count
+        i = lane.routes.origin_count
         self.origins[key] = i
-        origin_init(&c.routes.origins[i])
-        c.routes.origin_count += 1
+        origin_init(&lane.routes.origins[i])
+        lane.routes.origin_count += 1
         return i
 
     cdef void _forget_origins(self):
         """Their number is bounded: all go, and what is in use is not kept afterwards."""
-        cdef Core *c = &self.relay.core
+        cdef Lane *lane = &self.relay.state
+        cdef Core *c = &lane.core
         cdef int32_t slot
         self.close_kept()
-        routes_clear(&c.routes)
+        routes_clear(&lane.routes)
         for slot in range(c.capacity):
             if c.flows[slot].kind == ORIGIN:
-                c.flows[slot].link.origin = NOWHERE
-            elif c.flows[slot].kind == CLIENT and c.flows[slot].x.phase == P_QUEUE:
+                connection_of(&c.flows[slot]).origin = NOWHERE
+            elif c.flows[slot].kind == CLIENT and exchange_of(&c.flows[slot]).phase == P_QUEUE:
                 if c.flows[slot].queue != Q_FINISHED:
-                    hand_over(c, slot, H_REQUEST)
-        close_finished(c)
+                    give_back(lane, slot, G_REQUEST)
+        close_finished(lane)
         self.origins.clear()
-        c.routes.origin_count = 0
+        lane.routes.origin_count = 0
 
     # ---- idle connections ----------------------------------------------------------
 
     def take(self, key, addresses):
         """(descriptor, address of the peer) of the idle connection used last of those to one
         of `addresses`, or None."""
-        cdef Core *c = &self.relay.core
-        cdef int32_t slot, below
+        cdef Lane *lane = &self.relay.state
+        cdef Core *c = &lane.core
+        cdef int32_t slot, following
         found = self.origins.get(key)
-        slot = NOWHERE if found is None else c.routes.origins[<int32_t>found].top
+        slot = NOWHERE if found is None else lane.routes.origins[<int32_t>found].idle.first
         while slot != NOWHERE:
-            below = c.flows[slot].link.below
-            peer = c.flows[slot].link.peer.decode("ascii")
+            following = c.flows[slot].near[IN_LANE].next
+            peer = connection_of(&c.flows[slot]).peer.decode("ascii")
             taken = c.flows[slot].fd[0], peer  # now: behind the next line it must not fail
-            if peer in addresses and kept_use(c, slot):
-                link_take_out(c, slot)
+            if peer in addresses and idle_use(lane, slot):
+                connection_take_out(lane, slot)
                 return taken
-            slot = below
+            slot = following
         return None
 
     def put(self, key, int fd, str peer):
         """Keeps a connection between two messages, or closes it."""
-        cdef Core *c = &self.relay.core
+        cdef Lane *lane = &self.relay.state
+        cdef Core *c = &lane.core
         cdef char text[PEER_MAX]
         cdef int32_t slot
         try:
@@ -271,40 +278,40 @@ cdef class NativeExchanges:
             if not slots_reserve(c, 1):
                 raise MemoryError
             c.now = clock_ms(linux.CLOCK_MONOTONIC_COARSE)
-            slot = link_new(c, fd, self._origin(key), text)
+            slot = connection_new(lane, fd, self._origin(key), text)
             if slot == NOWHERE:
                 raise MemoryError
         except BaseException:
             linux.close(fd)
             raise
-        c.flows[slot].link.probed = True  # by whoever has made it
-        kept_put(c, slot)
+        connection_of(&c.flows[slot]).probed = True  # by whoever has made it
+        idle_put(lane, slot)
 
     def close_kept(self):
         """Closes every idle connection."""
-        cdef Core *c = &self.relay.core
+        cdef Lane *lane = &self.relay.state
         cdef int32_t i
-        for i in range(c.routes.origin_count):
-            while c.routes.origins[i].top != NOWHERE:
-                kept_drop(c, c.routes.origins[i].top)
+        for i in range(lane.routes.origin_count):
+            while lane.routes.origins[i].idle.first != NOWHERE:
+                idle_drop(lane, lane.routes.origins[i].idle.first)
 
     # ---- the log -------------------------------------------------------------------
 
     def take_log(self):
         """What has been noted since the last call."""
-        cdef Core *c = &self.relay.core
+        cdef Lane *lane = &self.relay.state
         cdef Entry entry
-        cdef const char *at = c.log.at
-        cdef const char *end = at + c.log.used
+        cdef const char *at = lane.log.at
+        cdef const char *end = at + lane.log.used
         cdef list records = []
         while at < end:
             memcpy(&entry, at, sizeof(Entry))
             at += sizeof(Entry)
             records.append(record_of(&entry, at))
             at += entry.target_size + entry.type_size
-        c.log.used = 0
-        c.log.count = 0
-        c.log.told = False
+        lane.log.used = 0
+        lane.log.count = 0
+        lane.log.told = False
         return records
 
 
@@ -338,12 +345,12 @@ cdef str plain_reason(uint8_t reason):
 
 
 cdef object handoff(Flow *f):
-    cdef Exchange *x = f.x
+    cdef Exchange *x = exchange_of(f)
     return Handoff(
         CAUSES[x.cause], f.fd[0], x.address.decode("ascii"), x.requests,
         x.data[:x.have] if x.have else b"", x.origin_fd,
         x.answer[:x.answer_size] if x.answer_size else b"", x.peer.decode("ascii"), x.reused,
-        (x.dialling if x.cause == H_REQUEST else x.started) / 1e6,
+        (x.dialling if x.cause == G_REQUEST else x.started) / 1e6,
     )
 
 
@@ -378,15 +385,15 @@ cdef int put_text(char *at, str text) except -1:
     return 0
 
 
-cdef void set_alphabet(Core *c):
+cdef void set_alphabet(Lane *lane):
     """RFC 9110 sections 5.5 and 5.6.2."""
     cdef int b
     for b in range(256):
-        c.plain.text[b] = b == 9 or 32 <= b < 127 or b >= 128
+        lane.plain.text[b] = b == 9 or 32 <= b < 127 or b >= 128
     for b in b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz":
-        c.plain.lower[b] = b
+        lane.plain.lower[b] = b
     for b in range(65, 91):
-        c.plain.lower[b] = b + 32
+        lane.plain.lower[b] = b + 32
 
 
 cdef int set_rules(Rule *rules, table) except -1:

@@ -5,9 +5,8 @@ from libc.stdlib cimport realloc
 from libc.string cimport memcpy
 
 from core cimport linux
-from core.flow cimport Core, Exchange
 from http.plain cimport GET, HEAD
-from lane.routes cimport PEER_MAX, USER_MAX
+from lane.types cimport Exchange, Lane, PEER_MAX, USER_MAX
 
 cdef enum:
     LOG_BATCH = 256         # entries of which the owner is told anew
@@ -41,39 +40,39 @@ cdef inline int64_t now_us() noexcept nogil:
     return <int64_t>t.tv_sec * 1000000 + t.tv_nsec // 1000
 
 
-cdef inline bint log_room(Core *c, size_t need) noexcept nogil:
-    cdef size_t room = c.log.room if c.log.room else <size_t>LOG_ROOM
+cdef inline bint log_room(Lane *lane, size_t need) noexcept nogil:
+    cdef size_t room = lane.log.room if lane.log.room else <size_t>LOG_ROOM
     cdef char *at
-    if c.log.used + need <= c.log.room:
+    if lane.log.used + need <= lane.log.room:
         return True
-    while room < c.log.used + need:
+    while room < lane.log.used + need:
         room *= 2
     if room > LOG_MOST:
         return False
-    at = <char *>realloc(c.log.at, room)
+    at = <char *>realloc(lane.log.at, room)
     if at == NULL:
         return False
-    c.log.at = at
-    c.log.room = room
+    lane.log.at = at
+    lane.log.room = room
     return True
 
 
 cdef inline void log_put(
-    Core *c, const Exchange *x, uint64_t received, uint64_t sent, uint8_t reason
+    Lane *lane, const Exchange *x, uint64_t received, uint64_t sent, uint8_t reason
 ) noexcept nogil:
     """Notes an exchange, or the tunnel that it became, as over."""
     cdef const char *target = x.data
     cdef size_t target_size = 0
     cdef Entry entry
     cdef size_t size
-    if not c.log.on:
+    if not lane.log.on:
         return
     target += 4 if x.method == GET else 5 if x.method == HEAD else 8
     while target[target_size] != 32:
         target_size += 1
     size = sizeof(Entry) + target_size + x.type_size
-    if not log_room(c, size):
-        c.counters.dropped += 1
+    if not log_room(lane, size):
+        lane.counters.dropped += 1
         return
     entry.ended = wall_us()
     entry.took = now_us() - x.started
@@ -87,8 +86,8 @@ cdef inline void log_put(
     memcpy(entry.client, x.address, PEER_MAX)
     memcpy(entry.peer, x.peer, PEER_MAX)
     memcpy(entry.user, x.user, USER_MAX)
-    memcpy(c.log.at + c.log.used, &entry, sizeof(Entry))
-    memcpy(c.log.at + c.log.used + sizeof(Entry), target, target_size)
-    memcpy(c.log.at + c.log.used + sizeof(Entry) + target_size, x.type, x.type_size)
-    c.log.used += size
-    c.log.count += 1
+    memcpy(lane.log.at + lane.log.used, &entry, sizeof(Entry))
+    memcpy(lane.log.at + lane.log.used + sizeof(Entry), target, target_size)
+    memcpy(lane.log.at + lane.log.used + sizeof(Entry) + target_size, x.type, x.type_size)
+    lane.log.used += size
+    lane.log.count += 1

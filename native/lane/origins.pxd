@@ -8,12 +8,14 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset, strcmp
 
 from core cimport linux
-from core.flow cimport (
-    Core, Flow, Link, ORIGIN, Q_KEPT, UNREGISTERED, enter_queue, leave_queue, slot_free,
-    slot_take,
-)
-from lane.routes cimport ADDRESS_MAX, NOWHERE, Origin, PEER_MAX, Route
+from core.queues cimport enter_queue, leave_queue
 from core.service cimport watch
+from core.slots cimport list_add, list_take, slot_free, slot_take
+from core.types cimport Core, Flow, IN_LANE, NOWHERE, UNREGISTERED
+from lane.types cimport (
+    ADDRESS_MAX, Connection, Lane, ORIGIN, Origin, PEER_MAX, Q_ORIGIN_IDLE, Route,
+    connection_of, exchange_of,
+)
 
 cdef enum:
     KEEPALIVE_IDLE = 60     # seconds, as of the other sockets (spliceproxy/tcp.py)
@@ -36,67 +38,66 @@ cdef inline void probe(int fd) noexcept nogil:
     set_option(fd, linux.IPPROTO_TCP, linux.TCP_KEEPCNT, KEEPALIVE_COUNT)
 
 
-cdef inline void bind(Core *c, int32_t slot, int32_t link) noexcept nogil:
+cdef inline void bind(Lane *lane, int32_t slot, int32_t connection) noexcept nogil:
     """The connection serves this client."""
-    cdef Link *k = c.flows[link].link
-    c.flows[slot].x.link = link
+    cdef Core *c = &lane.core
+    cdef Connection *k = connection_of(&c.flows[connection])
+    exchange_of(&c.flows[slot]).connection = connection
     k.client = slot
     k.since = c.now
     if k.origin != NOWHERE:
-        c.routes.origins[k.origin].busy += 1
+        lane.routes.origins[k.origin].busy += 1
 
 
-cdef inline void unbind(Core *c, Link *k) noexcept nogil:
+cdef inline void unbind(Lane *lane, Connection *k) noexcept nogil:
     """It serves nobody any more."""
     if k.client != NOWHERE and k.origin != NOWHERE:
-        c.routes.origins[k.origin].busy -= 1
+        lane.routes.origins[k.origin].busy -= 1
     k.client = NOWHERE
 
 
-cdef inline void link_free(Core *c, int32_t slot) noexcept nogil:
+cdef inline void connection_free(Lane *lane, int32_t slot) noexcept nogil:
     """The slot alone: the descriptor has another owner, or is closed."""
+    cdef Core *c = &lane.core
     cdef Flow *f = &c.flows[slot]
     leave_queue(c, slot)
-    unbind(c, f.link)
-    free(f.link)
-    f.link = NULL
+    unbind(lane, connection_of(f))
+    free(f.attached)
+    f.attached = NULL
     slot_free(c, slot)
 
 
-cdef inline void link_drop(Core *c, int32_t slot) noexcept nogil:
+cdef inline void connection_drop(Lane *lane, int32_t slot) noexcept nogil:
     """Closes a connection that is not idle."""
+    cdef Core *c = &lane.core
     linux.close(c.flows[slot].fd[0])
-    link_free(c, slot)
+    connection_free(lane, slot)
 
 
-cdef inline int link_take_out(Core *c, int32_t slot) noexcept nogil:
+cdef inline int connection_take_out(Lane *lane, int32_t slot) noexcept nogil:
     """Its descriptor, out of epoll and with keep-alive: the caller's from now on."""
+    cdef Core *c = &lane.core
     cdef int fd = c.flows[slot].fd[0]
-    if not c.flows[slot].link.probed:
+    if not connection_of(&c.flows[slot]).probed:
         probe(fd)
     watch(c, slot, 0, <uint32_t>UNREGISTERED)
-    link_free(c, slot)
+    connection_free(lane, slot)
     return fd
 
 
-cdef inline void unstack(Core *c, int32_t slot) noexcept nogil:
-    """Takes an idle connection out of its origin's stack."""
-    cdef Link *k = c.flows[slot].link
-    cdef Origin *o = &c.routes.origins[k.origin]
-    if k.above != NOWHERE:
-        c.flows[k.above].link.below = k.below
-    else:
-        o.top = k.below
-    if k.below != NOWHERE:
-        c.flows[k.below].link.above = k.above
-    o.idle -= 1
-    c.kept_count -= 1
+cdef inline void leave_idle(Lane *lane, int32_t slot) noexcept nogil:
+    """Takes an idle connection out of those of its origin."""
+    cdef Core *c = &lane.core
+    cdef Origin *o = &lane.routes.origins[connection_of(&c.flows[slot]).origin]
+    list_take(c, &o.idle, IN_LANE, slot)
+    o.idle_count -= 1
+    lane.idle_count -= 1
 
 
-cdef inline void kept_drop(Core *c, int32_t slot) noexcept nogil:
+cdef inline void idle_drop(Lane *lane, int32_t slot) noexcept nogil:
     """Closes an idle connection."""
-    unstack(c, slot)
-    link_drop(c, slot)
+    leave_idle(lane, slot)
+    connection_drop(lane, slot)
 
 
 cdef inline bint is_silent(int fd) noexcept nogil:
@@ -106,73 +107,76 @@ cdef inline bint is_silent(int fd) noexcept nogil:
     return n < 0 and linux.errno == linux.EAGAIN
 
 
-cdef inline bint kept_use(Core *c, int32_t slot) noexcept nogil:
+cdef inline bint idle_use(Lane *lane, int32_t slot) noexcept nogil:
     """Takes an idle connection into use; false, and it is closed, if its origin has just
     said something, maybe a 408 on its way to close, and would answer wrongly."""
-    unstack(c, slot)
+    cdef Core *c = &lane.core
+    leave_idle(lane, slot)
     leave_queue(c, slot)
     if is_silent(c.flows[slot].fd[0]):
         return True
-    link_drop(c, slot)
+    connection_drop(lane, slot)
     return False
 
 
-cdef inline int32_t kept_take(Core *c, int32_t origin, const char *peer) noexcept nogil:
+cdef inline int32_t idle_take(Lane *lane, int32_t origin, const char *peer) noexcept nogil:
     """The idle connection to this address that was used last; NOWHERE if there is none."""
-    cdef int32_t slot = c.routes.origins[origin].top
-    cdef int32_t below
+    cdef Core *c = &lane.core
+    cdef int32_t slot = lane.routes.origins[origin].idle.first
+    cdef int32_t following
     while slot != NOWHERE:
-        below = c.flows[slot].link.below
-        if strcmp(c.flows[slot].link.peer, peer) == 0 and kept_use(c, slot):
+        following = c.flows[slot].near[IN_LANE].next
+        if strcmp(connection_of(&c.flows[slot]).peer, peer) == 0 and idle_use(lane, slot):
             return slot
-        slot = below
+        slot = following
     return NOWHERE
 
 
-cdef inline void kept_put(Core *c, int32_t slot) noexcept nogil:
+cdef inline void idle_put(Lane *lane, int32_t slot) noexcept nogil:
     """Keeps a connection between two messages; closes it if there is no room."""
+    cdef Core *c = &lane.core
     cdef Flow *f = &c.flows[slot]
-    cdef Link *k = f.link
+    cdef Connection *k = connection_of(f)
     cdef Origin *o
-    if k.origin == NOWHERE or c.kept_count >= c.kept_most or c.draining:
-        link_drop(c, slot)
+    if k.origin == NOWHERE or lane.idle_count >= lane.idle_most or lane.draining:
+        connection_drop(lane, slot)
         return
-    o = &c.routes.origins[k.origin]
-    if o.idle >= c.kept_each or watch(c, slot, 0, linux.EPOLLIN) < 0:
-        link_drop(c, slot)
+    o = &lane.routes.origins[k.origin]
+    if o.idle_count >= lane.idle_each or watch(c, slot, 0, linux.EPOLLIN) < 0:
+        connection_drop(lane, slot)
         return
-    unbind(c, k)
+    unbind(lane, k)
     k.fresh = False
-    k.above = NOWHERE
-    k.below = o.top
-    if o.top != NOWHERE:
-        c.flows[o.top].link.above = slot
-    o.top = slot
-    o.idle += 1
-    c.kept_count += 1
+    list_add(c, &o.idle, IN_LANE, slot)
+    o.idle_count += 1
+    lane.idle_count += 1
     f.way[0].active = c.now
-    enter_queue(c, slot, Q_KEPT)
+    enter_queue(c, slot, Q_ORIGIN_IDLE)
 
 
-cdef inline int32_t link_new(Core *c, int fd, int32_t origin, const char *peer) noexcept nogil:
+cdef inline int32_t connection_new(
+    Lane *lane, int fd, int32_t origin, const char *peer
+) noexcept nogil:
     """A slot for a connection, not yet watched; NOWHERE if there is none to be had."""
+    cdef Core *c = &lane.core
     cdef int32_t slot = slot_take(c, fd, NOWHERE, ORIGIN)
-    cdef Flow *f
+    cdef Connection *k
     if slot == NOWHERE:
         return NOWHERE
-    f = &c.flows[slot]
-    f.link = <Link *>calloc(1, sizeof(Link))
-    if f.link == NULL:
+    k = <Connection *>calloc(1, sizeof(Connection))
+    if k == NULL:
         slot_free(c, slot)
         return NOWHERE
-    f.link.client = f.link.above = f.link.below = NOWHERE
-    f.link.origin = origin
-    memcpy(f.link.peer, peer, PEER_MAX)
+    k.client = NOWHERE
+    k.origin = origin
+    memcpy(k.peer, peer, PEER_MAX)
+    c.flows[slot].attached = k
     return slot
 
 
-cdef inline int32_t link_dial(Core *c, const Route *r) noexcept nogil:
+cdef inline int32_t connection_dial(Lane *lane, const Route *r) noexcept nogil:
     """Begins to connect; NOWHERE if that fails at once."""
+    cdef Core *c = &lane.core
     cdef const linux.sockaddr *address = <const linux.sockaddr *>r.address
     cdef int family = linux.AF_INET if r.address_size < ADDRESS_MAX else linux.AF_INET6
     cdef int32_t slot
@@ -186,24 +190,24 @@ cdef inline int32_t link_dial(Core *c, const Route *r) noexcept nogil:
     if linux.connect(fd, address, r.address_size) < 0 and linux.errno != linux.EINPROGRESS:
         linux.close(fd)
         return NOWHERE
-    slot = link_new(c, fd, r.origin, r.peer)
+    slot = connection_new(lane, fd, r.origin, r.peer)
     if slot == NOWHERE:
         linux.close(fd)
         return NOWHERE
-    c.flows[slot].link.fresh = True
+    connection_of(&c.flows[slot]).fresh = True
     if watch(c, slot, 0, linux.EPOLLOUT) < 0:
-        link_drop(c, slot)
+        connection_drop(lane, slot)
         return NOWHERE
     return slot
 
 
-cdef inline bint is_self(Core *c, int fd, const Route *r) noexcept nogil:
+cdef inline bint is_self(Lane *lane, int fd, const Route *r) noexcept nogil:
     """Whether a socket is connected to itself: one that dials a port for outgoing
     connections of its own machine may get that same port (RFC 9293 section 3.5)."""
     cdef char name[ADDRESS_MAX]
     cdef linux.socklen_t size = ADDRESS_MAX
     cdef int port = (<uint8_t>r.address[2] << 8) | <uint8_t>r.address[3]
-    if port < c.first_port or port > c.last_port:
+    if port < lane.first_port or port > lane.last_port:
         return False
     memset(name, 0, ADDRESS_MAX)
     if linux.getsockname(fd, <linux.sockaddr *>name, &size) < 0:

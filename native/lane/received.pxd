@@ -9,7 +9,7 @@ from libc.stdint cimport uint32_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memmove
 
-from core.flow cimport Exchange
+from lane.types cimport Exchange
 
 cdef enum:
     PIPELINED = 65536       # bytes behind the head in work, beyond which nothing is read

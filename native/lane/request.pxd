@@ -5,22 +5,22 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, strlen
 
 from core cimport linux
-from lane.ends cimport close_client, hand_over
-from core.flow cimport (
-    Core, Exchange, Flow, H_REQUEST, H_RETRY, P_DIAL, P_WAIT, Q_DIAL, Q_QUEUE, Q_RACE,
-    Q_YOUNG, TUNNEL, enter_queue, leave_queue,
-)
-from lane.log cimport now_us
 from core.moves cimport TARGET_FAILED, send_or_hold
-from lane.origins cimport bind, is_self, kept_take, link_dial, link_free
+from core.queues cimport enter_queue, leave_queue
+from core.service cimport settle, side_failed, watch
+from core.types cimport Core, Flow, NOWHERE, Q_YOUNG, TUNNEL
 from http.plain cimport CONNECT, Field, GET, Head, Out, PLAIN_FIELDS, Text, full, head_end
 from http.plain_request cimport read_request, write_request
+from lane.ends cimport close_client, give_back
+from lane.log cimport now_us
+from lane.origins cimport bind, connection_dial, connection_free, idle_take, is_self
 from lane.received cimport keep, keep_head
-from lane.routes cimport (
-    KEY_MAX, NOWHERE, PEER_MAX, Route, USER_MAX, class_of, route_find, route_key,
+from lane.routes cimport KEY_MAX, class_of, route_find, route_key
+from lane.types cimport (
+    Exchange, G_REQUEST, G_RETRY, Lane, PEER_MAX, P_DIAL, P_WAIT, Q_DIAL, Q_QUEUE, Q_RACE,
+    Route, USER_MAX, connection_of, exchange_of,
 )
-from core.service cimport settle, side_failed, watch
-from lane.waiting cimport dequeue, enqueue, may_have_more
+from lane.waiting cimport begin_waiting, end_waiting, may_have_more
 
 cdef enum:
     PLAIN_OUT = 16384       # a rewritten head, with room for Host and Via
@@ -36,7 +36,7 @@ cdef inline uint8_t kind_of(const Head *head) noexcept nogil:
 
 
 cdef inline const Route *route_of(
-    Core *c, const Exchange *x, const Head *head, int64_t at
+    Lane *lane, const Exchange *x, const Head *head, int64_t at
 ) noexcept nogil:
     """The route of a request, NULL without one that is valid at `at`."""
     cdef char key[KEY_MAX]
@@ -53,168 +53,179 @@ cdef inline const Route *route_of(
         return NULL  # maybe not even a valid one
     client.at = <const char *>x.address
     client.size = strlen(x.address)
-    if not class_of(&c.routes, &client):
+    if not class_of(&lane.routes, &client):
         return NULL
     size = route_key(key, kind_of(head), client, head.credentials, authority)
     if size == 0:
         return NULL
-    found = route_find(&c.routes, key, size)
+    found = route_find(&lane.routes, key, size)
     if found == NOWHERE:
         return NULL
-    r = &c.routes.all[found]
+    r = &lane.routes.all[found]
     if r.renew <= at < r.until and not r.asked:
         # One request asks the owner in time. If all did, when the time is up, there would be
         # as many as there are clients, and each costs ten times as much.
-        c.routes.all[found].asked = True
+        lane.routes.all[found].asked = True
         return NULL
     return r if at < r.until else NULL
 
 
 cdef inline const Route *prepare(
-    Core *c, Exchange *x, const char *data, Out *out, int64_t at
+    Lane *lane, Exchange *x, const char *data, Out *out, int64_t at
 ) noexcept nogil:
-    """Reads the request head at `data` (x.head bytes) and writes the origin's to c.out;
+    """Reads the request head at `data` (x.head bytes) and writes the origin's to lane.out;
     returns its route, NULL if it is not plain, or has no route at `at` (ms)."""
     cdef Field fields[PLAIN_FIELDS]
     cdef Head head
     cdef Text host
     cdef const Route *r
-    cdef int count = read_request(&c.plain, data, x.head, &head, fields)
+    cdef int count = read_request(&lane.plain, data, x.head, &head, fields)
     if count < 0:
         return NULL
-    r = route_of(c, x, &head, at)
+    r = route_of(lane, x, &head, at)
     if r == NULL:
         return NULL
     x.method = head.method
     x.close = head.close
     memcpy(x.user, r.user, USER_MAX)
-    out.at = c.out
-    out.end = c.out + PLAIN_OUT
+    out.at = lane.out
+    out.end = lane.out + PLAIN_OUT
     if head.method != CONNECT:
         host.at = r.host
         host.size = r.host_size
-        write_request(out, &c.plain, &head, fields, count, host)
+        write_request(out, &lane.plain, &head, fields, count, host)
         if full(out):
             return NULL
     return r
 
 
-cdef inline void send_request(Core *c, int32_t slot, const Out *out) noexcept nogil:
+cdef inline void send_request(Lane *lane, int32_t slot, const Out *out) noexcept nogil:
     """Sends what `prepare` wrote to the origin."""
+    cdef Core *c = &lane.core
     cdef Flow *f = &c.flows[slot]
-    cdef Exchange *x = f.x
-    cdef size_t size = out.at - c.out
+    cdef Exchange *x = exchange_of(f)
+    cdef size_t size = out.at - lane.out
     cdef ssize_t n
-    x.reused = not c.flows[x.link].link.fresh
-    n = linux.send(c.flows[x.link].fd[0], c.out, size, linux.MSG_DONTWAIT | linux.MSG_NOSIGNAL)
+    x.reused = not connection_of(&c.flows[x.connection]).fresh
+    n = linux.send(
+        c.flows[x.connection].fd[0], lane.out, size, linux.MSG_DONTWAIT | linux.MSG_NOSIGNAL)
     if n != <ssize_t>size:
-        hand_over(c, slot, H_RETRY if x.reused else H_REQUEST)
+        give_back(lane, slot, G_RETRY if x.reused else G_REQUEST)
         return
     x.phase = P_WAIT
     f.way[1].active = c.now
     enter_queue(c, slot, Q_YOUNG)
 
 
-cdef inline void reached(Core *c, int32_t slot) noexcept nogil:
+cdef inline void reached(Lane *lane, int32_t slot) noexcept nogil:
     """Its origin is there: the log has the address from here on."""
-    cdef Exchange *x = c.flows[slot].x
-    memcpy(x.peer, c.flows[x.link].link.peer, PEER_MAX)
+    cdef Core *c = &lane.core
+    cdef Exchange *x = exchange_of(&c.flows[slot])
+    memcpy(x.peer, connection_of(&c.flows[x.connection]).peer, PEER_MAX)
 
 
-cdef inline void dial(Core *c, int32_t slot, const Route *r) noexcept nogil:
-    cdef int32_t link
+cdef inline void dial(Lane *lane, int32_t slot, const Route *r) noexcept nogil:
+    cdef Core *c = &lane.core
+    cdef int32_t connection
     if r.address_size == 0:
-        hand_over(c, slot, H_REQUEST)
+        give_back(lane, slot, G_REQUEST)
         return
-    link = link_dial(c, r)
-    if link == NOWHERE:
-        hand_over(c, slot, H_REQUEST)
+    connection = connection_dial(lane, r)
+    if connection == NOWHERE:
+        give_back(lane, slot, G_REQUEST)
         return
-    bind(c, slot, link)
-    c.flows[slot].x.dialling = now_us()
-    c.flows[slot].x.phase = P_DIAL
+    bind(lane, slot, connection)
+    exchange_of(&c.flows[slot]).dialling = now_us()
+    exchange_of(&c.flows[slot]).phase = P_DIAL
     c.flows[slot].way[1].active = c.now
     # With another address to try, its owner begins with that before long (RFC 8305).
     enter_queue(c, slot, Q_DIAL if r.single else Q_RACE)
 
 
-cdef inline void start(Core *c, int32_t slot, const Route *r, const Out *out) noexcept nogil:
+cdef inline void start(Lane *lane, int32_t slot, const Route *r, const Out *out) noexcept nogil:
     """Sends the request that `prepare` wrote, as soon as there is a connection."""
-    cdef int32_t link = NOWHERE
-    if c.flows[slot].x.method != CONNECT:
-        link = kept_take(c, r.origin, r.peer)
-    if link != NOWHERE:
-        bind(c, slot, link)
-        reached(c, slot)
-        send_request(c, slot, out)
-    elif c.flows[slot].x.method == CONNECT or may_have_more(c, &c.routes.origins[r.origin]):
-        dial(c, slot, r)
+    cdef bint tunnel = exchange_of(&lane.core.flows[slot]).method == CONNECT
+    cdef int32_t connection = NOWHERE
+    if not tunnel:
+        connection = idle_take(lane, r.origin, r.peer)
+    if connection != NOWHERE:
+        bind(lane, slot, connection)
+        reached(lane, slot)
+        send_request(lane, slot, out)
+    elif tunnel or may_have_more(lane, &lane.routes.origins[r.origin]):
+        dial(lane, slot, r)
     else:
-        enqueue(c, slot, r.origin)
+        begin_waiting(lane, slot, r.origin)
 
 
-cdef inline void start_next(Core *c, int32_t origin) noexcept nogil:
+cdef inline void start_next(Lane *lane, int32_t origin) noexcept nogil:
     """An exchange with this origin is over: a client that waits for one has its turn."""
-    cdef int32_t slot = c.routes.origins[origin].first
+    cdef Core *c = &lane.core
+    cdef int32_t slot = lane.routes.origins[origin].waiting.last
+    cdef Exchange *x
     cdef const Route *r
     cdef Out out
     if slot == NOWHERE:
         return
-    dequeue(c, slot)
-    r = prepare(c, c.flows[slot].x, c.flows[slot].x.data, &out, 0)  # valid when it came
+    end_waiting(lane, slot)
+    x = exchange_of(&c.flows[slot])
+    r = prepare(lane, x, x.data, &out, 0)  # valid when it came
     if r == NULL:
-        hand_over(c, slot, H_REQUEST)
+        give_back(lane, slot, G_REQUEST)
     else:
-        start(c, slot, r, &out)
+        start(lane, slot, r, &out)
 
 
-cdef inline void queued_long(Core *c, int32_t slot) noexcept nogil:
+cdef inline void queued_long(Lane *lane, int32_t slot) noexcept nogil:
     """A client has waited for a while."""
-    cdef Exchange *x = c.flows[slot].x
+    cdef Core *c = &lane.core
+    cdef Exchange *x = exchange_of(&c.flows[slot])
     cdef const Route *r
     cdef Out out
-    if not may_have_more(c, &c.routes.origins[x.origin]):
+    if not may_have_more(lane, &lane.routes.origins[x.origin]):
         c.flows[slot].way[1].active = c.now
         leave_queue(c, slot)
         enter_queue(c, slot, Q_QUEUE)
         return
-    dequeue(c, slot)
-    r = prepare(c, x, x.data, &out, 0)
+    end_waiting(lane, slot)
+    r = prepare(lane, x, x.data, &out, 0)
     if r == NULL:
-        hand_over(c, slot, H_REQUEST)
+        give_back(lane, slot, G_REQUEST)
     else:
-        dial(c, slot, r)
+        dial(lane, slot, r)
 
 
-cdef inline void begin(Core *c, int32_t slot, const char *data, size_t n) noexcept nogil:
+cdef inline void begin(Lane *lane, int32_t slot, const char *data, size_t n) noexcept nogil:
     """What was received and not consumed may be the next request; `data` is either x.data,
     or has yet to be kept. Part of a head is for the owner: it can tell early whether the
     rest is worth waiting for."""
-    cdef Exchange *x = c.flows[slot].x
+    cdef Core *c = &lane.core
+    cdef Exchange *x = exchange_of(&c.flows[slot])
     cdef const Route *r = NULL
     cdef Out out
     cdef ssize_t end = head_end(data, n)
     if data != x.data and not keep(x, data, n):
-        close_client(c, slot)
+        close_client(lane, slot)
         return
     if end > 0:
         x.head = <uint32_t>end
-        r = prepare(c, x, x.data, &out, c.now)
+        r = prepare(lane, x, x.data, &out, c.now)
     if r == NULL:
-        hand_over(c, slot, H_REQUEST)
+        give_back(lane, slot, G_REQUEST)
         return
-    if c.log.on:
+    if lane.log.on:
         x.started = now_us()
     x.status = 0
     x.type_size = 0
     x.peer[0] = 0
     c.flows[slot].way[1].copied = c.flows[slot].way[1].spliced = 0
     c.flows[slot].way[1].flags = 0
-    start(c, slot, r, &out)
+    start(lane, slot, r, &out)
 
 
-cdef inline void read_next(Core *c, int32_t slot) noexcept nogil:
+cdef inline void read_next(Lane *lane, int32_t slot) noexcept nogil:
     """The client of no exchange has something to say."""
+    cdef Core *c = &lane.core
     cdef ssize_t n
     while True:
         n = linux.recv(c.flows[slot].fd[0], c.buffer, c.limits.chunk, linux.MSG_DONTWAIT)
@@ -223,34 +234,36 @@ cdef inline void read_next(Core *c, int32_t slot) noexcept nogil:
     if n < 0 and linux.errno == linux.EAGAIN:
         return
     if n <= 0:
-        close_client(c, slot)
+        close_client(lane, slot)
     else:
-        begin(c, slot, c.buffer, n)
+        begin(lane, slot, c.buffer, n)
 
 
-cdef inline void become_tunnel(Core *c, int32_t slot) noexcept nogil:
+cdef inline void become_tunnel(Lane *lane, int32_t slot) noexcept nogil:
     """CONNECT has succeeded. The exchange stays, as what is known of the tunnel."""
+    cdef Core *c = &lane.core
     cdef Flow *f = &c.flows[slot]
-    cdef Exchange *x = f.x
+    cdef Exchange *x = exchange_of(f)
     cdef linux.epoll_event event
-    cdef int fd = c.flows[x.link].fd[0]
+    cdef int fd = c.flows[x.connection].fd[0]
     event.events = linux.EPOLLIN
     event.data.u64 = (<uint64_t>f.generation << 32) | <uint32_t>(slot * 2 + 1)
     if linux.epoll_ctl(c.epfd, linux.EPOLL_CTL_MOD, fd, &event) < 0:
-        hand_over(c, slot, H_REQUEST)
+        give_back(lane, slot, G_REQUEST)
         return
-    link_free(c, x.link)
-    x.link = NOWHERE
+    connection_free(lane, x.connection)
+    x.connection = NOWHERE
     x.status = 200
     f.kind = TUNNEL
     f.fd[1] = fd
     f.mask[1] = linux.EPOLLIN
     f.way[0].left = f.way[1].left = -1
     f.way[0].active = f.way[1].active = c.now
-    c.clients -= 1
+    lane.clients -= 1
     c.tunnels += 1
     enter_queue(c, slot, Q_YOUNG)
-    if send_or_hold(c, &f.way[1], f.fd[0], c.established, c.established_size) == TARGET_FAILED:
+    if send_or_hold(
+        c, &f.way[1], f.fd[0], lane.established, lane.established_size) == TARGET_FAILED:
         side_failed(c, f, 0, linux.errno)
     elif x.have > x.head:
         if send_or_hold(
@@ -260,20 +273,21 @@ cdef inline void become_tunnel(Core *c, int32_t slot) noexcept nogil:
     settle(c, slot, -1)
 
 
-cdef inline void dialled(Core *c, int32_t slot, uint32_t events) noexcept nogil:
+cdef inline void dialled(Lane *lane, int32_t slot, uint32_t events) noexcept nogil:
     """The attempt to connect is over; epoll says how."""
-    cdef Exchange *x = c.flows[slot].x
+    cdef Core *c = &lane.core
+    cdef Exchange *x = exchange_of(&c.flows[slot])
     cdef Out out
     # It was valid when the attempt began, however long that took.
-    cdef const Route *r = prepare(c, x, x.data, &out, 0)
+    cdef const Route *r = prepare(lane, x, x.data, &out, 0)
     cdef bint failed = events & (linux.EPOLLERR | linux.EPOLLHUP)
-    if r == NULL or failed or is_self(c, c.flows[x.link].fd[0], r):
-        hand_over(c, slot, H_REQUEST)  # its owner tries again, and says what is wrong
+    if r == NULL or failed or is_self(lane, c.flows[x.connection].fd[0], r):
+        give_back(lane, slot, G_REQUEST)  # its owner tries again, and says what is wrong
         return
-    reached(c, slot)
+    reached(lane, slot)
     if x.method == CONNECT:
-        become_tunnel(c, slot)
-    elif watch(c, x.link, 0, linux.EPOLLIN) < 0:
-        hand_over(c, slot, H_REQUEST)
+        become_tunnel(lane, slot)
+    elif watch(c, x.connection, 0, linux.EPOLLIN) < 0:
+        give_back(lane, slot, G_REQUEST)
     else:
-        send_request(c, slot, &out)
+        send_request(lane, slot, &out)

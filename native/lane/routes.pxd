@@ -11,57 +11,18 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memcpy, memset, strlen
 
+from core.slots cimport list_init
+from core.types cimport NOWHERE
 from http.plain cimport Text
+from lane.types cimport Origin, PEER_MAX, Route, Routes
 
 cdef enum:
-    NOWHERE = -1            # no slot, no descriptor, no route
     ROUTES = 16384          # beyond it all are forgotten: the owner says them again
     BUCKETS_OF_ROUTES = 65536
     ORIGINS = 4096
     RENEW_SHARE = 4         # the last part of its time in which a route is renewed
     KEY_MAX = 1024          # bytes of a key: beyond it there is no route
-    USER_MAX = 64           # of a user's name, with a NUL
     ADDRESS = 0             # the kind of what says the class of an address; it has no origin
-    ADDRESS_MAX = 28        # struct sockaddr_in6
-    PEER_MAX = 46           # an IPv6 address as text
-
-cdef struct Route:
-    char *key
-    char *host              # the value of Host for the origin
-    uint32_t hash
-    uint32_t key_size
-    uint32_t host_size
-    int32_t origin
-    int64_t until           # ms; not valid afterwards
-    int64_t renew           # ms, from when on a request asks the owner anew
-    uint8_t asked           # one does, the others need not
-    uint32_t address_size   # 0: only idle connections may be used
-    uint8_t single          # it is the only address
-    char address[ADDRESS_MAX]
-    char peer[PEER_MAX]     # the same as text, NUL-terminated; of an address: its class
-    char user[USER_MAX]     # for the log
-
-cdef struct Origin:
-    int32_t top             # the idle connection used last, NOWHERE
-    int32_t idle            # connections
-    int32_t busy
-    int32_t first           # of the clients that wait for a connection, NOWHERE
-    int32_t last
-    int32_t late            # of `busy`, when last looked at: not free again soon
-    int32_t late_after      # ms in use, after which one is late
-    int64_t second          # ms, when the second began of which `answers` is
-    int32_t answers         # in this second
-    int32_t answers_before  # in the one before
-    int64_t spell           # ms, when the spell began of which `extra` is
-    int32_t extra           # connections that were made beyond BUSY
-
-cdef struct Routes:
-    Route *all
-    Origin *origins
-    int32_t *buckets        # index of a route + 1, or 0
-    uint32_t seed           # of hashes: nobody can choose keys that fall together
-    int32_t count
-    int32_t origin_count
 
 
 cdef inline bint routes_init(Routes *r) noexcept nogil:
@@ -74,8 +35,9 @@ cdef inline bint routes_init(Routes *r) noexcept nogil:
 
 
 cdef inline void origin_init(Origin *o) noexcept nogil:
-    o.top = o.first = o.last = NOWHERE
-    o.idle = o.busy = o.late = o.answers = o.answers_before = o.extra = 0
+    list_init(&o.idle)
+    list_init(&o.waiting)
+    o.idle_count = o.busy = o.late = o.answers = o.answers_before = o.extra = 0
     o.second = o.spell = 0
 
 

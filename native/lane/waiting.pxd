@@ -12,8 +12,13 @@ that is long. Where the rate is less than one a second for each, LATE_MS is.
 
 from libc.stdint cimport int32_t, int64_t
 
-from core.flow cimport Core, Exchange, Flow, ORIGIN, P_IDLE, P_QUEUE, Q_QUEUE, enter_queue
-from lane.routes cimport NOWHERE, Origin
+from core.queues cimport enter_queue
+from core.slots cimport list_add, list_take
+from core.types cimport Core, Flow, IN_LANE, NOWHERE
+from lane.types cimport (
+    Connection, Exchange, Lane, ORIGIN, Origin, P_HEAD, P_QUEUE, Q_QUEUE, connection_of,
+    exchange_of,
+)
 
 cdef enum:
     BUSY = 512              # connections to one origin that will soon be free: more clients wait
@@ -22,7 +27,8 @@ cdef enum:
     EXTRA = 128             # connections beyond BUSY that are made in such a time
 
 
-cdef inline void count_answer(Core *c, Origin *o) noexcept nogil:
+cdef inline void count_answer(Lane *lane, Origin *o) noexcept nogil:
+    cdef Core *c = &lane.core
     if c.now - o.second >= 1000:
         o.answers_before = o.answers if c.now - o.second < 2000 else 0
         o.answers = 0
@@ -30,8 +36,9 @@ cdef inline void count_answer(Core *c, Origin *o) noexcept nogil:
     o.answers += 1
 
 
-cdef inline int32_t late_after(const Core *c, const Origin *o) noexcept nogil:
+cdef inline int32_t late_after(const Lane *lane, const Origin *o) noexcept nogil:
     """How many ms a connection is in use before it is late."""
+    cdef const Core *c = &lane.core
     cdef int32_t rate = 0
     if c.now - o.second < 2000:
         rate = max(o.answers, o.answers_before)
@@ -40,32 +47,38 @@ cdef inline int32_t late_after(const Core *c, const Origin *o) noexcept nogil:
     return max(<int32_t>LATE_MS, <int32_t>(2000 * <int64_t>o.busy // rate))
 
 
-cdef inline void count_late(Core *c) noexcept nogil:
+cdef inline void count_late(Lane *lane) noexcept nogil:
     """Of each origin, the connections that have been in use for long. Looks at every flow,
     and so every QUEUE_MS at most, and only where an origin has BUSY connections in use."""
+    cdef Core *c = &lane.core
     cdef int32_t i
     cdef const Flow *f
+    cdef const Connection *k
     cdef Origin *o
-    if c.now - c.looked < QUEUE_MS:
+    if c.now - lane.looked < QUEUE_MS:
         return
-    c.looked = c.now
-    for i in range(c.routes.origin_count):
-        c.routes.origins[i].late = 0
-        c.routes.origins[i].late_after = late_after(c, &c.routes.origins[i])
+    lane.looked = c.now
+    for i in range(lane.routes.origin_count):
+        lane.routes.origins[i].late = 0
+        lane.routes.origins[i].late_after = late_after(lane, &lane.routes.origins[i])
     for i in range(c.capacity):
         f = &c.flows[i]
-        if f.kind != ORIGIN or f.link.client == NOWHERE or f.link.origin == NOWHERE:
+        if f.kind != ORIGIN:
             continue
-        o = &c.routes.origins[f.link.origin]
-        if c.now - f.link.since >= o.late_after:
+        k = connection_of(f)
+        if k.client == NOWHERE or k.origin == NOWHERE:
+            continue
+        o = &lane.routes.origins[k.origin]
+        if c.now - k.since >= o.late_after:
             o.late += 1
 
 
-cdef inline bint may_have_more(Core *c, Origin *o) noexcept nogil:
+cdef inline bint may_have_more(Lane *lane, Origin *o) noexcept nogil:
     """Whether one more connection may be made now."""
+    cdef Core *c = &lane.core
     if o.busy < BUSY:  # some have ended without an answer, or were handed over
         return True
-    count_late(c)
+    count_late(lane)
     if o.busy - o.late >= BUSY:
         return False
     if c.now - o.spell >= QUEUE_MS:
@@ -75,31 +88,18 @@ cdef inline bint may_have_more(Core *c, Origin *o) noexcept nogil:
     return o.extra <= EXTRA
 
 
-cdef inline void enqueue(Core *c, int32_t slot, int32_t origin) noexcept nogil:
-    cdef Exchange *x = c.flows[slot].x
-    cdef Origin *o = &c.routes.origins[origin]
+cdef inline void begin_waiting(Lane *lane, int32_t slot, int32_t origin) noexcept nogil:
+    cdef Core *c = &lane.core
+    cdef Exchange *x = exchange_of(&c.flows[slot])
     x.phase = P_QUEUE
     x.origin = origin
-    x.before = o.last
-    x.after = NOWHERE
-    if o.last != NOWHERE:
-        c.flows[o.last].x.after = slot
-    else:
-        o.first = slot
-    o.last = slot
+    list_add(c, &lane.routes.origins[origin].waiting, IN_LANE, slot)
     c.flows[slot].way[1].active = c.now
     enter_queue(c, slot, Q_QUEUE)
 
 
-cdef inline void dequeue(Core *c, int32_t slot) noexcept nogil:
-    cdef Exchange *x = c.flows[slot].x
-    cdef Origin *o = &c.routes.origins[x.origin]
-    if x.before != NOWHERE:
-        c.flows[x.before].x.after = x.after
-    else:
-        o.first = x.after
-    if x.after != NOWHERE:
-        c.flows[x.after].x.before = x.before
-    else:
-        o.last = x.before
-    x.phase = P_IDLE
+cdef inline void end_waiting(Lane *lane, int32_t slot) noexcept nogil:
+    cdef Core *c = &lane.core
+    cdef Exchange *x = exchange_of(&c.flows[slot])
+    list_take(c, &lane.routes.origins[x.origin].waiting, IN_LANE, slot)
+    x.phase = P_HEAD

@@ -117,14 +117,25 @@ def forks(root: Path) -> list[str]:
 
 CIMPORT = re.compile(r"^\s*from\s+([\w.]+)\s+cimport\b|^\s*cimport\s+([\w.]+)", re.MULTILINE)
 
+IMPORT = re.compile(
+    r"^\s*from\s+(spliceproxy[\w.]*)\s+import\s+(\w+)?|^\s*import\s+(spliceproxy[\w.]*)",
+    re.MULTILINE,
+)
+
 
 def native_violations(root: Path) -> list[str]:
-    """What breaks the order of the folders of ``native``."""
+    """What breaks the order of the folders of ``native``, or imports of the package what neither
+    the room that the compiled module is in has, nor the one below."""
     found = []
     for path in sorted(p for p in root.rglob("*") if p.suffix in (".pxd", ".pxi", ".pyx")):
         inner = path.relative_to(root)
         folder = inner.parts[0] if len(inner.parts) > 1 else ""
-        for match in CIMPORT.finditer(path.read_text("utf-8")):
+        text = path.read_text("utf-8")
+        for match in IMPORT.finditer(text):
+            name = match[3] or f"{match[1]}.{match[2]}"
+            if name.split(".")[1] not in ("relay", "net"):
+                found.append(f"{inner}: {match[0].strip()}: only of relay and net")
+        for match in CIMPORT.finditer(text):
             other = (match[1] or match[2]).partition(".")[0]
             if other not in FOLDERS:  # of C or of Cython
                 continue
@@ -141,7 +152,6 @@ def test_only_the_room_of_the_processes_forks() -> None:
     assert forks(ROOT / "spliceproxy") == []
 
 
-@pytest.mark.xfail(strict=True, reason="types of the lane are still in core")
 def test_native_folders_cimport_downwards() -> None:
     assert native_violations(ROOT / "native") == []
 
@@ -195,6 +205,27 @@ def test_a_cimport_upwards_is_found(line: str, tmp_path: Path) -> None:
     (tmp_path / "core" / "flow.pxd").write_text(f"from core cimport linux\n{line}\n")
     (found,) = native_violations(tmp_path)
     assert "is above core" in found
+
+
+@pytest.mark.parametrize(
+    ("line", "right"),
+    [
+        ("from spliceproxy.relay.interface import (\n    TunnelEnd,\n)", True),
+        ("import spliceproxy.relay.interface", True),
+        ("from spliceproxy.http1 import rewrite", False),
+        ("    import spliceproxy.net.tcp", True),
+        ("from spliceproxy import relay", True),
+        ("    import spliceproxy.forward.plain", False),
+        ("from spliceproxy import errors", False),
+        ("from spliceproxy.relays import fast", False),
+    ],
+)
+def test_an_import_of_another_room_is_found_in_native(
+    line: str, right: bool, tmp_path: Path
+) -> None:
+    (tmp_path / "relay.pyx").write_text(f"from core cimport linux\nimport warnings\n{line}\n")
+    found = native_violations(tmp_path)
+    assert [text.rpartition(": ")[2] for text in found] == ["only of relay and net"] * (not right)
 
 
 def test_every_module_is_in_a_room_or_of_the_ground() -> None:

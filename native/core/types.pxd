@@ -1,0 +1,168 @@
+"""The state of the relay as C structures.
+
+A *flow* is whatever has a slot: a tunnel or a transfer between side 0 (client, or a
+transfer's source) and side 1 (origin, or its target), or what the lane adds (lane/types.pxd),
+which may have side 0 alone. ``way[s]`` is the direction that starts at side ``s``.
+
+Nothing in this folder knows HTTP, or what the lane is for: it has kinds, queues and a pointer
+for each flow left over for it.
+"""
+
+from cpython.ref cimport PyObject
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+
+cdef enum:
+    NOWHERE = -1            # no slot, no descriptor
+    UNREGISTERED = 0xffffffff   # Flow.mask of a descriptor that is not in epoll
+    BUCKETS = 64            # a timeout is exact to its 64th part
+    BULK_ROOM = 256         # events that are put off
+    INFO_MAX = 256          # room for one struct tcp_info
+    LANE_QUEUES = 5         # wheels for the lane
+
+cdef enum Kind:
+    FREE, TUNNEL, TRANSFER
+    LANE_KIND               # the first of the lane's
+
+# Way.flags
+cdef enum:
+    ENDED = 1               # its source will say no more: FIN, or failed and drained
+    FIN_SENT = 2            # FIN passed on to its target
+    STOPPED = 4             # nothing is read from its source any more
+    SPLICING = 8            # promoted
+    COPY_ONLY = 16          # splice does not work here, or stalls
+
+# Flow.queue: where a flow waits, and for what
+cdef enum Queue:
+    Q_NONE
+    Q_ACK                   # for a send queue to empty, before its socket is reset
+    Q_FINISHED              # to be closed, and then to be reported
+    Q_YOUNG                 # the first of the wheels: moved bytes not long ago
+    Q_IDLE
+    Q_HALF
+    Q_LANE                  # the first of the lane's wheels
+
+cdef enum:
+    QUEUES = Q_LANE + LANE_QUEUES
+    WHEELS = QUEUES - Q_YOUNG
+
+cdef enum Reason:
+    R_NONE, R_DONE, R_SIDE0, R_SIDE1, R_IDLE, R_HALF_CLOSE, R_ABORTED, R_SOURCE_EOF,
+    R_TARGET_IDLE, R_CLIENT_GONE, R_GIVEN_BACK
+
+# A flow can be in two lists at a time (slots.pxd): which neighbours are meant.
+cdef enum:
+    IN_QUEUE                # of its queue
+    IN_LANE                 # of the lane, for whatever it likes
+    LISTS
+
+cdef struct List:
+    int32_t first           # slot, NOWHERE
+    int32_t last
+
+cdef struct Neighbours:     # of a flow in a list
+    int32_t next
+    int32_t prev
+
+cdef struct Way:
+    uint64_t copied
+    uint64_t spliced
+    int64_t left            # bytes still to be read from the source; -1: no end but FIN
+    int64_t active          # ms, when a byte last moved
+    char *held              # read but not yet sent (only while the target is blocked)
+    uint32_t held_at
+    uint32_t held_end
+    uint32_t in_pipe        # bytes in the lent pipe; 0: there is no pipe
+    int32_t pipe_r
+    int32_t pipe_w
+    uint8_t flags
+    uint8_t streak          # bulk reads in a row while copying, chatty ones while splicing
+    uint8_t stalls          # readable, yet splice said EAGAIN: an urgent byte?
+
+cdef struct Flow:
+    int fd[2]
+    uint32_t mask[2]        # what epoll watches for
+    Way way[2]
+    PyObject *token
+    void *attached          # what the lane has hung on it, or NULL
+    char *info              # two struct tcp_info, once finished
+    int64_t queued          # ms; Q_ACK: since when the send queue has not shrunk
+    uint32_t info_len[2]
+    uint32_t generation
+    Neighbours near[LISTS]
+    int32_t outq            # Q_ACK: bytes in the send queue when last looked at
+    int err
+    uint8_t kind
+    uint8_t queue
+    uint8_t bucket
+    uint8_t reason
+    uint8_t dead            # bit s: side s failed
+    uint8_t dupped          # bit s: fd[s] is our own dup(2)
+    uint8_t put_off         # bit s: an event of side s is in Core.bulk
+
+cdef struct Wheel:
+    int64_t timeout         # ms
+    int64_t tick            # ms of one bucket
+    int64_t time            # ms, end of the bucket `now`
+    int now
+    int count
+    List bucket[BUCKETS + 2]
+
+cdef struct Pool:
+    int size                # bytes that each pipe holds
+    int limit
+    int lent
+    int idle
+    int *fds                # idle pipes, a stack of (read end, write end)
+    int64_t used            # ms, last lent or returned
+    int64_t retry           # ms, no new pipe before: the last one was refused
+
+cdef struct Counters:
+    uint64_t copied
+    uint64_t spliced
+    uint64_t starved
+    uint64_t fallbacks
+    uint64_t urgent
+    uint64_t events
+    uint64_t steps
+
+cdef struct Limits:
+    size_t chunk
+    ssize_t bulk_read
+    ssize_t chatty_read
+    int64_t splice_min
+    int64_t rest            # ms
+    int64_t turn_bytes
+    int turn_moves
+    int promote_after
+    int demote_after
+    int64_t step_us
+    int64_t ack_poll        # ms
+    int64_t ack_patience    # ms
+
+cdef struct Event:
+    uint64_t tag
+    uint32_t events
+
+cdef struct Core:
+    int epfd
+    char *buffer            # limits.chunk bytes, shared by every flow
+    Flow *flows
+    int32_t capacity
+    int32_t used
+    int32_t free            # the first free slot; the next is its near[IN_QUEUE].next
+    int32_t finished        # the first flow in Q_FINISHED that is to be closed, likewise
+    int32_t closed          # the first flow in Q_FINISHED that is to be reported, likewise
+    List acking             # the flows in Q_ACK
+    int64_t now             # ms
+    int64_t moved           # bytes in this round of `run`: at a look, and behind it
+    Event bulk[BULK_ROOM]   # put off (bulk.pxd): a ring
+    int bulk_at
+    int bulk_count
+    int64_t ack_next        # ms, next look at the send queues
+    int tunnels
+    int transfers
+    int ended               # tunnels that are closed, and not yet reported
+    Wheel wheels[WHEELS]    # of Q_YOUNG and what comes behind it
+    Pool pool
+    Counters counters
+    Limits limits

@@ -1,0 +1,164 @@
+"""The state of the lane: requests that the relay repeats by itself.
+
+The lane adds three kinds to the flows of the relay, with side 0 alone: a listening socket, a
+client, and a connection to an origin. A client and an origin connection know the slot of the
+other while one serves the other. What is known of each hangs on its flow: an Exchange on that
+of a client, also when it has become a tunnel; a Connection on that of an origin connection.
+"""
+
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+from core.types cimport Core, Flow, LANE_KIND, List, Q_LANE
+from http.plain cimport Plain
+
+cdef enum:
+    USER_MAX = 64           # of a user's name, with a NUL
+    PEER_MAX = 46           # an IPv6 address as text, likewise
+    ADDRESS_MAX = 28        # struct sockaddr_in6
+
+# Flow.kind
+cdef enum:
+    LISTENER = LANE_KIND
+    CLIENT
+    ORIGIN                  # an origin connection
+
+# Flow.queue: wheels of the lane, LANE_QUEUES of them
+cdef enum:
+    Q_HEAD = Q_LANE         # a client between two requests
+    Q_DIAL                  # one whose origin is being connected to
+    Q_RACE                  # the same, where there is another address to try
+    Q_QUEUE                 # one that waits for a connection to its origin
+    Q_ORIGIN_IDLE           # an idle connection to an origin
+
+cdef enum Phase:
+    P_HEAD                  # the next request has not begun
+    P_QUEUE                 # it waits for a connection to its origin
+    P_DIAL                  # its origin is being connected to
+    P_WAIT                  # the request is sent, no byte of the response is there
+    P_BODY                  # the response's head is sent, or held
+
+cdef enum Cause:            # for which a client is given back to the owner
+    G_CLOSED                # it is over: nothing is given back
+    G_REQUEST               # a request, maybe not all of its head, or what is none
+    G_RETRY                 # a request whose reused origin connection was dead
+    G_RESPONSE              # a request and its origin, which has been sent it
+    G_UNANSWERED            # the same, but the time for the response is up
+    G_LINGER                # answered in full, to be closed with care
+    G_REFUSED               # a new client beyond the limit
+
+cdef struct Exchange:       # of a CLIENT, and of the tunnel that it became
+    char *block             # of `room` bytes, NULL while nothing has been received
+    char *data              # in it, received and not consumed: the head in work comes first
+    uint32_t room
+    uint32_t have           # bytes at `data`
+    uint32_t head           # bytes of the head in work
+    int32_t connection      # slot of its origin connection, NOWHERE
+    int32_t origin          # P_QUEUE: for which it waits
+    int32_t origin_fd       # given back with it
+    uint32_t requests       # answered so far
+    int64_t started         # us, when the head in work was there; 0: not known
+    int64_t dialling        # us, since when its origin is dialled; 0: it is not
+    uint16_t status
+    uint8_t phase
+    uint8_t method
+    uint8_t cause
+    uint8_t close           # behind this response
+    uint8_t spent           # the origin connection cannot be used again
+    uint8_t reused
+    char *answer            # of the origin, received and not consumed, when given back
+    uint32_t answer_size
+    uint8_t type_size
+    char type[64]           # Content-Type, for the log
+    char user[USER_MAX]
+    char peer[PEER_MAX]
+    char address[PEER_MAX]  # the client's
+
+cdef struct Connection:     # of an ORIGIN
+    int32_t client          # the slot that it serves, NOWHERE while idle
+    int32_t origin          # which, in Routes.origins; NOWHERE: not to be kept
+    int64_t since           # ms, when it began to serve this client
+    uint8_t fresh           # no request has been sent on it
+    uint8_t probed          # it has TCP keep-alive
+    char peer[PEER_MAX]
+
+cdef struct Route:
+    char *key
+    char *host              # the value of Host for the origin
+    uint32_t hash
+    uint32_t key_size
+    uint32_t host_size
+    int32_t origin
+    int64_t until           # ms; not valid afterwards
+    int64_t renew           # ms, from when on a request asks the owner anew
+    uint8_t asked           # one does, the others need not
+    uint32_t address_size   # 0: only idle connections may be used
+    uint8_t single          # it is the only address
+    char address[ADDRESS_MAX]
+    char peer[PEER_MAX]     # the same as text, NUL-terminated; of an address: its class
+    char user[USER_MAX]     # for the log
+
+cdef struct Origin:
+    List idle               # connections between two requests, the one used last first
+    int32_t idle_count
+    int32_t busy            # connections that serve a client
+    List waiting            # clients that wait for a connection, the one that waits longest last
+    int32_t late            # of `busy`, when last looked at: not free again soon
+    int32_t late_after      # ms in use, after which one is late
+    int64_t second          # ms, when the second began of which `answers` is
+    int32_t answers         # in this second
+    int32_t answers_before  # in the one before
+    int64_t spell           # ms, when the spell began of which `extra` is
+    int32_t extra           # connections that were made beyond BUSY
+
+cdef struct Routes:
+    Route *all
+    Origin *origins
+    int32_t *buckets        # index of a route + 1, or 0
+    uint32_t seed           # of hashes: nobody can choose keys that fall together
+    int32_t count
+    int32_t origin_count
+
+cdef struct Log:
+    char *at                # entries, as of log.pxd
+    size_t used
+    size_t room
+    int count
+    bint on
+    bint told               # the owner knows that there are some
+
+cdef struct LaneCounters:
+    uint64_t exchanges      # answered without the owner
+    uint64_t given_back     # clients that the owner had to go on with
+    uint64_t dropped        # log entries, without memory
+    uint64_t lost           # clients that were closed, without memory to give them back
+
+cdef struct Lane:
+    Core core
+    Plain plain
+    Routes routes
+    char *out               # PLAIN_OUT bytes: a rewritten head; NULL without a lane
+    char *established       # the answer to CONNECT
+    size_t established_size
+    Log log
+    int clients
+    int others              # connections of clients that the owner has
+    int most                # of all of them; beyond it they are refused, 0: no limit
+    int first_port          # of outgoing connections
+    int last_port
+    int accept_error        # errno of an accept(2) that the owner must deal with, 0
+    int64_t looked          # ms, when Origin.late was counted
+    int idle_count          # connections to origins
+    int idle_most           # in all
+    int idle_each           # per origin
+    bint draining
+    LaneCounters counters
+
+
+cdef inline Exchange *exchange_of(const Flow *f) noexcept nogil:
+    """Of a CLIENT. Of a TUNNEL: NULL if the owner has made it."""
+    return <Exchange *>f.attached
+
+
+cdef inline Connection *connection_of(const Flow *f) noexcept nogil:
+    """Of an ORIGIN."""
+    return <Connection *>f.attached
