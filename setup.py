@@ -2,6 +2,11 @@
 
 Without Cython or a C compiler the package installs all the same, in pure Python, and
 says so. ``SPLICEPROXY_REQUIRE_NATIVE=1`` makes that an error.
+
+``SPLICEPROXY_DEBUG=1`` builds a relay for debugging: with AddressSanitizer and
+UndefinedBehaviorSanitizer of GCC, and with the checks of ``native/check.pxd`` after each
+batch of events. It never replaces a release build; ``.ci/run debug`` makes it in a copy of
+the tree and runs tests on it.
 """
 
 import os
@@ -12,17 +17,55 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
-from setuptools.errors import BaseError, CompileError, LinkError
+from setuptools.errors import BaseError, CompileError, LinkError, SetupError
 
 NATIVE = Path("native")
-REQUIRED = os.environ.get("SPLICEPROXY_REQUIRE_NATIVE", "") not in ("", "0")
+
+
+def is_set(variable: str) -> bool:
+    return os.environ.get(variable, "") not in ("", "0")
+
+
+REQUIRED = is_set("SPLICEPROXY_REQUIRE_NATIVE")
+DEBUG = is_set("SPLICEPROXY_DEBUG")
+
+WARNINGS = ["-Wall", "-Wextra", "-fsigned-char"]
+RELEASE_FLAGS = ["-O2", *WARNINGS]
+SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+DEBUG_FLAGS = [
+    *("-O1", "-g", "-fno-omit-frame-pointer", *WARNINGS, *SANITIZERS),
+    "-fno-wrapv",  # Python's own flags have -fwrapv, with which no overflow is seen
+    "-U_FORTIFY_SOURCE",  # fortified functions hide their arguments from the sanitizers
+    "-DSPLICEPROXY_DEBUG",
+]
+DEBUG_MARK = b"__asan_init"
+"""A symbol that every module with AddressSanitizer asks for, and no other."""
+
+
+def is_debug(module: Path) -> bool:
+    """Whether a compiled module was built with ``SPLICEPROXY_DEBUG``."""
+    return DEBUG_MARK in module.read_bytes()
 
 
 class BuildNative(build_ext):
     """build_ext that runs Cython itself, so that its absence and its errors are handled
     like those of the compiler."""
 
+    def run(self) -> None:
+        if DEBUG and self.inplace:  # also an editable install
+            for ext in self.extensions:
+                place = Path(self.get_ext_filename(ext.name))
+                if place.exists() and not is_debug(place):
+                    raise SetupError(
+                        f"{place} is a release build, which a debug build must not replace: "
+                        "use '.ci/run debug', or a copy of the tree"
+                    )
+        super().run()
+
     def build_extension(self, ext: Extension) -> None:
+        built = Path(self.get_ext_fullpath(ext.name))
+        if built.exists() and is_debug(built) != DEBUG:
+            self.force = True  # setuptools compares dates, not flags
         try:
             self._translate(ext)
             super().build_extension(ext)
@@ -79,8 +122,9 @@ setup(
         Extension(
             "spliceproxy.relay._native",
             sources=[str(NATIVE / "relay.pyx")],
-            extra_compile_args=["-O2", "-Wall", "-Wextra", "-fsigned-char"],
-            optional=not REQUIRED,
+            extra_compile_args=DEBUG_FLAGS if DEBUG else RELEASE_FLAGS,
+            extra_link_args=SANITIZERS if DEBUG else [],
+            optional=not (REQUIRED or DEBUG),
         )
     ],
     cmdclass={"build_ext": BuildNative},

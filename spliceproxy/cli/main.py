@@ -13,7 +13,13 @@ from typing import Any, NoReturn
 
 from spliceproxy.config import Config
 from spliceproxy.settings.kind import Invalid
-from spliceproxy.settings.loading import SettingsError, is_there, load, native_is_built
+from spliceproxy.settings.loading import (
+    SettingsError,
+    is_there,
+    load,
+    native_is_built,
+    native_is_for_debugging,
+)
 from spliceproxy.settings.sources import Found, strangers
 from spliceproxy.settings.table import BY_NAME, SECTIONS, SETTINGS, Setting, default_words
 from spliceproxy.version import __version__
@@ -221,6 +227,8 @@ class _Version(argparse.Action):
         from platform import python_implementation, python_version
 
         native = "built" if native_is_built() else "not built"
+        if native_is_for_debugging():
+            native = "built for debugging"
         loop = "uvloop" if is_there("uvloop") else "asyncio"
         print(
             f"spliceproxy {__version__} ({python_implementation()} {python_version()}, "

@@ -203,9 +203,24 @@ def is_there(module: str) -> bool:
     return find_spec(module) is not None
 
 
+_NATIVE = "spliceproxy.relay._native"
+
+
 def native_is_built() -> bool:
     """Whether there is the compiled relay."""
-    return is_there("spliceproxy.relay._native")
+    return is_there(_NATIVE)
+
+
+def native_is_for_debugging() -> bool:
+    """Whether the compiled relay was built with ``SPLICEPROXY_DEBUG`` (setup.py). It is not
+    imported: without the sanitizer's library in ``LD_PRELOAD`` that would end the process."""
+    from importlib.util import find_spec
+
+    spec = find_spec(_NATIVE)
+    if spec is None or spec.origin is None:
+        return False
+    with open(spec.origin, "rb") as module:
+        return b"__asan_init" in module.read()
 
 
 def log_faults(path: str, where: str, *, create: bool) -> Iterator[str]:

@@ -36,7 +36,7 @@ class Found:
 _SERVICE_LINK = re.compile(
     r"\w+_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)"
 )
-_OF_THE_BUILD = f"{PREFIX}REQUIRE_NATIVE"
+_OF_THE_BUILD = (f"{PREFIX}REQUIRE_NATIVE", f"{PREFIX}DEBUG")
 
 
 def strangers(environ: Mapping[str, str]) -> Iterator[str]:
@@ -46,7 +46,7 @@ def strangers(environ: Mapping[str, str]) -> Iterator[str]:
     for variable in environ:
         if not variable.startswith(PREFIX) or _SERVICE_LINK.fullmatch(variable):
             continue
-        ours = variable in _known() or variable in (CONFIG_VARIABLE, _OF_THE_BUILD)
+        ours = variable in _known() or variable in (CONFIG_VARIABLE, *_OF_THE_BUILD)
         if not ours and not _near(variable):
             yield f"{variable}: there is no such variable, and it has no effect"
 
@@ -57,7 +57,7 @@ def _known() -> dict[str, Setting]:
 
 def _near(variable: str) -> str:
     """The variable that is meant by one that is not known, or ""."""
-    if _SERVICE_LINK.fullmatch(variable) or variable == _OF_THE_BUILD:
+    if _SERVICE_LINK.fullmatch(variable) or variable in _OF_THE_BUILD:
         return ""
     return next(iter(get_close_matches(variable, [*_known(), CONFIG_VARIABLE], 1, 0.9)), "")
 

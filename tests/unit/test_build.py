@@ -44,7 +44,7 @@ class Project:
         (self.root / "native" / name).write_text(text)
 
     def setup(self, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
-        clean = {k: v for k, v in os.environ.items() if k != "SPLICEPROXY_REQUIRE_NATIVE"}
+        clean = {k: v for k, v in os.environ.items() if not k.startswith("SPLICEPROXY_")}
         return subprocess.run(
             [sys.executable, "setup.py", *args],
             cwd=self.root,

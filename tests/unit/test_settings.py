@@ -313,7 +313,7 @@ def test_bad_variables(variable: str, text: str, problem: str) -> None:
 def test_variables_of_others_are_not_ours() -> None:
     others = (
         "SERVICE_HOST SERVICE_PORT SERVICE_PORT_HTTP PORT PORT_8888_TCP PORT_8888_TCP_ADDR "
-        "VERSION REQUIRE_NATIVE POD_IP"
+        "VERSION REQUIRE_NATIVE DEBUG POD_IP"
     )
     load({}, None, {f"SPLICEPROXY_{name}": "x" for name in others.split()})
 
@@ -346,7 +346,7 @@ def test_strange_variables_are_warned_of(
 ) -> None:
     names = (
         "PORT PORT_8888_TCP PORT_8888_TCP_ADDR PORT_53_UDP_PORT SERVICE_HOST SERVICE_PORT_HTTP "
-        "ADMIN_PORT_80_TCP_PROTO REQUIRE_NATIVE POD_IP VIA"
+        "ADMIN_PORT_80_TCP_PROTO REQUIRE_NATIVE DEBUG POD_IP VIA"
     )
     for name in names.split():
         monkeypatch.setenv(f"SPLICEPROXY_{name}", "x")
