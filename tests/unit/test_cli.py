@@ -407,7 +407,8 @@ def test_help_fits_a_terminal_and_names_every_flag() -> None:
 def test_version() -> None:
     result = run("--version")
     assert (result.returncode, result.stderr) == (0, "")
-    pattern = rf"spliceproxy {__version__} \(\w+ 3\.\d+\.\S+, native engine (not built|built|built for debugging), \w+\)\n"
+    native = "native engine (not built|built|built for debugging)"
+    pattern = rf"spliceproxy {__version__} \(\w+ 3\.\d+\.\S+, {native}, \w+\)\n"
     assert re.fullmatch(pattern, result.stdout)
 
 
