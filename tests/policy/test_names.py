@@ -8,7 +8,7 @@ import pytest
 from harness import ProxyProcess
 from policy_rig import Origins, World, ask, connect, get, upgrade, world
 
-# As the README has it.
+# As docs/policy-function.md has one.
 ALLOWLIST = """
 from spliceproxy.policy import Allow, Deny, Request
 

@@ -124,6 +124,7 @@ def test_sdist_has_all_that_a_build_and_a_test_run_need(project: Project) -> Non
     with tarfile.open(archive) as tar:
         names = {name.partition("/")[2] for name in tar.getnames()}
     wanted = {"setup.py", "pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", ".ci/run"}
+    wanted |= {"CONTRIBUTING.md", "tests/README.md"}
     for folder, pattern in (
         ("native", "*.p[yx][xdi]"),
         ("spliceproxy", "*.py*"),

@@ -12,10 +12,17 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
 from spliceproxy import Allow, Deny, Request, load_config
 from spliceproxy.policy.functions import wants_addresses
+from spliceproxy.settings.schema import schema
+
+try:
+    import tomllib
+except ImportError:
+    import tomli as tomllib
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -43,10 +50,14 @@ TOML = [
 @pytest.mark.parametrize("block", TOML)
 def test_settings_are_accepted(block: str, tmp_path: Path) -> None:
     (tmp_path / "map").write_text("10.0.7.0/24 ci\n54321 alice\n")
+    (tmp_path / "users").write_text(
+        "alice:$2b$04$abcdefghijklmnopqrstuu5Lo0g67CiD3M4RpN1BmBb4Crp5w7dbK\n"
+    )
     user = pwd.getpwuid(os.getuid()).pw_name
     text = block.replace("/etc/spliceproxy", str(tmp_path)).replace("www-data", user)
     (tmp_path / "proxy.toml").write_text(text)
     load_config(str(tmp_path / "proxy.toml"))
+    jsonschema.validate(tomllib.loads(text), schema())
 
 
 def functions(page: str) -> list[str]:

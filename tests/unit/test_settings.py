@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import textwrap
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -28,7 +27,7 @@ from spliceproxy.config import (
 )
 from spliceproxy.settings import page, schema, writing
 from spliceproxy.settings.loading import SettingsError, load
-from spliceproxy.settings.table import BY_NAME, SETTINGS, Setting, default_words
+from spliceproxy.settings.table import BY_NAME, SETTINGS, Setting
 
 try:
     import tomllib
@@ -907,34 +906,6 @@ def test_page_of_the_settings_is_that_of_the_table() -> None:
 def test_notes_of_the_page_are_about_settings() -> None:
     fields = {f"{one.name}.{each.name}" for one in SETTINGS for each in one.fields}
     assert page.NOTES.keys() <= BY_NAME.keys() | fields
-
-
-@pytest.fixture
-def readme() -> str:
-    path = Path(__file__).parents[2] / "README.md"
-    if not path.exists():
-        pytest.skip("not in a source tree")
-    return path.read_text()
-
-
-def test_readme_names_every_setting(readme: str) -> None:
-    for setting in SETTINGS:
-        if not setting.section:
-            assert f"`{setting.name}`" in readme, setting.name
-            continue
-        (default,) = re.findall(rf"^\| `--{setting.name}(?: [A-Z:]+)?` \| (.*?) ?\|", readme, re.M)
-        words = default_words(setting).split(",")[0]
-        assert default.strip("`") == words or " " in words, setting.name
-
-
-def test_files_in_the_readme_are_right(folder: Path, readme: str) -> None:
-    indented = map(textwrap.dedent, re.findall(r"(?:^(?:    .*)?\n)+", readme, re.M))
-    files = [text for text in indented if re.search(r"^\[(\[rule|auth-)", text, re.M)]
-    assert len(files) == 3  # the last is one of --learn, which is one of settings, too
-    for text in files:
-        here = text.replace("/etc/spliceproxy/map", str(folder / "map"))
-        assert read(folder, here) != read(folder, "")
-        assert is_valid(tomllib.loads(here))
 
 
 def test_a_file_of_users_that_cannot_be_read_names_its_setting(folder: Path) -> None:
