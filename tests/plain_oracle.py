@@ -19,7 +19,7 @@ from typing import Any
 from oracle import Difference
 
 from spliceproxy.config import Timeouts
-from spliceproxy.forward.lane import Exchanges
+from spliceproxy.forward.lane import Lane
 from spliceproxy.http1.authentication import request_binds, response_binds
 from spliceproxy.http1.chain import has_passed
 from spliceproxy.http1.errors import HeadError
@@ -64,7 +64,7 @@ ROOM = 1 << 16
 Key = tuple[str, int]
 
 
-class _Exchanges(Exchanges):
+class _Lane(Lane):
     """Whatever the origin's address is, the listener of the test is dialled. A machine that
     is held up forgets no route."""
 
@@ -86,16 +86,24 @@ class Plain:
         self.relay = NativeRelay(RelayOptions())
         self.handoffs: list[Handoff] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
-        services: Any = SimpleNamespace(
-            config=SimpleNamespace(timeouts=Timeouts(), forwarded_for="transparent"),
-            via=via,
-            log=SimpleNamespace(follow=lambda take: None, expect=int) if log else None,
-            loop=None,
-            policy=SimpleNamespace(identifies=False, watches=False),
-            own=SimpleNamespace(may_be=lambda port: False),
-            relay=SimpleNamespace(wake=lambda: None),
+        config: Any = SimpleNamespace(
+            timeouts=Timeouts(), forwarded_for="transparent", via=via.decode()
         )
-        self.exchanges = _Exchanges(services, self.relay, self)
+        policy: Any = SimpleNamespace(identifies=False)
+        records: Any = SimpleNamespace(
+            log=object() if log else None, watched=False, follow=lambda take: None, expect=int
+        )
+        lane = _Lane.of(
+            self.relay,
+            SimpleNamespace(wake=lambda: None, loop=None),  # type: ignore[arg-type]
+            config,
+            policy,
+            records,
+            SimpleNamespace(may_be=lambda port: False),  # type: ignore[arg-type]
+        )
+        assert lane is not None
+        self.exchanges = lane
+        lane.report_to(self)
         host, port = self._listener.getsockname()
         self.exchanges.dialled = (
             socket.AF_INET.to_bytes(2, "little") + port.to_bytes(2, "big") + socket.inet_aton(host)

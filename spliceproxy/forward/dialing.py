@@ -28,16 +28,16 @@ _FINAL: tuple[ErrorType, ...] = ("connection_limit_reached", "proxy_loop_detecte
 async def dial(
     services: Services, verdict: Verdict, record: Record, again: Decide
 ) -> tuple[Stream, Verdict]:
-    """A connection, and the verdict that allows it. Raises as :meth:`Services.dial`, and what
+    """A connection, and the verdict that allows it. Raises as :meth:`Origins.dial`, and what
     ``again`` raises."""
     # What is known without waiting has come from a look-up that was over.
     late = services.names.late(verdict.host) if record.looked_up else None
     if late is None:
-        return await services.dial(verdict, record), verdict
+        return await services.origins.dial(verdict, record), verdict
     if not record.dialling_since:  # one limit for all that follows
         record.dialling_since = time.monotonic() - record.looked_up
     deadline = record.dialling_since + services.config.timeouts.dial
-    attempt = asyncio.ensure_future(services.dial(verdict, record))
+    attempt = asyncio.ensure_future(services.origins.dial(verdict, record))
     try:
         if await _needs_more(attempt, late, deadline):
             more = await again()
@@ -45,7 +45,9 @@ async def dial(
             if new and not _is_settled(attempt):
                 _drop(attempt)
                 rest = tuple(one for one in more.addresses if one not in new)
-                return await services.dial(more._replace(addresses=new + rest), record), more
+                return await services.origins.dial(
+                    more._replace(addresses=new + rest), record
+                ), more
         return await attempt, verdict
     except BaseException:
         _drop(attempt)

@@ -178,7 +178,7 @@ class Exchange:
         """An idle connection, if there is one and the request may be sent again."""
         if not self._may_repeat:
             return False
-        idle = self._services.pool.take(self._verdict.key, self._verdict.addresses)
+        idle = self._services.origins.take(self._verdict.key, self._verdict.addresses)
         if idle is None:
             return False
         self._origin, self._record.peer = idle
@@ -365,7 +365,7 @@ class Exchange:
             raise ClientGone(IDLE if error.reason == TARGET_IDLE else CLIENT_RESET) from error
         self.cut_by_reset = False  # it is whole
         if stays and self._sound and self.uploaded and not (self._binds and close):
-            place = self._bound if self._binds else self._services.pool
+            place = self._bound if self._binds else self._services.origins
             place.put(self._verdict.key, origin, self._record.peer)
             self._origin = None
         return not close and (self._sound or not self._binds)

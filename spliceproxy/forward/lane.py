@@ -1,5 +1,5 @@
-"""Plain exchanges: lets the relay repeat what was decided here, and takes back what it may
-not decide.
+"""The lane: lets the relay repeat what was decided here, and takes back what it may not
+decide.
 
 A client's connection is with the relay while it has nothing to say, and while all that it
 says is plain (:mod:`forward.plain`) and goes where a request has been allowed to go a moment
@@ -8,14 +8,13 @@ ago. Everything else comes back as a :class:`Handoff`, and becomes a Connection 
 
 from __future__ import annotations
 
-import asyncio
 import os
 import socket
 import struct
 from collections.abc import Container
 from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Protocol
 
 from spliceproxy.config import Config, Timeouts
 from spliceproxy.forward.plain import REQUEST_RULES, RESPONSE_RULES, is_plain, written_authority
@@ -23,21 +22,22 @@ from spliceproxy.http1.authentication import PER_REQUEST
 from spliceproxy.http1.head import RequestHead
 from spliceproxy.http1.rewrite import host_field
 from spliceproxy.net.stream import Stream
-from spliceproxy.observe.accesslog import AccessLog
 from spliceproxy.observe.record import Record
+from spliceproxy.observe.records import Records
 from spliceproxy.policy.engine import Policy
 from spliceproxy.policy.standing import Standing
 from spliceproxy.policy.verdict import Verdict
 from spliceproxy.relay.driver import RelayDriver
 from spliceproxy.relay.interface import Relay
 from spliceproxy.relay.lane import Handoff, LaneOptions
+from spliceproxy.relay.lane import Lane as NativeLane
 from spliceproxy.site.pages import ESTABLISHED
 from spliceproxy.upstream.dialer import ATTEMPT_DELAY
 from spliceproxy.upstream.own import Own
 from spliceproxy.upstream.pool import MAX_IDLE, PER_ORIGIN, TOTAL, Key
 
 if TYPE_CHECKING:
-    from spliceproxy.relay._native import NativeRelay
+    from typing_extensions import Self  # typing has it since Python 3.11
 
 KINDS = {
     ("CONNECT", "authority"): "C",
@@ -49,19 +49,7 @@ KINDS = {
 """The relay's letters for a method and a form of the target."""
 
 
-class Shared(Protocol):
-    """What is needed here of all that a worker's connections share (``services``)."""
-
-    loop: asyncio.AbstractEventLoop
-    config: Config
-    relay: RelayDriver
-    log: AccessLog | None
-    own: Own
-    policy: Policy
-    via: bytes
-
-
-class Owner(Protocol):
+class Front(Protocol):
     """Who goes on with what comes back."""
 
     def take_over(self, handoff: Handoff) -> None: ...
@@ -69,33 +57,97 @@ class Owner(Protocol):
     def lost(self, count: int) -> None: ...
 
 
-class Exchanges:
-    """The plain exchanges of one worker. ``VALID`` is how many seconds a decision, and the
-    addresses that belong to it, may be repeated: a change of DNS or of /etc/hosts is followed
-    within this time, at the cost of a request a second."""
+class _News:
+    """What the relay says, and whom it concerns. Nothing comes before there are clients."""
+
+    __slots__ = ("_records", "front")
+
+    front: Front
+
+    def __init__(self, records: Records) -> None:
+        self._records = records
+
+    def handed(self, handoff: Handoff) -> None:
+        self.front.take_over(handoff)
+
+    def not_accepted(self, error: int) -> None:
+        self.front.not_accepted(error)
+
+    def logged(self, count: int) -> None:
+        self._records.expect(count)
+
+    def lost(self, count: int) -> None:
+        self.front.lost(count)
+
+
+class Lane:
+    """The lane of one worker. ``VALID`` is how many seconds a decision, and the addresses that
+    belong to it, may be repeated: a change of DNS or of /etc/hosts is followed within this time,
+    at the cost of a request a second."""
 
     VALID = 1.0
 
-    __slots__ = ("_forwards", "_keyed", "_native", "_owner", "_repeats", "_services")
+    __slots__ = (
+        "_driver",
+        "_forwards",
+        "_native",
+        "_news",
+        "_own",
+        "_policy",
+        "_repeats",
+    )
 
-    def __init__(self, services: Shared, relay: Relay, owner: Owner) -> None:
-        """``relay`` is of the native engine."""
-        from spliceproxy.relay._native import NativeExchanges
-
-        self._services = services
-        self._owner = owner
+    def __init__(
+        self,
+        native: NativeLane,
+        news: _News,
+        driver: RelayDriver,
+        config: Config,
+        policy: Policy,
+        own: Own,
+        *,
+        repeats: bool,
+    ) -> None:
+        """Of :meth:`of`. ``native`` is the relay's side; not ``repeats``: each request is to be
+        seen here."""
+        self._native = native
+        self._news = news
+        self._driver = driver
+        self._policy = policy
+        self._own = own
+        self._repeats = repeats
         # Otherwise each request gets the client's address, or loses what it has.
-        self._forwards = services.config.forwarded_for == "transparent"
-        self._keyed = services.policy.identifies
-        self._repeats = not services.policy.watches  # who wants each record, sees each request
-        log = services.log is not None
-        self._native = NativeExchanges(
-            cast("NativeRelay", relay),
-            exchange_options(services.config.timeouts, services.via, keyed=self._keyed, log=log),
-            self,
+        self._forwards = config.forwarded_for == "transparent"
+
+    @classmethod
+    def of(
+        cls,
+        relay: Relay,
+        driver: RelayDriver,
+        config: Config,
+        policy: Policy,
+        records: Records,
+        own: Own,
+    ) -> Self | None:
+        """The lane of ``relay``, which ``driver`` runs; None where its engine has none. ``own``
+        are the addresses to which nothing is sent."""
+        news = _News(records)
+        options = lane_options(
+            config.timeouts,
+            config.via.encode("ascii"),
+            keyed=policy.identifies,
+            log=records.log is not None,
         )
-        if services.log is not None:
-            services.log.follow(self._native.take_log)
+        native = relay.lane(options, news)
+        if native is None:
+            return None
+        records.follow(native.take_log)
+        # Who wants each record, sees each request.
+        return cls(native, news, driver, config, policy, own, repeats=not records.watched)
+
+    def report_to(self, front: Front) -> None:
+        """``front`` goes on with what comes back; to be said before there is a client."""
+        self._news.front = front
 
     @property
     def clients(self) -> int:
@@ -125,7 +177,7 @@ class Exchanges:
         except OSError:
             return False
         stream.detach()
-        self._services.relay.wake()
+        self._driver.wake()
         return True
 
     def release(self) -> None:
@@ -147,13 +199,13 @@ class Exchanges:
         if head.method != "CONNECT" and not (self._forwards and is_plain(head)):
             return False
         authority = written_authority(head)
-        if not authority or self._services.own.may_be(verdict.port):
+        if not authority or self._own.may_be(verdict.port):
             return False
         first = verdict.addresses[0]
         self._native.add_route(
             KINDS[head.method, head.form],
             group,
-            (head.get(b"proxy-authorization") or b"") if self._keyed else b"",
+            (head.get(b"proxy-authorization") or b"") if self._policy.identifies else b"",
             authority,
             verdict.key,
             host_field(head),
@@ -164,26 +216,11 @@ class Exchanges:
             record.user,
         )
         self._native.add_client(record.client, group)
-        self._services.relay.wake()  # clients come back where it had to forget their origins
+        self._driver.wake()  # clients come back where it had to forget their origins
         return True
 
     def _socket_address(self, address: str, port: int) -> bytes:
         return socket_address(address, port)
-
-    # ---- what the relay says -----------------------------------------------------------
-
-    def handed(self, handoff: Handoff) -> None:
-        self._owner.take_over(handoff)
-
-    def not_accepted(self, error: int) -> None:
-        self._owner.not_accepted(error)
-
-    def logged(self, count: int) -> None:
-        assert self._services.log is not None
-        self._services.log.expect(count)
-
-    def lost(self, count: int) -> None:
-        self._owner.lost(count)
 
     # ---- idle connections to origins ---------------------------------------------------
 
@@ -204,7 +241,7 @@ class Exchanges:
             stream.close()
             return
         self._native.put(key, stream.detach(), peer)
-        self._services.relay.wake()
+        self._driver.wake()
 
     def close(self) -> None:
         """As :meth:`IdlePool.close`."""
@@ -220,7 +257,7 @@ class Exchanges:
             os.close(fd)
             raise
         try:
-            stream = Stream(sock, self._services.loop)
+            stream = Stream(sock, self._driver.loop)
             stream.buffer += received
             stream.received = len(received)
             return stream
@@ -238,7 +275,7 @@ def own_ports() -> tuple[int, int]:
         return 1024, 65535
 
 
-def exchange_options(times: Timeouts, via: bytes, *, keyed: bool, log: bool) -> LaneOptions:
+def lane_options(times: Timeouts, via: bytes, *, keyed: bool, log: bool) -> LaneOptions:
     """The relay's settings. ``via`` is our pseudonym, b"" for none; ``keyed``: a decision
     depends on the client's credentials."""
     rules = dict(REQUEST_RULES)

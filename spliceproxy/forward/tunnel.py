@@ -45,4 +45,4 @@ def _ended(services: Services, record: Record, end: TunnelEnd) -> None:
     if end.errno in EXHAUSTED:  # neither side has left
         record.reason, record.error = ABORTED, "proxy_internal_error"
         services.faults.say(end.errno, logging.ERROR, "a tunnel was cut: %s", strerror(end.errno))
-    services.write(record)
+    services.records.write(record)

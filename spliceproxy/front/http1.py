@@ -103,13 +103,13 @@ class Connection:
     ) -> Connection:
         """A connection that the relay gives back, with what it has received. Where this
         raises, the descriptors that are still the hand-off's are for the caller to close."""
-        assert services.exchanges is not None
-        streams = services.exchanges
-        stream = streams.stream(handoff.take_client(), handoff.address, handoff.buffer)
+        lane = services.lane
+        assert lane is not None
+        stream = lane.stream(handoff.take_client(), handoff.address, handoff.buffer)
         origin: Stream | None = None
         try:
             if handoff.origin >= 0:
-                origin = streams.stream(handoff.take_origin(), handoff.peer, handoff.answer)
+                origin = lane.stream(handoff.take_origin(), handoff.peer, handoff.answer)
             return cls(services, stream, handoff.address, admit)._goes_on(handoff, origin)
         except BaseException:
             stream.close()
@@ -175,10 +175,10 @@ class Connection:
     def _give_back(self) -> bool:
         """Whether the relay goes on with this client. It knows no connection to an origin
         that belongs to one."""
-        exchanges = self._services.exchanges
-        if exchanges is None or self._services.draining or self._bound:
+        lane = self._services.lane
+        if lane is None or self._services.draining or self._bound:
             return False
-        return exchanges.give(self._stream, self._address, self._requests)
+        return lane.give(self._stream, self._address, self._requests)
 
     def abort(self, cause: Exception) -> None:
         """Makes what the connection does now fail with ``cause``."""
@@ -271,7 +271,7 @@ class Connection:
         waits = len(stream.buffer) if self._head is not None else 0
         record.bytes_in = stream.received - waits - received
         record.bytes_out = stream.sent - sent
-        self._services.write(record)
+        self._services.records.write(record)
 
     async def _dispatch(self, head: RequestHead) -> bool:
         self._head = head
@@ -346,10 +346,8 @@ class Connection:
 
     def _may_repeat(self, head: RequestHead, verdict: Verdict) -> bool:
         """Lets the relay serve further requests like this one by itself, if it can."""
-        exchanges = self._services.exchanges
-        if exchanges is None:
-            return False
-        return exchanges.allow(self._standing, head, verdict, self._record)
+        lane = self._services.lane
+        return lane is not None and lane.allow(self._standing, head, verdict, self._record)
 
     async def _forward(self, head: RequestHead, host: str, port: int, *, own: bool = False) -> bool:
         self._check_loop(head)

@@ -64,23 +64,25 @@ class Server:
         self._beyond: set[Stream] = set()  # of these, those beyond the limit
         self._resume: asyncio.TimerHandle | None = None
         self._empty: asyncio.Future[None] | None = None
+        if services.lane is not None:
+            services.lane.report_to(self)
 
     @property
     def connections(self) -> int:
         """Client connections that are open, tunnels included. Each is counted once: here until
         its socket is closed or given away, or with the relay."""
-        exchanges = self._services.exchanges
-        more = exchanges.clients if exchanges is not None else 0
+        lane = self._services.lane
+        more = lane.clients if lane is not None else 0
         return self._held + self._services.relay.tunnels + more
 
     def start(self) -> None:
         """Begins to accept."""
-        exchanges = self._services.exchanges
-        if exchanges is not None:
-            exchanges.limit(self._limit, self._held)
+        lane = self._services.lane
+        if lane is not None:
+            lane.limit(self._limit, self._held)
         for sock in self._sockets:
-            if exchanges is not None:
-                exchanges.listen(sock)
+            if lane is not None:
+                lane.listen(sock)
             else:
                 self._loop.add_reader(sock.fileno(), self._accept, sock)
 
@@ -128,7 +130,7 @@ class Server:
         if error == errno.EAGAIN:
             self._pause("the limit on connections is reached")
             return
-        self._services.pool.close()  # each idle connection is a descriptor
+        self._services.origins.close_idle()
         self._pause(f"accept: {os.strerror(error)}")
 
     def lost(self, count: int) -> None:
@@ -165,8 +167,8 @@ class Server:
 
     def _count(self, more: int) -> None:
         self._held += more
-        if self._limit and self._services.exchanges is not None:
-            self._services.exchanges.limit(self._limit, self._held)
+        if self._limit and self._services.lane is not None:
+            self._services.lane.limit(self._limit, self._held)
 
     async def _admit(self, stream: Stream) -> bool:
         """Whether there is a place after all for a client that came beyond the limit. Another
@@ -201,8 +203,8 @@ class Server:
         self.start()
 
     def _stop_accepting(self) -> None:
-        if self._services.exchanges is not None:
-            self._services.exchanges.unlisten()
+        if self._services.lane is not None:
+            self._services.lane.unlisten()
             return
         for sock in self._sockets:
             self._loop.remove_reader(sock.fileno())
@@ -222,9 +224,9 @@ class Server:
         for sock in self._sockets:
             sock.close()  # the supervisor's copies too are closed: clients are refused
         self._sockets.clear()
-        exchanges = self._services.exchanges
-        if exchanges is not None:
-            exchanges.release()
+        lane = self._services.lane
+        if lane is not None:
+            lane.release()
             self._services.relay.step()
         # New tasks have not begun to run: let them get to their first read.
         await asyncio.sleep(0)
@@ -255,8 +257,8 @@ class Server:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
-        if self._services.exchanges is not None:
-            self._services.exchanges.close_clients()
+        if self._services.lane is not None:
+            self._services.lane.close_clients()
         self._services.relay.abort_all()
         await self._services.relay.drained()
 

@@ -5,19 +5,22 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 
 from spliceproxy.config import Config
 from spliceproxy.forward.body import BodyMover
-from spliceproxy.forward.lane import Exchanges
+from spliceproxy.forward.lane import Lane
 from spliceproxy.forward.services import Services
 from spliceproxy.front.server import Server
 from spliceproxy.observe.accesslog import open_log
+from spliceproxy.observe.records import Records
 from spliceproxy.policy.engine import Policy
 from spliceproxy.policy.learn import Learned
 from spliceproxy.relay.driver import RelayDriver
 from spliceproxy.relay.interface import Relay
 from spliceproxy.site.files import Site
 from spliceproxy.upstream.dialer import Dialer
+from spliceproxy.upstream.origins import Origins
 from spliceproxy.upstream.own import Own
 from spliceproxy.upstream.pool import IdlePool
 from spliceproxy.upstream.resolver import Resolver
@@ -38,7 +41,14 @@ class Instance:
         loop = asyncio.get_running_loop()
         site = Site(config.serve, links=config.serve_links) if config.serve is not None else None
         log = open_log(config.access_log, loop, query=config.log_query)
+        records = Records(log, policy.closed if policy.watches else None)
         driver = RelayDriver(relay, loop)
+        own = Own(sock.getsockname() for sock in sockets)
+        lane = Lane.of(relay, driver, config, policy, records, own)
+        idle = IdlePool(loop) if lane is None else lane
+        # With files to serve a request that leads back here is no loop.
+        never = own if site is None else None
+        origins = Origins(loop, Dialer(config.timeouts.dial), idle, never)
         learn = config.policy.learn
         self._resolver = resolver
         self.services = Services(
@@ -46,20 +56,16 @@ class Instance:
             config=config,
             relay=driver,
             mover=BodyMover(driver, config.timeouts.idle, config.via.encode("ascii")),
-            dialer=Dialer(config.timeouts.dial),
-            pool=IdlePool(loop),
-            log=log,
-            site=site,
-            names=resolver,
-            own=Own(sock.getsockname() for sock in sockets),
+            records=records,
             policy=policy,
             learned=None if learn is None else Learned(learn),
+            names=resolver,
+            lane=lane,
+            origins=origins,
+            site=site,
         )
         limit = -(-config.max_connections // config.workers)
         self._server = Server(self.services, sockets, limit)
-        if relay.engine == "native":
-            exchanges = Exchanges(self.services, relay, self._server)
-            self.services.exchanges = self.services.pool = exchanges
 
     def start(self) -> None:
         """Begins to accept clients."""
@@ -76,11 +82,11 @@ class Instance:
             await self._server.drain(0.0)
             raise
         finally:
-            services.pool.close()
-            services.relay.close()
-            await services.policy.finish()
-            if services.learned is not None:
-                await services.learned.finish()
-            await self._resolver.close()
-            if services.log is not None:
-                await services.log.close()
+            async with AsyncExitStack() as ends:  # each, whatever becomes of those before
+                ends.push_async_callback(services.records.close)
+                ends.push_async_callback(self._resolver.close)
+                if services.learned is not None:
+                    ends.push_async_callback(services.learned.finish)
+                ends.push_async_callback(services.policy.finish)
+                ends.callback(services.relay.close)
+                ends.callback(services.origins.close_idle)

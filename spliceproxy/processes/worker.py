@@ -98,7 +98,7 @@ async def _work(
         raise _Unusable(error) from error
     instance = Instance(config, sockets, relay, resolver, policy)
     instance.services.relay.on_stuck = _die
-    access_log = instance.services.log
+    access_log = instance.services.records.log
     if access_log is not None:
         loop.add_signal_handler(signal.SIGUSR1, access_log.reopen)
     for number in UNUSED:

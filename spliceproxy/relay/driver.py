@@ -41,6 +41,11 @@ class RelayDriver:
         loop.add_reader(relay.fileno(), relay.reader(self._report, self._stuck))
 
     @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop that it belongs to."""
+        return self._loop
+
+    @property
     def tunnels(self) -> int:
         """Tunnels that have not been reported as ended."""
         return self._relay.tunnels

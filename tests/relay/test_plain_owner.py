@@ -45,7 +45,7 @@ def test_a_client_that_comes_straight_back_is_not_left_waiting(plain: Plain) -> 
     async def give() -> None:
         loop = asyncio.get_running_loop()
         driver = RelayDriver(plain.relay, loop)
-        plain.exchanges._services.relay = driver
+        plain.exchanges._driver = driver
         stream = Stream(inner, loop)
         stream.buffer += b"POST / HTTP/1.1\r\n"
         assert plain.exchanges.give(stream, "192.0.2.1", 1)
@@ -65,7 +65,7 @@ def test_the_limits_of_what_is_given_are_watched(plain: Plain) -> None:
     async def give() -> None:
         loop = asyncio.get_running_loop()
         driver = RelayDriver(plain.relay, loop)
-        plain.exchanges._services.relay = driver
+        plain.exchanges._driver = driver
         outer, inner = tcp_pair()
         with outer:
             plain.exchanges.put(("o", 80), Stream(inner, loop), "192.0.2.1")

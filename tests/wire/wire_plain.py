@@ -17,11 +17,23 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from wire_case import Case, Step
-from wire_rig import CLIENT, ORIGIN, Cut, Rig, Run, _Dialer, _Names, _Peer, _Services
+from wire_rig import (
+    CLIENT,
+    ORIGIN,
+    Cut,
+    Rig,
+    Run,
+    _Dialer,
+    _Names,
+    _Origins,
+    _Peer,
+    _Records,
+    _Services,
+)
 
 from spliceproxy.config import Config
 from spliceproxy.forward.body import BodyMover
-from spliceproxy.forward.lane import Exchanges, socket_address
+from spliceproxy.forward.lane import Lane, socket_address
 from spliceproxy.forward.plain import is_plain, written_authority
 from spliceproxy.front.http1 import Connection
 from spliceproxy.http1.errors import HeadError
@@ -115,7 +127,7 @@ def _is_plain(part: bytes) -> bool:
     )
 
 
-class _Exchanges(Exchanges):
+class _Lane(Lane):
     """Dials the rig's listener whatever the address is; knows whose streams it makes."""
 
     __slots__ = ("run",)
@@ -206,26 +218,28 @@ class PlainRun(Run):
             self._allow(head)
 
     def _new_services(self, config: Config, policy: Policy) -> _Services:
-        services = _Services(
+        records = _Records(self, _Log(self.records))  # type: ignore[arg-type]
+        own = Own(self.case.own)
+        lane = _Lane.of(self.relay, self.driver, config, policy, records, own)
+        assert lane is not None
+        lane.run = self
+        lane.report_to(self)
+        self.exchanges = lane
+        self.pool = lane  # type: ignore[assignment]
+        return _Services(
             loop=self.loop,
             config=config,
             relay=self.driver,
             mover=BodyMover(self.driver, config.timeouts.idle, config.via.encode()),
-            dialer=_PlainDialer(self),  # type: ignore[arg-type]
-            pool=self.pool,
-            log=_Log(self.records),  # type: ignore[arg-type]
-            site=None,
-            names=_Names(),
-            own=Own(self.case.own),
+            records=records,
             policy=policy,
             learned=None,
+            names=_Names(),
+            lane=lane,
+            origins=_Origins(self, _PlainDialer(self), lane),
+            site=None,
             draining=self.case.draining,
         )
-        self.exchanges = _Exchanges(services, self.relay, self)
-        self.exchanges.run = self
-        services.exchanges = services.pool = self.exchanges
-        self.pool = self.exchanges  # type: ignore[assignment]
-        return services
 
     def close(self) -> None:
         self.driver.close()

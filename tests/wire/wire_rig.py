@@ -19,14 +19,17 @@ from spliceproxy.forward.body import BodyMover
 from spliceproxy.forward.services import Services
 from spliceproxy.front.http1 import Connection
 from spliceproxy.net.stream import Stream
+from spliceproxy.observe.accesslog import AccessLog
 from spliceproxy.observe.record import Record
+from spliceproxy.observe.records import Records
 from spliceproxy.policy.engine import Policy
 from spliceproxy.policy.verdict import Verdict
 from spliceproxy.relay.choice import choose
 from spliceproxy.relay.driver import RelayDriver
 from spliceproxy.relay.interface import RelayOptions
+from spliceproxy.upstream.origins import Origins
 from spliceproxy.upstream.own import Own
-from spliceproxy.upstream.pool import IdlePool, Key
+from spliceproxy.upstream.pool import IdlePool, Key, Pool
 
 PATIENCE = 20.0
 """Seconds after which a case has stalled."""
@@ -48,21 +51,36 @@ async def _no_place(stream: Stream) -> bool:
 
 
 class _Services(Services):
-    """Its clock stands still, records are kept, streams to origins are known."""
+    """Its clock stands still."""
 
     def date(self) -> bytes:
         return b"Sun, 06 Nov 1994 08:49:37 GMT"
 
+
+class _Origins(Origins):
+    """Its streams are known."""
+
+    def __init__(self, run: Run, dialer: _Dialer, idle: Pool) -> None:
+        own = Own(run.case.own)
+        super().__init__(run.loop, dialer, idle, own)  # type: ignore[arg-type]
+        self._run = run
+
     async def dial(self, verdict: Verdict, record: Record) -> Stream:
         stream = await super().dial(verdict, record)
-        dialer: _Dialer = self.dialer  # type: ignore[assignment]
-        dialer.run.peers[-1].stream = stream
+        self._run.peers[-1].stream = stream
         return stream
+
+
+class _Records(Records):
+    """They are kept."""
+
+    def __init__(self, run: Run, log: AccessLog | None = None) -> None:
+        super().__init__(log, None)
+        self._run = run
 
     def write(self, record: Record) -> None:
         super().write(record)
-        dialer: _Dialer = self.dialer  # type: ignore[assignment]
-        dialer.run.records.append((record.status, record.error, record.reason))
+        self._run.records.append((record.status, record.error, record.reason))
 
 
 class _Names:
@@ -183,14 +201,13 @@ class Run:
             config=config,
             relay=rig.driver,
             mover=BodyMover(rig.driver, config.timeouts.idle, config.via.encode()),
-            dialer=_Dialer(self),  # type: ignore[arg-type]
-            pool=self.pool,
-            log=None,
-            site=None,
-            names=_Names(),
-            own=Own(case.own),
+            records=_Records(self),
             policy=Policy(config, _Names()),
             learned=None,
+            names=_Names(),
+            lane=None,
+            origins=_Origins(self, _Dialer(self), self.pool),
+            site=None,
             draining=case.draining,
         )
         self._got = b""

@@ -1,0 +1,65 @@
+"""A connection to where the verdict says: one that is idle, or a new one."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Container
+
+from spliceproxy.errors import Failure
+from spliceproxy.net.stream import Stream
+from spliceproxy.observe.record import Record, endpoint
+from spliceproxy.policy.verdict import Verdict
+from spliceproxy.upstream.dialer import Dialer
+from spliceproxy.upstream.own import Own
+from spliceproxy.upstream.pool import Key, Pool
+
+
+class Origins:
+    """Those of one worker. ``idle`` keeps the connections between two requests. ``own`` are the
+    addresses to which nothing is sent, for such a request would come back; None where one that
+    comes back is no loop, for there are files to serve."""
+
+    __slots__ = ("_dialer", "_idle", "_loop", "_own")
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, dialer: Dialer, idle: Pool, own: Own | None
+    ) -> None:
+        self._loop = loop
+        self._dialer = dialer
+        self._idle = idle
+        self._own = own
+
+    async def dial(self, verdict: Verdict, record: Record) -> Stream:
+        """A new connection to where the policy allows; ``record`` learns its peer's address.
+        Failure also where that would be the proxy itself. The time for which the name was looked
+        up is a part of the limit."""
+        since = record.dialling_since
+        spent = time.monotonic() - since if since else record.looked_up
+        where = verdict.addresses, verdict.port, verdict.source_address, spent
+        try:
+            sock, record.peer = await self._dialer.connect(*where)
+        except Failure as failure:
+            if failure.error != "connection_limit_reached" or not len(self._idle):
+                raise
+            self.close_idle()
+            sock, record.peer = await self._dialer.connect(*where)
+        if self._own is not None and self._own.has(sock, record.peer, verdict.port):
+            sock.close()  # before a byte, so that nothing counts as connected to
+            here, record.peer = endpoint(record.peer, verdict.port), ""
+            detail = "the request leads back to this proxy"
+            raise Failure("proxy_loop_detected", detail, where=here)
+        return Stream(sock, self._loop)
+
+    def take(self, key: Key, addresses: Container[str]) -> tuple[Stream, str] | None:
+        """An idle connection to one of ``addresses``, and its peer's address; None where there
+        is none."""
+        return self._idle.take(key, addresses)
+
+    def put(self, key: Key, stream: Stream, peer: str) -> None:
+        """Keeps a connection between two messages, or closes it."""
+        self._idle.put(key, stream, peer)
+
+    def close_idle(self) -> None:
+        """Closes every idle connection: each is a descriptor, and there are no more."""
+        self._idle.close()
