@@ -16,7 +16,10 @@ from spliceproxy.relay.lane import Handoff
 log = logging.getLogger(__name__)
 
 TRIES = 100
-"""To set a timer, a millisecond apart, without memory for it."""
+"""How often what needs memory is tried, TRY_SECONDS apart, before the driver is stuck. Below
+257, so that counting them needs no memory."""
+
+TRY_SECONDS = 0.001
 
 SLACK = 0.001  # seconds: uvloop's timers are in whole milliseconds and may fire early
 
@@ -176,12 +179,14 @@ class RelayDriver:
 
     def _arm(self) -> None:
         """:meth:`_set_timer`, and no MemoryError: the relay has what it was given."""
-        for _ in range(TRIES):
+        left = TRIES  # not a range(), which needs memory
+        while left:
             try:
                 self._set_timer()
                 return
             except MemoryError:
-                time.sleep(0.001)
+                left -= 1
+                time.sleep(TRY_SECONDS)
         self._stuck()
 
     def _set_timer(self) -> None:
@@ -203,7 +208,19 @@ class RelayDriver:
         self._timer = self._loop.call_later(wake, self._fire)
 
     def _dispatch(self, ends: list[tuple[object, object]]) -> None:
-        for token, end in ends:
+        """Tells each token of its end. The relay has forgotten them: none may be lost."""
+        each = None
+        left = TRIES
+        while each is None:
+            try:
+                each = iter(ends)  # all the memory that the loop below needs by itself
+            except MemoryError:
+                left -= 1
+                if not left:
+                    self._stuck()
+                    return
+                time.sleep(TRY_SECONDS)
+        for token, end in each:
             try:
                 if not isinstance(token, asyncio.Future):
                     token(end)  # type: ignore[operator]

@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +165,71 @@ def test_hand_offs_that_nobody_takes_are_closed_without_memory(width: int) -> No
                     outer.settimeout(20)
                     assert outer.recv(1) == b"", first
         driver.close()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("width", [1, 4, 16])
+def test_no_end_is_lost_without_memory_to_tell_of_it(width: int) -> None:
+    """Whatever is refused first while a driver hands out what a relay has said."""
+    refuse = pytest.importorskip("_testcapi")
+
+    async def main() -> None:
+        driver = RelayDriver(CopyRelay(RelayOptions()), asyncio.get_running_loop())
+        for first in range(10):
+            told: deque[object] = deque()  # it has room for all of them
+            ends: list[tuple[object, object]] = [(told.append, f"end {n}") for n in range(20)]
+            refuse.set_nomemory(first, first + width)
+            try:
+                driver._dispatch(ends)
+            finally:
+                refuse.remove_mem_hooks()
+            assert list(told) == [end for _, end in ends], first
+        driver.close()
+
+    asyncio.run(main())
+
+
+def test_a_reader_without_memory_says_that_it_is_stuck() -> None:
+    """And says what has ended when it is called again."""
+    relay = Refusing(RelayOptions())
+    pairs = [socket.socketpair() for _ in range(2)]
+    ident = relay.tunnel(*(inner.detach() for _, inner in pairs), b"", b"", "token")
+    said: list[object] = []
+    read = relay.reader(said.append, lambda: said.append("stuck"))
+    relay.abort(ident)
+    relay.refusals = 1
+    read()
+    assert said == ["stuck"]
+    read()
+    ((token, _),) = said[1]  # type: ignore[misc]
+    assert token == "token"
+    relay.close()
+    for outer, _ in pairs:
+        outer.close()
+
+
+@pytest.mark.parametrize("width", [1, 4, 16])
+def test_a_timer_is_set_in_the_end(width: int) -> None:
+    """Whatever is refused first while it is set."""
+    refuse = pytest.importorskip("_testcapi")
+
+    async def main() -> None:
+        driver = RelayDriver(CopyRelay(RelayOptions()), asyncio.get_running_loop())
+        pairs = [socket.socketpair() for _ in range(2)]
+        driver.tunnel(*(inner.detach() for _, inner in pairs), b"", b"", lambda end: None)
+        for first in range(20):
+            assert driver._timer is not None
+            driver._timer.cancel()
+            driver._timer = None
+            refuse.set_nomemory(first, first + width)
+            try:
+                driver._arm()
+            finally:
+                refuse.remove_mem_hooks()
+        driver.close()
+        for outer, _ in pairs:
+            outer.close()
 
     asyncio.run(main())
 

@@ -135,7 +135,15 @@ class CopyRelay:
     def reader(
         self, report: Callable[[list[tuple[object, object]]], None], stuck: Callable[[], None]
     ) -> Callable[[], None]:
-        return lambda: report(self.step())
+        def read() -> None:
+            try:
+                ends = self.step()
+            except MemoryError:
+                stuck()
+                return
+            report(ends)
+
+        return read
 
     def next_wake(self) -> float | None:
         if self._shared.ends:
