@@ -40,10 +40,10 @@ MAX_SEEN = 10_000
 """Destinations that one process gathers; a client can make up any number of names."""
 
 HEADER = """\
-# The destinations that spliceproxy --learn has seen, for review. With --locked it allows those
-# of the rules with action = "allow", and no others. Lines can be added and taken out; hosts can
-# be .NAME, *.NAME or /REGEX/, too. A rule with an id of your own stays as it is when more is
-# learned, before those named learned-PORT and denied-PORT; comments are lost then.
+# The destinations that spliceproxy --learn has seen, for review. With --locked this file allows
+# the destinations of rules with action = "allow" and no others. You may add and remove lines.
+# Hosts may also be .NAME, *.NAME or /REGEX/. When more is learned, rules with an id of your own
+# are kept and stand before those named learned-PORT and denied-PORT, and comments are lost.
 
 """
 

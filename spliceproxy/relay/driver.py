@@ -167,7 +167,7 @@ class RelayDriver:
             self._starved = True
             log.warning(
                 "no pipe is left in the quota of this user (pipe-user-pages-soft in pipe(7)): "
-                "what has none is copied, which costs more; %d turns so far",
+                "bytes without a pipe are copied, which costs more; %d turns so far",
                 turns,
             )
 

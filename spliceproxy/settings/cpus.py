@@ -125,6 +125,6 @@ def _read(folder: Path, files: tuple[str, ...], faults: list[str]) -> float | No
     if words[:1] in (["max"], ["-1"]):
         return None
     if len(words) != 2 or not all(map(_DIGITS, words)) or "0" in words:
-        faults.append(f"{folder / files[0]} makes no sense")
+        faults.append(f"{folder / files[0]} holds no CPU quota that can be read")
         return None
     return int(words[0]) / int(words[1])

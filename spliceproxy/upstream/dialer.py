@@ -95,7 +95,10 @@ class Dialer:
         if source:
             addresses = [a for a in addresses if (":" in a) == (":" in source)]
             if not addresses:
-                raise Failure("destination_ip_unroutable", f"no address to dial from {source}")
+                raise Failure(
+                    "destination_ip_unroutable",
+                    f"the server has no address that can be dialled from {source}",
+                )
         return await _Race(addresses, port, self._timeout, source, spent).run()
 
 

@@ -145,7 +145,8 @@ def test_what_makes_no_sense_is_left_out_and_told(tmp_path: Path, text: str) -> 
     root = tree(tmp_path, "0::/a", [V2.format(top="/", at=TOP)], files)
     assert cpus.available(root) == (
         2,
-        f"the CPU quota of 2 in {TOP}/cpu.max; {root}{TOP}/a/cpu.max makes no sense",
+        f"the CPU quota of 2 in {TOP}/cpu.max; "
+        f"{root}{TOP}/a/cpu.max holds no CPU quota that can be read",
     )
 
 

@@ -151,7 +151,7 @@ def test_dials_from_an_address(run: Run, listener: socket.socket, port: int) -> 
         assert peer == "127.0.0.1"
         assert sock.getsockname()[0] == "127.0.0.5"
         sock.close()
-        with pytest.raises(Failure, match="no address to dial from"):
+        with pytest.raises(Failure, match="no address that can be dialled from"):
             await dialer().connect(["::1"], port, "127.0.0.5")
         with pytest.raises(Failure) as caught:  # TEST-NET-3: not of this machine
             await dialer().connect(["127.0.0.1"], port, "203.0.113.9")

@@ -115,7 +115,10 @@ def test_via(tmp_path: Path, text: str, via: str) -> None:
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
-        ("Upstream http 10.0.0.1:8080", "Upstream: not converted: there are no parent proxies"),
+        (
+            "Upstream http 10.0.0.1:8080",
+            "Upstream: not converted: parent proxies are not supported",
+        ),
         ('AddHeader "X" "Y"', "AddHeader: not converted: no fields are added"),
         ("Bind 192.0.2.1", "Bind: not converted: the kernel chooses"),
         ("XTinyproxy Yes", 'XTinyproxy: not converted: forwarded-for = "on" tells'),
@@ -161,8 +164,8 @@ REFUSED = [
     ("FilterURLs Yes # why", "FilterURLs: 'Yes # why': tinyproxy does not start with it"),
     ("FilterURLs Yes\r", "FilterURLs: 'Yes\\r': tinyproxy does not start with it"),
     ("Prot 8888", "Prot: unknown to tinyproxy.conf(5); did you mean port?"),
-    ("Port 99999", "Port: '99999' is no port; tinyproxy does not start with it"),
-    ("Port 0", "Port: '0' is no port"),
+    ("Port 99999", "Port: '99999' is not a port; tinyproxy does not start with it"),
+    ("Port 0", "Port: '0' is not a port"),
     ("Port", "Port: '': tinyproxy does not start with it; allowed: a number"),
     ("Listen localhost", "Listen: 'localhost': tinyproxy does not start with it; allowed: an IP"),
     ("Timeout soon", "Timeout: 'soon': tinyproxy does not start with it; allowed: a number"),
@@ -173,7 +176,7 @@ REFUSED = [
     ("ConnectPort https", "ConnectPort: 'https': tinyproxy does not start with it"),
     ("FilterType pcre", "FilterType: 'pcre': tinyproxy does not start with it; allowed: bre, ere"),
     ("Upstream http host", "Upstream: tinyproxy does not start with it; allowed: http, socks4 or"),
-    ("# " + "x" * 2050, "it has more than 2047 bytes, at which tinyproxy cuts it in two"),
+    ("# " + "x" * 2050, "it has more than 2047 bytes, and tinyproxy would cut it in two there"),
 ]
 
 

@@ -33,8 +33,8 @@ _LOG_LEVELS = {
 
 _BY_ADDRESS = "clients are known by their address here, not by a name"
 _PAGES = "pages are the proxy's own"
-_FRONT = "whatever starts the proxy says as whom it runs"
-_NO_REVERSE = "this is no reverse proxy; see default-backend"
+_FRONT = "the proxy runs as the user that starts it"
+_NO_REVERSE = "spliceproxy is not a reverse proxy; see default-backend"
 _NO_PROCESSES = "there are no such processes"
 
 _NOT_NEEDED = {
@@ -92,7 +92,7 @@ def convert(path: str) -> Converted:
         except SettingsError as error:
             problems = [one.replace(file.name, path) for one in error.problems]
             raise Refused(
-                [f"what it says has no settings here: {one}" for one in problems]
+                [f"spliceproxy has no such settings: {one}" for one in problems]
             ) from None
     return Converted(toml, tuple(report.notes), tuple(report.missing))
 
@@ -150,8 +150,8 @@ class _Conversion:
                 "loopback and private networks, unless allow-clients has others"
             )
         self._report.say(
-            "this proxy refuses clients of other machines what is on its own; "
-            'tinyproxy does not (guard = "off")'
+            "clients of other machines may not reach the proxy's own machine here; "
+            'tinyproxy lets them (guard = "off")'
         )
         self._end_lines()
         filtered = self._filtering.rule(self._report)
@@ -174,7 +174,9 @@ class _Conversion:
             self._report.close("so there is no user")
         if self._reverse and self._reverse_only:
             self._report.about = self._reverse_only
-            self._report.close("this is no reverse proxy, and that one is nothing else")
+            self._report.close(
+                "spliceproxy is not a reverse proxy, and this tinyproxy is nothing else"
+            )
         for directive in self._named:  # without an Allow behind it, it opens nothing
             self._report.about = directive
             self._report.miss(f"{directive.values[0]}: {_BY_ADDRESS}")
@@ -215,7 +217,7 @@ class _Conversion:
         if 0 < port <= _MAX_PORT:
             self._port = port
         else:
-            self._report.refuse(f"{value!r} is no port; tinyproxy does not start with it")
+            self._report.refuse(f"{value!r} is not a port; tinyproxy does not start with it")
 
     def take_listen(self, value: str) -> None:
         host = _address(value)
@@ -257,7 +259,7 @@ class _Conversion:
         self._last_user = self._report.about
         user, password = self._report.about.values
         if len(f"{user}:{password}".encode("utf-8", "surrogateescape")) > _MAX_CREDENTIALS:
-            self._report.miss("tinyproxy leaves it out, too: user and password are too long")
+            self._report.miss("tinyproxy ignores it, too: user and password are too long")
         elif self._users:
             self._users.append((user, password))
             self._report.miss(
@@ -281,7 +283,7 @@ class _Conversion:
         elif found is None:
             self._named.append(self._report.about)
         elif not found:
-            self._report.note(f"{value} is no network, and tinyproxy leaves it out, too")
+            self._report.note(f"{value} is not a network, and tinyproxy ignores it, too")
         else:
             self._controls.extend((allow, network) for network in found)
         if allow and found and self._named:
@@ -295,16 +297,16 @@ class _Conversion:
         if number(value) <= _MAX_PORT:
             ports.add(number(value))
         else:
-            self._report.note(f"{value} is no port, and tinyproxy allows none for it, too")
+            self._report.note(f"{value} is not a port, and tinyproxy allows none for it, too")
 
     def take_upstream(self, value: str) -> None:
         site = self._report.about.values[-1]
         if value.lower() in ("none", "upstream"):  # the second of the old "no upstream"
-            self._report.note("not needed: there are no parent proxies")
+            self._report.note("not needed: parent proxies are not supported")
         elif number(value.rpartition(":")[2]):
-            self._report.close("there are no parent proxies here, so all would go past it")
+            self._report.close("parent proxies are not supported, so everything would go past it")
         elif site == value:
-            self._report.note("tinyproxy leaves it out, too: there is no port 0")
+            self._report.note("tinyproxy ignores it, too: there is no port 0")
         elif found := _destinations(site):
             self._null_routes.extend(found)
         else:

@@ -134,9 +134,11 @@ def read(path: str) -> tuple[Directive, ...]:
 def _directive(number: int, line: bytes) -> Iterator[Directive]:
     """What a line says: one directive, or nothing. ValueError."""
     if len(line) > LINE_MAX:
-        raise ValueError(f"it has more than {LINE_MAX} bytes, at which tinyproxy cuts it in two")
+        raise ValueError(
+            f"it has more than {LINE_MAX} bytes, and tinyproxy would cut it in two there"
+        )
     if b"\0" in line:
-        raise ValueError("it has a NUL byte, at which tinyproxy ends it")
+        raise ValueError("it has a NUL byte, and tinyproxy would end the line there")
     text = line.decode("utf-8", "surrogateescape")
     if not text.strip(" \t\v\f\r") or text.lstrip(" \t").startswith("#"):
         return
