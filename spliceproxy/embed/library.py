@@ -15,9 +15,9 @@ from spliceproxy.config import Address, Config, Timeouts
 from spliceproxy.embed.destinations import Destinations, tell
 from spliceproxy.observe.record import Record
 from spliceproxy.policy.engine import Policy
-from spliceproxy.policy.functions import Authorize, Functions, OnClose, checked
-from spliceproxy.policy.standing import Standing
-from spliceproxy.policy.verdict import Head, Notes, Verdict
+from spliceproxy.policy.functions import Authorize, OnClose, checked
+from spliceproxy.policy.verdict import Notes
+from spliceproxy.policy.witness import Witness
 from spliceproxy.processes import listeners
 from spliceproxy.processes.instance import Instance
 from spliceproxy.processes.worker import new_loop
@@ -135,7 +135,8 @@ class Proxy:
             undo.callback(relay.close)
             resolver = Resolver(self._config.timeouts.lookup)
             undo.push_async_callback(resolver.close)
-            policy = _Policy(self._config, resolver, self._functions, self._records)
+            witness = None if self._records is None else _Recorder(self._records)
+            policy = Policy(self._config, resolver, self._functions, witness=witness)
             instance = Instance(self._config, listening.of(0), relay, resolver, policy)
             undo.pop_all()
         instance.start()
@@ -168,36 +169,16 @@ def _addresses(listen: Sequence[str]) -> tuple[Address, ...]:
         raise ValueError(f"listen: {error}") from None
 
 
-class _Policy(Policy):
-    """A policy that keeps the records of what it was asked."""
+class _Recorder(Witness):
+    """Keeps the records of what the policy was asked."""
 
-    def __init__(
-        self,
-        config: Config,
-        resolver: Resolver,
-        functions: Functions | None,
-        records: list[Record] | None,
-    ) -> None:
-        super().__init__(config, resolver, functions)
+    def __init__(self, records: list[Record]) -> None:
         self._records = records
 
-    async def decide(
-        self,
-        client: Standing,
-        head: Head,
-        host: str,
-        port: int,
-        notes: Notes,
-        *,
-        own: bool = False,
-    ) -> Verdict:
-        if self._records is None:
-            return await super().decide(client, head, host, port, notes, own=own)
+    def asked(self, notes: Notes) -> None:
         assert isinstance(notes, Record)
         if not notes.host:  # the same request may be judged again, with more addresses
             self._records.append(notes)
-        verdict = await super().decide(client, head, host, port, notes, own=own)
-        return verdict._replace(repeat_for=0.0)  # each request is to be seen here
 
 
 @contextmanager

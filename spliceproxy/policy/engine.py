@@ -32,6 +32,7 @@ from spliceproxy.policy.request import Request
 from spliceproxy.policy.rules import Match, RuleSet, Selection
 from spliceproxy.policy.standing import Standing
 from spliceproxy.policy.verdict import Head, Names, Notes, Verdict
+from spliceproxy.policy.witness import Witness
 
 log = logging.getLogger("spliceproxy")
 
@@ -49,11 +50,24 @@ class Policy:
     """The policy of one worker, to be finished inside its event loop. ValueError for settings
     that make no sense (RuleError, HookError among them)."""
 
-    def __init__(self, config: Config, names: Names, functions: Functions | None = None) -> None:
-        """``functions`` stand in for those that ``config.policy.hook`` names."""
+    def __init__(
+        self,
+        config: Config,
+        names: Names,
+        functions: Functions | None = None,
+        *,
+        authenticator: Authenticator | None = None,
+        witness: Witness | None = None,
+    ) -> None:
+        """``functions`` stand in for those that ``config.policy.hook`` names, and the
+        ``authenticator`` for that of ``config.auth``. A ``witness`` sees each request, so
+        that no decision may be repeated."""
         policy = config.policy
         self._names = names
-        self._auth = Authenticator(config.auth)
+        self._witness = witness
+        self._repeat = REPEAT if witness is None else 0.0
+        self._auth = authenticator or Authenticator(config.auth)
+        self._known_for = min(self._auth.repeat_for, self._repeat)
         self._rules = RuleSet(policy.rules, policy.default)
         self._ruled = bool(policy.rules) or policy.default == "deny"
         self._enforce = not policy.report_only
@@ -105,11 +119,13 @@ class Policy:
 
         Denied; Unauthenticated; Failure also where the name or the hook fails.
         """
+        if self._witness is not None:
+            self._witness.asked(notes)
         notes.host, notes.port = host, port
         near = client.admitted if own else client.relayed
         if not near and not self._vouches:
             raise refusals.stranger()
-        user, groups, repeat = "", _NONE, REPEAT
+        user, groups, repeat = "", _NONE, self._repeat
         if self._auth.enabled:
             user, groups, repeat = await self._identify(client, head, notes)
         if not near and not user:
@@ -117,15 +133,13 @@ class Policy:
         selected: Selection | None = None
         name = host
         if self._spells:
-            name = _canonical(host)
+            name = self._listed(host, port)
             repeat = min(repeat, self._rules.repeat_for)
-            if self._locked is not None and not self._locked.admits(name, port):
-                raise refusals.unlisted(name, port)
         if self._ruled:
             selected = self._rules.select(client.matched, user, groups, head.method, name, port)
             match = selected.settled
             if match is not None:
-                repeat = min(repeat, self._apply(match, head, name, port, notes))
+                repeat = min(repeat, self._apply(selected, match, (), head, name, port, notes))
                 selected = None  # the same for every address
         if self._asks:
             sift = partial(self._sift, selected, client.local, head, name, port, notes)
@@ -191,7 +205,7 @@ class Policy:
             return
         name = _canonical(head.host) if head.host else ""
         selected = self._rules.select(client.matched, user, groups, head.method, name, head.port)
-        self._apply(selected.match(""), head, name, head.port, notes)
+        self._apply(selected, selected.match(""), (), head, name, head.port, notes)
         if self._asks:
             request = _request(client, user, groups, head, name, head.port)
             await self._ask(request, 0.0, notes)
@@ -236,7 +250,18 @@ class Policy:
         found = auth.identify(head.values(b"proxy-authorization"), client.address, client.uid)
         user = found if isinstance(found, str) else await found
         notes.user = user
-        return user, auth.groups_of(user), auth.repeat_for
+        groups = auth.groups_of(user)
+        if self._witness is not None:
+            self._witness.identified(user, groups)
+        return user, groups, self._known_for
+
+    def _listed(self, host: str, port: int) -> str:
+        """The host in the spelling of the rules; Denied where it is not in the file that the
+        policy is locked to."""
+        name = _canonical(host)
+        if self._locked is not None and not self._locked.admits(name, port):
+            raise refusals.unlisted(name, port)
+        return name
 
     def _sift(
         self,
@@ -255,18 +280,33 @@ class Policy:
         holds = REPEAT
         if selected is not None:
             passed, match = selected.sift(addresses)
-            holds = self._apply(match, head, name, port, notes)
+            holds = self._apply(selected, match, addresses, head, name, port, notes)
             addresses = passed or addresses  # denied, and only reported
         if own or self._guard is None:
+            if self._witness is not None:
+                self._witness.guarded(None, addresses, addresses)
             return addresses, holds
         allowed, fault = self._guard.check(addresses, local)
+        if self._witness is not None:
+            self._witness.guarded(self._guard, addresses, allowed)
         if not allowed:
             raise refusals.prohibited(fault)
         return allowed, holds
 
-    def _apply(self, match: Match, head: Head, name: str, port: int, notes: Notes) -> float:
+    def _apply(
+        self,
+        selected: Selection,
+        match: Match,
+        addresses: tuple[str, ...],
+        head: Head,
+        name: str,
+        port: int,
+        notes: Notes,
+    ) -> float:
         """Denied, where a rule says no; what only reports is logged, for each request: none
         may go by unseen. So it returns the seconds for which the match may be repeated."""
+        if self._witness is not None:
+            self._witness.ruled(selected, match, addresses)
         if match.allow and not match.reports:
             return REPEAT
         would = [(rule, "deny" if match.allow else "allow") for rule in match.reports]
@@ -288,8 +328,15 @@ class Policy:
 
     async def _ask(self, request: Request, repeat: float, notes: Notes) -> tuple[Allow, float]:
         """The hook's yes and the seconds for which it holds; Denied."""
-        answer = await self._hook.ask(request)
+        try:
+            answer = await self._hook.ask(request)
+        except Failure as failure:
+            if self._witness is not None:
+                self._witness.answered(failure)
+            raise
         decision = answer.decision
+        if self._witness is not None:
+            self._witness.answered(decision)
         if isinstance(decision, Deny):
             raise Denied(decision.reason, decision.rule, decision.status)
         if decision.tags:

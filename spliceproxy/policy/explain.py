@@ -1,6 +1,6 @@
 """One request walked through the policy: every step of it, and which one decides.
 
-It is the policy itself that is asked; here it only tells what it does.
+It is the policy itself that is asked. A witness of it makes the steps.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from spliceproxy.config import Config
+from spliceproxy.config import AuthConfig, Config
 from spliceproxy.errors import Denied, ErrorType, Failure
-from spliceproxy.policy.auth import Unauthenticated
+from spliceproxy.policy.auth import Authenticator, Unauthenticated
 from spliceproxy.policy.clients import is_local
-from spliceproxy.policy.decision import Allow
+from spliceproxy.policy.decision import Allow, Deny
 from spliceproxy.policy.engine import Policy
+from spliceproxy.policy.guard import Guard
 from spliceproxy.policy.hosts import is_address
 from spliceproxy.policy.lockfile import LOCKED
 from spliceproxy.policy.names import canonical
@@ -22,7 +23,8 @@ from spliceproxy.policy.refusals import GUARD, STRANGER
 from spliceproxy.policy.request import Request
 from spliceproxy.policy.rules import DEFAULT, Match, Selection
 from spliceproxy.policy.standing import Standing
-from spliceproxy.policy.verdict import Head, Names, Notes, Verdict
+from spliceproxy.policy.verdict import Names, Verdict
+from spliceproxy.policy.witness import Witness
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +61,14 @@ async def walk(config: Config, request: Request, names: Names) -> Explanation:
     """``request`` needs no groups and no addresses: they are looked up. Its user is believed;
     without one it is who the settings take the client for. Nothing is dialled, but the hook is
     called. ValueError for settings that make no sense."""
-    policy = _Traced(config, names, request.user)
-    client = policy.standing(request.client, None)
+    teller = _Teller(config, request)
+    policy = Policy(
+        config,
+        _Told(names, teller.tell),
+        authenticator=_Believing(config.auth, request.user) if request.user else None,
+        witness=teller,
+    )
+    teller.client = client = policy.standing(request.client, None)
     verdict: Verdict | None = None
     failure: Failure | None = None
     try:
@@ -71,13 +79,13 @@ async def walk(config: Config, request: Request, names: Names) -> Explanation:
         failure = raised
     finally:
         await policy.finish()
-    steps = policy.all_steps(request.client, client.local, failure)
-    at = _deciding(steps, failure, policy)
+    steps = teller.all_steps(failure, users=policy.identifies)
+    at = _deciding(steps, failure, teller.rule)
     steps[at] = replace(steps[at], decides=True)
     rule = failure.rule if isinstance(failure, Denied) else ""
     return Explanation(
         allowed=failure is None,
-        rule=policy.rule if steps[at].name == "rules" else rule,
+        rule=teller.rule if steps[at].name == "rules" else rule,
         status=0 if failure is None else failure.status,
         error="" if failure is None else failure.error,
         reason="" if failure is None else _reason(failure),
@@ -86,14 +94,14 @@ async def walk(config: Config, request: Request, names: Names) -> Explanation:
     )
 
 
-def _deciding(steps: Sequence[Step], failure: Failure | None, policy: _Traced) -> int:
+def _deciding(steps: Sequence[Step], failure: Failure | None, rule: str) -> int:
     """The step that says no; of those that all say yes the hook, or the rules, or the file."""
     names = [step.name for step in steps]
     if failure is not None:
         return next(n for n, step in enumerate(steps) if not step.passed)
     if "hook" in names:  # what it says last
         return len(names) - 1 - names[::-1].index("hook")
-    if not policy.rule and "locked" in names:
+    if not rule and "locked" in names:
         return names.index("locked")
     return names.index("rules")
 
@@ -172,83 +180,91 @@ def _is_address(host: str) -> bool:
         return False
 
 
-class _Traced(Policy):
-    """A policy for one request, which it tells about. ``rule``: the id of what the rules
+class _Believing(Authenticator):
+    """Takes the client of every request for this user."""
+
+    def __init__(self, config: AuthConfig, user: str) -> None:
+        super().__init__(config)
+        self._believed = user
+
+    def identify(self, credentials: Sequence[bytes], client: str, uid: int = -1) -> str:
+        return self._believed
+
+
+class _Teller(Witness):
+    """Makes steps of what the policy says about one request. ``rule``: the id of what the rules
     have said, "" if they were not asked."""
 
-    def __init__(self, config: Config, names: Names, user: str) -> None:
-        super().__init__(config, _Told(names, self._tell))
-        self._user = user
-        self._identity: tuple[str, frozenset[str]] = "", frozenset()
+    def __init__(self, config: Config, request: Request) -> None:
+        self._policy = config.policy
+        self._request = request
         self._steps: list[Step] = []
-        self._resolved: tuple[str, ...] = ()
         self.rule = ""
+        self.client: Standing | None = None
 
-    def all_steps(self, client: str, local: bool, failure: Failure | None) -> list[Step]:
-        """Those that were told, and those of which the answer tells."""
-        where = client or "the client of a Unix socket"
+    def all_steps(self, failure: Failure | None, *, users: bool) -> list[Step]:
+        """Those that were told, and those of which the answer tells. ``users``: the settings
+        name some."""
+        where = self._request.client or "the client of a Unix socket"
         told = self._steps
         if isinstance(failure, Denied) and failure.rule == STRANGER and not _refused(told):
-            unless = ", unless as a user" if self._vouches else ""
-            if self._clients is None and is_local(client) and not local:
-                unless += ", since nobody is local (guard-local)"
-            return [Step("clients", False, f"{where} may not use the proxy{unless}")]
-        here = ", and is taken for a client of this machine" if local else ""
+            return [Step("clients", False, f"{where} may not use the proxy{self._unless(users)}")]
+        here = ", and is taken for a client of this machine" if self._local else ""
         steps = [Step("clients", True, f"{where} may use the proxy{here}")]
-        if not self._auth.enabled:
-            asked = f"; {self._user!r} is not asked for" if self._user else ""
+        if not users:
+            user = self._request.user
+            asked = f"; {user!r} is not asked for" if user else ""
             steps.append(Step("user", True, f"nobody: the settings name no users{asked}"))
+        elif isinstance(failure, Unauthenticated):
+            return [*steps, Step("user", False, failure.detail)]
         elif told:
             steps.append(told.pop(0))
-        if not steps[-1].passed:
-            return steps
         untold = None if _refused(told) else _untold(failure)
         if untold is not None:
             return [*steps, *told, untold]
-        if self._locked is not None:
+        if self._policy.locked is not None:
             inside = not (isinstance(failure, Denied) and failure.rule == LOCKED and not told)
             word = "one" if inside else "none"
             steps.append(Step("locked", inside, f"{word} of the destinations of --locked"))
             if not inside:
                 return steps
-        if not self._ruled:
+        if not self._policy.rules and self._policy.default == "allow":
             steps.append(Step("rules", True, "there are none"))
         return steps + told
 
-    def _tell(self, name: str, passed: bool, text: str) -> None:
+    def tell(self, name: str, passed: bool, text: str) -> None:
+        """One more step."""
         self._steps.append(Step(name, passed, text))
 
-    # ---- the steps of the policy -----------------------------------------------------
+    @property
+    def _local(self) -> bool:
+        return self.client is not None and self.client.local
 
-    async def _identify(
-        self, client: Standing, head: Head, notes: Notes
-    ) -> tuple[str, frozenset[str], float]:
-        if self._user:
-            found = self._user, self._auth.groups_of(self._user), 0.0
-        else:
-            try:
-                found = await super()._identify(client, head, notes)
-            except Unauthenticated as fault:
-                self._tell("user", False, fault.detail)
-                raise
-        self._identity = user, groups = found[:2]
+    def _unless(self, users: bool) -> str:
+        """What would let a stranger in, or why it is one."""
+        if self._policy.clients is not None:
+            return ""
+        unless = ", unless as a user" if users else ""
+        if is_local(self._request.client) and not self._local:
+            unless += ", since nobody is local (guard-local)"
+        return unless
+
+    # ---- what the policy says --------------------------------------------------------
+
+    def identified(self, user: str, groups: frozenset[str]) -> None:
         within = f", groups: {', '.join(sorted(groups))}" if groups else ""
-        self._tell("user", True, f"{user or 'nobody'}{within}")
-        return found
+        self.tell("user", True, f"{user or 'nobody'}{within}")
 
-    def _apply(self, match: Match, head: Head, name: str, port: int, notes: Notes) -> float:
-        user, groups = self._identity
-        selection = self._rules.select(
-            self._rules.of_client(notes.client), user, groups, head.method, name, port
-        )
-        address = next((one for one in self._resolved if selection.match(one) == match), "")
+    def ruled(self, selection: Selection, match: Match, addresses: tuple[str, ...]) -> None:
+        enforced = not self._policy.report_only
+        address = next((one for one in addresses if selection.match(one) == match), "")
         self.rule = match.rule
         said = "no rule matches, and the default" if match.rule == DEFAULT else f"rule {match.rule}"
         said += " allows it" if match.allow else " denies it"
         said += f" with {match.status}" if not match.allow and match.status != 403 else ""
         said += f", for {address}" if address else ""
-        parts = [said if match.allow or self._enforce else f"{said}, but only reports"]
-        matches = {one: selection.match(one) for one in self._resolved if match.allow and address}
+        parts = [said if match.allow or enforced else f"{said}, but only reports"]
+        matches = {one: selection.match(one) for one in addresses if match.allow and address}
         denied = [f"{one} (rule {no.rule})" for one, no in matches.items() if not no.allow]
         parts += [f"left out: {', '.join(denied)}"] if denied else []
         more = [rule for rule in selection.names(address) if rule != match.rule]
@@ -256,52 +272,31 @@ class _Traced(Policy):
         if match.reports:
             other = "deny" if match.allow else "allow"
             parts.append(f"would {other} it, but only report: {', '.join(match.reports)}")
-        self._tell("rules", match.allow or not self._enforce, "; ".join(parts))
-        return super()._apply(match, head, name, port, notes)
+        self.tell("rules", match.allow or not enforced, "; ".join(parts))
 
-    def _sift(
-        self,
-        selected: Selection | None,
-        local: bool,
-        head: Head,
-        name: str,
-        port: int,
-        notes: Notes,
-        addresses: tuple[str, ...],
-        own: bool,
-    ) -> tuple[tuple[str, ...], float]:
-        self._resolved = addresses
-        guarded = addresses if selected is None else selected.sift(addresses)[0] or addresses
-        try:
-            passed, holds = super()._sift(selected, local, head, name, port, notes, addresses, own)
-        except Denied as denied:
-            if not _refused(self._steps):  # by a rule
-                self._tell("guard", False, self._faults(guarded, local) or denied.reason)
-            raise
-        if self._guard is None:
-            self._tell("guard", True, "off")
-            return passed, holds
-        faults = self._faults(guarded, local)
-        left_out = f"; left out: {faults}" if faults else ""
-        self._tell("guard", True, f"{', '.join(passed)} may be dialled{left_out}")
-        return passed, holds
+    def guarded(
+        self, guard: Guard | None, addresses: tuple[str, ...], allowed: tuple[str, ...]
+    ) -> None:
+        if guard is None:
+            self.tell("guard", True, "off")
+            return
+        faults = {one: guard.fault(one, self._local) for one in addresses}
+        shown = ", ".join(f"{one} ({fault})" for one, fault in faults.items() if fault)
+        if not allowed:
+            self.tell("guard", False, shown)
+            return
+        left_out = f"; left out: {shown}" if shown else ""
+        self.tell("guard", True, f"{', '.join(allowed)} may be dialled{left_out}")
 
-    def _faults(self, addresses: tuple[str, ...], local: bool) -> str:
-        """What the guard says against each address."""
-        if self._guard is None:
-            return ""
-        faults = {one: self._guard.fault(one, local) for one in addresses}
-        return ", ".join(f"{one} ({fault})" for one, fault in faults.items() if fault)
-
-    async def _ask(self, request: Request, repeat: float, notes: Notes) -> tuple[Allow, float]:
-        try:
-            allow, repeat = await super()._ask(request, repeat, notes)
-        except Failure as failure:
-            rule = f" (rule {failure.rule})" if isinstance(failure, Denied) and failure.rule else ""
-            self._tell("hook", False, f"{_reason(failure)}{rule}")
-            raise
-        more = [f"from {allow.source_address}"] if allow.source_address else []
-        more += [f"to {', '.join(allow.addresses)}"] if allow.addresses else []
-        more += [f"{key}={value}" for key, value in allow.tags.items()]
-        self._tell("hook", True, " ".join(["it allows it", *more]))
-        return allow, repeat
+    def answered(self, answer: Allow | Deny | Failure) -> None:
+        if isinstance(answer, Failure):
+            self.tell("hook", False, answer.detail)
+            return
+        if isinstance(answer, Deny):
+            rule = f" (rule {answer.rule})" if answer.rule else ""
+            self.tell("hook", False, f"{answer.reason}{rule}")
+            return
+        more = [f"from {answer.source_address}"] if answer.source_address else []
+        more += [f"to {', '.join(answer.addresses)}"] if answer.addresses else []
+        more += [f"{key}={value}" for key, value in answer.tags.items()]
+        self.tell("hook", True, " ".join(["it allows it", *more]))

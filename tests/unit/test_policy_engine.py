@@ -21,8 +21,10 @@ from spliceproxy.policy.auth import Unauthenticated
 from spliceproxy.policy.clients import ClientNetworks
 from spliceproxy.policy.engine import REPEAT, Policy
 from spliceproxy.policy.functions import Functions
-from spliceproxy.policy.rules import RuleSet
-from spliceproxy.policy.verdict import Verdict
+from spliceproxy.policy.guard import Guard
+from spliceproxy.policy.rules import Match, RuleSet, Selection
+from spliceproxy.policy.verdict import Notes, Verdict
+from spliceproxy.policy.witness import Witness
 from spliceproxy.upstream.addresses import literal
 
 ANN = b"Proxy-Authorization: Basic YW5uOnNlY3JldA==\r\n"  # ann:secret
@@ -58,6 +60,7 @@ class Case:
         names: Names | None = None,
         hook: Any = None,
         auth: AuthConfig | None = None,
+        witness: Witness | None = None,
         **settings: Any,
     ) -> None:
         config = Config(
@@ -67,7 +70,7 @@ class Case:
         )
         self.names = names or Names()
         functions = Functions(hook) if hook is not None else None
-        self.policy = Policy(config, self.names, functions)
+        self.policy = Policy(config, self.names, functions, witness=witness)
         self.record = Record("", 0.0)
 
     def head(self, method: str, host: str, port: int, more: bytes) -> RequestHead:
@@ -683,3 +686,71 @@ def obvious(
         elif second is not None and second.addresses:
             found = sifted(second.addresses)
     return found, not named
+
+
+class Seen(Witness):
+    """Writes down what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[object, ...]] = []
+
+    def asked(self, notes: Notes) -> None:
+        self.told.append(("asked", notes.host))
+
+    def identified(self, user: str, groups: frozenset[str]) -> None:
+        self.told.append(("user", user, sorted(groups)))
+
+    def ruled(self, selection: Selection, match: Match, addresses: tuple[str, ...]) -> None:
+        self.told.append(("rules", match.rule, match.allow, addresses))
+
+    def guarded(
+        self, guard: Guard | None, addresses: tuple[str, ...], allowed: tuple[str, ...]
+    ) -> None:
+        self.told.append(("guard", guard is not None, addresses, allowed))
+
+    def answered(self, answer: Allow | Deny | Failure) -> None:
+        self.told.append(("hook", answer))
+
+
+HERE = ("192.0.2.1", "169.254.0.1")
+
+
+def test_a_witness_is_told_each_step() -> None:
+    seen = Seen()
+    names = Names(a_test=HERE)
+    yes = Allow(tags={"a": "b"})
+    auth = AuthConfig(networks={"10.0.0.0/8": "ci"}, groups={"robots": ("ci",)})
+    rules = (allow(networks=("192.0.2.0/24", "169.254.0.0/16")), deny())
+    case = Case(*rules, names=names, hook=lambda request: yes, auth=auth, witness=seen)
+    assert case.ask("a.test", client="10.0.0.1").addresses == HERE[:1]
+    assert seen.told == [
+        ("asked", ""),
+        ("user", "ci", ["robots"]),
+        ("hook", yes),
+        ("rules", "a", True, HERE),
+        ("guard", True, HERE, HERE[:1]),
+    ]
+
+
+def test_a_witness_is_told_what_refuses() -> None:
+    no = Deny("not today")
+    cases: list[tuple[dict[str, Any], tuple[RuleConfig, ...], str, tuple[object, ...]]] = [
+        ({}, (deny(hosts=("a.test",)),), "a.test", ("rules", "r", False, ())),
+        ({}, (deny(networks=("192.0.2.1",)),), "a.test", ("rules", "r", False, ("192.0.2.1",))),
+        ({}, (), "169.254.0.1", ("guard", True, ("169.254.0.1",), ())),
+        ({"hook": lambda request: no}, (), "a.test", ("hook", no)),
+    ]
+    for changed, rules, host, last in cases:
+        seen = Seen()
+        Case(*rules, witness=seen, **changed).denies(host)
+        assert seen.told[-1] == last
+    seen = Seen()
+    with pytest.raises(Failure) as caught:
+        Case(witness=seen, hook=lambda request: None).ask()
+    assert seen.told[-1] == ("hook", caught.value)
+
+
+@pytest.mark.parametrize("auth", [AuthConfig(), AuthConfig(networks={"10.0.0.0/8": "ci"})])
+def test_what_a_witness_has_to_see_is_not_repeated(auth: AuthConfig) -> None:
+    assert Case(auth=auth).ask(client="10.0.0.1").repeat_for > 0
+    assert Case(auth=auth, witness=Witness()).ask(client="10.0.0.1").repeat_for == 0
