@@ -101,8 +101,8 @@ cdef inline bint same(Text text, const char *lower, size_t n) noexcept nogil:
         return False
     for i in range(n):
         b = text.at[i]
-        if 65 <= b <= 90:
-            b += 32
+        if c'A' <= b <= c'Z':
+            b += c'a' - c'A'
         if b != lower[i]:
             return False
     return True
@@ -127,13 +127,13 @@ cdef inline ssize_t head_end(const char *data, size_t n) noexcept nogil:
     cdef const char *at = data
     cdef const char *end = data + n
     while True:
-        at = <const char *>memchr(at, 10, end - at)
+        at = <const char *>memchr(at, c'\n', end - at)
         if at == NULL:
             return -1
         at += 1
         if end - at < 2:
             return -1
-        if at[0] == 13 and at[1] == 10:
+        if at[0] == c'\r' and at[1] == c'\n':
             return at + 2 - data
 
 
@@ -160,7 +160,7 @@ cdef inline bint has_scheme(const Plain *plain, Text value) noexcept nogil:
     cdef uint8_t b
     name.at = value.at
     name.size = 0
-    while name.size < value.size and value.at[name.size] != 32:
+    while name.size < value.size and value.at[name.size] != c' ':
         b = plain.lower[<uint8_t>value.at[name.size]]
         if b == 0:
             return False
@@ -185,18 +185,18 @@ cdef inline const char *next_field(
         hash = hash * 31 + b
         p += 1
     field.name.size = p - field.name.at
-    if field.name.size == 0 or p[0] != 58:  # ":"
+    if field.name.size == 0 or p[0] != c':':
         return NULL
     p += 1
-    while p[0] == 32 or p[0] == 9:
+    while p[0] == c' ' or p[0] == c'\t':
         p += 1
     field.value.at = p
     while plain.text[<uint8_t>p[0]]:
         p += 1
-    if p[0] != 13 or p[1] != 10:
+    if p[0] != c'\r' or p[1] != c'\n':
         return NULL
     stop = p
-    while stop > field.value.at and (stop[-1] == 32 or stop[-1] == 9):
+    while stop > field.value.at and (stop[-1] == c' ' or stop[-1] == c'\t'):
         stop -= 1
     field.value.size = stop - field.value.at
     field.action = rule_of(rules, hash, field.name)

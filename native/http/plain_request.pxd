@@ -11,7 +11,7 @@ from http.plain cimport (
 
 cdef inline const char *visible_end(const char *p, const char *end) noexcept nogil:
     """Behind the visible ASCII at `p`."""
-    while p < end and 33 <= p[0] <= 126:
+    while p < end and c'!' <= p[0] <= c'~':
         p += 1
     return p
 
@@ -40,7 +40,7 @@ cdef inline const char *request_line(const char *p, const char *end, Head *head)
         return stop + 11
     if memcmp(p, b"http://", 7) == 0:
         p += 7
-        slash = <const char *>memchr(p, 47, stop - p)
+        slash = <const char *>memchr(p, c'/', stop - p)
         if slash == NULL:
             return NULL
         head.authority.at = p
@@ -48,7 +48,7 @@ cdef inline const char *request_line(const char *p, const char *end, Head *head)
         if head.authority.size == 0:
             return NULL
         p = slash
-    if p[0] != 47 or memchr(p, 35, stop - p) != NULL:  # "/", and no "#"
+    if p[0] != c'/' or memchr(p, c'#', stop - p) != NULL:
         return NULL
     head.path.at = p
     head.path.size = stop - p

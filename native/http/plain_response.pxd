@@ -13,31 +13,36 @@ cdef enum:
     LENGTH_DIGITS = 18      # always fits an int64_t
 
 
+cdef inline bint is_digit(char b) noexcept nogil:
+    return c'0' <= b <= c'9'
+
+
 cdef inline const char *status_line(
     const Plain *plain, const char *p, const char *end, Head *head
 ) noexcept nogil:
-    """Reads a status-line; returns what is behind it, NULL if it is not plain."""
-    if end - p < 17 or memcmp(p, b"HTTP/1.1 ", 9) != 0 or p[12] != 32:
+    """Reads a status-line; returns what is behind it, NULL if it is not plain: the status
+    code is one of 200 to 599."""
+    if end - p < 17 or memcmp(p, b"HTTP/1.1 ", 9) != 0 or p[12] != c' ':
         return NULL
-    if not (50 <= p[9] <= 53 and 48 <= p[10] <= 57 and 48 <= p[11] <= 57):  # 200 to 599
+    if not c'2' <= p[9] <= c'5' or not is_digit(p[10]) or not is_digit(p[11]):
         return NULL
-    head.status = (p[9] - 48) * 100 + (p[10] - 48) * 10 + p[11] - 48
+    head.status = (p[9] - c'0') * 100 + (p[10] - c'0') * 10 + p[11] - c'0'
     p += 13
     while plain.text[<uint8_t>p[0]]:
         p += 1
-    return p + 2 if p[0] == 13 and p[1] == 10 else NULL
+    return p + 2 if p[0] == c'\r' and p[1] == c'\n' else NULL
 
 
 cdef inline int64_t number(Text text) noexcept nogil:
     """A Content-Length in its shortest form, -1 for anything else."""
     cdef int64_t value = 0
     cdef size_t i
-    if text.size == 0 or text.size > LENGTH_DIGITS or (text.size > 1 and text.at[0] == 48):
+    if text.size == 0 or text.size > LENGTH_DIGITS or (text.size > 1 and text.at[0] == c'0'):
         return -1
     for i in range(text.size):
-        if not 48 <= text.at[i] <= 57:
+        if not is_digit(text.at[i]):
             return -1
-        value = value * 10 + text.at[i] - 48
+        value = value * 10 + text.at[i] - c'0'
     return value
 
 
@@ -106,11 +111,11 @@ cdef inline void write_response(
 
 
 cdef inline int hex_value(char b) noexcept nogil:
-    if 48 <= b <= 57:
-        return b - 48
-    if 65 <= b <= 70:
-        return b - 55
-    return b - 87 if 97 <= b <= 102 else -1
+    if is_digit(b):
+        return b - c'0'
+    if c'A' <= b <= c'F':
+        return b - c'A' + 10
+    return b - c'a' + 10 if c'a' <= b <= c'f' else -1
 
 
 cdef inline ssize_t join_chunks(char *data, size_t n, size_t *used) noexcept nogil:
@@ -131,10 +136,10 @@ cdef inline ssize_t join_chunks(char *data, size_t n, size_t *used) noexcept nog
                 size = size * 16 + hex_value(p[0])
                 digits += 1
                 p += 1
-            if digits == 0 or <size_t>(end - p) < size + 4 or p[0] != 13 or p[1] != 10:
+            if digits == 0 or <size_t>(end - p) < size + 4 or p[0] != c'\r' or p[1] != c'\n':
                 return -1
             p += 2
-            if p[size] != 13 or p[size + 1] != 10:
+            if p[size] != c'\r' or p[size + 1] != c'\n':
                 return -1
             if size == 0:
                 p += 2
@@ -151,8 +156,8 @@ cdef inline void put_chunk_size(Out *out, size_t size) noexcept nogil:
     """The line before a chunk, which is not empty."""
     cdef char text[18]
     cdef int at = 16
-    text[16] = 13
-    text[17] = 10
+    text[16] = c'\r'
+    text[17] = c'\n'
     while size:
         at -= 1
         text[at] = b"0123456789abcdef"[size % 16]

@@ -389,11 +389,11 @@ cdef void set_alphabet(Lane *lane):
     """RFC 9110 sections 5.5 and 5.6.2."""
     cdef int b
     for b in range(256):
-        lane.plain.text[b] = b == 9 or 32 <= b < 127 or b >= 128
+        lane.plain.text[b] = b == c'\t' or c' ' <= b <= c'~' or b >= 128
     for b in b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz":
         lane.plain.lower[b] = b
-    for b in range(65, 91):
-        lane.plain.lower[b] = b + 32
+    for b in range(c'A', c'Z' + 1):
+        lane.plain.lower[b] = b + c'a' - c'A'
 
 
 cdef int set_rules(Rule *rules, table) except -1:

@@ -68,7 +68,7 @@ cdef inline void log_put(
     if not lane.log.on:
         return
     target += 4 if x.method == GET else 5 if x.method == HEAD else 8
-    while target[target_size] != 32:
+    while target[target_size] != c' ':
         target_size += 1
     size = sizeof(Entry) + target_size + x.type_size
     if not log_room(lane, size):

@@ -27,12 +27,13 @@ cdef enum:
 
 
 cdef inline uint8_t kind_of(const Head *head) noexcept nogil:
-    """The method, and the form of the target: the owner's letters are the same."""
+    """The letter of a method and a form of the target, absolute (or CONNECT's) or origin form:
+    the owner's letters are the same (KINDS of spliceproxy/forward/lane.py)."""
     if head.method == CONNECT:
-        return 67  # "C"
+        return c'C'
     if head.method == GET:
-        return 71 if head.authority.size else 103  # "G" absolute, "g" origin form
-    return 72 if head.authority.size else 104  # "H", "h"
+        return c'G' if head.authority.size else c'g'
+    return c'H' if head.authority.size else c'h'
 
 
 cdef inline const Route *route_of(
