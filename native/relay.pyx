@@ -24,13 +24,14 @@ from libc.string cimport memcpy, memset
 from core cimport linux
 from core.moves cimport TARGET_FAILED, send_or_hold
 from core.pipes cimport pool_empty
-from core.queues cimport enter_queue, wheel_init
-from core.service cimport finish, settle, side_failed, wanted, watch
+from core.queues cimport enter_queue, finish, wheel_init
+from core.service cimport settle, side_failed, wanted, watch
 from core.slots cimport list_init, slot_free, slot_take, slots_reserve
 from core.types cimport (
-    Core, FREE, Flow, INFO_MAX, IN_LANE, IN_QUEUE, NOWHERE, QUEUES, Q_FINISHED, Q_HALF, Q_IDLE,
-    Q_LANE, Q_YOUNG, R_ABORTED, R_CLIENT_GONE, R_DONE, R_HALF_CLOSE, R_IDLE, R_SIDE0, R_SIDE1,
-    R_SOURCE_EOF, R_TARGET_IDLE, SPLICING, STOPPED, TRANSFER, TUNNEL, UNREGISTERED, Way,
+    Core, FREE, Flow, INFO_MAX, IN_LANE, IN_QUEUE, Limits, NOWHERE, QUEUES, Q_FINISHED, Q_HALF,
+    Q_IDLE, Q_LANE, Q_YOUNG, R_ABORTED, R_CLIENT_GONE, R_DONE, R_HALF_CLOSE, R_IDLE, R_SIDE0,
+    R_SIDE1, R_SOURCE_EOF, R_TARGET_IDLE, SPLICING, STOPPED, TRANSFER, TUNNEL, UNREGISTERED,
+    Way,
 )
 from http.plain cimport (
     AUTHORIZATION, CODING, CONNECT, CONNECTION, CREDENTIALS, DATE, DROP, HOST, LENGTH, NAME_MAX,
@@ -117,18 +118,22 @@ cdef class NativeRelay:
         self.closed = False
 
     cdef _set_limits(self):
-        self.state.core.limits.chunk = interface.CHUNK
-        self.state.core.limits.bulk_read = interface.BULK_READ
-        self.state.core.limits.chatty_read = interface.CHATTY_READ
-        self.state.core.limits.splice_min = interface.SPLICE_MIN
-        self.state.core.limits.rest = <int64_t>(interface.REST * 1000)
-        self.state.core.limits.turn_bytes = interface.TURN_BYTES
-        self.state.core.limits.turn_moves = interface.TURN_MOVES
-        self.state.core.limits.promote_after = interface.PROMOTE_AFTER
-        self.state.core.limits.demote_after = interface.DEMOTE_AFTER
-        self.state.core.limits.step_us = <int64_t>(interface.STEP_SECONDS * 1e6)
-        self.state.core.limits.ack_poll = <int64_t>(tcp.ACK_POLL * 1000)
-        self.state.core.limits.ack_patience = <int64_t>(tcp.ACK_PATIENCE * 1000)
+        cdef Limits *m = &self.state.core.limits
+        m.chunk = interface.CHUNK
+        m.bulk_read = interface.BULK_READ
+        m.chatty_read = interface.CHATTY_READ
+        m.splice_min = interface.SPLICE_MIN
+        m.rest = <int64_t>(interface.REST * 1000)
+        m.turn_bytes = interface.TURN_BYTES
+        m.turn_moves = interface.TURN_MOVES
+        m.promote_after = interface.PROMOTE_AFTER
+        m.demote_after = interface.DEMOTE_AFTER
+        m.step_us = <int64_t>(interface.STEP_SECONDS * 1e6)
+        m.ack_poll = <int64_t>(tcp.ACK_POLL * 1000)
+        m.ack_patience = <int64_t>(tcp.ACK_PATIENCE * 1000)
+        m.probe_idle = tcp.KEEPALIVE_IDLE
+        m.probe_interval = tcp.KEEPALIVE_INTERVAL
+        m.probe_count = tcp.KEEPALIVE_COUNT
 
     def __dealloc__(self):
         if not self.closed:

@@ -8,23 +8,24 @@ from core cimport linux
 from core.bulk cimport put_off, take_put_off
 from core.moves cimport drop_pending, pending, splices
 from core.pipes cimport pool_empty
-from core.queues cimport enter_queue, last_active, leave_queue, wheel_of
-from core.service cimport finish, send_queue, serve_event, watch
+from core.queues cimport enter_queue, finish, last_active, leave_queue, wheel_of
+from core.resets cimport check_acks, reset_on_close
+from core.service cimport serve_event, watch
 from core.slots cimport slot_of, slots_reserve
 from core.types cimport (
     BUCKETS, Core, Flow, INFO_MAX, IN_QUEUE, NOWHERE, QUEUES, Q_HALF, Q_IDLE, Q_YOUNG, R_DONE,
     R_HALF_CLOSE, R_IDLE, R_TARGET_IDLE, TRANSFER, TUNNEL, UNREGISTERED, WHEELS, Wheel,
 )
-from lane.clients cimport RESERVE, accept_clients
+from lane.clients cimport accept_clients
 from lane.exchange cimport client_event, exchange_late, origin_event
 from lane.log cimport log_put
 from lane.origins cimport connection_take_out, idle_drop, probe
 from lane.types cimport (
-    CLIENT, Exchange, G_CLOSED, LISTENER, Lane, ORIGIN, P_BODY, connection_of, exchange_of,
+    BATCH, CLIENT, Exchange, G_CLOSED, LISTENER, Lane, ORIGIN, P_BODY, RESERVE, connection_of,
+    exchange_of,
 )
 
 cdef enum:
-    BATCH = 32              # events taken from epoll at a time
     SHARE = 1 << 20         # bytes of what was put off between two looks at epoll
 
 
@@ -38,14 +39,6 @@ cdef inline int64_t clock_us() noexcept nogil:
     cdef linux.timespec t
     linux.clock_gettime(linux.CLOCK_MONOTONIC, &t)
     return <int64_t>t.tv_sec * 1000000 + t.tv_nsec // 1000
-
-
-cdef inline void reset_on_close(int fd) noexcept nogil:
-    """close(2) will send RST (SO_LINGER of 0 seconds, socket(7))."""
-    cdef linux.linger now
-    now.l_onoff = 1
-    now.l_linger = 0
-    linux.setsockopt(fd, linux.SOL_SOCKET, linux.SO_LINGER, &now, sizeof(now))
 
 
 cdef inline void read_infos(Flow *f) noexcept nogil:
@@ -152,9 +145,7 @@ cdef inline void serve_batch(Lane *lane, linux.epoll_event *events, int n) noexc
     cdef uint64_t tag
     cdef int32_t slot
     c.now = clock_ms(linux.CLOCK_MONOTONIC_COARSE)
-    # An event opens two connections at most: where an exchange ends, for a client that waits
-    # and for the next request. Without a slot the owner does it.
-    slots_reserve(c, RESERVE)
+    slots_reserve(c, RESERVE)  # without a slot the owner goes on
     for i in range(n):
         tag = events[i].data.u64
         slot = slot_of(c, tag)
@@ -191,12 +182,12 @@ cdef inline void keep_alive(Lane *lane, int32_t slot) noexcept nogil:
     cdef Core *c = &lane.core
     cdef Flow *f = &c.flows[slot]
     if f.kind == TUNNEL:
-        probe(f.fd[1])
+        probe(c, f.fd[1])
     elif f.kind == CLIENT and exchange_of(f).connection != NOWHERE:
         f = &c.flows[exchange_of(f).connection]
         if not connection_of(f).probed:
             connection_of(f).probed = True
-            probe(f.fd[0])
+            probe(c, f.fd[0])
 
 
 cdef inline void late(Lane *lane, int32_t slot, uint8_t queue) noexcept nogil:
@@ -236,25 +227,6 @@ cdef inline void expire(Lane *lane, uint8_t queue) noexcept nogil:
                 leave_queue(c, slot)
                 enter_queue(c, slot, queue)
             slot = following
-
-
-cdef inline void check_acks(Core *c) noexcept nogil:
-    """The flows that wait for a send queue to empty before they reset its socket."""
-    cdef int32_t slot = c.acking.first
-    cdef int32_t following
-    cdef int outq
-    cdef Flow *f
-    c.ack_next = c.now + c.limits.ack_poll
-    while slot != NOWHERE:
-        f = &c.flows[slot]
-        following = f.near[IN_QUEUE].next
-        outq = send_queue(f.fd[0 if f.dead & 2 else 1])
-        if outq != f.outq:
-            f.outq = outq
-            f.queued = c.now
-        if outq == 0 or c.now - f.queued >= c.limits.ack_patience:
-            finish(c, slot, f.reason)
-        slot = following
 
 
 cdef inline void tick(Lane *lane) noexcept nogil:

@@ -1,4 +1,5 @@
-"""The queues that flows wait in: a timing wheel for each time limit, and Q_ACK.
+"""The queues that flows wait in: a timing wheel for each time limit, Q_ACK, and Q_FINISHED
+at the end.
 
 A wheel holds the flows of one limit in buckets by the time at which they are to be looked at.
 A flow that was active meanwhile is queued again then; so no timer moves while bytes do.
@@ -7,7 +8,9 @@ A flow that was active meanwhile is queued again then; so no timer moves while b
 from libc.stdint cimport int32_t, int64_t, uint8_t
 
 from core.slots cimport list_add, list_init, list_take
-from core.types cimport BUCKETS, Core, Flow, IN_QUEUE, NOWHERE, Q_ACK, Q_NONE, Q_YOUNG, Wheel
+from core.types cimport (
+    BUCKETS, Core, Flow, IN_QUEUE, NOWHERE, Q_ACK, Q_FINISHED, Q_NONE, Q_YOUNG, R_NONE, Wheel,
+)
 
 
 cdef inline Wheel *wheel_of(Core *c, uint8_t queue) noexcept nogil:
@@ -75,3 +78,16 @@ cdef inline void enter_queue(Core *c, int32_t slot, uint8_t queue) noexcept nogi
             c.ack_next = c.now + c.limits.ack_poll
         f.queued = c.now
         list_add(c, &c.acking, IN_QUEUE, slot)
+
+
+cdef inline void finish(Core *c, int32_t slot, uint8_t reason) noexcept nogil:
+    """No more work for this flow; `close_finished` ends it after the batch."""
+    cdef Flow *f = &c.flows[slot]
+    if f.queue == Q_FINISHED:
+        return
+    leave_queue(c, slot)
+    if f.reason == R_NONE:
+        f.reason = reason
+    f.queue = Q_FINISHED
+    f.near[IN_QUEUE].next = c.finished
+    c.finished = slot

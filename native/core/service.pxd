@@ -22,24 +22,12 @@ from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
 from core cimport linux
 from core.moves cimport Moved, OVER, SOURCE_FAILED, TARGET_FAILED, drop_pending, pending, turn
-from core.queues cimport enter_queue, leave_queue
+from core.queues cimport enter_queue, finish
+from core.resets cimport finish_acknowledged
 from core.types cimport (
-    Core, ENDED, FIN_SENT, Flow, IN_QUEUE, Q_ACK, Q_FINISHED, Q_HALF, R_DONE, R_NONE, R_SIDE0,
-    R_SIDE1, R_SOURCE_EOF, STOPPED, TUNNEL, UNREGISTERED, Way,
+    Core, ENDED, FIN_SENT, Flow, Q_FINISHED, Q_HALF, R_DONE, R_NONE, R_SIDE0, R_SIDE1,
+    R_SOURCE_EOF, STOPPED, TUNNEL, UNREGISTERED, Way,
 )
-
-
-cdef inline void finish(Core *c, int32_t slot, uint8_t reason) noexcept nogil:
-    """No more work for this flow; `close_finished` ends it after the batch."""
-    cdef Flow *f = &c.flows[slot]
-    if f.queue == Q_FINISHED:
-        return
-    leave_queue(c, slot)
-    if f.reason == R_NONE:
-        f.reason = reason
-    f.queue = Q_FINISHED
-    f.near[IN_QUEUE].next = c.finished
-    c.finished = slot
 
 
 cdef inline void side_failed(Core *c, Flow *f, int s, int error) noexcept nogil:
@@ -64,12 +52,6 @@ cdef inline void serve_way(Core *c, Flow *f, int s, bint readable) noexcept nogi
         side_failed(c, f, 1 - s, linux.errno)
 
 
-cdef inline int send_queue(int fd) noexcept nogil:
-    """Bytes that the peer has not acknowledged; 0 when that cannot be known."""
-    cdef int queued = 0
-    return queued if linux.ioctl(fd, linux.SIOCOUTQ, &queued) == 0 else 0
-
-
 cdef inline void settle_failed(Core *c, int32_t slot) noexcept nogil:
     """One or both sides of a tunnel have failed."""
     cdef Flow *f = &c.flows[slot]
@@ -77,11 +59,7 @@ cdef inline void settle_failed(Core *c, int32_t slot) noexcept nogil:
     if f.dead == 3:
         finish(c, slot, f.reason)
     elif f.way[s].flags & ENDED and not pending(&f.way[s]):
-        f.outq = send_queue(f.fd[1 - s])
-        if f.outq == 0:
-            finish(c, slot, f.reason)
-        else:
-            enter_queue(c, slot, Q_ACK)
+        finish_acknowledged(c, slot)
     else:
         enter_queue(c, slot, Q_HALF)
 

@@ -138,6 +138,9 @@ cdef struct Limits:
     int64_t step_us
     int64_t ack_poll        # ms
     int64_t ack_patience    # ms
+    int probe_idle          # TCP keep-alive: seconds without a byte before the first probe
+    int probe_interval      # seconds between two
+    int probe_count         # without an answer, until the connection is dead
 
 cdef struct Event:
     uint64_t tag

@@ -11,12 +11,12 @@ from core.slots cimport slot_free, slot_take, slots_reserve
 from core.types cimport Core, NOWHERE
 from lane.ends cimport give_back
 from lane.request cimport read_next
-from lane.types cimport CLIENT, Exchange, G_REFUSED, Lane, PEER_MAX, P_HEAD, Q_HEAD, exchange_of
+from lane.types cimport (
+    CLIENT, ERRNOS, Exchange, G_REFUSED, Lane, PEER_MAX, P_HEAD, Q_HEAD, RESERVE, exchange_of,
+)
 
 cdef enum:
     ACCEPTS = 16            # new clients in one turn
-    REFUSALS = 64           # beyond the limit, that the owner answers at the same time
-    RESERVE = 64            # slots: two for each event that step.pxd serves in a batch
 
 
 cdef inline void address_text(const linux.sockaddr *address, char *text) noexcept nogil:
@@ -39,7 +39,7 @@ cdef inline int32_t client_new(Lane *lane, int fd) noexcept nogil:
     cdef Core *c = &lane.core
     cdef int32_t slot
     cdef Exchange *x = <Exchange *>calloc(1, sizeof(Exchange))
-    # Whoever serves the other events of a batch relies on their slots.
+    # The other events of a batch rely on the slots that were reserved for them.
     if x == NULL or not slots_reserve(c, RESERVE):
         free(x)
         linux.errno = linux.ENOMEM
@@ -57,14 +57,6 @@ cdef inline int32_t client_new(Lane *lane, int fd) noexcept nogil:
     return slot
 
 
-cdef inline bint is_transient(int error) noexcept nogil:
-    """Of accept(2): an error of the new connection, not of the listening socket."""
-    return not (
-        error == linux.EAGAIN or error == linux.EMFILE or error == linux.ENFILE
-        or error == linux.ENOBUFS or error == linux.ENOMEM or error == linux.EINVAL
-    )
-
-
 cdef inline void accept_clients(Lane *lane, int32_t listener) noexcept nogil:
     """A batch of new clients, so that no other waits for long."""
     cdef Core *c = &lane.core
@@ -75,14 +67,14 @@ cdef inline void accept_clients(Lane *lane, int32_t listener) noexcept nogil:
     cdef linux.socklen_t size
     for i in range(ACCEPTS):
         taken = lane.clients + c.tunnels - c.ended + lane.others
-        if lane.most and taken >= lane.most + REFUSALS:
+        if lane.most and taken >= lane.most + lane.refusals:
             lane.accept_error = linux.EAGAIN
             return
         size = sizeof(address)
         memset(address, 0, 32)
         client = linux.accept4(
             fd, <linux.sockaddr *>address, &size, linux.SOCK_NONBLOCK | linux.SOCK_CLOEXEC)
-        if client < 0 and is_transient(linux.errno):
+        if client < 0 and 0 < linux.errno < ERRNOS and lane.transient[linux.errno]:
             continue
         if client < 0:
             if linux.errno != linux.EAGAIN:

@@ -5,7 +5,7 @@ Functions that end a client leave its slot in Q_FINISHED; nothing may touch it a
 
 from libc.stdint cimport int32_t, uint8_t
 
-from core.service cimport finish
+from core.queues cimport finish
 from core.types cimport Core, Flow, NOWHERE, R_GIVEN_BACK
 from lane.log cimport log_put
 from lane.origins cimport connection_drop

@@ -45,6 +45,9 @@ cdef class NativeExchanges:
         wheel_init(c, Q_RACE, <int64_t>(options.race * 1000))
         wheel_init(c, Q_QUEUE, QUEUE_MS)
         wheel_init(c, Q_ORIGIN_IDLE, <int64_t>(options.kept * 1000))
+        lane.refusals = words.REFUSALS
+        for error in tcp.TRANSIENT:
+            lane.transient[<int>error] = True
         lane.idle_most = options.kept_most
         lane.idle_each = options.kept_each
         lane.log.on = options.log

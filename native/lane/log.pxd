@@ -5,7 +5,6 @@ from libc.stdlib cimport realloc
 from libc.string cimport memcpy
 
 from core cimport linux
-from http.plain cimport GET, HEAD
 from lane.types cimport Exchange, Lane, PEER_MAX, USER_MAX
 
 cdef enum:
@@ -67,7 +66,9 @@ cdef inline void log_put(
     cdef size_t size
     if not lane.log.on:
         return
-    target += 4 if x.method == GET else 5 if x.method == HEAD else 8
+    while target[0] != c' ':  # behind the method
+        target += 1
+    target += 1
     while target[target_size] != c' ':
         target_size += 1
     size = sizeof(Entry) + target_size + x.type_size

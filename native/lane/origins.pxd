@@ -17,25 +17,20 @@ from lane.types cimport (
     connection_of, exchange_of,
 )
 
-cdef enum:
-    KEEPALIVE_IDLE = 60     # seconds, as of the other sockets (spliceproxy/tcp.py)
-    KEEPALIVE_INTERVAL = 15
-    KEEPALIVE_COUNT = 4
-
 
 cdef inline void set_option(int fd, int level, int name, int value) noexcept nogil:
     linux.setsockopt(fd, level, name, &value, sizeof(value))
 
 
-cdef inline void probe(int fd) noexcept nogil:
+cdef inline void probe(const Core *c, int fd) noexcept nogil:
     """Lets the kernel ask a peer that says nothing whether it is there (TCP keep-alive), as
-    spliceproxy/tcp.py does: a dead one is found, and a NAT does not forget the connection.
+    spliceproxy/net/tcp.py does: a dead one is found, and a NAT does not forget the connection.
     Four calls are as much as a tenth of a tunnel's, and most connections do not live to need
     them. So they are made for one that has rested for a while, and for one that leaves."""
     set_option(fd, linux.SOL_SOCKET, linux.SO_KEEPALIVE, 1)
-    set_option(fd, linux.IPPROTO_TCP, linux.TCP_KEEPIDLE, KEEPALIVE_IDLE)
-    set_option(fd, linux.IPPROTO_TCP, linux.TCP_KEEPINTVL, KEEPALIVE_INTERVAL)
-    set_option(fd, linux.IPPROTO_TCP, linux.TCP_KEEPCNT, KEEPALIVE_COUNT)
+    set_option(fd, linux.IPPROTO_TCP, linux.TCP_KEEPIDLE, c.limits.probe_idle)
+    set_option(fd, linux.IPPROTO_TCP, linux.TCP_KEEPINTVL, c.limits.probe_interval)
+    set_option(fd, linux.IPPROTO_TCP, linux.TCP_KEEPCNT, c.limits.probe_count)
 
 
 cdef inline void bind(Lane *lane, int32_t slot, int32_t connection) noexcept nogil:
@@ -79,7 +74,7 @@ cdef inline int connection_take_out(Lane *lane, int32_t slot) noexcept nogil:
     cdef Core *c = &lane.core
     cdef int fd = c.flows[slot].fd[0]
     if not connection_of(&c.flows[slot]).probed:
-        probe(fd)
+        probe(c, fd)
     watch(c, slot, 0, <uint32_t>UNREGISTERED)
     connection_free(lane, slot)
     return fd

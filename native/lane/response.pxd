@@ -7,7 +7,8 @@ from libc.string cimport memcpy, memset
 from core cimport linux
 from core.moves cimport Moved, OVER, SOURCE_FAILED, TARGET_FAILED, pending, turn
 from core.queues cimport enter_queue, leave_queue
-from core.service cimport send_queue, watch
+from core.resets cimport send_queue
+from core.service cimport watch
 from core.types cimport (
     Core, Flow, NOWHERE, R_ABORTED, R_CLIENT_GONE, R_SIDE1, R_SOURCE_EOF, SPLICING,
     UNREGISTERED, Way,

@@ -15,6 +15,11 @@ cdef enum:
     USER_MAX = 64           # of a user's name, with a NUL
     PEER_MAX = 46           # an IPv6 address as text, likewise
     ADDRESS_MAX = 28        # struct sockaddr_in6
+    ERRNOS = 256            # more than there are errno
+    BATCH = 32              # events taken from epoll at a time (step.pxd)
+    # Slots that are reserved before a batch. An event opens two connections at most: where an
+    # exchange ends, for a client that waits and for the next request.
+    RESERVE = 2 * BATCH
 
 # Flow.kind
 cdef enum:
@@ -143,6 +148,8 @@ cdef struct Lane:
     int clients
     int others              # connections of clients that the owner has
     int most                # of all of them; beyond it they are refused, 0: no limit
+    int refusals            # clients beyond it that the owner answers at the same time
+    bint transient[ERRNOS]  # by errno of accept(2): of the new connection, not of the socket
     int first_port          # of outgoing connections
     int last_port
     int accept_error        # errno of an accept(2) that the owner must deal with, 0

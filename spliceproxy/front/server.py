@@ -13,8 +13,9 @@ from functools import partial
 from spliceproxy.errors import EXHAUSTED
 from spliceproxy.forward.services import Services
 from spliceproxy.front.http1 import Connection
+from spliceproxy.net import tcp
 from spliceproxy.net.stream import Stream
-from spliceproxy.relay.lane import REFUSED, Handoff
+from spliceproxy.relay.lane import REFUSALS, REFUSED, Handoff
 
 log = logging.getLogger("spliceproxy")
 
@@ -24,29 +25,9 @@ BATCH = 64
 PAUSE = 0.1
 """Seconds without accepting when there are no descriptors left."""
 
-REFUSALS = 64
-"""Connections beyond the limit that are answered with 503; further ones wait to be
-accepted."""
-
 LOOKS = 10
 LOOK_SECONDS = 0.01
 """How often, and how far apart, a place is looked for before a client is refused."""
-
-# accept(2): errors of the new connection, not of the listening socket.
-_TRANSIENT = frozenset(
-    {
-        errno.ECONNABORTED,
-        errno.EHOSTDOWN,
-        errno.EHOSTUNREACH,
-        errno.ENETDOWN,
-        errno.ENETUNREACH,
-        errno.ENONET,
-        errno.ENOPROTOOPT,
-        errno.EOPNOTSUPP,
-        errno.EPERM,
-        errno.EPROTO,
-    }
-)
 
 
 class Server:
@@ -99,7 +80,7 @@ class Server:
             except BlockingIOError:
                 return False
             except OSError as error:
-                if error.errno in _TRANSIENT:
+                if error.errno in tcp.TRANSIENT:
                     continue
                 if error.errno not in EXHAUSTED:
                     raise

@@ -13,6 +13,10 @@ from collections.abc import Collection, Container, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+REFUSALS = 64
+"""Clients beyond the limit on connections that their owner answers at the same time. Further
+ones wait to be accepted."""
+
 # Why a client is given back.
 REQUEST = "request"  # a request that its owner must look at, maybe not all of it
 RETRY = "retry"  # a request; the idle connection it was sent on was dead, take a new one
