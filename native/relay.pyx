@@ -29,12 +29,11 @@ from core.service cimport settle, side_failed, wanted, watch
 from core.slots cimport list_init, slot_free, slot_take, slots_reserve
 from core.types cimport (
     Core, FREE, Flow, INFO_MAX, IN_LANE, IN_QUEUE, Limits, NOWHERE, QUEUES, Q_FINISHED, Q_HALF,
-    Q_IDLE, Q_LANE, Q_YOUNG, R_ABORTED, R_CLIENT_GONE, R_DONE, R_HALF_CLOSE, R_IDLE, R_SIDE0,
-    R_SIDE1, R_SOURCE_EOF, R_TARGET_IDLE, SPLICING, STOPPED, TRANSFER, TUNNEL, UNREGISTERED,
-    Way,
+    Q_IDLE, Q_LANE, Q_YOUNG, REASONS, REASON_WORDS, R_ABORTED, R_DONE, SPLICING, STOPPED,
+    TRANSFER, TUNNEL, UNREGISTERED, Way, reason_words,
 )
 from http.plain cimport (
-    AUTHORIZATION, CODING, CONNECT, CONNECTION, CREDENTIALS, DATE, DROP, HOST, LENGTH, NAME_MAX,
+    AUTHORIZATION, CODING, CONNECTION, CREDENTIALS, DATE, DROP, HOST, LENGTH, NAME_MAX,
     NOT_PLAIN, PASS, PROXY_CONNECTION, Rule, SLOTS, TYPE, Text, VIA,
 )
 from lane.clients cimport client_new
@@ -47,9 +46,9 @@ from lane.routes cimport (
     routes_clear, routes_free, routes_init,
 )
 from lane.types cimport (
-    ADDRESS_MAX, CLIENT, Exchange, G_CLOSED, G_LINGER, G_REFUSED, G_REQUEST, G_RESPONSE,
-    G_RETRY, G_UNANSWERED, LISTENER, Lane, ORIGIN, PEER_MAX, P_HEAD, P_QUEUE, Q_DIAL, Q_HEAD,
-    Q_ORIGIN_IDLE, Q_QUEUE, Q_RACE, Route, USER_MAX, connection_of, exchange_of,
+    ADDRESS_MAX, CAUSES, CAUSE_WORDS, CLIENT, Exchange, G_CLOSED, G_REQUEST, LISTENER, Lane,
+    ORIGIN, PEER_MAX, P_HEAD, P_QUEUE, Q_DIAL, Q_HEAD, Q_ORIGIN_IDLE, Q_QUEUE, Q_RACE, Route,
+    USER_MAX, cause_words, connection_of, exchange_of,
 )
 from lane.waiting cimport QUEUE_MS
 from step cimport clock_ms, close_finished, next_due, run
@@ -65,6 +64,20 @@ from spliceproxy.relay.quota import affordable
 cdef enum:
     TRIES = 100             # to say what there is to say, without memory for that
     TRY_US = 1000           # microseconds between two of them
+
+cdef int agree(str what, object owners, tuple words, int count) except -1:
+    """ImportError unless the words of the owner are those of a C enum, in its order."""
+    if len(words) != count or owners != words:
+        raise ImportError(
+            f"the compiled relay was built from other sources: its {what} are {words}, "
+            f"{count} in C, and those of spliceproxy.relay are {owners}")
+    return 0
+
+
+agree("reasons", interface.REASONS,
+      tuple([reason_words[i].decode() for i in range(REASON_WORDS)]), REASONS)
+agree("causes", words.CAUSES, tuple([cause_words[i].decode() for i in range(CAUSE_WORDS)]), CAUSES)
+
 
 YOUNG = 30.0
 """Seconds without a byte after which the origin of a tunnel, or of an exchange, gets TCP
@@ -414,9 +427,9 @@ cdef class NativeRelay:
         cdef Way *up = &f.way[0]
         cdef Way *down = &f.way[1]
         if f.kind == TRANSFER:
-            return TransferEnd(transfer_reason(f.reason), f.err, up.copied, up.spliced)
+            return TransferEnd(interface.REASONS[f.reason], f.err, up.copied, up.spliced)
         return TunnelEnd(
-            tunnel_reason(f.reason), f.err, up.copied, up.spliced, down.copied, down.spliced,
+            interface.REASONS[f.reason], f.err, up.copied, up.spliced, down.copied, down.spliced,
             f.info[:f.info_len[0]] if f.info_len[0] else b"",
             f.info[INFO_MAX:INFO_MAX + f.info_len[1]] if f.info_len[1] else b"",
         )
@@ -474,27 +487,6 @@ cdef class NativeRelay:
         if c.epfd >= 0:
             linux.close(c.epfd)
         c.epfd = -1
-
-
-cdef str tunnel_reason(uint8_t reason):
-    return {
-        R_DONE: interface.DONE,
-        R_SIDE0: interface.CLIENT_RESET,
-        R_SIDE1: interface.ORIGIN_RESET,
-        R_IDLE: interface.IDLE,
-        R_HALF_CLOSE: interface.HALF_CLOSE,
-    }.get(reason, interface.ABORTED)
-
-
-cdef str transfer_reason(uint8_t reason):
-    return {
-        R_DONE: interface.DONE,
-        R_SIDE0: interface.SOURCE_ERROR,
-        R_SIDE1: interface.TARGET_ERROR,
-        R_SOURCE_EOF: interface.SOURCE_EOF,
-        R_IDLE: interface.IDLE,
-        R_TARGET_IDLE: interface.TARGET_IDLE,
-    }.get(reason, interface.ABORTED)
 
 
 cdef class Reader:

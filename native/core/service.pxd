@@ -25,14 +25,22 @@ from core.moves cimport Moved, OVER, SOURCE_FAILED, TARGET_FAILED, drop_pending,
 from core.queues cimport enter_queue, finish
 from core.resets cimport finish_acknowledged
 from core.types cimport (
-    Core, ENDED, FIN_SENT, Flow, Q_FINISHED, Q_HALF, R_DONE, R_NONE, R_SIDE0, R_SIDE1,
-    R_SOURCE_EOF, STOPPED, TUNNEL, UNREGISTERED, Way,
+    Core, ENDED, FIN_SENT, Flow, Q_FINISHED, Q_HALF, R_CLIENT_RESET, R_DONE, R_NONE,
+    R_ORIGIN_RESET, R_SOURCE_EOF, R_SOURCE_ERROR, R_TARGET_ERROR, STOPPED, TRANSFER, TUNNEL,
+    UNREGISTERED, Way,
 )
+
+
+cdef inline uint8_t failure_of(const Flow *f, int s) noexcept nogil:
+    """The reason that side s has failed."""
+    if f.kind == TRANSFER:
+        return R_SOURCE_ERROR if s == 0 else R_TARGET_ERROR
+    return R_CLIENT_RESET if s == 0 else R_ORIGIN_RESET
 
 
 cdef inline void side_failed(Core *c, Flow *f, int s, int error) noexcept nogil:
     if f.reason == R_NONE or f.reason == R_DONE:  # R_DONE: the other has left, and that is all
-        f.reason = R_SIDE0 if s == 0 else R_SIDE1
+        f.reason = failure_of(f, s)
         f.err = error
     f.dead |= 3 if error == linux.ENOMEM else 1 << s
     f.way[1 - s].flags |= STOPPED
@@ -90,14 +98,14 @@ cdef inline void settle_transfer(Core *c, int32_t slot) noexcept nogil:
     cdef Flow *f = &c.flows[slot]
     cdef Way *w = &f.way[0]
     if f.dead & 2:
-        finish(c, slot, R_SIDE1)
+        finish(c, slot, R_TARGET_ERROR)
     elif pending(w):
         return
     elif w.left == 0 or (w.flags & ENDED and w.left < 0 and not f.dead):
         f.reason = R_NONE
         finish(c, slot, R_DONE)
     elif w.flags & ENDED:
-        finish(c, slot, R_SIDE0 if f.dead else R_SOURCE_EOF)
+        finish(c, slot, R_SOURCE_ERROR if f.dead else R_SOURCE_EOF)
 
 
 cdef inline uint32_t wanted(const Flow *f, int s) noexcept nogil:

@@ -45,9 +45,23 @@ cdef enum:
     QUEUES = Q_LANE + LANE_QUEUES
     WHEELS = QUEUES - Q_YOUNG
 
+# Flow.reason: why a flow has ended. Its words are below, in the same order, and those of the
+# owner are compared with them (relay.pyx): a new one goes into all three.
 cdef enum Reason:
-    R_NONE, R_DONE, R_SIDE0, R_SIDE1, R_IDLE, R_HALF_CLOSE, R_ABORTED, R_SOURCE_EOF,
-    R_TARGET_IDLE, R_CLIENT_GONE, R_GIVEN_BACK
+    R_NONE, R_DONE, R_CLIENT_RESET, R_ORIGIN_RESET, R_SOURCE_ERROR, R_TARGET_ERROR,
+    R_SOURCE_EOF, R_IDLE, R_TARGET_IDLE, R_HALF_CLOSE, R_ABORTED,
+    REASONS
+
+cdef extern from *:
+    """
+    static const char *const reason_words[] = {
+        "", "done", "client-reset", "origin-reset", "source-error", "target-error",
+        "source-eof", "idle-timeout", "target-idle-timeout", "half-close-timeout", "aborted",
+    };
+    #define REASON_WORDS ((int)(sizeof(reason_words) / sizeof(reason_words[0])))
+    """
+    const char *reason_words[]
+    int REASON_WORDS
 
 # A flow can be in two lists at a time (slots.pxd): which neighbours are meant.
 cdef enum:

@@ -6,7 +6,7 @@ Functions that end a client leave its slot in Q_FINISHED; nothing may touch it a
 from libc.stdint cimport int32_t, uint8_t
 
 from core.queues cimport finish
-from core.types cimport Core, Flow, NOWHERE, R_GIVEN_BACK
+from core.types cimport Core, Flow, NOWHERE, R_NONE
 from lane.log cimport log_put
 from lane.origins cimport connection_drop
 from lane.types cimport Exchange, G_CLOSED, G_RESPONSE, G_UNANSWERED, Lane, P_QUEUE, exchange_of
@@ -26,7 +26,7 @@ cdef inline void give_back(Lane *lane, int32_t slot, uint8_t cause) noexcept nog
         x.connection = NOWHERE
     if cause != G_CLOSED:
         lane.counters.given_back += 1
-    finish(c, slot, R_GIVEN_BACK)
+    finish(c, slot, R_NONE)
 
 
 cdef inline void close_client(Lane *lane, int32_t slot) noexcept nogil:

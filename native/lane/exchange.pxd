@@ -18,9 +18,8 @@ waiting.pxd and response.pxd, the end of it in ends.pxd.
 from libc.stdint cimport int32_t, uint32_t
 
 from core cimport linux
-from core.moves cimport pending
 from core.service cimport watch
-from core.types cimport Core, Flow, NOWHERE, Q_FINISHED, R_CLIENT_GONE, R_IDLE, R_TARGET_IDLE
+from core.types cimport Core, Flow, NOWHERE, Q_FINISHED, R_CLIENT_RESET, R_IDLE
 from lane.ends cimport close_client, cut, give_back
 from lane.origins cimport idle_drop
 from lane.received cimport keep, room_left
@@ -45,10 +44,10 @@ cdef inline void overhear(Lane *lane, int32_t slot) noexcept nogil:
     if n < 0 and linux.errno == linux.EAGAIN:
         return
     if n < 0 or (n == 0 and x.have == x.head) or not keep(x, c.buffer, n):
-        cut(lane, slot, R_CLIENT_GONE)
+        cut(lane, slot, R_CLIENT_RESET)
     elif n == 0 or room_left(x) == 0:
         if watch(c, slot, 0, f.mask[0] & ~<uint32_t>linux.EPOLLIN) < 0:
-            cut(lane, slot, R_CLIENT_GONE)
+            cut(lane, slot, R_CLIENT_RESET)
 
 
 cdef inline void client_event(Lane *lane, int32_t slot, uint32_t events) noexcept nogil:
@@ -64,7 +63,7 @@ cdef inline void client_event(Lane *lane, int32_t slot, uint32_t events) noexcep
     if events & linux.EPOLLIN:
         overhear(lane, slot)
     elif events & (linux.EPOLLERR | linux.EPOLLHUP):
-        cut(lane, slot, R_CLIENT_GONE)
+        cut(lane, slot, R_CLIENT_RESET)
 
 
 cdef inline void origin_event(Lane *lane, int32_t connection, uint32_t events) noexcept nogil:
@@ -95,4 +94,4 @@ cdef inline void exchange_late(Lane *lane, int32_t slot) noexcept nogil:
     elif x.phase == P_WAIT:
         give_back(lane, slot, G_UNANSWERED)
     else:
-        cut(lane, slot, R_TARGET_IDLE if pending(&c.flows[slot].way[1]) else R_IDLE)
+        cut(lane, slot, R_IDLE)

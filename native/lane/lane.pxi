@@ -16,16 +16,6 @@ ACTIONS = {
     "type": TYPE,
 }
 
-CAUSES = {
-    G_REQUEST: words.REQUEST,
-    G_RETRY: words.RETRY,
-    G_RESPONSE: words.RESPONSE,
-    G_UNANSWERED: words.UNANSWERED,
-    G_LINGER: words.LINGER,
-    G_REFUSED: words.REFUSED,
-}
-
-
 cdef class NativeExchanges:
     """Plain exchanges (exchange.pxd) in a native relay. Nothing moves outside its step."""
 
@@ -327,30 +317,15 @@ cdef object record_of(const Entry *e, const char *text):
         text[:e.target_size].decode("ascii"), e.status, e.received, e.sent,
         (<char *>e.peer).decode("ascii"),
         text[e.target_size:e.target_size + e.type_size].decode("latin-1"),
-        tunnel_end(e.reason) if e.method == CONNECT else plain_reason(e.reason),
+        "" if e.reason == R_DONE else interface.REASONS[e.reason],
         (<char *>e.user).decode(),
     )
-
-
-cdef str tunnel_end(uint8_t reason):
-    return "" if reason == R_DONE else tunnel_reason(reason)
-
-
-cdef str plain_reason(uint8_t reason):
-    return {
-        0: "",
-        R_CLIENT_GONE: interface.CLIENT_RESET,
-        R_SIDE1: interface.SOURCE_ERROR,
-        R_SOURCE_EOF: interface.SOURCE_EOF,
-        R_IDLE: interface.IDLE,
-        R_TARGET_IDLE: interface.IDLE,
-    }.get(reason, interface.ABORTED)
 
 
 cdef object handoff(Flow *f):
     cdef Exchange *x = exchange_of(f)
     return Handoff(
-        CAUSES[x.cause], f.fd[0], x.address.decode("ascii"), x.requests,
+        words.CAUSES[x.cause], f.fd[0], x.address.decode("ascii"), x.requests,
         x.data[:x.have] if x.have else b"", x.origin_fd,
         x.answer[:x.answer_size] if x.answer_size else b"", x.peer.decode("ascii"), x.reused,
         (x.dialling if x.cause == G_REQUEST else x.started) / 1e6,

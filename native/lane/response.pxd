@@ -10,8 +10,8 @@ from core.queues cimport enter_queue, leave_queue
 from core.resets cimport send_queue
 from core.service cimport watch
 from core.types cimport (
-    Core, Flow, NOWHERE, R_ABORTED, R_CLIENT_GONE, R_SIDE1, R_SOURCE_EOF, SPLICING,
-    UNREGISTERED, Way,
+    Core, Flow, NOWHERE, R_ABORTED, R_CLIENT_RESET, R_NONE, R_SOURCE_EOF, R_SOURCE_ERROR,
+    SPLICING, UNREGISTERED, Way,
 )
 from http.plain cimport Field, HEAD, Head, Out, PLAIN_FIELDS, head_end, put
 from http.plain_response cimport join_chunks, put_chunk_size, read_response, write_response
@@ -38,7 +38,7 @@ cdef inline void answered(Lane *lane, int32_t slot) noexcept nogil:
     cdef int32_t origin = connection_of(&c.flows[connection]).origin
     cdef uint32_t mask = f.mask[0] & linux.EPOLLIN
     lane.counters.exchanges += 1
-    note(lane, slot, 0)
+    note(lane, slot, R_NONE)
     x.started = x.dialling = 0
     x.connection = NOWHERE
     x.requests += 1
@@ -90,7 +90,7 @@ cdef inline void after_move(Lane *lane, int32_t slot) noexcept nogil:
     if watch(c, slot, 0, mask) < 0 or watch(
         c, x.connection, 0,
         <uint32_t>UNREGISTERED if blocked or w.left == 0 else linux.EPOLLIN) < 0:
-        cut(lane, slot, R_SIDE1)
+        cut(lane, slot, R_SOURCE_ERROR)
 
 
 cdef inline void move_body(Lane *lane, int32_t slot, bint readable) noexcept nogil:
@@ -102,9 +102,9 @@ cdef inline void move_body(Lane *lane, int32_t slot, bint readable) noexcept nog
     if r == OVER:
         cut(lane, slot, R_SOURCE_EOF)
     elif r == SOURCE_FAILED:
-        cut(lane, slot, R_SIDE1)
+        cut(lane, slot, R_SOURCE_ERROR)
     elif r == TARGET_FAILED:
-        cut(lane, slot, R_CLIENT_GONE)
+        cut(lane, slot, R_CLIENT_RESET)
     else:
         after_move(lane, slot)
 
@@ -130,7 +130,7 @@ cdef inline void send_response(
     m = linux.sendmsg(f.fd[0], &message, linux.MSG_DONTWAIT | linux.MSG_NOSIGNAL)
     if m < 0:
         if linux.errno != linux.EAGAIN:
-            cut(lane, slot, R_CLIENT_GONE)
+            cut(lane, slot, R_CLIENT_RESET)
             return
         m = 0
     w.copied = m
@@ -141,7 +141,7 @@ cdef inline void send_response(
         return
     w.held = <char *>malloc(size + n - m)
     if w.held == NULL:
-        cut(lane, slot, R_CLIENT_GONE)
+        cut(lane, slot, R_CLIENT_RESET)
         return
     w.held_at = 0
     w.held_end = <uint32_t>(size + n - m)

@@ -42,7 +42,9 @@ cdef enum Phase:
     P_WAIT                  # the request is sent, no byte of the response is there
     P_BODY                  # the response's head is sent, or held
 
-cdef enum Cause:            # for which a client is given back to the owner
+# Exchange.cause: for what a client is given back to its owner. As of Reason: the words are
+# below, and those of the owner are compared with them.
+cdef enum Cause:
     G_CLOSED                # it is over: nothing is given back
     G_REQUEST               # a request, maybe not all of its head, or what is none
     G_RETRY                 # a request whose reused origin connection was dead
@@ -50,6 +52,17 @@ cdef enum Cause:            # for which a client is given back to the owner
     G_UNANSWERED            # the same, but the time for the response is up
     G_LINGER                # answered in full, to be closed with care
     G_REFUSED               # a new client beyond the limit
+    CAUSES
+
+cdef extern from *:
+    """
+    static const char *const cause_words[] = {
+        "", "request", "retry", "response", "unanswered", "linger", "refused",
+    };
+    #define CAUSE_WORDS ((int)(sizeof(cause_words) / sizeof(cause_words[0])))
+    """
+    const char *cause_words[]
+    int CAUSE_WORDS
 
 cdef struct Exchange:       # of a CLIENT, and of the tunnel that it became
     char *block             # of `room` bytes, NULL while nothing has been received

@@ -62,6 +62,22 @@ SOURCE_ERROR = "source-error"  # transfer only
 TARGET_ERROR = "target-error"  # transfer only
 TARGET_IDLE = "target-idle-timeout"  # transfer only: IDLE with bytes that the target did not take
 
+REASONS = (
+    "",  # it has not ended
+    DONE,
+    CLIENT_RESET,
+    ORIGIN_RESET,
+    SOURCE_ERROR,
+    TARGET_ERROR,
+    SOURCE_EOF,
+    IDLE,
+    TARGET_IDLE,
+    HALF_CLOSE,
+    ABORTED,
+)
+"""All of them in the order of the enum Reason of native/core/types.pxd: the compiled module
+compares them when it is imported."""
+
 
 class TunnelEnd(NamedTuple):
     """How a tunnel ended. Early data counts as copied; ``*_info`` are the raw

@@ -25,6 +25,18 @@ UNANSWERED = "unanswered"  # the same, but the time limit for the response is ov
 REFUSED = "refused"  # a new client beyond the limit
 LINGER = "linger"  # no request: it has its answer, and is to be closed with care
 
+CAUSES = (
+    "",  # it is not given back
+    REQUEST,
+    RETRY,
+    RESPONSE,
+    UNANSWERED,
+    LINGER,
+    REFUSED,
+)
+"""All of them in the order of the enum Cause of native/lane/types.pxd: the compiled module
+compares them when it is imported."""
+
 
 @dataclass(slots=True)
 class Handoff:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 from spliceproxy.http1 import framing
 
@@ -19,3 +23,33 @@ def constant(path: str, name: str) -> int:
 
 def test_the_digits_of_a_content_length() -> None:
     assert constant("http/plain_response.pxd", "LENGTH_DIGITS") == framing._LENGTH_DIGITS
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ("interface.REASONS = interface.REASONS[:-1]", "reasons"),
+        ("interface.REASONS = (*interface.REASONS, 'new')", "reasons"),
+        ("interface.REASONS = ('', *interface.REASONS[:0:-1])", "reasons"),
+        ("lane.CAUSES = (*lane.CAUSES[:-1], 'other')", "causes"),
+        ("pass", ""),
+    ],
+)
+def test_the_compiled_module_is_not_imported_with_other_words(change: str, what: str) -> None:
+    pytest.importorskip("spliceproxy.relay._native")
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            f"from spliceproxy.relay import interface, lane\n{change}\n"
+            "import spliceproxy.relay._native",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    last = (done.stderr.splitlines() or [""])[-1]
+    told = "ImportError: the compiled relay was built from other sources: its "
+    assert last.startswith(told + what if what else ""), done.stderr
+    assert done.returncode == (1 if what else 0)
