@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spliceproxy.cli import main as cli
+from spliceproxy.cli.flags import COMMANDS
 from spliceproxy.config import (
     CONDITIONS,
     Address,
@@ -871,7 +872,7 @@ def test_the_proxy_itself_tells_every_mistake(
     ]
 
 
-@pytest.mark.parametrize("command", cli.COMMANDS)
+@pytest.mark.parametrize("command", COMMANDS)
 def test_commands_have_help_and_are_in_that_of_the_proxy(
     command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -883,7 +884,7 @@ def test_commands_have_help_and_are_in_that_of_the_proxy(
     out = capsys.readouterr().out
     assert max(map(len, out.splitlines())) < 80
     proxy, own = out.split(f"usage: spliceproxy {command} ")
-    assert re.search(rf"^  {command} +{cli.COMMANDS[command].text}$", proxy, re.M)
+    assert re.search(rf"^  {command} +{COMMANDS[command].text}$", proxy, re.M)
     assert "exit status: 0" in own
 
 

@@ -1,0 +1,52 @@
+"""``spliceproxy check``: the settings, checked and printed; nothing is started."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+
+from spliceproxy.cli.flags import Parser, add_settings, escaped, read_settings
+from spliceproxy.config import Config
+from spliceproxy.settings.table import BY_NAME
+
+
+def run(argv: Sequence[str]) -> int:
+    """The command, with the arguments behind its name; returns the exit status."""
+    parser = Parser(
+        prog="spliceproxy check",
+        usage="%(prog)s [--config FILE] [option]...",
+        description="Checks the settings and starts nothing. Lists every mistake on standard\n"
+        "error, or prints the effective settings as TOML. Passwords given by flag or\n"
+        "variable are left out, and so is the name in Via unless it is set. The options\n"
+        "are those of spliceproxy.",
+        epilog="exit status: 0 there is no mistake, 2 there are mistakes",
+    )
+    add_settings(parser)
+    config, found = read_settings(parser, parser.parse_args(argv), start=False)
+    from spliceproxy.settings.writing import to_toml
+
+    outside = {name for name, one in found.items() if BY_NAME[name].kind.secret and not one.in_file}
+    # A name made up at each start is no setting: two proxies with the same would see loops.
+    outside |= {"via"} - found.keys()
+    try:
+        text = to_toml(config, leave_out=outside)
+    except ValueError as error:
+        parser.fail(str(error))
+    sys.stdout.write(text)
+    for line in doubts(config):
+        print(f"{parser.prog}: warning: {escaped(line)}", file=sys.stderr)
+    return 0
+
+
+def doubts(config: Config) -> Iterator[str]:
+    """What is allowed but is hardly meant."""
+    if config.serve is not None:
+        from spliceproxy.site.opening import unserved
+
+        links = unserved(str(config.serve), links=config.serve_links)
+        if links:
+            more = f" and {len(links) - 1} more" if len(links) > 1 else ""
+            why = "links that lead to no file within the directory are not followed"
+            if not config.serve_links:
+                why = "links are not followed; --serve-links follows those that stay within it"
+            yield f"--serve {config.serve}: {links[0]}{more}: {why}"
