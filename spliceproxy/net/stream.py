@@ -7,7 +7,6 @@ sockets end up in the relay. At most one reader and one writer wait at a time.
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import socket
 import struct
@@ -16,6 +15,7 @@ from collections.abc import Callable
 from spliceproxy.errors import Failure, PeerGone
 from spliceproxy.net import tcp
 from spliceproxy.net.deadline import Deadline
+from spliceproxy.net.errnos import OF_PEER
 
 READ = 64 * 1024
 """Bytes that one receive asks for."""
@@ -30,29 +30,6 @@ TURN_CALLS = 16
 turn: 1 MiB at most."""
 
 _RESET = struct.pack("ii", 1, 0)
-
-_OF_PEER = frozenset(
-    {
-        errno.ECONNABORTED,
-        errno.ECONNREFUSED,
-        errno.ECONNRESET,
-        errno.EHOSTDOWN,
-        errno.EHOSTUNREACH,
-        errno.ENETDOWN,
-        errno.ENETRESET,
-        errno.ENETUNREACH,
-        errno.ENONET,
-        errno.ENOPROTOOPT,
-        errno.ENOTCONN,
-        errno.EOPNOTSUPP,
-        errno.EPIPE,
-        errno.EPROTO,
-        errno.ESHUTDOWN,
-        errno.ETIMEDOUT,
-    }
-)
-"""What a connected socket says when its peer, or the way there, is gone: tcp(7), and what
-icmp(7) and icmpv6 messages become. Anything else is a fault on this side."""
 
 
 class Stream:
@@ -246,7 +223,7 @@ class Stream:
 
     def _fault(self, error: OSError) -> Exception:
         """Whose fault an error of a call on this socket is."""
-        return PeerGone(self, error.errno) if error.errno in _OF_PEER else error
+        return PeerGone(self, error.errno) if error.errno in OF_PEER else error
 
     async def writable(self) -> None:
         """Waits until a send would not block; Failure when the time is up."""

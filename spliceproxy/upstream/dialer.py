@@ -18,24 +18,17 @@ from errno import (
     ECONNABORTED,
     ECONNREFUSED,
     ECONNRESET,
-    EHOSTDOWN,
-    EHOSTUNREACH,
     EINPROGRESS,
     EINVAL,
-    EMFILE,
-    ENETDOWN,
-    ENETUNREACH,
-    ENFILE,
-    ENOBUFS,
     ENOMEM,
-    ENONET,
     EPERM,
     EPIPE,
     ETIMEDOUT,
 )
 
-from spliceproxy.errors import NOTHING_LEFT, ErrorType, Failure
+from spliceproxy.errors import EXHAUSTED, NOTHING_LEFT, ErrorType, Failure
 from spliceproxy.net import tcp
+from spliceproxy.net.errnos import NO_WAY
 
 ATTEMPT_DELAY = 0.25
 """Seconds after which the next address is tried beside the last (RFC 8305 section 5)."""
@@ -45,21 +38,17 @@ ATTEMPT_DELAY = 0.25
 # its silence, and that more than an address which this machine cannot or may not reach (often
 # no more than IPv6 on a machine without it).
 _ERRNOS: Mapping[ErrorType, tuple[int, ...]] = {
-    "connection_limit_reached": (EMFILE, ENFILE, ENOBUFS, ENOMEM, EAGAIN),
+    "connection_limit_reached": (*EXHAUSTED, EAGAIN),
     "connection_refused": (ECONNREFUSED,),
     "connection_terminated": (ECONNRESET, ECONNABORTED, EPIPE),
     "connection_timeout": (ETIMEDOUT,),
     "destination_ip_prohibited": (EACCES, EPERM),
     "destination_unavailable": (),  # any other
     "destination_ip_unroutable": (
-        ENETUNREACH,
-        EHOSTUNREACH,
+        *NO_WAY,
         EADDRNOTAVAIL,
         EAFNOSUPPORT,  # no IPv6 in this kernel
         EINVAL,  # a link-local address without its link
-        ENETDOWN,
-        EHOSTDOWN,
-        ENONET,
     ),
 }
 _TYPES = {errno: error for error, errnos in _ERRNOS.items() for errno in errnos}
