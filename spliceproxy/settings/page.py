@@ -151,7 +151,7 @@ def _flag(setting: Setting) -> str:
     if setting.kind.types == (bool,):
         return setting.flag_name
     values = "|".join(setting.kind.choices)
-    return f"{setting.flag_name} {values or setting.kind.metavar}"
+    return f"{setting.flag_name} {values or setting.kind.metavar or setting.name.upper()}"
 
 
 def _type(setting: Setting) -> str:
