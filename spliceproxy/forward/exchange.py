@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from spliceproxy.errors import ClientGone, Failure, PeerGone
 from spliceproxy.forward.body import SourceFailed, TargetFailed
 from spliceproxy.forward.dialing import Decide, dial
 from spliceproxy.forward.origin_faults import tell
 from spliceproxy.forward.responses import DeadReuse, ResponseReader
+from spliceproxy.forward.resumed import Resumed
 from spliceproxy.forward.services import Services
 from spliceproxy.forward.tunnel import hand_over
 from spliceproxy.http1.authentication import request_binds, response_binds
@@ -38,30 +38,18 @@ IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 """RFC 9110 section 9.2.2. Such a request without a body may be sent again."""
 
 
-@dataclass(slots=True)
-class Begun:
-    """How far the relay has come with a request. ``origin``: has been sent it; None: the
-    idle connection that it was sent on was dead, so that a new one must be made. ``late``:
-    the time for the response is over."""
-
-    origin: Stream | None
-    peer: str
-    reused: bool
-    late: bool
-
-
 class Exchange:
     """One request and its response. ``abort(cause)`` is the connection's: it makes the
     coroutine that runs :meth:`run` fail with ``cause``. ``again`` asks the policy once more.
 
     ``answered``: the final response has begun; ``uploaded``: all of the request's body has
     been read. ``bound`` holds the origin's connection where it belongs to this client.
+    ``resumed``, where the relay has sent the request: the exchange owns its connection.
     """
 
     __slots__ = (
         "_abort",
         "_again",
-        "_begun",
         "_binds",
         "_body",
         "_bound",
@@ -72,6 +60,7 @@ class Exchange:
         "_origin",
         "_origin_failed",
         "_record",
+        "_resumed",
         "_services",
         "_sound",
         "_start",
@@ -93,7 +82,7 @@ class Exchange:
         forwarded: list[bytes] | None,
         again: Decide,
         bound: BoundOrigin,
-        begun: Begun | None = None,
+        resumed: Resumed | None = None,
     ) -> None:
         self._services = services
         self._client = client
@@ -103,7 +92,7 @@ class Exchange:
         self._abort = abort
         self._forwarded = forwarded
         self._again = again
-        self._begun = begun
+        self._resumed = resumed
         self._bound = bound
         # Nobody else may use the origin's connection from here on (RFC 4559 section 6).
         self._binds = request_binds(head)
@@ -125,8 +114,8 @@ class Exchange:
         SourceFailed where the response was cut short.
         """
         try:
-            if self._begun is not None:
-                reused = self._take_begun()
+            if self._resumed is not None:
+                reused = self._take_resumed()
             else:
                 reused = self._take_bound() or self._take_idle()
             if self._origin is None:
@@ -135,7 +124,7 @@ class Exchange:
                 return await self._attempt(reused=reused and self._may_repeat)
             except DeadReuse:
                 self._close_origin()
-            self._begun = None
+            self._resumed = None
             await self._dial()
             return await self._attempt(reused=False)
         except Exception as error:
@@ -151,13 +140,13 @@ class Exchange:
 
     # ---- the origin --------------------------------------------------------------------
 
-    def _take_begun(self) -> bool:
+    def _take_resumed(self) -> bool:
         """The connection that the relay has used, if any; returns whether it had served
         before."""
-        begun = self._begun
-        assert begun is not None
-        self._origin, self._record.peer = begun.origin, begun.peer
-        return begun.origin is not None and begun.reused
+        resumed = self._resumed
+        assert resumed is not None
+        self._origin, self._record.peer = resumed.origin, resumed.peer
+        return resumed.origin is not None and resumed.reused
 
     @property
     def _may_repeat(self) -> bool:
@@ -203,9 +192,9 @@ class Exchange:
         assert origin is not None
         reader = ResponseReader(origin)
         try:
-            if self._begun is None or self._begun.origin is None:
+            if self._resumed is None or self._resumed.origin is None:
                 await self._send_request(origin)
-            elif self._begun.late:
+            elif self._resumed.late:
                 raise Failure("http_response_timeout", "the origin does not answer")
             else:
                 self._client.watch(self._client_gone)

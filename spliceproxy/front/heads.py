@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from spliceproxy.errors import ClientGone, Failure
+from spliceproxy.errors import ClientGone, Failure, PeerGone
 from spliceproxy.http1.errors import HeadError
 from spliceproxy.http1.head import (
     MAX_EMPTY,
@@ -15,60 +15,59 @@ from spliceproxy.net.stream import Stream
 
 
 class HeadReader:
-    """``seconds`` is the limit for a whole head, and for the wait before one. ``idle``: the
-    connection is between two requests."""
+    """Call :meth:`begin` and :meth:`rest` in turn, once for each request. ``seconds`` is the
+    limit for a whole head, and for the wait before one."""
 
-    __slots__ = ("_seconds", "_stream", "idle")
+    __slots__ = ("_seconds", "_skipped", "_stream")
 
     def __init__(self, stream: Stream, seconds: float) -> None:
         self._stream = stream
         self._seconds = seconds
-        self.idle = True
+        self._skipped = 0  # bytes of empty lines before the head
 
-    async def next(self, *, first: bool) -> RequestHead | None:
-        """The next request's head; None if the client has no more to say. HeadError, or
-        Failure when the time is up (answer it); ClientGone."""
+    async def begin(self, *, first: bool) -> bool:
+        """Waits until a head begins; false if the client has no more to say. ClientGone where
+        it has broken the connection, or the time is up."""
         buffer = self._stream.buffer
-        searched = skipped = 0
-        self.idle = True
-        if not first and not buffer:
-            await self._wait()
-        self._limit()
-        while True:
-            if not searched:
-                skipped += skip_empty_lines(buffer)
-                if skipped > MAX_EMPTY:
-                    self.idle = False
-                    raise HeadError(400, "too many empty lines before a request")
-            if len(buffer) > searched and buffer != b"\r":  # half an empty line begins nothing
-                self.idle = False
-                end = find_head_end(buffer, searched)
-                if end >= 0:
-                    head = bytes(buffer[:end])
-                    del buffer[:end]
-                    return parse_request(head)
-                searched = len(buffer)
-            if not await self._fill():
-                if searched:
-                    raise ClientGone
-                return None
-
-    async def _wait(self) -> None:
-        self._limit()
+        self._skipped = 0
         try:
-            await self._stream.readable()
-        except Failure as error:
+            if not first and not buffer:
+                self._limit()
+                await self._stream.readable()
+            self._limit()
+            while True:
+                self._skipped += skip_empty_lines(buffer)
+                if buffer and buffer != b"\r":  # half an empty line begins nothing
+                    return True
+                if self._skipped > MAX_EMPTY:
+                    return True
+                if not await self._stream.fill():
+                    return False
+        except (Failure, PeerGone) as error:
             raise ClientGone from error
+
+    async def rest(self) -> RequestHead:
+        """The head that has begun. HeadError, or Failure when the time is up (answer it);
+        ClientGone where the client has ended its stream within the head; PeerGone."""
+        buffer = self._stream.buffer
+        searched = 0
+        if self._skipped > MAX_EMPTY:
+            raise HeadError(400, "too many empty lines before a request")
+        while True:
+            end = find_head_end(buffer, searched)
+            if end >= 0:
+                head = bytes(buffer[:end])
+                del buffer[:end]
+                return parse_request(head)
+            searched = len(buffer)
+            try:
+                more = await self._stream.fill()
+            except Failure as error:
+                raise Failure(error.error, error.detail, 408) from error
+            if not more:
+                raise ClientGone
 
     def _limit(self) -> None:
         self._stream.read_limit.set(
             "connection_read_timeout", "no request head within the time limit", self._seconds
         )
-
-    async def _fill(self) -> int:
-        try:
-            return await self._stream.fill()
-        except Failure as error:
-            if self.idle:
-                raise ClientGone from error
-            raise Failure(error.error, error.detail, 408) from error

@@ -1,0 +1,57 @@
+"""A client that the relay gives back, and how far its first request has come."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from spliceproxy.net.stream import Stream
+from spliceproxy.relay.lane import LINGER, REQUEST, RESPONSE, RETRY, UNANSWERED, Handoff
+
+
+@dataclass(slots=True)
+class Resumed:
+    """Made from the relay's hand-off, whose ``cause`` it keeps.
+
+    ``origin`` is the connection on which the request was sent, and ``peer`` its address;
+    ``reused`` says whether it had served a request before. It is None where nothing was sent, or
+    where the idle connection that the relay chose was dead. Who takes the connection clears it
+    here, or drops the whole value. ``started`` is when the request's head was there, in seconds
+    of ``time.monotonic()``; 0.0 where that is not known.
+    """
+
+    cause: str
+    origin: Stream | None
+    peer: str
+    reused: bool
+    started: float
+
+    @classmethod
+    def of(cls, handoff: Handoff, origin: Stream | None) -> Resumed:
+        """``origin`` is a stream of the hand-off's connection to the origin."""
+        return cls(handoff.cause, origin, handoff.peer, handoff.reused, handoff.started)
+
+    @property
+    def lingers(self) -> bool:
+        """Whether the client already has its last answer, and is only to be closed with care."""
+        return self.cause == LINGER
+
+    @property
+    def sent(self) -> bool:
+        """Whether the relay has sent the request to an origin, with success or without."""
+        return self.cause in (RETRY, RESPONSE, UNANSWERED)
+
+    @property
+    def late(self) -> bool:
+        """Whether the time for the response is over."""
+        return self.cause == UNANSWERED
+
+    @property
+    def dialling_since(self) -> float:
+        """Since when the relay has tried to connect, in vain; 0.0 where it has not tried."""
+        return self.started if self.cause == REQUEST else 0.0
+
+    def close(self) -> None:
+        """Closes the connection to the origin, if nobody has taken it."""
+        if self.origin is not None:
+            self.origin.close()
+            self.origin = None

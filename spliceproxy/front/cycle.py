@@ -1,0 +1,282 @@
+"""One request of a client's connection: its head, where it goes, its answer, how it fails."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+from spliceproxy.errors import ClientGone, Denied, Failure, PeerGone, internal
+from spliceproxy.forward.body import SourceFailed
+from spliceproxy.forward.dialing import dial
+from spliceproxy.forward.exchange import Exchange
+from spliceproxy.forward.tunnel import hand_over
+from spliceproxy.front import faults
+from spliceproxy.http1.chain import (
+    forwarded_lines,
+    forwards_left,
+    has_passed,
+    one_less_forward,
+)
+from spliceproxy.http1.errors import HeadError
+from spliceproxy.http1.framing import Body, request_body
+from spliceproxy.http1.head import RequestHead
+from spliceproxy.observe.record import Record
+from spliceproxy.policy.refusals import STRANGER
+from spliceproxy.policy.verdict import Verdict
+from spliceproxy.relay.interface import ABORTED
+from spliceproxy.site.pages import ESTABLISHED, HOW_TO_CONFIGURE
+
+if TYPE_CHECKING:
+    from spliceproxy.front.http1 import Connection
+
+
+class Cycle:
+    """A request and its answer, from the first byte of the head. ``received`` is what the
+    connection had consumed before that, in bytes; ``since`` is when it began to wait for it, in
+    seconds of ``time.monotonic()``.
+
+    Afterwards ``close`` says how the connection is to be closed behind the answer (None: it goes
+    on, or is closed at once), ``cut_by_reset`` whether only a reset can show the client that the
+    answer is not whole, ``plain`` whether further requests like this one need not be looked at.
+    """
+
+    __slots__ = (
+        "_connection",
+        "_exchange",
+        "_head",
+        "_received",
+        "_record",
+        "_sent",
+        "_services",
+        "_stream",
+        "close",
+        "cut_by_reset",
+        "plain",
+    )
+
+    def __init__(self, connection: Connection, received: int, since: float) -> None:
+        self._connection = connection
+        self._services = connection.services
+        self._stream = connection.stream
+        self._received = received
+        self._sent = connection.stream.sent
+        self._head: RequestHead | None = None
+        self._exchange: Exchange | None = None
+        self.close: Callable[[], Awaitable[None]] | None = None
+        self.cut_by_reset = False
+        self.plain = False
+        resumed = connection.resumed
+        if resumed is None:
+            self._record = Record(connection.address, since)
+        else:
+            self._record = Record(connection.address, resumed.started or since)
+            self._record.dialling_since = resumed.dialling_since
+
+    async def run(self) -> bool:
+        """Answers the request, and logs it; returns whether another may follow."""
+        try:
+            return await self._answer()
+        except asyncio.CancelledError:
+            self._record.reason = ABORTED
+            raise
+        finally:
+            # It is over when the answer is with the kernel: what the client takes to read it,
+            # and to close, is no time of the request's.
+            self._connection.end_resumed()
+            self._log()
+            exchange, self._exchange = self._exchange, None  # it refers back to this object
+            self.cut_by_reset = exchange is not None and exchange.cut_by_reset
+
+    async def _answer(self) -> bool:
+        """The same, with every fault of it answered."""
+        stream = self._stream
+        try:
+            head = await self._connection.heads.rest()
+            self._record.bytes_in = stream.received - len(stream.buffer) - self._received
+            keep = await self._dispatch(head)
+            if not keep and not stream.detached:
+                self.close = partial(stream.finish, more=self._body_is_coming(head))
+            return keep
+        except asyncio.CancelledError as fault:
+            error = self._why_cancelled(fault)
+        except Exception as fault:  # noqa: BLE001 - it is answered, and told if it is our own
+            error = fault
+        try:
+            return await self._fail(error)
+        finally:
+            del error  # its traceback has this frame, which has all the rest
+
+    def _log(self) -> None:
+        """Writes the record of a request; a tunnel's is written when it ends."""
+        stream, record = self._stream, self._record
+        if stream.detached:
+            return
+        # Behind a head that could not be read nothing is a request of its own.
+        waits = len(stream.buffer) if self._head is not None else 0
+        record.bytes_in = stream.received - waits - self._received
+        record.bytes_out = stream.sent - self._sent
+        self._services.records.write(record)
+
+    # ---- where it goes -----------------------------------------------------------------
+
+    async def _dispatch(self, head: RequestHead) -> bool:
+        self._head = head
+        self._connection.answering()
+        record = self._record
+        record.method = head.method
+        record.target = head.target
+        if not await self._connection.admitted():
+            raise Failure(
+                "connection_limit_reached", "this proxy has reached its limit on connections"
+            )
+        if head.method == "CONNECT":
+            await self._connect(head)
+            return False
+        if head.form == "absolute":
+            if head.scheme != "http":
+                advice = ": use CONNECT for it" if head.scheme == "https" else ""
+                why = "use CONNECT for https" if advice else "only http can be forwarded"
+                raise Failure(
+                    "http_request_error", f"cannot forward {head.scheme}{advice}", why=why
+                )
+            return await self._forward(head, head.host, head.port)
+        if self._services.site is not None:
+            return await self._serve_file(head)
+        backend = self._services.config.default_backend
+        if backend is None and head.form == "asterisk":
+            return await self._answer_here(head)
+        if backend is None:
+            raise Failure("http_request_error", HOW_TO_CONFIGURE, why="this is a proxy")
+        return await self._forward(head, *backend, own=True)
+
+    async def _connect(self, head: RequestHead) -> None:
+        services = self._services
+        request_body(head)  # CONNECT with a body is an error
+        self._check_loop(head)
+        verdict = await self._decide(head, head.host, head.port)
+        self._may_repeat(head, verdict)
+        again = partial(self._decide, head, head.host, head.port)
+        origin, _ = await dial(services, verdict, self._record, again)
+        self._record.status = 200
+        try:
+            hand_over(services, self._stream, origin, ESTABLISHED, self._record)
+        finally:
+            origin.close()
+
+    async def _forward(self, head: RequestHead, host: str, port: int, *, own: bool = False) -> bool:
+        connection = self._connection
+        self._check_loop(head)
+        left = forwards_left(head)
+        if left == 0:
+            return await self._answer_here(head)
+        verdict = await self._decide(head, host, port, own=own)
+        if left:
+            head = one_less_forward(head, left)
+        self.plain = self._may_repeat(head, verdict)
+        mode = self._services.config.forwarded_for
+        resumed = connection.resumed
+        self._exchange = Exchange(
+            self._services,
+            self._stream,
+            head,
+            self._record,
+            verdict,
+            connection.abort,
+            forwarded_lines(head, mode, connection.address),
+            partial(self._decide, head, host, port, own=own),
+            connection.bound,
+            resumed if resumed is not None and resumed.sent else None,
+        )
+        connection.resumed = None  # its connection is the exchange's from here on
+        return await self._exchange.run()
+
+    async def _decide(
+        self, head: RequestHead, host: str, port: int, *, own: bool = False
+    ) -> Verdict:
+        """Asks the policy; a client that leaves meanwhile is noticed."""
+        connection = self._connection
+        self._stream.watch(connection.client_gone)
+        policy, learned = self._services.policy, self._services.learned
+        try:
+            verdict = await policy.decide(
+                connection.standing, head, host, port, self._record, own=own
+            )
+        except Denied as denied:
+            if learned is not None and denied.rule != STRANGER:
+                learned.see(host, port, False)
+            raise
+        if learned is not None:
+            learned.see(host, port, True)
+        return verdict
+
+    def _may_repeat(self, head: RequestHead, verdict: Verdict) -> bool:
+        """Lets the relay serve further requests like this one by itself, if it can."""
+        lane = self._services.lane
+        if lane is None:
+            return False
+        return lane.allow(self._connection.standing, head, verdict, self._record)
+
+    def _check_loop(self, head: RequestHead) -> None:
+        via = self._services.via
+        if via and has_passed(head, via):
+            raise Failure(
+                "proxy_loop_detected",
+                "the Via field says that the request has passed this proxy before",
+            )
+
+    async def _answer_here(self, head: RequestHead) -> bool:
+        """TRACE or OPTIONS that goes no further."""
+        await self._services.policy.admit(self._connection.standing, head, self._record)
+        return await self._connection.answers.here(head, self._record)
+
+    async def _serve_file(self, head: RequestHead) -> bool:
+        await self._services.policy.admit(self._connection.standing, head, self._record)
+        return await self._connection.answers.file(head, self._record)
+
+    def _body_is_coming(self, head: RequestHead) -> bool:
+        """Whether not all of the request's body has been read."""
+        if self._exchange is not None:
+            return not self._exchange.uploaded
+        return request_body(head)[0] != Body.NONE
+
+    # ---- when it goes wrong ------------------------------------------------------------
+
+    def _why_cancelled(self, fault: asyncio.CancelledError) -> Exception:
+        """What is to be answered. Without a cause either the worker ends, and ``fault`` goes on,
+        or a function of --policy has cancelled the task that it was called in."""
+        if self._connection.cause is not None:
+            return self._connection.cause
+        if self._services.draining:
+            raise fault
+        return RuntimeError("the policy hook has cancelled the request")
+
+    async def _fail(self, error: Exception) -> bool:
+        """Answers a fault, or cuts the answer short that has begun; returns whether the
+        connection goes on. Only the client's own socket can say that the client has left."""
+        record, stream = self._record, self._stream
+        keep = self._connection.cause is None
+        if isinstance(error, PeerGone) and error.stream is stream:
+            error = ClientGone()
+        elif not isinstance(error, (Failure, HeadError, ClientGone, SourceFailed)):
+            faults.tell(self._services.faults, self._connection.address, error)
+            error, keep = internal(error), False
+        if stream.sent != stream.message_start:
+            self._cut(error)
+            return False
+        if isinstance(error, (Failure, HeadError)):
+            keep = await self._connection.answers.error(error, self._head, record, keep=keep)
+            if not keep:
+                self.close = stream.close_gently
+            return keep
+        assert isinstance(error, (ClientGone, SourceFailed))
+        record.reason = error.reason
+        return False
+
+    def _cut(self, error: Exception) -> None:
+        """An answer has begun and will not be whole: the client must see that."""
+        exchange = self._exchange
+        faults.note_cut(self._record, error)
+        if exchange is not None and exchange.cut_by_reset and not isinstance(error, ClientGone):
+            self.close = self._stream.reset_after_sent
