@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from spliceproxy.messages import log
 from spliceproxy.textfile import text_of
-
-log = logging.getLogger("spliceproxy")
 
 T = TypeVar("T")
 

@@ -56,11 +56,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = parse(argv)
         # Not at the top, so that the answers of parse() come at once.
         from spliceproxy.cli.check import doubts
+        from spliceproxy.messages import log
         from spliceproxy.processes import logs, supervisor
 
         logs.set_up(config.log_level)
         for line in doubts(config):
-            supervisor.log.warning("%s", line)
+            log.warning("%s", line)
         return supervisor.run(config)
     except KeyboardInterrupt:  # in a command: the proxy takes the signals before this is loaded
         return 130

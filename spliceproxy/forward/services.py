@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from spliceproxy.config import Config
 from spliceproxy.errors import ErrorType, reasons
 from spliceproxy.forward.body import BodyMover
 from spliceproxy.forward.lane import Lane
+from spliceproxy.messages import log
 from spliceproxy.observe.records import Records
 from spliceproxy.policy.engine import Policy
 from spliceproxy.policy.learn import Learned
@@ -22,8 +22,6 @@ from spliceproxy.relay.driver import RelayDriver
 from spliceproxy.seldom import Seldom
 from spliceproxy.site.files import Site
 from spliceproxy.upstream.origins import Origins
-
-_messages = logging.getLogger("spliceproxy")
 
 
 class Names(Protocol):
@@ -51,8 +49,8 @@ class Services:
     origins: Origins
     site: Site | None
     draining: bool = False
-    faults: Seldom = field(default_factory=partial(Seldom, _messages), init=False)
-    answers: Seldom = field(default_factory=partial(Seldom, _messages), init=False)
+    faults: Seldom = field(default_factory=partial(Seldom, log), init=False)
+    answers: Seldom = field(default_factory=partial(Seldom, log), init=False)
     via: bytes = field(init=False)
     reasons: Mapping[ErrorType, str] = field(init=False)
     _date: bytes = field(default=b"", init=False)

@@ -13,11 +13,10 @@ from functools import partial
 from spliceproxy.errors import EXHAUSTED
 from spliceproxy.forward.services import Services
 from spliceproxy.front.http1 import Connection
+from spliceproxy.messages import log
 from spliceproxy.net import tcp
 from spliceproxy.net.stream import Stream
 from spliceproxy.relay.lane import REFUSALS, REFUSED, Handoff
-
-log = logging.getLogger("spliceproxy")
 
 BATCH = 64
 """Connections accepted in one wake-up, before others have their turn."""

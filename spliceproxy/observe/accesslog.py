@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
 import re
 from collections.abc import Callable
 from functools import lru_cache, partial
 
 from spliceproxy.errors import ErrorType
+from spliceproxy.messages import log
 from spliceproxy.observe import losses
 from spliceproxy.observe.linewriter import STUCK_SECONDS, LineWriter
 from spliceproxy.observe.record import Record
@@ -72,8 +72,6 @@ _SUFFIX = {
 }
 """Ends before the end of the message. squid's word for a broken connection is the same
 for both sides."""
-
-_log = logging.getLogger(__name__)
 
 
 def format_line(record: Record | PlainRecord, *, query: bool = True) -> str:
@@ -182,7 +180,7 @@ class AccessLog:
             close=True,
             limit=MAX_PENDING,
             told=_tell_dropped,
-            failed=lambda text: _log.error("access log: %s", text),
+            failed=lambda text: log.error("access log: %s", text),
             note=partial(losses.note, losses.LINES),
             name="access-log",
         )
@@ -221,7 +219,7 @@ class AccessLog:
         self._closed = True
         self._flush()
         if self._unwritable > 1:  # the first has been told
-            _log.error("access log: %d records could not be written as lines", self._unwritable)
+            log.error("access log: %d records could not be written as lines", self._unwritable)
         self._writer.stop(self._finished)
         end = self._loop.time() + CLOSE_SECONDS
         moved = -1
@@ -231,7 +229,7 @@ class AccessLog:
                 await asyncio.wait_for(self._done.wait(), min(STUCK_SECONDS, left))
                 return
         if not losses.is_watched():  # else the supervisor says it
-            _log.error("access log: %d lines not written at the end", self._writer.unwritten())
+            log.error("access log: %d lines not written at the end", self._writer.unwritten())
 
     def _flush(self) -> None:
         if self._timer is not None:
@@ -250,9 +248,9 @@ class AccessLog:
         and the first of them is told with its traceback."""
         try:
             return format_line(record, query=self._query).encode("ascii")
-        except Exception:  # noqa: BLE001 - whatever it is, it is this record's alone
+        except Exception:
             if not self._unwritable:
-                _log.exception("access log: a record cannot be written as a line")
+                log.exception("access log: a record cannot be written as a line")
             self._unwritable += 1
             return b""
 
@@ -263,7 +261,7 @@ class AccessLog:
 
 
 def _tell_dropped(lines: int, why: str) -> bytes:
-    _log.warning("access log: %s, %d lines dropped", why, lines)
+    log.warning("access log: %s, %d lines dropped", why, lines)
     return b""
 
 

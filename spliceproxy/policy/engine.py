@@ -10,7 +10,6 @@ Nothing here waits unless a password's hash, a name or the hook has to be waited
 
 from __future__ import annotations
 
-import logging
 import socket
 import time
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from functools import lru_cache, partial
 
 from spliceproxy.config import Config
 from spliceproxy.errors import Denied, Failure
+from spliceproxy.messages import log
 from spliceproxy.policy import refusals
 from spliceproxy.policy.auth import Authenticator, peer_uid
 from spliceproxy.policy.clients import NEAR, NEAR_OTHERS, ClientNetworks, is_local
@@ -33,8 +33,6 @@ from spliceproxy.policy.rules import Match, RuleSet, Selection
 from spliceproxy.policy.standing import Standing
 from spliceproxy.policy.verdict import Head, Names, Notes, Verdict
 from spliceproxy.policy.witness import Witness
-
-log = logging.getLogger("spliceproxy")
 
 REPEAT = 60.0
 """Seconds for which a decision may be repeated at most: a rule that sees other addresses of

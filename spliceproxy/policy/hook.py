@@ -17,13 +17,12 @@ from collections.abc import Awaitable, Coroutine
 from typing import Any, NamedTuple
 
 from spliceproxy.errors import Failure
+from spliceproxy.messages import log
 from spliceproxy.policy.decision import Allow, Deny
 from spliceproxy.policy.functions import Functions, wants_addresses
 from spliceproxy.policy.request import Request
 from spliceproxy.policy.steps import SOON, Late, in_time
 from spliceproxy.seldom import Seldom
-
-log = logging.getLogger("spliceproxy")
 
 CACHED = 4096
 """Answers kept, where they may be used again."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
-import logging
 import os
 import re
 import tempfile
@@ -20,11 +19,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from spliceproxy.config import RuleConfig
+from spliceproxy.messages import log
 from spliceproxy.policy.lockfile import decide, parse
 from spliceproxy.policy.names import canonical
 from spliceproxy.policy.rules import DEFAULT, RuleSet
-
-log = logging.getLogger("spliceproxy")
 
 EVERY = 2.0
 """Seconds from the first new destination to the next time that the file is written."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import signal
+
+from spliceproxy.messages import log
 
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """Stop the proxy; a second one at once."""
@@ -11,7 +12,6 @@ STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 UNUSED = (signal.SIGQUIT, signal.SIGUSR2)
 """They end a process by default: one that is sent by mistake must not."""
 
-_log = logging.getLogger("spliceproxy")
 _told: set[int] = set()
 
 
@@ -26,4 +26,4 @@ def tell_unused(number: int) -> None:
     """Says once in a process that a signal means nothing here."""
     if number not in _told:
         _told.add(number)
-        _log.warning("%s is ignored: spliceproxy does nothing on it", name_of(number))
+        log.warning("%s is ignored: spliceproxy does nothing on it", name_of(number))

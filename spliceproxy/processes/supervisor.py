@@ -16,7 +16,6 @@ logs anew. SIGQUIT and SIGUSR2 mean nothing yet, and are told.
 from __future__ import annotations
 
 import gc
-import logging
 import os
 import platform
 import resource
@@ -27,6 +26,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from spliceproxy.config import Address, Config
+from spliceproxy.messages import log
 from spliceproxy.observe.losses import Losses
 from spliceproxy.processes import listeners, logs
 from spliceproxy.processes.signals import STOPS, UNUSED, name_of, tell_unused
@@ -55,8 +55,6 @@ GRACE = 5.0
 AGAIN = 0.25
 """Seconds after a stop signal in which another one is the same: timeout(1) sends one to its
 child and one to the group, and systemd SIGHUP behind SIGTERM (SendSIGHUP)."""
-
-log = logging.getLogger("spliceproxy")
 
 
 def run(config: Config, run_worker: RunWorker | None = None) -> int:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import codecs
 import contextlib
-import logging
 import os
 import signal
 import socket
 from collections.abc import Sequence
 
 from spliceproxy.config import Config
+from spliceproxy.messages import log
 from spliceproxy.policy import names
 from spliceproxy.policy.engine import Policy
 from spliceproxy.processes.instance import Instance
@@ -19,8 +19,6 @@ from spliceproxy.processes.signals import UNUSED, tell_unused
 from spliceproxy.relay.choice import EngineError, choose
 from spliceproxy.relay.interface import Relay, RelayOptions
 from spliceproxy.upstream.resolver import Resolver
-
-log = logging.getLogger("spliceproxy")
 
 UNUSABLE = 2
 """Exit status for settings that cannot work here (supervisor.UNUSABLE)."""

@@ -5,15 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import logging
 import time
 from collections.abc import Callable
 from time import monotonic
 
+from spliceproxy.messages import log
 from spliceproxy.relay.interface import Relay, TransferEnd, TunnelEnd
 from spliceproxy.relay.lane import Handoff
-
-log = logging.getLogger(__name__)
 
 TRIES = 100
 """How often what needs memory is tried, TRY_SECONDS apart, before the driver is stuck. Below

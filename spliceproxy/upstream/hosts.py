@@ -6,17 +6,15 @@ before stay, so that nobody is sent to what a name server says of them.
 
 from __future__ import annotations
 
-import logging
 import os
 
 from spliceproxy.errors import EXHAUSTED
+from spliceproxy.messages import log
 from spliceproxy.upstream.addresses import interleave, literal
 
 CHECK = 1.0
 """Seconds between two looks at the file: a stat(2) a second is free, one for every request
 is not, and an edit is seen as soon as its author can try it."""
-
-_log = logging.getLogger(__name__)
 
 
 class Hosts:
@@ -54,7 +52,7 @@ class Hosts:
         except OSError as error:
             stamp = (error.errno or 0,)
             if stamp != self._stamp and not isinstance(error, FileNotFoundError):
-                _log.warning("cannot read %s: %s", self._path, error.strerror)
+                log.warning("cannot read %s: %s", self._path, error.strerror)
             if error.errno not in EXHAUSTED:
                 self._names = {}
         self._stamp = stamp

@@ -32,7 +32,16 @@ ROOMS = (
 )
 """From the top to the bottom: a room may use what comes after it."""
 
-GROUND = {"config", "errors", "seldom", "textfile", "toml", "version", "watched"}
+GROUND = {
+    "config",
+    "errors",
+    "messages",
+    "seldom",
+    "textfile",
+    "toml",
+    "version",
+    "watched",
+}
 """Modules that every room may use."""
 
 DOOR = {"__init__", "__main__"}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import logging
 import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -15,6 +14,7 @@ from urllib.parse import quote
 
 from spliceproxy.config import AuthConfig
 from spliceproxy.errors import Failure
+from spliceproxy.messages import log
 from spliceproxy.policy.auth import basic, identities
 from spliceproxy.policy.auth.basic import Unauthenticated
 from spliceproxy.policy.auth.cache import (
@@ -34,8 +34,6 @@ from spliceproxy.watched import WatchedFile
 
 if TYPE_CHECKING:
     from spliceproxy.policy.auth.htpasswd import Users
-
-log = logging.getLogger("spliceproxy")
 
 LOOK_SECONDS = 1.0
 """How often the files are looked at for changes, at most."""

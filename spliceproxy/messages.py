@@ -1,0 +1,20 @@
+"""The one logger of everything that the proxy tells people, but for the access log.
+
+What a level means:
+
+``debug``    a step of one request or connection, for whoever looks for a fault.
+``info``     it starts, stops, and does what it is asked; also what an origin did wrong, and what a
+             rule that only reports would have done.
+``warning``  something is lost, refused or slower, and it goes on by itself.
+``error``    something is broken, and somebody has to look: a request that a fault of our own has
+             ended, a file that cannot be written, a worker that failed.
+
+Clients and origins can make no line of their own choice: what they send is quoted, and what
+they could repeat is told seldom (:mod:`spliceproxy.seldom`).
+"""
+
+from __future__ import annotations
+
+import logging
+
+log = logging.getLogger("spliceproxy")
