@@ -18,3 +18,11 @@ from __future__ import annotations
 import logging
 
 log = logging.getLogger("spliceproxy")
+
+
+def plain(error: BaseException) -> str:
+    """What an error says, for a message: ``/a/file: Permission denied``, without the number."""
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename is not None else ""
+        return f"{where}{error.strerror}"
+    return str(error) or ("no memory" if isinstance(error, MemoryError) else type(error).__name__)

@@ -40,6 +40,8 @@ def run(argv: Sequence[str]) -> int:
 
 def doubts(config: Config) -> Iterator[str]:
     """What is allowed but is hardly meant."""
+    if config.serve_links and config.serve is None:
+        yield "--serve-links: it has no effect without --serve"
     if config.serve is not None:
         from spliceproxy.site.opening import unserved
 

@@ -109,6 +109,8 @@ def add_settings(parser: Parser) -> None:
 def _add_flag(group: argparse._ArgumentGroup, setting: Setting) -> None:
     kind = setting.kind
     default = default_words(setting)
+    # Not argparse's choices, which has other words for a bad value than a variable and the file.
+    choices = f"{{{','.join(kind.choices)}}}" if kind.choices else ""
     text = setting.help + ("; may be repeated" if setting.many else "")
     text += f" (default: {default})" if default else ""
 
@@ -130,10 +132,9 @@ def _add_flag(group: argparse._ArgumentGroup, setting: Setting) -> None:
     group.add_argument(
         f"--{setting.name}",
         dest=setting.name,
-        metavar=kind.metavar or None,
+        metavar=kind.metavar or choices or None,
         action="append" if setting.many else "store",
-        type=str if kind.choices else read,
-        choices=kind.choices or None,
+        type=read,
         default=argparse.SUPPRESS,
         help=text.replace("%", "%%"),
     )

@@ -9,6 +9,7 @@ from contextlib import suppress
 from spliceproxy.errors import ClientGone, Failure
 from spliceproxy.forward.body import SourceFailed
 from spliceproxy.http1.errors import HeadError
+from spliceproxy.messages import plain
 from spliceproxy.net.stream import Stream
 from spliceproxy.observe.record import Record
 from spliceproxy.relay.interface import ABORTED, IDLE, SOURCE_ERROR
@@ -26,7 +27,7 @@ def tell(faults: Seldom, client: str, error: Exception) -> None:
         logging.ERROR,
         "a request of %s could not be served: %s",
         client or "a local client",
-        error if str(error) else type(error).__name__,
+        plain(error),
         error=None if foreseen else error,
     )
 

@@ -16,6 +16,8 @@ import time
 from collections.abc import Callable
 from queue import SimpleQueue
 
+from spliceproxy.messages import plain
+
 _REGULAR_WRITE = 1 << 20  # bytes in one write to a regular file
 
 STUCK_SECONDS = 1.0
@@ -159,7 +161,7 @@ class LineWriter:
         try:
             fd = self._open()
         except OSError as error:
-            self._failed(f"not reopened, the old file stays in use: {error}")
+            self._failed(f"not reopened, the old file stays in use: {plain(error)}")
             return
         if self._close:
             os.close(self._fd)
@@ -184,9 +186,9 @@ class LineWriter:
                 self._gone = True
             except OSError as error:
                 if not self._failing:
-                    self._failed(f"lines are lost: {error}")
+                    self._failed(f"lines are lost: {plain(error)}")
                 self._failing = True
-                self._error = error.strerror or str(error)
+                self._error = plain(error)
                 with self._lock:  # the LF before the chunk is nobody's line
                     self._spoilt += min(self._rest.count(b"\n"), chunk.count(b"\n"))
                     self._noted()

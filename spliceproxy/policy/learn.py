@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from spliceproxy.config import RuleConfig
-from spliceproxy.messages import log
+from spliceproxy.messages import log, plain
 from spliceproxy.policy.lockfile import decide, parse
 from spliceproxy.policy.names import canonical
 from spliceproxy.policy.rules import DEFAULT, RuleSet
@@ -103,12 +103,10 @@ class Learned:
         try:
             aside.write_bytes(merge(b"", self._fresh, str(aside)))
         except OSError as error:
-            reason = error.strerror or error
             log.error(
-                "--learn: %d destinations are lost: cannot write %s: %s",
+                "--learn: %d destinations are lost: cannot write %s",
                 len(self._fresh),
-                aside,
-                reason,
+                plain(error),
             )
             return
         log.error(
@@ -139,7 +137,7 @@ class Learned:
         except (OSError, ValueError, RuntimeError, MemoryError) as error:  # or no thread for it
             self._fresh = fresh | self._fresh
             if not self.failures:
-                log.error("--learn %s: cannot be written: %s", self._path, error or "no memory")
+                log.error("--learn %s: cannot be written: %s", self._path, plain(error))
             self.failures += 1
 
 

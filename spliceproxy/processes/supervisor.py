@@ -26,7 +26,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from spliceproxy.config import Address, Config
-from spliceproxy.messages import log
+from spliceproxy.messages import log, plain
 from spliceproxy.observe.losses import Losses
 from spliceproxy.processes import listeners, logs
 from spliceproxy.processes.signals import STOPS, UNUSED, name_of, tell_unused
@@ -111,7 +111,7 @@ def _raise_descriptor_limit() -> int:
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     except (OSError, ValueError) as error:  # fs.nr_open was lowered below it
-        log.warning("the limit of open files stays at %d: %s", soft, error)
+        log.warning("the limit of open files stays at %d: %s", soft, plain(error))
         return soft
     return hard
 

@@ -11,7 +11,7 @@ import socket
 from collections.abc import Sequence
 
 from spliceproxy.config import Config
-from spliceproxy.messages import log
+from spliceproxy.messages import log, plain
 from spliceproxy.policy import names
 from spliceproxy.policy.engine import Policy
 from spliceproxy.processes.instance import Instance
@@ -78,7 +78,7 @@ def run(config: Config, sockets: Sequence[socket.socket], lifeline: int, index: 
                 log.error("policy: %s", problem, exc_info=error.cause)
         return UNUSABLE
     except (OSError, MemoryError) as error:
-        log.error("the worker failed: %s", error or "no memory")
+        log.error("the worker failed: %s", plain(error))
         return 1
     finally:
         loop.close()

@@ -7,6 +7,8 @@ import socket
 import struct
 from errno import errorcode
 
+from spliceproxy.messages import plain
+
 PROBE = b"splice"
 PATIENCE = 2  # seconds; loopback delivers at once
 
@@ -24,7 +26,7 @@ def splice_works() -> str:
         ):
             return _through_pipe(near, far)
     except OSError as error:
-        return f"no loopback connection to try splice(2) on: {error}"
+        return f"no loopback connection to try splice(2) on: {plain(error)}"
 
 
 def _through_pipe(near: socket.socket, far: socket.socket) -> str:

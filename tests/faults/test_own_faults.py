@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import os
+import re
 import selectors
 import socket
 import time
@@ -99,7 +100,7 @@ thing a worker does with a new user."""
     [
         ("OSError(errno.EMFILE, os.strerror(errno.EMFILE), 'x.py')", 503, "Too many open files"),
         ("OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))", 503, "Cannot allocate memory"),
-        ("MemoryError()", 503, "MemoryError"),
+        ("MemoryError()", 503, "no memory"),
         ("OSError(errno.EIO, os.strerror(errno.EIO))", 500, "Input/output error"),
         ("ConnectionResetError(errno.ECONNRESET, 'of another socket')", 500, "another socket"),
         ("RuntimeError('nobody foresaw it')", 500, "nobody foresaw it"),
@@ -200,7 +201,7 @@ def test_no_descriptor_to_open_a_file(new_proxy: NewProxy, each_loop: bool, tmp_
     lines = proxy.wait_access(2)
     assert [line.split()[3] for line in lines[:2]] == ["NONE/503"] * 2
     assert all("error=proxy_internal_error" in line for line in lines[:2])
-    assert proxy.stderr().count("could not be served: [Errno 24]") == 1
+    assert len(re.findall("could not be served: .*: Too many open files", proxy.stderr())) == 1
 
 
 def test_not_even_the_answer_can_be_made(
@@ -233,6 +234,6 @@ def test_not_even_the_answer_can_be_made(
         assert failed.end == "fin"
         kept.sendall(other)
         assert reader.answer().status == 407
-    told = "could not be served: MemoryError"
+    told = "could not be served: no memory"
     wait_for(lambda: told in proxy.stderr(), "the message")  # a thread writes it
     assert proxy.stderr().count(told) == 1

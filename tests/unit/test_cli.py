@@ -17,6 +17,7 @@ import pytest
 from spliceproxy.cli import main as cli
 from spliceproxy.config import Address, AuthConfig, Config, PolicyConfig, Timeouts
 from spliceproxy.processes import logs
+from spliceproxy.settings.loading import SettingsError, load
 from spliceproxy.settings.table import SETTINGS
 from spliceproxy.version import __version__
 
@@ -283,11 +284,22 @@ def test_bad_value(
         assert re.search(rf"{flag}: invalid value {shown}( \(.+\))?; allowed: {allowed}", text)
 
 
-@pytest.mark.parametrize("flag", ["--engine", "--log-level", "--forwarded-for"])
-def test_bad_choice(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("flag", "allowed"),
+    [
+        ("--engine", "auto, native, splice, copy"),
+        ("--log-level", "debug, info, warning, error"),
+        ("--forwarded-for", "transparent, on, off, delete"),
+    ],
+)
+def test_bad_choice(flag: str, allowed: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same words as of the variable and of the file."""
     text = refused(f"{flag} bad", capsys)
-    assert f"{flag}: invalid choice: 'bad' (choose from " in text
-    assert {"--engine": "native", "--log-level": "debug"}.get(flag, "transparent") in text
+    assert text == f"spliceproxy: {flag}: invalid value 'bad'; allowed: {allowed} (see --help)\n"
+    variable = f"SPLICEPROXY_{flag.removeprefix('--').replace('-', '_').upper()}"
+    with pytest.raises(SettingsError) as caught:
+        load({}, None, {variable: "bad"})
+    assert caught.value.problems == (f"{variable}: invalid value 'bad'; allowed: {allowed}",)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,8 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 from spliceproxy import messages
 
 PACKAGE = Path(messages.__file__).parent
@@ -42,3 +44,22 @@ def test_another_spelling_is_found() -> None:
         "from spliceproxy import messages",
     ):
         assert list(spellings(line)), line
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            FileNotFoundError(2, "No such file or directory", "/a/b"),
+            "/a/b: No such file",
+        ),
+        (OSError(28, "No space left on device"), "No space left on device"),
+        (OSError("no number"), "no number"),
+        (MemoryError(), "no memory"),
+        (ValueError("x"), "x"),
+        (RuntimeError(), "RuntimeError"),
+    ],
+)
+def test_an_error_is_told_without_its_number(error: BaseException, said: str) -> None:
+    assert messages.plain(error).startswith(said)
+    assert "[" not in messages.plain(error)

@@ -337,8 +337,15 @@ def test_links_that_are_not_served_are_warned_of(
         f"spliceproxy check: warning: --serve {site}: {site}/a and 1 more: links that lead to no "
         "file within the directory are not followed\n"
     )
+
+
+def test_links_without_files_are_warned_of(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert cli.main(["check", "--serve-links"]) == 0
-    assert capsys.readouterr().err == ""
+    assert capsys.readouterr().err == (
+        "spliceproxy check: warning: --serve-links: it has no effect without --serve\n"
+    )
 
 
 def test_strange_variables_are_warned_of(
