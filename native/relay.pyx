@@ -53,7 +53,7 @@ from lane.types cimport (
 from lane.waiting cimport QUEUE_MS
 from step cimport clock_ms, close_finished, next_due, run
 
-from spliceproxy.net import tcp
+from spliceproxy.net import errnos, tcp
 from spliceproxy.relay import interface
 from spliceproxy.relay import lane as words
 from spliceproxy.relay.interface import RelayStats, TransferEnd, TunnelEnd
