@@ -45,6 +45,7 @@ class Record:
         "peer",
         "port",
         "reason",
+        "reported",
         "rule",
         "seconds",
         "started",
@@ -73,6 +74,7 @@ class Record:
         self.error: ErrorType | Literal[""] = ""
         self.failed = ""  # the address:port that this is about, "" for none
         self.rule = ""  # the id of what denied the request
+        self.reported: tuple[str, ...] = ()  # ids of rules that only report, and would have
         self.tags: Mapping[str, str] = _NO_TAGS  # the policy hook's
         self.reason = ""  # how it ended: the relay's reason, "" for a plain end
         self.bytes_in = 0  # received from the client, head included

@@ -302,7 +302,8 @@ class Policy:
         notes: Notes,
     ) -> float:
         """Denied, where a rule says no; what only reports is logged, for each request: none
-        may go by unseen. So it returns the seconds for which the match may be repeated."""
+        may go by unseen. So it returns the seconds for which the match may be repeated. A
+        request that is judged again, with other addresses, is logged once for each rule."""
         if self._witness is not None:
             self._witness.ruled(selected, match, addresses)
         if match.allow and not match.reports:
@@ -313,6 +314,9 @@ class Policy:
                 raise refusals.denied(match)
             would.append((match.rule, "deny"))
         for rule, action in would:
+            if rule in notes.reported:
+                continue
+            notes.reported = *notes.reported, rule
             log.info(
                 "rule %s (report only) would %s: client %s, %s %s:%d",
                 rule,

@@ -129,6 +129,7 @@ class _Notes:
     port: int = 0
     user: str = ""
     tags: Mapping[str, str] = field(default_factory=dict)
+    reported: tuple[str, ...] = ()
     looked_up: float = 0.0
 
 

@@ -35,6 +35,7 @@ class Notes(Protocol):
     port: int
     user: str
     tags: Mapping[str, str]
+    reported: tuple[str, ...]  # ids of rules that only report, and would have denied or allowed
     looked_up: float  # seconds for which a name was waited for
 
 

@@ -275,6 +275,26 @@ def test_a_late_address_is_judged(
 
 
 @KINDS
+def test_a_request_that_is_judged_again_is_reported_once(
+    new_proxy: NewProxy, tmp_path: Path, make: Make, origin: socket.socket
+) -> None:
+    """And so is the next one."""
+    config = tmp_path / "proxy.toml"
+    config.write_text(
+        '[[rule]]\nid = "no"\naction = "deny"\nhosts = ["*.test"]\nreport-only = true\n'
+    )
+    told = "rule no (report only) would deny"
+    port = origin.getsockname()[1]
+    with Families(aaaa=("::1", 0.0), a=("127.0.0.1", 0.5)) as server:
+        proxy = new_proxy("--config", str(config), prefix=mounts(tmp_path, resolv_conf=server.conf))
+        for number, name in enumerate(["half.test", "other.test"], 1):
+            assert reaches(proxy, make((name, port)), origin) == "HIER_DIRECT/127.0.0.1"
+            # A thread writes the messages.
+            wait_for(lambda number=number: proxy.stderr().count(told) >= number, "the message")
+            assert proxy.stderr().count(told) == number
+
+
+@KINDS
 def test_the_second_family_comes_before_the_first_is_dialled(
     new_proxy: NewProxy, tmp_path: Path, make: Make, origin: socket.socket
 ) -> None:
