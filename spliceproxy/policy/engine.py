@@ -136,7 +136,10 @@ class Policy:
         if self._ruled:
             selected = self._rules.select(client.matched, user, groups, head.method, name, port)
             match = selected.settled
-            if match is not None:
+            # For a report alone no name is looked up.
+            if match is not None and (
+                not selected.reports_later or (self._enforce and not match.allow)
+            ):
                 repeat = min(repeat, self._apply(selected, match, (), head, name, port, notes))
                 selected = None  # the same for every address
         if self._asks:

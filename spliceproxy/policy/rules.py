@@ -148,6 +148,10 @@ class RuleSet:
                 return None
         return self.first(selected & self._any_address)
 
+    def report_later(self, selected: int) -> bool:
+        """Whether some of these rules only report, and depend on the address."""
+        return bool(selected & self._reports & ~self._any_address)
+
     def match(self, selected: int, address: str) -> Match:
         """The answer of some rules for one address, "" for none."""
         bits = self._addresses.bits(address) if address else 0
@@ -176,16 +180,18 @@ class Selection:
     """The rules that match a request, but for the addresses of its destination.
 
     ``settled`` is their answer if it is the same for every address, else None. So a name
-    that is denied anyway need not be looked up: a query, too, carries data out.
+    that is denied anyway need not be looked up: a query, too, carries data out. ``reports_later``:
+    a rule that only reports depends on the address, so that its report is not in ``settled``.
     """
 
-    __slots__ = ("_answers", "_rules", "_selected", "settled")
+    __slots__ = ("_answers", "_rules", "_selected", "reports_later", "settled")
 
     def __init__(self, rules: RuleSet, selected: int) -> None:
         self._rules = rules
         self._selected = selected
         self._answers: dict[tuple[str, ...], tuple[tuple[str, ...], Match]] = {}
         self.settled = rules.settle(selected)
+        self.reports_later = rules.report_later(selected)
 
     def match(self, address: str) -> Match:
         """The answer for one address, "" for none."""

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -284,6 +285,51 @@ def test_report_only(caplog: pytest.LogCaptureFixture) -> None:
     caplog.clear()
     assert Case(default="deny", report_only=True).ask("192.0.2.1").repeat_for == 0
     assert caplog.text.count("rule default (report only) would deny") == 1
+
+
+@pytest.mark.parametrize("more", [(), (allow("all"),), (allow("ten", networks=("10.0.0.0/8",)),)])
+@pytest.mark.parametrize("enforced", [False, True])
+def test_a_rule_that_only_reports_sees_the_addresses(
+    more: tuple[RuleConfig, ...], enforced: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also where no other rule does."""
+    caplog.set_level(logging.INFO, "spliceproxy")
+    rule = deny(networks=("10.0.0.0/8",), report_only=True)
+    case = Case(rule, *more, report_only=not enforced)
+    assert case.ask("10.0.0.1").repeat_for == 0
+    assert [message.split()[1] for message in caplog.messages] == ["r"]
+    assert case.ask("192.0.2.1").repeat_for == REPEAT
+    assert len(caplog.messages) == 1
+
+
+def test_what_is_denied_is_not_looked_up_for_a_report() -> None:
+    names = Names(a_test=("10.0.0.1",))
+    case = Case(deny("r", networks=("10.0.0.0/8",), report_only=True), deny("no"), names=names)
+    assert case.denies("a.test").rule == "no"
+    assert names.asked == []
+
+
+def test_a_request_is_reported_once_by_each_rule(caplog: pytest.LogCaptureFixture) -> None:
+    """It may be judged again, with more addresses: then another rule may match, too."""
+    caplog.set_level(logging.INFO, "spliceproxy")
+    names = Names(a_test=("192.0.2.1",))
+    rules = deny("name", hosts=("a.test",)), deny("network", networks=("10.0.0.0/8",))
+    case = Case(*(replace(rule, report_only=True) for rule in rules), names=names)
+    head = case.head("CONNECT", "a.test", 443, b"")
+    client = case.policy.standing("127.0.0.1", None)
+
+    def judge() -> list[str]:
+        caplog.clear()
+        asyncio.run(case.policy.decide(client, head, "a.test", 443, case.record))
+        return [message.split()[1] for message in caplog.messages]
+
+    assert judge() == ["name"]
+    assert judge() == []
+    names.zone["a.test"] = ("10.0.0.1", "192.0.2.1")
+    assert judge() == ["network"]
+    assert judge() == []
+    case.record = Record("127.0.0.1", 0.0)
+    assert judge() == ["name", "network"]
 
 
 def test_the_hook_sees_the_request() -> None:
