@@ -1,4 +1,4 @@
-"""From a verdict to a connection, also where a name's second family of addresses is late.
+"""From a verdict to a connection where a name's second family of addresses is late.
 
 What is known is dialled, and not held up. If the rest of the look-up comes before there is a
 connection, the policy judges all that is known then, and what is new is tried first: an IPv6
@@ -13,31 +13,30 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from spliceproxy.errors import ErrorType, Failure
-from spliceproxy.forward.services import Services
 from spliceproxy.net.stream import Stream
 from spliceproxy.observe.record import Record
 from spliceproxy.policy.verdict import Verdict
-
-Decide = Callable[[], Awaitable[Verdict]]
-"""Asks the policy about the same request once more; raises as ``Policy.decide`` does."""
+from spliceproxy.upstream.origins import Origins
 
 _FINAL: tuple[ErrorType, ...] = ("connection_limit_reached", "proxy_loop_detected")
 """Failures that other addresses would not change."""
 
 
-async def dial(
-    services: Services, verdict: Verdict, record: Record, again: Decide
+async def dial_late(
+    origins: Origins,
+    verdict: Verdict,
+    record: Record,
+    late: asyncio.Future[None],
+    seconds: float,
+    again: Callable[[], Awaitable[Verdict]],
 ) -> tuple[Stream, Verdict]:
-    """A connection, and the verdict that allows it. Raises as :meth:`Origins.dial`, and what
-    ``again`` raises."""
-    # What is known without waiting has come from a look-up that was over.
-    late = services.names.late(verdict.host) if record.looked_up else None
-    if late is None:
-        return await services.origins.dial(verdict, record), verdict
+    """A connection within so many seconds, and the verdict that allows it. ``late`` is the rest
+    of the look-up, ``again`` asks the policy about the same request once more. Raises as
+    :meth:`Origins.dial`, and what ``again`` raises."""
     if not record.dialling_since:  # one limit for all that follows
         record.dialling_since = time.monotonic() - record.looked_up
-    deadline = record.dialling_since + services.config.timeouts.dial
-    attempt = asyncio.ensure_future(services.origins.dial(verdict, record))
+    deadline = record.dialling_since + seconds
+    attempt = asyncio.ensure_future(origins.dial(verdict, record))
     try:
         if await _needs_more(attempt, late, deadline):
             more = await again()
@@ -45,9 +44,7 @@ async def dial(
             if new and not _is_settled(attempt):
                 _drop(attempt)
                 rest = tuple(one for one in more.addresses if one not in new)
-                return await services.origins.dial(
-                    more._replace(addresses=new + rest), record
-                ), more
+                return await origins.dial(more._replace(addresses=new + rest), record), more
         return await attempt, verdict
     except BaseException:
         _drop(attempt)

@@ -10,8 +10,8 @@ import asyncio
 from collections.abc import Callable
 
 from spliceproxy.errors import ClientGone, Failure, PeerGone
+from spliceproxy.forward.asking import Question
 from spliceproxy.forward.body import SourceFailed, TargetFailed
-from spliceproxy.forward.dialing import Decide, dial
 from spliceproxy.forward.origin_faults import tell
 from spliceproxy.forward.responses import DeadReuse, ResponseReader
 from spliceproxy.forward.resumed import Resumed
@@ -29,7 +29,6 @@ from spliceproxy.http1.rewrite import (
     origin_request,
 )
 from spliceproxy.net.stream import Stream
-from spliceproxy.observe.record import Record
 from spliceproxy.policy.verdict import Verdict
 from spliceproxy.relay.interface import CLIENT_RESET, IDLE, SOURCE_ERROR, TARGET_IDLE
 from spliceproxy.upstream.bound import BoundOrigin
@@ -39,8 +38,9 @@ IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 
 
 class Exchange:
-    """One request and its response. ``abort(cause)`` is the connection's: it makes the
-    coroutine that runs :meth:`run` fail with ``cause``. ``again`` asks the policy once more.
+    """One request and its response. ``verdict`` is the answer to ``question``, and
+    ``head`` what is to be sent. ``abort(cause)`` is the connection's: it makes the coroutine that
+    runs :meth:`run` fail with ``cause``.
 
     ``answered``: the final response has begun; ``uploaded``: all of the request's body has
     been read. ``bound`` holds the origin's connection where it belongs to this client.
@@ -49,7 +49,6 @@ class Exchange:
 
     __slots__ = (
         "_abort",
-        "_again",
         "_binds",
         "_body",
         "_bound",
@@ -59,6 +58,7 @@ class Exchange:
         "_length",
         "_origin",
         "_origin_failed",
+        "_question",
         "_record",
         "_resumed",
         "_services",
@@ -76,22 +76,21 @@ class Exchange:
         services: Services,
         client: Stream,
         head: RequestHead,
-        record: Record,
+        question: Question,
         verdict: Verdict,
         abort: Callable[[Exception], None],
         forwarded: list[bytes] | None,
-        again: Decide,
         bound: BoundOrigin,
         resumed: Resumed | None = None,
     ) -> None:
         self._services = services
         self._client = client
         self._head = head
-        self._record = record
+        self._question = question
+        self._record = question.record
         self._verdict = verdict
         self._abort = abort
         self._forwarded = forwarded
-        self._again = again
         self._resumed = resumed
         self._bound = bound
         # Nobody else may use the origin's connection from here on (RFC 4559 section 6).
@@ -175,9 +174,8 @@ class Exchange:
 
     async def _dial(self) -> None:
         self._client.watch(self._client_gone)
-        self._origin, self._verdict = await dial(
-            self._services, self._verdict, self._record, self._again
-        )
+        asking = self._services.asking
+        self._origin, self._verdict = await asking.dial(self._question, self._verdict)
 
     def _close_origin(self) -> None:
         if self._origin is not None:

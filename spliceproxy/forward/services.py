@@ -8,32 +8,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from functools import partial
-from typing import Protocol
 
 from spliceproxy.config import Config
 from spliceproxy.errors import ErrorType, reasons
+from spliceproxy.forward.asking import Asking
 from spliceproxy.forward.body import BodyMover
 from spliceproxy.forward.lane import Lane
 from spliceproxy.messages import log
 from spliceproxy.observe.records import Records
 from spliceproxy.policy.engine import Policy
-from spliceproxy.policy.learn import Learned
 from spliceproxy.relay.driver import RelayDriver
 from spliceproxy.seldom import Seldom
 from spliceproxy.site.files import Site
 from spliceproxy.upstream.origins import Origins
 
 
-class Names(Protocol):
-    """What is asked about a name that leads somewhere (``upstream.resolver.Resolver``)."""
-
-    def late(self, host: str) -> asyncio.Future[None] | None: ...
-
-
 @dataclass(slots=True)
 class Services:
-    """One worker's shared parts. ``site`` is None without files to serve, ``learned`` without a
-    file to learn into, ``lane`` where the engine has none. ``draining``: no connection is to be
+    """One worker's shared parts. ``site`` is None without files to serve, ``lane`` where the
+    engine has none. ``draining``: no connection is to be
     kept alive. ``faults``: where faults of our own are told; ``answers``: those of what origins
     send."""
 
@@ -43,10 +36,9 @@ class Services:
     mover: BodyMover
     records: Records
     policy: Policy
-    learned: Learned | None
-    names: Names
     lane: Lane | None
     origins: Origins
+    asking: Asking
     site: Site | None
     draining: bool = False
     faults: Seldom = field(default_factory=partial(Seldom, log), init=False)

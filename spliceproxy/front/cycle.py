@@ -7,9 +7,9 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from spliceproxy.errors import ClientGone, Denied, Failure, PeerGone, internal
+from spliceproxy.errors import ClientGone, Failure, PeerGone, internal
+from spliceproxy.forward.asking import Question
 from spliceproxy.forward.body import SourceFailed
-from spliceproxy.forward.dialing import dial
 from spliceproxy.forward.exchange import Exchange
 from spliceproxy.forward.tunnel import hand_over
 from spliceproxy.front import faults
@@ -23,7 +23,6 @@ from spliceproxy.http1.errors import HeadError
 from spliceproxy.http1.framing import Body
 from spliceproxy.http1.head import RequestHead
 from spliceproxy.observe.record import Record
-from spliceproxy.policy.refusals import STRANGER
 from spliceproxy.policy.verdict import Verdict
 from spliceproxy.relay.interface import ABORTED
 from spliceproxy.site.pages import ESTABLISHED, HOW_TO_CONFIGURE
@@ -155,10 +154,10 @@ class Cycle:
         services = self._services
         head.body()  # CONNECT with a body is an error
         self._check_loop(head)
-        verdict = await self._decide(head, head.host, head.port)
-        self._may_repeat(head, verdict)
-        again = partial(self._decide, head, head.host, head.port)
-        origin, _ = await dial(services, verdict, self._record, again)
+        question = Question(self._connection.standing, head, head.host, head.port, self._record)
+        verdict = await self._decide(question)
+        services.asking.repeat(question, verdict)
+        origin, _ = await services.asking.dial(question, verdict)
         self._record.status = 200
         try:
             hand_over(services, self._stream, origin, ESTABLISHED, self._record)
@@ -171,52 +170,31 @@ class Cycle:
         left = forwards_left(head)
         if left == 0:
             return await self._answer_here(head)
-        verdict = await self._decide(head, host, port, own=own)
+        question = Question(connection.standing, head, host, port, self._record, own)
+        verdict = await self._decide(question)
         if left:
             head = one_less_forward(head, left)
-        self.plain = self._may_repeat(head, verdict)
+        self.plain = self._services.asking.repeat(question, verdict)
         mode = self._services.config.forwarded_for
         resumed = connection.resumed
         self._exchange = Exchange(
             self._services,
             self._stream,
             head,
-            self._record,
+            question,
             verdict,
             connection.abort,
             forwarded_lines(head, mode, connection.address),
-            partial(self._decide, head, host, port, own=own),
             connection.bound,
             resumed if resumed is not None and resumed.sent else None,
         )
         connection.resumed = None  # its connection is the exchange's from here on
         return await self._exchange.run()
 
-    async def _decide(
-        self, head: RequestHead, host: str, port: int, *, own: bool = False
-    ) -> Verdict:
+    async def _decide(self, question: Question) -> Verdict:
         """Asks the policy; a client that leaves meanwhile is noticed."""
-        connection = self._connection
-        self._stream.watch(connection.client_gone)
-        policy, learned = self._services.policy, self._services.learned
-        try:
-            verdict = await policy.decide(
-                connection.standing, head, host, port, self._record, own=own
-            )
-        except Denied as denied:
-            if learned is not None and denied.rule != STRANGER:
-                learned.see(host, port, False)
-            raise
-        if learned is not None:
-            learned.see(host, port, True)
-        return verdict
-
-    def _may_repeat(self, head: RequestHead, verdict: Verdict) -> bool:
-        """Lets the relay serve further requests like this one by itself, if it can."""
-        lane = self._services.lane
-        if lane is None:
-            return False
-        return lane.allow(self._connection.standing, head, verdict, self._record)
+        self._stream.watch(self._connection.client_gone)
+        return await self._services.asking.answer(question)
 
     def _check_loop(self, head: RequestHead) -> None:
         via = self._services.via

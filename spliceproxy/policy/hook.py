@@ -115,8 +115,9 @@ class Hook:
             before = time.perf_counter()
             try:
                 answer = authorize(request)
-            except asyncio.CancelledError as error:  # nobody but the function can have raised it
-                raise RuntimeError("authorize raised CancelledError") from error
+            except (asyncio.CancelledError, GeneratorExit) as error:
+                # Nobody but the function can have raised it.
+                raise RuntimeError(f"authorize raised {type(error).__name__}") from error
             finally:
                 held(time.perf_counter() - before)
             if not isinstance(answer, (Allow, Deny)) and isinstance(answer, Awaitable):
@@ -126,7 +127,7 @@ class Hook:
         except Late:
             self._failed("authorize", None)
             raise _failure("the policy hook took too long") from None
-        except asyncio.CancelledError:  # the client has gone
+        except (asyncio.CancelledError, GeneratorExit):  # the client has gone
             raise
         except BaseException as error:  # SystemExit, too: one request is not the worker
             if _is_from_the_keyboard(error):

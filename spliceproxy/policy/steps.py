@@ -29,7 +29,8 @@ class Late(Exception):
 
 
 class Cancelled(Exception):
-    """The coroutine has ended with a CancelledError that was not the caller's."""
+    """The coroutine has ended with a CancelledError, or a GeneratorExit, that was not the
+    caller's."""
 
 
 async def in_time(
@@ -47,6 +48,8 @@ async def in_time(
     The same where the caller has been cancelled and it does not end within SOON.
     """
     coroutine = awaitable if isinstance(awaitable, Coroutine) else _coroutine(awaitable)
+    if asyncio.current_task() is None:
+        await _task(coroutine)
     steps = _Steps(coroutine, held)
     try:
         try:
@@ -59,8 +62,8 @@ async def in_time(
         finally:
             timer.cancel()
             steps.end()
-    except asyncio.CancelledError as error:
-        if steps.interrupted:
+    except (asyncio.CancelledError, GeneratorExit) as error:
+        if steps.caller_ends(error):
             raise
         raise Cancelled("it has awaited something that was cancelled") from error
     except _Over as over:
@@ -73,6 +76,16 @@ async def in_time(
     if steps.swallowed:
         raise asyncio.CancelledError
     return answer  # type: ignore[no-any-return]
+
+
+async def _task(coroutine: Coroutine[Any, Any, Any]) -> None:
+    """What is awaited may need a task (asyncio.timeout() does). Who has asked us without one goes
+    on with us within one, and this is the place where it can."""
+    try:
+        await asyncio.sleep(0)
+    except BaseException:
+        coroutine.close()  # it has not begun, and will not
+        raise
 
 
 async def _coroutine(awaitable: Awaitable[T]) -> T:
@@ -96,10 +109,14 @@ class _Steps:
         self._expired = False
         self._resting = False  # nobody waits for it any more
         self._thrown = False  # a CancelledError has come from our task
+        self._left = False  # nobody waits for us any more, either
 
-    @property
-    def interrupted(self) -> bool:
-        """Whether a CancelledError at its end can be our task's."""
+    def caller_ends(self, error: BaseException) -> bool:
+        """Whether a CancelledError at its end can be our task's; a GeneratorExit is the caller's
+        if it has come from there, and the coroutine is closed."""
+        if isinstance(error, GeneratorExit):
+            self._coroutine.close()
+            return self._left
         return self._thrown and self._cancelling() != 0
 
     @property
@@ -167,6 +184,9 @@ class _Steps:
             except asyncio.CancelledError as error:
                 self._interrupt()
                 return error
+            except GeneratorExit:
+                self._left = True
+                raise
             return None
         if not asyncio.isfuture(awaited):
             return RuntimeError(f"a coroutine for asyncio cannot wait for {awaited!r}")
@@ -180,6 +200,9 @@ class _Steps:
                 self._interrupt()
                 if not awaited.cancel():
                     return error
+            except GeneratorExit:
+                self._left = True
+                raise
             finally:
                 awaited.remove_done_callback(self._wake)
         return None

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 
 from spliceproxy.config import Config
+from spliceproxy.forward.asking import Asking
 from spliceproxy.forward.body import BodyMover
 from spliceproxy.forward.lane import Lane
 from spliceproxy.forward.services import Services
@@ -50,6 +51,7 @@ class Instance:
         never = own if site is None else None
         origins = Origins(loop, Dialer(config.timeouts.dial), idle, never)
         learn = config.policy.learn
+        self._learned = None if learn is None else Learned(learn)
         self._resolver = resolver
         self.services = Services(
             loop=loop,
@@ -58,10 +60,9 @@ class Instance:
             mover=BodyMover(driver, config.timeouts.idle, config.via.encode("ascii")),
             records=records,
             policy=policy,
-            learned=None if learn is None else Learned(learn),
-            names=resolver,
             lane=lane,
             origins=origins,
+            asking=Asking(policy, self._learned, lane, resolver, origins, config.timeouts.dial),
             site=site,
         )
         limit = -(-config.max_connections // config.workers)
@@ -85,8 +86,8 @@ class Instance:
             async with AsyncExitStack() as ends:  # each, whatever becomes of those before
                 ends.push_async_callback(services.records.close)
                 ends.push_async_callback(self._resolver.close)
-                if services.learned is not None:
-                    ends.push_async_callback(services.learned.finish)
+                if self._learned is not None:
+                    ends.push_async_callback(self._learned.finish)
                 ends.push_async_callback(services.policy.finish)
                 ends.callback(services.relay.close)
                 ends.callback(services.origins.close_idle)

@@ -32,6 +32,7 @@ from wire_rig import (
 )
 
 from spliceproxy.config import Config
+from spliceproxy.forward.asking import Asking
 from spliceproxy.forward.body import BodyMover
 from spliceproxy.forward.lane import Lane, socket_address
 from spliceproxy.forward.plain import is_plain, written_authority
@@ -226,6 +227,7 @@ class PlainRun(Run):
         lane.report_to(self)
         self.exchanges = lane
         self.pool = lane  # type: ignore[assignment]
+        origins = _Origins(self, _PlainDialer(self), lane)
         return _Services(
             loop=self.loop,
             config=config,
@@ -233,10 +235,9 @@ class PlainRun(Run):
             mover=BodyMover(self.driver, config.timeouts.idle, config.via.encode()),
             records=records,
             policy=policy,
-            learned=None,
-            names=_Names(),
             lane=lane,
-            origins=_Origins(self, _PlainDialer(self), lane),
+            origins=origins,
+            asking=Asking(policy, None, lane, _Names(), origins, config.timeouts.dial),
             site=None,
             draining=self.case.draining,
         )

@@ -15,6 +15,7 @@ from functools import partial
 from wire_case import PROBE, PROBED, Case, Step, wire
 
 from spliceproxy.config import Config, PolicyConfig
+from spliceproxy.forward.asking import Asking
 from spliceproxy.forward.body import BodyMover
 from spliceproxy.forward.services import Services
 from spliceproxy.front.http1 import Connection
@@ -194,19 +195,20 @@ class Run:
         self.records: list[tuple[int, str, str]] = []
         self.pool = _Pool(rig.loop)
         # Names of no network, and clients and origins of networks for documentation.
-        policy = PolicyConfig(guard="off", clients=("0.0.0.0/0",))
-        config = Config(listen=(), policy=policy, **case.config)
+        settings = PolicyConfig(guard="off", clients=("0.0.0.0/0",))
+        config = Config(listen=(), policy=settings, **case.config)
+        policy = Policy(config, _Names())
+        origins = _Origins(self, _Dialer(self), self.pool)
         self.services = _Services(
             loop=rig.loop,
             config=config,
             relay=rig.driver,
             mover=BodyMover(rig.driver, config.timeouts.idle, config.via.encode()),
             records=_Records(self),
-            policy=Policy(config, _Names()),
-            learned=None,
-            names=_Names(),
+            policy=policy,
             lane=None,
-            origins=_Origins(self, _Dialer(self), self.pool),
+            origins=origins,
+            asking=Asking(policy, None, None, _Names(), origins, config.timeouts.dial),
             site=None,
             draining=case.draining,
         )

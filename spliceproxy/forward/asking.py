@@ -1,0 +1,204 @@
+"""What every way in asks: may this request go there, and if so, a connection to it.
+
+Questions are plain values, and are asked as a list. Most have their answer at once: the policy
+is a coroutine, and one that does not have to wait is run to its end by a single call, without a
+task and without a future. One that waits (for a name, a password's hash, a function of --policy)
+stops there, and its answer is a :class:`Later`, which goes on where it stopped.
+
+Who asks watches the client, and cancels what it waits for when the client leaves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Generator, Iterable
+from functools import partial
+from typing import Any, NamedTuple, Protocol
+
+from spliceproxy.errors import Denied, Failure
+from spliceproxy.forward.dialing import dial_late
+from spliceproxy.forward.lane import Lane
+from spliceproxy.http1.head import RequestHead
+from spliceproxy.net.stream import Stream
+from spliceproxy.observe.record import Record
+from spliceproxy.policy.engine import Policy
+from spliceproxy.policy.learn import Learned
+from spliceproxy.policy.refusals import STRANGER
+from spliceproxy.policy.standing import Standing
+from spliceproxy.policy.verdict import Verdict
+from spliceproxy.upstream.origins import Origins
+
+
+class Question(NamedTuple):
+    """May a client's request go to this host and port? ``record`` is the request's, and learns
+    what becomes known. ``own``: the operator has named the host as the default backend."""
+
+    client: Standing
+    head: RequestHead
+    host: str
+    port: int
+    record: Record
+    own: bool = False
+
+
+Answer = Verdict | Exception
+"""Where the request may go. Or why it goes nowhere: Denied (Unauthenticated is one), or another
+Failure; any other exception is a fault of our own."""
+
+
+class Names(Protocol):
+    """What is asked about a name that leads somewhere (``upstream.resolver.Resolver``)."""
+
+    def late(self, host: str) -> asyncio.Future[None] | None: ...
+
+
+class Later:
+    """An answer that has to be waited for: to be awaited once, or closed. It is awaited in the
+    task that has asked; if the asking was done outside of any task, in whichever."""
+
+    __slots__ = ("_asking", "_awaited", "_decision", "_question")
+
+    def __init__(
+        self,
+        asking: Asking,
+        question: Question,
+        decision: Coroutine[Any, Any, Verdict],
+        awaited: asyncio.Future[Any] | None,
+    ) -> None:
+        """``decision`` has stopped at ``awaited``; None: until the next turn of the loop."""
+        self._asking = asking
+        self._question = question
+        self._decision: Coroutine[Any, Any, Verdict] | None = decision
+        self._awaited = awaited
+
+    def __await__(self) -> Generator[Any, None, Answer]:
+        decision, self._decision = self._decision, None
+        if decision is None:
+            raise RuntimeError("this answer has been awaited, or closed")
+        awaited, self._awaited = self._awaited, None
+        try:
+            while True:
+                try:
+                    if awaited is None:
+                        yield
+                    else:
+                        # What a task does with the mark of "await": others may have the same
+                        # future. The decision takes its result by itself.
+                        awaited._asyncio_future_blocking = False
+                        yield from awaited
+                except BaseException as error:  # noqa: BLE001 - it is the decision's
+                    awaited = decision.throw(error)
+                else:
+                    awaited = decision.send(None)
+        except StopIteration as end:
+            return self._asking.allowed(self._question, end.value)
+        except Exception as error:  # noqa: BLE001 - it is the answer
+            return self._asking.refused(self._question, error)
+
+    def close(self) -> None:
+        """Nobody waits for it. Idempotent."""
+        decision, self._decision = self._decision, None
+        if decision is not None:
+            decision.close()
+
+
+class Asking:
+    """Asks for all connections of one worker. ``seconds`` is the limit for a connection to an
+    origin, look-up included. ``learned`` and ``lane`` are None where there is none."""
+
+    __slots__ = ("_lane", "_learned", "_names", "_origins", "_policy", "_seconds")
+
+    def __init__(
+        self,
+        policy: Policy,
+        learned: Learned | None,
+        lane: Lane | None,
+        names: Names,
+        origins: Origins,
+        seconds: float,
+    ) -> None:
+        self._policy = policy
+        self._learned = learned
+        self._lane = lane
+        self._names = names
+        self._origins = origins
+        self._seconds = seconds
+
+    # ---- where a request may go --------------------------------------------------------
+
+    def ask(self, questions: Iterable[Question]) -> list[Answer | Later]:
+        """The answers, in the order of the questions. Each Later must be awaited or closed."""
+        answers: list[Answer | Later] = []
+        try:
+            for question in questions:
+                answers.append(self._begin(question))
+        except BaseException:  # Ctrl-C in a function of --policy
+            for answer in answers:
+                if isinstance(answer, Later):
+                    answer.close()
+            raise
+        return answers
+
+    async def answer(self, question: Question) -> Verdict:
+        """The answer to one question, waited for; what is no verdict is raised."""
+        answer = self._begin(question)
+        if isinstance(answer, Later):
+            answer = await answer
+        if isinstance(answer, Verdict):
+            return answer
+        try:
+            raise answer
+        finally:
+            del answer  # its traceback has this frame
+
+    def _begin(self, question: Question) -> Answer | Later:
+        client, head, host, port, record, own = question
+        decision = self._policy.decide(client, head, host, port, record, own=own)
+        try:
+            awaited = decision.send(None)
+        except StopIteration as end:
+            return self.allowed(question, end.value)
+        except Exception as error:  # noqa: BLE001 - it is the answer
+            return self.refused(question, error)
+        if awaited is not None:
+            awaited._asyncio_future_blocking = False  # as in Later
+        return Later(self, question, decision, awaited)
+
+    def allowed(self, question: Question, verdict: Verdict) -> Answer:
+        """The policy has said yes."""
+        if self._learned is not None:
+            self._learned.see(question.host, question.port, True)
+        return verdict
+
+    def refused(self, question: Question, error: Exception) -> Answer:
+        """The policy has said no, or could not say. What a client that may not use the proxy
+        asks for is not learned."""
+        if isinstance(error, Failure):
+            # A value, which is kept for a while. Its traceback would keep the frames of whoever
+            # asks, and these the value: a cycle for each request that is refused.
+            error.with_traceback(None)
+            error.__cause__ = error.__context__ = None
+        if self._learned is not None and isinstance(error, Denied) and error.rule != STRANGER:
+            self._learned.see(question.host, question.port, False)
+        return error
+
+    def repeat(self, question: Question, verdict: Verdict) -> bool:
+        """Lets the lane give this answer by itself for as long as it holds; whether it can."""
+        lane = self._lane
+        return lane is not None and lane.allow(
+            question.client, question.head, verdict, question.record
+        )
+
+    # ---- a connection to it ------------------------------------------------------------
+
+    async def dial(self, question: Question, verdict: Verdict) -> tuple[Stream, Verdict]:
+        """A new connection, and the verdict that allows it: where the other family of the name's
+        addresses comes meanwhile, the policy is asked again, with all that is known then. Raises
+        as :meth:`Origins.dial` and :meth:`answer` do."""
+        record = question.record
+        # What is known without waiting has come from a look-up that was over.
+        late = self._names.late(verdict.host) if record.looked_up else None
+        if late is None:
+            return await self._origins.dial(verdict, record), verdict
+        again = partial(self.answer, question)
+        return await dial_late(self._origins, verdict, record, late, self._seconds, again)
