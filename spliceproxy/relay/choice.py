@@ -56,10 +56,11 @@ def _native(options: RelayOptions, trouble: str) -> tuple[Relay, str]:
 
 
 def ignore_sigpipe() -> None:
-    """splice(2) has no MSG_NOSIGNAL: a write to a closed connection would end the process.
+    """Ignores SIGPIPE, which would end the process: splice(2) has no MSG_NOSIGNAL, and sends
+    the signal when it writes to a connection that is closed.
 
-    CPython ignores SIGPIPE at its start, so there is something to do only where a program
-    that embeds it has changed that.
+    CPython ignores it from its start. So there is something to do only where a program that
+    embeds Python has changed that.
     """
     if signal.getsignal(signal.SIGPIPE) is not signal.SIG_DFL:
         return

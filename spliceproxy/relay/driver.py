@@ -23,10 +23,10 @@ SLACK = 0.001  # seconds: uvloop's timers are in whole milliseconds and may fire
 
 
 class RelayDriver:
-    """Calls ``relay.step`` when the loop says so, or its timer. ``on_stuck`` is called where
-    there is no memory to say what has ended: whoever waits for it would wait for ever.
+    """Steps a relay when the loop says that it is readable, and when a timer says so.
 
-    All methods belong to the loop's thread.
+    ``on_stuck`` is called where there is no memory to say what has ended: whoever waits for
+    that would wait for ever. All methods belong to the loop's thread.
     """
 
     def __init__(self, relay: Relay, loop: asyncio.AbstractEventLoop) -> None:
@@ -78,8 +78,8 @@ class RelayDriver:
         """Moves ``length`` bytes (interface.Relay.transfer) and waits for the end. If it is
         cancelled, ``cancelled`` is told how far it came.
 
-        When it returns or raises, both descriptors are the caller's alone again. A
-        cancelled transfer loses the bytes in flight, so its sockets are of no more use.
+        When it returns or raises, both descriptors are the caller's alone again. A transfer
+        that was cancelled has lost the bytes in flight: its sockets are of no more use.
         """
         self._check_open()
         future: asyncio.Future[TransferEnd] = self._loop.create_future()
@@ -103,7 +103,7 @@ class RelayDriver:
             self._arm()
 
     async def drained(self) -> None:
-        """Waits until there is no tunnel, and no client of plain exchanges."""
+        """Waits until there is no tunnel, and no client in the lane."""
         while self._relay.tunnels or self._relay.clients:
             waiter: asyncio.Future[None] = self._loop.create_future()
             self._waiters.append(waiter)
@@ -170,8 +170,8 @@ class RelayDriver:
             )
 
     def wake(self) -> None:
-        """The relay was given something past this driver: it may have an end to report, or
-        a time limit to watch."""
+        """To be called when the relay was given something past this driver, by its lane: it
+        may have an end to report, or a time limit to watch."""
         if not self._closed:
             self._arm()
 
@@ -190,7 +190,7 @@ class RelayDriver:
     def _set_timer(self) -> None:
         """Sees to it that the timer fires no later than the relay's next wake-up.
 
-        One that fires too early is left to fire: it costs a step, not a new timer.
+        A timer that fires too early is left alone: that costs a step, and a new timer more.
         """
         wake = self._relay.next_wake()
         if wake is None:
@@ -228,8 +228,9 @@ class RelayDriver:
                 self._lost(token, end)
 
     def _lost(self, token: object, end: object) -> None:
-        """Nobody has taken what the relay had to say; called while that is handled. It needs no
-        memory to close what is there, and for want of it never fails: others come behind."""
+        """Nobody has taken what the relay had to say. Called while the exception is handled. It
+        closes what came along, which needs no memory, and never fails for want of memory:
+        there are other ends to hand out."""
         try:
             if isinstance(end, Handoff):
                 end.close()

@@ -1,12 +1,16 @@
 """What every relay engine offers for bytes, and what it reports of them.
 
-An engine owns an epoll instance whose descriptor is a reader on the event loop:
-when it is readable the loop calls :meth:`Relay.step` once. Between two calls of
-``step`` nothing moves. All sockets must be non-blocking stream sockets.
+An engine owns an epoll instance. Its descriptor is a reader on the event loop: when it is
+readable, the loop calls :meth:`Relay.step` once. Nothing moves between two calls of ``step``.
+All sockets must be non-blocking stream sockets.
 
 A *flow* is a tunnel or a transfer. A *way* is one direction of it; of a tunnel, *up* is
 client to origin, *down* is origin to client. A way *stalls* when its source is readable and
 splice(2) gives nothing.
+
+All engines promise the same bytes and the same ends, and tests/relay holds each of them to it.
+When a way splices, how long its turn lasts and who is served first is each engine's own: they
+share the numbers below, and use them as is best for them.
 """
 
 from __future__ import annotations
@@ -21,8 +25,8 @@ CHUNK = 64 * 1024
 """Bytes that one recv of the copy path asks for."""
 
 BULK_READ = 16 * 1024
-"""A read of this many bytes counts towards splicing: copying and splicing cost the
-same near 16 KiB a call on Linux 6.18; above it splicing is cheaper."""
+"""A read of this many bytes counts towards splicing. Near 16 KiB a call copying and splicing
+cost the same (Linux 6.18); above that splicing is cheaper."""
 
 PROMOTE_AFTER = 3
 """Bulk reads in a row after which a way splices (HAProxy's FAST_STREAMER)."""
@@ -51,7 +55,7 @@ STEP_SECONDS = 0.002
 """After this long ``step`` goes back to the event loop, whatever is left."""
 
 # Reasons for the end of a tunnel or transfer.
-DONE = "done"  # both directions ended with FIN; a transfer: its whole length moved
+DONE = "done"  # both sides have sent FIN; a transfer: its whole length has moved
 CLIENT_RESET = "client-reset"  # the client's connection failed: reset, timeout, ...
 ORIGIN_RESET = "origin-reset"
 IDLE = "idle-timeout"
@@ -60,7 +64,7 @@ ABORTED = "aborted"  # abort(), cancel() or close()
 SOURCE_EOF = "source-eof"  # transfer only: FIN before `length` bytes
 SOURCE_ERROR = "source-error"  # transfer only
 TARGET_ERROR = "target-error"  # transfer only
-TARGET_IDLE = "target-idle-timeout"  # transfer only: IDLE with bytes that the target did not take
+TARGET_IDLE = "target-idle-timeout"  # transfer only: IDLE, and the target does not take bytes
 
 REASONS = (
     "",  # it has not ended
@@ -103,7 +107,7 @@ class TransferEnd(NamedTuple):
 
 
 class RelayStats(NamedTuple):
-    """Counters since the start, but the first four, which are of now."""
+    """The first four are numbers of now, the others count since the start."""
 
     tunnels: int
     transfers: int
@@ -121,12 +125,12 @@ class RelayStats(NamedTuple):
 
 
 class Relay(Protocol):
-    """The engine. ``token`` is any object; ``step`` hands it back with the end.
+    """The engine. ``token`` is any object: ``step`` returns it with the end of its flow.
 
-    Ownership (DESIGN: a descriptor has one owner): a tunnel's two descriptors belong
-    to the relay from the moment that :meth:`tunnel` returns; a transfer's are lent
-    until its end is returned by ``step`` or :meth:`cancel` returns. While lent, the
-    caller may use the other direction of either socket.
+    Each descriptor has one owner. The two of a tunnel belong to the relay once :meth:`tunnel`
+    has returned, and it closes them. Those of a transfer stay the caller's and are only lent:
+    from the call of :meth:`transfer` until ``step`` has returned its end, or :meth:`cancel` has
+    returned. Meanwhile the caller may use the other direction of both sockets.
     """
 
     engine: str
@@ -149,24 +153,24 @@ class Relay(Protocol):
     def tunnel(
         self, client: int, origin: int, to_origin: bytes, to_client: bytes, token: object
     ) -> int:
-        """Moves bytes both ways until both have ended; returns the id.
+        """Moves bytes both ways until both have ended; returns the id of the tunnel.
 
-        ``to_origin`` and ``to_client`` (early data, the answer to CONNECT) go first.
-        OSError (epoll cannot take a descriptor): nothing was sent, and both
-        descriptors are still the caller's.
+        ``to_origin`` (early data) and ``to_client`` (the answer to CONNECT) go first.
+        OSError: epoll cannot take a descriptor. Nothing was sent then, and both descriptors
+        are still the caller's.
         """
 
     def transfer(self, source: int, target: int, length: int, token: object) -> int:
-        """Moves exactly ``length`` bytes (-1: until FIN) one way; returns the id.
+        """Moves exactly ``length`` bytes (-1: until FIN) one way; returns the id of the transfer.
 
-        No byte beyond ``length`` is read from the source. FIN is not passed on. Both
+        No byte beyond ``length`` is read from the source, and FIN is not passed on. Both
         descriptors may be in a second transfer the other way at the same time.
         OSError as in :meth:`tunnel`.
         """
 
     def cancel(self, ident: int) -> TransferEnd | None:
-        """Ends a transfer and returns its end (ABORTED) instead of a later ``step``; bytes
-        in flight are lost. None if there is no such transfer."""
+        """Ends a transfer and returns its end (ABORTED), which ``step`` does not return then.
+        Bytes in flight are lost. None if there is no such transfer."""
 
     def abort(self, ident: int) -> None:
         """Resets both legs of a tunnel; its end (ABORTED) comes from the next ``step``."""
@@ -175,21 +179,25 @@ class Relay(Protocol):
         """:meth:`abort` for every tunnel."""
 
     def step(self) -> list[tuple[object, object]]:
-        """Serves what is ready, within STEP_SECONDS; returns what has ended: the token of a
-        flow and its TunnelEnd or TransferEnd. What the lane has to say comes as a method of
-        its owner and its argument."""
+        """Serves what is ready, within STEP_SECONDS, and returns what has ended: for each flow
+        its token and its TunnelEnd or TransferEnd. What the lane has to say is among it, as a
+        method of the lane's owner and its argument. MemoryError: there is no memory to say it,
+        and the next call says it again."""
 
     def reader(
         self, report: Callable[[list[tuple[object, object]]], None], stuck: Callable[[], None]
     ) -> Callable[[], None]:
-        """What the loop is to call when ``fileno`` is readable: :meth:`step`, and ``report``
-        with what it returned. Maybe not, where that is nothing, the relay is not empty since,
-        and no time limit is sooner than what :meth:`next_wake` said last. ``stuck`` is called
-        where there is no memory for what :meth:`step` would return; it is not lost."""
+        """The function that the loop is to call when ``fileno`` is readable.
+
+        It calls :meth:`step`, and ``report`` with what that has returned. It may leave out a
+        ``report`` of nothing, unless the relay has just become empty, or must be called sooner
+        than :meth:`next_wake` has said last. It calls ``stuck`` where :meth:`step` raises
+        MemoryError.
+        """
 
     def next_wake(self) -> float | None:
-        """Seconds until ``step`` must be called even if the epoll descriptor is not
-        readable (timeouts, resets that wait), 0.0 if at once, None if never."""
+        """Seconds until ``step`` must be called although the epoll descriptor is not readable,
+        for a time limit or a reset that waits. 0.0: at once. None: never."""
 
     def stats(self) -> RelayStats:
         """The counters."""
@@ -201,13 +209,13 @@ class Relay(Protocol):
 class RelayOptions(NamedTuple):
     """Settings of an engine, seconds and counts."""
 
-    idle: float = 3600.0  # no byte either way
-    half_close: float = 60.0  # no byte either way after one side's FIN was passed on
+    idle: float = 3600.0  # without a byte either way
+    half_close: float = 60.0  # the same, once one side has ended
     max_pipes: int = -1  # -1: what the pipe quota of this user affords
     shares: int = 1  # processes that use this quota
 
     @classmethod
     def of(cls, config: Config) -> RelayOptions:
-        """Those of a worker with this configuration."""
+        """Those of a worker that has this configuration: the one place where they are made."""
         times = config.timeouts
         return cls(idle=times.idle, half_close=times.half_close, shares=config.workers)

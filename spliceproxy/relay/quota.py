@@ -8,14 +8,14 @@ from pathlib import Path
 PAGE = os.sysconf("SC_PAGE_SIZE")
 LARGEST = 1 << 20
 SMALLEST = 64 * 1024
-"""Pipe sizes in bytes. Splicing through 1 MiB takes half the CPU per byte of 64 KiB."""
+"""Sizes of a pipe in bytes. Splicing through 1 MiB takes half the CPU of 64 KiB."""
 
 ENOUGH = 16
 """Pipes that the quota should afford before a larger size is chosen."""
 
 PRIVILEGED = 256
-"""Pipes of a process that no quota holds for: 256 MiB when all are full, which takes as many
-ways whose receivers are slow."""
+"""Pipes of a process for which no quota holds. They are 256 MiB when all are full, and that
+takes as many ways whose receivers are slow."""
 
 
 def _proc(name: str, default: int) -> int:
@@ -27,11 +27,12 @@ def _proc(name: str, default: int) -> int:
 
 
 def affordable(shares: int = 1) -> tuple[int, int]:
-    """The size in bytes and the number of pipes to use, from the limits in pipe(7).
+    """The size in bytes and the number of pipes that one process may use, from the limits in
+    pipe(7).
 
-    Half of ``pipe-user-pages-soft`` at most, for the quota is shared by every process of
-    the user; ``shares`` of them are ours. 0 there means no quota, and then the default's
-    half is still the limit. The quota does not hold for a privileged process.
+    All processes of a user share the quota ``pipe-user-pages-soft``. Ours take half of it, and
+    ``shares`` of them divide that. Where it is 0 there is no quota, and half of the kernel's
+    default is the limit. The quota does not hold for a privileged process.
     """
     pages = (_proc("pipe-user-pages-soft", 16384) or 16384) // 2 // shares
     size = min(LARGEST, _proc("pipe-max-size", LARGEST))
@@ -43,8 +44,8 @@ def affordable(shares: int = 1) -> tuple[int, int]:
 
 
 def _privileged() -> bool:
-    """CAP_SYS_RESOURCE or CAP_SYS_ADMIN (pipe(7), capabilities(7)). In a container they may
-    not count; then pipes are refused and ways copy, as beyond any quota."""
+    """Whether it has CAP_SYS_RESOURCE or CAP_SYS_ADMIN (pipe(7), capabilities(7)). In a
+    container they may not count: then pipes are refused, and ways copy as beyond any quota."""
     status = Path("/proc/self/status").read_text()
     effective = int(status.partition("CapEff:")[2].split(maxsplit=1)[0], 16)
     return bool(effective & (1 << 24 | 1 << 21))

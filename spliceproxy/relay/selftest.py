@@ -14,8 +14,8 @@ PATIENCE = 2  # seconds; loopback delivers at once
 
 
 def splice_works() -> str:
-    """ "" if a few bytes went from a TCP socket through a pipe into another, unharmed;
-    else why not, such as ``splice(2): EPERM``."""
+    """Sends a few bytes from a TCP socket through a pipe into another. Returns "" if they
+    arrive unharmed, else why not, such as ``splice(2): EPERM``."""
     if not hasattr(os, "splice"):
         return "this Python has no os.splice"
     try:
@@ -35,7 +35,7 @@ def _through_pipe(near: socket.socket, far: socket.socket) -> str:
     try:
         near.sendall(PROBE)
         try:
-            # ``far`` blocks, so the bytes need not have come yet; splice(2) heeds SO_RCVTIMEO.
+            # The bytes need not have come yet: ``far`` blocks, and splice(2) heeds SO_RCVTIMEO.
             limit = struct.pack("ll", PATIENCE, 0)
             far.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
             got = os.splice(far.fileno(), w, len(PROBE))

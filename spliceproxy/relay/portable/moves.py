@@ -1,9 +1,9 @@
 """How one way moves its bytes: by copying, or by copying and splicing in turn.
 
-Invariant: a way reads only when nothing that it read before is pending, neither in
-``held`` nor in its pipe. So EAGAIN of a read means that the source is dry, EAGAIN of a
-write that the target is full, and 0 of a read that the source has ended; with splice(2)
-only if recv(2) agrees, for it says 0 also at an urgent byte once the FIN has come.
+Invariant: a way reads only when nothing that it read before is pending, neither in ``held``
+nor in its pipe. So EAGAIN of a read means that the source is dry, and EAGAIN of a write that
+the target is full. 0 of a read means that the source has ended; of splice(2) only if recv(2)
+agrees, for splice(2) says 0 also at an urgent byte once the FIN has come.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class Copier:
         for move in range(TURN_MOVES):
             state = self._move(way, now, readable and move == 0)
             budget -= self._got
-            # A short read has most likely emptied the source: no call to hear EAGAIN.
+            # A short read has most likely emptied the source: another would say EAGAIN.
             if state != READY or self._got < self._asked or budget <= 0:
                 break
         return state
@@ -184,8 +184,8 @@ class Copier:
 class Splicer(Copier):
     """Moves small messages by copying and bulk data with splice(2) through a lent pipe.
 
-    The exact number of bytes in the pipe is asked of the write: more would cork a tail
-    for 200 ms where it fills a multiple of 16 pipe buffers (Linux 6.5 and later).
+    A write asks for exactly the bytes that are in the pipe. Where they fill a multiple of 16
+    pipe buffers, asking for more would cork the tail for 200 ms (Linux 6.5 and later).
     """
 
     def __init__(self, pool: PipePool) -> None:
@@ -245,6 +245,7 @@ class Splicer(Copier):
             return super()._read(way, now)
         self._asked = ask
         way.in_pipe = got
+        # Here every splice counts; in native/core/moves.pxd not those behind the first of a turn.
         if got >= CHATTY_READ:
             way.streak = 0
         else:
@@ -255,8 +256,8 @@ class Splicer(Copier):
         return got
 
     def _stalled(self, way: Way) -> None:
-        """Behind an urgent byte splice(2) says EAGAIN for ever while epoll says readable,
-        and recv(2) gets past it. Once can be a stale event."""
+        """Once this can be a stale event. Twice in a row it is an urgent byte: splice(2) says
+        EAGAIN there for ever while epoll says readable, and recv(2) gets past it."""
         if way.mode != SPLICE or way.pipe is None:
             return
         way.stalls += 1

@@ -1,7 +1,7 @@
 """The epoll instance of a portable engine: which socket waits for what.
 
-Only EPOLLIN and EPOLLOUT are asked for, level-triggered: EPOLLRDHUP would fire without
-end while the reading side is blocked. EPOLLERR and EPOLLHUP cannot be masked, so a socket
+Only EPOLLIN and EPOLLOUT are asked for, level-triggered. EPOLLRDHUP would fire without end
+while the way that reads the socket is blocked. EPOLLERR and EPOLLHUP cannot be masked: a socket
 that reports them while nothing of it is wanted leaves epoll until something is.
 """
 
