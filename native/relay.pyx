@@ -36,6 +36,7 @@ from http.plain cimport (
     AUTHORIZATION, CODING, CONNECTION, CREDENTIALS, DATE, DROP, HOST, LENGTH, NAME_MAX,
     NOT_PLAIN, PASS, PROXY_CONNECTION, Rule, SLOTS, TYPE, Text, VIA,
 )
+from dump cimport Line, describe, describe_all
 from lane.clients cimport client_new
 from lane.ends cimport cut, give_back
 from lane.log cimport Entry, LOG_BATCH
@@ -51,9 +52,12 @@ from lane.types cimport (
     USER_MAX, cause_words, connection_of, exchange_of,
 )
 from lane.waiting cimport QUEUE_MS
+from names cimport (
+    CAUSE_NAMES, KIND_NAMES, PHASE_NAMES, QUEUE_NAMES, REASON_NAMES, WAY_FLAG_NAMES,
+)
 from step cimport clock_ms, close_finished, next_due, run
 
-from spliceproxy.net import errnos, tcp
+from spliceproxy.net import tcp
 from spliceproxy.relay import interface
 from spliceproxy.relay import lane as words
 from spliceproxy.relay.interface import RelayStats, TransferEnd, TunnelEnd
@@ -455,6 +459,29 @@ cdef class NativeRelay:
             lane.counters.given_back,
         )
 
+    def dump(self, int most):
+        cdef const Lane *lane = &self.state
+        cdef const Core *c = &lane.core
+        cdef int64_t now = clock_ms(linux.CLOCK_MONOTONIC)
+        cdef Line line
+        cdef int32_t slot
+        cdef int left = most
+        cdef int more = 0
+        describe_all(lane, &line)
+        cdef list lines = [line.text[:line.used]]
+        for slot in range(c.capacity):
+            if c.flows[slot].kind == FREE:
+                continue
+            if left == 0:
+                more += 1
+                continue
+            left -= 1
+            describe(lane, slot, now, &line)
+            lines.append(line.text[:line.used])
+        if more:
+            lines.append(b"... %d more" % more)
+        return b"\n".join(lines).decode("utf-8", "replace") + "\n"
+
     def close(self):
         if not self.closed:
             self._shut()
@@ -521,6 +548,23 @@ cdef class Reader:
                 return
         if ends or next_due(c) < relay.told or (ended and c.tunnels == 0 and lane.clients == 0):
             self.report(ends or [])
+
+
+cdef tuple names_in(const char *const *names):
+    cdef list found = []
+    while names[len(found)] != NULL:
+        found.append((<const char *>names[len(found)]).decode("ascii"))
+    return tuple(found)
+
+
+NAMES = {
+    "Kind": names_in(KIND_NAMES),
+    "Queue": names_in(QUEUE_NAMES),
+    "Phase": names_in(PHASE_NAMES),
+    "Cause": names_in(CAUSE_NAMES),
+    "Reason": names_in(REASON_NAMES),
+    "Way.flags": names_in(WAY_FLAG_NAMES),
+}
 
 
 include "lane/lane.pxi"

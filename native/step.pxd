@@ -4,6 +4,7 @@ have finished."""
 from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport malloc
 
+from check cimport CHECKED, check
 from core cimport linux
 from core.bulk cimport put_off, take_put_off
 from core.moves cimport drop_pending, pending, splices
@@ -156,6 +157,8 @@ cdef inline void serve_batch(Lane *lane, linux.epoll_event *events, int n) noexc
         else:
             serve(lane, slot, tag, events[i].events)
     close_finished(lane)
+    if CHECKED:
+        check(lane)
 
 
 cdef inline void serve_bulk(Lane *lane) noexcept nogil:
@@ -174,6 +177,8 @@ cdef inline void serve_bulk(Lane *lane) noexcept nogil:
         if slot != NOWHERE and is_bulk(lane, slot):
             serve(lane, slot, tag, events)
     close_finished(lane)
+    if CHECKED:
+        check(lane)
 
 
 cdef inline void keep_alive(Lane *lane, int32_t slot) noexcept nogil:
@@ -241,6 +246,8 @@ cdef inline void tick(Lane *lane) noexcept nogil:
     if c.pool.idle > 0 and c.now - c.pool.used >= c.limits.rest:
         pool_empty(c)
     close_finished(lane)
+    if CHECKED:
+        check(lane)
 
 
 cdef inline int64_t next_due(const Core *c) noexcept nogil:

@@ -109,6 +109,10 @@ class RelayDriver:
             self._waiters.append(waiter)
             await waiter
 
+    def dump(self, most: int) -> str:
+        """What the relay has (interface.Relay.dump)."""
+        return self._relay.dump(most)
+
     def close(self) -> None:
         """Resets every tunnel and reports it, cancels every transfer, closes the relay."""
         if self._closed:

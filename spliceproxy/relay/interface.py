@@ -202,6 +202,12 @@ class Relay(Protocol):
     def stats(self) -> RelayStats:
         """The counters."""
 
+    def dump(self, most: int) -> str:
+        """For people: a line of counters, one for each flow (what it is, what it waits for, its
+        flags, the bytes that wait, ages in seconds), for ``most`` flows at most, and one that
+        says how many more there are. No payload, no target, no credentials. Each line ends
+        with LF."""
+
     def close(self) -> None:
         """Resets every tunnel, drops every transfer, closes pipes and epoll. Idempotent."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
-from itertools import count
+from itertools import count, islice
 from time import monotonic
 
 from spliceproxy.relay.interface import (
@@ -167,6 +167,21 @@ class CopyRelay:
             events=self._events,
             steps=self._steps,
         )
+
+    def dump(self, most: int) -> str:
+        now = monotonic()
+        flows = self._shared.flows
+        stats = self.stats()
+        lines = [
+            f"{self.engine}: tunnels={stats.tunnels} transfers={stats.transfers} "
+            f"ended={len(self._shared.ends)} pipes={stats.pipes_lent}+{stats.pipes_idle} "
+            f"copied={stats.copied} spliced={stats.spliced} events={stats.events} "
+            f"steps={stats.steps}"
+        ]
+        lines += (flow.describe(now) for flow in islice(flows.values(), most))
+        if len(flows) > most:
+            lines.append(f"... {len(flows) - most} more")
+        return "\n".join(lines) + "\n"
 
     def close(self) -> None:
         if self._closed:

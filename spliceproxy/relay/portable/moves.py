@@ -31,10 +31,14 @@ OVER = 2  # the source's FIN, or the last byte of the length, and nothing pendin
 SOURCE_FAILED = 3  # errno in way.errno
 TARGET_FAILED = 4
 
+STATES = ("ready", "blocked", "over", "source-failed", "target-failed")
+
 # How a way moves its bytes now.
 COPY = 0
 SPLICE = 1
 COPY_FOR_GOOD = 2
+
+MODES = ("copy", "splice", "copy-for-good")
 
 CANNOT_SPLICE = (EINVAL, ENOSYS, EPERM)
 STALLS = 2  # wake-ups in a row on which a readable socket gave nothing to splice
@@ -78,6 +82,15 @@ class Way:
         self.copied = 0
         self.spliced = 0
         self.active = now  # when a byte or FIN last moved, monotonic seconds
+
+    def describe(self) -> str:
+        """For :meth:`Relay.dump`."""
+        waits = self.in_pipe + (len(self.held) if self.held is not None else 0)
+        left = f" left={self.left}" if self.left >= 0 else ""
+        return (
+            f"{STATES[self.state]},{MODES[self.mode]} waits={waits}{left} "
+            f"copied={self.copied} spliced={self.spliced}"
+        )
 
     def hold(self, data: bytes) -> None:
         """``data`` goes before anything from the source."""

@@ -37,6 +37,9 @@ class Flow(Protocol):
     def wake(self, now: float) -> None:
         """Its deadline has come."""
 
+    def describe(self, now: float) -> str:
+        """A line for :meth:`Relay.dump`, without its end."""
+
 
 class Leg:
     """A socket of a flow: the way that reads it, the way that writes it.

@@ -58,6 +58,15 @@ class Transfer:
         self._source = Leg(self, source, way, None)
         self._target = Leg(self, target, None, way)
 
+    def describe(self, now: float) -> str:
+        """For :meth:`Relay.dump`."""
+        return (
+            f"{self.ident} transfer "
+            f"fd={self._source.sock.fileno()},{self._target.sock.fileno()} "
+            f"way({self._way.describe()}) rests={now - self._way.active:.3f} "
+            f"due={self.due - now:.3f}"
+        )
+
     def start(self, now: float) -> None:
         """Joins epoll; the target too, whose reset would else be seen by a write only."""
         poller = self._shared.poller

@@ -55,11 +55,15 @@ HALF = 1
 DRAIN = 2
 ACK = 3
 
+PHASES = ("open", "half", "drain", "ack")
+
 # Which side is dead.
 NOBODY = -1
 CLIENT = 0
 ORIGIN = 1
 BOTH = 2
+
+SIDES = ("client", "origin", "both")
 
 RESETS = (CLIENT_RESET, ORIGIN_RESET)
 
@@ -106,6 +110,17 @@ class Tunnel:
         self._reason = DONE  # what a dead side will have ended it with
         self._errno = 0  # of the first failure
         self._queue: tcp.SendQueue | None = None  # of the living side, in ACK
+
+    def describe(self, now: float) -> str:
+        """For :meth:`Relay.dump`."""
+        up, down = self._ways
+        client, origin = (leg.sock.fileno() for leg in self._legs)
+        dead = "" if self._dead == NOBODY else f" dead={SIDES[self._dead]} error={self._errno}"
+        return (
+            f"{self.ident} tunnel phase={PHASES[self._phase]} fd={client},{origin} "
+            f"up({up.describe()}) down({down.describe()}) "
+            f"rests={now - max(up.active, down.active):.3f} due={self.due - now:.3f}{dead}"
+        )
 
     def start(self, now: float) -> None:
         """Joins epoll and sends the early data. OSError: it did neither."""

@@ -1,0 +1,362 @@
+"""What must hold between two batches of events, looked at after each of them in a debug build
+(SPLICEPROXY_DEBUG in setup.py); a release build has nothing of it.
+
+A rule that does not hold ends the process: which rule, which slot, and the line of that slot
+go to standard error, and to the report of the sanitizers. The rules:
+
+- Lists are whole: each neighbour points back, each ends at its `last`, and none goes in
+  circles. Whatever says that it is in a queue is in the list of that queue, and no list has
+  anything else in it; so a free slot is in none but that of the free slots.
+- Counters are equal to what is found among the slots.
+- A pipe is lent to each way with bytes in one, and to no other; and no descriptor of a pipe is
+  in two places.
+- A client and its origin connection know each other, and its queue suits its phase.
+- A free slot has nothing attached.
+"""
+
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+
+from core.queues cimport wheel_of
+from core.slots cimport slot_of
+from core.types cimport (
+    BUCKETS, BULK_ROOM, Core, FREE, Flow, IN_LANE, IN_QUEUE, List, NOWHERE, QUEUES, Q_ACK,
+    Q_FINISHED, Q_HALF, Q_IDLE, Q_LANE, Q_NONE, Q_YOUNG, TRANSFER, TUNNEL, Way, Wheel,
+)
+from dump cimport Line, describe, line_add
+from lane.types cimport (
+    CLIENT, Connection, Exchange, G_CLOSED, LISTENER, Lane, ORIGIN, Origin, P_BODY, P_DIAL,
+    P_HEAD, P_QUEUE, P_WAIT, Q_DIAL, Q_HEAD, Q_ORIGIN_IDLE, Q_QUEUE, Q_RACE, connection_of,
+    exchange_of,
+)
+
+cdef extern from *:
+    """
+    #ifdef SPLICEPROXY_DEBUG
+    #include <stdlib.h>
+    #include <string.h>
+    #include <unistd.h>
+
+    #define CHECKED 1
+    void __sanitizer_report_error_summary(const char *text);
+
+    /* Says it wherever somebody may look, and ends the process. */
+    static void violated(const char *text) {
+        if (write(2, text, strlen(text)) < 0 || write(2, "\\n", 1) < 0) {}
+        __sanitizer_report_error_summary(text);
+        abort();
+    }
+    #else
+    #define CHECKED 0
+    #define violated(text) ((void)(text))
+    #endif
+    """
+    const bint CHECKED
+    void violated(const char *text) noexcept nogil
+
+
+cdef inline void fail(const Lane *lane, const char *rule, int32_t slot) noexcept nogil:
+    cdef Line line
+    cdef Line text
+    text.used = 0
+    line.used = 0
+    line.text[0] = 0
+    if 0 <= slot < lane.core.capacity:
+        describe(lane, slot, lane.core.now, &line)
+    line_add(&text, "spliceproxy: this must hold: %s; slot %d: %s", rule, <int>slot, line.text)
+    violated(text.text)
+
+
+cdef inline bint is_slot(const Core *c, int32_t slot) noexcept nogil:
+    return 0 <= slot < c.capacity
+
+
+cdef inline int32_t check_list(
+    const Lane *lane, const List *items, int which, uint8_t queue, int bucket
+) noexcept nogil:
+    """Walks a list whose flows are all in `queue` (in its bucket `bucket`, where that is not
+    negative); their number."""
+    cdef const Core *c = &lane.core
+    cdef int32_t slot = items.first
+    cdef int32_t before = NOWHERE
+    cdef int32_t count = 0
+    while slot != NOWHERE:
+        if not is_slot(c, slot):
+            fail(lane, "a list has slots in it", before)
+        count += 1
+        if count > c.capacity:
+            fail(lane, "a list has an end", slot)
+        if c.flows[slot].near[which].prev != before:
+            fail(lane, "each neighbour in a list points back", slot)
+        if c.flows[slot].kind == FREE:
+            fail(lane, "a free slot is in no list", slot)
+        if c.flows[slot].queue != queue or (bucket >= 0 and c.flows[slot].bucket != bucket):
+            fail(lane, "a flow is in the list of its queue", slot)
+        before = slot
+        slot = c.flows[slot].near[which].next
+    if items.last != before:
+        fail(lane, "a list ends at its last flow", before)
+    return count
+
+
+cdef inline int32_t check_chain(const Lane *lane, int32_t slot, bint free_ones) noexcept nogil:
+    """Walks the free slots, or finished flows, which are linked one way; their number."""
+    cdef const Core *c = &lane.core
+    cdef int32_t count = 0
+    while slot != NOWHERE:
+        if not is_slot(c, slot):
+            fail(lane, "a list has slots in it", slot)
+        count += 1
+        if count > c.capacity:
+            fail(lane, "a list has an end", slot)
+        if free_ones != (c.flows[slot].kind == FREE):
+            fail(lane, "free slots, and they alone, are in the list of the free", slot)
+        if not free_ones and c.flows[slot].queue != Q_FINISHED:
+            fail(lane, "a flow that is to be reported has finished", slot)
+        slot = c.flows[slot].near[IN_QUEUE].next
+    return count
+
+
+cdef inline void check_queues(const Lane *lane) noexcept nogil:
+    cdef const Core *c = &lane.core
+    cdef int32_t in_queue[QUEUES]
+    cdef int32_t count, slot
+    cdef const Wheel *wheel
+    cdef int queue, b
+    for queue in range(QUEUES):
+        in_queue[queue] = 0
+    for slot in range(c.capacity):
+        if c.flows[slot].queue >= QUEUES:
+            fail(lane, "a queue is one of the enum", slot)
+        if c.flows[slot].kind != FREE:
+            in_queue[c.flows[slot].queue] += 1
+    for queue in range(Q_YOUNG, QUEUES):
+        wheel = &c.wheels[queue - Q_YOUNG]
+        count = 0
+        for b in range(BUCKETS + 2):
+            count += check_list(lane, &wheel.bucket[b], IN_QUEUE, <uint8_t>queue, b)
+        if count != wheel.count:
+            fail(lane, "a wheel counts its flows", queue)
+        if count != in_queue[queue]:
+            fail(lane, "a flow that is in a queue is in the list of it", queue)
+    if check_list(lane, &c.acking, IN_QUEUE, Q_ACK, -1) != in_queue[<int>Q_ACK]:
+        fail(lane, "a flow in Q_ACK is in the list of it", c.acking.first)
+    if c.finished != NOWHERE:
+        fail(lane, "what has finished is closed after a batch", c.finished)
+    if check_chain(lane, c.closed, False) != in_queue[<int>Q_FINISHED]:
+        fail(lane, "what has finished is in the list of what is to be reported", c.closed)
+    if check_chain(lane, c.free, True) != c.capacity - c.used:
+        fail(lane, "the free slots are those that are not used", c.free)
+
+
+cdef inline void check_counters(const Lane *lane) noexcept nogil:
+    cdef const Core *c = &lane.core
+    cdef int32_t slot
+    cdef const Flow *f
+    cdef int used = 0, tunnels = 0, transfers = 0, ended = 0, clients = 0
+    for slot in range(c.capacity):
+        f = &c.flows[slot]
+        used += f.kind != FREE
+        transfers += f.kind == TRANSFER
+        if f.kind == TUNNEL:
+            tunnels += 1
+            ended += f.queue == Q_FINISHED
+        elif f.kind == CLIENT:
+            clients += f.queue != Q_FINISHED or exchange_of(f).cause != G_CLOSED
+    if used != c.used:
+        fail(lane, "used slots are counted", NOWHERE)
+    if tunnels != c.tunnels:
+        fail(lane, "tunnels are counted", NOWHERE)
+    if transfers != c.transfers:
+        fail(lane, "transfers are counted", NOWHERE)
+    if ended != c.ended:
+        fail(lane, "tunnels that are closed and not reported are counted", NOWHERE)
+    if clients != lane.clients:
+        fail(lane, "clients are counted", NOWHERE)
+
+
+cdef inline bint holds_pipe(const Core *c, int fd) noexcept nogil:
+    """More than one place has this descriptor of a pipe."""
+    cdef int32_t slot
+    cdef int i, s
+    cdef int places = 0
+    for i in range(2 * c.pool.idle):
+        places += c.pool.fds[i] == fd
+    for slot in range(c.capacity):
+        if c.flows[slot].kind != FREE:
+            for s in range(2):
+                places += c.flows[slot].way[s].pipe_r == fd
+                places += c.flows[slot].way[s].pipe_w == fd
+    return places > 1
+
+
+cdef inline void check_pipes(const Lane *lane) noexcept nogil:
+    cdef const Core *c = &lane.core
+    cdef int32_t slot
+    cdef const Way *w
+    cdef int i, s
+    cdef int lent = 0
+    for slot in range(c.capacity):
+        if c.flows[slot].kind == FREE:
+            continue
+        for s in range(2):
+            w = &c.flows[slot].way[s]
+            if (w.pipe_r == NOWHERE) != (w.in_pipe == 0) or (w.pipe_r < 0) != (w.pipe_w < 0):
+                fail(lane, "a way has a pipe where bytes are in it", slot)
+            if w.held != NULL and w.held_at >= w.held_end:
+                fail(lane, "a way holds a block where bytes are in it", slot)
+            if w.in_pipe == 0:
+                continue
+            lent += 1
+            if holds_pipe(c, w.pipe_r) or holds_pipe(c, w.pipe_w):
+                fail(lane, "a pipe is in one place", slot)
+    if lent != c.pool.lent:
+        fail(lane, "lent pipes are those with bytes in them", NOWHERE)
+    if c.pool.idle < 0 or c.pool.idle + c.pool.lent > max(c.pool.limit, 0):
+        fail(lane, "there are no more pipes than the limit", NOWHERE)
+    for i in range(2 * c.pool.idle):
+        if holds_pipe(c, c.pool.fds[i]):
+            fail(lane, "a pipe is in one place", NOWHERE)
+
+
+cdef inline void check_client(const Lane *lane, int32_t slot) noexcept nogil:
+    """A client's phase suits its queue, and it has an origin connection where it needs one."""
+    cdef const Core *c = &lane.core
+    cdef const Flow *f = &c.flows[slot]
+    cdef const Exchange *x = exchange_of(f)
+    cdef bint right
+    if x == NULL:
+        fail(lane, "a client has an exchange", slot)
+    if x.connection != NOWHERE:
+        if not is_slot(c, x.connection) or c.flows[x.connection].kind != ORIGIN:
+            fail(lane, "a client's origin connection is one", slot)
+        if connection_of(&c.flows[x.connection]).client != slot:
+            fail(lane, "a client and its origin connection know each other", slot)
+    if f.queue == Q_FINISHED:
+        return
+    if x.phase == P_HEAD:
+        right = f.queue == Q_HEAD
+    elif x.phase == P_QUEUE:
+        right = f.queue == Q_QUEUE
+    elif x.phase == P_DIAL:
+        right = f.queue == Q_DIAL or f.queue == Q_RACE
+    else:
+        right = x.phase <= P_BODY and (f.queue == Q_YOUNG or f.queue == Q_IDLE)
+    if not right:
+        fail(lane, "a client's queue suits its phase", slot)
+    if (x.connection != NOWHERE) != (x.phase >= P_DIAL):
+        fail(lane, "a client has an origin connection from dialling on", slot)
+    if not x.head <= x.have <= x.room or x.data < x.block or x.data + x.have > x.block + x.room:
+        fail(lane, "what was received of a client is within its block", slot)
+
+
+cdef inline void check_flows(const Lane *lane) noexcept nogil:
+    cdef const Core *c = &lane.core
+    cdef int32_t slot
+    cdef const Flow *f
+    cdef const Connection *k
+    for slot in range(c.capacity):
+        f = &c.flows[slot]
+        if f.kind == FREE:
+            if f.attached != NULL or f.token != NULL or f.way[0].held != NULL or (
+                f.way[1].held != NULL or f.queue != Q_NONE
+            ):
+                fail(lane, "a free slot has nothing attached", slot)
+        elif f.kind == CLIENT:
+            check_client(lane, slot)
+        elif f.kind == ORIGIN:
+            k = connection_of(f)
+            if k == NULL or f.queue != (Q_ORIGIN_IDLE if k.client == NOWHERE else Q_NONE):
+                fail(lane, "an origin connection is idle where it serves nobody", slot)
+            if k.client != NOWHERE and (
+                not is_slot(c, k.client) or c.flows[k.client].kind != CLIENT
+                or exchange_of(&c.flows[k.client]).connection != slot
+            ):
+                fail(lane, "an origin connection and its client know each other", slot)
+        elif f.kind == LISTENER:
+            if f.queue != Q_NONE:
+                fail(lane, "a listening socket waits in no queue", slot)
+        elif f.queue == Q_NONE or f.queue >= Q_LANE:
+            fail(lane, "a tunnel or transfer waits in a queue of its own", slot)
+
+
+cdef inline void check_origins(const Lane *lane) noexcept nogil:
+    """The idle connections of each origin, and the clients that wait for one."""
+    cdef const Core *c = &lane.core
+    cdef const Origin *o
+    cdef int32_t slot, i, origin
+    cdef int32_t idle = 0, waiting = 0, count
+    cdef int32_t *busy = <int32_t *>calloc(lane.routes.origin_count + 1, sizeof(int32_t))
+    if busy == NULL:
+        return
+    for slot in range(c.capacity):
+        if c.flows[slot].kind == CLIENT and c.flows[slot].queue != Q_FINISHED:
+            waiting += exchange_of(&c.flows[slot]).phase == P_QUEUE
+        if c.flows[slot].kind != ORIGIN:
+            continue
+        origin = connection_of(&c.flows[slot]).origin
+        if origin >= lane.routes.origin_count:
+            fail(lane, "an origin connection has an origin that is known", slot)
+        elif connection_of(&c.flows[slot]).client == NOWHERE:
+            idle += 1
+        elif origin != NOWHERE:
+            busy[origin] += 1
+    if idle != lane.idle_count:
+        fail(lane, "idle origin connections are counted", NOWHERE)
+    for i in range(lane.routes.origin_count):
+        o = &lane.routes.origins[i]
+        count = check_list(lane, &o.idle, IN_LANE, Q_ORIGIN_IDLE, -1)
+        if count != o.idle_count:
+            fail(lane, "an origin counts its idle connections", o.idle.first)
+        idle -= count
+        waiting -= check_list(lane, &o.waiting, IN_LANE, Q_QUEUE, -1)
+        if busy[i] != o.busy:
+            fail(lane, "an origin counts its connections in use", i)
+        slot = o.idle.first
+        while slot != NOWHERE:
+            if c.flows[slot].kind != ORIGIN or connection_of(&c.flows[slot]).origin != i:
+                fail(lane, "an idle connection is with its origin", slot)
+            slot = c.flows[slot].near[IN_LANE].next
+        slot = o.waiting.first
+        while slot != NOWHERE:
+            if c.flows[slot].kind != CLIENT or exchange_of(&c.flows[slot]).origin != i:
+                fail(lane, "a client waits for its origin", slot)
+            slot = c.flows[slot].near[IN_LANE].next
+    if idle != 0:
+        fail(lane, "an idle connection is in the list of its origin", NOWHERE)
+    if waiting != 0:
+        fail(lane, "a client that waits is in the list of its origin", NOWHERE)
+    free(busy)
+
+
+cdef inline void check_put_off(const Lane *lane) noexcept nogil:
+    """The events that are put off, and the bits that say so."""
+    cdef const Core *c = &lane.core
+    cdef int i, marks = 0
+    cdef int32_t slot
+    cdef uint64_t tag
+    for slot in range(c.capacity):
+        if c.flows[slot].kind != FREE and c.flows[slot].queue != Q_FINISHED:
+            marks += (c.flows[slot].put_off & 1) + (c.flows[slot].put_off >> 1)
+    if not 0 <= c.bulk_count <= BULK_ROOM:
+        fail(lane, "there is room for the events that are put off", NOWHERE)
+    for i in range(c.bulk_count):
+        tag = c.bulk[(c.bulk_at + i) % BULK_ROOM].tag
+        slot = slot_of(c, tag)
+        if slot == NOWHERE:
+            continue
+        marks -= 1
+        if not c.flows[slot].put_off & (1 << (tag & 1)):
+            fail(lane, "a flow knows that an event of it is put off", slot)
+    if marks != 0:
+        fail(lane, "an event is put off once where its flow says so", NOWHERE)
+
+
+cdef inline void check(const Lane *lane) noexcept nogil:
+    """All rules, after a batch."""
+    check_flows(lane)
+    check_queues(lane)
+    check_counters(lane)
+    check_origins(lane)
+    check_pipes(lane)
+    check_put_off(lane)
