@@ -36,7 +36,7 @@ cdef class NativeExchanges:
         wheel_init(c, Q_QUEUE, QUEUE_MS)
         wheel_init(c, Q_ORIGIN_IDLE, <int64_t>(options.kept * 1000))
         lane.refusals = words.REFUSALS
-        for error in errnos.TRANSIENT:
+        for error in tcp.TRANSIENT:
             lane.transient[<int>error] = True
         lane.idle_most = options.kept_most
         lane.idle_each = options.kept_each

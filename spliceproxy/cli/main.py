@@ -40,7 +40,7 @@ exit status:
 SIGTERM, SIGINT or SIGHUP begins a graceful stop: no new clients, and open
 requests and tunnels have --timeout-drain seconds to finish. A second signal
 stops at once. SIGUSR1 reopens the access log, for log rotation.
-SIGQUIT and SIGUSR2 do nothing.
+SIGQUIT prints every open connection to standard error. SIGUSR2 does nothing.
 """
 
 

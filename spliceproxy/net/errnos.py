@@ -11,7 +11,6 @@ from errno import (
     ECONNRESET,
     EHOSTDOWN,
     EHOSTUNREACH,
-    EINTR,
     ENETDOWN,
     ENETRESET,
     ENETUNREACH,
@@ -19,7 +18,6 @@ from errno import (
     ENOPROTOOPT,
     ENOTCONN,
     EOPNOTSUPP,
-    EPERM,
     EPIPE,
     EPROTO,
     ESHUTDOWN,
@@ -44,7 +42,3 @@ OF_PEER = NO_WAY | {
 }
 """What a connected socket says when its peer, or the way there, is gone: tcp(7), and what
 icmp(7) and icmpv6 messages become. Anything else is a fault on this side."""
-
-TRANSIENT = NO_WAY | {ECONNABORTED, EINTR, ENOPROTOOPT, EOPNOTSUPP, EPERM, EPROTO}
-"""Errors of accept(2) that are of the new connection, not of the listening socket: the next one
-may be accepted at once. After any other the server pauses. The lane has its list from here."""

@@ -7,10 +7,14 @@ import signal
 from spliceproxy.messages import log
 
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-"""One of them begins a graceful stop; a second one stops at once."""
+"""Stop the proxy; a second one at once."""
 
-UNUSED = (signal.SIGQUIT, signal.SIGUSR2)
+UNUSED = (signal.SIGUSR2,)
 """They end a process by default: one that is sent by mistake must not."""
+
+LATER = (signal.SIGUSR1, signal.SIGQUIT, *UNUSED)
+"""A worker that has not started yet ignores them. SIGUSR1 reopens its access log, SIGQUIT
+shows its flows (:mod:`spliceproxy.processes.dumps`)."""
 
 _told: set[int] = set()
 

@@ -4,13 +4,13 @@ It has no event loop and no thread, and waits for no reader of its messages. Its
 blocked and taken one at a time with sigtimedwait(2), so nothing happens between two lines of
 this file.
 
-SIGTERM, SIGINT and SIGHUP mean: stop, but let the workers drain. A second one means: stop at
-once. The workers learn of it from their *lifeline*, a pipe whose write end only the supervisor
-holds. End of file on it means "drain", whether the supervisor closed it or died. No signal is
-forwarded, because a worker may have got the same signal itself: Ctrl-C goes to the whole
-foreground process group, and systemd signals a whole control group. A worker must not take one
-request to stop for two. SIGUSR1 makes the workers open their access
-logs anew. SIGQUIT and SIGUSR2 mean nothing yet, and are told.
+SIGTERM, SIGINT and SIGHUP mean: stop, but let the workers drain. A second one means: at
+once. The workers learn it from their *lifeline*, a pipe whose write end only the
+supervisor holds: end of file on it says "drain", be it that the supervisor closed it or
+died. No signal is forwarded, since a worker may have got the same one itself (Ctrl-C
+goes to the whole foreground process group, systemd signals a whole control group), and
+must not take one request to stop for two. SIGUSR1 makes the workers open their access
+logs anew, and SIGQUIT makes them show their flows. SIGUSR2 means nothing yet, and is told.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from spliceproxy.config import Address, Config
 from spliceproxy.messages import log, plain
 from spliceproxy.observe.losses import Losses
 from spliceproxy.processes import listeners, logs
-from spliceproxy.processes.signals import STOPS, UNUSED, name_of, tell_unused
+from spliceproxy.processes.signals import LATER, STOPS, UNUSED, name_of, tell_unused
 from spliceproxy.version import __version__
 
 RunWorker = Callable[[Config, Sequence[socket.socket], int, int], int]
 """``run(config, sockets, lifeline, index)``: the life of one worker, in its own process;
-returns its exit status. SIGTERM, SIGINT, SIGHUP, SIGUSR1 and the UNUSED are ignored when it
+returns its exit status. STOPS and LATER (signals.py) are ignored when it
 starts."""
 
 UNUSABLE = 2
@@ -42,19 +42,19 @@ UNUSABLE = 2
 of the first workers ends so, the proxy stops with the same status."""
 
 HEALTHY = 5.0
-"""A worker that has lived for so many seconds was healthy: its death counts as the first."""
+"""Seconds after which a worker's death counts as its first."""
 
 BACKOFF_FIRST = 0.1
 BACKOFF_LAST = 10.0
-"""Seconds from a worker's death to its next start. There are none the first time. While it dies
-young, they double between these two."""
+"""Seconds from a worker's death to its next start: none the first time, then doubling
+between these while it dies young."""
 
 GRACE = 5.0
 """Seconds beyond the drain timeout that a worker has to end by itself."""
 
 AGAIN = 0.25
-"""Seconds after a stop signal within which another one counts as the same. timeout(1) sends one to
-its child and one to the group, and systemd sends SIGHUP right after SIGTERM (SendSIGHUP)."""
+"""Seconds after a stop signal in which another one is the same: timeout(1) sends one to its
+child and one to the group, and systemd SIGHUP behind SIGTERM (SendSIGHUP)."""
 
 
 def run(config: Config, run_worker: RunWorker | None = None) -> int:
@@ -67,11 +67,11 @@ def run(config: Config, run_worker: RunWorker | None = None) -> int:
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # splice(2) has no MSG_NOSIGNAL
     logs.in_supervisor()
     stops = _stop_signals()
-    others = {signal.SIGCHLD, signal.SIGUSR1, *UNUSED}
+    others = {signal.SIGCHLD, *LATER}
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, stops | others)
     # An ignored SIGCHLD, as some parents leave behind, would reap the workers unseen, and an
     # ignored SIGTERM would stop nothing. What is ignored cannot be waited for.
-    for number in (signal.SIGCHLD, signal.SIGUSR1, signal.SIGTERM):
+    for number in (signal.SIGCHLD, signal.SIGUSR1, signal.SIGQUIT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
     descriptors = _raise_descriptor_limit()
     try:
@@ -135,7 +135,7 @@ def _announce(config: Config, addresses: Sequence[Address], descriptors: int) ->
 
 
 class _Slot:
-    """A worker's place. ``pid`` is the process that runs there, 0 for none."""
+    """A worker's place: ``pid`` of the one that runs there, else 0."""
 
     __slots__ = ("delay", "due", "index", "pid", "started", "starts")
 
@@ -194,8 +194,8 @@ class Supervisor:
                 # while it drained.
                 self._reap()
                 self._on_stop_signal(number)
-            elif number == signal.SIGUSR1:
-                self._reopen_logs()
+            elif number in (signal.SIGUSR1, signal.SIGQUIT):
+                self._pass_on(number)
             elif number in UNUSED:
                 tell_unused(number)
 
@@ -212,7 +212,7 @@ class Supervisor:
             logs.flush()
             again = time.monotonic() + logs.RETRY_SECONDS
             moment = again if moment is None else min(moment, again)
-        signals = {*self._stops, signal.SIGCHLD, signal.SIGUSR1, *UNUSED}
+        signals = {*self._stops, signal.SIGCHLD, *LATER}
         if moment is None:
             return signal.sigwaitinfo(signals).si_signo
         info = signal.sigtimedwait(signals, max(0.0, moment - time.monotonic()))
@@ -243,7 +243,7 @@ class Supervisor:
         """The worker's process, from fork to exit."""
         status = 1
         try:
-            for number in (*STOPS, signal.SIGUSR1, *UNUSED):
+            for number in (*STOPS, *LATER):
                 signal.signal(number, signal.SIG_IGN)
             signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
             logs.in_worker(self._losses.row(index))
@@ -309,11 +309,11 @@ class Supervisor:
             log.warning("%s: stopping at once", name_of(number))
             self._kill(128 + number)
 
-    def _reopen_logs(self) -> None:
-        """SIGUSR1, as logrotate(8) sends it to nginx or squid."""
+    def _pass_on(self, number: int) -> None:
+        """SIGUSR1, as logrotate(8) sends it to nginx or squid, and SIGQUIT."""
         for slot in self._slots:
             if slot.pid:
-                os.kill(slot.pid, signal.SIGUSR1)
+                os.kill(slot.pid, number)
 
     def _stop(self) -> None:
         self._stopping = True

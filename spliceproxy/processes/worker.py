@@ -14,6 +14,7 @@ from spliceproxy.config import Config
 from spliceproxy.messages import log, plain
 from spliceproxy.policy import names
 from spliceproxy.policy.engine import Policy
+from spliceproxy.processes.dumps import Dumps
 from spliceproxy.processes.instance import Instance
 from spliceproxy.processes.signals import UNUSED, tell_unused
 from spliceproxy.relay.choice import EngineError, choose
@@ -42,8 +43,8 @@ def new_loop() -> tuple[asyncio.AbstractEventLoop, str]:
 
 
 def load() -> None:
-    """Loads what workers would otherwise load when they first need it. So they share its memory
-    and need no descriptors for it."""
+    """Loads what workers would load when they first need it, so that they share its memory and
+    need no descriptors for it."""
     import tokenize  # noqa: F401 - linecache takes it for the lines of a traceback
 
     with contextlib.suppress(ImportError):
@@ -87,7 +88,7 @@ def run(config: Config, sockets: Sequence[socket.socket], lifeline: int, index: 
 async def _work(
     config: Config, sockets: Sequence[socket.socket], lifeline: int, relay: Relay, ready: str
 ) -> None:
-    """``ready`` is logged when clients are accepted."""
+    """``ready`` is said once clients are accepted."""
     loop = asyncio.get_running_loop()
     resolver = Resolver(config.timeouts.lookup)
     try:
@@ -99,6 +100,7 @@ async def _work(
     access_log = instance.services.records.log
     if access_log is not None:
         loop.add_signal_handler(signal.SIGUSR1, access_log.reopen)
+    loop.add_signal_handler(signal.SIGQUIT, Dumps(instance.services.relay).show)
     for number in UNUSED:
         loop.add_signal_handler(number, tell_unused, number)
     instance.start()
@@ -112,7 +114,7 @@ _NO_MEMORY = b"no memory is left: this worker cannot go on and ends\n"
 
 
 def _die() -> None:
-    """Ends this worker at once, without asking for memory. Its supervisor starts another."""
+    """Ends this worker at once, and asks for no memory: its supervisor starts another."""
     signal.alarm(1)  # if nobody reads what is said
     try:
         os.write(2, _NO_MEMORY)

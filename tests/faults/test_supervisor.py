@@ -560,11 +560,9 @@ def test_standard_streams_that_are_closed(
         assert " NONE/400 " in log.read_text()
 
 
-@pytest.mark.parametrize("number", [signal.SIGQUIT, signal.SIGUSR2])
-def test_signals_without_a_meaning(
-    new_proxy: Callable[..., ProxyProcess], number: signal.Signals
-) -> None:
+def test_signal_without_a_meaning(new_proxy: Callable[..., ProxyProcess]) -> None:
     """One warning of each process, and nothing else."""
+    number = signal.SIGUSR2
     proxy = new_proxy()
     worker = proxy.worker
     told = f"WARNING {number.name} is ignored: spliceproxy does nothing on it"
