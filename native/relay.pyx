@@ -99,7 +99,7 @@ cdef class NativeRelay:
     cdef Lane state
     cdef readonly str engine
     cdef bint closed
-    cdef object owner       # of the plain exchanges; holds this object, too
+    cdef object owner       # of the lane; holds this object, too
     cdef int64_t told       # ms, what next_wake said last
 
     def __cinit__(self, options):
@@ -175,7 +175,7 @@ cdef class NativeRelay:
         return self.state.clients
 
     def lane(self, options, owner):
-        return NativeExchanges(self, options, owner)
+        return NativeLane(self, options, owner)
 
     def fileno(self):
         return self.state.core.epfd
@@ -362,7 +362,7 @@ cdef class NativeRelay:
 
     cdef list _collect(self):
         """Reports and frees what has finished. A flow is in the list until its report is in
-        `ends`. A client that there is no memory to hand over is closed: others need it, too.
+        `ends`. A client that there is no memory to give back is closed: others need it, too.
         Anything else stays for the next time; MemoryError where that is all."""
         cdef Core *c = &self.state.core
         cdef list ends = []
@@ -385,13 +385,13 @@ cdef class NativeRelay:
         cdef Flow *f = &self.state.core.flows[slot]
         if f.kind == CLIENT:
             if exchange_of(f).cause != G_CLOSED:
-                ends.append((self.owner.handed, handoff(f)))
+                ends.append((self.owner.given_back, handoff(f)))
         elif exchange_of(f) == NULL:
             ends.append((<object>f.token, self._end(f)))
         return 0
 
     cdef void _lose(self, int32_t slot) noexcept:
-        """Closes a client that was to be handed over."""
+        """Closes a client that was to be given back."""
         cdef Flow *f = &self.state.core.flows[slot]
         if exchange_of(f).cause == G_CLOSED:
             return

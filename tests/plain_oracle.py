@@ -102,14 +102,14 @@ class Plain:
             SimpleNamespace(may_be=lambda port: False),  # type: ignore[arg-type]
         )
         assert lane is not None
-        self.exchanges = lane
+        self.lane = lane
         lane.report_to(self)
         host, port = self._listener.getsockname()
-        self.exchanges.dialled = (
+        self.lane.dialled = (
             socket.AF_INET.to_bytes(2, "little") + port.to_bytes(2, "big") + socket.inet_aton(host)
         ).ljust(16, b"\0")
 
-    def take_over(self, handoff: Handoff) -> None:
+    def given_back(self, handoff: Handoff) -> None:
         self.handoffs.append(handoff)
 
     def not_accepted(self, error: int) -> None:
@@ -154,9 +154,9 @@ class Conversation:
         self.keys: dict[Key, socket.socket] = {}
         self.lingers = False  # it came back to be closed
         self.client, inner = self._pair()
-        plain.exchanges._native.forget()
-        plain.exchanges.close()
-        plain.exchanges._native.adopt(inner.detach(), "", b"", 0)
+        plain.lane._native.forget()
+        plain.lane.close()
+        plain.lane._native.hand_over(inner.detach(), "", b"", 0)
 
     def _pair(self) -> tuple[socket.socket, socket.socket]:
         outer, inner = socket.socketpair()
@@ -177,10 +177,10 @@ class Conversation:
             return
         key = BACKEND if request.form == "origin" else (request.host, request.port)
         verdict = Verdict(*key, ("192.0.2.1",), "", 3600.0)
-        allowed = self.plain.exchanges.allow(CLIENT, request, verdict, Record("", 0.0))
+        allowed = self.plain.lane.allow(CLIENT, request, verdict, Record("", 0.0))
         if allowed and key not in self.keys:
             outer, inner = self._pair()
-            self.plain.exchanges._native.put(verdict.key, inner.detach(), "192.0.2.1")
+            self.plain.lane._native.put(verdict.key, inner.detach(), "192.0.2.1")
             self.keys[key] = outer
 
     def send(self, peer: socket.socket, data: bytes) -> bool:
@@ -193,7 +193,7 @@ class Conversation:
         self.plain.step()
         return True
 
-    def handed(self) -> Handoff | None:
+    def given_back(self) -> Handoff | None:
         """What has come back; its descriptors are closed with the conversation."""
         if not self.plain.handoffs:
             return None
@@ -233,7 +233,7 @@ def conversation(plain: Plain) -> Iterator[Conversation]:
         finally:
             one.client.close()
             plain.step()
-            one.handed()
+            one.given_back()
     assert not plain.relay.clients, "a client is left"
 
 
@@ -274,7 +274,7 @@ def check_requests(plain: Plain, data: bytes, cuts: Sequence[int] = ()) -> int:
             one.send(one.client, part)
             sent += len(part)
             while True:
-                handoff = one.handed()
+                handoff = one.given_back()
                 if handoff is not None:
                     _check_request_back(handoff, data[done:sent], served)
                     return served
@@ -284,7 +284,7 @@ def check_requests(plain: Plain, data: bytes, cuts: Sequence[int] = ()) -> int:
                 size = _check_served(one, data[done:sent])
                 if not size:
                     if done < sent:
-                        _differ("neither served nor handed over", data=data[done:sent])
+                        _differ("neither served nor given back", data=data[done:sent])
                     break
                 done += size
                 served += 1
@@ -346,7 +346,7 @@ def _check_served(one: Conversation, data: bytes) -> int:
 
 def _check_last(one: Conversation, rest: bytes) -> None:
     """The client's connection ends behind its answer, with care if more has come."""
-    handoff = one.handed()
+    handoff = one.given_back()
     if handoff is None and (rest or received(one.client) is not None):
         _differ("the client's connection goes on", rest=rest)
     if handoff is not None and (handoff.cause, handoff.buffer) != (LINGER, rest):
@@ -393,7 +393,7 @@ def check_response(
             return False
         first = data[:cut] or data
         one.send(origin, first)
-        handoff = one.handed()
+        handoff = one.given_back()
         if handoff is not None and not (last and handoff.cause == LINGER):
             _check_response_back(handoff, ask, first)
             return False
@@ -431,7 +431,7 @@ def _check_answer(
         want += data[size : size + length]
     if got != want:
         _differ("another response", got=got, want=want)
-    kept = one.plain.exchanges._native.kept
+    kept = one.plain.lane._native.idle
     # A socket pair's bytes are acknowledged when they are read: it lingers, or has not.
     lingers = one.lingers or any(h.cause == LINGER for h in one.plain.handoffs)
     end = lingers or received(one.client) is None
@@ -440,7 +440,7 @@ def _check_answer(
             _differ("an end before the end", data=data)
         origin.close()
         one.plain.step()
-        if received(one.client) is not None or one.handed() is not None:
+        if received(one.client) is not None or one.given_back() is not None:
             _differ("a cut answer looks whole", data=data)
         return
     if kept != (persistent(head) and len(data) - size == length):

@@ -1,4 +1,4 @@
-"""New clients of plain exchanges: accepted, or given by their owner."""
+"""New clients of the lane: accepted, or handed over by their owner."""
 
 from libc.stdint cimport int32_t, uint16_t
 from libc.stdlib cimport calloc, free

@@ -1,4 +1,4 @@
-"""How the work on a client's exchange ends: it is handed over, or cut short.
+"""How the work on a client's exchange ends: it is given back, or cut short.
 
 Functions that end a client leave its slot in Q_FINISHED; nothing may touch it afterwards.
 """

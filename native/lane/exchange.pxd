@@ -1,4 +1,4 @@
-"""Plain exchanges: a client's request goes to its origin and the answer comes back, again
+"""The exchanges of the lane: a client's request goes to its origin and the answer comes back, again
 and again, without the owner.
 
     P_HEAD ── a whole head ──► an idle connection ───────► P_WAIT
@@ -6,8 +6,8 @@ and again, without the owner.
       │                   └──► P_QUEUE ── one is idle ─────► │
       └──────── all of the body sent ◄── P_BODY ◄── a head ──┘
 
-Whatever is not plain (plain.pxd), or for which there is no route (routes.pxd), is handed
-over: the owner gets the descriptors and every byte that was received and not consumed, as
+Whatever is not plain (plain.pxd), or for which there is no route (routes.pxd), is given
+back: the owner gets the descriptors and every byte that was received and not consumed, as
 if it had received them itself. Nothing is sent to the client before that can no longer
 happen. A CONNECT on a route becomes a tunnel in the same slot.
 

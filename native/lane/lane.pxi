@@ -1,4 +1,4 @@
-"""The owner's side of plain exchanges: clients in and out, routes, idle connections."""
+"""The owner's side of the lane: clients in and out, routes, idle connections."""
 
 ACTIONS = {
     "pass": PASS,
@@ -16,8 +16,8 @@ ACTIONS = {
     "type": TYPE,
 }
 
-cdef class NativeExchanges:
-    """Plain exchanges (exchange.pxd) in a native relay. Nothing moves outside its step."""
+cdef class NativeLane:
+    """The lane (exchange.pxd) of a native relay. Nothing moves outside of its step."""
 
     cdef NativeRelay relay
     cdef dict origins       # index of each origin, by the owner's key
@@ -26,7 +26,7 @@ cdef class NativeExchanges:
         cdef Lane *lane = &relay.state
         cdef Core *c = &lane.core
         if lane.out != NULL:
-            raise RuntimeError("the relay has plain exchanges already")
+            raise RuntimeError("the relay has a lane already")
         self.relay = relay
         self.origins = {}
         c.now = clock_ms(linux.CLOCK_MONOTONIC_COARSE)
@@ -34,12 +34,12 @@ cdef class NativeExchanges:
         wheel_init(c, Q_DIAL, <int64_t>(options.dial * 1000))
         wheel_init(c, Q_RACE, <int64_t>(options.race * 1000))
         wheel_init(c, Q_QUEUE, QUEUE_MS)
-        wheel_init(c, Q_ORIGIN_IDLE, <int64_t>(options.kept * 1000))
+        wheel_init(c, Q_ORIGIN_IDLE, <int64_t>(options.idle * 1000))
         lane.refusals = words.REFUSALS
         for error in tcp.TRANSIENT:
             lane.transient[<int>error] = True
-        lane.idle_most = options.kept_most
-        lane.idle_each = options.kept_each
+        lane.idle_most = options.idle_most
+        lane.idle_each = options.idle_each
         lane.log.on = options.log
         lane.first_port, lane.last_port = options.ports
         if not routes_init(&lane.routes):
@@ -66,7 +66,7 @@ cdef class NativeExchanges:
         return self.relay.state.clients
 
     @property
-    def kept(self):
+    def idle(self):
         """Idle connections to origins."""
         return self.relay.state.idle_count
 
@@ -98,7 +98,7 @@ cdef class NativeExchanges:
         self.relay.state.most = most
         self.relay.state.others = others
 
-    def adopt(self, int fd, str address, bytes data, uint32_t requests):
+    def hand_over(self, int fd, str address, bytes data, uint32_t requests):
         """Takes a client between two requests. OSError: it is still the owner's."""
         cdef Lane *lane = &self.relay.state
         cdef Core *c = &lane.core
@@ -119,8 +119,8 @@ cdef class NativeExchanges:
             begin(lane, slot, data, len(data))
         close_finished(lane)
 
-    def release(self):
-        """Hands every client over that is between two requests."""
+    def give_back(self):
+        """Gives back every client that is between two requests, and takes none again."""
         cdef Lane *lane = &self.relay.state
         cdef Core *c = &lane.core
         cdef int32_t slot
@@ -130,7 +130,7 @@ cdef class NativeExchanges:
                 if exchange_of(&c.flows[slot]).phase == P_HEAD:
                     give_back(lane, slot, G_REQUEST)
         close_finished(lane)
-        self.close_kept()
+        self.close_idle()
 
     def close_clients(self):
         """Closes every client, whatever it is at."""
@@ -224,11 +224,11 @@ cdef class NativeExchanges:
         return i
 
     cdef void _forget_origins(self):
-        """Their number is bounded: all go, and what is in use is not kept afterwards."""
+        """Their number is bounded: all go, and what is in use is closed afterwards."""
         cdef Lane *lane = &self.relay.state
         cdef Core *c = &lane.core
         cdef int32_t slot
-        self.close_kept()
+        self.close_idle()
         routes_clear(&lane.routes)
         for slot in range(c.capacity):
             if c.flows[slot].kind == ORIGIN:
@@ -280,7 +280,7 @@ cdef class NativeExchanges:
         connection_of(&c.flows[slot]).probed = True  # by whoever has made it
         idle_put(lane, slot)
 
-    def close_kept(self):
+    def close_idle(self):
         """Closes every idle connection."""
         cdef Lane *lane = &self.relay.state
         cdef int32_t i

@@ -1,4 +1,4 @@
-"""Connections to origins for plain exchanges: opened, kept while idle, closed.
+"""The lane's connections to origins: opened, kept while idle, closed.
 
 An idle connection is watched: one whose origin says anything, FIN included, is closed.
 """

@@ -76,7 +76,7 @@ cdef inline void count_late(Lane *lane) noexcept nogil:
 cdef inline bint may_have_more(Lane *lane, Origin *o) noexcept nogil:
     """Whether one more connection may be made now."""
     cdef Core *c = &lane.core
-    if o.busy < BUSY:  # some have ended without an answer, or were handed over
+    if o.busy < BUSY:  # some have ended without an answer, or were given back
         return True
     count_late(lane)
     if o.busy - o.late >= BUSY:

@@ -52,7 +52,7 @@ KINDS = {
 class Front(Protocol):
     """Who goes on with what comes back."""
 
-    def take_over(self, handoff: Handoff) -> None: ...
+    def given_back(self, handoff: Handoff) -> None: ...
     def not_accepted(self, error: int) -> None: ...
     def lost(self, count: int) -> None: ...
 
@@ -67,8 +67,8 @@ class _News:
     def __init__(self, records: Records) -> None:
         self._records = records
 
-    def handed(self, handoff: Handoff) -> None:
-        self.front.take_over(handoff)
+    def given_back(self, handoff: Handoff) -> None:
+        self.front.given_back(handoff)
 
     def not_accepted(self, error: int) -> None:
         self.front.not_accepted(error)
@@ -169,20 +169,20 @@ class Lane:
         are not with the relay."""
         self._native.limit(most, others)
 
-    def give(self, stream: Stream, address: str, requests: int) -> bool:
+    def hand_over(self, stream: Stream, address: str, requests: int) -> bool:
         """A client's connection between two requests goes to the relay; false if it cannot."""
         stream.pause()
         try:
-            self._native.adopt(stream.fd, address, bytes(stream.buffer), requests)
+            self._native.hand_over(stream.fd, address, bytes(stream.buffer), requests)
         except OSError:
             return False
         stream.detach()
         self._driver.wake()
         return True
 
-    def release(self) -> None:
+    def give_back(self) -> None:
         """The clients between two requests come back, the others are not kept afterwards."""
-        self._native.release()
+        self._native.give_back()
 
     def close_clients(self) -> None:
         """Closes every client, whatever it is at."""
@@ -225,7 +225,7 @@ class Lane:
     # ---- idle connections to origins ---------------------------------------------------
 
     def __len__(self) -> int:
-        return self._native.kept
+        return self._native.idle
 
     def take(self, key: Key, addresses: Container[str]) -> tuple[Stream, str] | None:
         """As :meth:`IdlePool.take`."""
@@ -245,7 +245,7 @@ class Lane:
 
     def close(self) -> None:
         """As :meth:`IdlePool.close`."""
-        self._native.close_kept()
+        self._native.close_idle()
 
     def stream(self, fd: int, peer: str, received: bytes) -> Stream:
         """A stream of a descriptor that the relay has given back, and what it had received.
@@ -293,9 +293,9 @@ def lane_options(times: Timeouts, via: bytes, *, keyed: bool, log: bool) -> Lane
         head=times.head,
         dial=times.dial,
         race=ATTEMPT_DELAY,
-        kept=MAX_IDLE,
-        kept_most=TOTAL,
-        kept_each=PER_ORIGIN,
+        idle=MAX_IDLE,
+        idle_most=TOTAL,
+        idle_each=PER_ORIGIN,
         ports=own_ports(),
         log=log,
     )

@@ -188,15 +188,15 @@ class Connection:
         self._requests += 1
         if self.services.draining and not stream.buffer:
             return False
-        return not (cycle.plain and self._give_back())
+        return not (cycle.plain and self._hand_over())
 
-    def _give_back(self) -> bool:
+    def _hand_over(self) -> bool:
         """Whether the relay goes on with this client. It knows no connection to an origin
         that belongs to one."""
         lane = self.services.lane
         if lane is None or self.services.draining or self.bound:
             return False
-        return lane.give(self.stream, self.address, self._requests)
+        return lane.hand_over(self.stream, self.address, self._requests)
 
     def _let_go(self) -> None:
         """Nothing keeps a buffer: a cycle and a fault refer back to this connection, and such a

@@ -95,7 +95,7 @@ class Server:
         admit = self._admit if refuse else None
         self._start(Connection(self._services, stream, _client_name(address), admit), refuse)
 
-    def take_over(self, handoff: Handoff) -> None:
+    def given_back(self, handoff: Handoff) -> None:
         """Goes on with a client that the relay gives back."""
         beyond = handoff.cause == REFUSED
         admit = self._admit if beyond else None
@@ -206,7 +206,7 @@ class Server:
         self._sockets.clear()
         lane = self._services.lane
         if lane is not None:
-            lane.release()
+            lane.give_back()
             self._services.relay.step()
         # New tasks have not begun to run: let them get to their first read.
         await asyncio.sleep(0)

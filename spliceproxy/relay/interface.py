@@ -121,7 +121,7 @@ class RelayStats(NamedTuple):
     events: int  # epoll events served
     steps: int
     exchanges: int = 0  # in the lane
-    handed_over: int = 0  # clients of the lane that its owner had to go on with
+    given_back: int = 0  # clients of the lane that its owner had to go on with
 
 
 class Relay(Protocol):

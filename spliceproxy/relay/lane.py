@@ -112,9 +112,9 @@ class LaneOptions(NamedTuple):
     head: float  # seconds: a client between two requests
     dial: float  # seconds: an attempt to connect
     race: float  # the same, where there is another address to try
-    kept: float  # seconds: an idle connection to an origin
-    kept_most: int  # of these, in all
-    kept_each: int  # and for one origin
+    idle: float  # seconds: an idle connection to an origin
+    idle_most: int  # of these, in all
+    idle_each: int  # and for one origin
     ports: tuple[int, int]  # the first and last that an outgoing connection may get
     log: bool
 
@@ -122,7 +122,7 @@ class LaneOptions(NamedTuple):
 class LaneOwner(Protocol):
     """Who opened the lane. It is told what comes of it, within :meth:`Relay.step`."""
 
-    def handed(self, handoff: Handoff) -> None:
+    def given_back(self, handoff: Handoff) -> None:
         """A client to go on with."""
 
     def not_accepted(self, error: int) -> None:
@@ -143,7 +143,7 @@ class Lane(Protocol):
         """Client connections in the lane, tunnels not counted."""
 
     @property
-    def kept(self) -> int:
+    def idle(self) -> int:
         """Idle connections to origins."""
 
     def listen(self, fd: int) -> None:
@@ -157,11 +157,11 @@ class Lane(Protocol):
         """Refuses clients beyond ``most`` connections (0: no limit), of which ``others`` are
         not in the lane."""
 
-    def adopt(self, fd: int, address: str, data: bytes, requests: int) -> None:
+    def hand_over(self, fd: int, address: str, data: bytes, requests: int) -> None:
         """Takes a client between two requests: ``data`` was received from it and not
         consumed, ``requests`` were answered. OSError: it is still the owner's."""
 
-    def release(self) -> None:
+    def give_back(self) -> None:
         """Gives back every client that is between two requests, and takes none again."""
 
     def close_clients(self) -> None:
@@ -199,7 +199,7 @@ class Lane(Protocol):
     def put(self, key: object, fd: int, peer: str) -> None:
         """Keeps a connection between two messages, or closes it; also where this raises."""
 
-    def close_kept(self) -> None:
+    def close_idle(self) -> None:
         """Closes every idle connection."""
 
     def take_log(self) -> list[PlainRecord]:

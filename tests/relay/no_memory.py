@@ -144,7 +144,7 @@ class Script:
 
     def __init__(self, owner: Owner, refusing: Refusal) -> None:
         self._owner = owner
-        self._native = owner.exchanges._native
+        self._native = owner.lane._native
         self._refusing = refusing
         self._mine: list[socket.socket] = []
 
@@ -181,7 +181,7 @@ class Script:
     def _adopt(self, data: bytes) -> socket.socket:
         outer, inner = pair(self._mine)
         try:
-            self._refusing(self._native.adopt, inner.fileno(), "", data, 0)
+            self._refusing(self._native.hand_over, inner.fileno(), "", data, 0)
         except (MemoryError, OSError):
             inner.close()  # it is still ours
         else:
@@ -194,7 +194,7 @@ class Script:
         return outer
 
     def _route(self, kind: str, authority: bytes, key: object) -> None:
-        far = self._owner.exchanges.dialled, "192.0.2.1", True, "alice"
+        far = self._owner.lane.dialled, "192.0.2.1", True, "alice"
         self._tried(self._native.add_route, kind, "", b"", authority, key, authority, 60.0, *far)
         self._tried(self._native.add_client, "", "")
 
@@ -265,17 +265,17 @@ def plainly(work: Callable[..., T], *args: object) -> T:
 
 def check_served(owner: Owner) -> None:
     """A request from end to end, with nothing refused any more."""
-    native = owner.exchanges._native
+    native = owner.lane._native
     owner.run(plainly)
-    native.close_kept()
-    far = owner.exchanges.dialled, "192.0.2.1", True, ""
+    native.close_idle()
+    far = owner.lane.dialled, "192.0.2.1", True, ""
     native.add_route("G", "", b"", b"o", "o", b"o", 60.0, *far)
     native.add_client("", "")
     mine: list[socket.socket] = []
     origin, inner = pair(mine)
     native.put("o", inner.detach(), "192.0.2.1")
     client, inner = pair(mine)
-    native.adopt(inner.detach(), "", GET, 0)
+    native.hand_over(inner.detach(), "", GET, 0)
     owner.run(plainly)
     assert origin.recv(1000).startswith(b"GET / ")
     origin.send(OK)

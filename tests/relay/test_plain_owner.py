@@ -32,7 +32,7 @@ def plain() -> Iterator[Plain]:
     native_relay()
     before = open_fds()
     made = Plain()
-    made.exchanges._native.add_client("", "")
+    made.lane._native.add_client("", "")
     yield made
     made.close()
     assert open_fds() <= before
@@ -45,10 +45,10 @@ def test_a_client_that_comes_straight_back_is_not_left_waiting(plain: Plain) -> 
     async def give() -> None:
         loop = asyncio.get_running_loop()
         driver = RelayDriver(plain.relay, loop)
-        plain.exchanges._driver = driver
+        plain.lane._driver = driver
         stream = Stream(inner, loop)
         stream.buffer += b"POST / HTTP/1.1\r\n"
-        assert plain.exchanges.give(stream, "192.0.2.1", 1)
+        assert plain.lane.hand_over(stream, "192.0.2.1", 1)
         assert driver._timer is not None
         while not plain.handoffs:
             await loop.run_in_executor(None, lambda: None)
@@ -65,10 +65,10 @@ def test_the_limits_of_what_is_given_are_watched(plain: Plain) -> None:
     async def give() -> None:
         loop = asyncio.get_running_loop()
         driver = RelayDriver(plain.relay, loop)
-        plain.exchanges._driver = driver
+        plain.lane._driver = driver
         outer, inner = tcp_pair()
         with outer:
-            plain.exchanges.put(("o", 80), Stream(inner, loop), "192.0.2.1")
+            plain.lane.put(("o", 80), Stream(inner, loop), "192.0.2.1")
             assert driver._timer is not None
             driver.close()
             assert outer.recv(1) == b""
@@ -78,11 +78,11 @@ def test_the_limits_of_what_is_given_are_watched(plain: Plain) -> None:
 
 def test_a_tunnel_keeps_no_room_of_requests_before_it(plain: Plain) -> None:
     """They may have been 64 KiB, and it may last for days."""
-    native = plain.exchanges._native
+    native = plain.lane._native
     long = ASK[:-2] + b"X: " + b"x" * 7900 + b"\r\n\r\n"
     data = long * 8 + b"CONNECT o:1 HTTP/1.1\r\nHost: o:1\r\n\r\n"
     for kind, authority in (("G", b"o"), ("C", b"o:1")):
-        far = plain.exchanges.dialled, "192.0.2.1", True, ""
+        far = plain.lane.dialled, "192.0.2.1", True, ""
         native.add_route(kind, "", b"", authority, "o", authority, 60.0, *far)
     with contextlib.ExitStack() as stack:
         origin, idle = map(stack.enter_context, tcp_pair())
@@ -90,7 +90,7 @@ def test_a_tunnel_keeps_no_room_of_requests_before_it(plain: Plain) -> None:
 
         def tunnel() -> None:
             outer, inner = map(stack.enter_context, tcp_pair())
-            native.adopt(inner.detach(), "", data, 0)
+            native.hand_over(inner.detach(), "", data, 0)
             for _ in range(8):
                 assert origin.recv(1 << 16).startswith(b"GET / ")
                 origin.sendall(OK)
@@ -110,7 +110,7 @@ def test_a_tunnel_keeps_no_room_of_requests_before_it(plain: Plain) -> None:
 def test_a_closed_relay_closes_what_was_not_told(plain: Plain) -> None:
     outer, inner = tcp_pair()
     with outer:
-        plain.exchanges._native.adopt(inner.detach(), "192.0.2.1", b"POST ", 0)
+        plain.lane._native.hand_over(inner.detach(), "192.0.2.1", b"POST ", 0)
         plain.relay.close()
         with contextlib.suppress(ConnectionResetError):
             assert outer.recv(1) == b""
@@ -118,14 +118,14 @@ def test_a_closed_relay_closes_what_was_not_told(plain: Plain) -> None:
 
 
 def test_a_decision_holds_while_its_origin_is_dialled(plain: Plain) -> None:
-    native = plain.exchanges._native
+    native = plain.lane._native
     route = ("C", "", b"", b"o:1", "o", b"o:1")
-    native.add_route(*route, 60.0, plain.exchanges.dialled, "192.0.2.1", True, "")
+    native.add_route(*route, 60.0, plain.lane.dialled, "192.0.2.1", True, "")
     outer, inner = tcp_pair()
     with outer:
         data = b"CONNECT o:1 HTTP/1.1\r\nHost: o:1\r\n\r\n"
-        native.adopt(inner.detach(), "", data, 0)
-        native.add_route(*route, -1.0, plain.exchanges.dialled, "192.0.2.1", True, "")
+        native.hand_over(inner.detach(), "", data, 0)
+        native.add_route(*route, -1.0, plain.lane.dialled, "192.0.2.1", True, "")
         with plain.accept() as peer:
             assert not plain.handoffs
             assert outer.recv(100) == b"HTTP/1.1 200 Connection established\r\n\r\n"
@@ -137,8 +137,8 @@ def test_a_decision_holds_while_its_origin_is_dialled(plain: Plain) -> None:
 
 def test_a_new_origin_beyond_their_number(plain: Plain) -> None:
     """All others are forgotten then, and it is not."""
-    native = plain.exchanges._native
-    at = plain.exchanges.dialled
+    native = plain.lane._native
+    at = plain.lane.dialled
     for number in range(4096 + 1):
         authority = b"h%d" % number
         native.add_route("G", "", b"", authority, number, authority, 60.0, at, "", True, "")
@@ -147,16 +147,16 @@ def test_a_new_origin_beyond_their_number(plain: Plain) -> None:
     inner.setblocking(False)
     with outer:
         data = ASK.replace(b"/o/", b"/h4096/").replace(b": o", b": h4096")
-        native.adopt(inner.detach(), "", data, 0)
+        native.hand_over(inner.detach(), "", data, 0)
         assert plain.dialling
     plain.step()
     assert not plain.handoffs
 
 
 def test_one_request_renews_a_route(plain: Plain) -> None:
-    """In the last quarter of its time one is handed over, and the others are served."""
-    native = plain.exchanges._native
-    at = plain.exchanges.dialled
+    """In the last quarter of its time one is given back, and the others are served."""
+    native = plain.lane._native
+    at = plain.lane.dialled
     for _ in range(10):
         begin = time.monotonic()
         native.add_route("G", "", b"", b"o", "o", b"o", 2.0, at, "192.0.2.1", True, "")
@@ -166,7 +166,7 @@ def test_one_request_renews_a_route(plain: Plain) -> None:
                 outer, inner = socket.socketpair()
                 inner.setblocking(False)
                 stack.callback(outer.close)
-                native.adopt(inner.detach(), "", ASK, 0)
+                native.hand_over(inner.detach(), "", ASK, 0)
                 plain.step()
             late = time.monotonic() - begin > 1.9
             handoffs = len(plain.handoffs)
@@ -204,12 +204,12 @@ def test_a_request_that_was_dialled_tells_since_when() -> None:
 
 def back(plain: Plain, address: bytes) -> tuple[socket.socket, Handoff]:
     """A client whose request comes back, after the relay has tried one address of several."""
-    native = plain.exchanges._native
+    native = plain.lane._native
     native.add_client("", "")
     native.add_route("G", "", b"", b"o", "o", b"o", 60.0, address, "127.0.0.1", False, "")
     outer, inner = socket.socketpair()
     inner.setblocking(False)
-    native.adopt(inner.detach(), "", ASK, 0)
+    native.hand_over(inner.detach(), "", ASK, 0)
     while not plain.handoffs:
         select.select([plain.relay.fileno()], [], [], plain.relay.next_wake())
         plain.step()
@@ -222,7 +222,7 @@ def test_a_connection_that_cannot_be_kept_is_closed(plain: Plain) -> None:
     outer, inner = tcp_pair()
     with outer:
         with pytest.raises(ValueError, match="an address of more than"):
-            plain.exchanges._native.put("o", inner.detach(), "fe80::1%" + "x" * 40)
+            plain.lane._native.put("o", inner.detach(), "fe80::1%" + "x" * 40)
         assert outer.recv(1) == b""
 
 
@@ -230,21 +230,21 @@ def test_a_client_that_is_not_taken_is_still_its_owners(plain: Plain) -> None:
     outer, inner = tcp_pair()
     with outer, inner:
         with pytest.raises(ValueError, match="an address of more than"):
-            plain.exchanges._native.adopt(inner.fileno(), "fe80::1%" + "x" * 40, b"", 0)
+            plain.lane._native.hand_over(inner.fileno(), "fe80::1%" + "x" * 40, b"", 0)
         assert plain.relay.clients == 0
 
 
 def test_clients_of_a_class_share_its_routes(plain: Plain) -> None:
     """Once the owner has said of which one they are."""
-    native = plain.exchanges._native
-    at = plain.exchanges.dialled
+    native = plain.lane._native
+    at = plain.lane.dialled
     native.add_route("G", "*near", b"", b"o", "o", b"o", 60.0, at, "192.0.2.1", True, "")
     native.add_client("192.0.2.7", "*near")
     native.add_client("192.0.2.8", "*far")
     for address, served in (("192.0.2.7", True), ("192.0.2.8", False), ("192.0.2.9", False)):
         outer, inner = socket.socketpair()
         inner.setblocking(False)
-        native.adopt(inner.detach(), address, ASK, 0)
+        native.hand_over(inner.detach(), address, ASK, 0)
         plain.step()
         assert plain.dialling == served
         assert len(plain.handoffs) == (not served)
@@ -260,7 +260,7 @@ def test_clients_of_a_class_share_its_routes(plain: Plain) -> None:
 
 def test_a_class_is_no_longer_than_an_address(plain: Plain) -> None:
     with pytest.raises(ValueError, match="45 bytes"):
-        plain.exchanges._native.add_client("192.0.2.7", "*" * 46)
+        plain.lane._native.add_client("192.0.2.7", "*" * 46)
 
 
 # ---- TCP keep-alive --------------------------------------------------------------------------
@@ -288,14 +288,14 @@ ALIVE = (1, tcp.KEEPALIVE_IDLE, tcp.KEEPALIVE_INTERVAL, tcp.KEEPALIVE_COUNT)
 @contextlib.contextmanager
 def asking(plain: Plain) -> Iterator[tuple[socket.socket, socket.socket]]:
     """A client whose request has been sent on a connection that the relay has made."""
-    native = plain.exchanges._native
-    at = plain.exchanges.dialled
+    native = plain.lane._native
+    at = plain.lane.dialled
     native.add_route("G", "", b"", b"o", "o", b"o", 60.0, at, "192.0.2.1", True, "")
     native.add_client("", "")
     outer, inner = socket.socketpair()
     outer.settimeout(20)
     inner.setblocking(False)
-    native.adopt(inner.detach(), "", ASK, 0)
+    native.hand_over(inner.detach(), "", ASK, 0)
     with outer, plain._listener.accept()[0] as peer:
         peer.settimeout(20)
         select.select([plain.relay.fileno()], [], [], 20)
@@ -345,7 +345,7 @@ def test_an_idle_connection_that_is_taken_is_kept_alive(plain: Plain) -> None:
         plain.step()
         assert outer.recv(1000).endswith(b"ok")
         assert probed(peer)[0] == 0
-        taken = plain.exchanges._native.take("o", {"192.0.2.1"})
+        taken = plain.lane._native.take("o", {"192.0.2.1"})
         assert taken is not None
         assert probed(peer) == ALIVE
         socket.socket(fileno=taken[0]).close()

@@ -211,10 +211,10 @@ class PlainRun(Run):
         self.dialled_by_relay = socket.create_server(("127.0.0.1", 0))
         self.dialled_by_relay.setblocking(False)
         self.dials_by_relay = 0
-        self.alone = (0, 0)  # exchanges, and handed over, before the probes
+        self.alone = (0, 0)  # exchanges, and given back, before the probes
         self.services = self._new_services(self.services.config, self.services.policy)
         if case.draining:
-            self.exchanges.release()
+            self.lane.give_back()
         for head in requests(case):
             self._allow(head)
 
@@ -225,7 +225,7 @@ class PlainRun(Run):
         assert lane is not None
         lane.run = self
         lane.report_to(self)
-        self.exchanges = lane
+        self.lane = lane
         self.pool = lane  # type: ignore[assignment]
         origins = _Origins(self, _PlainDialer(self), lane)
         return _Services(
@@ -254,11 +254,11 @@ class PlainRun(Run):
         if key is not None and (head.form != "absolute" or head.scheme == "http"):
             client = self.services.policy.standing(CLIENT, None)
             verdict = Verdict(*key, (ORIGIN,), "", 3600.0)
-            self.exchanges.allow(client, head, verdict, Record(CLIENT, 0.0))
+            self.lane.allow(client, head, verdict, Record(CLIENT, 0.0))
 
     # ---- the owner of the exchanges ------------------------------------------------------
 
-    def take_over(self, handoff: Handoff) -> None:
+    def given_back(self, handoff: Handoff) -> None:
         connection = Connection.of_handoff(self.services, handoff)
         task = self.loop.create_task(connection.run())
         self.tasks.add(task)
@@ -276,7 +276,7 @@ class PlainRun(Run):
         peer = _Peer(name, outer)
         self.peers.append(peer)
         self.fds[name] = (inner.fileno(), os.fstat(inner.fileno()).st_ino)
-        self.exchanges._native.adopt(inner.detach(), CLIENT, b"", 0)
+        self.lane._native.hand_over(inner.detach(), CLIENT, b"", 0)
         self.driver.wake()
         return peer
 
@@ -334,7 +334,7 @@ class PlainRun(Run):
 
     async def _check_clients(self) -> None:
         stats = self.relay.stats()
-        self.alone = (stats.exchanges, stats.handed_over)
+        self.alone = (stats.exchanges, stats.given_back)
         for peer in list(self.peers):
             if not peer.name.startswith("c"):
                 continue
@@ -384,7 +384,7 @@ class PlainRun(Run):
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
-        self.exchanges.close_clients()
+        self.lane.close_clients()
         self.driver.abort_all()
         self.driver.wake()
         await self.driver.drained()
