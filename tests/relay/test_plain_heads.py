@@ -259,7 +259,7 @@ def test_whole_chunked_responses_are_passed_on(plain: Plain, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", OTHER_CHUNKED)
-def test_other_chunked_responses_are_handed_over(plain: Plain, name: str) -> None:
+def test_other_chunked_responses_are_given_back(plain: Plain, name: str) -> None:
     data = CHUNKED + OTHER_CHUNKED[name]
     assert not check_response(plain, data)
     assert not check_response(plain, data.replace(b"chunked", b"gzip, chunked"))
