@@ -11,7 +11,7 @@ from errno import EMFILE, ENFILE, ENOBUFS, ENOMEM
 from typing import Literal, Protocol
 
 EXHAUSTED = frozenset({EMFILE, ENFILE, ENOBUFS, ENOMEM})
-"""Errors that say that this process or machine has no more descriptors, or no memory."""
+"""Errors of a process or machine that has no descriptors or no memory left."""
 
 ErrorType = Literal[
     "dns_timeout",
@@ -91,8 +91,8 @@ WHY: Mapping[ErrorType, str] = {
     "proxy_internal_error": "the proxy has failed",
     "proxy_loop_detected": "request leads back to this proxy",
 }
-"""By error what the reason phrase says. Half of all clients show that phrase and nothing else
-of an answer, so it must be short, and hold nothing that comes from a client or an origin."""
+"""What the reason phrase says for each error. Half of all clients show that phrase and nothing
+else of an answer. So it must be short, and hold nothing that comes from a client or an origin."""
 
 
 class Seconds(Protocol):
@@ -115,17 +115,17 @@ def reasons(limits: Seconds) -> Mapping[ErrorType, str]:
 
 
 NOTHING_LEFT = "no descriptors or memory left"
-"""Why, where it is the proxy's machine that has no more."""
+"""The reason phrase if it is the proxy's machine that has nothing left."""
 
 
 class Failure(Exception):
     """A request that the proxy answers itself.
 
-    ``error`` is the RFC 9209 type, ``detail`` one short line for the client (no
-    secrets, may hold text from the request: escape it where it is written),
-    ``status`` the answer's status, by default the one that the type maps to; ``why`` is for
-    the reason phrase, in place of what WHY has for the type: a constant; ``where`` is the
-    ``address:port`` that has failed, for the log.
+    ``error`` is the RFC 9209 type. ``detail`` is one short line for the client, without secrets;
+    it may hold text from the request, so whoever writes it must escape it. ``status`` is the
+    answer's, by default the one that the type maps to. ``why`` is for the reason phrase, instead
+    of what WHY says for the type; it must be a constant. ``where`` is the ``address:port`` that
+    has failed, for the log.
     """
 
     def __init__(
@@ -140,8 +140,8 @@ class Failure(Exception):
 
 
 class Denied(Failure):
-    """A request that the policy does not allow. ``rule`` is the id to ask about, "" where
-    there is none; ``reason`` and ``advice`` are a sentence each, for a person."""
+    """A request that the policy does not allow. ``rule`` is the id to ask about, "" if there is
+    none. ``reason`` and ``advice`` are a sentence each, for a person."""
 
     def __init__(
         self,
@@ -159,8 +159,8 @@ class Denied(Failure):
 
 
 def internal(error: Exception) -> Failure:
-    """The answer to a request that a fault of our own has ended, of whatever kind: nothing of
-    it is for the client to read."""
+    """The answer to a request that was ended by a fault of our own, of whatever kind. The client
+    is told nothing about the fault."""
     if isinstance(error, Failure):
         return error
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in EXHAUSTED):
@@ -170,8 +170,8 @@ def internal(error: Exception) -> Failure:
 
 
 class PeerGone(Exception):
-    """The other end of ``stream`` broke the connection, which is no fault of ours, nor of any
-    other connection's. ``errno`` is what its socket said. Every other OSError is our own."""
+    """The other end of ``stream`` broke the connection. That is no fault of ours, nor of any
+    other connection. ``errno`` is what its socket said. Every other OSError is our own fault."""
 
     def __init__(self, stream: object, errno: int) -> None:
         super().__init__(errno)

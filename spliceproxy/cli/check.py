@@ -26,7 +26,7 @@ def run(argv: Sequence[str]) -> int:
     from spliceproxy.settings.writing import to_toml
 
     outside = {name for name, one in found.items() if BY_NAME[name].kind.secret and not one.in_file}
-    # A name made up at each start is no setting: two proxies with the same would see loops.
+    # The name in Via is made up at each start. Two proxies with the same name would see loops.
     outside |= {"via"} - found.keys()
     try:
         text = to_toml(config, leave_out=outside)
@@ -39,7 +39,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def doubts(config: Config) -> Iterator[str]:
-    """What is allowed but is hardly meant."""
+    """A line for each setting that is allowed, but is probably a mistake."""
     if config.serve_links and config.serve is None:
         yield "--serve-links: it has no effect without --serve"
     if config.serve is not None:

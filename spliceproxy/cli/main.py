@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             status: int = command.run(argv[1:])
             return status
         config = parse(argv)
-        # Not at the top, so that the answers of parse() come at once.
+        # Not at the top: parse() answers --help and --version without loading these.
         from spliceproxy.cli.check import doubts
         from spliceproxy.messages import log
         from spliceproxy.processes import logs, supervisor
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for line in doubts(config):
             log.warning("%s", line)
         return supervisor.run(config)
-    except KeyboardInterrupt:  # in a command: the proxy takes the signals before this is loaded
+    except KeyboardInterrupt:  # only in a command: the proxy handles its signals before this
         return 130
 
 

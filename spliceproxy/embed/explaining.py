@@ -28,9 +28,9 @@ def explain(config: Config, request: Request) -> Explanation:
         request = Request(client="10.0.8.3", host="github.com", addresses=("192.0.2.1",))
         assert explain(config, request).allowed
 
-    ``addresses`` of the request stand for what its name resolves to; without any the DNS is
-    asked, and that is all that is sent. ``user`` is believed, and its groups are looked up.
-    The hook is called, on an event loop of its own: not to be used within one. ValueError for
+    ``addresses`` of the request stand for what its name resolves to. Without any the DNS is
+    asked; nothing else is sent. ``user`` needs no password, and its groups are looked up. The
+    hook is called on an event loop of its own, so do not call this within one. ValueError for
     settings, or an address, that make no sense.
     """
     return asyncio.run(_explain(config, request))

@@ -28,8 +28,8 @@ from spliceproxy.settings.values import ADDRESS
 from spliceproxy.upstream.resolver import Resolver
 
 DRAIN = 0.2
-"""Seconds that the end of a block waits for what clients have not finished, unless the
-configuration says otherwise: for an answer's last bytes, not for a pool of open tunnels."""
+"""Seconds that the end of a block waits for open requests and tunnels, unless the configuration
+says otherwise. That is enough for the last bytes of an answer, not for a pool of open tunnels."""
 
 VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 

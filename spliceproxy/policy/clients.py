@@ -19,19 +19,19 @@ NEAR = (
     "fc00::/7",
     "fe80::/10",
 )
-"""Unix sockets, loopback, private, shared and link-local networks (RFC 1918, 4193, 6598,
-3927, 4291): the clients of a proxy that knows no users, so that it is no open relay."""
+"""Unix sockets, and loopback, private, shared and link-local networks (RFC 1918, 4193, 6598,
+3927, 4291). A proxy without users serves clients of these only, so that it is no open relay."""
 
 NEAR_OTHERS = tuple(network for network in NEAR if network not in LOOPBACK)
-"""The same where a balancer on this machine brings clients from anywhere: they all come from
-loopback then. Who may connect to a Unix socket is for its permissions to say."""
+"""The same for a proxy behind a balancer on this machine. The balancer brings clients from
+anywhere, and they all come from loopback. The permissions of a Unix socket say who may use it."""
 
 _LOCAL = NetworkTable((network, 1) for network in (UNIX, *LOOPBACK))
 
 
 def is_local(address: str) -> bool:
-    """Whether a client has come from this machine: by loopback, or "", a Unix socket. It may
-    be a balancer that brings others."""
+    """Whether a client comes from this machine: by loopback, or by a Unix socket (""). It may be
+    a balancer that brings others."""
     return bool(_LOCAL.bits(address))
 
 

@@ -13,8 +13,8 @@ STATUSES = "a whole number from 400 to 599, not 407"
 
 
 def check_status(status: object) -> int:
-    """The number of a status of STATUSES. TypeError for what is no whole number, ValueError
-    for another number."""
+    """The number of a status, one of STATUSES. TypeError for a value that is no whole number,
+    ValueError for another number."""
     number = operator.index(status)  # type: ignore[arg-type]  # which is the question
     if not 400 <= number <= 599 or number == 407:
         raise ValueError(f"status {number}; allowed: {STATUSES}")
@@ -25,11 +25,11 @@ def check_status(status: object) -> int:
 class Allow:
     """Go ahead.
 
-    ``source_address`` is the IP address to dial from. ``addresses`` are dialled in place of
-    those of the request, in this order; the rules and the guard look at them too. None: those
-    of the request. ``tags`` are kept in the record of the request. ValueError for what is no IP
-    address, and where ``addresses`` are empty: nothing is left of them then, which is no reason
-    to dial all. TypeError for a value of another type.
+    ``source_address`` is the IP address to dial from. ``addresses`` are dialled instead of those
+    of the request, in this order; the rules and the guard check them, too. None stands for those
+    of the request. ``tags`` are kept in the record of the request. ValueError for a text that is
+    no IP address, and for empty ``addresses``: a function that has left none means no, not all.
+    TypeError for a value of another type.
     """
 
     source_address: str = ""
@@ -52,8 +52,8 @@ class Allow:
 
 @dataclass(frozen=True, slots=True)
 class Deny:
-    """No. ``reason`` is told to the client, with ``rule``, an id to ask about; ``status`` is
-    that of the answer, one of STATUSES. ValueError for another, TypeError for a value of
+    """No. The client is told the ``reason`` and the ``rule``, an id to ask about. ``status`` is
+    that of the answer, one of STATUSES. ValueError for another number, TypeError for a value of
     another type."""
 
     reason: str

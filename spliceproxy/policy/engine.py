@@ -1,11 +1,18 @@
 """The policy: everything that is asked before a request is served, forwarded or dialled.
 
-In this order: may the client use the proxy at all, who is it, is the destination in the file
-that it is locked to, what do the rules say, what does the hook say, where does the name lead, do
-the rules and the guard let those addresses be dialled, and what does a hook that wants to know
-them say to them. The first no is the answer, and what is denied before the name is looked up
-costs no query: a query, too, carries data out.
-Nothing here waits unless a password's hash, a name or the hook has to be waited for.
+The questions, in this order:
+
+1. May the client use the proxy at all?
+2. Which user is it?
+3. Is the destination in the file of --locked?
+4. What do the rules say?
+5. What does the hook say?
+6. To which addresses does the name lead?
+7. Do the rules and the guard allow these addresses?
+8. What does the hook say to the addresses, if it wants to know them?
+
+The first no is the answer. A name that is denied before step 6 is not looked up, because a DNS
+query carries data out, too. A decision waits for nothing but a password's hash, a name or the hook.
 """
 
 from __future__ import annotations
@@ -35,8 +42,8 @@ from spliceproxy.policy.verdict import Head, Names, Notes, Verdict
 from spliceproxy.policy.witness import Witness
 
 REPEAT = 60.0
-"""Seconds for which a decision may be repeated at most: a rule that sees other addresses of
-a name, and a name that has moved, are noticed within it."""
+"""Seconds for which a decision may be repeated at most. Within this time a name's new addresses
+are noticed, and what the rules say to them."""
 
 CACHED = 4096
 """Addresses of clients whose standing is remembered."""
@@ -45,8 +52,8 @@ _Sift = Callable[[tuple[str, ...], bool], tuple[tuple[str, ...], float]]
 
 
 class Policy:
-    """The policy of one worker, to be finished inside its event loop. ValueError for settings
-    that make no sense (RuleError, HookError among them)."""
+    """The policy of one worker. :meth:`finish` is called inside its event loop. ValueError for
+    settings that make no sense (RuleError and HookError are ValueErrors)."""
 
     def __init__(
         self,
@@ -88,15 +95,15 @@ class Policy:
         self._spells = self._ruled or self._asks or self._locked is not None
 
     def start(self) -> None:
-        """Before the first request, in the process that serves it."""
+        """To be called before the first request, in the process that serves it."""
         self._auth.start()
         load_names()
 
     # ---- what connections call -------------------------------------------------------
 
     def standing(self, address: str, sock: socket.socket | None) -> Standing:
-        """What decisions know of a client, to be asked for once a connection. ``address``: ""
-        for a Unix socket; ``sock`` is the connection, None where there is none."""
+        """What decisions know of a client. It is made once for a connection. ``address`` is ""
+        for a Unix socket; ``sock`` is the connection, None if there is none."""
         standing = self._standing(address)
         if sock is not None and not address and self._auth.uses_peers:
             return standing._replace(uid=peer_uid(sock))
@@ -113,9 +120,9 @@ class Policy:
         own: bool = False,
     ) -> Verdict:
         """Whether a request may go to a host, and to which addresses. ``own``: the operator
-        has named it as the backend, so that the guard has nothing to say.
+        has named the host as the backend, so the guard is not asked.
 
-        Denied; Unauthenticated; Failure also where the name or the hook fails.
+        Raises Denied or Unauthenticated, and Failure if the name or the hook fails.
         """
         if self._witness is not None:
             self._witness.asked(notes)
@@ -156,8 +163,8 @@ class Policy:
         return Verdict(host, port, addresses, "", min(repeat, holds))
 
     async def _look_up(self, host: str, notes: Notes) -> tuple[str, ...]:
-        """Where a name leads that is not known. An odd spelling of an address is not looked up:
-        what a resolver takes it for is not what the rules have seen."""
+        """The addresses of a name that is not in the cache. An address in an odd spelling is
+        refused: a resolver may read it as another address than the rules did."""
         if is_number(host):
             raise refusals.odd_address()
         asked = time.monotonic()
@@ -168,8 +175,8 @@ class Policy:
     async def _by_hook(
         self, request: Request, host: str, sift: _Sift, notes: Notes, *, repeat: float, own: bool
     ) -> Verdict:
-        """The rest of :meth:`decide` where there is a hook: it is asked before the name is
-        looked up, and again where it wants to know the addresses. What the second answer
+        """The rest of :meth:`decide` if there is a hook. The hook is asked before the name is
+        looked up, and once more if it wants to know the addresses. What the second answer
         leaves out is taken from the first."""
         allow, repeat = await self._ask(request, repeat, notes)
         addresses = allow.addresses
@@ -257,8 +264,7 @@ class Policy:
         return user, groups, self._known_for
 
     def _listed(self, host: str, port: int) -> str:
-        """The host in the spelling of the rules; Denied where it is not in the file that the
-        policy is locked to."""
+        """The host in the spelling of the rules. Denied if it is not in the file of --locked."""
         name = _canonical(host)
         if self._locked is not None and not self._locked.admits(name, port):
             raise refusals.unlisted(name, port)
@@ -275,9 +281,9 @@ class Policy:
         addresses: tuple[str, ...],
         own: bool,
     ) -> tuple[tuple[str, ...], float]:
-        """The addresses that rules and guard let through, at least one, and the seconds as of
-        :meth:`_apply`; Denied. ``selected`` are the rules that match but for the address, None
-        where none of them counts."""
+        """The addresses that the rules and the guard allow, and the seconds as :meth:`_apply`
+        returns them. Denied if no address is left. ``selected``: the rules that match except
+        for the address; None if the rules have decided already."""
         holds = REPEAT
         if selected is not None:
             passed, match = selected.sift(addresses)
@@ -304,9 +310,10 @@ class Policy:
         port: int,
         notes: Notes,
     ) -> float:
-        """Denied, where a rule says no; what only reports is logged, for each request: none
-        may go by unseen. So it returns the seconds for which the match may be repeated. A
-        request that is judged again, with other addresses, is logged once for each rule."""
+        """Does what the rules say, and returns the seconds for which that may be repeated.
+        Denied if a rule denies. A rule that only reports is logged for each request, so such a
+        decision is not repeated. A request that is judged again, with other addresses, is
+        logged once for each rule."""
         if self._witness is not None:
             self._witness.ruled(selected, match, addresses)
         if match.allow and not match.reports:
@@ -332,7 +339,7 @@ class Policy:
         return 0.0
 
     async def _ask(self, request: Request, repeat: float, notes: Notes) -> tuple[Allow, float]:
-        """The hook's yes and the seconds for which it holds; Denied."""
+        """The hook's Allow, and the seconds for which it holds. Denied if it answers Deny."""
         try:
             answer = await self._hook.ask(request)
         except Failure as failure:

@@ -29,9 +29,9 @@ from spliceproxy.policy.witness import Witness
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """``name`` is one of clients, user, locked, rules, hook, dns, guard; rules stand behind
-    dns where they depend on addresses, and a hook that wants to know them once more at the
-    end. ``decides``: the answer is this step's."""
+    """``name`` is one of clients, user, locked, rules, hook, dns, guard. The rules come after
+    dns if they depend on addresses. A hook that wants to know the addresses is asked once
+    more at the end. ``decides``: the answer is this step's."""
 
     name: str
     passed: bool
@@ -58,9 +58,9 @@ class Explanation:
 
 
 async def walk(config: Config, request: Request, names: Names) -> Explanation:
-    """``request`` needs no groups and no addresses: they are looked up. Its user is believed;
-    without one it is who the settings take the client for. Nothing is dialled, but the hook is
-    called. ValueError for settings that make no sense."""
+    """What the policy says to a request. Its groups and addresses are looked up, and need not be
+    given. Its user needs no password; without a user, the settings say who the client is. The
+    hook is called, and nothing is dialled. ValueError for settings that make no sense."""
     teller = _Teller(config, request)
     policy = Policy(
         config,
@@ -95,7 +95,8 @@ async def walk(config: Config, request: Request, names: Names) -> Explanation:
 
 
 def _deciding(steps: Sequence[Step], failure: Failure | None, rule: str) -> int:
-    """The step that says no; of those that all say yes the hook, or the rules, or the file."""
+    """The index of the step that says no. If all say yes: of the hook, else of the rules, else
+    of the file."""
     names = [step.name for step in steps]
     if failure is not None:
         return next(n for n, step in enumerate(steps) if not step.passed)
@@ -116,7 +117,8 @@ def _refused(steps: Sequence[Step]) -> bool:
 
 
 def _untold(failure: Failure | None) -> Step | None:
-    """The step of a no that no step has told: for the name, or for an address' spelling."""
+    """The step for a refusal that no other step told: of the name, or of how an address is
+    spelled."""
     if isinstance(failure, Denied):
         return Step("guard", False, failure.reason) if failure.rule == GUARD else None
     return None if failure is None else Step("dns", False, failure.detail)

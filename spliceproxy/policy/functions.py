@@ -32,9 +32,9 @@ class Functions(NamedTuple):
 
 
 def wants_addresses(authorize: object) -> bool:
-    """Whether the function is asked a second time, about the addresses too: it, or what a
-    functools.partial calls, has an attribute ``wants_addresses = True``. TypeError for
-    another value than True and False."""
+    """Whether the function is called a second time, with the addresses. It says so by an
+    attribute ``wants_addresses = True``; of a functools.partial, the function that it calls may
+    have it. TypeError for a value other than True and False."""
     while True:
         wants = getattr(authorize, "wants_addresses", None)
         if wants is None and isinstance(authorize, functools.partial):
@@ -46,10 +46,10 @@ def wants_addresses(authorize: object) -> bool:
 
 
 def load(name: str) -> Functions:
-    """The functions of ``FILE.py`` or ``package.module``, with ``:function`` behind it where
+    """The functions of ``FILE.py`` or ``package.module``. ``:function`` after it names a function
     that is not called ``authorize``. HookError.
 
-    The module is executed; one that fails has its traceback in the error's cause.
+    The module is executed. If that fails, the error's cause has the traceback.
     """
     place, _, function = name.partition(":")
     module = _load_file(place) if place.endswith(".py") or "/" in place else _load_name(place)
@@ -71,8 +71,8 @@ def checked(
     on_close: OnClose | None,
     names: tuple[str, str] = ("authorize", "on_close"),
 ) -> Functions:
-    """The two together. TypeError, which begins with one of ``names``, for what is no function
-    of one argument."""
+    """Both functions. TypeError for a value that is no function of one argument; the text begins
+    with its name in ``names``."""
     for function, name, argument in zip(
         (authorize, on_close), names, ("request", "record"), strict=True
     ):

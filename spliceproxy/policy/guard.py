@@ -1,7 +1,6 @@
 """The guard against server-side request forgery: which addresses are never dialled.
 
-It looks at addresses, not at names, and at exactly those that are dialled. What it denies in
-each mode:
+It checks addresses, not names, and exactly those addresses that are dialled. Each mode denies:
 
 ``on``       link-local addresses and cloud metadata services; for clients that are not
              on this machine, loopback too.
@@ -96,9 +95,9 @@ class Guard:
     __slots__ = ("_allow", "_deny", "_mode", "check")
 
     check: Callable[[tuple[str, ...], bool], tuple[tuple[str, ...], str]]
-    """Of some addresses those that may be dialled, in the same order, and why the first of
-    the others may not ("" if there is none); whether the client is on this machine. What it
-    has said it remembers."""
+    """Takes addresses, and whether the client is on this machine. Returns the addresses that may
+    be dialled, in the same order, and why the first of the others may not ("" if there is none).
+    Answers are cached."""
 
     def __init__(
         self, mode: str = "on", allow: Iterable[str] = (), deny: Iterable[str] = ()

@@ -1,9 +1,9 @@
 """The user's Python hook: called under a deadline, closed when it fails.
 
 ``authorize(request) -> Allow | Deny`` and ``on_close(record)`` may each be a coroutine
-function or a plain one. They run on the event loop of a worker: a plain function that blocks,
-and a step of a coroutine, hold up every connection, and no deadline can end them. So it is told
-how long they have.
+function or a plain one. They run on the event loop of a worker. A plain function that blocks
+holds up every connection, and so does a coroutine between two awaits. No deadline can end
+that, so a message says how long it took.
 """
 
 from __future__ import annotations
@@ -31,17 +31,20 @@ LOGGED = 32
 """Different faults that are logged with their traceback; the others are only counted."""
 
 CLOSING = 1024
-"""Calls of an asynchronous ``on_close`` that may be under way; more are dropped, and counted."""
+"""Calls of an asynchronous ``on_close`` that may run at once. Further ones are dropped, and
+counted."""
 
 HELD = 0.2
-"""Seconds without a turn of the event loop that are told: a client would notice them."""
+"""Seconds for which a function may hold the event loop before a message says so: clients would
+notice them."""
 
 END = 2.0
-"""Seconds that the end of a worker waits for calls of ``on_close``: the access log comes after."""
+"""Seconds that a worker waits for calls of ``on_close`` when it ends. The access log is closed
+afterwards."""
 
 LAST = SOON + 0.5
-"""And then for those that it has cancelled. Before Python 3.11 one that swallows that can go on
-until its time is over."""
+"""Seconds that it then waits for the calls that it has cancelled. Before Python 3.11 a call that
+swallows its cancellation goes on until its own time is over."""
 
 _Key = tuple[str, str, str, str, int, tuple[str, ...] | None]
 
@@ -247,8 +250,8 @@ def _keep(coroutine: Coroutine[Any, Any, None], tasks: set[asyncio.Future[None]]
 
 
 def _is_from_the_keyboard(error: BaseException) -> bool:
-    """Whether it is a Ctrl-C that Python has turned into an exception where it was: in a
-    program that does not handle SIGINT itself. In the proxy's own processes none does."""
+    """Whether it is a Ctrl-C that Python raised as an exception wherever it was. That happens in
+    a program that does not handle SIGINT itself, never in the proxy's own processes."""
     return (
         isinstance(error, KeyboardInterrupt)
         and threading.current_thread() is threading.main_thread()

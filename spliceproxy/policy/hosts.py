@@ -19,8 +19,8 @@ _PORT_OF = {"http": 80, "ws": 80, "ftp": 21}
 
 
 class Pattern(NamedTuple):
-    """``name`` is canonical, and it or all names below it match, or both; or else ``regex``
-    does, of a whole canonical host."""
+    """What matches: the canonical ``name`` (``itself``), all names below it (``below``), or both;
+    or else every canonical host that the whole ``regex`` matches."""
 
     name: str = ""
     itself: bool = False
@@ -29,8 +29,8 @@ class Pattern(NamedTuple):
 
 
 def parse_pattern(text: str) -> Pattern:
-    """A pattern in one of the forms of ALLOWED. ValueError says why it is none, and what to
-    write in its place where that can be told."""
+    """A pattern in one of the forms of ALLOWED. ValueError says what is wrong, and what to write
+    instead if that can be guessed."""
     if len(text) > 2 and text[0] == text[-1] == "/":
         try:
             return Pattern(regex=re.compile(text[1:-1], re.ASCII | re.IGNORECASE))
@@ -54,7 +54,7 @@ def is_address(name: str) -> bool:
 
 
 def advice(text: str) -> str:
-    """What to write in place of a host that is none, "" where that cannot be told."""
+    """What to write instead of a text that is no host, "" if that cannot be guessed."""
     address, percent, _ = text.strip("[]").partition("%")
     if percent and _is_network(address):
         return f"a zone belongs to one machine's links, and no address here has one: {address}"

@@ -28,8 +28,8 @@ EVERY = 2.0
 """Seconds from the first new destination to the next time that the file is written."""
 
 LOCK_SECONDS = 1.5
-"""For which the lock of the file is waited for: whoever holds it has to merge a few kilobytes.
-Twice that is less than the time that a worker has for its end (supervisor.GRACE)."""
+"""Seconds to wait for the lock of the file. Whoever holds it merges a few kilobytes. Twice this
+time is less than a worker has to end (supervisor.GRACE)."""
 
 LOCK_POLL = 0.02
 """Seconds between two tries: flock(2) has no limit of its own."""
@@ -67,7 +67,7 @@ class Learned:
         self.failures = 0  # times that the file could not be written
 
     def see(self, host: str, port: int, allowed: bool) -> None:
-        """A request or tunnel was to go there, and was allowed to or not."""
+        """A request or tunnel asked to go there; whether it was allowed."""
         try:
             destination = canonical(host), port
         except ValueError:
@@ -84,7 +84,7 @@ class Learned:
         self._plan()
 
     async def finish(self) -> None:
-        """Writes what is new; where that fails, to another file beside it."""
+        """Writes what is new. If that fails, it is written to another file beside it."""
         if self._timer is not None:
             self._timer.cancel()
         if self._writing is not None:
@@ -169,8 +169,8 @@ def update(path: Path, seen: Mapping[Destination, bool]) -> None:
 
 @contextmanager
 def _alone(path: Path) -> Iterator[BinaryIO]:
-    """The file, made if it is not there, and locked; TimeoutError after LOCK_SECONDS. Who waited
-    for the lock may hold that of a file which has been replaced meanwhile."""
+    """The file, locked; it is created if it does not exist. TimeoutError after LOCK_SECONDS. While
+    we waited for the lock, the file may have been replaced: then the new one is locked."""
     deadline = time.monotonic() + LOCK_SECONDS
     while True:
         with open(path, "a+b") as file:

@@ -1,7 +1,7 @@
-"""The file of ``--learn`` and ``--locked``: destinations, as access rules without more.
+"""The file of ``--learn`` and ``--locked``: destinations, written as access rules.
 
-It holds ``[[rule]]`` as the settings do, but with ``id``, ``action``, ``hosts`` and ``ports``
-only, so that what it says holds for every client.
+It holds ``[[rule]]`` as the settings do, but a rule has ``id``, ``action``, ``hosts`` and
+``ports`` only. So it says the same for every client.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from spliceproxy.policy.rules import CACHED, Match, RuleError, RuleSet
 from spliceproxy.textfile import text_of
 
 LOCKED = "locked"
-"""The id by which a refusal of a destination that is not in the file is known."""
+"""The id of the refusal of a destination that is not in the file."""
 
 _NOBODY: frozenset[str] = frozenset()
 

@@ -42,8 +42,8 @@ def canonical(host: str) -> str:
 
 
 def is_number(host: str) -> bool:
-    """Whether a host consists of numbers, as no name does. Unless these are four decimal ones
-    without leading zeros, readers differ on which address they are, or whether any."""
+    """Whether a host consists of numbers, as no name does. Programs agree on what that means only
+    for four decimal numbers without leading zeros."""
     return all(map(_NUMBER, host.lower().rstrip(".").split(".")))
 
 

@@ -19,8 +19,8 @@ _MAPPED = 96  # prefix length of ::ffff:0:0/96 (RFC 4291 section 2.5.5.2)
 
 
 def parse_address(text: str) -> Address:
-    """An IP address; an IPv4-mapped IPv6 one as the IPv4 address that the kernel would
-    dial, a zone is left out. ValueError."""
+    """An IP address. An IPv4-mapped IPv6 address becomes the IPv4 address that the kernel would
+    dial; a zone is left out. ValueError."""
     address = ipaddress.ip_address(text.partition("%")[0])
     if isinstance(address, ipaddress.IPv6Address):
         return address.ipv4_mapped or address
@@ -53,8 +53,8 @@ def parse_network(text: str) -> Network:
 
 
 class NetworkTable:
-    """Networks, each with a set of bits: a look-up unites the sets of all networks that hold
-    an address. The cost grows with the number of different prefix lengths only."""
+    """Networks, each with a set of bits. A look-up returns the union of the sets of all networks
+    that contain an address. It costs more only with more different prefix lengths."""
 
     __slots__ = ("_tables", "bits")
 

@@ -7,10 +7,10 @@ from spliceproxy.policy.lockfile import LOCKED
 from spliceproxy.policy.rules import DEFAULT, Match
 
 GUARD = "guard"
-"""The id by which a refusal for the address is known."""
+"""The id of the refusal of an address."""
 
 STRANGER = "clients"
-"""The id by which the refusal of a client that may not use the proxy is known."""
+"""The id of the refusal of a client that may not use the proxy."""
 
 
 def denied(match: Match) -> Denied:

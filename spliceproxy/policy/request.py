@@ -9,14 +9,14 @@ from typing import NamedTuple
 class Request(NamedTuple):
     """One request or tunnel, before anything is looked up or dialled.
 
-    ``client`` is an IP address, "" for a Unix socket; ``user`` "" for nobody; ``host`` in
-    the canonical form of :func:`spliceproxy.policy.names.canonical`; ``path`` "" for
-    CONNECT, else with what is not ASCII percent-encoded; ``fields`` name and value as received.
+    ``client`` is an IP address, "" for a Unix socket. ``user`` is "" for nobody. ``host`` is in
+    the canonical form of :func:`spliceproxy.policy.names.canonical`. ``path`` is "" for CONNECT;
+    in any other, what is not ASCII is percent-encoded. ``fields`` are name and value as received.
 
-    ``addresses`` are None in the first call of a function, also where ``host`` is an address:
-    nothing has been looked up. In the second, which only one with ``wants_addresses = True``
-    gets, they are those that may be dialled, in the order to try. A request that goes nowhere,
-    as for a file of ours, is asked about once.
+    ``addresses`` are None in the first call of a function, even if ``host`` is an address:
+    nothing has been looked up. A function with ``wants_addresses = True`` is called a second
+    time; then they are those that may be dialled, in the order to try. There is no second call
+    for a request that the proxy answers itself, such as one for a file of --serve.
     """
 
     client: str = ""

@@ -1,8 +1,8 @@
 """Ordered access rules: the first that matches decides.
 
-Each value of a request is looked up, once, as the set of the rules that let it pass (an int,
-bit N is rule N); the rules that match are the intersection of a few such sets, and the lowest
-bit is the first rule. All of it is remembered, so that a request like an earlier one costs
+A set of rules is an int: bit N stands for rule N. For each value of a request there is the set
+of the rules that accept it. The rules that match are the intersection of these sets, and the
+lowest bit of that is the first rule. All of it is cached, so a request like an earlier one costs
 one look-up.
 """
 
@@ -24,13 +24,13 @@ from spliceproxy.policy.request import Request
 from spliceproxy.policy.times import Period, parse_period
 
 CACHED = 4096
-"""Requests, hosts, users and ports whose rules are remembered, of each so many."""
+"""So many requests, hosts, users and ports are remembered, each with its rules."""
 
 ANSWERS = 64
 """Sets of addresses for which a selection of rules remembers its answer."""
 
 DEFAULT = "default"
-"""The id by which the answer of no rule is known."""
+"""The id of the answer if no rule matches."""
 
 _ID = re.compile(r"[A-Za-z0-9._:-]{1,64}").fullmatch
 _METHOD = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch
@@ -39,7 +39,8 @@ _MINUTE = 60
 
 
 class RuleError(ValueError):
-    """A rule that makes no sense: ``index`` of the rule, ``key`` of RuleConfig."""
+    """A rule that makes no sense. ``index`` is its place in the list, ``key`` the attribute of
+    RuleConfig that is wrong."""
 
     def __init__(self, index: int, rule: RuleConfig, key: str, detail: object) -> None:
         super().__init__(f"rule {rule.id or index + 1}: {key}: {detail}")
@@ -48,8 +49,8 @@ class RuleError(ValueError):
 
 
 class Match(NamedTuple):
-    """What decided: a rule's id or DEFAULT; ``reports``: ids of the rules that only report
-    and would have decided otherwise; ``status`` of the answer to what is denied."""
+    """What decided: a rule's id or DEFAULT. ``reports``: the ids of the rules that only report
+    and would have decided otherwise. ``status``: of the answer, if the request is denied."""
 
     allow: bool
     rule: str
@@ -86,7 +87,7 @@ class RuleSet:
 
     @property
     def repeat_for(self) -> float:
-        """Seconds for which a decision holds: to the next minute, where rules look at the
+        """Seconds for which a decision holds: until the next minute if rules look at the
         clock, else infinite."""
         return self._timed.left() if self._timed.periods else math.inf
 
@@ -177,10 +178,10 @@ class RuleSet:
 
 
 class Selection:
-    """The rules that match a request, but for the addresses of its destination.
+    """The rules that match a request, except for the addresses of its destination.
 
-    ``settled`` is their answer if it is the same for every address, else None. So a name
-    that is denied anyway need not be looked up: a query, too, carries data out. ``reports_later``:
+    ``settled`` is their answer if it is the same for every address, else None. So a name that
+    is denied anyway is not looked up: a DNS query carries data out, too. ``reports_later``:
     a rule that only reports depends on the address, so that its report is not in ``settled``.
     """
 
@@ -203,8 +204,8 @@ class Selection:
         return self._rules.names(self._selected, address)
 
     def sift(self, addresses: tuple[str, ...]) -> tuple[tuple[str, ...], Match]:
-        """Of some addresses, at least one, those that are allowed, in the same order; and
-        what has decided about the first of them, or else about the first of all."""
+        """The addresses that are allowed, in the same order, and the match for the first of
+        them; if none is allowed, the match for the first of all. There is at least one."""
         answer = self._answers.get(addresses)
         if answer is None:
             matches = [(address, self.match(address)) for address in addresses]

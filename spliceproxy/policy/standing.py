@@ -1,8 +1,8 @@
 """What decisions may know of a client.
 
-The relay repeats a decision for clients that it takes for alike: those of one group. A group is
-made from nothing but this value, and decisions see nothing else of a client, so none can depend
-on what a group leaves out.
+The relay repeats a decision for all clients of one group. A group is made from a Standing and
+from nothing else, and a Standing is all that decisions see of a client. So no decision can
+depend on something that the group leaves out.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ class Standing(NamedTuple):
     ``local``: it is taken for a client of this machine. ``admitted``: it may use what the
     operator has named (the files of --serve, the default backend); ``relayed``: it may use the
     proxy to get anywhere else. ``matched``: the rules that name a network of it, a bit each.
-    ``address``: its IP address, "" for a client of a Unix socket; None where neither users nor
-    a function need it. ``uid``: that of a Unix socket's client where users need it, else -1.
+    ``address``: its IP address, "" for a client of a Unix socket; None if neither users nor
+    a function need it. ``uid``: that of a Unix socket's client if users need it, else -1.
     """
 
     local: bool
@@ -34,8 +34,8 @@ class Standing(NamedTuple):
     def of(
         cls, address: str, local: bool, admitted: bool, relayed: bool, matched: int, *, known: bool
     ) -> Standing:
-        """The standing of a client of this address. The address is in it where it has to be
-        ``known``, and where the rest would make a group that is too long."""
+        """The standing of a client of this address. The address is in it if it has to be
+        ``known``, or if the rest would make a group that is too long."""
         standing = cls(local, admitted, relayed, matched)
         if known or len(standing._text()) > LONGEST:
             return standing._replace(address=address)
@@ -43,8 +43,8 @@ class Standing(NamedTuple):
 
     @property
     def group(self) -> str | None:
-        """A text of at most LONGEST characters, the same for clients of the same standing and
-        for no others. None: decisions about this client are for no other request."""
+        """A text of at most LONGEST characters: equal for equal standings, and for no others.
+        None: a decision about this client is never repeated."""
         if self.uid >= 0:
             return None
         return self._text() if self.address is None else self.address

@@ -1,9 +1,9 @@
-"""A coroutine of somebody else's, run in our task: step by step, under a limit.
+"""Somebody else's coroutine, run in our task step by step and under a limit.
 
-``await`` would leave all to it: a coroutine that swallows its cancellation, or awaits a task
-that does, has no limit then, and one that awaits something cancelled looks as if its caller
-were. So each step is made here, and what the coroutine awaits between two steps is awaited
-by a future of ours, which the limit can end whatever becomes of the other.
+``await`` is not enough, for two reasons. A coroutine that swallows its cancellation, or that
+awaits a task which does, would have no limit. And a coroutine that awaits something cancelled
+would look as if our task were cancelled. So each step is made here. Between two steps we wait
+for a future of our own, and the limit can end that wait whatever the coroutine waits for.
 """
 
 from __future__ import annotations
@@ -39,13 +39,14 @@ async def in_time(
     held: Callable[[float], None],
     leave: Callable[[Coroutine[Any, Any, None]], None],
 ) -> T:
-    """What it answers, within so many seconds; Late, Cancelled. It runs in the caller's task,
-    so that one which does not wait costs no task. ``held`` is told the seconds that each step
-    has had the event loop.
+    """What the awaitable answers within so many seconds; Late, Cancelled. It runs in the
+    caller's task, so an answer without a wait costs no task. ``held`` is told for how many
+    seconds each step held the event loop.
 
-    Where the time is over it is cancelled. What it still does then, ``leave`` is given to run
-    in a task of its own: that takes as long again, and then it is closed (coroutine.close()).
-    The same where the caller has been cancelled and it does not end within SOON.
+    When the time is over, the coroutine is cancelled. If it goes on even so, ``leave`` gets a
+    coroutine that runs the rest in a task of its own: for as many seconds again, and then it
+    closes it (coroutine.close()). The same happens if the caller is cancelled and the coroutine
+    does not end within SOON.
     """
     coroutine = awaitable if isinstance(awaitable, Coroutine) else _coroutine(awaitable)
     if asyncio.current_task() is None:

@@ -16,8 +16,8 @@ _TIME = re.compile(
 
 
 class Period(NamedTuple):
-    """``begin`` and ``end`` in minutes of a day; one that ends before it begins goes on into
-    the next day, and belongs to the day it begins on."""
+    """``begin`` and ``end`` are minutes of a day. A period that ends before it begins lasts into
+    the next day; ``days`` are those that it begins on."""
 
     days: frozenset[int]  # 0 is Monday
     begin: int

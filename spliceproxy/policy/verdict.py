@@ -49,11 +49,12 @@ class Names(Protocol):
 class Verdict(NamedTuple):
     """Where a request may go.
 
-    ``addresses`` are all that may be dialled for it, or be at the other end of a connection
-    that is used again, in the order to try; ``source_address`` is the one to dial from, ""
-    for any. For ``repeat_for`` seconds the same holds for every request of a client of the
-    same group (``Standing.group``) with the same method, host and port, and the same
-    Proxy-Authorization field or none; 0: ask again.
+    ``addresses`` are those that may be dialled for it, in the order to try; an idle connection
+    to one of them may be used, too. ``source_address`` is the one to dial from, "" for any.
+
+    For ``repeat_for`` seconds the same holds for every request that has the same method, host,
+    port and Proxy-Authorization field (or none) and comes from a client of the same group
+    (``Standing.group``). 0: ask again.
     """
 
     host: str

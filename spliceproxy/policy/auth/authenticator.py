@@ -39,13 +39,14 @@ LOOK_SECONDS = 1.0
 """How often the files are looked at for changes, at most."""
 
 SHOWN = 64
-"""Characters of a name of no user that are logged."""
+"""Characters of a user name that are logged when it is refused."""
 
 SILENCE = 1.0
-"""Seconds of a network in which it is said once that it makes too many attempts."""
+"""Seconds between two messages that a network makes too many attempts."""
 
 _UNDELAYED = "="
-"""Begins the network of a client that is never delayed; it is one by itself."""
+"""The first character of the network of a client that is never delayed. Each such client is a
+network by itself."""
 
 _MISSING = "this proxy requires a user name and a password"
 _UNSOUND = "the Basic credentials are malformed"
@@ -61,8 +62,8 @@ _WHY = {
 
 @dataclass(eq=False, slots=True)
 class _Attempt:
-    """A check of credentials that are not known, for all requests which bring the same ones
-    at the same time. ``begun``: it goes on though nobody waits for it any more."""
+    """A check of credentials that are not known. All requests that bring the same credentials at
+    the same time share it. ``begun``: the check goes on even if nobody waits for it any more."""
 
     network: str
     client: str
@@ -77,9 +78,9 @@ class _Attempt:
 class Authenticator:
     """Who the client of each request is.
 
-    ``enabled``: there is something to ask. ``uses_peers``: the uid of a Unix socket's client
+    ``enabled``: the settings name users. ``uses_peers``: the uid of a Unix socket's client
     matters. ``repeat_for``: seconds that an answer holds for the same client and the same
-    field value. Makes no thread and needs no event loop before it must compute a hash.
+    field value. It needs a thread and an event loop only to compute a hash.
     """
 
     repeat_for = LOOK_SECONDS
@@ -126,8 +127,8 @@ class Authenticator:
         return self._groups.get(user, frozenset())
 
     def start(self) -> None:
-        """Loads and starts what a hash needs, in the process that will compute it: later there
-        may be no descriptors or memory for it."""
+        """Loads and starts what a hash needs, in the process that will compute it. Later there
+        may be no descriptors or memory for that."""
         if self._users is not None:
             self._hashing.start()
 
@@ -137,11 +138,11 @@ class Authenticator:
         """The user that a request comes from, "" for nobody.
 
         ``credentials``: the values of its Proxy-Authorization fields. ``client``: an IP
-        address, "" for a Unix socket, and then ``uid`` its peer's. The user comes at once,
-        unless a hash must be computed or the try has to wait for its turn. Raises
-        :class:`Unauthenticated`, also when it is awaited, and Failure where too many tries of
-        too many networks are waiting. Right credentials come before a network's user, wrong
-        ones are refused whatever the network.
+        address, or "" for a Unix socket, and then ``uid`` is its peer's. The answer is the user,
+        or an awaitable if a hash must be computed or the try has to wait for its turn. Both the
+        call and the wait raise :class:`Unauthenticated`, and Failure if too many tries of too
+        many networks are waiting. Right credentials override a network's user; wrong ones are
+        refused whatever the network.
         """
         now = self._clock()
         self._look(now)
@@ -219,8 +220,9 @@ class Authenticator:
     async def _slowly(
         self, network: str, client: str, digest: bytes, pair: bytes, *, again: bool
     ) -> str:
-        """The user of these credentials. One request that leaves does not end the attempt of
-        others, nor a check that has begun; but it leaves the line."""
+        """The user of these credentials. If a request leaves, the attempt goes on for others that
+        wait for it, and so does a check that has begun. With its last request an attempt that
+        still waits leaves the line."""
         attempt = self._attempts.get((network, digest))
         if attempt is None:
             attempt = self._begin(_Attempt(network, client, digest, pair, again))

@@ -29,10 +29,11 @@ class Verified:
 
 
 class VerifiedCache:
-    """By a keyed digest: no password is kept, and how long a look-up takes says nothing of one.
+    """Credentials by a keyed digest: no password is kept, and the time of a look-up tells nothing
+    about one.
 
-    Where credentials came from is kept apart: a hash is computed once for all networks, but in
-    each of them they were a guess when they first came.
+    The networks that credentials came from are kept apart. A hash is computed once for all
+    networks, but in each network the credentials were a guess when they first came.
     """
 
     __slots__ = ("_entries", "_keyed", "_places")
@@ -88,8 +89,8 @@ WRONG_KEPT = 4096
 """Wrong credentials kept; beyond it those stored first go."""
 
 WRONG_SECONDS = 600.0
-"""For so long the same wrong credentials are no new guess. Clients repeat them by themselves,
-up to twenty times in a row, or every minute for a day."""
+"""Seconds for which the same wrong credentials do not count as a new guess. Clients repeat them
+by themselves, up to twenty times in a row, or every minute for a day."""
 
 NAME_MAX = 256
 """Characters of a user name that is kept; wrong credentials of a longer one are not."""
@@ -107,8 +108,9 @@ class Wrong:
 
 
 class WrongCache:
-    """Credentials that were wrong a moment ago, each for one network: nobody learns from a
-    quick answer what another network has tried. ``key``: of :meth:`VerifiedCache.digest`."""
+    """Credentials that were wrong a moment ago, each for one network. So nobody learns from a
+    quick answer what another network has tried. ``key`` is what :meth:`VerifiedCache.digest`
+    returns."""
 
     __slots__ = ("_entries",)
 

@@ -1,15 +1,15 @@
 """Whose try is checked next: a line for each network, so that nobody waits for another's guesses.
 
-Of a network without a success in the last TRUSTED seconds one try is checked at a time, so that
-each knows how the one before it ended; of another, PARALLEL. Two tries of one name are never
-checked at the same time. The others stand in line, at most LINE of a network and NAME_LINE of
-one name, and for PATIENCE seconds; those beyond are told to come later (:class:`Later`).
-From the line goes first who may be checked first (:mod:`spliceproxy.policy.auth.throttle`), and
-of several the one that came first: a try that must wait keeps none behind it waiting.
+A network without a success in the last TRUSTED seconds has one try checked at a time, so that
+each try knows how the one before it ended. A network with a success has PARALLEL. Two tries of
+one name are never checked at the same time. Other tries stand in line for at most PATIENCE
+seconds: at most LINE of a network, and NAME_LINE of one name. Further tries are told to come
+later (:class:`Later`). The next try from the line is the first one that may be checked now
+(:mod:`spliceproxy.policy.auth.throttle`), so a try that must wait does not hold up those behind it.
 
-So the hashes of a network that guesses take one thread at most, however many connections it
-has, and what it leaves in line is counted against itself. Networks with a success have a thread
-that the others cannot take (:mod:`spliceproxy.policy.auth.hashing`).
+So a network that guesses occupies one thread at most, however many connections it has, and its
+line delays nobody else. Networks with a success have a thread that the others cannot take
+(:mod:`spliceproxy.policy.auth.hashing`).
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ PARALLEL = 2
 """Tries of a network with a success that are checked at the same time."""
 
 TRUSTED = 2 * SECONDS
-"""Seconds after a success for which a network is one with a success: its users are checked
-again within half of that."""
+"""Seconds for which a network counts as one with a success. Its users are checked again within
+half of that time."""
 
 PATIENCE = 10.0
-"""Seconds that a try may stand in line. One that would have to wait longer, as far as can be
-seen, is told so at once."""
+"""Seconds that a try may stand in line. If it can be seen that a try would wait longer, it is
+told so at once."""
 
 LINE = 256
 """Tries of one network that may stand in line: an office that starts in the morning."""
