@@ -6,13 +6,13 @@ There is no payload in it, no target, no credential and no user: only addresses.
 from libc.stdint cimport int32_t, int64_t
 
 from core.queues cimport last_active
-from core.types cimport Core, FREE, Flow, Q_FINISHED, TRANSFER, TUNNEL, Way
+from core.types cimport (
+    Core, FREE, Flow, Q_FINISHED, REASONS, TRANSFER, TUNNEL, Way, reason_words,
+)
 from lane.types cimport (
-    CLIENT, Connection, Exchange, Lane, ORIGIN, connection_of, exchange_of,
+    CAUSES, CLIENT, Connection, Exchange, Lane, ORIGIN, cause_words, connection_of, exchange_of,
 )
-from names cimport (
-    CAUSE_NAMES, KIND_NAMES, PHASE_NAMES, QUEUE_NAMES, REASON_NAMES, WAY_FLAG_NAMES,
-)
+from names cimport KIND_NAMES, PHASE_NAMES, QUEUE_NAMES, WAY_FLAG_NAMES
 
 cdef extern from *:
     """
@@ -143,9 +143,10 @@ cdef inline void describe(
     if f.put_off:
         line_add(line, " put-off=%d", <int>f.put_off)
     if f.queue == Q_FINISHED:
-        line_add(line, " reason=%s", name_of(REASON_NAMES, f.reason))
-        if f.kind == CLIENT and f.attached != NULL:
-            line_add(line, " cause=%s", name_of(CAUSE_NAMES, exchange_of(f).cause))
+        if f.reason < REASONS:
+            line_add(line, " reason=%s", reason_words[f.reason])
+        if f.kind == CLIENT and f.attached != NULL and exchange_of(f).cause < CAUSES:
+            line_add(line, " cause=%s", cause_words[exchange_of(f).cause])
 
 
 cdef inline void describe_all(const Lane *lane, Line *line) noexcept nogil:

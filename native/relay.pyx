@@ -52,9 +52,7 @@ from lane.types cimport (
     USER_MAX, cause_words, connection_of, exchange_of,
 )
 from lane.waiting cimport QUEUE_MS
-from names cimport (
-    CAUSE_NAMES, KIND_NAMES, PHASE_NAMES, QUEUE_NAMES, REASON_NAMES, WAY_FLAG_NAMES,
-)
+from names cimport KIND_NAMES, PHASE_NAMES, QUEUE_NAMES, WAY_FLAG_NAMES
 from step cimport clock_ms, close_finished, next_due, run
 
 from spliceproxy.net import tcp
@@ -561,8 +559,6 @@ NAMES = {
     "Kind": names_in(KIND_NAMES),
     "Queue": names_in(QUEUE_NAMES),
     "Phase": names_in(PHASE_NAMES),
-    "Cause": names_in(CAUSE_NAMES),
-    "Reason": names_in(REASON_NAMES),
     "Way.flags": names_in(WAY_FLAG_NAMES),
 }
 
