@@ -8,6 +8,7 @@ import pwd
 import re
 import shutil
 import subprocess
+import sys
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -96,3 +97,14 @@ def test_the_unit_is_what_systemd_reads(tmp_path: Path) -> None:
     unit.write_text(textwrap.dedent(text).replace("/opt/spliceproxy/bin/spliceproxy", "/bin/true"))
     done = subprocess.run([program, "verify", unit], capture_output=True, text=True, check=False)
     assert "spliceproxy.service" not in done.stderr
+
+
+def test_explain_prints_what_troubleshooting_shows() -> None:
+    page = blocks(ROOT / "docs" / "troubleshooting.md")
+    shown = [one for one in page if one.startswith("$ spliceproxy explain")]
+    assert len(shown) == 2
+    for block in shown:
+        command, _, output = block.partition("\n")
+        program = [sys.executable, "-m", "spliceproxy", "explain", *command.split()[3:]]
+        done = subprocess.run(program, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout) == (1, output + "\n")
