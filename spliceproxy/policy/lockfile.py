@@ -13,7 +13,8 @@ from typing import Any
 
 from spliceproxy import toml
 from spliceproxy.config import RuleConfig
-from spliceproxy.policy.rules import CACHED, Match, RuleError, RuleSet
+from spliceproxy.policy.conditions import CACHED, RuleError
+from spliceproxy.policy.rules import Match, RuleSet
 from spliceproxy.textfile import text_of
 
 LOCKED = "locked"

@@ -12,7 +12,8 @@ from typing import Any
 
 from spliceproxy.config import Address, AuthConfig, Config, PolicyConfig
 from spliceproxy.observe.standard import STANDARD
-from spliceproxy.policy.rules import RuleError, RuleSet
+from spliceproxy.policy.conditions import RuleError
+from spliceproxy.policy.rules import RuleSet
 from spliceproxy.settings import cpus
 from spliceproxy.settings.sources import (
     CONFIG_VARIABLE,

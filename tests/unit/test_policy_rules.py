@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spliceproxy.config import CONDITIONS, RuleConfig
+from spliceproxy.policy.conditions import RuleError
 from spliceproxy.policy.request import Request
-from spliceproxy.policy.rules import Match, RuleError, RuleSet
+from spliceproxy.policy.rules import Match, RuleSet
 from spliceproxy.policy.times import parse_period
 
 ASK = Request(client="10.0.0.7", user="ann", method="CONNECT", host="www.example.com", port=443)

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from spliceproxy.config import RuleConfig
+from spliceproxy.policy.conditions import RuleError
 from spliceproxy.policy.names import canonical
-from spliceproxy.policy.rules import RuleError, RuleSet
+from spliceproxy.policy.rules import RuleSet
 from spliceproxy.settings import posix
 from spliceproxy.settings.kind import Invalid
 from spliceproxy.settings.values import HOST
