@@ -32,11 +32,11 @@ from core.types cimport (
     Q_IDLE, Q_LANE, Q_YOUNG, REASONS, REASON_WORDS, R_ABORTED, R_DONE, SPLICING, STOPPED,
     TRANSFER, TUNNEL, UNREGISTERED, Way, reason_words,
 )
+from dump cimport Line, describe, describe_all
 from http.plain cimport (
     AUTHORIZATION, CODING, CONNECTION, CREDENTIALS, DATE, DROP, HOST, LENGTH, NAME_MAX,
     NOT_PLAIN, PASS, PROXY_CONNECTION, Rule, SLOTS, TYPE, Text, VIA,
 )
-from dump cimport Line, describe, describe_all
 from lane.clients cimport client_new
 from lane.ends cimport cut, give_back
 from lane.log cimport Entry, LOG_BATCH
@@ -48,8 +48,8 @@ from lane.routes cimport (
 )
 from lane.types cimport (
     ADDRESS_MAX, CAUSES, CAUSE_WORDS, CLIENT, Exchange, G_CLOSED, G_REQUEST, LISTENER, Lane,
-    ORIGIN, PEER_MAX, P_HEAD, P_QUEUE, Q_DIAL, Q_HEAD, Q_ORIGIN_IDLE, Q_QUEUE, Q_RACE, Route,
-    USER_MAX, cause_words, connection_of, exchange_of,
+    Log, ORIGIN, PEER_MAX, P_HEAD, P_QUEUE, Q_DIAL, Q_HEAD, Q_ORIGIN_IDLE, Q_QUEUE, Q_RACE,
+    Route, USER_MAX, cause_words, connection_of, exchange_of,
 )
 from lane.waiting cimport QUEUE_MS
 from names cimport KIND_NAMES, PHASE_NAMES, QUEUE_NAMES, WAY_FLAG_NAMES
@@ -87,8 +87,9 @@ keep-alive."""
 
 
 cdef inline bint log_waits(const Lane *lane) noexcept:
-    """Whether the owner is to be told of entries."""
-    return lane.log.count and (not lane.log.told or lane.log.count >= LOG_BATCH)
+    """Whether the owner is to be told of entries, or of dropped ones."""
+    cdef const Log *log = &lane.log
+    return (log.count or log.dropped) and (not log.told or log.count >= LOG_BATCH)
 
 
 cdef class NativeRelay:
@@ -341,6 +342,9 @@ cdef class NativeRelay:
             lane.log.told = True
             try:
                 self.owner.logged(lane.log.count)
+                if lane.log.dropped:
+                    self.owner.dropped(lane.log.dropped)
+                    lane.log.dropped = 0
             except MemoryError:
                 lane.log.told = False
                 raise

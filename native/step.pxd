@@ -4,8 +4,8 @@ have finished."""
 from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport malloc
 
-from check cimport CHECKED, check
 from core cimport linux
+from check cimport CHECKED, check
 from core.bulk cimport put_off, take_put_off
 from core.moves cimport drop_pending, pending, splices
 from core.pipes cimport pool_empty

@@ -85,13 +85,18 @@ class Plain:
         self.via = via
         self.relay = NativeRelay(RelayOptions())
         self.handoffs: list[Handoff] = []
+        self.missed: list[int] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         config: Any = SimpleNamespace(
             timeouts=Timeouts(), forwarded_for="transparent", via=via.decode()
         )
         policy: Any = SimpleNamespace(identifies=False)
         records: Any = SimpleNamespace(
-            log=object() if log else None, watched=False, follow=lambda take: None, expect=int
+            log=object() if log else None,
+            watched=False,
+            follow=lambda take: None,
+            expect=int,
+            miss=self.missed.append,
         )
         lane = _Lane.of(
             self.relay,

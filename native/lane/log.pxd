@@ -10,7 +10,7 @@ from lane.types cimport Exchange, Lane, PEER_MAX, USER_MAX
 cdef enum:
     LOG_BATCH = 256         # entries of which the owner is told anew
     LOG_ROOM = 65536        # bytes to begin with
-    LOG_MOST = 8388608      # beyond it entries are dropped, and counted
+    LOG_MOST = 8388608      # beyond it entries are dropped; the owner is told how many
 
 cdef struct Entry:          # the target and the content type follow
     int64_t ended           # us, CLOCK_REALTIME
@@ -73,6 +73,7 @@ cdef inline void log_put(
         target_size += 1
     size = sizeof(Entry) + target_size + x.type_size
     if not log_room(lane, size):
+        lane.log.dropped += 1
         lane.counters.dropped += 1
         return
     entry.ended = wall_us()

@@ -141,6 +141,7 @@ cdef struct Log:
     size_t used
     size_t room
     int count
+    int dropped             # that found no room, and that the owner has not been told of
     bint on
     bint told               # the owner knows that there are some
 

@@ -76,6 +76,9 @@ class _News:
     def logged(self, count: int) -> None:
         self._records.expect(count)
 
+    def dropped(self, count: int) -> None:
+        self._records.miss(count)
+
     def lost(self, count: int) -> None:
         self.front.lost(count)
 

@@ -198,6 +198,11 @@ class AccessLog:
         elif self._timer is None:
             self._timer = self._loop.call_later(FLUSH_SECONDS, self._flush)
 
+    def miss(self, count: int) -> None:
+        """So many records are lost, for want of memory: that is told among the other losses."""
+        if not self._closed:
+            self._writer.miss(count)
+
     def write(self, record: Record) -> None:
         """``record`` has ended and must not change any more."""
         self._records.append(record)

@@ -27,6 +27,9 @@ STUCK_SECONDS = 1.0
 SLOW = "written too slowly"
 """Why lines were dropped that found no room."""
 
+MISSING = "no memory"
+"""Why lines were dropped that never came."""
+
 
 class LineWriter:
     """``open`` returns the descriptor, again for each :meth:`reopen`; ``close``: it is ours.
@@ -83,6 +86,14 @@ class LineWriter:
                 self._queue.put((text, lines))
             self._noted()
 
+    def miss(self, lines: int) -> None:
+        """So many lines were lost on their way here: that is told as of those that are dropped.
+        From any thread."""
+        with self._lock:
+            self._unwritten += lines
+            self._queue.put((b"", lines))
+            self._noted()
+
     def reopen(self) -> None:
         """Opens anew behind the lines that wait."""
         self._queue.put((b"", 0))
@@ -126,7 +137,11 @@ class LineWriter:
         while (item := self._queue.get()) is not None:
             text, lines = item
             if not text:
-                self._reopen()
+                if lines:
+                    self._write_lines(self._told(lines, MISSING))
+                    self._written(0, lines)
+                else:
+                    self._reopen()
                 continue
             self._written(len(text), self._write_lines(text, lines))
         self._failing = False  # the last word

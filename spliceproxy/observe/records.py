@@ -43,6 +43,11 @@ class Records:
         if self.log is not None:
             self.log.expect(count)
 
+    def miss(self, count: int) -> None:
+        """So many records are lost, for want of memory."""
+        if self.log is not None:
+            self.log.miss(count)
+
     async def close(self) -> None:
         """Writes what is left. Idempotent; write nothing after it."""
         if self.log is not None:

@@ -131,6 +131,9 @@ class LaneOwner(Protocol):
     def logged(self, count: int) -> None:
         """So many records wait to be taken."""
 
+    def dropped(self, count: int) -> None:
+        """So many more records are lost, for there was no memory to keep them."""
+
     def lost(self, count: int) -> None:
         """So many clients were closed, for there was no memory to give them back."""
 

@@ -202,6 +202,37 @@ def test_a_request_that_was_dialled_tells_since_when() -> None:
     assert before < handoff.started < time.monotonic()
 
 
+def test_the_owner_is_told_of_records_that_found_no_room() -> None:
+    """It takes none, until there are 8 MiB of them."""
+    native_relay()
+    path = b"/" + b"x" * 7900
+    ask = b"GET http://o" + path + b" HTTP/1.1\r\nHost: o\r\n\r\n"
+    with contextlib.closing(Plain(log=True)) as plain, contextlib.ExitStack() as stack:
+        native = plain.lane._native
+        native.add_client("", "")
+        native.add_route("G", "", b"", b"o", "o", b"o", 60.0, plain.lane.dialled, "x", True, "")
+        origin, idle = map(stack.enter_context, tcp_pair())
+        outer, inner = map(stack.enter_context, tcp_pair())
+        native.put("o", idle.detach(), "x")
+        native.hand_over(inner.detach(), "", b"", 0)
+        asked = 0
+        while not plain.missed:
+            asked += 1
+            assert asked < 2000
+            outer.sendall(ask)
+            for far, near, answer in ((origin, b"GET " + path, OK), (outer, OK_GOT, b"")):
+                got = b""
+                while not got.startswith(near):
+                    select.select([plain.relay.fileno()], [], [], 20)
+                    plain.step()
+                    with contextlib.suppress(BlockingIOError):
+                        got += far.recv(1 << 16)
+                far.sendall(answer)
+        kept = len(native.take_log())
+        assert (kept, plain.missed) == (asked - 1, [1])
+        assert native.take_log() == []
+
+
 def back(plain: Plain, address: bytes) -> tuple[socket.socket, Handoff]:
     """A client whose request comes back, after the relay has tried one address of several."""
     native = plain.lane._native

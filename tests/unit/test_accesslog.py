@@ -377,6 +377,26 @@ def test_a_rotation_that_fails_keeps_the_file(run, tmp_path, caplog):
     ]
 
 
+def test_records_that_are_lost_elsewhere_are_told(run, tmp_path, monkeypatch, caplog):
+    noted = []
+    monkeypatch.setattr(accesslog.losses, "note", lambda kind, lines: noted.append((kind, lines)))
+
+    async def main(loop):
+        log = AccessLog(str(tmp_path / "log"), loop)
+        log.miss(3)
+        while not caplog.messages:  # noqa: ASYNC110 (the thread tells nobody)
+            await asyncio.sleep(0.01)
+        log.write(record())
+        await log.close()
+        log.miss(1)  # nobody is there any more
+
+    run(main)
+    assert caplog.messages == ["access log: no memory, 3 lines dropped"]
+    assert (tmp_path / "log").read_text() == format_line(record())
+    assert noted[0] == (accesslog.losses.LINES, 3)
+    assert noted[-1] == (accesslog.losses.LINES, 0)
+
+
 def test_a_full_disk_is_reported_once_and_survived(run, caplog):
     async def main(loop):
         log = AccessLog("/dev/full", loop)
