@@ -921,14 +921,15 @@ def test_what_the_page_shows_is_right() -> None:
     blocks = [textwrap.dedent(text) for text in texts if "def authorize" in text]
     names: dict[str, Any] = {}
 
-    def ask(host: str, *addresses: str) -> str:
-        request = Request(host=host, addresses=addresses or None)
+    def ask(host: str, *addresses: str, user: str = "") -> str:
+        request = Request(host=host, addresses=addresses or None, user=user)
         answer = asyncio.run(hook(names["authorize"]).ask(request)).decision
         return answer.reason if isinstance(answer, Deny) else ""
 
     first, second = blocks
     exec(first, names)
-    assert (ask("github.com"), ask("a.test")) == ("", "Only where our code comes from.")
+    assert (ask("a.example.com", user="ci"), ask("a.test")) == ("", "")
+    assert ask("a.test", user="ci") == "CI goes to example.com only."
     assert not hook(names["authorize"]).wants_addresses
     exec(second, names)
     assert hook(names["authorize"]).wants_addresses
