@@ -77,7 +77,7 @@ def test_far_beyond_max_connections(new_proxy: NewProxy, origin: socket.socket) 
     with contextlib.ExitStack() as stack:
         for _ in range(100):
             stack.enter_context(proxy.connect())
-        wait_for(lambda: "not accepting" in proxy.stderr(), "the pause")
+        wait_for(lambda: "no new clients are accepted" in proxy.stderr(), "the pause")
         before = cpu_seconds(proxy.worker)
         time.sleep(1)  # the time over which CPU time is measured
         assert cpu_seconds(proxy.worker) - before < 0.3
@@ -99,11 +99,11 @@ def test_descriptors_run_out(new_proxy: NewProxy, each_loop: bool, origin: socke
         for _ in range(100):
             stack.enter_context(proxy.connect())
         wait_for(lambda: descriptors(worker) >= 64, "every descriptor in use")
-        wait_for(lambda: "not accepting" in proxy.stderr(), "the message")
+        wait_for(lambda: "no new clients are accepted" in proxy.stderr(), "the message")
         spent = cpu_seconds(worker)
         time.sleep(1)  # the time over which CPU time is measured
         assert cpu_seconds(worker) - spent < 0.3
-        assert proxy.stderr().count("not accepting") < 5
+        assert proxy.stderr().count("no new clients are accepted") < 5
     at_rest(proxy, before)
     good_request(proxy, origin)
     assert proxy.worker == worker
