@@ -32,7 +32,7 @@ Reader = Callable[[bytes], object]
 
 
 def our_request(head: bytes) -> object:
-    """As ``connection.py`` does it."""
+    """As ``front/heads.py`` does it."""
     buffer = bytearray(head)
     try:
         end = find_head_end(buffer)
@@ -42,7 +42,7 @@ def our_request(head: bytes) -> object:
 
 
 def our_response(head: bytes) -> object:
-    """As ``forward.py`` does it."""
+    """As ``forward/responses.py`` does it."""
     buffer = bytearray(head)
     end = find_head_end(buffer, response=True)
     return parse_response(bytes(buffer[:end]))

@@ -15,14 +15,9 @@ from typing import Any
 
 import httptools
 
+from spliceproxy.http1.chunked import ChunkedDecoder
 from spliceproxy.http1.errors import HeadError
-from spliceproxy.http1.framing import (
-    Body,
-    ChunkedDecoder,
-    is_sound,
-    request_body,
-    response_body,
-)
+from spliceproxy.http1.framing import Body
 from spliceproxy.http1.head import (
     RequestHead,
     ResponseHead,
@@ -32,7 +27,6 @@ from spliceproxy.http1.head import (
     skip_empty_lines,
 )
 from spliceproxy.http1.lenient import skip_lines
-from spliceproxy.http1.rewrite import persistent, upgrade
 from spliceproxy.http1.target import escaped
 
 NEXT_REQUEST = b"GET http://next/ HTTP/1.1\r\nHost: next\r\n\r\n"
@@ -157,18 +151,18 @@ class Reader:
         head: RequestHead | ResponseHead
         if self.response:
             head = parse_response(raw)
-            body = response_body(head, self.method)
+            body = head.body(self.method)
             start: tuple[bytes, ...] = (b"%d" % head.status,)
         else:
             head = parse_request(raw)
-            body = request_body(head)
+            body = head.body()
             start = (head.method.encode(), head.target.encode())
         del self.buffer[:end]
         self.messages.append(Message(start, head.minor, head.fields))
         self.heads.append(head)
         self.bodies.append(body)
         if isinstance(head, ResponseHead):
-            self._note(is_sound(head) and not head.cleaned and not self._skipped)
+            self._note(head.sound and not self._skipped)
         self._left = body[1]
         self._decoder = ChunkedDecoder(502 if self.response else 400)
         if body[0] == Body.NONE:
@@ -183,9 +177,9 @@ class Reader:
         self.messages[-1].done = True
         head = self.heads[-1]
         if isinstance(head, RequestHead):
-            self.ended = head.method == "CONNECT" or not persistent(head)
+            self.ended = head.method == "CONNECT" or not head.persistent
         elif head.status >= 200 or head.status == 101:  # else interim, and a response follows
-            self.ended = head.status == 101 or self.lenient >= 0 or not persistent(head)
+            self.ended = head.status == 101 or self.lenient >= 0 or not head.persistent
 
 
 class Llhttp:
@@ -367,5 +361,5 @@ def _has_other_body(ours: Reader, index: int) -> bool:
     answer to HEAD, its own way, since it is not told what became of the request."""
     head, (kind, _) = ours.heads[index], ours.bodies[index]
     if isinstance(head, RequestHead):
-        return kind != Body.NONE and upgrade(head) is not None
+        return kind != Body.NONE and head.upgrade is not None
     return ours.method != "GET"

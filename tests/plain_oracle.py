@@ -22,16 +22,9 @@ from spliceproxy.config import Timeouts
 from spliceproxy.forward.lane import Lane
 from spliceproxy.http1.authentication import request_binds, response_binds
 from spliceproxy.http1.chain import has_passed
+from spliceproxy.http1.chunked import LAST_CHUNK, ChunkedDecoder, chunk
 from spliceproxy.http1.errors import HeadError
-from spliceproxy.http1.framing import (
-    LAST_CHUNK,
-    Body,
-    ChunkedDecoder,
-    chunk,
-    is_sound,
-    request_body,
-    response_body,
-)
+from spliceproxy.http1.framing import Body
 from spliceproxy.http1.head import (
     RequestHead,
     ResponseHead,
@@ -39,7 +32,7 @@ from spliceproxy.http1.head import (
     parse_request,
     parse_response,
 )
-from spliceproxy.http1.rewrite import client_response, origin_request, persistent
+from spliceproxy.http1.rewrite import client_response, origin_request
 from spliceproxy.observe.record import Record
 from spliceproxy.policy.standing import Standing
 from spliceproxy.policy.verdict import Verdict
@@ -310,7 +303,7 @@ def _meant(data: bytes, via: bytes) -> tuple[RequestHead, int]:
     try:
         end = find_head_end(bytearray(data))
         head = parse_request(data[: max(end, 0)])
-        if request_body(head) != (Body.NONE, 0):
+        if head.body() != (Body.NONE, 0):
             _differ("a body", data=data)
     except HeadError as error:
         raise Difference(f"the relay takes what http1 refuses: {error}: {data!r}") from None
@@ -335,7 +328,7 @@ def _check_served(one: Conversation, data: bytes) -> int:
     meant = BACKEND if head.form == "origin" else (head.host, head.port)
     if key != meant:
         _differ("another origin", key=key, meant=meant)
-    last = not persistent(head)
+    last = not head.persistent
     one.send(one.keys[key], OK if head.method == "GET" else OK[:-2])
     answer = OK_LAST if last else OK_GOT
     if not via:
@@ -422,7 +415,7 @@ def _check_answer(
 ) -> None:
     head, size = _meant_response(data)
     try:
-        kind, length = response_body(head, method)
+        kind, length = head.body(method)
     except HeadError as error:
         raise Difference(f"the relay takes what http1 refuses: {error}: {data!r}") from None
     if kind == Body.CLOSE or head.status < 200 or response_binds(head):
@@ -448,7 +441,7 @@ def _check_answer(
         if received(one.client) is not None or one.given_back() is not None:
             _differ("a cut answer looks whole", data=data)
         return
-    if kept != (persistent(head) and len(data) - size == length):
+    if kept != (head.persistent and len(data) - size == length):
         _differ("the origin's connection", kept=kept, data=data)
     if end != last:
         _differ("the client's connection", end=end, last=last, data=data)
@@ -473,6 +466,6 @@ def _meant_response(data: bytes) -> tuple[ResponseHead, int]:
         head = parse_response(data[: max(end, 0)])
     except HeadError as error:
         raise Difference(f"the relay takes what http1 refuses: {error}: {data!r}") from None
-    if head.cleaned or not is_sound(head):
+    if not head.sound:
         _differ("not for the relay alone", data=data)
     return head, end

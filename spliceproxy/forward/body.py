@@ -13,8 +13,8 @@ import os
 from functools import partial
 
 from spliceproxy.errors import EXHAUSTED, Failure, PeerGone
+from spliceproxy.http1.chunked import ChunkedDecoder, chunk, chunk_head, last_chunk
 from spliceproxy.http1.errors import HeadError
-from spliceproxy.http1.framing import ChunkedDecoder, chunk, chunk_head, last_chunk
 from spliceproxy.http1.status_field import without_own
 from spliceproxy.net.stream import Stream
 from spliceproxy.relay import interface

@@ -18,15 +18,15 @@ from spliceproxy.forward.resumed import Resumed
 from spliceproxy.forward.services import Services
 from spliceproxy.forward.tunnel import hand_over
 from spliceproxy.http1.authentication import request_binds, response_binds
+from spliceproxy.http1.chunked import ChunkedDecoder
 from spliceproxy.http1.errors import HeadError
-from spliceproxy.http1.framing import Body, ChunkedDecoder, request_body, response_body
+from spliceproxy.http1.framing import Body
 from spliceproxy.http1.head import RequestHead, ResponseHead
 from spliceproxy.http1.rewrite import (
     client_response,
     interim_response,
     may_switch,
     origin_request,
-    persistent,
 )
 from spliceproxy.net.stream import Stream
 from spliceproxy.policy.verdict import Verdict
@@ -102,7 +102,7 @@ class Exchange:
         self._sound = True  # what it has sent needed no lenience
         self._upload: asyncio.Task[None] | None = None
         self.uploaded = True  # nothing of the request's body is left to be read
-        self._body, self._length = request_body(head)
+        self._body, self._length = head.body()
         self.answered = False
         self.cut_by_reset = False  # only a reset shows that the response was cut short
 
@@ -321,9 +321,9 @@ class Exchange:
     async def _answer(self, origin: Stream, response: ResponseHead) -> bool:
         if self.uploaded:  # else the upload reads from the client, and finds out
             self._client.watch(self._client_gone)
-        kind, length = response_body(response, self._head.method)
+        kind, length = response.body(self._head.method)
         out = Body.CLOSE if kind == Body.CHUNKED and not self._head.minor else kind
-        stays = kind != Body.CLOSE and persistent(response) and self._sound
+        stays = kind != Body.CLOSE and response.persistent and self._sound
         # A response that overtakes the request's body ends the connection: what is left
         # of the body would have to be read as something. And where the origin has been told
         # who is at its connection, the client must learn that this is over.
@@ -331,7 +331,7 @@ class Exchange:
             out == Body.CLOSE
             or not self.uploaded
             or self._services.draining
-            or not persistent(self._head)
+            or not self._head.persistent
             or (self._binds and not stays)
         )
         prefix = client_response(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from spliceproxy.errors import Failure, PeerGone
 from spliceproxy.http1.errors import HeadError
-from spliceproxy.http1.framing import is_sound
 from spliceproxy.http1.head import MAX_EMPTY, ResponseHead, find_head_end, parse_response
 from spliceproxy.http1.lenient import skip_lines
 from spliceproxy.net.stream import Stream
@@ -67,5 +66,5 @@ class ResponseReader:
         head = bytes(buffer[:end])
         del buffer[:end]
         response = parse_response(head)
-        self.sound = self.sound and is_sound(response) and not response.cleaned
+        self.sound = self.sound and response.sound
         return response

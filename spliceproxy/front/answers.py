@@ -5,9 +5,8 @@ from __future__ import annotations
 from spliceproxy.errors import Denied, ErrorType, Failure, PeerGone
 from spliceproxy.forward.services import Services
 from spliceproxy.http1.errors import HeadError
-from spliceproxy.http1.framing import Body, request_body
+from spliceproxy.http1.framing import Body
 from spliceproxy.http1.head import RequestHead
-from spliceproxy.http1.rewrite import persistent, upgrade
 from spliceproxy.net.stream import Stream
 from spliceproxy.observe.record import Record
 from spliceproxy.policy.auth import Unauthenticated
@@ -114,12 +113,12 @@ class Answers:
         connection; one that has already sent more does not wait for an answer."""
         if self._services.draining or self._last:
             return False
-        if not persistent(head) or upgrade(head):
+        if not head.persistent or head.upgrade:
             return False
         if head.method == "CONNECT" and (not challenge or self._stream.buffer):
             return False
         try:
-            return request_body(head) == (Body.NONE, 0)
+            return head.body() == (Body.NONE, 0)
         except HeadError:
             return False
 

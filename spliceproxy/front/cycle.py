@@ -20,7 +20,7 @@ from spliceproxy.http1.chain import (
     one_less_forward,
 )
 from spliceproxy.http1.errors import HeadError
-from spliceproxy.http1.framing import Body, request_body
+from spliceproxy.http1.framing import Body
 from spliceproxy.http1.head import RequestHead
 from spliceproxy.observe.record import Record
 from spliceproxy.policy.verdict import Verdict
@@ -152,7 +152,7 @@ class Cycle:
 
     async def _connect(self, head: RequestHead) -> None:
         services = self._services
-        request_body(head)  # CONNECT with a body is an error
+        head.body()  # CONNECT with a body is an error
         self._check_loop(head)
         question = Question(self._connection.standing, head, head.host, head.port, self._record)
         verdict = await self._decide(question)
@@ -217,7 +217,7 @@ class Cycle:
         """Whether not all of the request's body has been read."""
         if self._exchange is not None:
             return not self._exchange.uploaded
-        return request_body(head)[0] != Body.NONE
+        return head.body()[0] != Body.NONE
 
     # ---- when it goes wrong ------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from spliceproxy.http1.errors import HeadError, show
-from spliceproxy.http1.fields import OWS, members
+from spliceproxy.http1.fields import OWS
 from spliceproxy.http1.head import RequestHead
 
 FORWARDED_MODES = ("transparent", "on", "off", "delete")
@@ -66,7 +66,7 @@ def forwarded_lines(head: RequestHead, mode: str, client: str) -> list[bytes] | 
         return []
     shown = client if mode == "on" and client else "unknown"
     node = f'"[{shown}]"' if ":" in shown else shown
-    nominated = members(head.values(b"connection"))
+    nominated = head.options
     lines = []
     for name, element in ((b"Forwarded", f"for={node}"), (b"X-Forwarded-For", shown)):
         key = name.lower()

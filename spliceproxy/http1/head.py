@@ -3,6 +3,10 @@
 A head that two readers could read in two ways is refused. One of a request is never repaired;
 what is mended in a response is said in :mod:`lenient`. The regular expressions look at a whole
 head at once, and none can backtrack more than linearly.
+
+A head answers once what everybody asks of it: how its body is framed, whether the connection
+persists, and to what it wants to upgrade. It does so on first use and not in the parser, because a
+client that may not use the proxy must learn that before it learns what is wrong with its body.
 """
 
 from __future__ import annotations
@@ -14,7 +18,14 @@ from dataclasses import dataclass, field
 from spliceproxy.http1.errors import HeadError as HeadError
 from spliceproxy.http1.errors import show
 from spliceproxy.http1.fields import MAX_FIELDS as MAX_FIELDS
-from spliceproxy.http1.fields import TOKEN, find_section_end, parse_fields
+from spliceproxy.http1.fields import TOKEN, find_section_end, members, parse_fields
+from spliceproxy.http1.framing import (
+    Framing,
+    is_sound,
+    request_body,
+    response_body,
+    transfer_codings,
+)
 from spliceproxy.http1.lenient import clean, find_end
 from spliceproxy.http1.target import escaped, split_authority, split_target
 
@@ -46,15 +57,21 @@ _STATUS_LINE = re.compile(
 ).match
 
 
+_CODING = b"transfer-encoding"
+_LENGTH = b"content-length"
+
+
 class _Fields:
     """Look-up by field name; ``fields`` must not be changed once the head is made."""
 
-    __slots__ = ()
+    __slots__ = ("_options",)
 
+    minor: int
     fields: list[tuple[bytes, bytes]]
     _index: dict[bytes, list[bytes]]
 
     def __post_init__(self) -> None:
+        self._options: list[bytes] | None = None
         index = self._index
         for name, value in self.fields:
             key = name.lower()
@@ -76,6 +93,24 @@ class _Fields:
         values = self._index.get(name)
         return values[0] if values else None
 
+    @property
+    def options(self) -> list[bytes]:
+        """What the Connection field names, in lower case (RFC 9110 section 7.6.1); maybe with
+        empty elements."""
+        if self._options is None:
+            values = self.values(b"connection")
+            self._options = members(values) if values else []
+        return self._options
+
+    @property
+    def upgrade(self) -> bytes | None:
+        """The Upgrade value if it counts: Connection names it and the message is HTTP/1.1
+        (RFC 9110 section 7.8)."""
+        values = self.values(b"upgrade")
+        if not values or not self.minor or b"upgrade" not in self.options:
+            return None
+        return b", ".join(values) or None
+
 
 @dataclass(slots=True)
 class RequestHead(_Fields):
@@ -94,6 +129,30 @@ class RequestHead(_Fields):
     _index: dict[bytes, list[bytes]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
+    _body: Framing | None = field(default=None, init=False, repr=False, compare=False)
+
+    def body(self) -> Framing:
+        """How the body is framed (RFC 9112 section 6.3). HeadError(400), or 501 for a coding
+        other than chunked (section 6.1)."""
+        if self._body is None:
+            codings, lengths = self.values(_CODING), self.values(_LENGTH)
+            self._body = request_body(self.method, self.minor, codings, lengths)
+        return self._body
+
+    @property
+    def persistent(self) -> bool:
+        """Whether the client lets its connection be used again (RFC 9112 section 9.3).
+
+        Never with HTTP/1.0: a proxy must not keep such a connection, since another proxy may
+        have passed on a Connection field that it did not understand (appendix C.2.2).
+        ``Proxy-Connection`` counts where there is no ``Connection``.
+        """
+        if not self.minor:
+            return False
+        if b"connection" in self._index:
+            return b"close" not in self.options
+        values = self.values(b"proxy-connection")
+        return not values or b"close" not in members(values)
 
 
 @dataclass(slots=True)
@@ -108,6 +167,33 @@ class ResponseHead(_Fields):
     _index: dict[bytes, list[bytes]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
+
+    def body(self, method: str) -> Framing:
+        """How the body is framed (RFC 9112 section 6.3) if the request has had this method:
+        a response does not say it alone. HeadError(502) for framing that can be read in two
+        ways."""
+        codings, lengths = self.values(_CODING), self.values(_LENGTH)
+        return response_body(method, self.status, codings, lengths)
+
+    @property
+    def codings(self) -> list[bytes]:
+        """The transfer codings, in order and lower case, without ``identity`` before them."""
+        return transfer_codings(self.values(_CODING))
+
+    @property
+    def sound(self) -> bool:
+        """Whether all of it could be read strictly, and its framing is as RFC 9112 has it. If
+        not, its connection must not serve another request: its sender may see another end."""
+        codings, lengths = self.values(_CODING), self.values(_LENGTH)
+        return not self.cleaned and is_sound(self.status, self.minor, codings, lengths)
+
+    @property
+    def persistent(self) -> bool:
+        """Whether the origin lets its connection be used again (RFC 9112 section 9.3)."""
+        options = self.options
+        if self.minor:
+            return b"close" not in options
+        return b"keep-alive" in options and b"close" not in options
 
 
 def skip_empty_lines(buffer: bytearray) -> int:

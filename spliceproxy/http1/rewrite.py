@@ -1,8 +1,7 @@
 """Header rules of an intermediary: what of a head goes on to the next hop.
 
-RFC 9110 section 7.6 (Connection, Via), 7.8 (Upgrade) and RFC 9112 section 9.3. Fields
-keep their order and spelling; those of one hop only are taken out, and ours are put
-behind the rest.
+RFC 9110 section 7.6 (Connection, Via) and 7.8 (Upgrade). Fields keep their order and spelling;
+those of one hop only are taken out, and ours are put behind the rest.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import re
 
 from spliceproxy.http1.authentication import challenges_bind
 from spliceproxy.http1.fields import OWS, TOKEN, members
-from spliceproxy.http1.framing import Body, transfer_codings
+from spliceproxy.http1.framing import Body
 from spliceproxy.http1.head import RequestHead, ResponseHead
 from spliceproxy.http1.status_field import FIELD as PROXY_STATUS
 from spliceproxy.http1.status_field import without_own
@@ -54,37 +53,10 @@ _PROTOCOL = re.compile(TOKEN + rb"(?:/" + TOKEN + rb")?").fullmatch
 _CARRIES_REQUESTS = re.compile(rb"(?:h2|h2c|h3|http|tls)(?:-[^/]*)?(?:/.*)?", re.I).fullmatch
 
 
-def persistent(head: RequestHead | ResponseHead) -> bool:
-    """Whether the sender lets its connection be used again (RFC 9112 section 9.3).
-
-    Never for an HTTP/1.0 request: a proxy must not keep such a connection, since another
-    proxy may have passed on a Connection field that it did not understand (appendix
-    C.2.2). ``Proxy-Connection`` of a request counts where there is no ``Connection``.
-    """
-    values = head.values(b"connection")
-    if not values and isinstance(head, RequestHead):
-        values = head.values(b"proxy-connection")
-    if head.minor:
-        return not values or b"close" not in members(values)
-    if not values or isinstance(head, RequestHead):
-        return False
-    options = members(values)
-    return b"keep-alive" in options and b"close" not in options
-
-
-def upgrade(head: RequestHead | ResponseHead) -> bytes | None:
-    """The Upgrade value if it counts: Connection names it and the message is HTTP/1.1
-    (RFC 9110 section 7.8)."""
-    values = head.values(b"upgrade")
-    if not values or not head.minor or b"upgrade" not in members(head.values(b"connection")):
-        return None
-    return b", ".join(values) or None
-
-
 def offered(head: RequestHead) -> list[bytes]:
     """The protocols to which the origin may switch: of those that the client asks for, all that
     are well-formed and carry no further requests."""
-    value = upgrade(head)
+    value = head.upgrade
     if value is None:
         return []
     protocols = [protocol.strip(OWS) for protocol in value.split(b",")]
@@ -94,7 +66,7 @@ def offered(head: RequestHead) -> list[bytes]:
 def may_switch(head: RequestHead, response: ResponseHead) -> bool:
     """Whether a 101 switches to protocols that were offered (RFC 9110 section 7.8); their
     versions are the origin's affair."""
-    value = upgrade(response)
+    value = response.upgrade
     if value is None:
         return False
     allowed = {_protocol_name(protocol) for protocol in offered(head)}
@@ -111,7 +83,7 @@ def origin_request(
 ) -> bytes:
     """The head for the origin, in origin form (RFC 9112 section 3.2.1).
 
-    ``body`` is what :func:`framing.request_body` says, ``via`` our pseudonym,
+    ``body`` is what :meth:`RequestHead.body` says, ``via`` our pseudonym,
     ``forwarded`` comes from :func:`chain.forwarded_lines`. Host is made from the target, in
     the place where it stood. Not for CONNECT.
     """
@@ -156,7 +128,7 @@ def client_response(
     """
     lines = [b"HTTP/1.1 %d %b" % (head.status, head.reason)]
     informs = body == Body.NONE and head.status >= 200 and head.status != 204
-    informs = informs and not transfer_codings(head)
+    informs = informs and not head.codings
     _copy_response(lines, head, body == Body.LENGTH or informs, via)
     if body == Body.CHUNKED:
         lines.append(b"Transfer-Encoding: chunked")
@@ -168,7 +140,7 @@ def client_response(
         lines.append(b"Proxy-Support: Session-Based-Authentication")
         options.append(b"Proxy-Support")
     # 101 switches, 426 must say to what (RFC 9110 section 15.5.22).
-    protocols = upgrade(head) if head.status in (101, 426) else None
+    protocols = head.upgrade if head.status in (101, 426) else None
     if protocols:
         lines.append(b"Upgrade: " + protocols)
         options.append(b"upgrade")
@@ -204,9 +176,8 @@ def _copy(
 ) -> None:
     """Those of ``fields`` that go on: not ``drops``, not what Connection names, Content-Length
     if ``length``, Host with the value ``host``."""
-    values = head.values(b"connection")
-    if values:
-        drops = drops | (frozenset(members(values)) - _NOT_NOMINABLE)
+    if head.options:
+        drops = drops | (frozenset(head.options) - _NOT_NOMINABLE)
     for name, value in fields:
         key = name.lower()
         if key in drops:

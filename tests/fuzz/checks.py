@@ -13,8 +13,9 @@ import zlib
 from oracle import NEXT_REQUEST, NEXT_RESPONSE, Difference, Message, Reader, compare
 
 from spliceproxy.http1.chain import FORWARDED_MODES, forwarded_lines, trace_body
+from spliceproxy.http1.chunked import MAX_CHUNK_LINE, chunk, last_chunk
 from spliceproxy.http1.errors import HeadError
-from spliceproxy.http1.framing import MAX_CHUNK_LINE, Body, chunk, last_chunk
+from spliceproxy.http1.framing import Body
 from spliceproxy.http1.head import RequestHead, ResponseHead
 from spliceproxy.http1.rewrite import client_response, interim_response, origin_request
 from spliceproxy.site.pages import error_page

@@ -13,7 +13,7 @@ from fuzz_http1 import CORPUS, corpus, name_of
 from oracle import Difference
 from relay.relay_rig import native_relay
 
-from spliceproxy.http1 import fields, framing, head, lenient, rewrite
+from spliceproxy.http1 import chunked, fields, framing, head, lenient, rewrite
 
 
 def check_corpus() -> None:
@@ -61,16 +61,16 @@ FAULTS: dict[str, tuple[Any, str, object]] = {
     "the end is not found across segments": (head, "find_section_end", _without_seam),
     "quadratic search": (head, "find_section_end", _from_the_start),
     "chunk sizes behind 0x": (
-        framing,
+        chunked,
         "_CHUNK_LINE",
         re.compile(rb"(?:0x)?([0-9A-Fa-f]{1,16})[^\r\n]*\r\n").match,
     ),
     "bare LF behind a chunk size": (
-        framing,
+        chunked,
         "_CHUNK_LINE",
         re.compile(rb"([0-9A-Fa-f]{1,16})[^\r\n]*\r?\n").match,
     ),
-    "Content-Length wins over a coding": (framing, "transfer_codings", lambda head: []),
+    "Content-Length wins over a coding": (framing, "transfer_codings", lambda values: []),
     "the end of a head is where strict readers see it": (
         lenient,
         "find_section_end",
@@ -114,14 +114,10 @@ def _kept_as_it_is(head: Any, body: Any, via: bytes) -> bytes:
     return rewrite.origin_request(head, body, b"")
 
 
-def _never_persistent(head: Any) -> bool:
-    return False
-
-
-PLAIN_FAULTS: dict[str, tuple[str, object]] = {
-    "no Via": ("origin_request", _kept_as_it_is),
-    "every connection ends": ("persistent", _never_persistent),
-    "another end of the head": ("find_head_end", lambda buffer, **_: len(buffer)),
+PLAIN_FAULTS: dict[str, tuple[Any, str, object]] = {
+    "no Via": (plain_oracle, "origin_request", _kept_as_it_is),
+    "every connection ends": (head.RequestHead, "persistent", property(lambda head: False)),
+    "another end of the head": (plain_oracle, "find_head_end", lambda buffer, **_: len(buffer)),
 }
 
 
@@ -129,7 +125,7 @@ PLAIN_FAULTS: dict[str, tuple[str, object]] = {
 def test_a_planted_fault_of_the_plain_path_is_found(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    attribute, fault = PLAIN_FAULTS[name]
-    monkeypatch.setattr(plain_oracle, attribute, fault)
+    where, attribute, fault = PLAIN_FAULTS[name]
+    monkeypatch.setattr(where, attribute, fault)
     with pytest.raises(Difference):
         check_plain_corpus()

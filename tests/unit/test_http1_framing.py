@@ -10,19 +10,16 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from oracle import NEXT_REQUEST, NEXT_RESPONSE, compare
 
-from spliceproxy.http1.framing import (
+from spliceproxy.http1.chunked import (
     LAST_CHUNK,
     MAX_CHUNK_LINE,
     MAX_TRAILERS,
-    Body,
     ChunkedDecoder,
     chunk,
     chunk_head,
-    is_sound,
     last_chunk,
-    request_body,
-    response_body,
 )
+from spliceproxy.http1.framing import Body
 from spliceproxy.http1.head import HeadError, parse_request, parse_response
 from spliceproxy.http1.rewrite import client_response
 
@@ -31,13 +28,13 @@ TE = b"Transfer-Encoding: chunked\r\n"
 
 
 def of_request(fields: bytes, line: bytes = b"POST http://h/ HTTP/1.1") -> tuple[Body, int]:
-    return request_body(parse_request(line + b"\r\nHost: h\r\n" + fields + b"\r\n"))
+    return parse_request(line + b"\r\nHost: h\r\n" + fields + b"\r\n").body()
 
 
 def of_response(
     fields: bytes, line: bytes = b"HTTP/1.1 200 OK", method: str = "GET"
 ) -> tuple[Body, int]:
-    return response_body(parse_response(line + b"\r\n" + fields + b"\r\n"), method)
+    return parse_response(line + b"\r\n" + fields + b"\r\n").body(method)
 
 
 # --- which body ----------------------------------------------------------------------
@@ -127,10 +124,10 @@ def test_bad_framing(fields: bytes, status: int) -> None:
     head = b"HTTP/1.1 %b None\r\n" + fields + b"\r\n"
     for code, method in [(b"304", "GET"), (b"200", "HEAD")]:
         if fields.startswith(b"Transfer-"):  # RFC 9112 6.3 rule 1: no matter what
-            assert response_body(parse_response(head % code), method) == (NONE, 0)
+            assert parse_response(head % code).body(method) == (NONE, 0)
             continue
         with pytest.raises(HeadError):  # it would go on to the client, for information
-            response_body(parse_response(head % code), method)
+            parse_response(head % code).body(method)
 
 
 # RFC 9112 6.3 says how to read these in a response.
@@ -153,13 +150,13 @@ LENIENT_FIELDS: dict[bytes, tuple[Body, int]] = {
 @pytest.mark.parametrize("line", [b"HTTP/1.1 200 OK", b"HTTP/1.0 404 None"])
 def test_responses_that_are_read_and_not_used_again(fields: bytes, line: bytes) -> None:
     head = parse_response(line + b"\r\nConnection: keep-alive\r\n" + fields + b"\r\n")
-    body = response_body(head, "GET")
+    body = head.body("GET")
     assert body == LENIENT_FIELDS[fields]
-    assert not is_sound(head)
+    assert not head.sound
     sent = client_response(head, body[0], minor=1, close=False, via=b"", date=b"d")
     again = parse_response(sent)
-    assert is_sound(again)
-    assert response_body(again, "GET") == body
+    assert again.sound
+    assert again.body("GET") == body
     with pytest.raises(HeadError):
         of_request(fields)
 
@@ -168,7 +165,7 @@ def test_responses_that_are_read_and_not_used_again(fields: bytes, line: bytes) 
 def test_a_connection_with_good_framing_may_be_used_again(
     fields: bytes, kind: Body | None, length: int
 ) -> None:
-    assert is_sound(parse_response(b"HTTP/1.1 200 OK\r\n" + fields + b"\r\n"))
+    assert parse_response(b"HTTP/1.1 200 OK\r\n" + fields + b"\r\n").sound
 
 
 def test_transfer_encoding_in_http_1_0() -> None:
@@ -177,8 +174,8 @@ def test_transfer_encoding_in_http_1_0() -> None:
     assert caught.value.status == 400
     # RFC 9112 6.1: read, and the connection is closed
     head = parse_response(b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\n" + TE + b"\r\n")
-    assert response_body(head, "GET") == (CHUNKED, 0)
-    assert not is_sound(head)
+    assert head.body("GET") == (CHUNKED, 0)
+    assert not head.sound
 
 
 @pytest.mark.parametrize("fields", [b"", b"Content-Length: 0\r\n"])
@@ -211,14 +208,14 @@ def test_what_cannot_have_a_body_ends_at_the_empty_line(status: int, fields: byt
     connection is not used again."""
     for version in (0, 1):
         head = parse_response(b"HTTP/1.%d %d x\r\n%b\r\n" % (version, status, fields))
-        assert response_body(head, "GET") == (NONE, 0)
-        assert not is_sound(head)
+        assert head.body("GET") == (NONE, 0)
+        assert not head.sound
 
 
 def test_an_interim_response_in_http_1_0() -> None:  # RFC 9110 15.2: there is none
     head = parse_response(b"HTTP/1.0 100 x\r\n\r\n")
-    assert response_body(head, "GET") == (NONE, 0)
-    assert not is_sound(head)
+    assert head.body("GET") == (NONE, 0)
+    assert not head.sound
 
 
 @pytest.mark.parametrize(
@@ -232,11 +229,11 @@ def test_an_interim_response_in_http_1_0() -> None:  # RFC 9110 15.2: there is n
 )
 def test_a_coding_of_what_has_no_body(line: bytes, method: str, sound: bool) -> None:
     head = parse_response(line + b"\r\n" + TE + b"\r\n")
-    assert response_body(head, method) == (NONE, 0)
-    assert is_sound(head) == sound
+    assert head.body(method) == (NONE, 0)
+    assert head.sound == sound
     both = parse_response(line + b"\r\n" + TE + b"Content-Length: 5\r\n\r\n")
-    assert response_body(both, method) == (NONE, 0)
-    assert not is_sound(both)
+    assert both.body(method) == (NONE, 0)
+    assert not both.sound
     assert b"Content-Length" not in client_response(
         both, NONE, minor=1, close=False, via=b"", date=b"d"
     )

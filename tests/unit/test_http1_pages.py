@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from spliceproxy.config import Timeouts
 from spliceproxy.errors import STATUS, WHY, reasons
-from spliceproxy.http1.framing import Body, response_body
+from spliceproxy.http1.framing import Body
 from spliceproxy.http1.head import find_head_end, parse_response
 from spliceproxy.site.pages import (
     DETAILS_MAX,
@@ -152,7 +152,7 @@ def test_whatever_the_detail_the_page_is_one_valid_response(
     page = error_page(status, "e", detail, minor=minor, close=close, date=DATE)
     end = find_head_end(bytearray(page), response=True)
     head = parse_response(page[:end])
-    assert response_body(head, "GET") == (Body.LENGTH, len(page) - end)
+    assert head.body("GET") == (Body.LENGTH, len(page) - end)
     assert page[end:].decode().startswith(f"{status} ")
 
     class Seen:

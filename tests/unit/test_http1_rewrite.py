@@ -6,14 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spliceproxy.http1.framing import Body, request_body, response_body
+from spliceproxy.http1.framing import Body
 from spliceproxy.http1.head import parse_request, parse_response
 from spliceproxy.http1.rewrite import (
     client_response,
     interim_response,
     origin_request,
-    persistent,
-    upgrade,
 )
 
 DATE = b"Mon, 23 Nov 2026 12:00:00 GMT"
@@ -25,7 +23,7 @@ def lines(*parts: bytes) -> bytes:
 
 def sent_request(*parts: bytes) -> bytes:
     head = parse_request(lines(*parts))
-    return origin_request(head, request_body(head)[0], b"sp")
+    return origin_request(head, head.body()[0], b"sp")
 
 
 def sent_response(
@@ -37,7 +35,7 @@ def sent_response(
 ) -> bytes:
     head = parse_response(lines(*parts))
     if body is None:
-        body, _ = response_body(head, method)
+        body, _ = head.body(method)
     return client_response(head, body, minor=minor, close=close, via=b"sp", date=DATE)
 
 
@@ -68,11 +66,11 @@ def test_persistence(
 ) -> None:
     request = [b"GET http://h/ HTTP/1.%d", b"Host: h", *fields]
     response = [b"HTTP/1.%d 200 OK", *fields]
-    assert persistent(parse_request(lines(*request) % 1)) is request_1_1
-    assert persistent(parse_response(lines(*response) % 1)) is response_1_1
-    assert persistent(parse_response(lines(*response) % 0)) is response_1_0
+    assert parse_request(lines(*request) % 1).persistent is request_1_1
+    assert parse_response(lines(*response) % 1).persistent is response_1_1
+    assert parse_response(lines(*response) % 0).persistent is response_1_0
     # "A proxy server MUST NOT maintain a persistent connection with an HTTP/1.0 client"
-    assert persistent(parse_request(lines(*request) % 0)) is False
+    assert parse_request(lines(*request) % 0).persistent is False
 
 
 @pytest.mark.parametrize(
@@ -91,8 +89,8 @@ def test_persistence(
 def test_upgrade(minor: int, fields: list[bytes], protocols: bytes | None) -> None:
     # RFC 9110 7.8
     request = lines(b"GET http://h/ HTTP/1.%d" % minor, b"Host: h", *fields)
-    assert upgrade(parse_request(request)) == protocols
-    assert upgrade(parse_response(lines(b"HTTP/1.%d 101 x" % minor, *fields))) == protocols
+    assert parse_request(request).upgrade == protocols
+    assert parse_response(lines(b"HTTP/1.%d 101 x" % minor, *fields)).upgrade == protocols
 
 
 @pytest.mark.parametrize("minor", [0, 1])
@@ -424,10 +422,10 @@ def test_what_is_sent_is_valid_and_names_the_same_resource(
     if any(name == b"Content-Length" for name, _ in fields):
         received.append(b"Content-Length: 5")
     head = parse_request(lines(b"POST http://o:81/p HTTP/1.1", b"Host: x", *received))
-    body, length = request_body(head)
+    body, length = head.body()
     sent = parse_request(origin_request(head, body, b"sp"))
     assert (sent.host, sent.port, sent.path, sent.method) == ("o", 81, "/p", "POST")
-    assert request_body(sent) == (body, length)
+    assert sent.body() == (body, length)
     assert sent.values(b"via")[-1] == b"1.1 sp"
     for name in (b"proxy-connection", b"proxy-authorization", b"keep-alive"):
         assert not sent.values(name)
