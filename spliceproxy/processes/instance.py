@@ -28,8 +28,8 @@ from spliceproxy.upstream.resolver import Resolver
 
 
 class Instance:
-    """Create it inside its event loop; it owns ``sockets``, ``relay``, ``resolver`` and
-    ``policy`` then, and :meth:`stop` ends them. OSError: it owns nothing."""
+    """Create it inside its event loop. It owns ``sockets``, ``relay``, ``resolver`` and
+    ``policy`` then, and :meth:`stop` ends them. After an OSError it owns nothing."""
 
     def __init__(
         self,
@@ -74,8 +74,8 @@ class Instance:
         self._server.start()
 
     async def stop(self) -> None:
-        """Refuses new clients, lets requests and tunnels end by themselves for
-        ``timeouts.drain`` seconds, or until this is cancelled, and ends everything."""
+        """Refuses new clients and gives requests and tunnels ``timeouts.drain`` seconds to end by
+        themselves, less if this is cancelled. Then it ends everything."""
         services = self.services
         try:
             await self._server.drain(services.config.timeouts.drain)

@@ -1,4 +1,5 @@
-"""The listening sockets: bound before the workers start, kept while they come and go."""
+"""The listening sockets. They are bound before the workers start and kept while these come and
+go."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from spliceproxy.config import Address
 from spliceproxy.net import tcp
 
 BACKLOG = 65535
-"""Asked of listen(2); the kernel cuts it to net.core.somaxconn."""
+"""The queue that is asked of listen(2). The kernel cuts it to net.core.somaxconn."""
 
 LOCK_PATIENCE = 2.0
 """Seconds to wait for another process that binds in the same directory."""
@@ -29,7 +30,7 @@ _REASONS = {
 
 
 class ListenError(Exception):
-    """An address that cannot be listened on; the text is one line that names it."""
+    """An address cannot be listened on. The text is one line that names it."""
 
 
 class Listeners:
@@ -58,7 +59,8 @@ class Listeners:
             sock.close()
 
     def close(self) -> None:
-        """Closes every socket; the process that bound them removes the Unix sockets' files."""
+        """Closes every socket. In the process that bound them it also removes the files of Unix
+        sockets."""
         for sock in self._all():
             sock.close()
         if os.getpid() == self._owner:
@@ -117,7 +119,7 @@ def bind(addresses: Sequence[Address], workers: int) -> Listeners:
 
 def _tcp_socket(family: int, address: Address) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-    # Past connections in TIME_WAIT do not keep the port (socket(7)).
+    # Connections in TIME_WAIT do not block the port then (socket(7)).
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if family == socket.AF_INET6:
         # ":8888" is both families, "[::]:8888" IPv6 alone (ipv6(7)).
@@ -129,9 +131,9 @@ def _tcp_socket(family: int, address: Address) -> socket.socket:
 def _first_tcp(address: Address) -> socket.socket:
     """Binds the first socket of an address, alone on its port.
 
-    SO_REUSEPORT lets any process of the same user join a port silently and take part
-    of its connections. So the first socket goes without until it listens: then the
-    port was free, and whoever comes the same way later is refused.
+    SO_REUSEPORT lets any process of the same user join a port silently and take a part of its
+    connections. So the first socket does without it until it listens. If that succeeds, the port
+    was free, and whoever comes the same way later is refused.
     """
     sock = _bind_first(address)
     try:
@@ -168,8 +170,8 @@ def _bind_to(family: int, host: str, address: Address) -> socket.socket:
 
 @contextlib.contextmanager
 def _locked(directory: str) -> Iterator[None]:
-    """Holds the directory's lock (flock(2)): of two processes that find the same stale
-    socket, the slower one must not remove what the faster has just bound."""
+    """Holds the directory's lock (flock(2)). If two processes find the same stale socket, the
+    slower one must not remove what the faster one has just bound."""
     handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         limit = time.monotonic() + LOCK_PATIENCE
@@ -189,8 +191,7 @@ def _locked(directory: str) -> Iterator[None]:
 
 
 def _remove_stale(path: str) -> None:
-    """Removes the socket file of a process that is gone; any other file stays, and is
-    an error."""
+    """Removes the socket file of a process that is gone. Any other file stays, and is an error."""
     try:
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
             raise OSError(errno.EEXIST, "a file of that name exists and is not a socket")

@@ -1,11 +1,11 @@
 """Messages of the program itself: one line each, on standard error.
 
-Until the proxy runs they are written as they come. Then nobody waits for whoever reads them:
-the supervisor writes what there is room for and keeps a little for later, and in a worker a
-thread writes, as for the access log. What does not fit is lost, counted, and told as soon as
-there is room again; what a worker has lost at its end, the supervisor tells. Whatever else is
-written to ``sys.stderr`` goes the same way, and so does what is printed: standard output is for
-the access log.
+Until the proxy runs they are written as they come. From then on nothing waits for their reader. The
+supervisor writes as much as there is room for and keeps a little for later. In a worker a thread
+writes them, as it is with the access log. What does not fit is dropped and counted, and the number
+is told as soon as there is room again. What a worker could not tell before its end, the supervisor
+tells. Whatever else is written to ``sys.stderr`` goes the same way. So does what is printed,
+because standard output is for the access log.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ MAX_PENDING = 256 << 10
 """Bytes of messages that may wait in a worker."""
 
 FINISH_SECONDS = 1.0
-"""How long the last messages of a worker are waited for."""
+"""Seconds that a worker waits at its end until its last messages are written."""
 
 LAST_SECONDS = 0.5
-"""And those of the supervisor."""
+"""The same for the supervisor."""
 
 RETRY_SECONDS = 0.5
-"""How often the supervisor tries to write what waits."""
+"""Seconds between two attempts of the supervisor to write what waits."""
 
 _ESCAPES = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
 
@@ -86,7 +86,7 @@ class _Lines(io.BufferedIOBase):
         return len(data)
 
     def end_line(self) -> None:
-        """Nothing comes any more: a line that has begun is ended."""
+        """Ends a line that has begun, because nothing more will come."""
         if self._rest:
             self.write(b"\n")
 
@@ -100,7 +100,7 @@ class _Lines(io.BufferedIOBase):
 _FD = 2
 _handler: _Handler | None = None
 _lines: _Lines | None = None
-_lost_lines = 0  # of the access logs of workers that have ended, not told of
+_lost_lines = 0  # of the access logs of workers that have ended, and not told yet
 
 
 def set_up(level: str) -> None:
@@ -111,8 +111,9 @@ def set_up(level: str) -> None:
 
 
 def in_supervisor() -> None:
-    """From now on this process, which has no thread, waits for no reader of its messages. It
-    calls :func:`flush` every RETRY_SECONDS while :func:`waits`, and :func:`finish`."""
+    """From now on this process, which has no thread, does not wait for a reader of its messages.
+    It must call :func:`flush` every RETRY_SECONDS while :func:`waits` is true, and :func:`finish`
+    at its end."""
     if sys.stderr is None:  # it is closed, and its descriptor may be anything's
         return
     sys.stderr.flush()
@@ -173,7 +174,7 @@ def flush() -> None:
 
 
 def count(shared: Losses, worker: int) -> None:
-    """Tells what a worker that has ended did not write, as soon as there is room."""
+    """Tells, as soon as there is room, how much a worker that has ended did not write."""
     global _lost_lines
     messages, lines = shared.take(worker)
     if (messages or lines) and isinstance(sink := _sink(), TryWriter):
@@ -183,7 +184,7 @@ def count(shared: Losses, worker: int) -> None:
 
 
 def finish() -> None:
-    """Before the process ends: waits a moment for what is left."""
+    """To be called before the process ends: waits a moment until the rest is written."""
     if _lines is not None:
         _lines.end_line()
     sink = _sink()

@@ -7,7 +7,7 @@ import signal
 from spliceproxy.messages import log
 
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-"""Stop the proxy; a second one at once."""
+"""One of them begins a graceful stop; a second one stops at once."""
 
 UNUSED = (signal.SIGUSR2,)
 """They end a process by default: one that is sent by mistake must not."""

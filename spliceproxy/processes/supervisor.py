@@ -4,13 +4,13 @@ It has no event loop and no thread, and waits for no reader of its messages. Its
 blocked and taken one at a time with sigtimedwait(2), so nothing happens between two lines of
 this file.
 
-SIGTERM, SIGINT and SIGHUP mean: stop, but let the workers drain. A second one means: at
-once. The workers learn it from their *lifeline*, a pipe whose write end only the
-supervisor holds: end of file on it says "drain", be it that the supervisor closed it or
-died. No signal is forwarded, since a worker may have got the same one itself (Ctrl-C
-goes to the whole foreground process group, systemd signals a whole control group), and
-must not take one request to stop for two. SIGUSR1 makes the workers open their access
-logs anew, and SIGQUIT makes them show their flows. SIGUSR2 means nothing yet, and is told.
+SIGTERM, SIGINT and SIGHUP mean: stop, but let the workers drain. A second one means: stop at
+once. The workers learn of it from their *lifeline*, a pipe whose write end only the supervisor
+holds. End of file on it means "drain", whether the supervisor closed it or died. No signal is
+forwarded, because a worker may have got the same signal itself: Ctrl-C goes to the whole
+foreground process group, and systemd signals a whole control group. A worker must not take one
+request to stop for two. SIGUSR1 makes the workers open their access logs anew, and SIGQUIT makes
+them show their flows. SIGUSR2 means nothing yet, and is told.
 """
 
 from __future__ import annotations
@@ -42,19 +42,19 @@ UNUSABLE = 2
 of the first workers ends so, the proxy stops with the same status."""
 
 HEALTHY = 5.0
-"""Seconds after which a worker's death counts as its first."""
+"""A worker that has lived for so many seconds was healthy: its death counts as the first."""
 
 BACKOFF_FIRST = 0.1
 BACKOFF_LAST = 10.0
-"""Seconds from a worker's death to its next start: none the first time, then doubling
-between these while it dies young."""
+"""Seconds from a worker's death to its next start. There are none the first time. While it dies
+young, they double between these two."""
 
 GRACE = 5.0
 """Seconds beyond the drain timeout that a worker has to end by itself."""
 
 AGAIN = 0.25
-"""Seconds after a stop signal in which another one is the same: timeout(1) sends one to its
-child and one to the group, and systemd SIGHUP behind SIGTERM (SendSIGHUP)."""
+"""Seconds after a stop signal within which another one counts as the same. timeout(1) sends one to
+its child and one to the group, and systemd sends SIGHUP right after SIGTERM (SendSIGHUP)."""
 
 
 def run(config: Config, run_worker: RunWorker | None = None) -> int:
@@ -135,7 +135,7 @@ def _announce(config: Config, addresses: Sequence[Address], descriptors: int) ->
 
 
 class _Slot:
-    """A worker's place: ``pid`` of the one that runs there, else 0."""
+    """A worker's place. ``pid`` is the process that runs there, 0 for none."""
 
     __slots__ = ("delay", "due", "index", "pid", "started", "starts")
 

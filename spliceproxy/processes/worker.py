@@ -43,8 +43,8 @@ def new_loop() -> tuple[asyncio.AbstractEventLoop, str]:
 
 
 def load() -> None:
-    """Loads what workers would load when they first need it, so that they share its memory and
-    need no descriptors for it."""
+    """Loads what workers would otherwise load when they first need it. So they share its memory
+    and need no descriptors for it."""
     import tokenize  # noqa: F401 - linecache takes it for the lines of a traceback
 
     with contextlib.suppress(ImportError):
@@ -88,7 +88,7 @@ def run(config: Config, sockets: Sequence[socket.socket], lifeline: int, index: 
 async def _work(
     config: Config, sockets: Sequence[socket.socket], lifeline: int, relay: Relay, ready: str
 ) -> None:
-    """``ready`` is said once clients are accepted."""
+    """``ready`` is logged when clients are accepted."""
     loop = asyncio.get_running_loop()
     resolver = Resolver(config.timeouts.lookup)
     try:
@@ -114,7 +114,7 @@ _NO_MEMORY = b"no memory is left: this worker cannot go on and ends\n"
 
 
 def _die() -> None:
-    """Ends this worker at once, and asks for no memory: its supervisor starts another."""
+    """Ends this worker at once, without asking for memory. Its supervisor starts another."""
     signal.alarm(1)  # if nobody reads what is said
     try:
         os.write(2, _NO_MEMORY)

@@ -1,4 +1,4 @@
-"""How many CPUs this process may use: what its affinity and the CPU quotas of its cgroups say."""
+"""How many CPUs this process may use, by its affinity and the CPU quotas of its cgroups."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _DIGITS = re.compile(r"[0-9]+").fullmatch
 
 
 class Quota(NamedTuple):
-    """``cpus`` that a cgroup may keep busy, fractions included, and the file that says so."""
+    """How many CPUs a cgroup may keep busy, fractions included, and the file that says so."""
 
     cpus: float
     file: str
 
 
 def available(root: str = "/") -> tuple[int, str]:
-    """The number of CPUs to use, at least 1, and why in a few words. ``root``: where proc and
-    the cgroups are looked for."""
+    """The number of CPUs to use, at least 1, and the reason in a few words. ``root`` is where proc
+    and the cgroups are looked for."""
     allowed = len(os.sched_getaffinity(0))
     faults: list[str] = []
     found = min(quotas(root, faults), default=None)
@@ -101,7 +101,7 @@ def _folders(
     """
     if ".." in group.parts:
         return
-    # A mount that does not hold the path is one that a container's runtime has made for it.
+    # If the mount does not hold the path, a container's runtime has made the mount for it.
     below = group.relative_to(top) if group.is_relative_to(top) else PurePosixPath()
     folder = mounted / below
     yield folder

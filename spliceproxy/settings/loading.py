@@ -1,4 +1,4 @@
-"""Puts flags, environment and file together, in that order of strength, into a Config."""
+"""Makes a Config of flags, environment and file. Flags override variables, these the file."""
 
 from __future__ import annotations
 
@@ -40,11 +40,12 @@ def load(
     *,
     start: bool = True,
 ) -> tuple[Config, Mapping[str, Found]]:
-    """The settings, and where each of those that were given stood; SettingsError.
+    """The settings, and where each of those that were given stood. SettingsError.
 
-    ``flags``: values by setting name. ``file``: a TOML file, else SPLICEPROXY_CONFIG names
-    it. ``start``: the proxy will run with them in this process; else nothing is created,
-    and the policy hook is loaded to see whether it can be.
+    ``flags`` are values by the name of the setting. ``file`` is a TOML file; without it
+    SPLICEPROXY_CONFIG names one. ``start`` says that the proxy will run with them in this
+    process. Otherwise nothing is created, and the policy hook is loaded to see whether it can
+    be.
     """
     problems: list[str] = []
     found: dict[str, Found] = {}
@@ -99,7 +100,7 @@ def _build(found: Mapping[str, Found]) -> Config:
 
 
 def _contradictions(config: Config, found: Mapping[str, Found]) -> Iterator[str]:
-    """What each setting allows by itself, but not with the others or on this machine."""
+    """Values that are allowed by themselves, but not together or not on this machine."""
     listen = found["listen"].where if "listen" in found else "--listen"
     for one, other in combinations(config.listen, 2):
         if _overlap(one, other):
@@ -162,8 +163,8 @@ def _destinations(policy: PolicyConfig, found: Mapping[str, Found]) -> Iterator[
 
 
 def _auth(auth: AuthConfig, found: Mapping[str, Found]) -> Iterator[str]:
-    """What is wrong in the files, with their names and lines; of one that cannot be read, with
-    the setting that names it."""
+    """What is wrong in the files, with their names and lines. If a file cannot be read, the
+    setting that names it."""
     from spliceproxy.policy.auth import Authenticator
 
     try:
@@ -198,7 +199,7 @@ def _overlap(one: Address, other: Address) -> bool:
 
 
 def is_there(module: str) -> bool:
-    """Whether a module can be imported; it is not."""
+    """Whether a module could be imported. It is not imported."""
     from importlib.util import find_spec
 
     return find_spec(module) is not None
@@ -225,7 +226,7 @@ def native_is_for_debugging() -> bool:
 
 
 def log_faults(path: str, where: str, *, create: bool) -> Iterator[str]:
-    """Opens the file as the log will: any doubt about it is settled now."""
+    """Opens the file as the log will, to find any fault now."""
     flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
     try:
         os.close(os.open(path, flags | os.O_CREAT if create else flags, 0o640))

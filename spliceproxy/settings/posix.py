@@ -10,9 +10,10 @@ import re
 from typing import Literal
 
 Case = Literal["ignored", "exact", "either"]
-"""``ignored``: as with REG_ICASE; the translation is for re.IGNORECASE. ``exact``: the case
-counts; it is for no such flag. ``either``: the case counts, but it is for re.IGNORECASE, and
-matches at least the texts of which some spelling matches."""
+"""``ignored``: the case does not count, as with REG_ICASE; use the translation with re.IGNORECASE.
+``exact``: the case counts; use it without that flag. ``either``: the case counts, but the
+translation is used with re.IGNORECASE, and matches at least every text of which some spelling
+matches."""
 
 _CLASSES = {
     "alnum": "a-zA-Z0-9",
@@ -65,8 +66,8 @@ def from_glob(pattern: str, *, case: Case = "exact") -> str:
 
 
 class _Regex:
-    """``at`` is where the next part begins. In a basic expression a backslash makes operators,
-    in an extended one it takes their meaning away."""
+    """``at`` is where the next part begins. In a basic expression a backslash makes an operator
+    of a character, in an extended one it makes a plain character of an operator."""
 
     def __init__(self, pattern: str, extended: bool, case: Case) -> None:
         _plain_ascii(pattern)
@@ -174,8 +175,8 @@ class _Regex:
         return _literal(char)
 
     def _repeated(self, atom: str) -> str:
-        """The atom with what repeats it. Two in a row mean the one that does both: in Python
-        the second one means something else, or would be tried in very many ways."""
+        """The atom with what repeats it. Two repetitions in a row become one that means both. In
+        Python the second would mean something else, or would be tried in very many ways."""
         found = ""
         while (operator := self._operator()) and operator in "*+?{":
             if found and ("{" in (operator, found[0]) or (operator == "*" and not self._extended)):
@@ -258,7 +259,7 @@ def _goes_on(pattern: str, at: int) -> bool:
 
 
 def _range(low: str, high: str, case: Case) -> str:
-    """The C library ignores the case by making all capitals, the ends of ranges, too."""
+    """The C library ignores the case by turning everything into capitals, ends of ranges, too."""
     alike = any(one.fullmatch(low + high) for one in _ALIKE)
     no_letters = high < "A" or (low > "Z" and high < "a") or low > "z"
     fair = alike or no_letters or (case == "exact" and (low + high).isalnum())

@@ -24,7 +24,7 @@ CONFIG_VARIABLE = f"{PREFIX}CONFIG"
 
 @dataclass(frozen=True)
 class Found:
-    """A setting's value, and where it stood: ``--via``, ``SPLICEPROXY_VIA`` or
+    """A setting's value, and where it was given: ``--via``, ``SPLICEPROXY_VIA`` or
     ``FILE: via``."""
 
     value: Any
@@ -40,9 +40,8 @@ _OF_THE_BUILD = (f"{PREFIX}REQUIRE_NATIVE", f"{PREFIX}DEBUG")
 
 
 def strangers(environ: Mapping[str, str]) -> Iterator[str]:
-    """A line for each SPLICEPROXY_* variable that is no setting and none that is misspelt, for a
-    warning: it may be anybody's. Those that Kubernetes makes of a service of our name are not
-    among them."""
+    """A warning for each SPLICEPROXY_* variable that is neither a setting nor a misspelt one. It
+    may be anybody's. Variables that Kubernetes makes of a service of our name are left out."""
     for variable in environ:
         if not variable.startswith(PREFIX) or _SERVICE_LINK.fullmatch(variable):
             continue
@@ -56,7 +55,7 @@ def _known() -> dict[str, Setting]:
 
 
 def _near(variable: str) -> str:
-    """The variable that is meant by one that is not known, or ""."""
+    """The variable that an unknown one is likely meant to be, or ""."""
     if _SERVICE_LINK.fullmatch(variable) or variable in _OF_THE_BUILD:
         return ""
     return next(iter(get_close_matches(variable, [*_known(), CONFIG_VARIABLE], 1, 0.9)), "")
@@ -119,7 +118,7 @@ def from_file(path: str, named_by: str, problems: list[str]) -> dict[str, Found]
 
 
 class _Reader:
-    """``where`` is what stands before a key in a problem."""
+    """``where`` is the text before a key in a problem."""
 
     def __init__(self, folder: str, problems: list[str]) -> None:
         self._folder = folder

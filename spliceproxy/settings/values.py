@@ -36,7 +36,7 @@ _DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*(:[^\W\d]\w*)?")
 _ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
 RESERVED = ("clients", "default", "guard", "locked")
-"""Ids by which refusals are known that are no rule's."""
+"""Ids of refusals that come from no rule."""
 
 
 # Where to listen and what to answer
@@ -102,7 +102,7 @@ BACKEND = Kind(
     write=lambda value: str(Address(*value)),
 )
 
-# Files. None is opened here: what reads or writes one says more about what is wrong.
+# Files. None is opened here: whoever reads or writes one can say better what is wrong.
 
 
 def _directory(text: str, folder: str) -> Path:
@@ -153,7 +153,7 @@ def _mode(path: Path, text: str) -> int:
 
 
 def _other(path: Path, text: str) -> str:
-    """The whole path, where it is another than what was given."""
+    """The whole path and a space, if the path differs from what was given."""
     return "" if str(path) == text else f"{path} "
 
 

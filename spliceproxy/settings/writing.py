@@ -10,7 +10,7 @@ from spliceproxy.settings.table import SETTINGS, Setting
 
 
 def to_toml(config: Config, leave_out: Container[str] = ()) -> str:
-    """Every setting with its value, but those that are not set and those to leave out (by
+    """Every setting with its value, except those that are not set and those to leave out (by
     name). ValueError for a text that is not Unicode, as file names may be."""
     import tomli_w
 

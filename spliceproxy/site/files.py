@@ -64,8 +64,8 @@ _ABSENT = frozenset(
 
 
 class FileAnswer:
-    """The answer to one request: ``head()``, then ``body``, then ``length`` bytes of
-    ``fd`` from ``offset``. A context manager that closes ``fd``."""
+    """The answer to one request. To be sent are ``head()``, then ``body``, then ``length`` bytes
+    of ``fd`` from ``offset``. It is a context manager that closes ``fd``."""
 
     __slots__ = ("body", "content_type", "fd", "fields", "length", "offset", "status")
 
@@ -111,20 +111,21 @@ class Site:
 
     Only regular files below ``root`` are ever opened. Each component of a path is opened
     in the directory before it (:mod:`spliceproxy.site.opening`), and no component can be ``..`` or
-    hold a slash, so there is no way out. Names that begin with a dot do not exist, but a link
-    may lead to one.
+    hold a slash, so there is no way out. Names that begin with a dot are treated as missing, but
+    a link may lead to one.
     """
 
     def __init__(self, root: Path, *, links: bool = False) -> None:
-        """``links``: those that stay below ``root`` are followed. OSError if ``root`` (itself or
-        behind a link) is not a readable directory."""
+        """``links``: whether links that stay below ``root`` are followed. OSError if ``root``
+        (itself or behind a link) is not a readable directory."""
         self._root = os.path.abspath(root)
         self._links = links
         os.close(open_folder(self._root))
 
     def find(self, head: RequestHead) -> FileAnswer:
-        """The answer to a request in origin form; the caller must close it. Faults of the
-        request are answers, too: 301, 304, 400, 403, 404, 405, 412, 416. OSError is ours."""
+        """The answer to a request in origin form. The caller must close it. A request that cannot
+        be served has an answer, too: 301, 304, 400, 403, 404, 405, 412 or 416. OSError is a
+        fault of the proxy's own."""
         if head.method not in ("GET", "HEAD"):
             return _text(head, 405, [(b"Allow", b"GET, HEAD")])
         path, mark, query = head.path.partition("?")
@@ -151,7 +152,7 @@ class Site:
 
 
 async def send_file(stream: Stream, fd: int, offset: int, length: int, idle: float) -> None:
-    """Sends ``length`` bytes of a file behind what ``stream.send`` has sent.
+    """Sends ``length`` bytes of a file after what ``stream.send`` has sent.
 
     Failure("connection_write_timeout") when the peer takes nothing for ``idle`` seconds;
     PeerGone; OSError where the file cannot be read or ended early. After any of them the
@@ -195,11 +196,11 @@ def _status(error: OSError) -> int:
         return 404
     if error.errno in (errno.EACCES, errno.EPERM):
         return 403
-    raise error  # no descriptors, a broken disk: it is ours, and answered and told as such
+    raise error  # no descriptors or a broken disk: a fault of our own, answered and logged as such
 
 
 def _file(head: RequestHead, content_type: str, about: os.stat_result) -> FileAnswer:
-    """The answer with a regular file, or a part of it; ``fd`` is left to the caller."""
+    """The answer with a regular file or a part of it. ``fd`` stays the caller's."""
     size = about.st_size
     now = int(time.time())
     # RFC 9110 section 8.8.2.1: never later than the Date field.
@@ -234,7 +235,7 @@ def _file(head: RequestHead, content_type: str, about: os.stat_result) -> FileAn
 
 
 def _text(head: RequestHead, status: int, fields: Fields | None = None) -> FileAnswer:
-    """A short answer that says its status."""
+    """A short answer whose text is its status."""
     body = f"{status} {HTTPStatus(status).phrase}\n".encode()
     answer = FileAnswer(status, fields or [], "text/plain; charset=utf-8")
     answer.fields.append((b"Content-Length", b"%d" % len(body)))

@@ -1,5 +1,5 @@
-"""Opens what is below a folder, and nothing that is outside of it: without links, or with those
-that stay inside. There is no time between a look and the opening for somebody to slip in."""
+"""Opens what is below a folder and nothing outside of it. Links are refused, or followed as long
+as they stay inside. Nothing is checked first and opened later: nobody can swap a file between."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import stat
 from collections.abc import Iterator, Sequence
 
 MAX_LINKS = 40
-"""Links behind one another (MAXSYMLINKS of the kernel)."""
+"""How many links are followed for one path (the kernel's MAXSYMLINKS)."""
 
 LOOKED_AT = 10_000
-"""Directory entries that a search for links looks at."""
+"""How many directory entries a search for links looks at."""
 
 _PATH = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 # O_NONBLOCK: opening a FIFO or a device must not wait.
@@ -27,8 +27,8 @@ def open_folder(path: str) -> int:
 def open_below(root: str, names: Sequence[bytes], *, links: bool) -> int:
     """Opens the last of ``names``, each below the one before, for reading; OSError.
 
-    ``links``: they are followed as openat2(2) does with RESOLVE_BENEATH. One that is absolute or
-    leads out of ``root``, even if it comes back, is EXDEV.
+    ``links``: whether links are followed, as openat2(2) does with RESOLVE_BENEATH. A link that
+    is absolute or leads out of ``root``, even if it comes back, is EXDEV.
     """
     if links:
         return _Walk(root).open(names)
@@ -44,8 +44,8 @@ def open_below(root: str, names: Sequence[bytes], *, links: bool) -> int:
 
 
 class _Walk:
-    """``folders``: descriptors from the root to where it is. ".." is the one before, whatever is
-    renamed meanwhile: every folder has been reached from the root, by names."""
+    """``folders``: descriptors from the root to the present folder. ".." goes back to the one
+    before. So whatever is renamed meanwhile, every folder was reached from the root by names."""
 
     def __init__(self, root: str) -> None:
         self._folders = [open_folder(root)]
@@ -62,7 +62,7 @@ class _Walk:
                 os.close(folder)
 
     def _step(self, todo: list[bytes]) -> None:
-        """Takes the next name, which more names are behind."""
+        """Takes the next name, after which more names follow."""
         name = todo.pop()
         if name in (b"", b"."):
             return
@@ -97,7 +97,7 @@ class _Walk:
                     raise
             link = os.open(todo.pop(), _PATH, dir_fd=self._folders[-1])
             try:
-                self._follow(link, todo)  # EINVAL or ENOENT if it is none any more
+                self._follow(link, todo)  # EINVAL or ENOENT if it is no link any more
             finally:
                 os.close(link)
 
@@ -113,7 +113,7 @@ class _Walk:
 
 
 def unserved(root: str, *, links: bool) -> list[str]:
-    """The paths of links below a folder that :func:`open_below` refuses; of a large one some."""
+    """The paths of links below a folder that :func:`open_below` refuses; some of a large one's."""
     found = []
     for path in find_links(root):
         if links:
@@ -128,7 +128,7 @@ def unserved(root: str, *, links: bool) -> list[str]:
 
 
 def find_links(root: str) -> Iterator[str]:
-    """The links below a folder whose names do not begin with a dot; of a large folder some."""
+    """The links below a folder whose names do not begin with a dot; some of a large one's."""
     todo = [root]
     left = LOOKED_AT
     while todo and left > 0:

@@ -24,7 +24,7 @@ NO_MEMORY = (
     b"Retry-After: 1\r\n"
     b"Connection: close\r\n\r\n"
 )
-"""The answer where none can be made any more."""
+"""The answer if there is no memory to make another."""
 
 HOW_TO_CONFIGURE = (
     "This is a forward proxy, and the request names no server to forward it to.\n"
@@ -35,15 +35,15 @@ HOW_TO_CONFIGURE = (
 """The detail of a 400 for an origin-form request where there is no default backend."""
 
 RETRY_AFTER = {429: 10, 503: 1}
-"""Seconds by status: the proxy's own limits pass quickly; what a rule counts does not. Clients
-that repeat by themselves obey it, where they read it."""
+"""Seconds by status. The proxy's own limits pass quickly, what a rule counts does not. Clients that
+repeat by themselves obey it, if they read it."""
 
 PHRASE_MAX = 80
 """Bytes of a reason phrase. Many clients show it, and most of them on one line."""
 
 DETAILS_MAX = 512
-"""Characters of what Proxy-Status says. A function may give a reason of any length, which is in
-the body; of a head many clients read no more than 8 KiB."""
+"""Characters of the details in Proxy-Status. A function may give a reason of any length, and the
+body has all of it. Many clients read no more than 8 KiB of a head."""
 
 _PHRASES = {status.value: status.phrase for status in HTTPStatus}
 _PHRASES.update({413: "Content Too Large", 414: "URI Too Long"})  # RFC 9110; Python before 3.13
@@ -82,11 +82,10 @@ def error_page(
 ) -> bytes:
     """A whole response of ours: a head and a plain text of a few lines, or a denial.
 
-    ``error`` is an RFC 9209 type; ``detail`` may hold text of the request; ``minor`` is
-    the client's HTTP/1.minor; ``close`` says whether its connection ends; ``head_only``
-    leaves the text out (an answer to HEAD); ``date`` is an IMF-fixdate; ``extra`` are
-    field lines without CRLF, sent as they are; ``why`` goes into the reason phrase, in place
-    of which a denial has its rule.
+    ``error`` is an RFC 9209 type. ``detail`` may hold text of the request. ``minor`` is the
+    client's HTTP/1.minor. ``close`` says whether its connection ends. ``head_only`` leaves the
+    text out, for an answer to HEAD. ``date`` is an IMF-fixdate. ``extra`` are field lines without
+    CRLF, sent as they are. ``why`` goes into the reason phrase; a denial has its rule there.
     """
     phrase = _PHRASES.get(status, "Error")
     if denial is None:
@@ -113,7 +112,7 @@ def error_page(
 
 
 def _reason_phrase(text: str) -> str:
-    """RFC 9112 section 4, of visible ASCII and spaces only: the id of a rule may be anything."""
+    """RFC 9112 section 4, but visible ASCII and spaces only: a rule's id may hold anything."""
     return _NOT_SF_STRING.sub("?", text)[:PHRASE_MAX].rstrip()
 
 
@@ -156,7 +155,7 @@ _RANGES = {
     "text/*": (_TEXT, 1),
     "*/*": (_TEXT, 0),
 }
-"""By media range the type that it stands for here, and how specific it is."""
+"""The type that a media range stands for here, and how specific the range is."""
 
 
 def _preferred(accept: Sequence[bytes]) -> bytes:
@@ -188,7 +187,7 @@ _QVALUE = re.compile(r"0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?").fullmatch
 
 
 def trace_answer(head: RequestHead, *, close: bool, date: bytes) -> bytes:
-    """A whole response to TRACE: the request, back (RFC 9110 section 9.3.8)."""
+    """A whole response to TRACE, which sends the request back (RFC 9110 section 9.3.8)."""
     body = trace_body(head)
     lines = [
         b"HTTP/1.1 200 OK",
@@ -211,7 +210,7 @@ def options_answer(head: RequestHead, *, close: bool, date: bytes) -> bytes:
 
 
 def _end(lines: list[bytes], minor: int, close: bool) -> bytes:
-    """The head of these lines, with Connection where the client needs it."""
+    """The head made of these lines, with Connection if the client needs it."""
     if close:
         lines.append(b"Connection: close")
     elif not minor:
@@ -227,5 +226,5 @@ def _sf_string(text: str) -> str:
 
 
 def _printable(text: str) -> str:
-    """Text that does a terminal no harm: all but line ends that is not printable, escaped."""
+    """Text that cannot harm a terminal: what is not printable is escaped, but for line ends."""
     return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)

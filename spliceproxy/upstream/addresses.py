@@ -26,7 +26,7 @@ def literal(text: str) -> str | None:
             socket.inet_pton(socket.AF_INET, text)
             return text
         packed = socket.inet_pton(socket.AF_INET6, text)
-    except (OSError, ValueError):  # ValueError: a zero byte
+    except (OSError, ValueError):  # ValueError: there is a zero byte
         return None
     if packed.startswith(_V4_MAPPED):
         return socket.inet_ntop(socket.AF_INET, packed[12:])
@@ -34,7 +34,7 @@ def literal(text: str) -> str | None:
 
 
 def interleave(addresses: Iterable[str]) -> tuple[str, ...]:
-    """The addresses without repeats, the families by turns, that of the first one first.
+    """The addresses without repeats; the two families alternate, beginning with the first's.
 
     RFC 8305 section 4 with a First Address Family Count of 1: an unreachable family costs
     one attempt, not as many as it has addresses.

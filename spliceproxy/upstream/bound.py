@@ -10,9 +10,9 @@ from spliceproxy.upstream.pool import Key
 
 
 class BoundOrigin:
-    """At most one connection, on which the origin has been told who its client is (RFC 4559
-    section 6): nobody else may use it. One that says anything while idle, FIN included, or
-    is idle for ``seconds``, is closed, and ``ended`` is called."""
+    """At most one connection. On it the origin has been told who its client is (RFC 4559
+    section 6), so nobody else may use it. If the origin sends anything while it is idle, a FIN
+    included, or if it is idle for ``seconds``, it is closed and ``ended`` is called."""
 
     __slots__ = ("_ended", "_held", "_loop", "_seconds", "_timer")
 
@@ -31,8 +31,8 @@ class BoundOrigin:
 
     def take(self, key: Key, addresses: Container[str]) -> tuple[Stream, str] | None:
         """The connection and its peer's address, for a request to ``key`` that may go to
-        ``addresses``; if it leads anywhere else, or its origin has just said something, it
-        is closed."""
+        ``addresses``. If the connection leads anywhere else, or if its origin has just sent
+        something, it is closed and the answer is None."""
         if self._held is None:
             return None
         held, stream, peer = self._held
@@ -47,7 +47,7 @@ class BoundOrigin:
         return stream, peer
 
     def put(self, key: Key, stream: Stream, peer: str) -> None:
-        """Takes over a connection between two messages; closes the one that it has."""
+        """Keeps a connection that is between two messages, and closes the one kept before."""
         self._drop()
         if stream.buffer:
             stream.close()
@@ -57,8 +57,7 @@ class BoundOrigin:
         stream.watch(self._end, quiet=True)
 
     def close(self) -> None:
-        """Closes the connection, if there is one, and refers to its user no more: ``ended`` is
-        not called."""
+        """Closes the connection, if there is one, and forgets ``ended``, which is not called."""
         self._drop()
         self._ended = None
 

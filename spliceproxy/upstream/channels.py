@@ -1,8 +1,8 @@
 """The c-ares channels of one resolver.
 
-c-ares learns how fast a server is, and cannot be kept from acting on it, nor from caching; both
-belong to a channel. So there are two kinds, and none is used for long. None is made without a free
-descriptor: c-ares could not read resolv.conf, would not say so, and would ask 127.0.0.1.
+A channel of c-ares learns how fast a server is, and it caches. Neither can be switched off. So
+there are two kinds of channels, and none is used for long. No channel is made without a free
+descriptor: c-ares could not read resolv.conf then, would not say so, and would ask 127.0.0.1.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ without records for an hour whatever its SOA says. A channel costs 0.2 ms."""
 QUERY_SHARE = 5
 QUERY_TRIES = 3
 QUERY_TIMEOUT = 2.0
-"""A server has a fifth of the limit, at most QUERY_TIMEOUT seconds (c-ares' default), to
-answer before the next one is asked; c-ares doubles it from round to round. So a lost packet
-and a dead server, or two, leave time for an answer within the limit."""
+"""A server has a fifth of the limit to answer before the next one is asked, but at most
+QUERY_TIMEOUT seconds, which is c-ares' default. c-ares doubles the time from round to round. So
+there is time for an answer within the limit after a lost packet and one or two dead servers."""
 
 PATIENT_AGE = 0.5
-"""c-ares (since 1.32) takes the usual speed of a server for that of each name: where three
-answers came fast, a try lasts a quarter of a second at first, and what comes after a try is not
-heard. So there is a patient channel for names that are slow: one try for the whole limit, and no
-answer before it. It is replaced when it has had one, but not more often than each PATIENT_AGE
-seconds: it lives until its last query ends, and has a thread and an inotify(7) instance."""
+"""c-ares (since 1.32) expects every name to be as fast as its server usually is. After three
+fast answers a try lasts a quarter of a second at first, and an answer that comes after its try is
+not heard. So slow names have a patient channel: it makes one try for the whole limit, and has had
+no answer before. It is replaced after an answer, but not more often than every PATIENT_AGE
+seconds, because it lives until its last query ends and has a thread and an inotify(7) instance."""
 
 
 class Channels:
-    """Create it inside the event loop; ValueError for name servers that are none. ``timeout``
-    is the limit for one name in seconds, ``clock`` gives the time by which channels age."""
+    """Create it inside the event loop. ``timeout`` is the limit for one name in seconds, ``clock``
+    gives the time by which channels age. ValueError if a name server is not an address."""
 
     __slots__ = (
         "_clock",
@@ -70,13 +70,13 @@ class Channels:
         self._usual = self._open_usual()
 
     def is_old(self) -> bool:
-        """Whether :meth:`usual` will be a new one."""
+        """Whether :meth:`usual` will make a new channel."""
         old = self._clock() >= self._since + CHANNEL_AGE or self._lookups >= CHANNEL_LOOKUPS
         return old and not is_exhausted()
 
     def usual(self) -> aiodns.DNSResolver:
-        """The channel for a look-up. One that is replaced closes itself when its last look-up
-        is done; until then somebody must hold it."""
+        """The channel for a look-up. A channel that was replaced closes itself when its last
+        look-up is done. Until then somebody must hold a reference to it."""
         if self.is_old():
             self._usual = self._open_usual()
             self._since = self._clock()
@@ -85,8 +85,9 @@ class Channels:
         return self._usual
 
     def patient(self) -> aiodns.DNSResolver:
-        """The channel for what is slow on the usual one, which takes its place where none can be
-        made. It closes itself with its last look-up; until then somebody must hold it."""
+        """The channel for names that are slow on the usual one; the usual one itself if no
+        other can be made. It closes itself with its last look-up. Until then somebody must hold
+        a reference to it."""
         channel = self._patient()
         age = self._clock() - self._patient_since
         used_up = channel is None or (self._patient_heard and age >= PATIENT_AGE)
@@ -98,12 +99,12 @@ class Channels:
         return channel or self._usual
 
     def heard(self, channel: aiodns.DNSResolver) -> None:
-        """A server has answered on this channel."""
+        """Notes that a server has answered on this channel."""
         if channel is self._patient():
             self._patient_heard = True
 
     def last(self) -> aiodns.DNSResolver:
-        """The usual channel, to be closed at the end."""
+        """Returns the usual channel, which the caller closes at the end."""
         return self._usual
 
     def _open_usual(self) -> aiodns.DNSResolver:
@@ -125,8 +126,8 @@ class Channels:
 
 
 def is_exhausted() -> bool:
-    """Whether no socket can be had: c-ares says then that no server can be reached, which is
-    neither the name's fault nor the server's, and must not be kept."""
+    """Whether no socket can be had. c-ares says then that no server can be reached. That is
+    neither the name's fault nor the server's, so such an answer must not be kept."""
     try:
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM).close()
     except OSError as error:

@@ -33,10 +33,10 @@ from spliceproxy.net.errnos import NO_WAY
 ATTEMPT_DELAY = 0.25
 """Seconds after which the next address is tried beside the last (RFC 8305 section 5)."""
 
-# By rank: of several failed attempts the first in this order is reported, for it says most.
-# Without descriptors the other results mean little; an answer from the origin says more than
-# its silence, and that more than an address which this machine cannot or may not reach (often
-# no more than IPv6 on a machine without it).
+# By rank: if several attempts fail, the first in this order is reported, because it says most.
+# Without descriptors the other results mean little. An answer from the origin says more than
+# silence. Silence says more than an address that this machine cannot or may not reach, which is
+# often just IPv6 on a machine without it.
 _ERRNOS: Mapping[ErrorType, tuple[int, ...]] = {
     "connection_limit_reached": (*EXHAUSTED, EAGAIN),
     "connection_refused": (ECONNREFUSED,),
@@ -55,7 +55,7 @@ _TYPES = {errno: error for error, errnos in _ERRNOS.items() for errno in errnos}
 _RANKS = {error: rank for rank, error in enumerate(_ERRNOS)}
 
 _TIME_IS_UP = -1
-"""In the place of an errno: our own limit, not the kernel's."""
+"""Stands for an errno where our own limit, not the kernel's, ended an attempt."""
 
 _IP_BIND_ADDRESS_NO_PORT = 24  # ip(7)
 
@@ -75,11 +75,11 @@ class Dialer:
     ) -> tuple[socket.socket, str]:
         """A connected socket, which is the caller's, and the address that it is connected to.
 
-        ``addresses`` are IP literals in the order to try, at least one; ``source`` is the
-        IP address to dial from, "" for any: addresses of the other family are left out. The
-        socket is non-blocking, with TCP_NODELAY, keep-alive and SO_OOBINLINE. Failure: every
-        address failed, or the time is up, of which ``spent`` seconds are over already.
-        Cancelled: every socket is closed at once.
+        ``addresses`` are IP literals in the order to try, at least one. ``source`` is the IP
+        address to dial from, "" for any; addresses of the other family are left out. The socket
+        is non-blocking, with TCP_NODELAY, keep-alive and SO_OOBINLINE. ``spent`` seconds of the
+        limit are over already. Failure if every address failed or the time is up. When it is
+        cancelled, every socket is closed at once.
         """
         if source:
             addresses = [a for a in addresses if (":" in a) == (":" in source)]
@@ -123,7 +123,7 @@ class _Race:
         self._limit = limit
         self._timeout = max(limit - spent, 0.0)
         self._pending: dict[int, tuple[socket.socket, str]] = {}  # by descriptor
-        self._failed: tuple[int, str, int] | None = None  # the one to report: rank first
+        self._failed: tuple[int, str, int] | None = None  # the one to report, by rank
         self._delay: asyncio.TimerHandle | None = None
         self._done: asyncio.Future[int] = self._loop.create_future()  # the winner, -1: none
 
@@ -132,7 +132,7 @@ class _Race:
         try:
             self._next()
             winner = await self._done
-            # Until here the winner is pending too, so that a cancelled race closes it.
+            # The winner was pending until here, so that a cancelled race would close it.
             if winner >= 0:
                 return self._pending.pop(winner)
         finally:
@@ -208,7 +208,7 @@ class _Race:
             self._failed = failed
 
     def _expire(self) -> None:
-        """The time is up: that is what is reported, whatever else has failed before."""
+        """The time is up. This is reported, whatever else has failed before."""
         if not self._done.done():
             _, address = next(iter(self._pending.values()))
             self._failed = (0, address, _TIME_IS_UP)
@@ -235,7 +235,7 @@ def _socket_error(sock: socket.socket, address: str, port: int) -> int:
 
     A socket that dials a port of its own machine in the range for outgoing connections may
     get that same port and be connected to itself (simultaneous open, RFC 9293 section 3.5):
-    nobody listens there, so it is refused. Go's net package does the same.
+    nobody listens there, so that counts as refused. Go's net package does the same.
     """
     errno = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
     if not errno and port >= 1024 and sock.getsockname()[:2] == (address, port):

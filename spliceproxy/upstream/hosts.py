@@ -1,7 +1,7 @@
 """The names of /etc/hosts (hosts(5)), followed when the file changes.
 
-Without a free descriptor the file cannot be read, and says nothing less for that: the names of
-before stay, so that nobody is sent to what a name server says of them.
+Without a free descriptor the file cannot be read. The names that were read before stay then, so
+that nobody is sent to what a name server says of them.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from spliceproxy.messages import log
 from spliceproxy.upstream.addresses import interleave, literal
 
 CHECK = 1.0
-"""Seconds between two looks at the file: a stat(2) a second is free, one for every request
-is not, and an edit is seen as soon as its author can try it."""
+"""Seconds between two looks at the file. A stat(2) a second costs nothing, one for every request
+would. An edit is seen as soon as its author can try it."""
 
 
 class Hosts:
-    """Addresses by name. The file is read on the calling thread, at once and after each change:
-    it is small and local."""
+    """Addresses by name. The file is read on the calling thread, at once and after each change,
+    because it is small and local."""
 
     __slots__ = ("_check_at", "_names", "_path", "_stamp")
 
@@ -42,7 +42,7 @@ class Hosts:
         """Reads the file if it is not the one that was read."""
         stamp: tuple[int, ...]
         try:
-            # The stamp is older than what is read: a change in between is seen next time.
+            # The stamp is taken before the file is read, so a change in between is seen next time.
             status = os.stat(self._path)
             stamp = (status.st_mtime_ns, status.st_size, status.st_ino, status.st_dev)
             if stamp == self._stamp:
@@ -61,10 +61,10 @@ class Hosts:
 def parse(text: str) -> dict[str, tuple[str, ...]]:
     """The addresses of each name (lower case) in the text of a hosts file.
 
-    A name on several lines has the addresses of all, IPv6 first (RFC 6724 with both
-    families reachable; where one is not, dialling it fails at once). A line whose address is
-    not one is skipped, as glibc does; so are addresses in the place of a name, and localhost
-    names, which are not for this file to say (RFC 6761 section 6.3).
+    A name on several lines has the addresses of all of them, IPv6 first (RFC 6724 with both
+    families reachable; if one is not, dialling it fails at once). A line that does not begin
+    with an address is skipped, as glibc does. So are addresses in the place of a name, and
+    localhost names, which this file does not decide (RFC 6761 section 6.3).
     """
     lists: dict[str, list[str]] = {}
     for line in text.splitlines():

@@ -16,9 +16,9 @@ from spliceproxy.upstream.pool import Key, Pool
 
 
 class Origins:
-    """Those of one worker. ``idle`` keeps the connections between two requests. ``own`` are the
-    addresses to which nothing is sent, for such a request would come back; None where one that
-    comes back is no loop, for there are files to serve."""
+    """The connections of one worker. ``idle`` keeps them between two requests. ``own`` are the
+    proxy's own addresses: nothing is sent to them, because such a request would come back. It
+    is None if there are files to serve, because a request that comes back is no loop then."""
 
     __slots__ = ("_dialer", "_idle", "_loop", "_own")
 
@@ -31,9 +31,9 @@ class Origins:
         self._own = own
 
     async def dial(self, verdict: Verdict, record: Record) -> Stream:
-        """A new connection to where the policy allows; ``record`` learns its peer's address.
-        Failure also where that would be the proxy itself. The time for which the name was looked
-        up is a part of the limit."""
+        """A new connection to where the policy allows. ``record`` learns its peer's address. The
+        time that the look-up of the name took is a part of the limit. Failure also if the
+        connection leads to the proxy itself."""
         since = record.dialling_since
         spent = time.monotonic() - since if since else record.looked_up
         where = verdict.addresses, verdict.port, verdict.source_address, spent
@@ -52,8 +52,7 @@ class Origins:
         return Stream(sock, self._loop)
 
     def take(self, key: Key, addresses: Container[str]) -> tuple[Stream, str] | None:
-        """An idle connection to one of ``addresses``, and its peer's address; None where there
-        is none."""
+        """An idle connection to one of ``addresses`` and its peer's address, or None."""
         return self._idle.take(key, addresses)
 
     def put(self, key: Key, stream: Stream, peer: str) -> None:
@@ -61,5 +60,5 @@ class Origins:
         self._idle.put(key, stream, peer)
 
     def close_idle(self) -> None:
-        """Closes every idle connection: each is a descriptor, and there are no more."""
+        """Closes every idle connection, to free descriptors when there are none left."""
         self._idle.close()

@@ -10,7 +10,7 @@ _UNSPECIFIED = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
 class Own:
-    """The addresses that this proxy listens on, to find requests that would come back."""
+    """The addresses that this proxy listens on, to detect requests that would come back."""
 
     __slots__ = ("_hosts",)
 
@@ -26,9 +26,9 @@ class Own:
         return port in self._hosts
 
     def has(self, sock: socket.socket, peer: str, port: int) -> bool:
-        """Whether ``sock``, connected to ``peer`` and ``port``, is connected to ourselves. An
-        address of every interface is met when both ends have the same, or the far one is
-        loopback."""
+        """Whether ``sock``, connected to ``peer`` and ``port``, is connected to this proxy. If the
+        proxy listens on every interface, it is when both ends have the same address or the far
+        one is loopback."""
         hosts = self._hosts.get(port)
         if hosts is None:
             return False

@@ -31,8 +31,8 @@ class Pool(Protocol):
 
 
 class IdlePool:
-    """Last in, first out per origin. A connection that says anything while idle, FIN
-    included, is closed at once."""
+    """Last in, first out for each origin. If an origin sends anything on an idle connection, a
+    FIN included, the connection is closed at once."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -44,9 +44,9 @@ class IdlePool:
         return self._count
 
     def take(self, key: Key, addresses: Container[str]) -> tuple[Stream, str] | None:
-        """The connection that was used last of those to one of ``addresses``, and its peer's
-        address. One whose origin has just said something, maybe a 408 on its way to close,
-        would answer wrongly."""
+        """Of the connections to one of ``addresses`` the one that was used last, and its peer's
+        address. One whose origin has just sent something is closed and not returned: that may
+        be a 408 before it closes, which would pass for the answer to the next request."""
         stack = self._idle.get(key, [])
         at = len(stack)
         while at:
@@ -64,7 +64,7 @@ class IdlePool:
         return None
 
     def put(self, key: Key, stream: Stream, peer: str) -> None:
-        """Takes over a connection between two messages; closes it if there is no room."""
+        """Keeps a connection that is between two messages; closes it if there is no room."""
         stack = self._idle.setdefault(key, [])
         if self._count >= TOTAL or len(stack) >= PER_ORIGIN or stream.buffer:
             stream.close()

@@ -1,8 +1,8 @@
 """Which family of a name's addresses is tried first (RFC 6724 section 6).
 
-c-ares sorts the addresses of one family; here the first of each is compared. As in
-getaddrinfo(3), the source address of each tells whether it can be reached at all, and a
-source with another label (a private one for a public destination) that it likely cannot.
+c-ares sorts the addresses of one family. This module compares the first of each family. As in
+getaddrinfo(3), the source address of each tells whether it can be reached at all. A source with
+another label, such as a private one for a public destination, tells that it likely cannot.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def source_of(address: str) -> str | None:
 
 
 def _score(address: str, source: str | None) -> tuple[bool, bool, bool, int, bool]:
-    """By the rules 1, 2, 5, 6 and 8: the greater is preferred."""
+    """The rank by rules 1, 2, 5, 6 and 8; the greater one is preferred."""
     if source is None:
         return False, False, False, 0, False
     precedence, label = _entry(address)

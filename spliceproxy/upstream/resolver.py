@@ -3,13 +3,13 @@
 Queries go through c-ares (by aiodns), which works on a thread of its own and hands each
 answer to the event loop: no name, however slow, holds up the loop or another name.
 
-The families are asked for at once and by themselves. Where one has not come RESOLUTION_DELAY
-after the other, those who wait go on with what is there (RFC 8305 section 3), and :meth:`late`
-tells them when the look-up is over.
+Both families are asked for at once, each by a query of its own. If one has not come
+RESOLUTION_DELAY after the other, those who wait go on with what is there (RFC 8305 section 3), and
+:meth:`late` tells them when the look-up is over.
 
-``resolv.conf`` is obeyed as getaddrinfo(3) does, ``search`` and ``ndots`` included: in
-containers "redis" and "redis.prod" are names that exist only so. A name with a trailing dot
-is absolute.
+``resolv.conf`` is obeyed as by getaddrinfo(3), ``search`` and ``ndots`` included. In containers,
+names such as "redis" and "redis.prod" exist only through them. A name with a trailing dot is
+absolute.
 """
 
 from __future__ import annotations
@@ -50,31 +50,31 @@ MAX_TTL = 300.0
 an origin that has moved, and one query per name in five minutes costs nothing."""
 
 NEGATIVE_TTL = 3.0
-"""Seconds a failure is kept: shields the name server from a client that retries in a loop,
-short enough that a name which has just been made is found (RFC 2308 allows hours)."""
+"""Seconds a failure is kept. It shields the name server from a client that retries in a loop, and
+is short enough that a name that was just made is found (RFC 2308 allows hours)."""
 
 HALF_TTL = 30.0
-"""Seconds an answer is kept at most whose other family failed: the next look-up may have both."""
+"""Seconds an answer is kept at most if its other family failed: the next look-up may get both."""
 
 RESOLUTION_DELAY = 0.05
-"""Seconds for which the second family is waited for, once the first has addresses (RFC 8305
-section 3). IPv6 waits, too: it is mostly there a moment before IPv4, and the race for a
-connection needs both."""
+"""Seconds to wait for the second family once the first has addresses (RFC 8305 section 3). IPv6
+waits for IPv4, too: it is mostly there a moment earlier, and the race for a connection needs
+both."""
 
 MAX_ENTRIES = 8192
-"""Names kept, a few MiB. Beyond it the one stored longest ago goes, which with TTLs of at
-most MAX_TTL is nearly the one that expires next."""
+"""Names kept, which take a few MiB. Beyond that the name that was stored longest ago goes. With
+TTLs of at most MAX_TTL that is nearly the one that expires next."""
 
 MAX_ADDRESSES = 16
-"""Addresses kept per name: so many that do not answer are a dead origin, and an answer with
-hundreds would turn one request into hundreds of connection attempts."""
+"""Addresses kept for a name. If so many do not answer, the origin is dead. An answer with hundreds
+would turn one request into hundreds of connection attempts."""
 
 MAX_QUERIES = 8192
 """Names looked up at a time, 13 KiB each, most of it c-ares'. A look-up outlives the client that
-has asked for it, so the number of clients is no bound, and c-ares cannot give up one of many."""
+asked for it, so the number of clients is no bound. c-ares cannot cancel one look-up of many."""
 
 PATIENCE = 0.25
-"""Seconds after which a name without an answer is asked for once more, on a patient channel."""
+"""Seconds after which a name without an answer is asked for again, on a patient channel."""
 
 FAMILIES = (socket.AF_INET6, socket.AF_INET)  # AAAA first, as RFC 8305 section 3 wants it
 
@@ -92,7 +92,7 @@ class _Answer(NamedTuple):
     error: ErrorType | None
     detail: str
     why: str = ""  # for the reason phrase, "" for what the error has
-    whole: asyncio.Future[None] | None = None  # done; where somebody may have gone on with less
+    whole: asyncio.Future[None] | None = None  # done, if somebody may have gone on with less
 
 
 class _Part(NamedTuple):
@@ -105,8 +105,8 @@ class _Part(NamedTuple):
 
 
 class _Query:
-    """One look-up: ``first`` is set as soon as there is something to go on with, ``whole`` when
-    nothing more is waited for. ``parts`` are of the candidate that is asked for."""
+    """One look-up. ``first`` is set as soon as there is something to go on with, ``whole`` when
+    there is nothing more to wait for. ``parts`` belong to the candidate that is asked for."""
 
     __slots__ = (
         "asked",
@@ -195,9 +195,10 @@ class Resolver:
         return answer.addresses
 
     def late(self, host: str) -> asyncio.Future[None] | None:
-        """Where a look-up has given the addresses of one family alone: a future that is done when
-        it is over, be it that the other has come or not. It must not be cancelled. One that is
-        done is for whoever has waited for :meth:`resolve`, and may have gone on with less."""
+        """If a look-up has given the addresses of one family only, a future that is done when
+        the look-up is over, whether the other family has come or not. It must not be cancelled.
+        A future that is done already is for a caller of :meth:`resolve` who may have gone on
+        with less."""
         name = host.lower()
         query = self._queries.get(name)
         if query is not None:
@@ -240,7 +241,7 @@ class Resolver:
         return query
 
     def _next_candidate(self, query: _Query) -> bool:
-        """Asks for both families of the next name that may be meant; whether there is one."""
+        """Asks for both families of the next name that may be meant. False if there is none."""
         candidate = next(query.candidates, None)
         if candidate is None:
             return False
@@ -315,7 +316,7 @@ class Resolver:
             query.first.set_result(self._answer(query))
 
     def _expired(self, query: _Query) -> None:
-        """The limit: what has come must do."""
+        """The limit is reached: what has come must suffice."""
         answer = self._answer(query)
         if not answer.addresses:
             detail = f"no answer within {self._timeout:g} s"
@@ -352,7 +353,7 @@ class Resolver:
         return _Answer(expires, interleave(both)[:MAX_ADDRESSES], None, "")
 
     def _keep_late(self, query: _Query) -> None:
-        """What comes after the limit is kept, unless it is less than what a newer query has."""
+        """Keeps what comes after the limit, unless a newer query has found more."""
         answer = self._answer(query)
         known = self._cache.get(query.name)
         newer = known.addresses if known is not None and known.expires > self.clock() else ()
@@ -367,8 +368,8 @@ class Resolver:
 
 
 def unasked(name: str) -> tuple[str, ...] | None:
-    """The addresses of a name (lower case) for which nobody need be asked: those of an address,
-    and of localhost (RFC 6761 section 6.3). Else None."""
+    """The addresses of a name (lower case) that needs no query: of an address literal, or of
+    localhost (RFC 6761 section 6.3). None for any other name."""
     address = literal(name)
     if address is not None:
         return (address,)
@@ -385,7 +386,7 @@ def _part(result: pycares.AddrInfoResult) -> _Part:
 
 
 def _fault(error: BaseException) -> _Part:
-    """A family without an address: one that has none may be kept for long, a failure not."""
+    """A family without an address. That it has none may be kept for long, a failure may not."""
     code, text = error.args if isinstance(error, DNSError) else (ARES_ESERVFAIL, error)
     ttl = MAX_TTL if code in (ARES_ENOTFOUND, ARES_ENODATA) else HALF_TTL
     return _Part((), ttl, code, str(text))
@@ -406,12 +407,12 @@ _WHY = {
     ARES_ESERVFAIL: "DNS server has failed",
     ARES_ETIMEOUT: "",  # with the number of the settings
 }
-"""By c-ares' error what the reason phrase says: a person can correct a name."""
+"""What the reason phrase says, by c-ares' error: a person can correct a name."""
 
 
 def _reason(parts: Mapping[socket.AddressFamily, _Part]) -> tuple[str, ErrorType, str]:
-    """The detail and the type of a failed look-up, and why: a server's fault says more than
-    that there is nothing, and "no data" more than "no name"."""
+    """The detail and the type of a failed look-up, and the reason. A server's fault says more
+    than that there is nothing, and "no data" says more than "no name"."""
     order = (ARES_ENOTFOUND, ARES_ENODATA)
     worst = max(
         parts.values(),

@@ -1,8 +1,8 @@
 """The names that may be meant by one: ``search`` and ``ndots`` of resolv.conf(5).
 
-c-ares does this by itself, but for both families together or for each by itself. Together,
-nothing is known before both have answered; each by itself, the addresses of one name may be
-joined with those of another.
+c-ares can do this, too, but only for both families together or for each of them alone. Together,
+nothing is known before both have answered. Alone, the addresses of one name may be joined with
+those of another.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import NamedTuple
 RESOLV_CONF = "/etc/resolv.conf"
 
 MAX_NDOTS = 15
-"""What glibc cuts ``ndots`` to."""
+"""The greatest ``ndots`` that glibc heeds."""
 
 MAX_NAME = 254
 """Characters of a name that can be asked for, with the dot at its end (RFC 1035 section 2.3.4)."""
@@ -25,8 +25,8 @@ _DOMAIN = re.compile(r"[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*")
 
 
 class Search(NamedTuple):
-    """The domains in which a name is looked for, without dots at their ends, and how many dots
-    make a name that is tried as it is before them."""
+    """The domains in which a name is looked for, without dots at their ends. A name with
+    ``ndots`` dots or more is tried as it is before them."""
 
     domains: tuple[str, ...]
     ndots: int
@@ -52,9 +52,9 @@ def read(path: str = RESOLV_CONF) -> Search:
 
 
 def parse(lines: Iterable[str], environment: Mapping[str, str], hostname: str) -> Search:
-    """The last of ``search`` and ``domain`` counts, LOCALDOMAIN instead where it is set, and
-    without any of them what follows the first dot of the machine's name. RES_OPTIONS is read
-    behind the options of the file."""
+    """The last of ``search`` and ``domain`` counts. LOCALDOMAIN replaces them if it is set.
+    Without any of these it is what follows the first dot of the machine's name. RES_OPTIONS is
+    read after the options of the file."""
     domains: list[str] | None = None
     options: list[str] = []
     for line in lines:
