@@ -55,7 +55,7 @@ from lane.waiting cimport QUEUE_MS
 from names cimport KIND_NAMES, PHASE_NAMES, QUEUE_NAMES, WAY_FLAG_NAMES
 from step cimport clock_ms, close_finished, next_due, run
 
-from spliceproxy.net import tcp
+from spliceproxy.net import errnos, tcp
 from spliceproxy.relay import interface
 from spliceproxy.relay import lane as words
 from spliceproxy.relay.interface import RelayStats, TransferEnd, TunnelEnd

@@ -36,7 +36,7 @@ cdef class NativeLane:
         wheel_init(c, Q_QUEUE, QUEUE_MS)
         wheel_init(c, Q_ORIGIN_IDLE, <int64_t>(options.idle * 1000))
         lane.refusals = words.REFUSALS
-        for error in tcp.TRANSIENT:
+        for error in errnos.TRANSIENT:
             lane.transient[<int>error] = True
         lane.idle_most = options.idle_most
         lane.idle_each = options.idle_each

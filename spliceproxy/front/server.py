@@ -10,11 +10,10 @@ import socket
 from collections.abc import Sequence
 from functools import partial
 
-from spliceproxy.errors import EXHAUSTED
 from spliceproxy.forward.services import Services
 from spliceproxy.front.http1 import Connection
 from spliceproxy.messages import log
-from spliceproxy.net import tcp
+from spliceproxy.net.errnos import TRANSIENT
 from spliceproxy.net.stream import Stream
 from spliceproxy.relay.lane import REFUSALS, REFUSED, Handoff
 
@@ -79,11 +78,9 @@ class Server:
             except BlockingIOError:
                 return False
             except OSError as error:
-                if error.errno in tcp.TRANSIENT:
+                if error.errno in TRANSIENT:
                     continue
-                if error.errno not in EXHAUSTED:
-                    raise
-                self.not_accepted(error.errno)
+                self.not_accepted(error.errno or 0)
                 return False
             self._begin(client, address)
         return True

@@ -11,6 +11,7 @@ from errno import (
     ECONNRESET,
     EHOSTDOWN,
     EHOSTUNREACH,
+    EINTR,
     ENETDOWN,
     ENETRESET,
     ENETUNREACH,
@@ -18,6 +19,7 @@ from errno import (
     ENOPROTOOPT,
     ENOTCONN,
     EOPNOTSUPP,
+    EPERM,
     EPIPE,
     EPROTO,
     ESHUTDOWN,
@@ -42,3 +44,7 @@ OF_PEER = NO_WAY | {
 }
 """What a connected socket says when its peer, or the way there, is gone: tcp(7), and what
 icmp(7) and icmpv6 messages become. Anything else is a fault on this side."""
+
+TRANSIENT = NO_WAY | {ECONNABORTED, EINTR, ENOPROTOOPT, EOPNOTSUPP, EPERM, EPROTO}
+"""Errors of accept(2) that are of the new connection, not of the listening socket: the next one
+may be accepted at once. After any other the server pauses. The lane has its list from here."""

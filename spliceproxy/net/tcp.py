@@ -1,9 +1,8 @@
-"""The options of every TCP socket, to clients and to origins, what its peer has not
-acknowledged, and which errors of accept(2) pass."""
+"""The options of every TCP socket, to clients and to origins, and what its peer has not
+acknowledged."""
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import socket
 import struct
@@ -25,24 +24,6 @@ ACK_POLL = 0.02
 
 ACK_PATIENCE = 5.0
 """Seconds without progress of a send queue after which it is not waited for any more."""
-
-TRANSIENT = frozenset(
-    {
-        errno.ECONNABORTED,
-        errno.EHOSTDOWN,
-        errno.EHOSTUNREACH,
-        errno.EINTR,
-        errno.ENETDOWN,
-        errno.ENETUNREACH,
-        errno.ENONET,
-        errno.ENOPROTOOPT,
-        errno.EOPNOTSUPP,
-        errno.EPERM,
-        errno.EPROTO,
-    }
-)
-"""Errors of accept(2) that are of the new connection, not of the listening socket: the next one
-may be accepted at once. The relay has its list from here."""
 
 _OPTIONS = (
     (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
