@@ -22,12 +22,7 @@ from spliceproxy.http1.chunked import ChunkedDecoder
 from spliceproxy.http1.errors import HeadError
 from spliceproxy.http1.framing import Body
 from spliceproxy.http1.head import RequestHead, ResponseHead
-from spliceproxy.http1.rewrite import (
-    client_response,
-    interim_response,
-    may_switch,
-    origin_request,
-)
+from spliceproxy.http1.rewrite import may_switch
 from spliceproxy.net.stream import Stream
 from spliceproxy.policy.verdict import Verdict
 from spliceproxy.relay.interface import CLIENT_RESET, IDLE, SOURCE_ERROR, TARGET_IDLE
@@ -53,7 +48,6 @@ class Exchange:
         "_body",
         "_bound",
         "_client",
-        "_forwarded",
         "_head",
         "_length",
         "_origin",
@@ -79,7 +73,6 @@ class Exchange:
         question: Question,
         verdict: Verdict,
         abort: Callable[[Exception], None],
-        forwarded: list[bytes] | None,
         bound: BoundOrigin,
         resumed: Resumed | None = None,
     ) -> None:
@@ -90,7 +83,6 @@ class Exchange:
         self._record = question.record
         self._verdict = verdict
         self._abort = abort
-        self._forwarded = forwarded
         self._resumed = resumed
         self._bound = bound
         # Nobody else may use the origin's connection from here on (RFC 4559 section 6).
@@ -211,7 +203,8 @@ class Exchange:
     # ---- the request -------------------------------------------------------------------
 
     async def _send_request(self, origin: Stream) -> None:
-        head = origin_request(self._head, self._body, self._services.via, self._forwarded)
+        rewriting = self._services.rewriting
+        head = rewriting.request(self._head, self._body, self._record.client)
         client = self._client
         origin.write_limit.set(
             "connection_write_timeout",
@@ -280,7 +273,7 @@ class Exchange:
             self._services.config.timeouts.idle,
         )
         try:
-            await self._client.send(interim_response(response, self._services.via))
+            await self._client.send(self._services.rewriting.interim(response))
             self._client.message_start = self._client.sent
         except PeerGone as error:
             raise ClientGone from error
@@ -302,12 +295,11 @@ class Exchange:
             raise Failure(
                 "http_upgrade_failed", "the origin switched protocols without being asked to"
             )
-        answer = client_response(
+        answer = self._services.rewriting.response(
             response,
             Body.NONE,
             minor=self._head.minor,
             close=False,
-            via=self._services.via,
             date=self._services.date(),
         )
         received, sent = self._start
@@ -334,12 +326,11 @@ class Exchange:
             or not self._head.persistent
             or (self._binds and not stays)
         )
-        prefix = client_response(
+        prefix = self._services.rewriting.response(
             response,
             out,
             minor=self._head.minor,
             close=close,
-            via=self._services.via,
             date=self._services.date(),
         )
         self._record.status = response.status

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Protocol
 
 from spliceproxy.config import Config, Timeouts
 from spliceproxy.forward.plain import REQUEST_RULES, RESPONSE_RULES, is_plain, written_authority
+from spliceproxy.forward.rewriting import Rewriting
 from spliceproxy.http1.authentication import PER_REQUEST
 from spliceproxy.http1.head import RequestHead
-from spliceproxy.http1.rewrite import host_field
+from spliceproxy.http1.rewrite import ESTABLISHED, host_field
 from spliceproxy.net.stream import Stream
 from spliceproxy.observe.record import Record
 from spliceproxy.observe.records import Records
@@ -31,7 +32,6 @@ from spliceproxy.relay.driver import RelayDriver
 from spliceproxy.relay.interface import Relay
 from spliceproxy.relay.lane import Handoff, LaneOptions
 from spliceproxy.relay.lane import Lane as NativeLane
-from spliceproxy.site.pages import ESTABLISHED
 from spliceproxy.upstream.dialer import ATTEMPT_DELAY
 from spliceproxy.upstream.own import Own
 from spliceproxy.upstream.pool import MAX_IDLE, PER_ORIGIN, TOTAL, Key
@@ -119,8 +119,7 @@ class Lane:
         self._policy = policy
         self._own = own
         self._repeats = repeats
-        # Otherwise each request gets the client's address, or loses what it has.
-        self._forwards = config.forwarded_for == "transparent"
+        self._forwards = Rewriting.of(config).repeatable
 
     @classmethod
     def of(

@@ -14,6 +14,7 @@ from spliceproxy.errors import ErrorType, reasons
 from spliceproxy.forward.asking import Asking
 from spliceproxy.forward.body import BodyMover
 from spliceproxy.forward.lane import Lane
+from spliceproxy.forward.rewriting import Rewriting
 from spliceproxy.messages import log
 from spliceproxy.observe.records import Records
 from spliceproxy.policy.engine import Policy
@@ -43,13 +44,15 @@ class Services:
     draining: bool = False
     faults: Seldom = field(default_factory=partial(Seldom, log), init=False)
     answers: Seldom = field(default_factory=partial(Seldom, log), init=False)
+    rewriting: Rewriting = field(init=False)
     via: bytes = field(init=False)
     reasons: Mapping[ErrorType, str] = field(init=False)
     _date: bytes = field(default=b"", init=False)
     _date_of: int = field(default=-1, init=False)
 
     def __post_init__(self) -> None:
-        self.via = self.config.via.encode("ascii")
+        self.rewriting = Rewriting.of(self.config)
+        self.via = self.rewriting.via
         self.reasons = reasons(self.config.timeouts)
 
     def date(self) -> bytes:

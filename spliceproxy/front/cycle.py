@@ -13,19 +13,15 @@ from spliceproxy.forward.body import SourceFailed
 from spliceproxy.forward.exchange import Exchange
 from spliceproxy.forward.tunnel import hand_over
 from spliceproxy.front import faults
-from spliceproxy.http1.chain import (
-    forwarded_lines,
-    forwards_left,
-    has_passed,
-    one_less_forward,
-)
+from spliceproxy.http1.chain import forwards_left, has_passed, one_less_forward
 from spliceproxy.http1.errors import HeadError
 from spliceproxy.http1.framing import Body
 from spliceproxy.http1.head import RequestHead
+from spliceproxy.http1.rewrite import ESTABLISHED
 from spliceproxy.observe.record import Record
 from spliceproxy.policy.verdict import Verdict
 from spliceproxy.relay.interface import ABORTED
-from spliceproxy.site.pages import ESTABLISHED, HOW_TO_CONFIGURE
+from spliceproxy.site.pages import HOW_TO_CONFIGURE
 
 if TYPE_CHECKING:
     from spliceproxy.front.http1 import Connection
@@ -175,7 +171,6 @@ class Cycle:
         if left:
             head = one_less_forward(head, left)
         self.plain = self._services.asking.repeat(question, verdict)
-        mode = self._services.config.forwarded_for
         resumed = connection.resumed
         self._exchange = Exchange(
             self._services,
@@ -184,7 +179,6 @@ class Cycle:
             question,
             verdict,
             connection.abort,
-            forwarded_lines(head, mode, connection.address),
             connection.bound,
             resumed if resumed is not None and resumed.sent else None,
         )

@@ -16,6 +16,9 @@ from spliceproxy.http1.status_field import FIELD as PROXY_STATUS
 from spliceproxy.http1.status_field import without_own
 from spliceproxy.http1.target import DEFAULT_PORT
 
+ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
+"""The answer to CONNECT, without fields of a body (RFC 9110 section 9.3.6)."""
+
 # For one hop only (RFC 9110 section 7.6.1), or written anew. Upgrade is put back where
 # it has an effect.
 _HOP_BY_HOP = frozenset(

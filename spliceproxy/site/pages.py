@@ -1,4 +1,4 @@
-"""What the proxy answers by itself: the 200 of a tunnel, and errors a person understands."""
+"""What the proxy answers by itself: errors that a person understands, TRACE and OPTIONS."""
 
 from __future__ import annotations
 
@@ -13,9 +13,6 @@ from spliceproxy.errors import ErrorType
 from spliceproxy.http1.chain import trace_body
 from spliceproxy.http1.head import RequestHead
 from spliceproxy.http1.status_field import NAME
-
-ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
-"""The answer to CONNECT, without fields of a body (RFC 9110 section 9.3.6)."""
 
 NO_MEMORY = (
     b"HTTP/1.1 503 Service Unavailable\r\n"

@@ -11,9 +11,9 @@ from spliceproxy.config import Timeouts
 from spliceproxy.errors import STATUS, WHY, reasons
 from spliceproxy.http1.framing import Body
 from spliceproxy.http1.head import find_head_end, parse_response
+from spliceproxy.http1.rewrite import ESTABLISHED
 from spliceproxy.site.pages import (
     DETAILS_MAX,
-    ESTABLISHED,
     HOW_TO_CONFIGURE,
     PHRASE_MAX,
     Denial,
