@@ -82,7 +82,7 @@ def is_sound(status: int, minor: int, codings: list[bytes], lengths: list[bytes]
         return False  # HTTP/1.0 has no interim responses (RFC 9110 section 15.2)
     if not codings:
         if bodiless:
-            return not any(value.strip(b"0") for value in lengths)
+            return all(value and not value.strip(b"0") for value in lengths)
         return b"," not in b"".join(lengths)
     one = len(codings) == 1 and codings[0].lower() == b"chunked"
     return one and minor == 1 and not lengths and not bodiless

@@ -196,6 +196,7 @@ def test_connect_with_a_body_is_refused(fields: bytes) -> None:
     [
         b"Content-Length: 5\r\n",
         b"Content-Length: x\r\n",
+        b"Content-Length: \r\n",
         b"Content-Length: 0\r\nContent-Length: 5\r\n",
         TE,
         TE + b"Content-Length: 5\r\n",
