@@ -9,6 +9,11 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Sequence
+
+import pytest
+
+SANITIZED = "libasan" in os.environ.get("LD_PRELOAD", "")
 
 LIBRARIES = ("libasan.so", "libubsan.so", "libstdc++.so")
 
@@ -21,6 +26,16 @@ def preload(compiler: str = os.environ.get("CC", "gcc")) -> str:
         ).stdout.strip()
         for name in LIBRARIES
     )
+
+
+def release_only(why: str) -> pytest.MarkDecorator:
+    """For a test that cannot pass there: ``why`` is a sentence that tests/skips.txt has."""
+    return pytest.mark.skipif(SANITIZED, reason=f"under the sanitizers {why}")
+
+
+def quick(params: Sequence[str], first: str) -> list[str]:
+    """All parameters of a fixture; under the sanitizers the one that reaches C, alone."""
+    return [first] if SANITIZED else list(params)
 
 
 if __name__ == "__main__":

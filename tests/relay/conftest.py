@@ -9,17 +9,18 @@ from typing import Any
 
 import pytest
 from relay_rig import Rig, native_relay, open_fds
+from sanitizer import quick
 
 from spliceproxy.relay.interface import Relay, RelayOptions
 from spliceproxy.relay.portable.engine import CopyRelay, SpliceRelay
 
 
-@pytest.fixture(params=["native", "splice", "copy"])
+@pytest.fixture(params=quick(["native", "splice", "copy"], "native"))
 def engine(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture(params=["asyncio", "uvloop"])
+@pytest.fixture(params=quick(["asyncio", "uvloop"], "uvloop"))
 def loop_name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from harness import need
 from relay_rig import Rig, native_relay, open_fds, tcp_pair
+from sanitizer import release_only
 
 from spliceproxy.net.stream import Stream
 from spliceproxy.relay.driver import RelayDriver
@@ -43,6 +44,7 @@ def test_of_python() -> None:
     assert played("python") > 100
 
 
+@release_only("malloc(3) is theirs")
 def test_of_the_compiled_relay(tmp_path: Path) -> None:
     native_relay()
     shim = tmp_path / "refuse.so"

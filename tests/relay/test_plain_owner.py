@@ -16,6 +16,7 @@ import pytest
 from harness import memory
 from plain_oracle import OK, OK_GOT, Plain
 from relay_rig import native_relay, open_fds, tcp_pair
+from sanitizer import release_only
 
 from spliceproxy.forward.lane import socket_address
 from spliceproxy.net import tcp
@@ -76,6 +77,7 @@ def test_the_limits_of_what_is_given_are_watched(plain: Plain) -> None:
     asyncio.run(asyncio.wait_for(give(), 20))
 
 
+@release_only("memory is measured with theirs")
 def test_a_tunnel_keeps_no_room_of_requests_before_it(plain: Plain) -> None:
     """They may have been 64 KiB, and it may last for days."""
     native = plain.lane._native

@@ -12,6 +12,7 @@ from contextlib import ExitStack, suppress
 
 import pytest
 from relay_rig import fill, native_relay, open_fds, payload, tcp_pair, unix_pair
+from sanitizer import release_only
 
 from spliceproxy.relay import interface
 from spliceproxy.relay.interface import DONE, TURN_BYTES, Relay, RelayOptions, TunnelEnd
@@ -101,6 +102,7 @@ def test_a_small_message_waits_for_one_share_at_most(no_rest: None, relay: Relay
         assert relay.stats().spliced - before <= TURN_BYTES + LARGEST
 
 
+@release_only("a turn takes longer than a step")
 def test_flows_take_turns(no_rest: None, relay: Relay) -> None:
     """Though each has always more, and its target takes all of it."""
     block = payload(1 << 20)

@@ -52,9 +52,10 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Project:
     return project
 
 
-def run(project: Project, code: str, **env: str) -> subprocess.CompletedProcess[str]:
+def run(project: Project, code: str, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """``code`` under the sanitizers, where ``_native`` is the module that was built."""
     return subprocess.run(
-        [sys.executable, "-c", f"import _native; {code}"],
+        [sys.executable, "-c", f"import _native\n{code}", *args],
         cwd=project.lib / "spliceproxy" / "relay",
         env={**os.environ, "LD_PRELOAD": preload(), "ASAN_OPTIONS": "detect_leaks=0", **env},
         capture_output=True,

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from relay.relay_rig import native_relay
+from sanitizer import quick
 from test_wire import TABLE, offsets
 from wire_case import Case
 from wire_plain import NotHere, PlainRig, is_obvious
@@ -30,7 +31,7 @@ def _rig(name: str) -> Iterator[PlainRig]:
     rig.close()
 
 
-@pytest.fixture(scope="module", params=["asyncio", "uvloop"])
+@pytest.fixture(scope="module", params=quick(["asyncio", "uvloop"], "uvloop"))
 def rig(request: pytest.FixtureRequest) -> Iterator[PlainRig]:
     yield from _rig(request.param)
 

@@ -1,0 +1,240 @@
+"""native/check.pxd: each rule ends the process where a mistake is planted, and says where."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from test_build import ROOT, Project
+from test_debug_build import run
+
+pytest.importorskip("setuptools", minversion="77")
+pytest.importorskip("Cython")
+
+MODULE = """
+# cython: language_level=3
+from libc.stdint cimport int32_t
+from libc.stdlib cimport calloc
+from libc.string cimport memset
+
+from check cimport check
+from core.queues cimport enter_queue, wheel_init
+from core.service cimport finish
+from core.slots cimport list_add, list_init, slot_free, slot_take, slots_reserve
+from core.types cimport (
+    IN_LANE, IN_QUEUE, NOWHERE, QUEUES, Q_ACK, Q_IDLE, Q_YOUNG, R_DONE, TRANSFER, TUNNEL, Way,
+)
+from lane.origins cimport bind, connection_new, idle_put
+from lane.routes cimport origin_init
+from lane.types cimport (
+    CLIENT, Exchange, Lane, Origin, PEER_MAX, P_BODY, P_DIAL, P_HEAD, P_WAIT, Q_HEAD, connection_of,
+    exchange_of,
+)
+from lane.waiting cimport begin_waiting
+
+cdef Lane lane
+cdef Origin origins[2]
+cdef int fds[8]
+cdef char peer[PEER_MAX]
+
+
+cdef int32_t client() noexcept:
+    cdef int32_t slot = slot_take(&lane.core, 100, NOWHERE, CLIENT)
+    cdef Exchange *x = <Exchange *>calloc(1, sizeof(Exchange))
+    x.connection = x.origin_fd = NOWHERE
+    lane.core.flows[slot].attached = x
+    lane.clients += 1
+    enter_queue(&lane.core, slot, Q_HEAD)
+    return slot
+
+
+def plant(str mistake):
+    cdef Way *w
+    cdef int32_t slot
+    c = &lane.core
+    memset(&lane, 0, sizeof(lane))
+    memset(peer, 0, PEER_MAX)
+    c.free = c.finished = c.closed = NOWHERE
+    c.now = 1000
+    c.pool.limit = 4
+    c.pool.fds = fds
+    lane.idle_most = lane.idle_each = 10
+    list_init(&c.acking)
+    for queue in range(Q_YOUNG, QUEUES):
+        wheel_init(c, queue, 1000)
+    lane.routes.origins = origins
+    lane.routes.origin_count = 2
+    origin_init(&origins[0])
+    origin_init(&origins[1])
+    slots_reserve(c, 20)
+    cdef int32_t tunnel = slot_take(c, 101, 102, TUNNEL)
+    cdef int32_t other = slot_take(c, 103, 104, TUNNEL)
+    cdef int32_t acking = slot_take(c, 105, 106, TUNNEL)
+    c.tunnels = 3
+    enter_queue(c, tunnel, Q_YOUNG)
+    enter_queue(c, other, Q_YOUNG)
+    enter_queue(c, acking, Q_ACK)
+    cdef int32_t transfer = slot_take(c, 107, 108, TRANSFER)
+    c.transfers = 1
+    enter_queue(c, transfer, Q_IDLE)
+    w = &c.flows[transfer].way[0]
+    w.in_pipe, w.pipe_r, w.pipe_w = 5, 200, 201
+    c.pool.lent, c.pool.idle = 1, 1
+    fds[0], fds[1] = 202, 203
+    cdef int32_t rests = client()
+    cdef int32_t waits = client()
+    begin_waiting(&lane, waits, 0)
+    cdef int32_t works = client()
+    cdef int32_t serves = connection_new(&lane, 109, 0, peer)
+    bind(&lane, works, serves)
+    exchange_of(&c.flows[works]).phase = P_WAIT
+    enter_queue(c, works, Q_YOUNG)
+    cdef int32_t idle = connection_new(&lane, 110, 1, peer)
+    c.flows[idle].mask[0] = 1  # EPOLLIN: no system call is made for it
+    idle_put(&lane, idle)
+    check(&lane)
+    print("holds", flush=True)
+
+    if mistake == "a neighbour points elsewhere":
+        c.flows[tunnel].near[IN_QUEUE].prev = transfer
+    elif mistake == "a list in a circle":
+        c.flows[tunnel].near[IN_QUEUE].next = other
+        c.flows[tunnel].near[IN_QUEUE].prev = other
+        c.flows[other].near[IN_QUEUE].prev = tunnel
+    elif mistake == "a list without an end":
+        c.wheels[0].bucket[c.flows[tunnel].bucket].last = NOWHERE
+    elif mistake == "not in a list":
+        c.acking.first = c.acking.last = NOWHERE
+    elif mistake == "in the list of another queue":
+        c.flows[acking].queue = Q_IDLE
+    elif mistake == "a slot freed in its queue":
+        slot_free(c, tunnel)
+        c.tunnels -= 1
+    elif mistake == "a wheel's count":
+        c.wheels[0].count += 1
+    elif mistake == "finished and not closed":
+        finish(c, tunnel, R_DONE)
+    elif mistake == "used":
+        c.used += 1
+    elif mistake == "tunnels":
+        c.tunnels -= 1
+    elif mistake == "transfers":
+        c.transfers += 1
+    elif mistake == "ended":
+        c.ended += 1
+    elif mistake == "clients":
+        lane.clients += 1
+    elif mistake == "idle connections":
+        lane.idle_count += 1
+    elif mistake == "an origin's idle connections":
+        origins[1].idle_count += 1
+    elif mistake == "an origin's connections in use":
+        origins[0].busy += 1
+    elif mistake == "an idle connection in no list":
+        list_init(&origins[1].idle)
+        origins[1].idle_count = 0
+    elif mistake == "a waiting client in no list":
+        list_init(&origins[0].waiting)
+    elif mistake == "pipes lent":
+        c.pool.lent += 1
+    elif mistake == "a pipe without bytes":
+        w.in_pipe = 0
+    elif mistake == "a pipe in two places":
+        fds[1] = 201
+    elif mistake == "a client without its connection":
+        connection_of(&c.flows[serves]).client = rests
+    elif mistake == "a phase without a connection":
+        exchange_of(&c.flows[works]).connection = NOWHERE
+    elif mistake == "a phase in another queue":
+        exchange_of(&c.flows[rests]).phase = P_DIAL
+    elif mistake == "a free slot with something attached":
+        c.flows[c.free].attached = &origins[0]
+    elif mistake == "an event put off twice":
+        c.flows[tunnel].put_off = 1
+    check(&lane)
+    print("went on", flush=True)
+"""
+
+SAYS = {
+    "a neighbour points elsewhere": "each neighbour in a list points back",
+    "a list in a circle": "each neighbour in a list points back",
+    "a list without an end": "a list ends at its last flow",
+    "not in a list": "a flow in Q_ACK is in the list of it",
+    "in the list of another queue": "a flow that is in a queue is in the list of it",
+    "a slot freed in its queue": "a free slot is in no list",
+    "a wheel's count": "a wheel counts its flows",
+    "finished and not closed": "what has finished is closed after a batch",
+    "used": "the free slots are those that are not used",
+    "tunnels": "tunnels are counted",
+    "transfers": "transfers are counted",
+    "ended": "tunnels that are closed and not reported are counted",
+    "clients": "clients are counted",
+    "idle connections": "idle origin connections are counted",
+    "an origin's idle connections": "an origin counts its idle connections",
+    "an origin's connections in use": "an origin counts its connections in use",
+    "an idle connection in no list": "an idle connection is in the list of its origin",
+    "a waiting client in no list": "a client that waits is in the list of its origin",
+    "pipes lent": "lent pipes are those with bytes in them",
+    "a pipe without bytes": "a way has a pipe where bytes are in it",
+    "a pipe in two places": "a pipe is in one place",
+    "a client without its connection": "a client and its origin connection know each other",
+    "a phase without a connection": "a client has an origin connection from dialling on",
+    "a phase in another queue": "a client's queue suits its phase",
+    "a free slot with something attached": "a free slot has nothing attached",
+    "an event put off twice": "an event is put off once where its flow says so",
+}
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    project = Project(tmp_path_factory.mktemp("check"))
+    project.write("relay.pyx", MODULE)
+    result = project.build(SPLICEPROXY_DEBUG="1")
+    assert result.returncode == 0, result.stdout + result.stderr
+    return project
+
+
+EACH_IN_A_FORK = """
+import os, sys
+for number, mistake in enumerate(sys.argv[2:]):
+    pid = os.fork()
+    if pid == 0:
+        for fd, name in ((1, "out"), (2, "err")):
+            os.dup2(os.open(f"{sys.argv[1]}/{number}.{name}", os.O_WRONLY | os.O_CREAT), fd)
+        _native.plant(mistake)
+        os._exit(0)
+    _, status = os.waitpid(pid, 0)
+    os.rename(f"{sys.argv[1]}/asan.{pid}", f"{sys.argv[1]}/{number}.report")
+    assert status != 0, mistake
+"""
+
+
+def test_each_mistake_ends_the_process(built: Project, tmp_path: Path) -> None:
+    log = f"detect_leaks=0:handle_abort=1:symbolize=0:log_path={tmp_path}/asan"
+    result = run(built, EACH_IN_A_FORK, str(tmp_path), *SAYS, ASAN_OPTIONS=log)
+    assert result.returncode == 0, result.stderr
+    for number, (mistake, rule) in enumerate(SAYS.items()):
+        assert (tmp_path / f"{number}.out").read_text() == "holds\n", mistake
+        says = f"this must hold: {rule}; slot "
+        assert says in (tmp_path / f"{number}.err").read_text(), mistake
+        assert says in (tmp_path / f"{number}.report").read_text(), mistake
+
+
+def test_right_state_goes_on(built: Project) -> None:
+    result = run(built, "_native.plant('')")
+    assert (result.returncode, result.stdout) == (0, "holds\nwent on\n"), result.stderr
+
+
+def test_release_build_checks_nothing(built: Project) -> None:
+    assert built.build(SPLICEPROXY_DEBUG="0").returncode == 0
+    result = run(built, "_native.plant('tunnels')")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == "holds\nwent on\n"
+
+
+def test_rules_are_those_of_the_file() -> None:
+    """What no mistake here can show is a consequence of another rule, or of a wild slot."""
+    text = (ROOT / "native" / "check.pxd").read_text()
+    rules = set(re.findall(r'fail\(lane, "([^"]+)"', text))
+    assert set(SAYS.values()) <= rules
