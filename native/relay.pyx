@@ -10,6 +10,17 @@ generation of its slot, so an event can never reach another flow than its own, t
 are freed and taken within a batch.
 
 An idle flow is one `Flow` in one array and two descriptors: no pipe, no buffer, no timer.
+
+All of it is one translation unit. The code is in headers (.pxd, `cdef inline ... nogil`), so
+that the compiler sees through every call on the way of a byte and inlines what is small; a
+module for each would call the others through tables at run time. Nothing outside of this file
+and what it includes needs the GIL. From the bottom up:
+
+    core/   flows, their queues, moving bytes; knows no HTTP
+    http/   plain heads; knows no flows
+    lane/   requests that the relay repeats by itself: adds its kinds to the flows
+    step    a batch of events, and what is due; closing, the end of a flow
+    here    Python's side: NativeRelay, and by inclusion Reader, NativeLane and what they report
 """
 
 import warnings
@@ -22,15 +33,16 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
 from core cimport linux
+from closing cimport close_finished, finish_all, forget, lose
 from core.moves cimport TARGET_FAILED, send_or_hold
 from core.pipes cimport pool_empty
 from core.queues cimport enter_queue, finish, wheel_init
-from core.service cimport settle, side_failed, wanted, watch
+from core.service cimport register_sides, settle, side_failed, watch
 from core.slots cimport list_init, slot_free, slot_take, slots_reserve
 from core.types cimport (
-    Core, FREE, Flow, INFO_MAX, IN_LANE, IN_QUEUE, Limits, NOWHERE, QUEUES, Q_FINISHED, Q_HALF,
-    Q_IDLE, Q_LANE, Q_YOUNG, REASONS, REASON_WORDS, R_ABORTED, R_DONE, SPLICING, STOPPED,
-    TRANSFER, TUNNEL, UNREGISTERED, Way, reason_words,
+    Core, FREE, Flow, INFO_MAX, IN_LANE, Limits, NOWHERE, QUEUES, Q_FINISHED, Q_HALF, Q_IDLE,
+    Q_LANE, Q_YOUNG, REASONS, REASON_WORDS, R_ABORTED, R_DONE, SPLICING, STOPPED, TRANSFER,
+    TUNNEL, UNREGISTERED, Way, reason_words,
 )
 from dump cimport Line, describe, describe_all
 from http.plain cimport (
@@ -53,7 +65,7 @@ from lane.types cimport (
 )
 from lane.waiting cimport QUEUE_MS
 from names cimport KIND_NAMES, PHASE_NAMES, QUEUE_NAMES, WAY_FLAG_NAMES
-from step cimport clock_ms, close_finished, next_due, run
+from step cimport clock_ms, next_due, run
 
 from spliceproxy.net import errnos, tcp
 from spliceproxy.relay import interface
@@ -66,20 +78,6 @@ from spliceproxy.relay.quota import affordable
 cdef enum:
     TRIES = 100             # to say what there is to say, without memory for that
     TRY_US = 1000           # microseconds between two of them
-
-cdef int agree(str what, object owners, tuple words, int count) except -1:
-    """ImportError unless the words of the owner are those of a C enum, in its order."""
-    if len(words) != count or owners != words:
-        raise ImportError(
-            f"the compiled relay was built from other sources: its {what} are {words}, "
-            f"{count} in C, and those of spliceproxy.relay are {owners}")
-    return 0
-
-
-agree("reasons", interface.REASONS,
-      tuple([reason_words[i].decode() for i in range(REASON_WORDS)]), REASONS)
-agree("causes", words.CAUSES, tuple([cause_words[i].decode() for i in range(CAUSE_WORDS)]), CAUSES)
-
 
 YOUNG = 30.0
 """Seconds without a byte after which the origin of a tunnel, or of an exchange, gets TCP
@@ -192,33 +190,9 @@ cdef class NativeRelay:
         return slot_take(c, a, b, kind)
 
     cdef int _register(self, int32_t slot) except -1:
-        """Both descriptors into epoll. One that is in it already (a transfer the other
-        way) goes in as a dup(2): epoll's key is the descriptor, not the socket."""
-        cdef Core *c = &self.state.core
-        cdef Flow *f = &c.flows[slot]
-        cdef int s, copy, error = 0
-        for s in range(2):
-            if watch(c, slot, s, wanted(f, s)) == 0:
-                continue
-            error = linux.errno
-            if error == linux.EEXIST and f.kind == TRANSFER:
-                copy = linux.dup(f.fd[s])
-                if copy >= 0:
-                    f.fd[s] = copy
-                    f.dupped |= 1 << s
-                    if watch(c, slot, s, wanted(f, s)) == 0:
-                        error = 0
-                        continue
-                error = linux.errno
-            break
-        if error:
-            for s in range(2):
-                if f.mask[s] != <uint32_t>UNREGISTERED:
-                    watch(c, slot, s, <uint32_t>UNREGISTERED)
-                if f.dupped & (1 << s):
-                    linux.close(f.fd[s])
-            slot_free(c, slot)
-            linux.errno = error
+        """Both descriptors into epoll; OSError where it does not take them."""
+        linux.errno = register_sides(&self.state.core, slot)
+        if linux.errno:
             PyErr_SetFromErrno(OSError)
         return 0
 
@@ -294,7 +268,7 @@ cdef class NativeRelay:
             return None
         finish(c, slot, R_ABORTED)
         close_finished(lane)
-        end = self._end(&c.flows[slot])
+        end = end_of(&c.flows[slot])
         self._drop(slot)
         return end
 
@@ -366,7 +340,8 @@ cdef class NativeRelay:
         """Reports and frees what has finished. A flow is in the list until its report is in
         `ends`. A client that there is no memory to give back is closed: others need it, too.
         Anything else stays for the next time; MemoryError where that is all."""
-        cdef Core *c = &self.state.core
+        cdef Lane *lane = &self.state
+        cdef Core *c = &lane.core
         cdef list ends = []
         cdef int32_t slot
         while c.closed != NOWHERE:
@@ -375,7 +350,7 @@ cdef class NativeRelay:
                 self._report(slot, ends)
             except MemoryError:
                 if c.flows[slot].kind == CLIENT:
-                    self._lose(slot)
+                    lose(lane, slot)
                 elif ends:
                     return ends
                 else:
@@ -389,56 +364,16 @@ cdef class NativeRelay:
             if exchange_of(f).cause != G_CLOSED:
                 ends.append((self.owner.given_back, handoff(f)))
         elif exchange_of(f) == NULL:
-            ends.append((<object>f.token, self._end(f)))
+            ends.append((<object>f.token, end_of(f)))
         return 0
-
-    cdef void _lose(self, int32_t slot) noexcept:
-        """Closes a client that was to be given back."""
-        cdef Flow *f = &self.state.core.flows[slot]
-        if exchange_of(f).cause == G_CLOSED:
-            return
-        self.state.counters.lost += 1
-        linux.close(f.fd[0])
-        if exchange_of(f).origin_fd != NOWHERE:
-            linux.close(exchange_of(f).origin_fd)
 
     cdef void _drop(self, int32_t slot) noexcept:
         """Frees a flow of the list of those that are to be reported."""
-        cdef Lane *lane = &self.state
-        cdef Core *c = &lane.core
-        cdef Flow *f = &c.flows[slot]
-        cdef int32_t *at = &c.closed
-        cdef PyObject *token = f.token
-        while at[0] != slot:  # it is the first, but for cancel()
-            at = &c.flows[at[0]].near[IN_QUEUE].next
-        at[0] = f.near[IN_QUEUE].next
-        if f.kind == TUNNEL:
-            c.tunnels -= 1
-            c.ended -= 1
-        elif f.kind == TRANSFER:
-            c.transfers -= 1
-        elif exchange_of(f).cause != G_CLOSED:
-            lane.clients -= 1
-        free(f.info)
-        f.info = NULL
-        if f.attached != NULL:
-            exchange_free(exchange_of(f))
-        f.attached = NULL
-        f.token = NULL
-        slot_free(c, slot)
+        cdef PyObject *token = forget(&self.state, slot)
         if token != NULL:
             Py_DECREF(<object>token)  # may run anything
 
-    cdef object _end(self, Flow *f):
-        cdef Way *up = &f.way[0]
-        cdef Way *down = &f.way[1]
-        if f.kind == TRANSFER:
-            return TransferEnd(interface.REASONS[f.reason], f.err, up.copied, up.spliced)
-        return TunnelEnd(
-            interface.REASONS[f.reason], f.err, up.copied, up.spliced, down.copied, down.spliced,
-            f.info[:f.info_len[0]] if f.info_len[0] else b"",
-            f.info[INFO_MAX:INFO_MAX + f.info_len[1]] if f.info_len[1] else b"",
-        )
+    # ---- the whole -----------------------------------------------------------------
 
     def next_wake(self):
         cdef Core *c = &self.state.core
@@ -493,24 +428,11 @@ cdef class NativeRelay:
         cdef Core *c = &lane.core
         cdef int32_t slot
         self.closed = True
-        lane.draining = True
-        for slot in range(c.capacity):
-            if c.flows[slot].queue == Q_FINISHED:
-                continue
-            if c.flows[slot].kind == CLIENT:
-                give_back(lane, slot, G_CLOSED)
-            elif c.flows[slot].kind == LISTENER:
-                slot_free(c, slot)
-            elif c.flows[slot].kind == ORIGIN:
-                if connection_of(&c.flows[slot]).client == NOWHERE:
-                    idle_drop(lane, slot)
-            elif c.flows[slot].kind != FREE:
-                finish(c, slot, R_ABORTED)
-        close_finished(lane)
+        finish_all(lane)
         while c.closed != NOWHERE:
             slot = c.closed
             if c.flows[slot].kind == CLIENT:
-                self._lose(slot)  # its owner is not told any more
+                lose(lane, slot)  # its owner is not told any more
             self._drop(slot)
         pool_empty(c)
         if c.epfd >= 0:
@@ -518,53 +440,7 @@ cdef class NativeRelay:
         c.epfd = -1
 
 
-cdef class Reader:
-    """What the event loop calls: a step, and `report` only where it has something to do.
-    Most steps end here, without a Python frame."""
-
-    cdef NativeRelay relay
-    cdef object report
-    cdef object stuck
-
-    def __init__(self, NativeRelay relay not None, report, stuck):
-        self.relay = relay
-        self.report = report
-        self.stuck = stuck
-
-    def __call__(self):
-        cdef NativeRelay relay = self.relay
-        cdef Lane *lane = &relay.state
-        cdef Core *c = &lane.core
-        cdef bint ended
-        if relay.closed:
-            return
-        with nogil:
-            run(lane)
-        ended = c.closed != NOWHERE
-        ends = None
-        if ended or lane.accept_error or log_waits(lane):
-            try:
-                ends = relay._said()
-            except MemoryError:
-                self.stuck()
-                return
-        if ends or next_due(c) < relay.told or (ended and c.tunnels == 0 and lane.clients == 0):
-            self.report(ends or [])
-
-
-cdef tuple names_in(const char *const *names):
-    cdef list found = []
-    while names[len(found)] != NULL:
-        found.append((<const char *>names[len(found)]).decode("ascii"))
-    return tuple(found)
-
-
-NAMES = {
-    "Kind": names_in(KIND_NAMES),
-    "Queue": names_in(QUEUE_NAMES),
-    "Phase": names_in(PHASE_NAMES),
-    "Way.flags": names_in(WAY_FLAG_NAMES),
-}
-
-
+include "reader.pxi"
+include "reports.pxi"
 include "lane/lane.pxi"
+include "lane/rules.pxi"

@@ -1,29 +1,27 @@
-"""One step of the relay: batches of events, what is due by the clock, and the flows that
-have finished."""
+"""One step of the relay: batches of events, and what is due by the clock."""
 
 from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport malloc
 
 from core cimport linux
 from check cimport CHECKED, check
+from closing cimport close_finished
 from core.bulk cimport put_off, take_put_off
-from core.moves cimport drop_pending, pending, splices
+from core.moves cimport pending, splices
 from core.pipes cimport pool_empty
 from core.queues cimport enter_queue, finish, last_active, leave_queue, wheel_of
-from core.resets cimport check_acks, reset_on_close
-from core.service cimport serve_event, watch
+from core.resets cimport check_acks
+from core.service cimport serve_event
 from core.slots cimport slot_of, slots_reserve
 from core.types cimport (
-    BUCKETS, Core, Flow, INFO_MAX, IN_QUEUE, NOWHERE, QUEUES, Q_HALF, Q_IDLE, Q_YOUNG, R_DONE,
-    R_HALF_CLOSE, R_IDLE, R_TARGET_IDLE, TRANSFER, TUNNEL, UNREGISTERED, WHEELS, Wheel,
+    BUCKETS, Core, Flow, IN_QUEUE, NOWHERE, QUEUES, Q_HALF, Q_IDLE, Q_YOUNG, R_HALF_CLOSE,
+    R_IDLE, R_TARGET_IDLE, TRANSFER, TUNNEL, WHEELS, Wheel,
 )
 from lane.clients cimport accept_clients
 from lane.exchange cimport client_event, exchange_late, origin_event
-from lane.log cimport log_put
-from lane.origins cimport connection_take_out, idle_drop, probe
+from lane.origins cimport idle_drop, probe
 from lane.types cimport (
-    BATCH, CLIENT, Exchange, G_CLOSED, LISTENER, Lane, ORIGIN, P_BODY, RESERVE, connection_of,
-    exchange_of,
+    BATCH, CLIENT, LISTENER, Lane, ORIGIN, P_BODY, RESERVE, connection_of, exchange_of,
 )
 
 cdef enum:
@@ -40,78 +38,6 @@ cdef inline int64_t clock_us() noexcept nogil:
     cdef linux.timespec t
     linux.clock_gettime(linux.CLOCK_MONOTONIC, &t)
     return <int64_t>t.tv_sec * 1000000 + t.tv_nsec // 1000
-
-
-cdef inline void read_infos(Flow *f) noexcept nogil:
-    """TCP_INFO of both legs, into one block; without memory there is none."""
-    cdef int s
-    cdef linux.socklen_t size
-    f.info = <char *>malloc(2 * INFO_MAX)
-    for s in range(2):
-        size = INFO_MAX
-        f.info_len[s] = 0
-        if f.info != NULL and linux.getsockopt(
-            f.fd[s], linux.IPPROTO_TCP, linux.TCP_INFO, f.info + s * INFO_MAX, &size
-        ) == 0:
-            f.info_len[s] = size
-
-
-cdef inline void release_client(Lane *lane, int32_t slot) noexcept nogil:
-    """Closes the client's descriptor, or takes it and its origin's out of epoll."""
-    cdef Core *c = &lane.core
-    cdef Flow *f = &c.flows[slot]
-    cdef Exchange *x = exchange_of(f)
-    if x.cause == G_CLOSED:
-        lane.clients -= 1  # before its peer can know, who may come again at once
-        linux.close(f.fd[0])
-        return
-    watch(c, slot, 0, <uint32_t>UNREGISTERED)
-    if x.connection != NOWHERE:
-        x.reused = not connection_of(&c.flows[x.connection]).fresh
-        x.origin_fd = connection_take_out(lane, x.connection)
-        x.connection = NOWHERE
-
-
-cdef inline void release(Lane *lane, int32_t slot) noexcept nogil:
-    """Takes a finished flow's descriptors out of epoll: a tunnel's are closed, a
-    transfer's go back to their owner."""
-    cdef Core *c = &lane.core
-    cdef Flow *f = &c.flows[slot]
-    cdef const Exchange *x = exchange_of(f)
-    cdef int s
-    for s in range(2):
-        drop_pending(c, &f.way[s])
-    if f.kind == CLIENT:
-        release_client(lane, slot)
-        return
-    if f.kind == TUNNEL:
-        c.ended += 1
-    if f.kind == TUNNEL and x == NULL:
-        read_infos(f)
-    elif f.kind == TUNNEL:
-        log_put(
-            lane, x, x.head + f.way[0].copied + f.way[0].spliced,
-            f.way[1].copied + f.way[1].spliced, f.reason)
-    for s in range(2):
-        if f.kind == TUNNEL:
-            if f.reason != R_DONE:
-                reset_on_close(f.fd[s])
-        elif f.mask[s] != <uint32_t>UNREGISTERED:
-            watch(c, slot, s, <uint32_t>UNREGISTERED)
-        if f.kind == TUNNEL or f.dupped & (1 << s):
-            linux.close(f.fd[s])
-
-
-cdef inline void close_finished(Lane *lane) noexcept nogil:
-    """After a batch: the flows that have finished in it, which can be reported now."""
-    cdef Core *c = &lane.core
-    cdef int32_t slot
-    while c.finished != NOWHERE:
-        slot = c.finished
-        c.finished = c.flows[slot].near[IN_QUEUE].next
-        release(lane, slot)
-        c.flows[slot].near[IN_QUEUE].next = c.closed
-        c.closed = slot
 
 
 cdef inline bint is_bulk(const Lane *lane, int32_t slot) noexcept nogil:

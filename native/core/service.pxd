@@ -24,6 +24,7 @@ from core cimport linux
 from core.moves cimport Moved, OVER, SOURCE_FAILED, TARGET_FAILED, drop_pending, pending, turn
 from core.queues cimport enter_queue, finish
 from core.resets cimport finish_acknowledged
+from core.slots cimport slot_free
 from core.types cimport (
     Core, ENDED, FIN_SENT, Flow, Q_FINISHED, Q_HALF, R_CLIENT_RESET, R_DONE, R_NONE,
     R_ORIGIN_RESET, R_SOURCE_EOF, R_SOURCE_ERROR, R_TARGET_ERROR, STOPPED, TRANSFER, TUNNEL,
@@ -137,6 +138,42 @@ cdef inline int watch(Core *c, int32_t slot, int s, uint32_t mask) noexcept nogi
         return -1
     f.mask[s] = mask
     return 0
+
+
+cdef inline int register_side(Core *c, int32_t slot, int s) noexcept nogil:
+    """Side s into epoll; 0 or the error. One that is in it already (a transfer the other way)
+    goes in as a dup(2): epoll's key is the descriptor, not the socket."""
+    cdef Flow *f = &c.flows[slot]
+    cdef int copy
+    if watch(c, slot, s, wanted(f, s)) == 0:
+        return 0
+    if linux.errno != linux.EEXIST or f.kind != TRANSFER:
+        return linux.errno
+    copy = linux.dup(f.fd[s])
+    if copy < 0:
+        return linux.errno
+    f.fd[s] = copy
+    f.dupped |= 1 << s
+    return 0 if watch(c, slot, s, wanted(f, s)) == 0 else linux.errno
+
+
+cdef inline int register_sides(Core *c, int32_t slot) noexcept nogil:
+    """Both sides of a new flow into epoll; 0 or the error: then the slot is free, and nothing
+    is left behind."""
+    cdef Flow *f = &c.flows[slot]
+    cdef int error = register_side(c, slot, 0)
+    cdef int s
+    if error == 0:
+        error = register_side(c, slot, 1)
+    if error == 0:
+        return 0
+    for s in range(2):
+        if f.mask[s] != <uint32_t>UNREGISTERED:
+            watch(c, slot, s, <uint32_t>UNREGISTERED)
+        if f.dupped & (1 << s):
+            linux.close(f.fd[s])
+    slot_free(c, slot)
+    return error
 
 
 cdef inline bint has_left(const Flow *f, int s) noexcept nogil:

@@ -1,0 +1,164 @@
+"""The end of a flow that has finished: its descriptors are closed, or go back to their owner;
+then the owner is told, and its slot is free.
+
+`close_finished` does the first for all of a batch, and puts them into the list of those that are
+to be reported. `forget` frees one that has been.
+"""
+
+from cpython.ref cimport PyObject
+from libc.stdint cimport int32_t, uint32_t
+from libc.stdlib cimport free, malloc
+
+from core cimport linux
+from core.moves cimport drop_pending
+from core.queues cimport finish
+from core.resets cimport reset_on_close
+from core.service cimport watch
+from core.slots cimport slot_free
+from core.types cimport (
+    Core, FREE, Flow, INFO_MAX, IN_QUEUE, NOWHERE, Q_FINISHED, R_ABORTED, R_DONE, TRANSFER,
+    TUNNEL, UNREGISTERED,
+)
+from lane.ends cimport give_back
+from lane.log cimport log_put
+from lane.origins cimport connection_take_out, idle_drop
+from lane.types cimport (
+    CLIENT, Exchange, G_CLOSED, LISTENER, Lane, ORIGIN, connection_of, exchange_of,
+)
+
+
+cdef inline void read_infos(Flow *f) noexcept nogil:
+    """TCP_INFO of both legs, into one block; without memory there is none."""
+    cdef int s
+    cdef linux.socklen_t size
+    f.info = <char *>malloc(2 * INFO_MAX)
+    for s in range(2):
+        size = INFO_MAX
+        f.info_len[s] = 0
+        if f.info != NULL and linux.getsockopt(
+            f.fd[s], linux.IPPROTO_TCP, linux.TCP_INFO, f.info + s * INFO_MAX, &size
+        ) == 0:
+            f.info_len[s] = size
+
+
+cdef inline void release_client(Lane *lane, int32_t slot) noexcept nogil:
+    """Closes the client's descriptor, or takes it and its origin's out of epoll."""
+    cdef Core *c = &lane.core
+    cdef Flow *f = &c.flows[slot]
+    cdef Exchange *x = exchange_of(f)
+    if x.cause == G_CLOSED:
+        lane.clients -= 1  # before its peer can know, who may come again at once
+        linux.close(f.fd[0])
+        return
+    watch(c, slot, 0, <uint32_t>UNREGISTERED)
+    if x.connection != NOWHERE:
+        x.reused = not connection_of(&c.flows[x.connection]).fresh
+        x.origin_fd = connection_take_out(lane, x.connection)
+        x.connection = NOWHERE
+
+
+cdef inline void release(Lane *lane, int32_t slot) noexcept nogil:
+    """Takes a finished flow's descriptors out of epoll: a tunnel's are closed, a
+    transfer's go back to their owner."""
+    cdef Core *c = &lane.core
+    cdef Flow *f = &c.flows[slot]
+    cdef const Exchange *x = exchange_of(f)
+    cdef int s
+    for s in range(2):
+        drop_pending(c, &f.way[s])
+    if f.kind == CLIENT:
+        release_client(lane, slot)
+        return
+    if f.kind == TUNNEL:
+        c.ended += 1
+    if f.kind == TUNNEL and x == NULL:
+        read_infos(f)
+    elif f.kind == TUNNEL:
+        log_put(
+            lane, x, x.head + f.way[0].copied + f.way[0].spliced,
+            f.way[1].copied + f.way[1].spliced, f.reason)
+    for s in range(2):
+        if f.kind == TUNNEL:
+            if f.reason != R_DONE:
+                reset_on_close(f.fd[s])
+        elif f.mask[s] != <uint32_t>UNREGISTERED:
+            watch(c, slot, s, <uint32_t>UNREGISTERED)
+        if f.kind == TUNNEL or f.dupped & (1 << s):
+            linux.close(f.fd[s])
+
+
+cdef inline void close_finished(Lane *lane) noexcept nogil:
+    """After a batch: the flows that have finished in it, which can be reported now."""
+    cdef Core *c = &lane.core
+    cdef int32_t slot
+    while c.finished != NOWHERE:
+        slot = c.finished
+        c.finished = c.flows[slot].near[IN_QUEUE].next
+        release(lane, slot)
+        c.flows[slot].near[IN_QUEUE].next = c.closed
+        c.closed = slot
+
+
+cdef inline void lose(Lane *lane, int32_t slot) noexcept nogil:
+    """Closes a client that was to be given back."""
+    cdef const Flow *f = &lane.core.flows[slot]
+    cdef const Exchange *x = exchange_of(f)
+    if x.cause == G_CLOSED:
+        return
+    lane.counters.lost += 1
+    linux.close(f.fd[0])
+    if x.origin_fd != NOWHERE:
+        linux.close(x.origin_fd)
+
+
+cdef inline void exchange_free(Exchange *x) noexcept nogil:
+    free(x.block)
+    free(x.answer)
+    free(x)
+
+
+cdef inline PyObject *forget(Lane *lane, int32_t slot) noexcept nogil:
+    """Frees a flow of the list of those that are to be reported; returns its token, which the
+    caller has to give up."""
+    cdef Core *c = &lane.core
+    cdef Flow *f = &c.flows[slot]
+    cdef int32_t *at = &c.closed
+    cdef PyObject *token = f.token
+    while at[0] != slot:  # it is the first, but for cancel()
+        at = &c.flows[at[0]].near[IN_QUEUE].next
+    at[0] = f.near[IN_QUEUE].next
+    if f.kind == TUNNEL:
+        c.tunnels -= 1
+        c.ended -= 1
+    elif f.kind == TRANSFER:
+        c.transfers -= 1
+    elif exchange_of(f).cause != G_CLOSED:
+        lane.clients -= 1
+    free(f.info)
+    f.info = NULL
+    if f.attached != NULL:
+        exchange_free(exchange_of(f))
+    f.attached = NULL
+    f.token = NULL
+    slot_free(c, slot)
+    return token
+
+
+cdef inline void finish_all(Lane *lane) noexcept nogil:
+    """Ends every flow, and accepts and keeps nothing any more."""
+    cdef Core *c = &lane.core
+    cdef int32_t slot
+    lane.draining = True
+    for slot in range(c.capacity):
+        if c.flows[slot].queue == Q_FINISHED:
+            continue
+        if c.flows[slot].kind == CLIENT:
+            give_back(lane, slot, G_CLOSED)
+        elif c.flows[slot].kind == LISTENER:
+            slot_free(c, slot)
+        elif c.flows[slot].kind == ORIGIN:
+            if connection_of(&c.flows[slot]).client == NOWHERE:
+                idle_drop(lane, slot)
+        elif c.flows[slot].kind != FREE:
+            finish(c, slot, R_ABORTED)
+    close_finished(lane)

@@ -1,0 +1,75 @@
+"""What the owner says once, as C: the rules of fields, the alphabet of heads, and texts."""
+
+ACTIONS = {
+    "pass": PASS,
+    "drop": DROP,
+    "not plain": NOT_PLAIN,
+    "host": HOST,
+    "connection": CONNECTION,
+    "proxy-connection": PROXY_CONNECTION,
+    "via": VIA,
+    "authorization": AUTHORIZATION,
+    "credentials": CREDENTIALS,
+    "length": LENGTH,
+    "coding": CODING,
+    "date": DATE,
+    "type": TYPE,
+}
+
+
+cdef Text as_text(bytes data):
+    cdef Text text
+    text.at = data
+    text.size = len(data)
+    return text
+
+
+cdef char *copy_of(bytes text) except NULL:
+    cdef char *at = <char *>malloc(len(text) + 1)
+    if at == NULL:
+        raise MemoryError
+    memcpy(at, <const char *>text, len(text) + 1)
+    return at
+
+
+cdef int put_text(char *at, str text) except -1:
+    """An address as text, with a NUL behind it."""
+    cdef bytes data = text.encode("ascii")
+    if len(data) >= PEER_MAX:
+        raise ValueError(f"an address of more than {PEER_MAX - 1} bytes: {text!r}")
+    memset(at, 0, PEER_MAX)
+    memcpy(at, <const char *>data, len(data))
+    return 0
+
+
+cdef void set_alphabet(Lane *lane):
+    """RFC 9110 sections 5.5 and 5.6.2."""
+    cdef int b
+    for b in range(256):
+        lane.plain.text[b] = b == c'\t' or c' ' <= b <= c'~' or b >= 128
+    for b in b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz":
+        lane.plain.lower[b] = b
+    for b in range(c'A', c'Z' + 1):
+        lane.plain.lower[b] = b + c'a' - c'A'
+
+
+cdef int set_rules(Rule *rules, table) except -1:
+    """Fills a field table: action by name (lower case)."""
+    cdef uint32_t hash, i
+    cdef uint8_t b
+    if len(table) * 4 > SLOTS:
+        raise ValueError(f"more than {SLOTS // 4} rules")
+    for name, action in table.items():
+        if not 0 < len(name) <= NAME_MAX:
+            raise ValueError(f"a name of 1 to {NAME_MAX} bytes: {name!r}")
+        hash = 0
+        for b in name:
+            hash = hash * 31 + b
+        i = hash % SLOTS
+        while rules[i].size:
+            i = (i + 1) % SLOTS
+        rules[i].hash = hash
+        rules[i].size = len(name)
+        rules[i].action = ACTIONS[action]
+        memcpy(rules[i].name, <const char *>(<bytes>name), len(name))
+    return 0

@@ -1,0 +1,35 @@
+"""What the event loop calls when the relay's descriptor is readable."""
+
+
+cdef class Reader:
+    """What the event loop calls: a step, and `report` only where it has something to do.
+    Most steps end here, without a Python frame."""
+
+    cdef NativeRelay relay
+    cdef object report
+    cdef object stuck
+
+    def __init__(self, NativeRelay relay not None, report, stuck):
+        self.relay = relay
+        self.report = report
+        self.stuck = stuck
+
+    def __call__(self):
+        cdef NativeRelay relay = self.relay
+        cdef Lane *lane = &relay.state
+        cdef Core *c = &lane.core
+        cdef bint ended
+        if relay.closed:
+            return
+        with nogil:
+            run(lane)
+        ended = c.closed != NOWHERE
+        ends = None
+        if ended or lane.accept_error or log_waits(lane):
+            try:
+                ends = relay._said()
+            except MemoryError:
+                self.stuck()
+                return
+        if ends or next_due(c) < relay.told or (ended and c.tunnels == 0 and lane.clients == 0):
+            self.report(ends or [])
