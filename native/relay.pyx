@@ -68,11 +68,10 @@ from names cimport KIND_NAMES, PHASE_NAMES, QUEUE_NAMES, WAY_FLAG_NAMES
 from step cimport clock_ms, next_due, run
 
 from spliceproxy.net import errnos, tcp
-from spliceproxy.relay import interface
+from spliceproxy.relay import interface, quota
 from spliceproxy.relay import lane as words
 from spliceproxy.relay.interface import RelayStats, TransferEnd, TunnelEnd
 from spliceproxy.relay.lane import Handoff, PlainRecord
-from spliceproxy.relay.quota import affordable
 
 
 cdef enum:
@@ -119,7 +118,7 @@ cdef class NativeRelay:
         wheel_init(c, Q_YOUNG, <int64_t>(min(options.idle, YOUNG) * 1000))
         wheel_init(c, Q_IDLE, <int64_t>(options.idle * 1000))
         wheel_init(c, Q_HALF, <int64_t>(options.half_close * 1000))
-        c.pool.size, c.pool.limit = affordable(options.shares)
+        c.pool.size, c.pool.limit = quota.affordable(options.shares)
         if options.max_pipes >= 0:
             c.pool.limit = options.max_pipes
         c.buffer = <char *>malloc(c.limits.chunk)
@@ -138,6 +137,7 @@ cdef class NativeRelay:
         m.chatty_read = interface.CHATTY_READ
         m.splice_min = interface.SPLICE_MIN
         m.rest = <int64_t>(interface.REST * 1000)
+        m.pipe_retry = <int64_t>(quota.RETRY * 1000)
         m.turn_bytes = interface.TURN_BYTES
         m.turn_moves = interface.TURN_MOVES
         m.promote_after = interface.PROMOTE_AFTER

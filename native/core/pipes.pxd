@@ -11,9 +11,6 @@ from libc.stdint cimport int32_t
 from core cimport linux
 from core.types cimport Core, NOWHERE, Pool, Way
 
-cdef enum:
-    RETRY_MS = 1000         # after a refused pipe, how long none is asked for
-
 
 cdef inline bint pool_get(Core *c, Way *w) noexcept nogil:
     """Lends a pipe to `w`; false if there is none to be had."""
@@ -27,12 +24,12 @@ cdef inline bint pool_get(Core *c, Way *w) noexcept nogil:
         if p.lent >= p.limit or c.now < p.retry:
             return False
         if linux.pipe2(fds, linux.O_CLOEXEC | linux.O_NONBLOCK) < 0:
-            p.retry = c.now + RETRY_MS
+            p.retry = c.now + c.limits.pipe_retry
             return False
         if linux.fcntl(fds[0], linux.F_SETPIPE_SZ, p.size) < p.size:
             linux.close(fds[0])
             linux.close(fds[1])
-            p.retry = c.now + RETRY_MS
+            p.retry = c.now + c.limits.pipe_retry
             return False
         w.pipe_r = fds[0]
         w.pipe_w = fds[1]

@@ -145,6 +145,7 @@ cdef struct Limits:
     ssize_t chatty_read
     int64_t splice_min
     int64_t rest            # ms
+    int64_t pipe_retry      # ms, after a refused pipe
     int64_t turn_bytes
     int turn_moves
     int promote_after

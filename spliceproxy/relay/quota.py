@@ -13,6 +13,9 @@ SMALLEST = 64 * 1024
 ENOUGH = 16
 """Pipes that the quota should afford before a larger size is chosen."""
 
+RETRY = 1.0
+"""Seconds after a pipe was refused until another is asked for."""
+
 PRIVILEGED = 256
 """Pipes of a process for which no quota holds. They are 256 MiB when all are full, and that
 takes as many ways whose receivers are slow."""

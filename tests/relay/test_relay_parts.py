@@ -19,7 +19,7 @@ from spliceproxy.relay.interface import DONE, REST, RelayOptions, TunnelEnd
 from spliceproxy.relay.portable import pipes
 from spliceproxy.relay.portable.deadlines import Deadlines
 from spliceproxy.relay.portable.pipes import PipePool
-from spliceproxy.relay.quota import PAGE, PRIVILEGED, affordable
+from spliceproxy.relay.quota import PAGE, PRIVILEGED, RETRY, affordable
 
 one_engine = pytest.mark.parametrize("engine", ["splice"], indirect=True)
 
@@ -147,11 +147,11 @@ def test_pool_after_a_refusal_asks_again_later(monkeypatch: pytest.MonkeyPatch) 
     with monkeypatch.context() as patch:
         patch.setattr(os, "pipe2", refuse)
         assert pool.get(0.0) is None
-        assert pool.get(REST / 2) is None
+        assert pool.get(RETRY / 2) is None
         assert len(asked) == 1
-        assert pool.get(REST) is None
+        assert pool.get(RETRY) is None
         assert len(asked) == 2
-    pipe = pool.get(2 * REST)
+    pipe = pool.get(2 * RETRY)
     assert pipe is not None
     pool.put(pipe, 0.0)
     pool.close()

@@ -11,7 +11,7 @@ import os
 from collections import deque
 
 from spliceproxy.relay.interface import REST
-from spliceproxy.relay.quota import affordable
+from spliceproxy.relay.quota import RETRY, affordable
 
 
 class Pipe:
@@ -62,7 +62,7 @@ class PipePool:
         else:
             pipe = self._open()
             if pipe is None:
-                self._retry_at = now + REST
+                self._retry_at = now + RETRY
                 return None
         self.lent += 1
         return pipe
