@@ -58,7 +58,7 @@ def find_end(buffer: bytearray, start: int, limit: int) -> int:
         try:
             return find_section_end(buffer, 0, limit, 502)
         except HeadError:
-            pass
+            pass  # what strict reading refuses may be what is read leniently: look again below
     end = buffer.find(b"\n\r\n", max(start - 2, 0), limit)
     end += 3 if end >= 0 else 0
     short = buffer.find(b"\n\n", max(start - 1, 0), limit if end < 0 else end)

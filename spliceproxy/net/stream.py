@@ -112,8 +112,8 @@ class Stream:
             self.read_limit.end()
 
     def _on_readable(self) -> None:
-        # The reader stays registered between two waits: a kept-alive connection costs
-        # no epoll_ctl per request. It goes when an event finds nobody waiting.
+        # The reader stays registered between two waits, so that a connection that is kept
+        # alive costs no epoll_ctl for each request. An event that finds nobody waiting ends it.
         if self.read_limit.waiting is not None:
             self.read_limit.wake()
         elif self._gone is None:
@@ -129,10 +129,11 @@ class Stream:
             self._loop.remove_reader(self.fd)
 
     def watch(self, gone: Callable[[], None], *, quiet: bool = False) -> None:
-        """Calls ``gone`` once if the peer goes away before anybody waits for input again: it
-        resets the connection, or sends FIN with nothing left in ``buffer``. What it sends
-        meanwhile goes to ``buffer``, up to READ bytes; with ``quiet`` it should send nothing,
-        and any input calls ``gone``."""
+        """Calls ``gone`` once if the peer goes away before anybody waits for input again. It
+        goes away by a reset, or by FIN when nothing is left in ``buffer``.
+
+        What the peer sends meanwhile goes to ``buffer``, up to READ bytes. With ``quiet`` it
+        should send nothing, and any input calls ``gone``. A fault of our own ends the watch."""
         if len(self.buffer) >= READ:
             return
         before, self._gone = self._gone, gone
@@ -148,13 +149,13 @@ class Stream:
         self._gone = None
 
     def is_quiet(self) -> bool:
-        """Whether the peer has said nothing, not even FIN, since the last receive."""
+        """Whether the peer has certainly said nothing, not even FIN, since the last receive."""
         try:
             self.sock.recv(1, socket.MSG_PEEK)
         except BlockingIOError:
             return not self.buffer
         except OSError:
-            return False
+            return False  # after a fault of our own, too, nobody knows
         return False
 
     def _receive_watched(self) -> None:
@@ -166,7 +167,10 @@ class Stream:
                 data = self.sock.recv(READ)
             except BlockingIOError:
                 return
-            except OSError:
+            except OSError as error:
+                if error.errno not in OF_PEER:
+                    self.pause()  # whoever receives next has to tell of it
+                    return
                 data = b""
                 reset = True
             self.buffer += data
@@ -284,8 +288,8 @@ class Stream:
             self.close()
 
     async def reset_after_sent(self) -> None:
-        """Resets when the peer has acknowledged all, for a reset that overtakes data loses
-        it; after ACK_PATIENCE seconds without progress anyway."""
+        """Resets when the peer has acknowledged all, or after ACK_PATIENCE seconds without
+        progress. A reset overtakes data, and the peer would lose what it has not yet got."""
         queue = tcp.SendQueue(self.sock, self._loop.time())
         while queue.waits(self._loop.time()):
             await asyncio.sleep(tcp.ACK_POLL)
@@ -294,22 +298,25 @@ class Stream:
         self.reset()
 
     async def finish(self, *, more: bool) -> None:
-        """Closes behind an answer. Gently, if ``more`` is to come from the peer or has come,
-        or it has not acknowledged all: a byte that comes then would cost it the rest."""
+        """Closes behind an answer.
+
+        The close is gentle if ``more`` is still to come from the peer, if something has come, or
+        if the peer has not acknowledged all. A byte that arrives after a plain close makes the
+        kernel reset the connection, and the peer would lose the rest of the answer."""
         if more or tcp.unacknowledged(self.sock) or not self.is_quiet():
             await self.close_gently()
         else:
             self.close()
 
     async def close_gently(self) -> None:
-        """Sends FIN, reads and drops what the peer is still sending until it has all of the
-        answer and for a short while longer, then closes: a close with unread input is a
-        reset, and that would overtake the answer."""
+        """Sends FIN, and closes later. Until then it reads and drops what the peer still sends:
+        a close with unread input is a reset, which would overtake the answer. It waits until
+        the peer has all of the answer, and for a short while longer."""
         try:
             self.sock.shutdown(socket.SHUT_WR)
             await self._linger()
         except (OSError, PeerGone):
-            pass  # the peer is gone: there is nothing to wait for
+            pass  # the peer is gone, or we cannot wait for it: nothing better is left to do
         finally:
             self.close()
 
