@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING
@@ -29,8 +30,7 @@ if TYPE_CHECKING:
 
 class Cycle:
     """A request and its answer, from the first byte of the head. ``received`` is what the
-    connection had consumed before that, in bytes; ``since`` is when it began to wait for it, in
-    seconds of ``time.monotonic()``.
+    connection had consumed before that, in bytes.
 
     Afterwards ``close`` says how the connection is to be closed behind the answer (None: it goes
     on, or is closed at once), ``cut_by_reset`` whether only a reset can show the client that the
@@ -51,7 +51,7 @@ class Cycle:
         "plain",
     )
 
-    def __init__(self, connection: Connection, received: int, since: float) -> None:
+    def __init__(self, connection: Connection, received: int) -> None:
         self._connection = connection
         self._services = connection.services
         self._stream = connection.stream
@@ -62,12 +62,7 @@ class Cycle:
         self.close: Callable[[], Awaitable[None]] | None = None
         self.cut_by_reset = False
         self.plain = False
-        resumed = connection.resumed
-        if resumed is None:
-            self._record = Record(connection.address, since)
-        else:
-            self._record = Record(connection.address, resumed.started or since)
-            self._record.dialling_since = resumed.dialling_since
+        self._record = Record(connection.address, time.monotonic())
 
     async def run(self) -> bool:
         """Answers the request, and logs it; returns whether another may follow."""
@@ -119,7 +114,12 @@ class Cycle:
     async def _dispatch(self, head: RequestHead) -> bool:
         self._head = head
         self._connection.answering()
-        record = self._record
+        record, resumed = self._record, self._connection.resumed
+        # As in the lane, the time of a request begins when its whole head is there.
+        record.started = time.monotonic()
+        if resumed is not None:
+            record.started = resumed.started or record.started
+            record.dialling_since = resumed.dialling_since
         record.method = head.method
         record.target = head.target
         if not await self._connection.admitted():

@@ -33,7 +33,6 @@ from __future__ import annotations
 
 import asyncio
 import enum
-import time
 from collections.abc import Awaitable, Callable
 
 from spliceproxy.errors import ClientGone
@@ -174,11 +173,10 @@ class Connection:
         stream = self.stream
         self.phase, self._cycle = Phase.IDLE, None
         received, stream.message_start = stream.received - len(stream.buffer), stream.sent
-        since = time.monotonic()
         if not await self.heads.begin(first=not self._requests):
             return False
         self.phase = Phase.HEAD
-        cycle = self._cycle = Cycle(self, received, since)
+        cycle = self._cycle = Cycle(self, received)
         keep = await cycle.run()
         if cycle.close is not None:
             self.phase = Phase.CLOSING

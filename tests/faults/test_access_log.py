@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -42,6 +43,31 @@ def took(line: str) -> int:
 
 
 # ---- the time ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_time_begins_with_the_whole_head(
+    new_proxy: NewProxy, origin: socket.socket, engine: str
+) -> None:
+    """The time before a request, and the time that its head takes, are the client's."""
+    proxy = new_proxy("--engine", engine)
+    ask = request(origin.getsockname())
+    with proxy.connect() as client:
+        reader = Reader(client)
+        time.sleep(1)  # the client's time
+        client.sendall(ask[:10])
+        time.sleep(1)
+        client.sendall(ask[10:])
+        with accept(origin) as server:
+            for _ in range(2):
+                head(server)
+                server.sendall(response(b"ok"))
+                assert reader.answer().status == 200
+                if _ == 0:
+                    time.sleep(1)
+                    client.sendall(ask)
+    assert [took(line) < 500 for line in proxy.wait_access(2)] == [True, True]
+
 
 CONFIG = """
 [[rule]]
