@@ -71,7 +71,7 @@ from spliceproxy.net import errnos, tcp
 from spliceproxy.relay import interface, quota
 from spliceproxy.relay import lane as words
 from spliceproxy.relay.interface import RelayStats, TransferEnd, TunnelEnd
-from spliceproxy.relay.lane import Handoff, PlainRecord
+from spliceproxy.relay.lane import Handoff
 
 
 cdef enum:

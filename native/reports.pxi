@@ -47,15 +47,22 @@ cdef object end_of(const Flow *f):
 METHODS = ("GET", "HEAD", "CONNECT")
 
 
-cdef object record_of(const Entry *e, const char *text):
-    return PlainRecord(
-        e.ended / 1e6, e.took / 1e6, (<char *>e.client).decode("ascii"), METHODS[e.method],
-        text[:e.target_size].decode("ascii"), e.status, e.received, e.sent,
-        (<char *>e.peer).decode("ascii"),
-        text[e.target_size:e.target_size + e.type_size].decode("latin-1"),
-        "" if e.reason == R_DONE else interface.REASONS[e.reason],
-        (<char *>e.user).decode(),
-    )
+cdef object filled(make, const Entry *e, const char *text):
+    """A record of the owner's, with all that is known here."""
+    record = make((<char *>e.client).decode("ascii"))
+    record.ended_at = e.ended / 1e6
+    record.seconds = e.took / 1e6
+    record.method = METHODS[e.method]
+    record.target = text[:e.target_size].decode("ascii")
+    record.user = (<char *>e.user).decode()
+    record.peer = (<char *>e.peer).decode("ascii")
+    record.status = e.status
+    record.content_type = text[e.target_size:e.target_size + e.type_size].decode("latin-1")
+    if e.reason != R_DONE:
+        record.reason = interface.REASONS[e.reason]
+    record.bytes_in = e.received
+    record.bytes_out = e.sent
+    return record
 
 
 cdef object handoff(Flow *f):

@@ -5,6 +5,7 @@ cdef class NativeLane:
 
     cdef NativeRelay relay
     cdef dict origins       # index of each origin, by the owner's key
+    cdef object record      # makes a record for the log, None without one
 
     def __init__(self, NativeRelay relay not None, options, owner):
         cdef Lane *lane = &relay.state
@@ -24,7 +25,8 @@ cdef class NativeLane:
             lane.transient[<int>error] = True
         lane.idle_most = options.idle_most
         lane.idle_each = options.idle_each
-        lane.log.on = options.log
+        self.record = options.record
+        lane.log.on = options.record is not None
         lane.first_port, lane.last_port = options.ports
         if not routes_init(&lane.routes):
             raise MemoryError
@@ -284,7 +286,7 @@ cdef class NativeLane:
         while at < end:
             memcpy(&entry, at, sizeof(Entry))
             at += sizeof(Entry)
-            records.append(record_of(&entry, at))
+            records.append(filled(self.record, &entry, at))
             at += entry.target_size + entry.type_size
         lane.log.used = 0
         lane.log.count = 0

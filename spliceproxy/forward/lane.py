@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from collections.abc import Container
+from collections.abc import Callable, Container
 from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -138,7 +138,7 @@ class Lane:
             config.timeouts,
             config.via.encode("ascii"),
             keyed=policy.identifies,
-            log=records.log is not None,
+            record=None if records.log is None else Record,
         )
         native = relay.lane(options, news)
         if native is None:
@@ -277,7 +277,9 @@ def own_ports() -> tuple[int, int]:
         return 1024, 65535
 
 
-def lane_options(times: Timeouts, via: bytes, *, keyed: bool, log: bool) -> LaneOptions:
+def lane_options(
+    times: Timeouts, via: bytes, *, keyed: bool, record: Callable[[str], Record] | None
+) -> LaneOptions:
     """The relay's settings. ``via`` is our pseudonym, b"" for none; ``keyed``: a decision
     depends on the client's credentials."""
     rules = dict(REQUEST_RULES)
@@ -299,7 +301,7 @@ def lane_options(times: Timeouts, via: bytes, *, keyed: bool, log: bool) -> Lane
         idle_most=TOTAL,
         idle_each=PER_ORIGIN,
         ports=own_ports(),
-        log=log,
+        record=record,
     )
 
 

@@ -26,7 +26,6 @@ from spliceproxy.observe.linewriter import STUCK_SECONDS, LineWriter
 from spliceproxy.observe.record import Record
 from spliceproxy.observe.standard import STANDARD
 from spliceproxy.relay import interface
-from spliceproxy.relay.lane import PlainRecord
 
 FLUSH_SECONDS = 0.2
 """A record waits at most this long before it is formatted."""
@@ -74,7 +73,7 @@ _SUFFIX = {
 for both sides."""
 
 
-def format_line(record: Record | PlainRecord, *, query: bool = True) -> str:
+def format_line(record: Record, *, query: bool = True) -> str:
     """The record's line with its LF: ASCII, ten fields, then ``rule=`` or ``error=`` where
     there is one, and ``in=``; at most PIPE_BUF bytes. Not ``query``: of a target's query its
     question mark alone is left."""
@@ -93,7 +92,7 @@ def format_line(record: Record | PlainRecord, *, query: bool = True) -> str:
     )
 
 
-def _why(record: Record | PlainRecord) -> str:
+def _why(record: Record) -> str:
     """The field for what was denied or has failed."""
     if record.rule:
         return f" rule={_escape(record.rule, _RULE_MAX)}"
@@ -101,7 +100,7 @@ def _why(record: Record | PlainRecord) -> str:
     return f" error={_escape(record.error + where, _ERROR_MAX)}"
 
 
-def _result(record: Record | PlainRecord) -> str:
+def _result(record: Record) -> str:
     """squid's result code. TCP_HIT: answered from our own files, without an origin."""
     if record.error in _DENIED:
         code = "TCP_DENIED"
@@ -184,9 +183,9 @@ class AccessLog:
             note=partial(losses.note, losses.LINES),
             name="access-log",
         )
-        self._more: Callable[[], list[PlainRecord]] = list
+        self._more: Callable[[], list[Record]] = list
 
-    def follow(self, more: Callable[[], list[PlainRecord]]) -> None:
+    def follow(self, more: Callable[[], list[Record]]) -> None:
         """``more`` takes the records that are kept elsewhere; :meth:`expect` says that there
         are some."""
         self._more = more
@@ -240,7 +239,7 @@ class AccessLog:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        records: list[Record | PlainRecord] = [*self._records, *self._more()]
+        records = [*self._records, *self._more()]
         self._records.clear()
         if not records:
             return
@@ -248,7 +247,7 @@ class AccessLog:
         if text:
             self._writer.put(text, len(records))
 
-    def _line(self, record: Record | PlainRecord) -> bytes:
+    def _line(self, record: Record) -> bytes:
         """The record's line. One that cannot be written costs nobody else's: it is counted,
         and the first of them is told with its traceback."""
         try:

@@ -28,7 +28,8 @@ _NO_TAGS: Mapping[str, str] = MappingProxyType({})
 
 class Record:
     """One request or tunnel. Times are ``time.monotonic()`` seconds, but ``ended_at``
-    (Unix time, set by :meth:`end`). An idle tunnel keeps this object and no other."""
+    (Unix time, set by :meth:`end`). One of the lane's (``relay.lane.LaneOptions.record``) has no
+    ``started``, ``host`` and ``port``. An idle tunnel keeps this object and no other."""
 
     __slots__ = (
         "bytes_in",
@@ -55,7 +56,7 @@ class Record:
         "user",
     )
 
-    def __init__(self, client: str, started: float) -> None:
+    def __init__(self, client: str, started: float = 0.0) -> None:
         self.client = client  # the client's address, "" for a Unix socket
         self.started = started
         self.seconds = 0.0

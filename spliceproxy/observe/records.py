@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 from spliceproxy.observe.accesslog import AccessLog
 from spliceproxy.observe.record import Record
-from spliceproxy.relay.lane import PlainRecord
 
 
 class Records:
@@ -32,9 +31,8 @@ class Records:
         if self._watch is not None:
             self._watch(record)
 
-    def follow(self, more: Callable[[], list[PlainRecord]]) -> None:
-        """``more`` takes the records that are kept elsewhere; :meth:`expect` says that there are
-        some."""
+    def follow(self, more: Callable[[], list[Record]]) -> None:
+        """As of :meth:`AccessLog.follow`."""
         if self.log is not None:
             self.log.follow(more)
 

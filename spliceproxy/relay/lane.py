@@ -9,9 +9,9 @@ client has sent. It works within :meth:`Relay.step` and tells its owner from the
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Container, Mapping
+from collections.abc import Callable, Collection, Container, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 REFUSALS = 64
 """Clients beyond the limit on connections that their owner answers at the same time. Further
@@ -79,26 +79,6 @@ class Handoff:
             os.close(self.take_origin())
 
 
-class PlainRecord(NamedTuple):
-    """An exchange of the lane that is over, or the tunnel that it became."""
-
-    ended_at: float  # Unix time
-    seconds: float
-    client: str
-    method: str
-    target: str
-    status: int
-    bytes_in: int
-    bytes_out: int
-    peer: str
-    content_type: str
-    reason: str
-    user: str
-    error: str = ""
-    rule: str = ""
-    failed: str = ""
-
-
 class LaneOptions(NamedTuple):
     """Settings of the lane. The rules say what becomes of a field, by its name in lower
     case; a field without a rule is forwarded as it is."""
@@ -116,7 +96,10 @@ class LaneOptions(NamedTuple):
     idle_most: int  # of these, in all
     idle_each: int  # and for one origin
     ports: tuple[int, int]  # the first and last that an outgoing connection may get
-    log: bool
+    # Makes the record of an exchange that is over, or of the tunnel that it became, for this
+    # address of a client. The lane fills in what it knows, by the names of native/reports.pxi.
+    # None: there is no log, and nothing is kept for one.
+    record: Callable[[str], Any] | None
 
 
 class LaneOwner(Protocol):
@@ -205,5 +188,5 @@ class Lane(Protocol):
     def close_idle(self) -> None:
         """Closes every idle connection."""
 
-    def take_log(self) -> list[PlainRecord]:
-        """The records since the last call."""
+    def take_log(self) -> list[Any]:
+        """The records since the last call, each made by ``record`` of the options."""

@@ -46,7 +46,7 @@ from spliceproxy.policy.standing import Standing
 from spliceproxy.policy.verdict import Verdict
 from spliceproxy.relay.driver import RelayDriver
 from spliceproxy.relay.interface import RelayOptions
-from spliceproxy.relay.lane import Handoff, PlainRecord
+from spliceproxy.relay.lane import Handoff
 from spliceproxy.upstream.own import Own
 
 TURNS = 200
@@ -170,9 +170,9 @@ class _Log:
 
     def __init__(self, records: list[tuple[int, str, str]]) -> None:
         self._records = records
-        self._take: Callable[[], list[PlainRecord]] = list
+        self._take: Callable[[], list[Record]] = list
 
-    def follow(self, take: Callable[[], list[PlainRecord]]) -> None:
+    def follow(self, take: Callable[[], list[Record]]) -> None:
         self._take = take
 
     def expect(self, count: int) -> None:
