@@ -75,9 +75,15 @@ class BodyMover:
         await self._transfer(source, target, -1)
 
     async def chunked(
-        self, source: Stream, target: Stream, decoder: ChunkedDecoder, prefix: bytes, *, plain: bool
+        self,
+        source: Stream,
+        target: Stream,
+        decoder: ChunkedDecoder,
+        prefix: bytes,
+        *,
+        framed: bool,
     ) -> None:
-        """A chunked body, framed anew; with ``plain`` its payload alone. HeadError where
+        """A chunked body, ``framed`` anew, or its payload alone. HeadError where
         the framing is broken. Chunks that do not fit the buffer are passed through the relay."""
         source.unwatch()
         while True:
@@ -86,10 +92,10 @@ class BodyMover:
             except HeadError:
                 # What came before the fault goes on, however the segments fell.
                 good = decoder.good
-                await self._send(target, prefix + (good if plain or not good else chunk(good)))
+                await self._send(target, prefix + (chunk(good) if framed and good else good))
                 raise
-            out = payload if plain or not payload else chunk(payload)
-            if decoder.done and not plain:
+            out = chunk(payload) if framed and payload else payload
+            if decoder.done and framed:
                 out += last_chunk(without_own(decoder.trailers, self._pseudonym))
             if prefix or out:
                 await self._send(target, prefix + out)
@@ -103,7 +109,7 @@ class BodyMover:
             if left < interface.SPLICE_MIN:
                 await self._fill(source)
                 continue
-            if not plain:
+            if framed:
                 await self._send(target, chunk_head(left))
                 prefix = b"\r\n"
             await self._transfer(source, target, left)

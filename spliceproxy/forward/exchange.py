@@ -229,7 +229,7 @@ class Exchange:
         try:
             if self._body == Body.CHUNKED:
                 decoder = ChunkedDecoder(400)
-                await self._services.mover.chunked(self._client, origin, decoder, head, plain=False)
+                await self._services.mover.chunked(self._client, origin, decoder, head, framed=True)
             else:
                 await self._services.mover.length(self._client, origin, self._length, head)
             self.uploaded = True
@@ -338,7 +338,7 @@ class Exchange:
         self.answered = True
         self.cut_by_reset = out == Body.CLOSE
         try:
-            await self._send_response(origin, kind, length, prefix, plain=out == Body.CLOSE)
+            await self._send_response(origin, kind, length, prefix, framed=out != Body.CLOSE)
         except TargetFailed as error:
             raise ClientGone(IDLE if error.reason == TARGET_IDLE else CLIENT_RESET) from error
         self.cut_by_reset = False  # it is whole
@@ -349,11 +349,11 @@ class Exchange:
         return not close and (self._sound or not self._binds)
 
     async def _send_response(
-        self, origin: Stream, kind: Body, length: int, prefix: bytes, *, plain: bool
+        self, origin: Stream, kind: Body, length: int, prefix: bytes, *, framed: bool
     ) -> None:
         if kind == Body.CHUNKED:
             decoder = ChunkedDecoder(502)
-            await self._services.mover.chunked(origin, self._client, decoder, prefix, plain=plain)
+            await self._services.mover.chunked(origin, self._client, decoder, prefix, framed=framed)
             self._sound = self._sound and decoder.sound
         elif kind == Body.CLOSE:
             await self._services.mover.until_end(origin, self._client, prefix)
