@@ -120,7 +120,8 @@ def test_passwords(new_proxy: New, page: str) -> None:
     quoted(ask(proxy, "http://a.test/"), page)
     quoted(ask(proxy, "http://a.test/", "Proxy-Authorization: Bearer x"), page)
     quoted(ask(proxy, "http://a.test/", credentials("alice")), page)
-    assert "client 127.0.0.1, user alice, wrong password" in proxy.stderr()
+    told = "client 127.0.0.1, user alice, wrong password"
+    wait_for(lambda: told in proxy.stderr(), told)  # a thread writes it
     assert "`user alice, wrong password`" in page
 
     def guess(number: int) -> str:
