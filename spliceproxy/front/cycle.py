@@ -74,10 +74,10 @@ class Cycle:
         finally:
             # It is over when the answer is with the kernel: what the client takes to read it,
             # and to close, is no time of the request's.
-            self._connection.end_resumed()
-            self._log()
             exchange, self._exchange = self._exchange, None  # it refers back to this object
             self.cut_by_reset = exchange is not None and exchange.cut_by_reset
+            self._connection.end_resumed()
+            self._log()
 
     async def _answer(self) -> bool:
         """The same, with every fault of it answered."""

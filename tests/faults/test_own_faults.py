@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fault_peers import Reader, at_start, request
+from fault_peers import Reader, accept, at_start, head, request, reset
 from harness import ProxyProcess, descriptors, refused_port, wait_for
 
 NewProxy = Callable[..., ProxyProcess]
@@ -237,3 +237,30 @@ def test_not_even_the_answer_can_be_made(
     told = "could not be served: no memory"
     wait_for(lambda: told in proxy.stderr(), "the message")  # a thread writes it
     assert proxy.stderr().count(told) == 1
+
+
+def test_a_cut_answer_whose_record_cannot_be_written(
+    new_proxy: NewProxy, each_loop: bool, tmp_path: Path, origin: socket.socket
+) -> None:
+    """It must not look whole for that: only a reset tells it from one that has ended."""
+    hook = tmp_path / "hook.py"
+    hook.write_text(
+        "from spliceproxy.observe.records import Records\n"
+        "def write(self, record):\n"
+        "    raise MemoryError\n"
+        "Records.write = write\n"
+        "def on_close(record):\n"
+        "    pass\n"
+    )
+    proxy = new_proxy("--policy", str(hook), uvloop=each_loop)
+    with proxy.connect() as client:
+        client.sendall(request(origin.getsockname()))
+        with accept(origin) as server:
+            head(server)
+            server.sendall(b"HTTP/1.1 200 OK\r\n\r\npart of it")
+            reader = Reader(client)
+            while not reader.data.endswith(b"part of it"):
+                assert reader.more()
+            reset(server)
+        reader.rest()
+    assert reader.end == "reset"
