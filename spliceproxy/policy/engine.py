@@ -177,7 +177,9 @@ class Policy:
     ) -> Verdict:
         """The rest of :meth:`decide` if there is a hook. The hook is asked before the name is
         looked up, and once more if it wants to know the addresses. What the second answer
-        leaves out is taken from the first."""
+        leaves out is taken from the first. ``repeat``: seconds from now for which all that was
+        decided before holds."""
+        began = time.monotonic()
         allow, repeat = await self._ask(request, repeat, notes)
         addresses = allow.addresses
         if addresses is None or own:
@@ -199,6 +201,8 @@ class Policy:
                 own = own and set(allow.addresses) <= set(addresses)
                 addresses, holds = sift(allow.addresses, own)
                 repeat = min(repeat, holds)
+        # The hook may have taken seconds, and what was decided before is older by these.
+        repeat = max(0.0, repeat - (time.monotonic() - began))
         return Verdict(host, request.port, addresses, source, repeat)
 
     async def admit(self, client: Standing, head: Head, notes: Notes) -> None:
