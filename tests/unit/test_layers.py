@@ -56,6 +56,9 @@ FOLDERS = ("", "lane", "http", "core")
 NATIVE = "relay._native"
 """The compiled module."""
 
+LANE = "relay.lane.Lane"
+"""How the relay is told what to repeat. Hand-offs and their causes are for others, too."""
+
 
 def imports(path: Path, root: Path) -> Iterator[tuple[int, str]]:
     """Line and name of each module of the package that a file imports, also inside of
@@ -92,10 +95,12 @@ def violations(root: Path) -> list[str]:
 
 def _why_not(room: str, parts: tuple[str, ...], module: str) -> str:
     other = module.partition(".")[0]
-    if module.startswith(NATIVE) and parts not in {("forward", "lane"), ("relay", "choice")}:
+    if module.startswith(NATIVE) and parts != ("relay", "choice"):
+        return "only relay/choice.py loads the compiled module"
+    if module.startswith(LANE) and room != "relay" and parts != ("forward", "lane"):
         return "only forward/lane.py speaks to the native lane"
-    if other not in ROOMS:  # of the ground, or a public name
-        return ""
+    if other not in ROOMS:
+        return "" if other in GROUND else "the door is for others"
     if room not in ROOMS:
         return "the ground knows no room"
     if other in STRANGERS.get(room, ()):
@@ -108,9 +113,14 @@ def _why_not(room: str, parts: tuple[str, ...], module: str) -> str:
 def _forks(path: Path) -> Iterator[int]:
     """The lines on which a file makes a process that goes on with this program."""
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-        forks_here = isinstance(node, ast.Attribute) and node.attr in ("fork", "forkpty")
-        if forks_here or "multiprocessing" in names:
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            names = [node.attr] if isinstance(node, ast.Attribute) else []
+        parts = {part for name in names for part in name.split(".")}
+        if parts & {"fork", "forkpty", "multiprocessing", "ProcessPoolExecutor"}:
             yield node.lineno
 
 
@@ -179,10 +189,17 @@ def test_native_folders_cimport_downwards() -> None:
         ("upstream/pool.py", "from spliceproxy.forward import lane", "forward is above upstream"),
         ("errors.py", "from spliceproxy.net.stream import Stream", "the ground knows no room"),
         (
-            "front/http1.py",
+            "forward/lane.py",
             "from spliceproxy.relay._native import NativeRelay",
+            "only relay/choice.py loads the compiled module",
+        ),
+        (
+            "front/http1.py",
+            "from spliceproxy.relay.lane import Handoff, LaneOptions",
             "only forward/lane.py speaks to the native lane",
         ),
+        ("net/tcp.py", "from spliceproxy import Proxy", "the door is for others"),
+        ("settings/page.py", "import spliceproxy", "the door is for others"),
     ],
 )
 def test_a_violation_is_found(where: str, line: str, why: str, tmp_path: Path) -> None:
@@ -194,10 +211,20 @@ def test_a_violation_is_found(where: str, line: str, why: str, tmp_path: Path) -
     assert why in found
 
 
-def test_a_fork_is_found(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "line",
+    [
+        "os.fork()",
+        "from os import fork",
+        "import multiprocessing.pool",
+        "from multiprocessing import Process",
+        "from concurrent.futures import ProcessPoolExecutor",
+    ],
+)
+def test_a_fork_is_found(line: str, tmp_path: Path) -> None:
     root = tmp_path / "spliceproxy"
     (root / "policy").mkdir(parents=True)
-    (root / "policy" / "hook.py").write_text("import os\nos.fork()\n")
+    (root / "policy" / "hook.py").write_text(f"import os\n{line}\n")
     assert forks(root) == ["policy/hook.py:2: only processes/ forks"]
 
 
