@@ -105,21 +105,21 @@ class Lane:
         native: NativeLane,
         news: _News,
         driver: RelayDriver,
-        config: Config,
         policy: Policy,
         own: Own,
         *,
+        forwards: bool,
         repeats: bool,
     ) -> None:
-        """Of :meth:`of`. ``native`` is the relay's side; not ``repeats``: each request is to be
-        seen here."""
+        """Of :meth:`of`. ``native`` is the relay's side; not ``forwards``: it cannot rewrite heads,
+        and is for CONNECT only; not ``repeats``: each request is to be seen here."""
         self._native = native
         self._news = news
         self._driver = driver
         self._policy = policy
         self._own = own
         self._repeats = repeats
-        self._forwards = Rewriting.of(config).repeatable
+        self._forwards = forwards
 
     @classmethod
     def of(
@@ -134,9 +134,10 @@ class Lane:
         """The lane of ``relay``, which ``driver`` runs; None where its engine has none. ``own``
         are the addresses to which nothing is sent."""
         news = _News(records)
+        rewriting = Rewriting.of(config)
         options = lane_options(
             config.timeouts,
-            config.via.encode("ascii"),
+            rewriting.via,
             keyed=policy.identifies,
             record=None if records.log is None else Record,
         )
@@ -145,7 +146,8 @@ class Lane:
             return None
         records.follow(native.take_log)
         # Who wants each record, sees each request.
-        return cls(native, news, driver, config, policy, own, repeats=not records.watched)
+        forwards, repeats = rewriting.repeatable, not records.watched
+        return cls(native, news, driver, policy, own, forwards=forwards, repeats=repeats)
 
     def report_to(self, front: Front) -> None:
         """``front`` goes on with what comes back; to be said before there is a client."""

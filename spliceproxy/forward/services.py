@@ -45,14 +45,12 @@ class Services:
     faults: Seldom = field(default_factory=partial(Seldom, log), init=False)
     answers: Seldom = field(default_factory=partial(Seldom, log), init=False)
     rewriting: Rewriting = field(init=False)
-    via: bytes = field(init=False)
     reasons: Mapping[ErrorType, str] = field(init=False)
     _date: bytes = field(default=b"", init=False)
     _date_of: int = field(default=-1, init=False)
 
     def __post_init__(self) -> None:
         self.rewriting = Rewriting.of(self.config)
-        self.via = self.rewriting.via
         self.reasons = reasons(self.config.timeouts)
 
     def date(self) -> bytes:

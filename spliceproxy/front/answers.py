@@ -10,6 +10,7 @@ from spliceproxy.http1.head import RequestHead
 from spliceproxy.net.stream import Stream
 from spliceproxy.observe.record import Record
 from spliceproxy.policy.auth import Unauthenticated
+from spliceproxy.relay.interface import CLIENT_RESET
 from spliceproxy.site import files
 from spliceproxy.site.pages import Denial, error_page, options_answer, trace_answer
 
@@ -90,7 +91,7 @@ class Answers:
         try:
             await self._send(page)
         except (PeerGone, Failure):
-            record.reason = "client-reset"
+            record.reason = CLIENT_RESET
             return False
         return keep
 

@@ -191,7 +191,7 @@ class Cycle:
         return await self._services.asking.answer(question)
 
     def _check_loop(self, head: RequestHead) -> None:
-        via = self._services.via
+        via = self._services.rewriting.via
         if via and has_passed(head, via):
             raise Failure(
                 "proxy_loop_detected",

@@ -11,6 +11,7 @@ from spliceproxy.config import Config
 from spliceproxy.forward.asking import Asking
 from spliceproxy.forward.body import BodyMover
 from spliceproxy.forward.lane import Lane
+from spliceproxy.forward.rewriting import Rewriting
 from spliceproxy.forward.services import Services
 from spliceproxy.front.server import Server
 from spliceproxy.observe.accesslog import open_log
@@ -57,7 +58,7 @@ class Instance:
             loop=loop,
             config=config,
             relay=driver,
-            mover=BodyMover(driver, config.timeouts.idle, config.via.encode("ascii")),
+            mover=BodyMover(driver, config.timeouts.idle, Rewriting.of(config).via),
             records=records,
             policy=policy,
             lane=lane,
