@@ -9,8 +9,8 @@ What a level means:
 ``error``    something is broken, and somebody has to look: a request that a fault of our own has
              ended, a file that cannot be written, a worker that failed.
 
-Clients and origins can make no line of their own choice: what they send is quoted, and what
-they could repeat is told seldom (:mod:`spliceproxy.seldom`).
+Clients and origins can make no line of their own choice: what they send is quoted, and a fault
+that they could repeat is told seldom (:mod:`spliceproxy.seldom`).
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ class _Lane(Lane):
 
 
 class Plain:
-    """A native relay with plain exchanges, whose owner this is."""
+    """A native relay with a lane, whose owner this is."""
 
     def __init__(self, via: bytes = NAME, *, log: bool = False) -> None:
         from spliceproxy.relay._native import NativeRelay

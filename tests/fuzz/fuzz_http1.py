@@ -1,5 +1,5 @@
 """Fuzzes the HTTP/1 parser, and what it sends on, against llhttp (see checks.py), and the
-relay's plain exchanges against the parser (see plain_checks.py).
+lane against the parser (see plain_checks.py).
 
     python tests/fuzz/fuzz_http1.py --seconds 60
 

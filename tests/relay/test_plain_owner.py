@@ -1,4 +1,4 @@
-"""What the owner of plain exchanges gives and gets, between two steps of the relay."""
+"""What the owner of a lane hands over and gets back, between two steps of the relay."""
 
 from __future__ import annotations
 

@@ -74,3 +74,13 @@ def test_each_folder_of_tests_is_explained() -> None:
     text = (ROOT / "tests" / "README.md").read_text()
     folders = {path.parent for path in (ROOT / "tests").glob("*/*.py")}
     assert [one.name for one in sorted(folders) if f"| `{one.name}/` |" not in text] == []
+
+
+def test_each_helper_of_tests_is_explained() -> None:
+    root = ROOT / "tests"
+    named = re.findall(r"`([\w/*]+\.py)`", (root / "README.md").read_text())
+    explained = {path for name in named for path in root.glob(name)}
+    # The tables of cases are no helpers: they have test_wire.py.
+    tables = {path for path in root.glob("wire/*.py") if "\nCASES = " in path.read_text()}
+    others = {path for path in root.rglob("*.py") if re.match("test_|conftest", path.name)}
+    assert set(root.rglob("*.py")) - explained - tables - others == set()

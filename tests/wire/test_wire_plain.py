@@ -1,4 +1,4 @@
-"""The table in the plain lane (wire_plain): the relay has the clients."""
+"""The table in the lane (wire_plain): the relay has the clients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The plain lane: the same cases, but the compiled relay has each client first, and every
+"""The lane: the same cases, but the compiled relay has each client first, and every
 request of a case has been allowed a moment ago. What it hands over goes on as it would in
 the server."""
 
@@ -198,7 +198,7 @@ class PlainRig(Rig):
 
 
 class PlainRun(Run):
-    """One case on the plain path."""
+    """One case in the lane."""
 
     def __init__(self, rig: Rig, case: Case, cut: Cut | None) -> None:
         from spliceproxy.relay._native import NativeRelay
