@@ -25,7 +25,7 @@ from spliceproxy.policy.engine import Policy
 from spliceproxy.policy.learn import Learned
 from spliceproxy.policy.refusals import STRANGER
 from spliceproxy.policy.standing import Standing
-from spliceproxy.policy.verdict import Verdict
+from spliceproxy.policy.verdict import Head, Verdict
 from spliceproxy.upstream.origins import Origins
 
 
@@ -34,7 +34,7 @@ class Question(NamedTuple):
     what becomes known. ``own``: the operator has named the host as the default backend."""
 
     client: Standing
-    head: RequestHead
+    head: Head
     host: str
     port: int
     record: Record
@@ -182,12 +182,11 @@ class Asking:
             self._learned.see(question.host, question.port, False)
         return error
 
-    def repeat(self, question: Question, verdict: Verdict) -> bool:
-        """Lets the lane give this answer by itself for as long as it holds; whether it can."""
+    def repeat(self, question: Question, head: RequestHead, verdict: Verdict) -> bool:
+        """Lets the lane give this answer by itself for as long as it holds; whether it can.
+        ``head`` is the question's, as HTTP/1.1 has it."""
         lane = self._lane
-        return lane is not None and lane.allow(
-            question.client, question.head, verdict, question.record
-        )
+        return lane is not None and lane.allow(question.client, head, verdict, question.record)
 
     # ---- a connection to it ------------------------------------------------------------
 

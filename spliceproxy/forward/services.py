@@ -27,9 +27,8 @@ from spliceproxy.upstream.origins import Origins
 @dataclass(slots=True)
 class Services:
     """One worker's shared parts. ``site`` is None without files to serve, ``lane`` where the
-    engine has none. ``draining``: no connection is to be
-    kept alive. ``faults``: where faults of our own are told; ``answers``: those of what origins
-    send."""
+    engine has none. ``draining``: no connection is to be kept alive. ``faults``: where faults of
+    our own are told; ``answers``: those of what origins send."""
 
     loop: asyncio.AbstractEventLoop
     config: Config

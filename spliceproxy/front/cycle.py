@@ -152,7 +152,7 @@ class Cycle:
         self._check_loop(head)
         question = Question(self._connection.standing, head, head.host, head.port, self._record)
         verdict = await self._decide(question)
-        services.asking.repeat(question, verdict)
+        services.asking.repeat(question, head, verdict)
         origin, _ = await services.asking.dial(question, verdict)
         self._record.status = 200
         try:
@@ -170,7 +170,7 @@ class Cycle:
         verdict = await self._decide(question)
         if left:
             head = one_less_forward(head, left)
-        self.plain = self._services.asking.repeat(question, verdict)
+        self.plain = self._services.asking.repeat(question, head, verdict)
         resumed = connection.resumed
         self._exchange = Exchange(
             self._services,
