@@ -1,2 +1,2 @@
-"""Sans-IO HTTP/1.1: heads, framing, header rules and error pages. It imports nothing of
-the rest of the project and does no input or output."""
+"""Sans-IO HTTP/1.1: heads, framing and header rules. It imports nothing of the rest of the project
+but the names of errors, and does no input or output."""

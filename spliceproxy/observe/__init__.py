@@ -1,1 +1,1 @@
-"""See the modules."""
+"""Records of what is over, and where they go."""

@@ -1,1 +1,1 @@
-"""See the modules."""
+"""Ways out: names, dialling, idle connections."""
