@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-import struct
 from collections.abc import Callable
 
 from spliceproxy.errors import Failure, PeerGone
@@ -28,8 +27,6 @@ answer, so that this is not lost to a reset (RFC 9112 section 9.6)."""
 TURN_CALLS = 16
 """Receives and sends in a row that did not have to wait, after which others have their
 turn: 1 MiB at most."""
-
-_RESET = struct.pack("ii", 1, 0)
 
 
 class Stream:
@@ -282,9 +279,9 @@ class Stream:
             self.sock.close()
 
     def reset(self) -> None:
-        """Closes with RST (SO_LINGER of 0 seconds, socket(7)): the stream was cut short."""
+        """Closes with RST: the stream was cut short."""
         if self.fd >= 0:
-            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            tcp.reset_on_close(self.sock)
             self.close()
 
     async def reset_after_sent(self) -> None:

@@ -35,12 +35,19 @@ _OPTIONS = (
     (socket.SOL_SOCKET, socket.SO_OOBINLINE, 1),
 )
 
+_NO_LINGER = struct.pack("ii", 1, 0)
+
 
 def set_options(sock: socket.socket) -> None:
     """Sets TCP_NODELAY, keep-alive and SO_OOBINLINE (socket(7), tcp(7)). Linux copies them
     from a listening socket to those that it accepts."""
     for level, option, value in _OPTIONS:
         sock.setsockopt(level, option, value)
+
+
+def reset_on_close(sock: socket.socket) -> None:
+    """close(2) will send RST (SO_LINGER of 0 seconds, socket(7)); a Unix socket has none."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
 
 
 def unacknowledged(sock: socket.socket) -> int:

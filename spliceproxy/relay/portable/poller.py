@@ -10,9 +10,9 @@ from __future__ import annotations
 import os
 import select
 import socket
-import struct
 from typing import Protocol
 
+from spliceproxy.net import tcp
 from spliceproxy.relay.portable.moves import BLOCKED, READY, Way
 
 IN = select.EPOLLIN
@@ -21,7 +21,6 @@ ERR = select.EPOLLERR
 HUP = select.EPOLLHUP
 GONE = select.EPOLLERR | select.EPOLLHUP
 
-_LINGER_RESET = struct.pack("ii", 1, 0)
 _TCP_INFO_SIZE = 512  # more than any kernel's struct tcp_info
 
 
@@ -125,9 +124,9 @@ class Poller:
         leg.mask = 0
 
     def discard(self, leg: Leg, reset: bool) -> None:
-        """Closes the leg's socket, with RST where ``reset`` (a Unix socket has none)."""
+        """Closes the leg's socket, with RST where ``reset``."""
         if reset:
-            leg.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
+            tcp.reset_on_close(leg.sock)
         self.forget(leg)
         self._closing.append(leg.sock)
 
