@@ -14,19 +14,18 @@ go to standard error, and to the report of the sanitizers. The rules:
 - A free slot has nothing attached.
 """
 
-from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint8_t, uint64_t
 from libc.stdlib cimport calloc, free
 
-from core.queues cimport wheel_of
 from core.slots cimport slot_of
 from core.types cimport (
     BUCKETS, BULK_ROOM, Core, FREE, Flow, IN_LANE, IN_QUEUE, List, NOWHERE, QUEUES, Q_ACK,
-    Q_FINISHED, Q_HALF, Q_IDLE, Q_LANE, Q_NONE, Q_YOUNG, TRANSFER, TUNNEL, Way, Wheel,
+    Q_FINISHED, Q_IDLE, Q_LANE, Q_NONE, Q_YOUNG, TRANSFER, TUNNEL, Way, Wheel,
 )
 from dump cimport Line, describe, line_add
 from lane.types cimport (
     CLIENT, Connection, Exchange, G_CLOSED, LISTENER, Lane, ORIGIN, Origin, P_BODY, P_DIAL,
-    P_HEAD, P_QUEUE, P_WAIT, Q_DIAL, Q_HEAD, Q_ORIGIN_IDLE, Q_QUEUE, Q_RACE, connection_of,
+    P_HEAD, P_QUEUE, Q_DIAL, Q_HEAD, Q_ORIGIN_IDLE, Q_QUEUE, Q_RACE, connection_of,
     exchange_of,
 )
 
@@ -117,6 +116,15 @@ cdef inline int32_t check_chain(const Lane *lane, int32_t slot, bint free_ones) 
     return count
 
 
+cdef inline int32_t one_in(const Core *c, int queue) noexcept nogil:
+    """A flow that says that it is in this queue, for its line; NOWHERE if none does."""
+    cdef int32_t slot
+    for slot in range(c.capacity):
+        if c.flows[slot].kind != FREE and c.flows[slot].queue == queue:
+            return slot
+    return NOWHERE
+
+
 cdef inline void check_queues(const Lane *lane) noexcept nogil:
     cdef const Core *c = &lane.core
     cdef int32_t in_queue[QUEUES]
@@ -136,9 +144,9 @@ cdef inline void check_queues(const Lane *lane) noexcept nogil:
         for b in range(BUCKETS + 2):
             count += check_list(lane, &wheel.bucket[b], IN_QUEUE, <uint8_t>queue, b)
         if count != wheel.count:
-            fail(lane, "a wheel counts its flows", queue)
+            fail(lane, "a wheel counts its flows", one_in(c, queue))
         if count != in_queue[queue]:
-            fail(lane, "a flow that is in a queue is in the list of it", queue)
+            fail(lane, "a flow that is in a queue is in the list of it", one_in(c, queue))
     if check_list(lane, &c.acking, IN_QUEUE, Q_ACK, -1) != in_queue[<int>Q_ACK]:
         fail(lane, "a flow in Q_ACK is in the list of it", c.acking.first)
     if c.finished != NOWHERE:
@@ -280,6 +288,22 @@ cdef inline void check_flows(const Lane *lane) noexcept nogil:
             fail(lane, "a tunnel or transfer waits in a queue of its own", slot)
 
 
+cdef inline void check_origin(const Lane *lane, int32_t origin) noexcept nogil:
+    """What is in the lists of an origin belongs there."""
+    cdef const Core *c = &lane.core
+    cdef const Origin *o = &lane.routes.origins[origin]
+    cdef int32_t slot = o.idle.first
+    while slot != NOWHERE:
+        if c.flows[slot].kind != ORIGIN or connection_of(&c.flows[slot]).origin != origin:
+            fail(lane, "an idle connection is with its origin", slot)
+        slot = c.flows[slot].near[IN_LANE].next
+    slot = o.waiting.first
+    while slot != NOWHERE:
+        if c.flows[slot].kind != CLIENT or exchange_of(&c.flows[slot]).origin != origin:
+            fail(lane, "a client waits for its origin", slot)
+        slot = c.flows[slot].near[IN_LANE].next
+
+
 cdef inline void check_origins(const Lane *lane) noexcept nogil:
     """The idle connections of each origin, and the clients that wait for one."""
     cdef const Core *c = &lane.core
@@ -311,17 +335,8 @@ cdef inline void check_origins(const Lane *lane) noexcept nogil:
         idle -= count
         waiting -= check_list(lane, &o.waiting, IN_LANE, Q_QUEUE, -1)
         if busy[i] != o.busy:
-            fail(lane, "an origin counts its connections in use", i)
-        slot = o.idle.first
-        while slot != NOWHERE:
-            if c.flows[slot].kind != ORIGIN or connection_of(&c.flows[slot]).origin != i:
-                fail(lane, "an idle connection is with its origin", slot)
-            slot = c.flows[slot].near[IN_LANE].next
-        slot = o.waiting.first
-        while slot != NOWHERE:
-            if c.flows[slot].kind != CLIENT or exchange_of(&c.flows[slot]).origin != i:
-                fail(lane, "a client waits for its origin", slot)
-            slot = c.flows[slot].near[IN_LANE].next
+            fail(lane, "an origin counts its connections in use", NOWHERE)
+        check_origin(lane, i)
     if idle != 0:
         fail(lane, "an idle connection is in the list of its origin", NOWHERE)
     if waiting != 0:

@@ -66,12 +66,13 @@ cdef inline void describe_way(Line *line, const Way *w, const char *name) noexce
     """A direction: its flags, the bytes that wait for its target, and those that have moved."""
     cdef const char *gap = ""
     cdef unsigned long long waits = w.in_pipe
-    cdef int bit
+    cdef int bit = 0
     line_add(line, " %s(", name)
-    for bit in range(5):
+    while WAY_FLAG_NAMES[bit] != NULL:
         if w.flags & (1 << bit):
             line_add(line, "%s%s", gap, WAY_FLAG_NAMES[bit])
             gap = ","
+        bit += 1
     if w.held != NULL:
         waits += w.held_end - w.held_at
     line_add(line, "%swaits=%llu", either(w.flags != 0, " ", ""), waits)

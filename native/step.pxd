@@ -1,7 +1,6 @@
 """One step of the relay: batches of events, and what is due by the clock."""
 
 from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport malloc
 
 from core cimport linux
 from check cimport CHECKED, check

@@ -5,7 +5,6 @@ from libc.stdint cimport uint32_t, uint64_t
 cdef extern from "<errno.h>" nogil:
     int errno
     int EAGAIN, EINTR, EINVAL, ENOSYS, EPERM, EEXIST, ENOMEM, EINPROGRESS
-    int EMFILE, ENFILE, ENOBUFS
 
 cdef extern from "<unistd.h>" nogil:
     int close(int fd)
