@@ -75,7 +75,8 @@ from spliceproxy.relay.lane import Handoff
 
 
 cdef enum:
-    TRIES = 100             # to say what there is to say, without memory for that
+    # To say what there is to say, without memory for that: as in spliceproxy/relay/driver.py.
+    TRIES = 100
     TRY_US = 1000           # microseconds between two of them
 
 YOUNG = 30.0
@@ -180,7 +181,7 @@ cdef class NativeRelay:
     # ---- flows in ------------------------------------------------------------------
 
     cdef int32_t _slot(self, int a, int b, uint8_t kind) except -1:
-        """A flow with both descriptors registered; OSError leaves nothing behind."""
+        """An empty flow on two descriptors, which are not yet registered."""
         cdef Core *c = &self.state.core
         if self.closed:
             raise RuntimeError("the relay is closed")

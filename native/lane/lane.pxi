@@ -1,7 +1,8 @@
 """The owner's side of the lane: clients in and out, routes, idle connections."""
 
 cdef class NativeLane:
-    """The lane (exchange.pxd) of a native relay. Nothing moves outside of its step."""
+    """The lane (exchange.pxd) of a native relay: spliceproxy/relay/lane.py says what each
+    method promises."""
 
     cdef NativeRelay relay
     cdef dict origins       # index of each origin, by the owner's key

@@ -1,8 +1,9 @@
 """What every relay engine offers for bytes, and what it reports of them.
 
 An engine owns an epoll instance. Its descriptor is a reader on the event loop: when it is
-readable, the loop calls :meth:`Relay.step` once. Nothing moves between two calls of ``step``.
-All sockets must be non-blocking stream sockets.
+readable, the loop calls :meth:`Relay.step` once. Between two calls of ``step`` no socket is
+read; the bytes that come with a new tunnel are sent at once. All sockets must be non-blocking
+stream sockets.
 
 A *flow* is a tunnel or a transfer. A *way* is one direction of it; of a tunnel, *up* is
 client to origin, *down* is origin to client. A way *stalls* when its source is readable and
@@ -54,7 +55,8 @@ TURN_MOVES = 4
 STEP_SECONDS = 0.002
 """After this long ``step`` goes back to the event loop, whatever is left."""
 
-# Reasons for the end of a tunnel or transfer.
+# Reasons for the end of a tunnel or transfer. A body in the lane ends like a transfer from the
+# origin, but for a client that fails: that is CLIENT_RESET.
 DONE = "done"  # both sides have sent FIN; a transfer: its whole length has moved
 CLIENT_RESET = "client-reset"  # the client's connection failed: reset, timeout, ...
 ORIGIN_RESET = "origin-reset"

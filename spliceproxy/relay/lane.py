@@ -122,7 +122,8 @@ class LaneOwner(Protocol):
 
 
 class Lane(Protocol):
-    """What the owner asks of its lane. Nothing moves outside of :meth:`Relay.step`."""
+    """What the owner asks of its lane. It reads from sockets, and tells its owner what comes of
+    it, within :meth:`Relay.step` alone."""
 
     @property
     def clients(self) -> int:

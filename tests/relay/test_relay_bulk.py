@@ -19,7 +19,7 @@ from spliceproxy.relay.interface import DONE, TURN_BYTES, Relay, RelayOptions, T
 from spliceproxy.relay.quota import LARGEST
 
 SHARE = 1 << 20  # of what is put off (native/step.pxd)
-ROOM = 256  # events that can be put off (BULK_ROOM in native/flow.pxd)
+ROOM = 256  # events that can be put off (BULK_ROOM in native/core/types.pxd)
 
 
 @pytest.fixture

@@ -258,7 +258,7 @@ class Splicer(Copier):
             return super()._read(way, now)
         self._asked = ask
         way.in_pipe = got
-        # Here every splice counts; in native/core/moves.pxd not those behind the first of a turn.
+        # Each splice counts; in native/core/moves.pxd a small one behind the first of a turn not.
         if got >= CHATTY_READ:
             way.streak = 0
         else:
