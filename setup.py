@@ -5,8 +5,8 @@ says so. ``SPLICEPROXY_REQUIRE_NATIVE=1`` makes that an error.
 
 ``SPLICEPROXY_DEBUG=1`` builds a relay for debugging: with AddressSanitizer and
 UndefinedBehaviorSanitizer of GCC, and with the checks of ``native/check.pxd`` after each
-batch of events. It never replaces a release build; ``.ci/run debug`` makes it in a copy of
-the tree and runs tests on it.
+batch of events. It never replaces a release build in the tree; ``.ci/run debug`` makes it in a
+copy of the tree and runs tests on it.
 """
 
 import os

@@ -63,7 +63,7 @@ cdef inline const char *name_of(const char *const *names, int value) noexcept no
 
 
 cdef inline void describe_way(Line *line, const Way *w, const char *name) noexcept nogil:
-    """A direction: its flags, the bytes that wait for its target, and those that have moved."""
+    """A way: its flags, the bytes that wait for its target, and those that have moved."""
     cdef const char *gap = ""
     cdef unsigned long long waits = w.in_pipe
     cdef int bit = 0

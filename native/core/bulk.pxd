@@ -1,6 +1,6 @@
 """Flows that move much wait until those that have little to say have been served.
 
-A turn of a splicing direction may take half a millisecond. So its event is put off, and the
+A turn of a way that splices may take half a millisecond. So its event is put off, and the
 events put off are served one by one, in the order in which they came, between two looks at
 epoll, until a share (step.pxd) has been moved: between two looks a small message waits for
 less than one share and one turn, however many flows are splicing. Where small messages are

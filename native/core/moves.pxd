@@ -1,4 +1,4 @@
-"""One direction's work: bytes from a source socket to a target socket, by copy or splice.
+"""The work of a way: bytes from a source socket to a target socket, by copy or splice.
 
 Invariants (the traps are in splice(2)'s two meanings of EAGAIN):
 
@@ -213,7 +213,7 @@ cdef inline Moved stalled(Core *c, Way *w, int source, int target) noexcept nogi
 
 
 cdef inline void judge(Core *c, Way *w, ssize_t n) noexcept nogil:
-    """Demotes a direction that has turned chatty."""
+    """Demotes a way that has turned chatty."""
     if n >= c.limits.chatty_read:
         w.streak = 0
         return
@@ -287,7 +287,7 @@ cdef inline Moved fill(
 cdef inline Moved turn(
     Core *c, Way *w, int source, int target, bint readable
 ) noexcept nogil:
-    """What a direction may do at one event, bounded so that no other waits for long. `readable`:
+    """What a way may do at one event, bounded so that no other waits for long. `readable`:
     epoll says that the source has data."""
     cdef int moves = c.limits.turn_moves
     cdef int64_t budget = c.moved + c.limits.turn_bytes

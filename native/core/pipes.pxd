@@ -1,4 +1,4 @@
-"""The pool of pipes: lent to a direction while it splices, never owned by one.
+"""The pool of pipes: lent to a way while it splices, never owned by one.
 
 Contract: a pipe goes back with `pool_put` only when it is empty; one that holds bytes is
 ended with `pool_kill`, or one client's bytes would reach another. `pool_get` hands out a

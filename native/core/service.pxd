@@ -1,4 +1,4 @@
-"""What a flow does at an event: its directions' work, half-close, reset, end.
+"""What a flow does at an event: the work of its ways, half-close, reset, end.
 
 The end of a tunnel, by what its sides did (s: one side, o: the other):
 
@@ -49,7 +49,7 @@ cdef inline void side_failed(Core *c, Flow *f, int s, int error) noexcept nogil:
 
 
 cdef inline void serve_way(Core *c, Flow *f, int s, bint readable) noexcept nogil:
-    """The turn of the direction that starts at side s."""
+    """The turn of the way that starts at side s."""
     cdef Way *w = &f.way[s]
     cdef Moved r = turn(c, w, f.fd[s], f.fd[1 - s], readable)
     if r == OVER:
