@@ -8,7 +8,8 @@ import math
 from spliceproxy.errors import ErrorType, Failure
 
 TICK = 0.001
-"""Seconds by which a timer of an event loop may fire early."""
+"""Seconds by which a timer of an event loop may fire early: those of uvloop are in whole
+milliseconds."""
 
 
 class Deadline:

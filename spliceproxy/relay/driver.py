@@ -10,6 +10,7 @@ from collections.abc import Callable
 from time import monotonic
 
 from spliceproxy.messages import log
+from spliceproxy.net.deadline import TICK
 from spliceproxy.relay.interface import Relay, TransferEnd, TunnelEnd
 from spliceproxy.relay.lane import Handoff
 
@@ -18,8 +19,6 @@ TRIES = 100
 257, so that counting them needs no memory."""
 
 TRY_SECONDS = 0.001
-
-SLACK = 0.001  # seconds: uvloop's timers are in whole milliseconds and may fire early
 
 
 class RelayDriver:
@@ -200,10 +199,10 @@ class RelayDriver:
         if wake is None:
             return
         if wake > 0.0:
-            wake += SLACK
+            wake += TICK
         at = monotonic() + wake
         if self._timer is not None:
-            if self._timer_at <= at + SLACK:
+            if self._timer_at <= at + TICK:
                 return
             self._timer.cancel()
         self._timer_at = at
