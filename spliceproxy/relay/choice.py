@@ -36,7 +36,9 @@ def choose(name: str, options: RelayOptions) -> tuple[Relay, str]:
         try:
             return _native(options, trouble)
         except ImportError as error:
-            missing = f"the compiled module is not built ({error})"
+            absent = isinstance(error, ModuleNotFoundError)
+            state = "is not built" if absent else "cannot be used"
+            missing = f"the compiled module {state} ({error})"
             if name == "native":
                 raise EngineError(f"native: {missing}") from error
     if not trouble:

@@ -93,6 +93,20 @@ def test_auto_without_the_compiled_module() -> None:
     assert why.startswith("splice: the compiled module is not built (")
 
 
+def test_a_module_that_was_built_from_other_sources(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An update without a build: to say that there is no module would be wrong."""
+
+    def refuse(name: str) -> ModuleType:
+        raise ImportError("built from other sources")
+
+    monkeypatch.setattr(choice.importlib, "import_module", refuse)
+    relay, why = chosen("auto")
+    assert relay.engine == "splice"
+    assert why == "splice: the compiled module cannot be used (built from other sources)"
+    with pytest.raises(EngineError, match=r"^native: the compiled module cannot be used \(built"):
+        choose("native", RelayOptions())
+
+
 @pytest.mark.usefixtures("without_native", "without_splice")
 def test_auto_with_nothing() -> None:
     relay, why = chosen("auto")
