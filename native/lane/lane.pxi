@@ -135,15 +135,15 @@ cdef class NativeLane:
 
     # ---- routes --------------------------------------------------------------------
 
-    def add_client(self, str address, str client):
-        """A client of this address is of the class `client`, as of :meth:`add_route`."""
+    def add_client(self, str address, str group):
+        """A client of this address is of this `group`, as of :meth:`add_route`."""
         cdef char text[PEER_MAX]
-        put_text(text, client)
+        put_text(text, group)
         memcpy(self._route(ADDRESS, address, b"", b"").peer, text, PEER_MAX)
 
-    def add_route(self, str kind, str client, bytes credentials, bytes authority, key,
+    def add_route(self, str kind, str group, bytes credentials, bytes authority, key,
                   bytes host, double seconds, bytes address, str peer, bint single, str user):
-        """Requests of this kind, class of clients, credentials and authority may go to the
+        """Requests of this kind, group of clients, credentials and authority may go to the
         origin `key` for so many seconds. `address` is a struct sockaddr, b"" if only idle
         connections may be used."""
         cdef char far[PEER_MAX]
@@ -157,7 +157,7 @@ cdef class NativeLane:
             return
         put_text(far, peer)
         origin = self._origin(key)  # may forget every route
-        r = self._route(ord(kind), client, credentials, authority)
+        r = self._route(ord(kind), group, credentials, authority)
         value = copy_of(host)
         free(r.host)
         r.host = value

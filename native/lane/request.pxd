@@ -15,7 +15,7 @@ from lane.ends cimport close_client, give_back
 from lane.log cimport now_us
 from lane.origins cimport bind, connection_dial, connection_free, idle_take, is_self
 from lane.received cimport keep, keep_head
-from lane.routes cimport KEY_MAX, class_of, route_find, route_key
+from lane.routes cimport KEY_MAX, group_of, route_find, route_key
 from lane.types cimport (
     Exchange, G_REQUEST, G_RETRY, Lane, PEER_MAX, P_DIAL, P_WAIT, Q_DIAL, Q_QUEUE, Q_RACE,
     Route, USER_MAX, connection_of, exchange_of,
@@ -54,7 +54,7 @@ cdef inline const Route *route_of(
         return NULL  # maybe not even a valid one
     client.at = <const char *>x.address
     client.size = strlen(x.address)
-    if not class_of(&lane.routes, &client):
+    if not group_of(&lane.routes, &client):
         return NULL
     size = route_key(key, kind_of(head), client, head.credentials, authority)
     if size == 0:

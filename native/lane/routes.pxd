@@ -1,8 +1,8 @@
 """Where plain requests may go: what the owner has decided, by all that it depended on.
 
 A *route* repeats a decision of the owner for a short time, for requests of the same method
-and form, of clients of the same class with the same credentials, to an authority that is
-written in the same way. A *class* is what the owner sees of a client: it says once for each
+and form, of clients of the same group with the same credentials, to an authority that is
+written in the same way. A *group* is what the owner sees of a client: it says once for each
 address to which one it belongs. An *origin* is what idle connections are kept by: several
 routes may lead to one.
 """
@@ -22,7 +22,7 @@ cdef enum:
     ORIGINS = 4096
     RENEW_SHARE = 4         # the last part of its time in which a route is renewed
     KEY_MAX = 1024          # bytes of a key: beyond it there is no route
-    ADDRESS = 0             # the kind of what says the class of an address; it has no origin
+    ADDRESS = 0             # the kind of what says the group of an address; it has no origin
 
 
 cdef inline bint routes_init(Routes *r) noexcept nogil:
@@ -66,7 +66,7 @@ cdef inline size_t route_key(
     char *key, uint8_t kind, Text client, Text credentials, Text authority
 ) noexcept nogil:
     """Writes a key, of which every part can be told from the next; 0 if it is too long.
-    `client` is the class, and the address for the kind ADDRESS, which has nothing else."""
+    `client` is the group, and the address for the kind ADDRESS, which has nothing else."""
     cdef uint16_t size = <uint16_t>credentials.size
     if client.size >= PEER_MAX or credentials.size + authority.size > KEY_MAX - PEER_MAX - 4:
         return 0
@@ -128,8 +128,8 @@ cdef inline int32_t route_add(Routes *r, const char *key, size_t n) noexcept nog
     return r.count - 1
 
 
-cdef inline bint class_of(const Routes *r, Text *client) noexcept nogil:
-    """Puts the class of a client in the place of its address; false if the owner has not
+cdef inline bint group_of(const Routes *r, Text *client) noexcept nogil:
+    """Puts the group of a client in the place of its address; false if the owner has not
     said it."""
     cdef char key[KEY_MAX]
     cdef Text none

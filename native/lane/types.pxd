@@ -112,7 +112,7 @@ cdef struct Route:
     uint32_t address_size   # 0: only idle connections may be used
     uint8_t single          # it is the only address
     char address[ADDRESS_MAX]
-    char peer[PEER_MAX]     # the same as text, NUL-terminated; of an address: its class
+    char peer[PEER_MAX]     # the same as text, NUL-terminated; of an address: its group
     char user[USER_MAX]     # for the log
 
 cdef struct Origin:

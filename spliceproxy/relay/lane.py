@@ -154,13 +154,13 @@ class Lane(Protocol):
     def close_clients(self) -> None:
         """Closes every client, whatever it is at."""
 
-    def add_client(self, address: str, client: str) -> None:
-        """A client of this address is of the class ``client``, as of :meth:`add_route`."""
+    def add_client(self, address: str, group: str) -> None:
+        """A client of this address is of this ``group``, as of :meth:`add_route`."""
 
     def add_route(
         self,
         kind: str,
-        client: str,
+        group: str,
         credentials: bytes,
         authority: bytes,
         key: object,
@@ -171,7 +171,7 @@ class Lane(Protocol):
         single: bool,
         user: str,
     ) -> None:
-        """Requests of this kind, class of clients, credentials and authority may go to the
+        """Requests of this kind, group of clients, credentials and authority may go to the
         origin ``key`` for so many seconds. ``address`` is a struct sockaddr, b"" if only idle
         connections may be used; ``peer`` is the same as text, ``single`` that there is no
         other address. ``host`` is the Host field to send, ``user`` whom the record names."""
