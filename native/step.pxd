@@ -87,8 +87,8 @@ cdef inline void serve_batch(Lane *lane, linux.epoll_event *events, int n) noexc
 
 
 cdef inline void serve_bulk(Lane *lane) noexcept nogil:
-    """What was put off, until a share of bytes has moved: beside those that the others have
-    moved, who would stop it for good by being always ready."""
+    """Serves what was put off, until that has moved a share of bytes. What the others have moved
+    in this round does not count: some are always ready, and would stop it for good."""
     cdef Core *c = &lane.core
     cdef int served = 0
     cdef int64_t enough = c.moved + SHARE

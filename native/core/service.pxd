@@ -186,9 +186,9 @@ cdef inline bint has_left(const Flow *f, int s) noexcept nogil:
 
 
 cdef inline void rearm(Core *c, int32_t slot, int hung) noexcept nogil:
-    """After a turn. `hung`: the side that reported HUP or ERR, which epoll cannot mask: it
-    is taken out while nothing of it is wanted, and put back later, be it to hear that it has
-    left. -1: none did."""
+    """Makes epoll watch for what is wanted after a turn. `hung` is the side that reported HUP or
+    ERR, -1 for none. Epoll cannot mask these. So that side is taken out while nothing of it is
+    wanted, and put back later, if only to hear that it has left."""
     cdef Flow *f = &c.flows[slot]
     cdef uint32_t mask
     cdef int s
