@@ -153,6 +153,8 @@ class Asking:
 
     def _begin(self, question: Question) -> Answer | Later:
         client, head, host, port, record, own = question
+        if record.trace is not None:
+            record.trace.asks()
         decision = self._policy.decide(client, head, host, port, record, own=own)
         try:
             awaited = decision.send(None)
@@ -166,6 +168,8 @@ class Asking:
 
     def allowed(self, question: Question, verdict: Verdict) -> Answer:
         """The policy has said yes."""
+        if question.record.trace is not None:
+            question.record.trace.allowed(verdict.addresses)
         if self._learned is not None:
             self._learned.see(question.host, question.port, True)
         return verdict
@@ -178,9 +182,26 @@ class Asking:
             # asks, and these the value: a cycle for each request that is refused.
             error.with_traceback(None)
             error.__cause__ = error.__context__ = None
+        if question.record.trace is not None:
+            question.record.trace.refused(error)
         if self._learned is not None and isinstance(error, Denied) and error.rule != STRANGER:
             self._learned.see(question.host, question.port, False)
         return error
+
+    async def admit(self, client: Standing, head: Head, record: Record) -> None:
+        """Whether a request that the proxy itself answers may be answered. Raises as
+        :meth:`answer` does."""
+        trace = record.trace
+        if trace is None:
+            await self._policy.admit(client, head, record)
+            return
+        trace.asks()
+        try:
+            await self._policy.admit(client, head, record)
+        except Exception as error:
+            trace.refused(error)
+            raise
+        trace.allowed(())
 
     def repeat(self, question: Question, head: RequestHead, verdict: Verdict) -> bool:
         """Lets the lane give this answer by itself for as long as it holds; whether it can.

@@ -109,6 +109,8 @@ class Exchange:
                 reused = self._take_resumed()
             else:
                 reused = self._take_bound() or self._take_idle()
+                if reused and self._record.trace is not None:
+                    self._record.trace.reused(self._record.peer, self._verdict.port)
             if self._origin is None:
                 await self._dial()
             try:

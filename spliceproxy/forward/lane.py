@@ -196,9 +196,12 @@ class Lane:
 
     def allow(self, client: Standing, head: RequestHead, verdict: Verdict, record: Record) -> bool:
         """Requests like this one, of clients like this one, may go where the verdict says for a
-        moment, without being looked at; returns whether there is such a thing."""
+        moment, without being looked at; returns whether there is such a thing. One that is traced
+        is to be looked at each time."""
         group = client.group
         if not self._repeats or not verdict.repeat_for or group is None or record.tags:
+            return False
+        if record.trace is not None:
             return False
         if head.method != "CONNECT" and not (self._forwards and is_plain(head)):
             return False

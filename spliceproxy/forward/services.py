@@ -17,6 +17,7 @@ from spliceproxy.forward.lane import Lane
 from spliceproxy.forward.rewriting import Rewriting
 from spliceproxy.messages import log
 from spliceproxy.observe.records import Records
+from spliceproxy.observe.trace import Tracer
 from spliceproxy.policy.engine import Policy
 from spliceproxy.relay.driver import RelayDriver
 from spliceproxy.seldom import Seldom
@@ -27,8 +28,9 @@ from spliceproxy.upstream.origins import Origins
 @dataclass(slots=True)
 class Services:
     """One worker's shared parts. ``site`` is None without files to serve, ``lane`` where the
-    engine has none. ``draining``: no connection is to be kept alive. ``faults``: where faults of
-    our own are told; ``answers``: those of what origins send."""
+    engine has none, ``tracer`` where requests are not traced. ``draining``: no connection is to be
+    kept alive. ``faults``: where faults of our own are told; ``answers``: those of what origins
+    send."""
 
     loop: asyncio.AbstractEventLoop
     config: Config
@@ -41,6 +43,7 @@ class Services:
     asking: Asking
     site: Site | None
     draining: bool = False
+    tracer: Tracer | None = None
     faults: Seldom = field(default_factory=partial(Seldom, log), init=False)
     answers: Seldom = field(default_factory=partial(Seldom, log), init=False)
     rewriting: Rewriting = field(init=False)

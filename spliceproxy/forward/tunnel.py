@@ -35,6 +35,8 @@ def hand_over(
         client.detach()
     finally:
         origin.detach()
+    if record.trace is not None:
+        record.trace.handed_over()
 
 
 def _ended(services: Services, record: Record, end: TunnelEnd) -> None:

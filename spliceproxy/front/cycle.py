@@ -62,7 +62,7 @@ class Cycle:
         self.close: Callable[[], Awaitable[None]] | None = None
         self.cut_by_reset = False
         self.plain = False
-        self._record = Record(connection.address, time.monotonic())
+        self._record = Record(connection.address, time.monotonic(), connection.trace)
 
     async def run(self) -> bool:
         """Answers the request, and logs it; returns whether another may follow."""
@@ -122,6 +122,8 @@ class Cycle:
             record.dialling_since = resumed.dialling_since
         record.method = head.method
         record.target = head.target
+        if record.trace is not None:
+            record.trace.head(head.method, head.target, head.minor)
         if not await self._connection.admitted():
             raise Failure(
                 "connection_limit_reached", "this proxy has reached its limit on connections"
@@ -200,11 +202,11 @@ class Cycle:
 
     async def _answer_here(self, head: RequestHead) -> bool:
         """TRACE or OPTIONS that goes no further."""
-        await self._services.policy.admit(self._connection.standing, head, self._record)
+        await self._services.asking.admit(self._connection.standing, head, self._record)
         return await self._connection.answers.here(head, self._record)
 
     async def _serve_file(self, head: RequestHead) -> bool:
-        await self._services.policy.admit(self._connection.standing, head, self._record)
+        await self._services.asking.admit(self._connection.standing, head, self._record)
         return await self._connection.answers.file(head, self._record)
 
     def _body_is_coming(self, head: RequestHead) -> bool:

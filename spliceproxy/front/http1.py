@@ -67,7 +67,8 @@ class Connection:
     place, and says whether there is one. Without one the first request is answered with 503.
 
     ``cause`` is why the request at hand was aborted; ``bound`` holds an origin's connection that
-    belongs to this client; ``resumed`` is what the relay has done of the first request.
+    belongs to this client; ``resumed`` is what the relay has done of the first request. ``trace``
+    tells the steps, and is None where nobody wants to know them.
     """
 
     __slots__ = (
@@ -85,6 +86,7 @@ class Connection:
         "services",
         "standing",
         "stream",
+        "trace",
     )
 
     def __init__(
@@ -101,6 +103,12 @@ class Connection:
         self.phase = Phase.IDLE
         self.resumed: Resumed | None = None
         self.cause: Exception | None = None
+        tracer = services.tracer
+        self.trace = (
+            None
+            if tracer is None
+            else tracer.accepted(stream.sock, address, beyond=admit is not None)
+        )
         self._admit = admit
         self._requests = 0
         self._cycle: Cycle | None = None
@@ -122,6 +130,8 @@ class Connection:
             connection = cls(services, stream, handoff.address, admit)
             connection.resumed = Resumed.of(handoff, origin)
             connection._requests = handoff.requests
+            if connection.trace is not None:
+                connection.trace.given_back(handoff.cause, len(handoff.buffer))
             return connection
         except BaseException:
             stream.close()
@@ -166,6 +176,8 @@ class Connection:
                 self.stream.reset()
             else:
                 self.stream.close()
+            if self.trace is not None and not self.stream.detached:
+                self.trace.closed()
             self._let_go()
 
     async def _serve_one(self) -> bool:

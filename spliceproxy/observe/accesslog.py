@@ -80,24 +80,32 @@ def format_line(record: Record, *, query: bool = True) -> str:
     # squid's words for a connection that brought no request.
     method = record.method or "NONE"
     target = record.target or "error:invalid-request"
-    if not query and "?" in target:
-        target = target[: target.index("?") + 1]
+    if not query:
+        target = without_query(target)
     hierarchy = "HIER_DIRECT/" if record.peer else "HIER_NONE/"
     return (
         f"{record.ended_at:.3f} {int(record.seconds * 1000):6d} "
         f"{_address(record.client)} {_result(record)}/{record.status:03d} "
-        f"{record.bytes_out} {_method(method)} {_escape(target, _TARGET_MAX)} "
+        f"{record.bytes_out} {_method(method)} {escape(target, _TARGET_MAX)} "
         f"{_user(record.user)} {hierarchy}{_address(record.peer)} {_type(record.content_type)}"
-        f"{_why(record) if record.error or record.rule else ''} in={record.bytes_in}\n"
+        f"{why(record)} in={record.bytes_in}\n"
     )
 
 
-def _why(record: Record) -> str:
-    """The field for what was denied or has failed."""
+def why(record: Record) -> str:
+    """The field for what was denied or has failed, behind a space; "" for neither."""
     if record.rule:
-        return f" rule={_escape(record.rule, _RULE_MAX)}"
+        return f" rule={escape(record.rule, _RULE_MAX)}"
+    if not record.error:
+        return ""
     where = f",{record.failed}" if record.failed else ""
-    return f" error={_escape(record.error + where, _ERROR_MAX)}"
+    return f" error={escape(record.error + where, _ERROR_MAX)}"
+
+
+def without_query(target: str) -> str:
+    """Of a query its question mark alone is left."""
+    end = target.find("?")
+    return target if end < 0 else target[: end + 1]
 
 
 def _result(record: Record) -> str:
@@ -114,7 +122,7 @@ def _result(record: Record) -> str:
     return code + _SUFFIX.get(record.reason, "")
 
 
-def _escape(text: str, limit: int, unsafe: re.Pattern[str] = _UNSAFE) -> str:
+def escape(text: str, limit: int, unsafe: re.Pattern[str] = _UNSAFE) -> str:
     """One field of a line: %XX for what could end it, "-" for nothing, cut at ``limit``."""
     return unsafe.sub(_percent, text[:limit])[:limit] or "-"
 
@@ -124,22 +132,22 @@ def _escape(text: str, limit: int, unsafe: re.Pattern[str] = _UNSAFE) -> str:
 
 @lru_cache(maxsize=4096)
 def _address(text: str) -> str:
-    return _escape(text, _ADDRESS_MAX)
+    return escape(text, _ADDRESS_MAX)
 
 
 @lru_cache(maxsize=64)
 def _method(text: str) -> str:
-    return _escape(text, _METHOD_MAX)
+    return escape(text, _METHOD_MAX)
 
 
 @lru_cache(maxsize=4096)
 def _user(text: str) -> str:
-    return _escape(text, _USER_MAX, _UNSAFE_NAME)
+    return escape(text, _USER_MAX, _UNSAFE_NAME)
 
 
 @lru_cache(maxsize=256)
 def _type(text: str) -> str:
-    return _escape(text.partition(";")[0].rstrip(), _TYPE_MAX)
+    return escape(text.partition(";")[0].rstrip(), _TYPE_MAX)
 
 
 def _percent(match: re.Match[str]) -> str:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from spliceproxy.errors import ErrorType
+
+if TYPE_CHECKING:
+    from spliceproxy.observe.trace import Trace
 
 _OF_ORIGIN: frozenset[ErrorType] = frozenset(
     {
@@ -53,12 +56,14 @@ class Record:
         "status",
         "tags",
         "target",
+        "trace",
         "user",
     )
 
-    def __init__(self, client: str, started: float = 0.0) -> None:
+    def __init__(self, client: str, started: float = 0.0, trace: Trace | None = None) -> None:
         self.client = client  # the client's address, "" for a Unix socket
         self.started = started
+        self.trace = trace  # of its connection; None: nothing is told of it
         self.seconds = 0.0
         self.ended_at = 0.0
         self.dialling_since = 0.0  # 0.0: it begins when the origin is dialled

@@ -26,6 +26,8 @@ class Records:
     def write(self, record: Record) -> None:
         """Ends a record and passes it on."""
         record.end()
+        if record.trace is not None:
+            record.trace.end(record)
         if self.log is not None:
             self.log.write(record)
         if self._watch is not None:

@@ -16,6 +16,7 @@ from spliceproxy.forward.services import Services
 from spliceproxy.front.server import Server
 from spliceproxy.observe.accesslog import open_log
 from spliceproxy.observe.records import Records
+from spliceproxy.observe.trace import Tracer
 from spliceproxy.policy.engine import Policy
 from spliceproxy.policy.learn import Learned
 from spliceproxy.relay.driver import RelayDriver
@@ -65,6 +66,7 @@ class Instance:
             origins=origins,
             asking=Asking(policy, self._learned, lane, resolver, origins, config.timeouts.dial),
             site=site,
+            tracer=Tracer.of(config),
         )
         limit = -(-config.max_connections // config.workers)
         self._server = Server(self.services, sockets, limit)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from spliceproxy.config import Config
 from spliceproxy.messages import log, plain
+from spliceproxy.observe.trace import is_traced
 from spliceproxy.policy import names
 from spliceproxy.policy.engine import Policy
 from spliceproxy.processes.dumps import Dumps
@@ -65,6 +66,8 @@ def run(config: Config, sockets: Sequence[socket.socket], lifeline: int, index: 
         return UNUSABLE
     loop, name = new_loop()
     ready = f"engine {why}; event loop {name}" if index == 0 else ""
+    if ready and is_traced():
+        ready += "; requests are traced, so each goes through Python, which is slower"
     if config.engine == "auto" and relay.engine != "native" and index == 0:
         log.warning(
             "the native engine is not built, so the proxy is slower; install it again with a C "

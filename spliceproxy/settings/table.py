@@ -404,13 +404,14 @@ SETTINGS = (
         "log-query",
         "log_query",
         values.SWITCH,
-        "keep the queries of URLs in the access log; false leaves only the question mark",
+        "keep the queries of URLs in the access log and in traces; false leaves only the question "
+        "mark",
     ),
     Setting(
         "log-level",
         "log_level",
         choice("debug", "info", "warning", "error"),
-        "write messages of this level and above to standard error",
+        "write messages of this level and above to standard error; debug traces each request",
         LOGS,
     ),
     Setting(

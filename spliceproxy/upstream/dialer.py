@@ -29,6 +29,7 @@ from errno import (
 from spliceproxy.errors import EXHAUSTED, NOTHING_LEFT, ErrorType, Failure
 from spliceproxy.net import tcp
 from spliceproxy.net.errnos import NO_WAY
+from spliceproxy.observe.trace import Attempts
 
 ATTEMPT_DELAY = 0.25
 """Seconds after which the next address is tried beside the last (RFC 8305 section 5)."""
@@ -71,15 +72,20 @@ class Dialer:
         self._timeout = timeout
 
     async def connect(
-        self, addresses: Sequence[str], port: int, source: str = "", spent: float = 0.0
+        self,
+        addresses: Sequence[str],
+        port: int,
+        source: str = "",
+        spent: float = 0.0,
+        attempts: Attempts | None = None,
     ) -> tuple[socket.socket, str]:
         """A connected socket, which is the caller's, and the address that it is connected to.
 
         ``addresses`` are IP literals in the order to try, at least one. ``source`` is the IP
         address to dial from, "" for any; addresses of the other family are left out. The socket
         is non-blocking, with TCP_NODELAY, keep-alive and SO_OOBINLINE. ``spent`` seconds of the
-        limit are over already. Failure if every address failed or the time is up. When it is
-        cancelled, every socket is closed at once.
+        limit are over already. ``attempts`` tells of each attempt. Failure if every address
+        failed or the time is up. When it is cancelled, every socket is closed at once.
         """
         if source:
             addresses = [a for a in addresses if (":" in a) == (":" in source)]
@@ -88,7 +94,7 @@ class Dialer:
                     "destination_ip_unroutable",
                     f"the server has no address that can be dialled from {source}",
                 )
-        return await _Race(addresses, port, self._timeout, source, spent).run()
+        return await _Race(addresses, port, self._timeout, source, spent, attempts).run()
 
 
 class _Race:
@@ -99,6 +105,7 @@ class _Race:
 
     __slots__ = (
         "_addresses",
+        "_attempts",
         "_delay",
         "_done",
         "_failed",
@@ -113,12 +120,19 @@ class _Race:
     )
 
     def __init__(
-        self, addresses: Sequence[str], port: int, limit: float, source: str, spent: float = 0.0
+        self,
+        addresses: Sequence[str],
+        port: int,
+        limit: float,
+        source: str,
+        spent: float = 0.0,
+        attempts: Attempts | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._addresses = iter(addresses)  # those not tried yet
         self._left = self._total = len(addresses)
         self._port = port
+        self._attempts = attempts
         self._source = source
         self._limit = limit
         self._timeout = max(limit - spent, 0.0)
@@ -142,12 +156,20 @@ class _Race:
             for fd, (sock, _) in self._pending.items():
                 self._loop.remove_writer(fd)
                 sock.close()
+            if self._attempts is not None and self._pending:
+                self._tell_dropped(self._attempts)
         assert self._failed is not None
         _, address, errno = self._failed
         text = os.strerror(errno) if errno else "connection failed"
         if errno == _TIME_IS_UP:
             errno, text = ETIMEDOUT, f"no connection within {self._limit:g} s"
         raise _failure(address, self._port, errno, text, self._total)
+
+    def _tell_dropped(self, attempts: Attempts) -> None:
+        """Those that were still in progress at the end."""
+        late = self._failed is not None and self._failed[2] == _TIME_IS_UP
+        for _, address in self._pending.values():
+            attempts.drop(address, late=late)
 
     def _next(self) -> None:
         """Starts one more attempt, or ends the race if none is left."""
@@ -168,6 +190,8 @@ class _Race:
 
     def _start(self, address: str) -> bool:
         """Whether an attempt is now in progress; otherwise it has failed, or won."""
+        if self._attempts is not None:
+            self._attempts.begin(address)
         try:
             sock = _open(address, self._source)
         except OSError as error:
@@ -196,6 +220,8 @@ class _Race:
 
     def _finish(self, fd: int, errno: int) -> None:
         if not errno:
+            if self._attempts is not None:
+                self._attempts.end(self._pending[fd][1], 0)
             self._done.set_result(fd)
             return
         sock, address = self._pending.pop(fd)
@@ -203,6 +229,8 @@ class _Race:
         self._fail(address, errno)
 
     def _fail(self, address: str, errno: int | None) -> None:
+        if self._attempts is not None:
+            self._attempts.end(address, errno or 0)
         failed = (_RANKS[_type(errno)], address, errno or 0)
         if self._failed is None or failed[0] < self._failed[0]:  # the first of its rank
             self._failed = failed

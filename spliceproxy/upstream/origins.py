@@ -36,7 +36,11 @@ class Origins:
         connection leads to the proxy itself."""
         since = record.dialling_since
         spent = time.monotonic() - since if since else record.looked_up
-        where = verdict.addresses, verdict.port, verdict.source_address, spent
+        addresses, port, source = verdict.addresses, verdict.port, verdict.source_address
+        attempts = None
+        if record.trace is not None:
+            attempts = record.trace.dial(verdict.host, port, len(addresses), source)
+        where = addresses, port, source, spent, attempts
         try:
             sock, record.peer = await self._dialer.connect(*where)
         except Failure as failure:

@@ -157,12 +157,12 @@ class _PlainDialer(_Dialer):
     """Knows what the relay has dialled before."""
 
     async def connect(
-        self, addresses: Sequence[str], port: int, source: str, spent: float
+        self, addresses: Sequence[str], port: int, source: str, spent: float, attempts: None
     ) -> tuple[socket.socket, str]:
         run = self.run
         assert isinstance(run, PlainRun)
         run.accept_dialled()
-        return await super().connect(addresses, port, source, spent)
+        return await super().connect(addresses, port, source, spent, attempts)
 
 
 class _Log:

@@ -104,7 +104,7 @@ class _Dialer:
         self.run = run
 
     async def connect(
-        self, addresses: Sequence[str], port: int, source: str, spent: float
+        self, addresses: Sequence[str], port: int, source: str, spent: float, attempts: None
     ) -> tuple[socket.socket, str]:
         run = self.run
         run.dials.append((addresses[0], port))
