@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-# cython: initializedcheck=False
+# cython: initializedcheck=False, auto_pickle=False
 """The compiled relay: an epoll of its own, C structures, no Python per event.
 
 Theory of operation. The event loop watches `fileno()`. When it is readable the loop calls
