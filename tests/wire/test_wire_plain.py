@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from relay.relay_rig import native_relay
-from sanitizer import quick
+from sanitizer import SANITIZED, quick
 from test_wire import TABLE, offsets
 from wire_case import Case
 from wire_plain import NotHere, PlainRig, is_obvious
@@ -15,6 +15,10 @@ from wire_plain import NotHere, PlainRig, is_obvious
 EACH = 7
 """A request's head is cut at every such byte: the relay hands over any part of a head, and
 the other lane has them all."""
+
+ANSWER_EACH = 3 if SANITIZED else 1
+"""The same of the answer's head. The sanitizers look for reads beyond a buffer, not for a byte
+that is taken wrongly, and the test below takes most of their time."""
 
 OBVIOUS = 20
 """Cases at least that the relay must serve without a word of Python."""
@@ -62,7 +66,7 @@ def test_the_relay_has_its_share() -> None:
 
 
 def _cut(rig: PlainRig, case: Case, side: str) -> None:
-    for offset in offsets(case, side)[:: EACH if side == "c" else 1]:
+    for offset in offsets(case, side)[:: EACH if side == "c" else ANSWER_EACH]:
         try:
             rig.run(case, (side, (offset,)))
         except NotHere as why:

@@ -360,7 +360,7 @@ class PlainRun(Run):
             if len(self.pool) == expected:
                 break
             await self._turn()
-        assert len(self.pool) == expected, f"{len(self.pool)} in the pool"
+        assert len(self.pool) == expected, f"{len(self.pool)} in the pool, not {expected}"
         self.pool.close()
         for peer in pooled:
             self._step = f"the pool's end, for {peer.name}"
