@@ -6,13 +6,21 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import freshness
 import pytest
 import skipping
 from harness import Nginx, ProxyProcess
 
+ROOT = Path(__file__).parents[1]
+
 
 def pytest_configure(config: pytest.Config) -> None:
     skipping.register(config)
+    stale = freshness.newer_source(ROOT)
+    if stale is not None:
+        raise pytest.UsageError(
+            f"{stale} has changed since the compiled module was built: pip install -q -e ."
+        )
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ import re
 from spliceproxy.http1.errors import HeadError, show
 from spliceproxy.http1.fields import find_section_end, parse_fields
 from spliceproxy.http1.lenient import fields_of, find_end
+from spliceproxy.http1.rewrite import REQUEST_DROPS, RESPONSE_DROPS
 
 MAX_CHUNK_LINE = 1024
 """Bytes of a chunk's size with its extensions."""
@@ -43,14 +44,19 @@ _CHUNK_LINE_START = re.compile(
 _FRAMES_OR_ROUTES = frozenset({b"transfer-encoding", b"content-length", b"host"})
 
 # RFC 9110 section 6.5.1: no field that frames, routes, authenticates, modifies the
-# request, controls the response or says how to process the content.
-_NOT_IN_TRAILERS = frozenset(
-    b"""age authorization cache-control connection content-encoding content-length
-    content-range content-type cookie date expect expires forwarded host if-match
-    if-modified-since if-none-match if-range if-unmodified-since keep-alive location
-    max-forwards pragma proxy-authenticate proxy-authentication-info proxy-authorization
-    proxy-connection range retry-after set-cookie te trailer transfer-encoding upgrade
-    vary via www-authenticate""".split()
+# request, controls the response or says how to process the content. And what is not
+# forwarded in a head is not forwarded behind a body.
+_NOT_IN_TRAILERS = (
+    REQUEST_DROPS
+    | RESPONSE_DROPS
+    | frozenset(
+        b"""age authorization cache-control connection content-encoding content-length
+        content-range content-type cookie date expect expires forwarded host if-match
+        if-modified-since if-none-match if-range if-unmodified-since keep-alive location
+        max-forwards pragma proxy-authenticate proxy-authentication-info proxy-authorization
+        proxy-connection range retry-after set-cookie te trailer transfer-encoding upgrade
+        vary via www-authenticate""".split()
+    )
 )
 
 

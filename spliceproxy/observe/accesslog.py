@@ -58,16 +58,13 @@ _UNSAFE_NAME = re.compile(r"[^!#$&(-;=?-\[\]_a-z~]")
 
 _DENIED: frozenset[ErrorType] = frozenset({"http_request_denied", "destination_ip_prohibited"})
 
+_TIMED_OUT = (interface.IDLE, interface.TARGET_IDLE, interface.HALF_CLOSE)
+"""Ends that a time limit of ours has made."""
+
 _SUFFIX = {
-    interface.CLIENT_RESET: "_ABORTED",
-    interface.ORIGIN_RESET: "_ABORTED",
-    interface.ABORTED: "_ABORTED",
-    interface.SOURCE_EOF: "_ABORTED",
-    interface.SOURCE_ERROR: "_ABORTED",
-    interface.TARGET_ERROR: "_ABORTED",
-    interface.IDLE: "_TIMEDOUT",
-    interface.TARGET_IDLE: "_TIMEDOUT",
-    interface.HALF_CLOSE: "_TIMEDOUT",
+    reason: "_TIMEDOUT" if reason in _TIMED_OUT else "_ABORTED"
+    for reason in interface.REASONS
+    if reason not in ("", interface.DONE)
 }
 """Ends before the end of the message. squid's word for a broken connection is the same
 for both sides."""

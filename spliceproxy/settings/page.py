@@ -86,8 +86,8 @@ NOTES: Mapping[str, str] = {
     "timeout-drain": "Docker kills what has not ended 10 s after its SIGTERM.",
     "access-log": "`-` and `/dev/stdout` are standard output, `/dev/stderr` is standard error. See "
     "[log.md](log.md).",
-    "log-level": "Messages of this level, and of those behind it in the list, are written. `debug` "
-    "tells each step of every request, and makes the proxy slower. See "
+    "log-level": "Messages of this level and of the more serious ones are written. `debug` tells "
+    "each step of every request, and makes the proxy slower. See "
     "[operation.md](operation.md#how-do-i-follow-one-request).",
     "rule": "Each rule is a table `[[rule]]`. A rule matches if all its conditions do. A condition "
     "matches if one item of its list does; only one of `users` and `groups` has to match. A rule "

@@ -132,7 +132,7 @@ def test_learned_then_locked(
         assert 'details="rule locked"' in field(got, "Proxy-Status")[0], got.head
     got = curl(locked.url, OTHER)
     assert got.status == 403
-    assert b'can add "localhost.localdomain" to the file of --locked' in got.body
+    assert b'can allow it: add "localhost.localdomain" to the hosts of a rule' in got.body
     assert b"a rule for port 9 in the file of --locked." in got.body
     # A spelling of a learned destination is that destination.
     assert curl(locked.url, f"http://0x7f.1:{site.port}/small").body == b"a small file\n"

@@ -303,10 +303,11 @@ def pump(relay: Relay, done: Callable[[], Any]) -> list[tuple[Any, Any]]:
 
 
 def native_relay() -> Any:
-    """The compiled engine; skips where it is not built, unless it must be."""
+    """The compiled engine; skips where it is not built, unless it must be. One that cannot be
+    used is an error."""
     try:
         return importlib.import_module(NATIVE_MODULE).NativeRelay
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         if os.environ.get("SPLICEPROXY_REQUIRE_NATIVE") == "1":
             raise
         pytest.skip(f"native is not built: {error}")

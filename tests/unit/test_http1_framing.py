@@ -21,7 +21,7 @@ from spliceproxy.http1.chunked import (
 )
 from spliceproxy.http1.framing import Body
 from spliceproxy.http1.head import HeadError, parse_request, parse_response
-from spliceproxy.http1.rewrite import client_response
+from spliceproxy.http1.rewrite import REQUEST_DROPS, RESPONSE_DROPS, client_response
 
 NONE, LENGTH, CHUNKED, CLOSE = Body.NONE, Body.LENGTH, Body.CHUNKED, Body.CLOSE
 TE = b"Transfer-Encoding: chunked\r\n"
@@ -538,6 +538,11 @@ def test_chunks_are_written() -> None:
 def test_trailers_that_are_not_allowed_are_dropped(name: bytes) -> None:  # RFC 9110 6.5.1
     assert last_chunk([(name, b"x")]) == LAST_CHUNK
     assert last_chunk([(b"A", b"b"), (name, b"x")]) == b"0\r\nA: b\r\n\r\n"
+
+
+@pytest.mark.parametrize("name", sorted(REQUEST_DROPS | RESPONSE_DROPS))
+def test_what_no_head_takes_along_no_trailer_does(name: bytes) -> None:
+    assert last_chunk([(name, b"x")]) == LAST_CHUNK
 
 
 # --- properties ----------------------------------------------------------------------

@@ -32,7 +32,7 @@ def test_expected():
 def test_skips_are_listed(tmp_path: Path, ci: str, other: str) -> None:
     tests = tmp_path / "tests"
     tests.mkdir()
-    for name in ("conftest.py", "harness.py", "skipping.py"):
+    for name in ("conftest.py", "freshness.py", "harness.py", "skipping.py"):
         shutil.copy(TESTS / name, tests)
     (tests / "skips.txt").write_text("# words\ntests/test_a.py: in the list*  # why\n")
     (tests / "test_a.py").write_text(MODULE.replace("OTHER", other))
