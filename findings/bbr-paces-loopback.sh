@@ -12,9 +12,11 @@
 #
 # A socket can choose for itself: setsockopt(IPPROTO_TCP, TCP_CONGESTION, "cubic"), tcp(7).
 set -euo pipefail
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
 uname -r
 sysctl net.ipv4.tcp_available_congestion_control
-python3 - <<'PYTHON' || { echo 'it behaves otherwise now'; exit 1; }
+cat > "$work/pacing.py" <<'PYTHON'
 import socket
 import sys
 import threading
@@ -65,3 +67,4 @@ paced = times["bbr"] >= 2 * times["cubic"]
 print("bbr takes 2 times as long or more:", paced)
 sys.exit(not paced)
 PYTHON
+python3 "$work/pacing.py" || { echo 'it behaves otherwise now'; exit 1; }
