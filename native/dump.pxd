@@ -46,6 +46,11 @@ cdef inline double seconds(int64_t ms) noexcept nogil:
     return max(ms, 0) / 1000.0
 
 
+cdef inline double since(int64_t us, int64_t now) noexcept nogil:
+    """The age of what began at `us` microseconds; `now`, in ms, may be of the same millisecond."""
+    return max(now * 1000 - us, 0) / 1e6
+
+
 cdef inline const char *either(
     bint first, const char *one, const char *other
 ) noexcept nogil:
@@ -83,7 +88,7 @@ cdef inline void describe_way(Line *line, const Way *w, const char *name) noexce
 
 
 cdef inline void describe_exchange(
-    Line *line, const Exchange *x, int64_t now_us
+    Line *line, const Exchange *x, int64_t now
 ) noexcept nogil:
     """What the lane knows of a client, or of the tunnel that it became."""
     line_add(line, " client=%s", either(x.address[0] != 0, x.address, "unix"))
@@ -93,9 +98,9 @@ cdef inline void describe_exchange(
         line_add(line, " connection=%d", <int>x.connection)
     line_add(line, " requests=%u received=%u", <unsigned int>x.requests, <unsigned int>x.have)
     if x.started:
-        line_add(line, " since=%.3f", (now_us - x.started) / 1e6)
+        line_add(line, " since=%.3f", since(x.started, now))
     if x.dialling:
-        line_add(line, " dialling=%.3f", (now_us - x.dialling) / 1e6)
+        line_add(line, " dialling=%.3f", since(x.dialling, now))
     if x.close:
         line_add(line, " close")
     if x.spent:
@@ -137,7 +142,7 @@ cdef inline void describe(
         if k.probed:
             line_add(line, " probed")
     elif f.attached != NULL:
-        describe_exchange(line, exchange_of(f), now * 1000)
+        describe_exchange(line, exchange_of(f), now)
     line_add(line, " rests=%.3f", seconds(now - last_active(f)))
     if f.dead:
         line_add(line, " dead=%d error=%d", <int>f.dead, f.err)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from plain_oracle import OK, Plain, conversation, received
 from relay_rig import FLOOD, Rig, fill, narrow_pair, native_relay, payload, recv_exactly
 
 from spliceproxy.relay.choice import NATIVE_MODULE
@@ -62,6 +63,25 @@ def test_transfer(rig: Rig) -> None:
     assert " left=5 " in line
     source.sendall(b"67890")
     assert future.result(20).copied == 10
+
+
+def test_no_age_is_negative() -> None:
+    """Of a request that has begun within the same millisecond."""
+    native_relay()
+    plain = Plain()
+    head = b"GET http://o/ HTTP/1.1\r\nHost: o\r\n\r\n"
+    with conversation(plain) as one:
+        one.allow(head)
+        for _ in range(20):
+            assert one.send(one.client, head)
+            text = plain.relay.dump(10)
+            assert " since=" in text
+            assert "=-" not in text
+            asked = one.asked()
+            assert asked is not None
+            assert one.send(one.keys[asked[0]], OK)
+            assert received(one.client)
+    plain.close()
 
 
 def test_more_than_are_shown(rig: Rig) -> None:
