@@ -141,15 +141,17 @@ class Asking:
 
     async def answer(self, question: Question) -> Verdict:
         """The answer to one question, waited for; what is no verdict is raised."""
-        answer = self._begin(question)
-        if isinstance(answer, Later):
-            answer = await answer
-        if isinstance(answer, Verdict):
-            return answer
+        client, head, host, port, record, own = question
+        if record.trace is not None:
+            record.trace.asks()
         try:
-            raise answer
-        finally:
-            del answer  # its traceback has this frame
+            # As _begin and Later do by hand, who have no task of their own for it.
+            verdict = await self._policy.decide(client, head, host, port, record, own=own)
+        except Exception as error:
+            self.refused(question, error)
+            raise
+        self.allowed(question, verdict)
+        return verdict
 
     def _begin(self, question: Question) -> Answer | Later:
         client, head, host, port, record, own = question
@@ -174,7 +176,7 @@ class Asking:
             self._learned.see(question.host, question.port, True)
         return verdict
 
-    def refused(self, question: Question, error: Exception) -> Answer:
+    def refused(self, question: Question, error: Exception) -> Exception:
         """The policy has said no, or could not say. What a client that may not use the proxy
         asks for is not learned."""
         if isinstance(error, Failure):

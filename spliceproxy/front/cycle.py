@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from spliceproxy.errors import ClientGone, Failure, PeerGone, internal
 from spliceproxy.forward.asking import Question
@@ -124,7 +124,7 @@ class Cycle:
         record.target = head.target
         if record.trace is not None:
             record.trace.head(head.method, head.target, head.minor)
-        if not await self._connection.admitted():
+        if self._connection.beyond and not await self._connection.admitted():
             raise Failure(
                 "connection_limit_reached", "this proxy has reached its limit on connections"
             )
@@ -187,10 +187,10 @@ class Cycle:
         connection.resumed = None  # its connection is the exchange's from here on
         return await self._exchange.run()
 
-    async def _decide(self, question: Question) -> Verdict:
+    def _decide(self, question: Question) -> Coroutine[Any, Any, Verdict]:
         """Asks the policy; a client that leaves meanwhile is noticed."""
         self._stream.watch(self._connection.client_gone)
-        return await self._services.asking.answer(question)
+        return self._services.asking.answer(question)
 
     def _check_loop(self, head: RequestHead) -> None:
         via = self._services.rewriting.via

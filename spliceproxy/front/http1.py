@@ -214,10 +214,14 @@ class Connection:
         self.stream.buffer.clear()
         self._cycle = self.cause = self._task = None
 
+    @property
+    def beyond(self) -> bool:
+        """Whether the client came beyond the limit, and has no place yet."""
+        return self._admit is not None
+
     async def admitted(self) -> bool:
-        """Whether the client has a place by now, if it came beyond the limit."""
-        if self._admit is None:
-            return True
+        """Whether a client that came beyond the limit has a place by now."""
+        assert self._admit is not None
         if not await self._admit(self.stream):
             return False
         self._admit = None
