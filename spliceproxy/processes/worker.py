@@ -70,7 +70,7 @@ def run(config: Config, sockets: Sequence[socket.socket], lifeline: int, index: 
         ready += "; requests are traced, so each goes through Python, which is slower"
     if config.engine == "auto" and relay.engine != "native" and index == 0:
         log.warning(
-            "the native engine is not built, so the proxy is slower; install it again with a C "
+            "the native engine cannot be used, so the proxy is slower; install it again with a C "
             "compiler and Python's headers"
         )
     try:

@@ -618,7 +618,7 @@ def test_start_says_that_the_compiled_engine_is_missing(
     proxy = new_proxy(workers=2, env={"PYTHONPATH": path})
     assert (
         proxy.stderr().count(
-            "WARNING the native engine is not built, so the proxy is slower; install"
+            "WARNING the native engine cannot be used, so the proxy is slower; install"
         )
         == 1
     )
