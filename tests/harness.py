@@ -95,6 +95,16 @@ def alive(pid: int) -> bool:
         return False
 
 
+def has_signal(pid: int, field: str, number: int) -> bool:
+    """Whether a signal is in a mask of /proc/PID/status (proc(5)): ShdPnd, those that wait for
+    the process, SigCgt, those that it has a handler for."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        name, _, mask = line.partition(":")
+        if name == field:
+            return bool(int(mask, 16) >> (number - 1) & 1)
+    raise ValueError(field)
+
+
 def descriptors(pid: int) -> int:
     """Open descriptors of a process."""
     return len(os.listdir(f"/proc/{pid}/fd"))

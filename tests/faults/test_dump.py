@@ -7,10 +7,11 @@ import re
 import signal
 import socket
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
-from harness import ProxyProcess, read_exactly, read_head, serving, wait_for
+from harness import ProxyProcess, has_signal, read_exactly, read_head, serving, wait_for
 from test_unread_messages import Unread
 
 SECRET = b"SECRET"
@@ -107,6 +108,9 @@ def answer_once(connection: socket.socket) -> None:
 def test_each_worker_shows_its_own(new_proxy: Callable[..., ProxyProcess]) -> None:
     proxy = new_proxy(workers=2)
     workers = set(proxy.workers())
+    # The proxy is up with its first worker, and one that is still starting ignores the signal.
+    for pid in workers:
+        wait_for(partial(has_signal, pid, "SigCgt", signal.SIGQUIT), "a worker's start")
     text = shown(proxy, lambda text: True)
     found = {int(pid) for pid in re.findall(r"^worker (\d+): native: ", text, re.M)}
     assert found == workers == set(proxy.workers())

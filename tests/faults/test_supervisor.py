@@ -19,6 +19,7 @@ from harness import (
     ProxyProcess,
     alive,
     default_signals,
+    has_signal,
     read_all,
     read_head,
     serving,
@@ -378,7 +379,8 @@ def test_death_just_before_a_stop_is_none_while_draining(new_stub: NewStub) -> N
     pid = stub.worker()
     stub.signal(signal.SIGSTOP)
     os.kill(pid, signal.SIGKILL)
-    wait_for(lambda: not alive(pid), "the worker's end")
+    # Its main thread is a zombie before the others have ended, and waitpid(2) waits for all.
+    wait_for(lambda: has_signal(stub.process.pid, "ShdPnd", signal.SIGCHLD), "the worker's end")
     stub.signal(signal.SIGTERM)
     stub.signal(signal.SIGCONT)
     assert stub.wait() == 0
