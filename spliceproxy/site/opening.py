@@ -122,7 +122,7 @@ def unserved(root: str, *, links: bool) -> list[str]:
                 os.close(open_below(root, names, links=True))
                 continue
             except OSError:
-                pass
+                pass  # why it is refused does not matter here: it is one of those asked for
         found.append(path)
     return sorted(found)
 

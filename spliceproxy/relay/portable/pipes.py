@@ -104,6 +104,6 @@ class PipePool:
             if fcntl.fcntl(w, fcntl.F_GETPIPE_SZ) >= self._size:
                 return pipe
         except OSError:  # EPERM, ENOMEM
-            pass
+            pass  # a pipe that is too small is none: whoever asked copies
         pipe.close()
         return None
