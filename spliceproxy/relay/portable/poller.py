@@ -85,8 +85,18 @@ class Poller:
         """Whose descriptor this is; None if it left epoll in this batch."""
         return self._legs.get(entry)
 
-    def add(self, leg: Leg) -> None:
-        """Puts a leg into epoll. OSError: epoll cannot take it."""
+    def add(self, *legs: Leg) -> None:
+        """Puts legs into epoll. OSError: epoll cannot take one of them, and the loan of every
+        socket has ended."""
+        try:
+            for leg in legs:
+                self._register(leg)
+        except OSError:
+            for leg in legs:
+                self.hand_back(leg)
+            raise
+
+    def _register(self, leg: Leg) -> None:
         mask = leg.wants()
         fd = leg.sock.fileno()
         try:

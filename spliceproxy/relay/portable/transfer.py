@@ -69,14 +69,7 @@ class Transfer:
 
     def start(self, now: float) -> None:
         """Joins epoll; the target too, whose reset would else be seen by a write only."""
-        poller = self._shared.poller
-        try:
-            poller.add(self._source)
-            poller.add(self._target)
-        except OSError:
-            poller.hand_back(self._source)
-            poller.hand_back(self._target)
-            raise
+        self._shared.poller.add(self._source, self._target)
         self._shared.flows[self.ident] = self
         if self._way.left == 0:
             self._end(DONE, 0)

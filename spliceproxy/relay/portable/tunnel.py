@@ -124,14 +124,7 @@ class Tunnel:
 
     def start(self, now: float) -> None:
         """Joins epoll and sends the early data. OSError: it did neither."""
-        poller = self._shared.poller
-        try:
-            for leg in self._legs:
-                poller.add(leg)
-        except OSError:
-            for leg in self._legs:
-                poller.hand_back(leg)
-            raise
+        self._shared.poller.add(*self._legs)
         self._shared.flows[self.ident] = self
         self._shared.tunnels += 1
         self._shared.deadlines.set(self, now + self._shared.options.idle)
