@@ -20,6 +20,10 @@ TRIES = 100
 
 TRY_SECONDS = 0.001
 
+NO_MEMORY = (MemoryError, SystemError)
+"""What the want of memory raises; SystemError is what sys.exc_info() makes of a MemoryError. Made
+once: where they are named in an "except" the pair itself needs memory."""
+
 
 class RelayDriver:
     """Steps a relay when the loop says that it is readable, and when a timer says so.
@@ -221,7 +225,9 @@ class RelayDriver:
                     self._stuck()
                     return
                 time.sleep(TRY_SECONDS)
-        for token, end in each:
+        for said in each:
+            # Unpacking it would need an iterator, as long as this code is not warm.
+            token, end = said[0], said[1]
             try:
                 if not isinstance(token, asyncio.Future):
                     token(end)  # type: ignore[operator]
@@ -238,7 +244,7 @@ class RelayDriver:
             if isinstance(end, Handoff):
                 end.close()
             log.exception("what the relay had to say was lost")
-        except (MemoryError, SystemError):  # what sys.exc_info() makes of a MemoryError
+        except NO_MEMORY:
             pass
         if isinstance(token, asyncio.Future):
             self._stuck()  # its waiter is not woken any more

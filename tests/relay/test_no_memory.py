@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import os
 import socket
 import subprocess
 import sys
 from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +41,14 @@ def played(which: str, **env: str) -> int:
     return int(done.stdout)
 
 
+def alone(function: Callable[..., None], *args: int) -> None:
+    """Calls it in a process of its own. Allocations are refused to every thread of a process,
+    and this one may have servers of other tests in threads, which would die of it."""
+    pytest.importorskip("_testcapi")  # Debian: libpython3-testsuite
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        pool.submit(function, *args).result(120)
+
+
 def test_of_python() -> None:
     native_relay()
     pytest.importorskip("_testcapi")  # Debian: libpython3-testsuite
@@ -55,9 +66,8 @@ def test_of_the_compiled_relay(tmp_path: Path) -> None:
     assert played("malloc", LD_PRELOAD=str(shim)) > 50
 
 
-def test_a_descriptor_that_is_given_away_is_let_go() -> None:
-    """Whoever has it would find it closed, when the socket object is."""
-    refuse = pytest.importorskip("_testcapi")
+def descriptor_given_away() -> None:
+    import _testcapi as refuse
 
     async def main() -> None:
         for first in range(30):
@@ -74,6 +84,11 @@ def test_a_descriptor_that_is_given_away_is_let_go() -> None:
             os.close(fd)
 
     asyncio.run(main())
+
+
+def test_a_descriptor_that_is_given_away_is_let_go() -> None:
+    """Whoever has it would find it closed, when the socket object is."""
+    alone(descriptor_given_away)
 
 
 # ---- the driver ----------------------------------------------------------------------------
@@ -138,10 +153,9 @@ def test_a_hand_off_that_nobody_takes_is_closed(
     assert "not taken" in caplog.text
 
 
-@pytest.mark.parametrize("width", [1, 4, 16])
-def test_hand_offs_that_nobody_takes_are_closed_without_memory(width: int) -> None:
-    """Whatever is refused from the fault of the first one on, the next is closed, too."""
-    refuse = pytest.importorskip("_testcapi")
+def hand_offs_not_taken(width: int) -> None:
+    import _testcapi as refuse
+
     none_left = MemoryError()
 
     async def main() -> None:
@@ -172,9 +186,13 @@ def test_hand_offs_that_nobody_takes_are_closed_without_memory(width: int) -> No
 
 
 @pytest.mark.parametrize("width", [1, 4, 16])
-def test_no_end_is_lost_without_memory_to_tell_of_it(width: int) -> None:
-    """Whatever is refused first while a driver hands out what a relay has said."""
-    refuse = pytest.importorskip("_testcapi")
+def test_hand_offs_that_nobody_takes_are_closed_without_memory(width: int) -> None:
+    """Whatever is refused from the fault of the first one on, the next is closed, too."""
+    alone(hand_offs_not_taken, width)
+
+
+def ends_told(width: int) -> None:
+    import _testcapi as refuse
 
     async def main() -> None:
         driver = RelayDriver(CopyRelay(RelayOptions()), asyncio.get_running_loop())
@@ -190,6 +208,12 @@ def test_no_end_is_lost_without_memory_to_tell_of_it(width: int) -> None:
         driver.close()
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("width", [1, 4, 16])
+def test_no_end_is_lost_without_memory_to_tell_of_it(width: int) -> None:
+    """Whatever is refused first while a driver hands out what a relay has said."""
+    alone(ends_told, width)
 
 
 def test_a_reader_without_memory_says_that_it_is_stuck() -> None:
@@ -211,10 +235,8 @@ def test_a_reader_without_memory_says_that_it_is_stuck() -> None:
         outer.close()
 
 
-@pytest.mark.parametrize("width", [1, 4, 16])
-def test_a_timer_is_set_in_the_end(width: int) -> None:
-    """Whatever is refused first while it is set."""
-    refuse = pytest.importorskip("_testcapi")
+def timer_set(width: int) -> None:
+    import _testcapi as refuse
 
     async def main() -> None:
         driver = RelayDriver(CopyRelay(RelayOptions()), asyncio.get_running_loop())
@@ -234,6 +256,12 @@ def test_a_timer_is_set_in_the_end(width: int) -> None:
             outer.close()
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("width", [1, 4, 16])
+def test_a_timer_is_set_in_the_end(width: int) -> None:
+    """Whatever is refused first while it is set."""
+    alone(timer_set, width)
 
 
 def test_half_a_hand_off_that_is_taken_is_not_closed_twice(new_rig: Any) -> None:
