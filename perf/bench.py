@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import os
 import shutil
 import sys
 import tempfile
+import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from rig import load, machine, report, settings
+from rig.kinds import Kind
 from rig.load import Wrong
 from rig.measures import MEASURES, SMALL, Figures, Measure, idle, sweep_step
 from rig.origins import Origins, origins
+from rig.ours import BEFORE, OURS
 from rig.process import leave_on_sigterm
-from rig.proxies import DIRECT, KINDS, OURS, Kind, Proxy, started
-from rig.settings import IDLE_STEPS, REFERENCES, STEPS, Settings
+from rig.proxies import DIRECT, KINDS, Proxy, started
+from rig.settings import ALL_PEERS, IDLE_STEPS, REFERENCES, STEPS, Settings
 
 START = 1.3  # seconds that a measurement takes beside its own time, for the forecast
 
@@ -29,7 +33,9 @@ class Bench:
 
     def __init__(self, chosen: Settings, servers: Origins, folder: Path) -> None:
         self.settings, self.origins, self.folder = chosen, servers, folder
-        self.kinds = [KINDS[name] for name in (OURS, *REFERENCES, *chosen.peers)]
+        before = [] if KINDS[BEFORE].missing() else [BEFORE]
+        self.kinds = [KINDS[name] for name in (OURS, *before, *REFERENCES, *chosen.peers)]
+        self.measures = [measure for measure in MEASURES if chosen.wants(measure.name)]
         self.samples: dict[str, dict[str, list[Figures]]] = {}
         self.sweep: dict[str, dict[str, Figures]] = {}
         self.idle: dict[str, Figures] = {}
@@ -45,10 +51,11 @@ class Bench:
         number = sum(
             len([1 for k in self.kinds if m.suits(k) and (k.name != DIRECT or not r)])
             for r in range(s.rounds)
-            for m in MEASURES
+            for m in self.measures
         )
-        steps = sum(s.fits(k.name, n, self._sweep_workers(k)) for k in self.kinds for n in STEPS)
-        rest = len(self.kinds) * 16
+        swept = self.kinds if s.wants("sweep") else []
+        steps = sum(s.fits(k.name, n, self._sweep_workers(k)) for k in swept for n in STEPS)
+        rest = len(self.kinds) * 16 * s.wants("idle")
         return ((number + steps) * (s.duration + START) + rest) / 60
 
     def run(self) -> None:
@@ -56,23 +63,24 @@ class Bench:
         for turn in range(self.settings.rounds):
             shift = turn % len(self.kinds)
             order = self.kinds[shift:] + self.kinds[:shift]
-            for measure in MEASURES:
+            for measure in self.measures:
                 for kind in order:
                     if measure.suits(kind) and (kind.name != DIRECT or not turn):
-                        self._measure(measure, kind)
-        for kind in self.kinds:
+                        self._measure(measure, kind, turn)
+        for kind in self.kinds if self.settings.wants("idle") else []:
             self._idle(kind)
-        for clients in STEPS:
+        for clients in STEPS if self.settings.wants("sweep") else []:
             for kind in self.kinds:
-                if kind.forwards and not kind.credentials:
+                if kind.forwards and not kind.more:
                     self._step(kind, clients)
 
-    def _measure(self, measure: Measure, kind: Kind) -> None:
+    def _measure(self, measure: Measure, kind: Kind, turn: int) -> None:
         def work(proxy: Proxy) -> Figures:
             return measure.run(self.settings, self.origins, proxy)
 
         figures = self._try(measure.what, kind, self.settings.workers, work)
         if figures:
+            figures["round"] = turn
             self.samples.setdefault(measure.name, {}).setdefault(kind.name, []).append(figures)
             self._say(kind, f"{measure.what}: {report.brief(measure, figures)}")
 
@@ -135,7 +143,7 @@ class Bench:
 
     def _blame(self, kind: Kind, what: str, why: str) -> None:
         text = f"{kind.name}: {what}: {why}"
-        (self.wrong if kind.name in (OURS, *REFERENCES) else self.failed).append(text)
+        (self.wrong if kind.name in (OURS, BEFORE, *REFERENCES) else self.failed).append(text)
         print(f"WRONG: {text}", file=sys.stderr, flush=True)
 
     def _say(self, kind: Kind, text: str) -> None:
@@ -157,13 +165,29 @@ class Bench:
         }
 
 
+def _help() -> str:
+    peers, names = (
+        textwrap.fill(" ".join(words), 82, subsequent_indent=" " * 10, break_on_hyphens=False)
+        for words in (ALL_PEERS, _names())
+    )
+    return settings.HELP.format(peers=peers, names=names)
+
+
+def _names() -> list[str]:
+    return [*(measure.name for measure in MEASURES), "idle", "sweep"]
+
+
 def main() -> int:
     """The exit status: 1 if an answer was wrong."""
     if sys.argv[1:]:
-        print(f"usage: bash perf/bench.sh, with these in the environment:\n{settings.HELP}")
+        print(f"usage: bash perf/bench.sh, with these in the environment:\n{_help()}")
         return 0 if sys.argv[1] in ("-h", "--help") else 2
     leave_on_sigterm()
     chosen = settings.read(dict(os.environ))
+    for pattern in chosen.only:
+        if not fnmatch.filter(_names(), pattern):
+            print(f"ONLY: nothing is called {pattern!r}; --help lists the names", file=sys.stderr)
+            return 2
     for name in chosen.missing:
         print(f"not installed, left out: {name} ({KINDS[name].install})")
     if not chosen.peers:

@@ -28,8 +28,9 @@ from typing import Any, NamedTuple
 from rig import load, machine, usage
 from rig.build import program
 from rig.load import Wrong
+from rig.ours import OURS
 from rig.process import free_ports, leave_on_sigterm, raise_limit, running
-from rig.proxies import KINDS, OURS, Proxy, started
+from rig.proxies import KINDS, Proxy, started
 from rig.tables import markdown, number
 
 PER_TUNNEL = 16 << 10
@@ -125,7 +126,7 @@ def _kill(clients: list[Client]) -> None:
 
 @contextlib.contextmanager
 def _echo(folder: Path) -> Iterator[int]:
-    port = free_ports(3)
+    port = free_ports(4)
     with running([program("origin"), str(port)], folder, port=port):
         yield port
 

@@ -4,7 +4,8 @@
 
 The values are CPU time of the proxy process for one request. The load program compares
 every byte. Names: page, how the proxy is asked (``absolute``, ``backend``: origin form
-through --default-backend, ``close``: a new connection each), connections.
+through --default-backend, ``close``: a new connection each, ``many``: 1,000 hosts by turns),
+connections.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ CASES = (
     Case("small.html", "absolute", 100),
     Case("small.html", "backend", 100),
     Case("small.html", "close", 100),
+    Case("small.html", "many", 100),
     Case("16k.bin", "absolute", 100),
     Case("128k.bin", "absolute", 32),
     Case("1m.bin", "absolute", 16),
@@ -42,6 +44,8 @@ def measure(loops: int, bed: Bed, case: Case) -> float:
     options = ["-c", str(min(case.conc, loops)), "-n", str(loops)]
     if case.form == "close":
         options.append("-C")
+    if case.form == "many":
+        options += ["-k", "1000"]
 
     def argv(proxy: Proxy, origins: Origins) -> list[str]:
         asked = load.target(proxy, origins, case.page, case.form == "backend")

@@ -110,14 +110,15 @@ static void end(struct relay *r) {
 
 static void connect_asked(struct relay *r) {
     char head[HEAD];
-    unsigned host;
+    unsigned a, b, c;
     int port;
     ssize_t n = recv(r->side[0].fd, head, HEAD - 1, 0);
     if (n < 0 && errno == EAGAIN) return;
     head[n > 0 ? n : 0] = 0;
-    if (!strstr(head, "\r\n\r\n") || sscanf(head, "CONNECT 127.0.0.%u:%d ", &host, &port) != 2)
+    if (!strstr(head, "\r\n\r\n") ||
+        sscanf(head, "CONNECT 127.%u.%u.%u:%d ", &a, &b, &c, &port) != 4)
         return end(r);
-    r->side[1].fd = connect_to(0, host, port);
+    r->side[1].fd = connect_to(0, a << 16 | b << 8 | c, port);
     if (r->side[1].fd < 0) return end(r);
     r->state = CONNECTING;
     ask(&r->side[1], EPOLL_CTL_ADD, EPOLLOUT);

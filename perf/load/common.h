@@ -21,7 +21,7 @@
 
 #define PATTERN 1048583         // bytes, a prime: a block lost, doubled or moved does not match
 #define PATTERN_MORE (1 << 20)  // it goes on behind its end, so that one memcmp is enough
-#define ADDRESSES 8             // targets are 127.0.0.1 to 127.0.0.8
+#define ADDRESSES 8             // targets are 127.0.0.1 to 127.0.0.8, unless told otherwise
 #define EVENTS 256
 
 static int pattern_fd;
@@ -81,6 +81,23 @@ static inline void watch(int epoll, int op, int fd, uint32_t events, void *data)
     if (epoll_ctl(epoll, op, fd, &event)) die("epoll_ctl");
 }
 
+// Writes host `number` of 127.0.0.0/8; the first is 1.
+static inline const char *host_name(char name[16], uint32_t number) {
+    snprintf(name, 16, "127.%u.%u.%u", number >> 16 & 255, number >> 8 & 255, number & 255);
+    return name;
+}
+
+// A listening socket on every address of the loopback interface, and of no other one.
+static inline int listen_on_all(int port) {
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_port = htons(port)};
+    int one = 1, fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+    if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_BINDTODEVICE, "lo", 3) ||
+        bind(fd, (void *)&at, sizeof at) || listen(fd, 4096))
+        die("listen");
+    return fd;
+}
+
 // A listening socket on 127.0.0.`host`.
 static inline int listen_on(uint32_t host, int port) {
     struct sockaddr_in at = address(host, port);
@@ -90,7 +107,7 @@ static inline int listen_on(uint32_t host, int port) {
     return fd;
 }
 
-// Begins to connect from 127.0.0.`source` (0: any) to 127.0.0.`host`; -1 with errno.
+// Begins to connect from host `source` (0: any) of 127.0.0.0/8 to host `host`; -1 with errno.
 static inline int connect_to(uint32_t source, uint32_t host, int port) {
     struct sockaddr_in from = address(source, 0), to = address(host, port);
     int one = 1, fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);

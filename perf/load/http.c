@@ -2,6 +2,7 @@
 // prints one JSON object.
 //
 //     http PORT TARGET HOST FILE [-c CONNECTIONS] [-t SECONDS] [-n REQUESTS] [-r RATE] [-C]
+//                                [-k HOSTS] [-u USERS] [-s SOURCES] [-b BYTES]
 //
 // Sends GET TARGET with Host: HOST to 127.0.0.1:PORT on kept-alive connections that are all
 // open before the first request, from 127.0.0.1 to 127.0.0.32. An answer is right if it is a
@@ -9,15 +10,19 @@
 // request. -r: so many requests a second in all, else each connection asks as fast as it can.
 // It ends after -t seconds or -n requests; what is under way then is waited for.
 //
+// By turns, each request with the next one: -k: so many hosts of 127.0.0.0/8 in place of the
+// 127.0.0.1 of TARGET and HOST; -u: so many users, user000000 with the password secret and so
+// on. -s: so many source addresses, each connection with the next one. -b: POST with so many
+// bytes of the pattern of common.h.
+//
 // A kept-alive connection that ends before the first byte of an answer is opened anew and the
-// request sent again (RFC 9110 section 9.2.2): "retries" counts these.
+// request sent again (RFC 9110 section 9.2.2): "retries" counts these. A POST is not repeated.
 #define _GNU_SOURCE
 #include "common.h"
 
 #include <fcntl.h>
 #include <sys/stat.h>
 
-#define SOURCES 32
 #define HANDSHAKES 256     // at a time, while all are opened
 #define HEAD_MAX 2048
 #define PATIENCE 20000000u  // µs without a right answer, after which what waits has failed
@@ -30,7 +35,9 @@ struct client {
     enum state state;
     int again;  // the connection has carried an answer
     int last;   // the answer says that the connection ends
-    uint64_t since;
+    int blocked;  // the rest of the request's body waits for EPOLLOUT
+    uint64_t since, number;  // of the request, of all that were asked
+    size_t sent;             // of the request's body
     size_t head_size, body;  // bytes so far
     char head[HEAD_MAX + 1];
 };
@@ -38,18 +45,87 @@ struct client {
 static int epoll, port, count = 1, closing, handshakes, opening = 1;
 static double seconds = 1e9, rate;
 static uint64_t most = UINT64_MAX, asked, answered, retries, connects, begin;
+static uint64_t hosts = 1, users, sources = 32;
+static size_t post_size;
 static struct client *clients;
-static char request[4096];
-static size_t request_size;
+static const char *target, *host;
 static const char *want;
 static size_t want_size;
 
-static void ask(struct client *c) {
-    c->head_size = c->body = c->last = 0;
-    c->state = WAITING;
-    if (send(c->fd, request, request_size, 0) == (ssize_t)request_size) return;
+// The Proxy-Authorization line of user `number`.
+static const char *user_line(uint64_t number) {
+    static const char digits[] =
+        "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    static char line[80];
+    char plain[32];
+    int size = snprintf(plain, sizeof plain, "user%06lu:secret", number);  // 17 bytes and more
+    char *to = line + sprintf(line, "Proxy-Authorization: Basic ");
+    for (int i = 0; i < size; i += 3) {
+        unsigned char b = i + 1 < size ? plain[i + 1] : 0, c = i + 2 < size ? plain[i + 2] : 0;
+        *to++ = digits[plain[i] >> 2];
+        *to++ = digits[(plain[i] & 3) << 4 | b >> 4];
+        *to++ = i + 1 < size ? digits[(b & 15) << 2 | c >> 6] : '=';
+        *to++ = i + 2 < size ? digits[c & 63] : '=';
+    }
+    strcpy(to, "\r\n");
+    return line;
+}
+
+// `text` with the host of request `number` in place of its 127.0.0.1.
+static int with_host(char *to, size_t room, const char *text, uint64_t number) {
+    const char *at = hosts > 1 ? strstr(text, "127.0.0.1") : NULL;
+    char name[16];
+    if (!at) return snprintf(to, room, "%s", text);
+    host_name(name, 1 + number % hosts);
+    return snprintf(to, room, "%.*s%s%s", (int)(at - text), text, name, at + strlen("127.0.0.1"));
+}
+
+static size_t request(char to[4096], uint64_t number) {  // its head; 0 if it does not fit
+    static size_t size;
+    static char made[4096];
+    if (!size || hosts > 1 || users) {
+        char where[2048], whom[512], length[64] = "";
+        with_host(where, sizeof where, target, number);
+        with_host(whom, sizeof whom, host, number);
+        if (post_size) snprintf(length, sizeof length, "Content-Length: %zu\r\n", post_size);
+        size = snprintf(made, sizeof made, "%s %s HTTP/1.1\r\nHost: %s\r\n%s%s%s\r\n",
+                        post_size ? "POST" : "GET", where, whom,
+                        users ? user_line(number % users) : credentials(), length,
+                        closing ? "Connection: close\r\n" : "");
+        if (size >= sizeof made) return 0;
+    }
+    memcpy(to, made, size);
+    return size;
+}
+
+static void send_failed(void) {
     if (errno == EPIPE || errno == ECONNRESET) return;  // the read says so too
     failed("send", strerror(errno));
+}
+
+static void give(struct client *c) {  // what is left of the request's body
+    while (c->sent < post_size) {
+        ssize_t n = send(c->fd, pattern + c->sent, post_size - c->sent, 0);
+        if (n < 0 && errno == EAGAIN) {
+            if (!c->blocked) watch(epoll, EPOLL_CTL_MOD, c->fd, EPOLLIN | EPOLLOUT, c);
+            c->blocked = 1;
+            return;
+        }
+        if (n < 0) return send_failed();
+        c->sent += n;
+    }
+    if (c->blocked) watch(epoll, EPOLL_CTL_MOD, c->fd, EPOLLIN, c);
+    c->blocked = 0;
+}
+
+static void ask(struct client *c) {
+    char head[4096];
+    size_t size = request(head, c->number);
+    c->head_size = c->body = c->last = c->blocked = 0;
+    c->sent = 0;
+    c->state = WAITING;
+    if (send(c->fd, head, size, post_size ? MSG_MORE : 0) != (ssize_t)size) return send_failed();
+    if (post_size) give(c);
 }
 
 static int more_to_ask(void) { return !opening && asked < most && now_us() - begin < seconds * 1e6; }
@@ -57,7 +133,7 @@ static int more_to_ask(void) { return !opening && asked < most && now_us() - beg
 static void reopen(struct client *c) {
     connects++;
     c->again = 0;
-    c->fd = connect_to(1 + connects % SOURCES, 1, port);
+    c->fd = connect_to(1 + connects % sources, 1, port);
     c->state = CONNECTING;
     if (c->fd < 0) {
         c->state = CLOSED;
@@ -74,7 +150,7 @@ static void leave(struct client *c) {
 }
 
 static void first_ask(struct client *c) {  // a request that was not asked before
-    asked++;
+    c->number = asked++;
     c->since = now_us();
     if (c->state == CLOSED) return reopen(c);
     ask(c);
@@ -96,6 +172,7 @@ static void connected(struct client *c) {
 }
 
 static void right(struct client *c) {
+    if (c->sent < post_size) return wrong(c, "answer", "before the request's end");
     latency(now_us() - c->since);
     answered++;
     c->since = 0;
@@ -144,7 +221,8 @@ static void head(struct client *c, const char *data, size_t size) {
 
 static void over(struct client *c, const char *how) {  // the connection has ended
     if (c->state == READY) return leave(c);
-    if (c->state == READING || c->head_size || !c->again) return wrong(c, "early end", how);
+    if (c->state == READING || c->head_size || !c->again || post_size)
+        return wrong(c, "early end", how);
     leave(c);
     retries++;
     reopen(c);
@@ -169,7 +247,8 @@ static void turn(int milliseconds) {
     for (int i = 0; i < n; i++) {
         struct client *c = events[i].data.ptr;
         if (c->state == CONNECTING) connected(c);
-        else if (c->state != CLOSED) readable(c);
+        else if (c->state != CLOSED && events[i].events & ~EPOLLOUT) readable(c);
+        else if (c->state != CLOSED) give(c);
     }
 }
 
@@ -226,27 +305,34 @@ static void expect(const char *path) {
 
 static int usage(void) {
     fprintf(stderr, "usage: http PORT TARGET HOST FILE [-c CONNECTIONS] [-t SECONDS] "
-                    "[-n REQUESTS] [-r RATE] [-C]\n");
+                    "[-n REQUESTS] [-r RATE] [-C] [-k HOSTS] [-u USERS] [-s SOURCES] "
+                    "[-b BYTES]\n");
     return 2;
 }
 
 int main(int argc, char **argv) {
     if (argc < 5) return usage();
     optind = 5;
-    for (int option; (option = getopt(argc, argv, "c:t:n:r:C")) > 0;) {
+    for (int option; (option = getopt(argc, argv, "c:t:n:r:k:u:s:b:C")) > 0;) {
         if (option == 'c') count = atoi(optarg);
         else if (option == 't') seconds = atof(optarg);
         else if (option == 'n') most = atoll(optarg);
         else if (option == 'r') rate = atof(optarg);
+        else if (option == 'k') hosts = atoll(optarg);
+        else if (option == 'u') users = atoll(optarg);
+        else if (option == 's') sources = atoll(optarg);
+        else if (option == 'b') post_size = atoll(optarg);
         else if (option == 'C') closing = 1;
         else return usage();
     }
     port = atoi(argv[1]);
     expect(argv[4]);
-    request_size = snprintf(request, sizeof request, "GET %s HTTP/1.1\r\nHost: %s\r\n%s%s\r\n",
-                            argv[2], argv[3], credentials(), closing ? "Connection: close\r\n" : "");
-    if (request_size >= sizeof request) return usage();
+    target = argv[2];
+    host = argv[3];
+    char head[4096];
+    if (!hosts || !sources || post_size > PATTERN || !request(head, 0)) return usage();
     prepare_process();
+    if (post_size) pattern_make();
     epoll = epoll_create1(0);
     clients = calloc(count, sizeof *clients);
     if (!clients) die("calloc");

@@ -1,24 +1,33 @@
-// origin.c: what tunnels lead to, on 127.0.0.1 to 127.0.0.8, one epoll thread.
+// origin.c: what tunnels and requests with a body lead to, on every address of 127.0.0.0/8, one
+// epoll thread.
 //
 //     origin PORT
 //
 // PORT    echo: sends back what it reads
 // PORT+1  chargen: sends the pattern of common.h for ever, by sendfile(2)
 // PORT+2  discard: reads to the end, then says how many bytes that were, and closes
+// PORT+3  take: HTTP/1.1 for requests with a Content-Length; answers 200 and "ok" if the body is
+//         that of the pattern, else 422 and "no"; to a request without a body it says how many
+//         bodies it has taken
 #define _GNU_SOURCE
 #include "common.h"
 
-enum kind { ECHO, CHARGEN, DISCARD, LISTENER };
+#define HEAD_MAX 4096
+
+enum kind { ECHO, CHARGEN, DISCARD, TAKE, LISTENER };
 
 struct connection {
     int fd;
     enum kind kind, serves;  // serves: of a listener
     uint64_t moved;
-    char *kept;  // what the echo could not send yet
+    char *kept;  // what the echo could not send yet; the head of a request that is taken
     size_t kept_size, kept_sent;
+    uint64_t left;  // of a body that is taken; `moved` are the bytes before
+    int wrong;
 };
 
 static int epoll;
+static uint64_t taken;
 
 static void end(struct connection *c) {
     close(c->fd);
@@ -81,6 +90,59 @@ static void discard(struct connection *c) {
     }
 }
 
+static int answer(struct connection *c, const char *status, const char *text) {  // -1: over
+    char head[128];
+    int size = snprintf(head, sizeof head, "HTTP/1.1 %s\r\nContent-Length: %zu\r\n\r\n%s", status,
+                        strlen(text), text);
+    c->kept_size = c->moved = c->wrong = 0;
+    return send(c->fd, head, size, 0) == size ? 0 : -1;
+}
+
+static int body_taken(struct connection *c) {
+    taken++;
+    return c->wrong ? answer(c, "422 Wrong Bytes", "no") : answer(c, "200 OK", "ok");
+}
+
+static size_t take_head(struct connection *c, const char *data, size_t size) {  // 0: it is over
+    size_t before = c->kept_size, room = HEAD_MAX - before;
+    size_t part = size < room ? size : room;
+    if (!c->kept && !(c->kept = malloc(HEAD_MAX + 1))) die("malloc");
+    memcpy(c->kept + before, data, part);
+    c->kept[c->kept_size += part] = 0;
+    char *end = strstr(c->kept, "\r\n\r\n");
+    if (!end) return c->kept_size < HEAD_MAX ? part : 0;
+    end[2] = 0;
+    const char *length = strcasestr(c->kept, "\r\ncontent-length:");
+    c->left = length ? strtoull(length + strlen("\r\ncontent-length:"), NULL, 10) : 0;
+    size_t used = end + 4 - c->kept - before;
+    if (c->left > PATTERN) return 0;
+    if (c->left) return used;
+    char count[32];
+    snprintf(count, sizeof count, "%lu", taken);
+    return answer(c, "200 OK", count) ? 0 : used;
+}
+
+static void take(struct connection *c) {
+    static char buffer[1 << 17];
+    ssize_t got = recv(c->fd, buffer, sizeof buffer, 0);
+    if (got < 0 && errno == EAGAIN) return;
+    if (got <= 0) return end(c);
+    for (size_t at = 0, size = got; at < size;) {
+        if (!c->left) {
+            size_t used = take_head(c, buffer + at, size - at);
+            if (!used) return end(c);
+            at += used;
+            continue;
+        }
+        size_t part = size - at < c->left ? size - at : c->left;
+        if (memcmp(buffer + at, pattern + c->moved, part)) c->wrong = 1;
+        at += part;
+        c->moved += part;
+        c->left -= part;
+        if (!c->left && body_taken(c)) return end(c);
+    }
+}
+
 static void accept_some(struct connection *listener) {
     for (int i = 0; i < 64; i++) {
         int one = 1, fd = accept4(listener->fd, NULL, NULL, SOCK_NONBLOCK);
@@ -109,15 +171,14 @@ int main(int argc, char **argv) {
     prepare_process();
     pattern_make();
     epoll = epoll_create1(0);
-    for (enum kind kind = ECHO; kind <= DISCARD; kind++)
-        for (int host = 1; host <= ADDRESSES; host++) {
-            struct connection *c = calloc(1, sizeof *c);
-            if (!c) die("calloc");
-            c->fd = listen_on(host, atoi(argv[1]) + kind);
-            c->kind = LISTENER;
-            c->serves = kind;
-            watch(epoll, EPOLL_CTL_ADD, c->fd, EPOLLIN, c);
-        }
+    for (enum kind kind = ECHO; kind < LISTENER; kind++) {
+        struct connection *c = calloc(1, sizeof *c);
+        if (!c) die("calloc");
+        c->fd = listen_on_all(atoi(argv[1]) + kind);
+        c->kind = LISTENER;
+        c->serves = kind;
+        watch(epoll, EPOLL_CTL_ADD, c->fd, EPOLLIN, c);
+    }
     struct epoll_event events[EVENTS];
     for (;;) {
         int n = epoll_wait(epoll, events, EVENTS, -1);
@@ -126,6 +187,7 @@ int main(int argc, char **argv) {
             if (c->kind == ECHO) echo(c);
             else if (c->kind == CHARGEN) chargen(c, events[i].events);
             else if (c->kind == DISCARD) discard(c);
+            else if (c->kind == TAKE) take(c);
             else accept_some(c);
         }
     }

@@ -1,7 +1,7 @@
 // tunnel.c: a client of CONNECT tunnels, one epoll thread; prints one JSON object.
 //
 //     tunnel MODE PORT TARGET_PORT [-c TUNNELS] [-t SECONDS] [-m COUNT] [-d down|up] [-r RATE]
-//                                  [-s SOURCE] [-D]
+//                                  [-s SOURCE] [-k HOSTS] [-D]
 //
 // setup     opens, sends 32 bytes, reads their echo, closes, again; -c at a time
 // pingpong  each tunnel bounces 64 bytes off an echo; -r: so many messages a second in all,
@@ -13,7 +13,8 @@
 //
 // It ends after -t seconds or -m tunnels or messages. Every byte of an echo is compared, in
 // bulk every byte of the first read of a wake-up. -D: PORT is a relay or the origin, no
-// CONNECT. Sources are 127.0.0.SOURCE and the 31 after it, targets 127.0.0.1 to 127.0.0.8.
+// CONNECT. Sources are 127.0.0.SOURCE and the 31 after it, targets the first 8 hosts of
+// 127.0.0.0/8 by turns, or as many as -k says.
 #define _GNU_SOURCE
 #include "common.h"
 
@@ -35,6 +36,7 @@ struct tunnel {
 
 static enum mode mode;
 static int epoll, port, target_port, count = 1, direct, up, source = 1, stopping;
+static int hosts = ADDRESSES;
 static double seconds = 1e9, rate;
 static uint64_t most = INT64_MAX, started, opened, finished, messages, bytes;
 static int handshakes;
@@ -81,11 +83,10 @@ static void ask(struct tunnel *t) {
     int error = socket_error(t->fd);
     if (error) return broken(t, "connect", strerror(error));
     if (direct) return established(t);
-    char head[512];
-    int host = 1 + started % ADDRESSES;
-    int size = snprintf(head, sizeof head,
-                        "CONNECT 127.0.0.%d:%d HTTP/1.1\r\nHost: 127.0.0.%d:%d\r\n%s\r\n", host,
-                        target_port, host, target_port, credentials());
+    char head[512], host[16];
+    host_name(host, 1 + started % hosts);
+    int size = snprintf(head, sizeof head, "CONNECT %s:%d HTTP/1.1\r\nHost: %s:%d\r\n%s\r\n",
+                        host, target_port, host, target_port, credentials());
     if (send(t->fd, head, size, 0) != size) return broken(t, "send CONNECT", strerror(errno));
     t->state = ASKED;
     watch(epoll, EPOLL_CTL_MOD, t->fd, EPOLLIN, t);
@@ -298,7 +299,7 @@ static void obey(void) {
 
 static int usage(void) {
     fprintf(stderr, "usage: tunnel setup|pingpong|bulk|idle PORT TARGET_PORT [-c TUNNELS] "
-                    "[-t SECONDS] [-m COUNT] [-d down|up] [-r RATE] [-s SOURCE] [-D]\n");
+                    "[-t SECONDS] [-m COUNT] [-d down|up] [-r RATE] [-s SOURCE] [-k HOSTS] [-D]\n");
     return 2;
 }
 
@@ -310,16 +311,18 @@ int main(int argc, char **argv) {
     port = atoi(argv[2]);
     target_port = atoi(argv[3]);
     optind = 4;
-    for (int option; (option = getopt(argc, argv, "c:t:m:d:r:s:D")) > 0;) {
+    for (int option; (option = getopt(argc, argv, "c:t:m:d:r:s:k:D")) > 0;) {
         if (option == 'c') count = atoi(optarg);
         else if (option == 't') seconds = atof(optarg);
         else if (option == 'm') most = atoll(optarg);
         else if (option == 'd') up = *optarg == 'u';
         else if (option == 'r') rate = atof(optarg);
         else if (option == 's') source = atoi(optarg);
+        else if (option == 'k') hosts = atoi(optarg);
         else if (option == 'D') direct = 1;
         else return usage();
     }
+    if (hosts < 1) return usage();
     prepare_process();
     pattern_make();
     epoll = epoll_create1(0);

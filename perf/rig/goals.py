@@ -2,36 +2,79 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
-from . import tables
-from .proxies import C_LOOP, KINDS, OURS
+from . import ratios, tables
+from .kinds import Kind
+from .measures import MEASURES, SMALL
+from .ours import OURS
+from .proxies import C_LOOP, KINDS
 
-_CPU = (  # what, goal, measure, proxy to divide by
-    ("A: GET 330 B, kept alive", "1.0 x haproxy", "wrk-forward-small", "haproxy"),
-    ("A2: GET 330 B, a new connection each", "1.0 x haproxy", "close-small", "haproxy"),
-    ("B: GET 128 KiB", "1.0 x haproxy", "wrk-forward-128k", "haproxy"),
-    ("B: GET 1 MiB", "1.0 x haproxy", "wrk-forward-1m", "haproxy"),
-    ("C: CONNECT set-up", "1.0 x haproxy's relay", "setup", "haproxy"),
-    ("C: CONNECT set-up", "0.5 x any with CONNECT", "setup", ""),
-    ("C: CONNECT set-up", "- (a C loop)", "setup", C_LOOP),
-    ("D: 1 tunnel, down", "1.0 x haproxy", "bulk-down-1", "haproxy"),
-    ("D: 1 tunnel, down", "1.1 x a C loop", "bulk-down-1", C_LOOP),
-    ("D: 16 tunnels, down", "1.0 x haproxy", "bulk-down-16", "haproxy"),
-    ("D: 16 tunnels, down", "1.1 x a C loop", "bulk-down-16", C_LOOP),
-    ("D: 16 tunnels, up", "1.0 x haproxy", "bulk-up-16", "haproxy"),
-    ("D: 16 tunnels, up", "1.1 x a C loop", "bulk-up-16", C_LOOP),
-    ("E: ping-pong, 1 tunnel", "1.0 x nginx stream", "pingpong-1", "nginx-stream"),
-    ("E: ping-pong, 1 tunnel", "- (a C loop)", "pingpong-1", C_LOOP),
-    ("E: ping-pong, 100 tunnels", "1.0 x nginx stream", "pingpong-100", "nginx-stream"),
-    ("E: ping-pong, 100 tunnels", "- (haproxy)", "pingpong-100", "haproxy"),
-    ("E: ping-pong, 100 tunnels", "- (a C loop)", "pingpong-100", C_LOOP),
+
+class Goal(NamedTuple):
+    """CPU time of ``of`` in ``measure`` by that of ``by``, "" for the best peer that ends
+    CONNECT itself; in ``by_measure``, where that is another one."""
+
+    what: str
+    goal: str
+    measure: str
+    by: str
+    of: str = OURS
+    by_measure: str = ""
+
+
+_GET = f"wrk-forward-{SMALL.partition('.')[0]}"
+
+
+def _more(name: str, goal: str, measure: str = _GET) -> Goal:
+    """What something more for each request costs."""
+    kind = KINDS[f"{OURS}+{name}"]
+    letter = "A" if measure == _GET else "C"
+    return Goal(f"{letter}, with {kind.more}", goal, measure, OURS, kind.name)
+
+
+GOALS = (
+    Goal("A: GET 330 B, kept alive", "1.0 x haproxy", _GET, "haproxy"),
+    _more("function", "1.5 x A"),
+    _more("async", "2.0 x A"),
+    _more("on_close", "1.5 x A"),
+    _more("log", "1.1 x A"),
+    _more("auth", "-"),
+    _more("rules", "-"),
+    Goal("A, 1,000 hosts by turns", "1.5 x A", "wrk-many-small", OURS, by_measure=_GET),
+    Goal("A2: GET 330 B, a new connection each", "1.0 x haproxy", "close-small", "haproxy"),
+    Goal("B: GET 128 KiB", "1.0 x haproxy", "wrk-forward-128k", "haproxy"),
+    Goal("B: GET 1 MiB", "1.0 x haproxy", "wrk-forward-1m", "haproxy"),
+    Goal("C: CONNECT set-up", "1.0 x haproxy's relay", "setup", "haproxy"),
+    Goal("C: CONNECT set-up", "0.5 x any with CONNECT", "setup", ""),
+    Goal("C: CONNECT set-up", "- (nginx 1.31)", "setup", "nginx-tunnel"),
+    Goal("C: CONNECT set-up", "- (a C loop)", "setup", C_LOOP),
+    _more("function", "1.25 x C", "setup"),
+    Goal("C, with a function", "1.0 x tinyproxy", "setup", "tinyproxy", f"{OURS}+function"),
+    Goal("C, 20,000 hosts by turns", "1.25 x C", "setup-many", OURS, by_measure="setup"),
+    Goal("C, 20,000 hosts by turns", "1.0 x nginx 1.31", "setup-many", "nginx-tunnel"),
+    Goal("D: 1 tunnel, down", "1.0 x haproxy", "bulk-down-1", "haproxy"),
+    Goal("D: 1 tunnel, down", "1.1 x a C loop", "bulk-down-1", C_LOOP),
+    Goal("D: 16 tunnels, down", "1.0 x haproxy", "bulk-down-16", "haproxy"),
+    Goal("D: 16 tunnels, down", "1.1 x a C loop", "bulk-down-16", C_LOOP),
+    Goal("D: 16 tunnels, up", "1.0 x haproxy", "bulk-up-16", "haproxy"),
+    Goal("D: 16 tunnels, up", "1.1 x a C loop", "bulk-up-16", C_LOOP),
+    Goal("E: ping-pong, 1 tunnel", "1.0 x nginx stream", "pingpong-1", "nginx-stream"),
+    Goal("E: ping-pong, 1 tunnel", "- (a C loop)", "pingpong-1", C_LOOP),
+    Goal("E: ping-pong, 100 tunnels", "1.0 x nginx stream", "pingpong-100", "nginx-stream"),
+    Goal("E: ping-pong, 100 tunnels", "- (haproxy)", "pingpong-100", "haproxy"),
+    Goal("E: ping-pong, 100 tunnels", "- (a C loop)", "pingpong-100", C_LOOP),
+    Goal("P: POST 1 KiB", "1.0 x haproxy", "post-1k", "haproxy"),
+    Goal("P: POST 128 KiB", "1.0 x haproxy", "post-128k", "haproxy"),
 )
+
+_UNITS = {measure.name: measure.cpu.partition("/")[0] for measure in MEASURES}
 
 
 def table(results: dict[str, Any]) -> str:
-    """Markdown: CPU time by the peer's, then what has a number of its own."""
-    rows = [(*row[:2], _ratio(results["medians"], *row[2:])) for row in _CPU]
+    """Markdown: CPU time by the other's, then what has a number of its own. With three rounds
+    or more a ratio has the interval of ``ratios.paired``."""
+    rows = [(goal.what, goal.goal, _ratio(results, goal)) for goal in GOALS]
     idle = results["idle"].get(OURS)
     if idle:
         text = f"{idle['bytes'] / 1024:.2f} KiB, {idle['descriptors']:.2f} descriptors, "
@@ -41,23 +84,32 @@ def table(results: dict[str, Any]) -> str:
         step = results["sweep"].get(OURS, {}).get(clients)
         text = f"{step['rate']:,.0f} req/s, {step['p99'] / 1e3:.1f} s" if step else "-"
         rows.append((f"G: {int(clients):,} clients", "10,000 req/s, p99 < 2 s", text))
+    stalled = results["medians"].get("stalled", {}).get(OURS)
+    text = f"{tables.number(stalled['held'])} MiB" if stalled else "-"
+    rows.append(("S: held for a download that nobody reads", "1.0 MiB", text))
     start = results["start"].get(OURS)
-    rows.append(("I: start to first answer", "150 ms", f"{start * 1e3:.0f} ms" if start else "-"))
-    return tables.markdown(["", "goal", "this run"], rows)
+    rows.append(("I: start to first answer", "120 ms", f"{start * 1e3:.0f} ms" if start else "-"))
+    return tables.markdown(["", "goal", "this run"], [row for row in rows if row[2] != "-"])
 
 
-def _ratio(medians: dict[str, dict[str, Any]], measure: str, name: str) -> str:
-    """Ours by that of ``name``, or of the best peer that ends CONNECT itself."""
-    cpu = {n: figures["cpu"] for n, figures in medians.get(measure, {}).items()}
-    if not name:
-        real = [n for n in cpu if not n.startswith(OURS) and n != C_LOOP and not KINDS[n].relay]
-        name = min(real, key=lambda n: cpu[n], default="")
-    if not cpu.get(name) or not cpu.get(OURS):
+def _ratio(results: dict[str, Any], goal: Goal) -> str:
+    samples, medians = results["samples"], results["medians"]
+    by_measure = goal.by_measure or goal.measure
+    by = goal.by or _best(medians.get(by_measure, {}))
+    ours = samples.get(goal.measure, {}).get(goal.of, [])
+    ratio = ratios.paired(ours, samples.get(by_measure, {}).get(by, []))
+    if ratio is None:
         return "-"
-    ours, theirs = (_unit(measure, cpu[n]) for n in (OURS, name))
-    return f"{cpu[OURS] / cpu[name]:.2f} ({ours} against {theirs}, {name})"
+    figures = (
+        f"{tables.number(medians[measure][name]['cpu'])} {_UNITS[measure]}"
+        for measure, name in ((goal.measure, goal.of), (by_measure, by))
+    )
+    return f"{ratio} ({' against '.join(figures)}{'' if by == OURS else f', {by}'})"
 
 
-def _unit(measure: str, value: float) -> str:
-    big = measure.startswith("bulk") or measure.endswith(("128k", "1m"))
-    return f"{tables.number(value)} {'s/GB' if big else 'µs'}"
+def _best(medians: dict[str, dict[str, Any]]) -> str:
+    def ends_connect(kind: Kind) -> bool:
+        return not kind.name.startswith(OURS) and kind.name != C_LOOP and not kind.relay
+
+    real = [name for name in medians if ends_connect(KINDS[name])]
+    return min(real, key=lambda name: float(medians[name]["cpu"]), default="")

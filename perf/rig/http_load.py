@@ -40,13 +40,19 @@ time = {seconds}S
 
 
 def wrk(
-    proxy: Proxy, origins: Origins, page: str, conc: int, seconds: float, backend: bool = False
+    proxy: Proxy,
+    origins: Origins,
+    page: str,
+    conc: int,
+    seconds: float,
+    backend: bool = False,
+    hosts: int = 1,
 ) -> dict[str, Any]:
-    """One thread of wrk on kept-alive connections."""
+    """One thread of wrk on kept-alive connections, for so many hosts by turns."""
     asked = load.target(proxy, origins, page, backend)
     argv = ["wrk", "-t1", f"-c{conc}", f"-d{max(1, round(seconds))}s", "--timeout", "20s"]
     argv += ["-s", str(WRK), f"http://127.0.0.1:{asked.port}"]
-    env = {"TARGET": asked.target, "HOST": asked.host}
+    env = {"TARGET": asked.target, "HOST": asked.host, "HOSTS": str(hosts)}
     report = _counted(proxy, origins, asked, argv, conc, seconds, env)
     if report["broken"] and not proxy.kind.closes:
         raise Wrong(f"wrk: {report['broken']} connections broke")
@@ -95,6 +101,23 @@ def all_checked(
     return report
 
 
+def post(proxy: Proxy, origins: Origins, size: int, conc: int, seconds: float) -> dict[str, Any]:
+    """POST with ``size`` bytes on kept-alive connections; the origin compares every byte."""
+    options = ["-c", str(conc), "-t", str(seconds), "-b", str(size)]
+    before = origins.bodies()
+    report = load.run(proxy, origins, poster(proxy, origins).checker(*options), seconds)
+    _check_count(report, origins.bodies() - before, 0)
+    return report
+
+
+def poster(proxy: Proxy, origins: Origins) -> Target:
+    """The origin that takes bodies."""
+    port = origins.echo + 3
+    host = f"127.0.0.1:{port}"
+    to = proxy.port if proxy.pid else port
+    return Target(to, f"http://{host}/", host, origins.taken, proxy.kind.credentials)
+
+
 def installed(name: str) -> bool:
     """Whether wrk or siege can be run."""
     return shutil.which(name) is not None
@@ -128,3 +151,4 @@ def _check_count(report: dict[str, Any], seen: int, more: int) -> None:
         raise Wrong("no answer at all")
     if not answered <= seen <= answered + more:
         raise Wrong(f"{answered} answers, but the origin has counted {seen} requests")
+    load.check_counts(report, answered, more)

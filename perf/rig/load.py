@@ -90,6 +90,7 @@ def run(
     ``beside`` is a checker that runs at the same time; its requests are added. Wrong where
     one of them has seen an error. ``others`` is what else used the machine, in cores.
     """
+    counted = {what: _settled(proxy, what) for what in proxy.kind.counts}
     proxy_before, origin_before = cpu_seconds(proxy.pid), origins.cpu_seconds()
     children, machine, begin = _children(), machine_seconds(), time.monotonic()
     env = {**os.environ, **(env or {})}
@@ -113,7 +114,25 @@ def run(
     spent = time.monotonic() - begin
     known = report["proxy_cpu"] + report["origin_cpu"] + report["load_cpu"]
     report["others"] = max(0.0, machine_seconds() - machine - known) / spent
+    report["counted"] = {what: _settled(proxy, what) - n for what, n in counted.items()}
     return report
+
+
+def check_counts(report: dict[str, Any], units: int, more: int = 0) -> None:
+    """Wrong unless a function of the proxy has counted ``units``, or up to ``more`` above it:
+    what was under way when the time was over."""
+    for what, number in report["counted"].items():
+        if not units <= number <= units + more:
+            raise Wrong(f"{units} answers, but the function has counted {number} {what}")
+
+
+def _settled(proxy: Proxy, what: str) -> int:
+    """The count, once it has stood still; ends are told in batches."""
+    before, now = -1, proxy.count(what)
+    while before != now:
+        time.sleep(0.1)
+        before, now = now, proxy.count(what)
+    return now
 
 
 def _output(argv: Sequence[str], seconds: float, env: dict[str, str]) -> str:

@@ -10,7 +10,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from .proxies import find
+from .kinds import find
+from .ours import BEFORE
 
 _VERSIONS = {
     "spliceproxy": (sys.executable, "-m", "spliceproxy", "--version"),
@@ -22,6 +23,8 @@ _VERSIONS = {
     "proxy.py": ("proxy", "--version"),
     "pproxy": ("pproxy", "--version"),
     "nginx": ("nginx", "-v"),
+    "nginx-tunnel": ("nginx-1.31", "-v"),
+    "spliceproxy-before": (BEFORE, "-m", "spliceproxy", "--version"),
     "wrk": ("wrk", "-v"),
     "siege": ("siege", "-V"),
     "cc": ("cc", "--version"),

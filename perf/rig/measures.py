@@ -11,10 +11,12 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from . import http_load, load, usage
+from . import http_load, load, stalled, usage
+from .kinds import Kind
 from .load import Wrong
 from .origins import PAGES, Origins
-from .proxies import DIRECT, OURS, Kind, Proxy
+from .ours import BEFORE, OURS
+from .proxies import C_LOOP, DIRECT, Proxy
 from .settings import Settings
 
 Figures = dict[str, Any]
@@ -22,6 +24,11 @@ Figures = dict[str, Any]
 SMALL = "small.html"
 REST = 1.6  # seconds after which a tunnel is idle for good (spliceproxy.relay.interface.REST)
 ACTIVE = 100  # one idle tunnel in so many is active at the end
+AT_ONCE = 64  # tunnels that are being set up
+ADDRESSES = 8  # hosts, where they are not what is measured
+GET_HOSTS = 1000
+CONNECT_HOSTS = 20_000
+STALLED = 100
 
 
 class Measure(NamedTuple):
@@ -36,7 +43,7 @@ class Measure(NamedTuple):
 
 
 def _forwards(kind: Kind) -> bool:
-    return kind.forwards and not kind.credentials
+    return kind.forwards and not kind.more
 
 
 def _forwards_small(kind: Kind) -> bool:
@@ -44,7 +51,7 @@ def _forwards_small(kind: Kind) -> bool:
 
 
 def _tunnels(kind: Kind) -> bool:
-    return kind.tunnels and not kind.credentials
+    return kind.tunnels and not kind.more
 
 
 def _tunnels_often(kind: Kind) -> bool:
@@ -56,7 +63,15 @@ def _sieged(kind: Kind) -> bool:
 
 
 def _ours(kind: Kind) -> bool:
-    return kind.name == OURS
+    return kind.name in (OURS, BEFORE)
+
+
+def _bodies(kind: Kind) -> bool:
+    return _forwards(kind) and not kind.closes
+
+
+def _stalls(kind: Kind) -> bool:
+    return _tunnels(kind) and kind.name not in (DIRECT, C_LOOP)
 
 
 def _figures(report: dict[str, Any], rate: float, units: float, scale: float) -> Figures:
@@ -116,10 +131,33 @@ def _close(settings: Settings, origins: Origins, proxy: Proxy) -> Figures:
     )
 
 
-def _setup(settings: Settings, origins: Origins, proxy: Proxy) -> Figures:
-    options = ("-c", "64", "-t", str(settings.duration))
-    report = load.run(proxy, origins, proxy.tunnel("setup", 0, *options), settings.duration)
-    return _figures(report, report["finished"], report["finished"], 1e6)
+def _many(settings: Settings, origins: Origins, proxy: Proxy) -> Figures:
+    report = http_load.wrk(proxy, origins, SMALL, settings.conc, settings.duration, hosts=GET_HOSTS)
+    return _requests(report)
+
+
+def _post(size: int, conc: int) -> Callable[[Settings, Origins, Proxy], Figures]:
+    def run(settings: Settings, origins: Origins, proxy: Proxy) -> Figures:
+        return _requests(http_load.post(proxy, origins, size, conc, settings.duration))
+
+    return run
+
+
+def _setup(hosts: int) -> Callable[[Settings, Origins, Proxy], Figures]:
+    def run(settings: Settings, origins: Origins, proxy: Proxy) -> Figures:
+        options = ("-c", str(AT_ONCE), "-t", str(settings.duration), "-k", str(hosts))
+        report = load.run(proxy, origins, proxy.tunnel("setup", 0, *options), settings.duration)
+        load.check_counts(report, report["finished"], AT_ONCE)
+        return _figures(report, report["finished"], report["finished"], 1e6)
+
+    return run
+
+
+def _stalled(settings: Settings, origins: Origins, proxy: Proxy) -> Figures:
+    """MiB for one download; ``cpu`` and ``rate`` are none, for it is mostly rest."""
+    held = stalled.measure(origins, proxy, STALLED)
+    each = {name: size / STALLED / (1 << 20) for name, size in held._asdict().items()}
+    return {"held": sum(each.values()), **each}
 
 
 def _bulk(tunnels: int, way: str) -> Callable[[Settings, Origins, Proxy], Figures]:
@@ -151,8 +189,19 @@ def _all() -> list[Measure]:
             found += [_get(page, tool, backend) for page in pages]
     close = "GET 330 B, forwarded, a new connection each"
     found.append(Measure("close-small", close, "req/s", "µs/req", _forwards_small, _close))
-    what = "CONNECT, 32 bytes echoed, close; 64 at a time"
-    found.append(Measure("setup", what, "tunnels/s", "µs/tunnel", _tunnels_often, _setup))
+    if http_load.installed("wrk"):
+        what = f"wrk: GET 330 B, forwarded, {GET_HOSTS:,} hosts by turns"
+        found.append(Measure("wrk-many-small", what, "req/s", "µs/req", _bodies, _many))
+    for name, size, conc in (("post-1k", 1 << 10, 100), ("post-128k", 128 << 10, 32)):
+        what = f"POST {size >> 10} KiB, {conc} connections"
+        found.append(Measure(name, what, "req/s", "µs/req", _bodies, _post(size, conc)))
+    for name, hosts, suits in (
+        ("setup", ADDRESSES, _tunnels_often),
+        ("setup-many", CONNECT_HOSTS, _tunnels),
+    ):
+        what = f"CONNECT, 32 bytes echoed, close; {AT_ONCE} at a time"
+        what += f", {hosts:,} hosts by turns" if hosts > ADDRESSES else ""
+        found.append(Measure(name, what, "tunnels/s", "µs/tunnel", suits, _setup(hosts)))
     for tunnels, way in ((1, "down"), (16, "down"), (16, "up")):
         plural = "s" if tunnels > 1 else ""
         what = f"{tunnels} tunnel{plural}, {way}load"
@@ -163,6 +212,8 @@ def _all() -> list[Measure]:
         name = f"pingpong-{tunnels}"
         run = _pingpong(tunnels)
         found.append(Measure(name, what, "msg/s", "µs/msg", _tunnels, run))
+    what = f"{STALLED} downloads that their clients stop reading"
+    found.append(Measure("stalled", what, "", "", _stalls, _stalled))
     return found
 
 

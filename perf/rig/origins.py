@@ -44,16 +44,19 @@ http {{
     open_file_cache max=100 inactive=600s;
     open_file_cache_valid 600s;
     types {{ text/html html; }}
+    allow 127.0.0.0/8;
+    deny all;
     client_body_temp_path {folder}/t1; proxy_temp_path {folder}/t2;
     fastcgi_temp_path {folder}/t3; uwsgi_temp_path {folder}/t4; scgi_temp_path {folder}/t5;
-    server {{ listen 127.0.0.1:{port} backlog=4096; root {folder}/www; }}
+    server {{ listen {port} backlog=4096; root {folder}/www; }}
     server {{ listen 127.0.0.1:{status}; location / {{ stub_status; }} }}
 }}
 """
 
 
 class Pages:
-    """A server of PAGES at 127.0.0.1:``port``, whose files are in ``www``."""
+    """A server of PAGES at ``port`` of each address of 127.0.0.0/8, for clients of these; its
+    files are in ``www``."""
 
     def __init__(self, folder: Path, limit: int) -> None:
         self.port = free_ports(2)
@@ -77,8 +80,15 @@ class Pages:
             argv = ["nginx", "-p", str(folder), "-c", str(config), "-e", str(folder / "start.log")]
         else:
             argv = [sys.executable, "-m", "spliceproxy", "--serve", str(self.www), "--workers", "1"]
-            argv += ["--listen", f"127.0.0.1:{self.port}", "--access-log", str(self._access)]
-            argv += ["--timeout-drain", "0", "--log-level", "warning"]
+            argv += ["--listen", f"0.0.0.0:{self.port}", "--access-log", str(self._access)]
+            argv += [
+                "--allow-clients",
+                "127.0.0.0/8",
+                "--timeout-drain",
+                "0",
+                "--log-level",
+                "warning",
+            ]
         self.server = Program(argv, folder, port=self.port)
 
     def requests(self) -> int:
@@ -112,12 +122,19 @@ def write_pages(www: Path) -> None:
 
 
 class Origins:
-    """Both servers: ``pages``, and ``origin.c`` with echo, chargen and discard on the three
-    ports from ``echo`` on."""
+    """Both servers: ``pages``, and ``origin.c`` with echo, chargen, discard and take on the four
+    ports from ``echo`` on. ``taken`` is a file with what take answers to a right body."""
 
     def __init__(self, pages: Pages, sink: Program, echo: int) -> None:
         self.pages, self.echo = pages, echo
+        self.taken = pages.www.parent / "taken"
+        self.taken.write_text("ok")
         self._sink = sink
+
+    def bodies(self) -> int:
+        """How many bodies take has read to their ends."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.echo + 3}/", timeout=20) as answer:
+            return int(answer.read())
 
     def cpu_seconds(self) -> float:
         """Of both, so far."""
@@ -127,7 +144,7 @@ class Origins:
 @contextlib.contextmanager
 def origins(folder: Path, limit: int) -> Iterator[Origins]:
     """The servers, in processes of their own with ``limit`` descriptors each."""
-    echo = free_ports(3)
+    echo = free_ports(4)
     with running([program("origin"), str(echo)], folder, port=echo) as sink:
         pages = Pages(folder, limit)
         try:

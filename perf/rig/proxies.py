@@ -7,92 +7,22 @@ that origin and parses nothing, so it bounds what a data path can reach.
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
+from . import ours
 from .build import program
+from .kinds import Kind, Setting, find
 from .process import Program, free_ports, running
 
-TEMPLATES = Path(__file__).parent / "peers"
 NGINX_STREAM = "/usr/lib/nginx/modules/ngx_stream_module.so"
+HAPROXY = "apt-get install haproxy, or HAPROXY names one"
+NGINX_131 = "NGINX_131 names an nginx of version 1.31 or newer"
 PPROXY = "pip install pproxy 'uvloop<0.22', in an environment of its own, in PATH"
-OURS = "spliceproxy"
-OURS_AUTH = "spliceproxy+auth"
 DIRECT = "direct"
 C_LOOP = "c-loop"
-
-
-class Setting(NamedTuple):
-    """What the start of a proxy depends on. A relay's ports for echo, chargen and discard
-    are the three after ``port``."""
-
-    port: int
-    pages: int  # port of the HTTP origin
-    echo: int  # port of the echo; chargen and discard are the two after it
-    workers: int
-    limit: int  # descriptors of a process
-    folder: Path  # its own
-
-    def config(self, name: str) -> str:
-        """The path of the filled-in template."""
-        values = {f"PORT{i}": str(self.port + i) for i in range(4)}
-        values |= {"ECHO": str(self.echo), "CHARGEN": str(self.echo + 1)}
-        values |= {"DISCARD": str(self.echo + 2), "WORKERS": str(self.workers)}
-        values |= {"FOLDER": str(self.folder), "LIMIT": str(self.limit)}
-        values |= {"CLIENTS": str(self.limit // 2 - 400)}
-        values |= {"USER": "root" if os.getuid() == 0 else os.environ.get("USER", "nobody")}
-        text = TEMPLATES.joinpath(name).read_text()
-        for key, value in values.items():
-            text = text.replace(f"@{key}@", value)
-        path = self.folder / name
-        path.write_text(text)
-        return str(path)
-
-
-class Kind(NamedTuple):
-    """One kind of proxy."""
-
-    name: str
-    program: str  # a file, or what must be in PATH or beside this Python; "": always there
-    install: str
-    argv: Callable[[Setting], list[str]]
-    forwards: bool = True  # an absolute-form GET
-    tunnels: bool = True
-    relay: bool = False  # the tunnels are without CONNECT
-    scales: bool = True  # with workers come processes, each with descriptors of its own
-    # It closes after each answer, which wrk takes for an error. Whether the answers were
-    # whole is told by the origin's count.
-    closes: bool = False
-    credentials: str = ""  # Proxy-Authorization; measured for what asking for it costs
-
-    def missing(self) -> bool:
-        """Whether it is not installed."""
-        if self.program.startswith("/"):
-            return not os.path.exists(self.program)
-        return bool(self.program) and find(self.program) is None
-
-
-def find(name: str) -> str | None:
-    """A program beside this Python, or in PATH, or where Debian puts servers."""
-    folders = [str(Path(sys.executable).parent), os.environ.get("PATH", ""), "/usr/sbin"]
-    return shutil.which(name, path=os.pathsep.join(folders))
-
-
-def _spliceproxy(s: Setting) -> list[str]:
-    return [
-        *(sys.executable, "-m", "spliceproxy", "--listen", f"127.0.0.1:{s.port}"),
-        *("--workers", str(s.workers), "--default-backend", f"127.0.0.1:{s.pages}"),
-        *("--access-log", "off", "--log-level", "warning", "--timeout-drain", "0"),
-        *("--via", "spliceproxy"),
-    ]
-
-
-def _with_auth(s: Setting) -> list[str]:
-    return [*_spliceproxy(s), "--auth", "user:password"]
 
 
 def _c_loop(s: Setting) -> list[str]:
@@ -105,6 +35,10 @@ def _haproxy(s: Setting) -> list[str]:
 
 def _nginx_stream(s: Setting) -> list[str]:
     return [_path("nginx"), "-p", str(s.folder), "-c", s.config("nginx-stream.conf")]
+
+
+def _nginx_tunnel(s: Setting) -> list[str]:
+    return [_path("nginx-1.31"), "-p", str(s.folder), "-c", s.config("nginx-tunnel.conf")]
 
 
 def _squid(s: Setting) -> list[str]:
@@ -159,11 +93,11 @@ def _debian(name: str) -> str:
 KINDS = {
     kind.name: kind
     for kind in (
-        Kind(OURS, "", "", _spliceproxy),
-        Kind(OURS_AUTH, "", "", _with_auth, credentials="Basic dXNlcjpwYXNzd29yZA=="),
+        *ours.variants(),
+        ours.before(),
         Kind(DIRECT, "", "", lambda _: [], relay=True, scales=False),
         Kind(C_LOOP, "", "", _c_loop, forwards=False, scales=False),
-        Kind("haproxy", "haproxy", _debian("haproxy"), _haproxy, relay=True, scales=False),
+        Kind("haproxy", "haproxy", HAPROXY, _haproxy, relay=True, scales=False),
         Kind("squid", "squid", _debian("squid"), _squid),
         Kind("tinyproxy", "tinyproxy", _debian("tinyproxy"), _tinyproxy, scales=False,
              closes=True),
@@ -172,12 +106,13 @@ KINDS = {
              scales=False),
         Kind("proxy.py", "proxy", "pip install proxy.py", _proxy_py),
         Kind("pproxy", "pproxy", PPROXY, _pproxy),
+        Kind("nginx-tunnel", "nginx-1.31", NGINX_131, _nginx_tunnel, forwards=False),
         Kind("nginx-stream", NGINX_STREAM, _debian("libnginx-mod-stream"), _nginx_stream,
              forwards=False, relay=True),
     )
 }  # fmt: skip
 """All by name. haproxy forwards in ``mode http`` and relays in ``mode tcp``, with splice(2)
-through pipes of 1 MiB."""
+through pipes of 1 MiB. nginx-tunnel ends CONNECT by itself, which nginx does since 1.31."""
 
 
 class Proxy:
@@ -196,6 +131,11 @@ class Proxy:
             port = port + 1 + origin if self.pid else target
             options = (*options, "-D")
         return [program("tunnel"), mode, str(port), str(target), *options]
+
+    def count(self, what: str) -> int:
+        """How many ``calls`` or ``ends`` the functions of its workers have counted."""
+        files = self.setting.folder.glob(f"{what}.*")
+        return sum(int.from_bytes(file.read_bytes(), sys.byteorder) for file in files)
 
 
 @contextlib.contextmanager

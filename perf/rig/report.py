@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from . import goals, plots, tables
+from . import goals, plots, ratios, tables
 from .measures import MEASURES, Figures, Measure
-from .proxies import OURS
+from .ours import BEFORE, OURS
+from .proxies import KINDS
 from .settings import STEPS
 
-VARIABLES = ("DURATION", "ROUNDS", "CONC", "WORKERS", "PEERS")
+VARIABLES = ("DURATION", "ROUNDS", "CONC", "WORKERS", "PEERS", "ONLY")
 
 
 def command(environ: Mapping[str, str]) -> str:
@@ -23,6 +24,8 @@ def command(environ: Mapping[str, str]) -> str:
 
 def brief(measure: Measure, figures: Figures) -> str:
     """One measurement in a line."""
+    if "held" in figures:
+        return f"{tables.number(figures['held'])} MiB held for each"
     rate = f"{tables.number(figures['rate'])} {measure.rate}"
     return f"{rate}, {tables.number(figures['cpu'])} {measure.cpu}"
 
@@ -46,9 +49,12 @@ def write(results: dict[str, Any], folder: Path) -> str:
     text = "\n".join(
         [
             f"## Goals: CPU time by that of others\n\n{goals.table(results)}",
+            _before(results["samples"]),
+            _counted(results["samples"]),
             _tables(results),
             _sweep(results["sweep"]),
             _idle(results["idle"]),
+            _stalled(results["medians"].get("stalled", {})),
             _start(results["start"]),
             _list("Wrong answers: the run has failed", results["wrong"]),
             _list("Measurements that a peer failed", results["failed"]),
@@ -78,6 +84,45 @@ def _tables(results: dict[str, Any]) -> str:
     return "\n".join(parts)
 
 
+def _before(samples: Mapping[str, Mapping[str, list[Figures]]]) -> str:
+    rows = []
+    for measure in MEASURES:
+        found = samples.get(measure.name, {})
+        ratio = ratios.paired(found.get(OURS, []), found.get(BEFORE, []))
+        if ratio:
+            both = (tables.median(found[name])["cpu"] for name in (BEFORE, OURS))
+            rows.append([measure.what, *map(tables.number, both), measure.cpu, str(ratio)])
+    if not rows:
+        return ""
+    text = (
+        "The last column is the median of the rounds' ratios, with the interval that holds 90 %\n"
+    )
+    text += "of a bootstrap's medians.\n\n"
+    head = ["CPU time", "before", "now", "unit", "now by before"]
+    return f"## The other build of spliceproxy\n\n{text}{tables.markdown(head, rows)}"
+
+
+def _counted(samples: Mapping[str, Mapping[str, list[Figures]]]) -> str:
+    """What the functions have counted, beside the answers that the load programs have."""
+    rows = []
+    for name, kind in KINDS.items():
+        reports = [
+            figures["report"]
+            for by_name in samples.values()
+            for figures in by_name.get(name, [])
+            if kind.counts
+        ]
+        if reports:
+            units = sum(r.get("requests", r.get("finished", 0)) for r in reports)
+            sums = [sum(r["counted"].get(what, 0) for r in reports) for what in ("calls", "ends")]
+            rows.append([name, f"{units:,}", *(f"{n:,}" if n else "-" for n in sums)])
+    if not rows:
+        return ""
+    text = "What was under way when the time was over is in the counts of the functions only.\n\n"
+    head = ["", "answers", "calls of the function", "calls of on_close"]
+    return f"## What the functions have counted\n\n{text}{tables.markdown(head, rows)}"
+
+
 def _sweep(sweep: dict[str, dict[str, Figures]]) -> str:
     if not sweep:
         return ""
@@ -104,6 +149,18 @@ def _idle(idle: dict[str, Figures]) -> str:
         rows.append([name, *map(tables.number, [*cells, figures["idle_cpu"] * 100, echo])])
     head = ["idle tunnels", "number", "KiB each", "descriptors each", "CPU %", "echo p99 ms"]
     return f"## Idle tunnels, 1 % of them active at the end\n\n{tables.markdown(head, rows)}"
+
+
+def _stalled(found: Mapping[str, Figures]) -> str:
+    if not found:
+        return ""
+    keys = ("unread", "unsent", "piped", "held")
+    rows = [
+        [name, *(tables.number(figures[key]) for key in keys)] for name, figures in found.items()
+    ]
+    head = ["MiB for each", "received, not read", "not acknowledged", "in pipes", "together"]
+    title = "## Downloads that their clients have stopped reading: what the proxy holds"
+    return f"{title}\n\n{tables.markdown(head, rows)}"
 
 
 def _start(starts: dict[str, float]) -> str:

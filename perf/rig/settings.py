@@ -5,25 +5,34 @@ from __future__ import annotations
 import os
 import re
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
+from .ours import BEFORE, OURS
 from .process import raise_limit
-from .proxies import C_LOOP, DIRECT, KINDS, OURS, OURS_AUTH
+from .proxies import C_LOOP, DIRECT, KINDS
 
-REFERENCES = (DIRECT, C_LOOP, OURS_AUTH)
-ALL_PEERS = tuple(name for name in KINDS if name not in (OURS, *REFERENCES))
+VARIANTS = tuple(name for name, kind in KINDS.items() if kind.more)
+REFERENCES = (DIRECT, C_LOOP, *VARIANTS)
+ALL_PEERS = tuple(name for name in KINDS if name not in (OURS, BEFORE, *REFERENCES))
 STEPS = (100, 1000, 5000, 10000, 15000)
 IDLE_STEPS = (100, 1000, 5000, 9500)
 
-HELP = f"""\
+HELP = """\
 DURATION  seconds of one measurement (default 3; 2 or less is the quick mode)
 ROUNDS    how often everything is measured, by turns (default 3, in quick mode 1)
 CONC      connections, or tunnels being set up, at a time (default 100)
 WORKERS   of every proxy (default 1; in the sweep by concurrency one for each CPU)
 PEERS     proxies to compare with, in one string (default: those that are installed of
-          {" ".join(ALL_PEERS)})
+          {peers})
+ONLY      what is measured, by name, * for any letters (default: everything):
+          {names}
 OUT       folder for the results (default perf/results)
+HAPROXY   the program, where it is not the haproxy in PATH
+NGINX_131 the program of nginx 1.31 or newer, which ends CONNECT itself (nginx-tunnel)
+BEFORE    the python of an environment with another build of spliceproxy, which is measured in
+          the same rounds
 """
 
 
@@ -37,8 +46,13 @@ class Settings(NamedTuple):
     sweep_workers: int
     peers: list[str]  # that are installed
     missing: list[str]  # peers that are not
+    only: list[str]  # patterns of what is measured; none for everything
     out: Path
     limit: int  # descriptors of a process
+
+    def wants(self, name: str) -> bool:
+        """Whether this is measured: a Measure by name, ``idle`` or ``sweep``."""
+        return not self.only or any(fnmatch(name, pattern) for pattern in self.only)
 
     def descriptors(self, name: str, workers: int) -> int:
         """What the processes of this proxy may have together."""
@@ -73,6 +87,7 @@ def read(environ: dict[str, str]) -> Settings:
         sweep_workers=workers if environ.get("WORKERS") else cpus,
         peers=[name for name in wanted if not KINDS[name].missing()],
         missing=[name for name in wanted if KINDS[name].missing()],
+        only=environ.get("ONLY", "").split(),
         out=Path(environ.get("OUT") or here / "results").absolute(),
         limit=raise_limit(),
     )

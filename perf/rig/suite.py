@@ -15,8 +15,9 @@ from spliceproxy.version import __version__
 
 from . import load
 from .origins import Origins, origins
+from .ours import OURS
 from .process import raise_limit
-from .proxies import KINDS, OURS, Proxy, started
+from .proxies import KINDS, Proxy, started
 from .usage import cpu_seconds
 
 ENGINES = ("auto", "native", "splice", "copy")
@@ -49,10 +50,11 @@ def proxy_runner() -> tuple[pyperf.Runner, argparse.Namespace]:
 
 
 class Bed:
-    """A proxy with one worker and its origins, started at first use, for this process."""
+    """A proxy with one worker and its origins, started at first use, for this process. ``kind``
+    is a name of spliceproxy's in KINDS."""
 
-    def __init__(self, engine: str) -> None:
-        self._engine = engine
+    def __init__(self, engine: str, kind: str = OURS) -> None:
+        self._engine, self._kind = engine, kind
         self._life = contextlib.ExitStack()
         self._found: tuple[Proxy, Origins] | None = None
 
@@ -63,7 +65,7 @@ class Bed:
             folder.chmod(0o755)
             limit = raise_limit()
             servers = self._life.enter_context(origins(folder, limit))
-            ours = KINDS[OURS]
+            ours = KINDS[self._kind]
             kind = ours._replace(argv=lambda s: [*ours.argv(s), "--engine", self._engine])
             ports = servers.pages.port, servers.echo
             proxy = self._life.enter_context(started(kind, *ports, 1, limit, folder))

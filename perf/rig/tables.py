@@ -58,7 +58,7 @@ def parties(measures: Sequence[Measure], medians: dict[str, dict[str, Figures]],
     rows = []
     for measure in measures:
         figures = medians.get(measure.name, {}).get(name)
-        if not figures:
+        if not figures or "load" not in figures:
             continue
         scale = 1.0 if measure.cpu.startswith("s/") else 1e-6
         own = figures["cpu"] * figures["rate"] * scale

@@ -1,0 +1,186 @@
+"""What a request costs by how many hosts, users or clients there are.
+
+    python perf/hosts.py [--numbers 1000 10000 100000] [--rounds 3] [-o FOLDER]
+
+Each by turns is asked for once, then comes the measurement: so many requests again, at least
+``--requests``, each for the next host, by the next user, or from the next client. What has
+been learned of one is long ago when its turn comes again. Hosts and clients are addresses of
+127.0.0.0/8, users are of one file of passwords. The figures are CPU time of the proxy with one
+worker for a request or a tunnel, medians of the rounds, which go from proxy to proxy.
+HAPROXY, NGINX_131 and BEFORE name programs as for bench.sh. FOLDER gets ``hosts.json`` and
+``hosts.png``. Exit status 1 if spliceproxy gave a wrong answer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import bcrypt
+from rig import load, machine, plots
+from rig.kinds import Kind, Setting
+from rig.load import Wrong
+from rig.measures import SMALL
+from rig.origins import Origins, origins
+from rig.ours import BEFORE, OURS
+from rig.process import leave_on_sigterm, raise_limit
+from rig.proxies import KINDS, Proxy, started
+from rig.tables import markdown, number
+
+NUMBERS = (1, 100, 1000, 10_000, 100_000)
+AT_ONCE = 100  # connections, or tunnels that are being set up
+WARMING = 600.0  # seconds for the first pass; a bcrypt hash for each user takes a millisecond
+
+Argv = Callable[[Proxy, Origins, int, int], list[str]]
+"""The load program, for so many (first number) by turns, with so many requests (second)."""
+
+
+class Axis(NamedTuple):
+    """What there are many of."""
+
+    name: str
+    what: str
+    unit: str  # of the load program's report
+    peers: tuple[str, ...]
+    argv: Argv
+    prepared: Callable[[Kind, int], Kind] = lambda kind, _: kind
+
+
+def _get(*options: str) -> Argv:
+    def argv(proxy: Proxy, servers: Origins, many: int, requests: int) -> list[str]:
+        asked = load.target(proxy, servers, SMALL, False)
+        filled = [str(many) if option == "MANY" else option for option in options]
+        return asked.checker("-c", str(min(AT_ONCE, requests)), "-n", str(requests), *filled)
+
+    return argv
+
+
+def _connect(proxy: Proxy, servers: Origins, many: int, requests: int) -> list[str]:
+    at_once = str(min(AT_ONCE, requests))
+    return proxy.tunnel("setup", 0, "-c", at_once, "-m", str(requests), "-k", str(many))
+
+
+def _with_users(kind: Kind, many: int) -> Kind:
+    """All have one password and one hash of it, for making 100,000 takes minutes; it is checked
+    for each all the same."""
+    hashed = bcrypt.hashpw(b"secret", bcrypt.gensalt(4)).decode()
+
+    def argv(s: Setting) -> list[str]:
+        path = s.folder / "users"
+        path.write_text("".join(f"user{n:06}:{hashed}\n" for n in range(many)))
+        return [*kind.argv(s), "--htpasswd", str(path)]
+
+    return kind._replace(argv=argv)
+
+
+AXES = (
+    Axis("hosts-get", "GET, kept alive, by hosts", "requests", ("haproxy", "squid"),
+         _get("-k", "MANY")),
+    Axis("hosts-connect", "CONNECT, by hosts", "finished", ("nginx-tunnel", "squid"), _connect),
+    Axis("users", "GET, kept alive, by users", "requests", (), _get("-u", "MANY"), _with_users),
+    Axis("clients", "GET, a new connection each, by clients", "requests", ("haproxy", "squid"),
+         _get("-C", "-s", "MANY")),
+)  # fmt: skip
+
+
+def measure(
+    axis: Axis, kind: Kind, many: int, requests: int, servers: Origins, folder: Path
+) -> float:
+    """µs of the proxy for one. Wrong where an answer was."""
+    limit = raise_limit()
+    ports = servers.pages.port, servers.echo
+    with started(axis.prepared(kind, many), *ports, 1, limit, folder) as proxy:
+        load.run(proxy, servers, axis.argv(proxy, servers, many, max(many, AT_ONCE)), WARMING)
+        count = max(many, requests)
+        report = load.run(proxy, servers, axis.argv(proxy, servers, many, count), WARMING)
+        if report[axis.unit] != count:
+            raise Wrong(f"{report[axis.unit]} {axis.unit}, not {count}")
+        return float(report["proxy_cpu"]) / count * 1e6
+
+
+def main() -> int:
+    """The exit status."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--numbers", type=int, nargs="+", default=NUMBERS, metavar="N",
+                        help="of hosts, users and clients (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--axes", nargs="+", choices=[axis.name for axis in AXES],
+                        help="what there are many of (default: each)")  # fmt: skip
+    parser.add_argument("--requests", type=int, default=20_000, help="at least (default: 20000)")
+    parser.add_argument("--rounds", type=int, default=3, help="(default: 3)")
+    parser.add_argument("--no-peers", action="store_true", help="spliceproxy alone")
+    parser.add_argument("-o", "--out", type=Path, help="folder for hosts.json and hosts.png")
+    flags = parser.parse_args()
+    if min(flags.numbers) < 1 or max(flags.numbers) > 1_000_000:
+        parser.error("--numbers: 1 to 1000000 are allowed")
+    leave_on_sigterm()
+    wrong: list[str] = []
+    found: dict[str, dict[str, dict[int, list[float]]]] = {}
+    folder = Path(tempfile.mkdtemp(prefix="spliceproxy-perf-"))
+    folder.chmod(0o755)
+    axes = [axis for axis in AXES if not flags.axes or axis.name in flags.axes]
+    try:
+        with origins(folder, raise_limit()) as servers:
+            for turn in range(flags.rounds):
+                for axis in axes:
+                    kinds = _kinds(axis, flags.no_peers)
+                    for many in flags.numbers:
+                        for kind in kinds[turn % len(kinds) :] + kinds[: turn % len(kinds)]:
+                            try:
+                                cost = measure(axis, kind, many, flags.requests, servers, folder)
+                            except (Wrong, RuntimeError) as error:
+                                text = f"{kind.name}: {axis.what}, {many}: {error}"
+                                print(f"WRONG: {text}", file=sys.stderr, flush=True)
+                                if kind.name == OURS:
+                                    wrong.append(text)
+                                continue
+                            at = found.setdefault(axis.name, {}).setdefault(kind.name, {})
+                            at.setdefault(many, []).append(cost)
+                            print(f"{axis.what}, {many}: {kind.name} {cost:.1f} µs", flush=True)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    _show(axes, found)
+    if flags.out:
+        flags.out.mkdir(parents=True, exist_ok=True)
+        described = machine.describe(" ".join(["python", *sys.argv]))
+        result: dict[str, Any] = {"machine": described, "samples": found, "wrong": wrong}
+        flags.out.joinpath("hosts.json").write_text(json.dumps(result, indent=1) + "\n")
+        plots.by_number(
+            flags.out / "hosts.png",
+            [(axis.what, _medians(found.get(axis.name, {}))) for axis in axes],
+            "CPU time of the proxy by how many hosts, users or clients there are",
+        )
+    return 1 if wrong else 0
+
+
+def _kinds(axis: Axis, alone: bool) -> list[Kind]:
+    names = [OURS, BEFORE, *(() if alone else axis.peers)]
+    return [KINDS[name] for name in names if not KINDS[name].missing()]
+
+
+def _medians(found: dict[str, dict[int, list[float]]]) -> dict[str, list[tuple[float, float]]]:
+    return {
+        name: [(float(many), statistics.median(costs)) for many, costs in by_number.items()]
+        for name, by_number in found.items()
+    }
+
+
+def _show(axes: list[Axis], found: dict[str, dict[str, dict[int, list[float]]]]) -> None:
+    for axis in axes:
+        lines = _medians(found.get(axis.name, {}))
+        numbers = sorted({many for line in lines.values() for many, _ in line})
+        rows = [
+            [name, *(number(dict(line).get(n)) for n in numbers)] for name, line in lines.items()
+        ]
+        head = [f"{axis.what}: µs", *(f"{int(n):,}" for n in numbers)]
+        print("\n" + markdown(head, rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
