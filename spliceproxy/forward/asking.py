@@ -1,9 +1,8 @@
 """What every way in asks: may this request go there, and if so, a connection to it.
 
-Questions are plain values, and are asked as a list. Most have their answer at once: the policy
-is a coroutine, and one that does not have to wait is run to its end by a single call, without a
-task and without a future. One that waits (for a name, a password's hash, a function of --policy)
-stops there, and its answer is a :class:`Later`, which goes on where it stopped.
+Questions are plain values, and are asked as a list. Most have their answer at once, from a call
+of the policy, without a coroutine. Where the policy waits (for a name, a password's hash, a
+function of --policy) the answer is a :class:`Later`, which goes on from there.
 
 Who asks watches the client, and cancels what it waits for when the client leaves.
 """
@@ -157,8 +156,10 @@ class Asking:
         client, head, host, port, record, own = question
         if record.trace is not None:
             record.trace.asks()
-        decision = self._policy.decide(client, head, host, port, record, own=own)
         try:
+            decision = self._policy.decision(client, head, host, port, record, own)
+            if isinstance(decision, Verdict):
+                return self.allowed(question, decision)
             awaited = decision.send(None)
         except StopIteration as end:
             return self.allowed(question, end.value)

@@ -18,37 +18,30 @@ query carries data out, too. A decision waits for nothing but a password's hash,
 from __future__ import annotations
 
 import socket
-import time
-from collections.abc import Callable
-from functools import lru_cache, partial
+from collections.abc import Awaitable
+from functools import lru_cache
 
 from spliceproxy.config import Config
-from spliceproxy.errors import Denied, Failure
-from spliceproxy.messages import log
+from spliceproxy.errors import Failure
 from spliceproxy.policy import refusals
 from spliceproxy.policy.auth import Authenticator, peer_uid
 from spliceproxy.policy.clients import NEAR, NEAR_OTHERS, ClientNetworks, is_local
-from spliceproxy.policy.decision import Allow, Deny
+from spliceproxy.policy.destination import Destinations, Later, ended
 from spliceproxy.policy.functions import Functions, load
-from spliceproxy.policy.guard import Guard
-from spliceproxy.policy.hook import Hook
+from spliceproxy.policy.hook import Answer, Hook
+from spliceproxy.policy.judging import REPEAT as REPEAT
+from spliceproxy.policy.judging import Case, Judge
 from spliceproxy.policy.lockfile import Locked
 from spliceproxy.policy.names import canonical, is_number
 from spliceproxy.policy.names import load as load_names
-from spliceproxy.policy.request import Request
-from spliceproxy.policy.rules import Match, RuleSet, Selection
+from spliceproxy.policy.request import Fields, Request
+from spliceproxy.policy.rules import RuleSet, Selection
 from spliceproxy.policy.standing import Standing
 from spliceproxy.policy.verdict import Head, Names, Notes, Verdict
 from spliceproxy.policy.witness import Witness
 
-REPEAT = 60.0
-"""Seconds for which a decision may be repeated at most. Within this time a name's new addresses
-are noticed, and what the rules say to them."""
-
 CACHED = 4096
 """Addresses of clients whose standing is remembered."""
-
-_Sift = Callable[[tuple[str, ...], bool], tuple[tuple[str, ...], float]]
 
 
 class Policy:
@@ -68,17 +61,14 @@ class Policy:
         ``authenticator`` for that of ``config.auth``. A ``witness`` sees each request, so
         that no decision may be repeated."""
         policy = config.policy
-        self._names = names
         self._witness = witness
         self._repeat = REPEAT if witness is None else 0.0
         self._auth = authenticator or Authenticator(config.auth)
         self._known_for = min(self._auth.repeat_for, self._repeat)
         self._rules = RuleSet(policy.rules, policy.default)
         self._ruled = bool(policy.rules) or policy.default == "deny"
-        self._enforce = not policy.report_only
         self._locked = None if policy.locked is None else Locked(policy.locked)
-        guard = Guard(policy.guard, policy.guard_allow, policy.guard_deny)
-        self._guard = guard if policy.guard != "off" or policy.guard_deny else None
+        self._judge = Judge(policy, witness)
         # Who serves files or stands before a backend of its own is no open relay.
         self._clients = None if policy.clients is None else ClientNetworks(policy.clients)
         if policy.guard_local not in ("loopback", "none"):
@@ -92,6 +82,7 @@ class Policy:
         self._hook = Hook(functions or Functions(), policy.hook_timeout, policy.hook_cache)
         self._asks = self._hook.decides
         self._standing = lru_cache(maxsize=CACHED)(self._standing_of)
+        self._destinations = Destinations(names, self._judge, self._hook, witness)
         self._spells = self._ruled or self._asks or self._locked is not None
 
     def start(self) -> None:
@@ -119,91 +110,39 @@ class Policy:
         *,
         own: bool = False,
     ) -> Verdict:
+        """As :meth:`decision`, and waited for."""
+        return await ended(self.decision(client, head, host, port, notes, own))
+
+    def decision(
+        self,
+        client: Standing,
+        head: Head,
+        host: str,
+        port: int,
+        notes: Notes,
+        own: bool = False,
+    ) -> Verdict | Later:
         """Whether a request may go to a host, and to which addresses. ``own``: the operator
         has named the host as the backend, so the guard is not asked.
 
-        Raises Denied or Unauthenticated, and Failure if the name or the hook fails.
+        If something has to be waited for, the answer is a coroutine that goes on from there. Both
+        the call and the coroutine raise Denied or Unauthenticated, and Failure if the name or the
+        hook fails.
         """
         if self._witness is not None:
             self._witness.asked(notes)
-        notes.host, notes.port = host, port
+        notes.host = host
+        notes.port = port
         near = client.admitted if own else client.relayed
         if not near and not self._vouches:
             raise refusals.stranger()
-        user, groups, repeat = "", _NONE, self._repeat
-        if self._auth.enabled:
-            user, groups, repeat = await self._identify(client, head, notes)
-        if not near and not user:
-            raise refusals.stranger()
-        selected: Selection | None = None
-        name = host
-        if self._spells:
-            name = self._listed(host, port)
-            repeat = min(repeat, self._rules.repeat_for)
-        if self._ruled:
-            selected = self._rules.select(client.matched, user, groups, head.method, name, port)
-            match = selected.settled
-            # For a report alone no name is looked up.
-            if match is not None and (
-                not selected.reports_later or (self._enforce and not match.allow)
-            ):
-                repeat = min(repeat, self._apply(selected, match, (), head, name, port, notes))
-                selected = None  # the same for every address
-        if self._asks:
-            sift = partial(self._sift, selected, client.local, head, name, port, notes)
-            request = _request(client, user, groups, head, name, port)
-            return await self._by_hook(request, host, sift, notes, repeat=repeat, own=own)
-        addresses = self._names.cached(host)
-        if addresses is None:
-            addresses = await self._look_up(host, notes)
-            repeat = 0.0  # the name may be one whose answers hold for one request only
-        addresses, holds = self._sift(
-            selected, client.local, head, name, port, notes, addresses, own
-        )
-        return Verdict(host, port, addresses, "", min(repeat, holds))
-
-    async def _look_up(self, host: str, notes: Notes) -> tuple[str, ...]:
-        """The addresses of a name that is not in the cache. An address in an odd spelling is
-        refused: a resolver may read it as another address than the rules did."""
-        if is_number(host):
-            raise refusals.odd_address()
-        asked = time.monotonic()
-        addresses = await self._names.resolve(host)
-        notes.looked_up += time.monotonic() - asked
-        return addresses
-
-    async def _by_hook(
-        self, request: Request, host: str, sift: _Sift, notes: Notes, *, repeat: float, own: bool
-    ) -> Verdict:
-        """The rest of :meth:`decide` if there is a hook. The hook is asked before the name is
-        looked up, and once more if it wants to know the addresses. What the second answer
-        leaves out is taken from the first. ``repeat``: seconds from now for which all that was
-        decided before holds."""
-        began = time.monotonic()
-        allow, repeat = await self._ask(request, repeat, notes)
-        addresses = allow.addresses
-        if addresses is None or own:
-            addresses = self._names.cached(host)
-            if addresses is None:
-                addresses = await self._look_up(host, notes)
-                repeat = 0.0
-            if allow.addresses:  # the backend's are the operator's word, others are not
-                own = set(allow.addresses) <= set(addresses)
-                addresses = allow.addresses
-        addresses, holds = sift(addresses, own)
-        source = allow.source_address
-        repeat = min(repeat, holds)
-        if self._hook.wants_addresses:
-            known = request._replace(addresses=addresses)
-            allow, repeat = await self._ask(known, repeat, notes)
-            source = allow.source_address or source
-            if allow.addresses:
-                own = own and set(allow.addresses) <= set(addresses)
-                addresses, holds = sift(allow.addresses, own)
-                repeat = min(repeat, holds)
-        # The hook may have taken seconds, and what was decided before is older by these.
-        repeat = max(0.0, repeat - (time.monotonic() - began))
-        return Verdict(host, request.port, addresses, source, repeat)
+        case = _new(Case, (client, head, host, port, notes, own, host, None))
+        if not self._auth.enabled:
+            return self._by_rules(case, "", _NONE, self._repeat)
+        found = self._identify(client, head)
+        if isinstance(found, str):
+            return self._identified(case, found)
+        return self._when_identified(case, found)
 
     async def admit(self, client: Standing, head: Head, notes: Notes) -> None:
         """Whether a request that the proxy itself answers may be answered. Raises as
@@ -212,15 +151,20 @@ class Policy:
             raise refusals.stranger()
         user, groups = "", _NONE
         if self._auth.enabled:
-            user, groups, _ = await self._identify(client, head, notes)
+            found = self._identify(client, head)
+            user = found if isinstance(found, str) else await found
+            groups = self._note(user, notes)
         if not self._ruled and not self._asks:
             return
         name = _canonical(head.host) if head.host else ""
+        case = Case(client, head, head.host, head.port, notes, False, name, None)
         selected = self._rules.select(client.matched, user, groups, head.method, name, head.port)
-        self._apply(selected, selected.match(""), (), head, name, head.port, notes)
+        self._judge.apply(case, selected, selected.match(""), ())
         if self._asks:
-            request = _request(client, user, groups, head, name, head.port)
-            await self._ask(request, 0.0, notes)
+            answer = self._destinations.ask(_request(case, user, groups))
+            if not isinstance(answer, Answer):
+                answer = await answer
+            self._destinations.allow(answer, notes)
 
     @property
     def identifies(self) -> bool:
@@ -253,19 +197,53 @@ class Policy:
             known=self._auth.enabled or self._asks,
         )
 
-    async def _identify(
-        self, client: Standing, head: Head, notes: Notes
-    ) -> tuple[str, frozenset[str], float]:
-        """The user, its groups, and the seconds for which both hold."""
-        auth = self._auth
+    def _identify(self, client: Standing, head: Head) -> str | Awaitable[str]:
+        """The user, "" for nobody."""
         assert client.address is not None  # there are users
-        found = auth.identify(head.values(b"proxy-authorization"), client.address, client.uid)
-        user = found if isinstance(found, str) else await found
+        credentials = head.values(b"proxy-authorization")
+        return self._auth.identify(credentials, client.address, client.uid)
+
+    def _note(self, user: str, notes: Notes) -> frozenset[str]:
+        """Notes who the client is, and returns the user's groups."""
         notes.user = user
-        groups = auth.groups_of(user)
+        groups = self._auth.groups_of(user)
         if self._witness is not None:
             self._witness.identified(user, groups)
-        return user, groups, self._known_for
+        return groups
+
+    def _identified(self, case: Case, user: str) -> Verdict | Later:
+        """The rest of :meth:`decision` for a client that is this user."""
+        groups = self._note(user, case.notes)
+        if not user and not (case.client.admitted if case.own else case.client.relayed):
+            raise refusals.stranger()
+        return self._by_rules(case, user, groups, self._known_for)
+
+    async def _when_identified(self, case: Case, found: Awaitable[str]) -> Verdict:
+        return await ended(self._identified(case, await found))
+
+    def _by_rules(
+        self, case: Case, user: str, groups: frozenset[str], repeat: float
+    ) -> Verdict | Later:
+        """The rest of :meth:`decision` from the file of --locked on. ``repeat``: seconds for which
+        all that was decided before holds."""
+        if not self._spells:
+            return self._destinations.of(case, repeat)
+        client, head, host, port, notes, own, _, _ = case
+        name = self._listed(host, port)
+        if self._rules.timed:
+            repeat = min(repeat, self._rules.repeat_for)
+        selected: Selection | None = None
+        if self._ruled:
+            selected = self._rules.select(client.matched, user, groups, head.method, name, port)
+        case = _new(Case, (client, head, host, port, notes, own, name, selected))
+        if selected is not None:
+            holds = self._judge.settle(case, selected)
+            if holds is not None:
+                repeat = min(repeat, holds)
+                case = case._replace(selected=None)  # the same for every address
+        if self._asks:
+            return self._destinations.by_hook(case, _request(case, user, groups), repeat)
+        return self._destinations.of(case, repeat)
 
     def _listed(self, host: str, port: int) -> str:
         """The host in the spelling of the rules. Denied if it is not in the file of --locked."""
@@ -274,93 +252,9 @@ class Policy:
             raise refusals.unlisted(name, port)
         return name
 
-    def _sift(
-        self,
-        selected: Selection | None,
-        local: bool,
-        head: Head,
-        name: str,
-        port: int,
-        notes: Notes,
-        addresses: tuple[str, ...],
-        own: bool,
-    ) -> tuple[tuple[str, ...], float]:
-        """The addresses that the rules and the guard allow, and the seconds as :meth:`_apply`
-        returns them. Denied if no address is left. ``selected``: the rules that match except
-        for the address; None if the rules have decided already."""
-        holds = REPEAT
-        if selected is not None:
-            passed, match = selected.sift(addresses)
-            holds = self._apply(selected, match, addresses, head, name, port, notes)
-            addresses = passed or addresses  # denied, and only reported
-        if own or self._guard is None:
-            if self._witness is not None:
-                self._witness.guarded(None, addresses, addresses)
-            return addresses, holds
-        allowed, fault = self._guard.check(addresses, local)
-        if self._witness is not None:
-            self._witness.guarded(self._guard, addresses, allowed)
-        if not allowed:
-            raise refusals.prohibited(fault)
-        return allowed, holds
-
-    def _apply(
-        self,
-        selected: Selection,
-        match: Match,
-        addresses: tuple[str, ...],
-        head: Head,
-        name: str,
-        port: int,
-        notes: Notes,
-    ) -> float:
-        """Does what the rules say, and returns the seconds for which that may be repeated.
-        Denied if a rule denies. A rule that only reports is logged for each request, so such a
-        decision is not repeated. A request that is judged again, with other addresses, is
-        logged once for each rule."""
-        if self._witness is not None:
-            self._witness.ruled(selected, match, addresses)
-        if match.allow and not match.reports:
-            return REPEAT
-        would = [(rule, "deny" if match.allow else "allow") for rule in match.reports]
-        if not match.allow:
-            if self._enforce:
-                raise refusals.denied(match)
-            would.append((match.rule, "deny"))
-        for rule, action in would:
-            if rule in notes.reported:
-                continue
-            notes.reported = *notes.reported, rule
-            log.info(
-                "rule %s (report only) would %s: client %s, %s %s:%d",
-                rule,
-                action,
-                notes.client or "unix",
-                head.method,
-                name,
-                port,
-            )
-        return 0.0
-
-    async def _ask(self, request: Request, repeat: float, notes: Notes) -> tuple[Allow, float]:
-        """The hook's Allow, and the seconds for which it holds. Denied if it answers Deny."""
-        try:
-            answer = await self._hook.ask(request)
-        except Failure as failure:
-            if self._witness is not None:
-                self._witness.answered(failure)
-            raise
-        decision = answer.decision
-        if self._witness is not None:
-            self._witness.answered(decision)
-        if isinstance(decision, Deny):
-            raise Denied(decision.reason, decision.rule, decision.status)
-        if decision.tags:
-            notes.tags = {**notes.tags, **decision.tags}
-        return decision, min(repeat, answer.repeat_for)
-
 
 _NONE: frozenset[str] = frozenset()
+_new = tuple.__new__  # of a NamedTuple, without the call of its own __new__
 
 
 def _canonical(host: str) -> str:
@@ -372,24 +266,23 @@ def _canonical(host: str) -> str:
         raise Failure("dns_error", str(error), why="no valid host name") from None
 
 
-def _request(
-    client: Standing,
-    user: str,
-    groups: frozenset[str],
-    head: Head,
-    name: str,
-    port: int,
-) -> Request:
+def _request(case: Case, user: str, groups: frozenset[str]) -> Request:
+    """What the hook is asked about. Most hooks look at no field, so that these wait."""
+    client, head, _, port, _, _, name, _ = case
     assert client.address is not None  # there is a function
-    return Request(
-        client.address,
-        user,
-        groups,
-        head.method,
-        head.scheme,
-        name,
-        port,
-        head.path,
-        None,
-        head.fields,
+    fields = Fields(head)
+    return _new(
+        Request,
+        (
+            client.address,
+            user,
+            groups,
+            head.method,
+            head.scheme,
+            name,
+            port,
+            head.path,
+            None,
+            fields,
+        ),
     )

@@ -21,7 +21,8 @@ from spliceproxy.messages import log
 from spliceproxy.policy.decision import Allow, Deny
 from spliceproxy.policy.functions import Functions, wants_addresses
 from spliceproxy.policy.request import Request
-from spliceproxy.policy.steps import SOON, Late, in_time
+from spliceproxy.policy.steps import SOON, Late
+from spliceproxy.policy.tasks import Outcome, Tasks
 from spliceproxy.seldom import Seldom
 
 CACHED = 4096
@@ -68,9 +69,11 @@ class Hook:
         self._functions = functions
         self._timeout = timeout
         self._ttl = cache
+        self.caches = cache > 0.0
         self._answers: dict[_Key, tuple[Allow | Deny, float]] = {}
-        self._closing: set[asyncio.Future[None]] = set()
+        self._closing: set[asyncio.Task[Outcome]] = set()
         self._resting: set[asyncio.Future[None]] = set()  # calls that go on after their time
+        self._tasks = Tasks(timeout, self._leave)
         self._logged: set[tuple[str, str]] = set()
         self._holding = Seldom(log)
         self.wants_addresses = wants_addresses(functions.authorize)
@@ -88,9 +91,21 @@ class Hook:
         return self._functions.on_close is not None
 
     async def ask(self, request: Request) -> Answer:
-        """What the hook says. Failure where it fails: nothing is allowed then."""
-        if not self._ttl:
-            return Answer(await self._call(request), 0.0)
+        """As :meth:`begin`, and waited for."""
+        found = self.begin(request)
+        return found if isinstance(found, Answer) else await found
+
+    def begin(self, request: Request) -> Answer | Coroutine[Any, Any, Answer]:
+        """What the hook says; where it waits, a coroutine that goes on from there. Failure where
+        it fails: nothing is allowed then."""
+        if self.caches:
+            return self._begin_cached(request)
+        decision = self._call(request)
+        if isinstance(decision, (Allow, Deny)):
+            return tuple.__new__(Answer, (decision, 0.0))
+        return self._when_decided(decision)
+
+    def _begin_cached(self, request: Request) -> Answer | Coroutine[Any, Any, Answer]:
         key = (
             request.client,
             request.user,
@@ -103,41 +118,68 @@ class Hook:
         known = self._answers.get(key)
         if known is not None and known[1] > now:
             return Answer(known[0], known[1] - now)
-        decision = await self._call(request)
+        decision = self._call(request)
+        if isinstance(decision, (Allow, Deny)):
+            return self._keep_answer(key, decision)
+        return self._when_decided(decision, key)
+
+    async def _when_decided(
+        self, decision: Awaitable[Allow | Deny], key: _Key | None = None
+    ) -> Answer:
+        decided = await decision
+        return Answer(decided, 0.0) if key is None else self._keep_answer(key, decided)
+
+    def _keep_answer(self, key: _Key, decision: Allow | Deny) -> Answer:
         self._answers.pop(key, None)  # one that is stored again goes to the end
         if len(self._answers) >= CACHED:
             del self._answers[next(iter(self._answers))]
         self._answers[key] = decision, time.monotonic() + self._ttl
         return Answer(decision, self._ttl)
 
-    async def _call(self, request: Request) -> Allow | Deny:
+    def _call(self, request: Request) -> Allow | Deny | Coroutine[Any, Any, Allow | Deny]:
+        """Calls the function, and runs it until it waits."""
         authorize = self._functions.authorize
         assert authorize is not None
-        held = self._held_by_authorize
+        before = time.perf_counter()
         try:
-            before = time.perf_counter()
             try:
-                answer = authorize(request)
+                answer: object = authorize(request)
             except (asyncio.CancelledError, GeneratorExit) as error:
                 # Nobody but the function can have raised it.
                 raise RuntimeError(f"authorize raised {type(error).__name__}") from error
             finally:
-                held(time.perf_counter() - before)
-            if not isinstance(answer, (Allow, Deny)) and isinstance(answer, Awaitable):
-                answer = await in_time(answer, self._timeout, held, self._leave)
-            if not isinstance(answer, (Allow, Deny)):
-                raise TypeError(f"authorize answered {answer!r}; allowed: Allow(...), Deny(...)")
-        except Late:
-            self._failed("authorize", None)
-            raise _failure("the policy hook took too long") from None
+                seconds = time.perf_counter() - before
+                if seconds > HELD:
+                    self._held("authorize", seconds)
+            if isinstance(answer, (Allow, Deny)):
+                return answer
+            if isinstance(answer, Awaitable):
+                over, answer = self._tasks.begin(answer, self._held_by_authorize)
+                if not over:
+                    return self._when_answered(answer)
+            return _checked(answer)
+        except BaseException as error:  # SystemExit, too: one request is not the worker
+            raise self._fault(error) from error
+
+    async def _when_answered(self, answer: Any) -> Allow | Deny:
+        try:
+            return _checked(await answer)
         except (asyncio.CancelledError, GeneratorExit):  # the client has gone
             raise
-        except BaseException as error:  # SystemExit, too: one request is not the worker
-            if _is_from_the_keyboard(error):
-                raise
-            self._failed("authorize", error)
-            raise _failure("the policy hook failed") from error
-        return answer
+        except Late as late:
+            raise self._fault(late) from None
+        except BaseException as error:
+            raise self._fault(error) from error
+
+    def _fault(self, error: BaseException) -> BaseException:
+        """What is to be raised for what the function has raised."""
+        if _is_from_the_keyboard(error):
+            return error
+        if isinstance(error, Late):
+            self._failed("authorize", None)
+            return _failure("the policy hook took too long")
+        self._failed("authorize", error)
+        return _failure("the policy hook failed")
 
     def closed(self, record: Any) -> None:
         """Tells the hook that a request or tunnel is over."""
@@ -160,17 +202,26 @@ class Hook:
                 if isinstance(result, Coroutine):
                     result.close()
                 return
-            _keep(self._close(result), self._closing)
+            try:
+                task = self._tasks.run(result, self._held_by_on_close)
+            except BaseException as error:
+                if _is_from_the_keyboard(error):
+                    raise
+                self._failed("on_close", error)
+                return
+            if task is not None:
+                self._closing.add(task)
+                task.add_done_callback(self._closed)
 
-    async def _close(self, result: Awaitable[object]) -> None:
-        try:
-            await in_time(result, self._timeout, self._held_by_on_close, self._leave)
-        except Late:
-            self._failed("on_close", None)
-        except BaseException as error:
-            if isinstance(error, asyncio.CancelledError) or _is_from_the_keyboard(error):
-                raise
-            self._failed("on_close", error)
+    def _closed(self, task: asyncio.Task[Outcome]) -> None:
+        """A call of ``on_close`` that has waited is over."""
+        self._closing.discard(task)
+        error = None if task.cancelled() else task.result()[1]
+        if error is None:
+            return
+        if _is_from_the_keyboard(error):
+            raise error
+        self._failed("on_close", None if isinstance(error, Late) else error)
 
     def _leave(self, rest: Coroutine[Any, Any, None]) -> None:
         """Lets a call that is over for us come to its end."""
@@ -230,10 +281,11 @@ class Hook:
                 task.cancel()
             if left:
                 await asyncio.wait(left, timeout=LAST)
-        for task in self._resting:
-            task.cancel()
-        if self._resting:
-            await asyncio.wait(self._resting, timeout=LAST)
+        resting = self._resting | self._tasks.close()
+        for rest in resting:
+            rest.cancel()
+        if resting:
+            await asyncio.wait(resting, timeout=LAST)
         if self.failures or self.dropped:
             log.warning(
                 "the policy hook: failures %d, calls of on_close left out %d",
@@ -247,6 +299,12 @@ def _keep(coroutine: Coroutine[Any, Any, None], tasks: set[asyncio.Future[None]]
     task = asyncio.ensure_future(coroutine)
     tasks.add(task)
     task.add_done_callback(tasks.discard)
+
+
+def _checked(answer: object) -> Allow | Deny:
+    if not isinstance(answer, (Allow, Deny)):
+        raise TypeError(f"authorize answered {answer!r}; allowed: Allow(...), Deny(...)")
+    return answer
 
 
 def _is_from_the_keyboard(error: BaseException) -> bool:

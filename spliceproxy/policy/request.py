@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Protocol, overload
 
 
 class Request(NamedTuple):
@@ -37,3 +37,46 @@ class Request(NamedTuple):
             if key.lower() == wanted:
                 return value.decode("latin-1")
         return ""
+
+
+class _Head(Protocol):
+    @property
+    def fields(self) -> Sequence[tuple[bytes, bytes]]: ...
+
+
+class Fields(Sequence[tuple[bytes, bytes]]):
+    """The fields of a head, which is not asked for them before somebody looks."""
+
+    __slots__ = ("_head",)
+
+    def __init__(self, head: _Head) -> None:
+        self._head = head
+
+    @overload
+    def __getitem__(self, at: int) -> tuple[bytes, bytes]: ...
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[tuple[bytes, bytes]]: ...
+    def __getitem__(self, at: int | slice) -> tuple[bytes, bytes] | Sequence[tuple[bytes, bytes]]:
+        return self._head.fields[at]
+
+    def __len__(self) -> int:
+        return len(self._head.fields)
+
+    def __iter__(self) -> Iterator[tuple[bytes, bytes]]:
+        return iter(self._head.fields)
+
+    def __eq__(self, other: object) -> bool:
+        """As the list that it stands for."""
+        if isinstance(other, Fields):
+            return list(self) == list(other)
+        return list(self) == other if isinstance(other, list) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return repr(list(self))
+
+    def __reduce__(
+        self,
+    ) -> tuple[type[list[tuple[bytes, bytes]]], tuple[list[tuple[bytes, bytes]]]]:
+        return list, (list(self),)  # copied and pickled as what it stands for

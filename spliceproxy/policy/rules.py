@@ -56,6 +56,7 @@ class RuleSet:
         self._allow = conditions.bits(rules, lambda rule: rule.action == "allow")
         self._reports = conditions.bits(rules, lambda rule: rule.report_only)
         self._timed = conditions.Timed(rules)
+        self.timed = bool(self._timed.periods)  # some look at the clock
         # For each condition the rules that have none: they match whatever the value is.
         self._any_address = conditions.bits(rules, lambda rule: rule.networks is None)
         self._any_client = conditions.bits(rules, lambda rule: rule.clients is None)
@@ -71,7 +72,7 @@ class RuleSet:
     def repeat_for(self) -> float:
         """Seconds for which a decision holds: until the next minute if rules look at the
         clock, else infinite."""
-        return self._timed.left() if self._timed.periods else math.inf
+        return self._timed.left() if self.timed else math.inf
 
     def of_client(self, client: str) -> int:
         """The rules that name a network of this client, one bit each: all that they see of it."""
@@ -82,7 +83,7 @@ class RuleSet:
     ) -> Selection:
         """The rules that match but for the addresses. ``matched`` is what :meth:`of_client`
         says of the client; ``host`` is canonical."""
-        minute = self._timed.minute() if self._timed.periods else 0
+        minute = self._timed.minute() if self.timed else 0
         return self._select(matched, user, groups, method, host, port, minute)
 
     def decide(self, request: Request) -> Match:

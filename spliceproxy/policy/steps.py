@@ -12,6 +12,7 @@ import asyncio
 import time
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator
+from contextvars import Context
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -33,33 +34,66 @@ class Cancelled(Exception):
     caller's."""
 
 
-async def in_time(
-    awaitable: Awaitable[T],
-    seconds: float,
-    held: Callable[[float], None],
-    leave: Callable[[Coroutine[Any, Any, None]], None],
-) -> T:
+Held = Callable[[float], None]
+"""Is told for how many seconds a step held the event loop."""
+
+Leave = Callable[[Coroutine[Any, Any, None]], None]
+"""Gets a coroutine that nobody waits for any more, to be run in a task of its own."""
+
+
+async def in_time(awaitable: Awaitable[T], seconds: float, held: Held, leave: Leave) -> T:
     """What the awaitable answers within so many seconds; Late, Cancelled. It runs in the
-    caller's task, so an answer without a wait costs no task. ``held`` is told for how many
-    seconds each step held the event loop.
+    caller's task, so an answer without a wait costs no task.
 
     When the time is over, the coroutine is cancelled. If it goes on even so, ``leave`` gets a
-    coroutine that runs the rest in a task of its own: for as many seconds again, and then it
-    closes it (coroutine.close()). The same happens if the caller is cancelled and the coroutine
-    does not end within SOON.
+    coroutine that runs the rest: for as many seconds again, and then it closes it
+    (coroutine.close()). The same happens if the caller is cancelled and the coroutine does not
+    end within SOON.
     """
-    coroutine = awaitable if isinstance(awaitable, Coroutine) else _coroutine(awaitable)
+    coroutine = as_coroutine(awaitable)
     if asyncio.current_task() is None:
         await _task(coroutine)
-    steps = _Steps(coroutine, held)
+    over, found = first_step(coroutine, held)
+    if over:
+        return found  # type: ignore[no-any-return]
+    return await rest_in_time(_Steps(coroutine, held), found, seconds, leave)  # type: ignore[no-any-return]
+
+
+def as_coroutine(awaitable: Awaitable[T]) -> Coroutine[Any, Any, T]:
+    return awaitable if isinstance(awaitable, Coroutine) else _coroutine(awaitable)
+
+
+def first_step(
+    coroutine: Coroutine[Any, Any, Any], held: Held, context: Context | None = None
+) -> tuple[bool, Any]:
+    """Begins a coroutine, which needs nothing else if it does not wait. True and what it answers,
+    or False and what it waits for. Cancelled; what it raises."""
+    before = time.perf_counter()
+    try:
+        if context is None:
+            return False, coroutine.send(None)
+        return False, context.run(coroutine.send, None)
+    except StopIteration as stop:
+        return True, stop.value
+    except (asyncio.CancelledError, GeneratorExit) as error:  # nobody but itself has raised it
+        raise Cancelled("it has awaited something that was cancelled") from error
+    finally:
+        held(time.perf_counter() - before)
+
+
+async def rest_in_time(
+    steps: _Steps,
+    awaited: Pending,
+    seconds: float,
+    leave: Leave,
+    cancelled: asyncio.CancelledError | None = None,
+) -> Any:
+    """As :func:`in_time`, for a coroutine that waits already. ``cancelled``: so was the task, and
+    the coroutine is yet to hear of it."""
+    timer = steps.loop.call_later(seconds, steps.expire)
     try:
         try:
-            awaited = steps.step(None)
-        except StopIteration as stop:
-            return stop.value  # type: ignore[no-any-return]
-        timer = steps.loop.call_later(seconds, steps.expire)
-        try:
-            answer = await steps.until_end(awaited)
+            answer = await steps.until_end(awaited, cancelled)
         finally:
             timer.cancel()
             steps.end()
@@ -76,7 +110,7 @@ async def in_time(
         raise Late from None
     if steps.swallowed:
         raise asyncio.CancelledError
-    return answer  # type: ignore[no-any-return]
+    return answer
 
 
 async def _task(coroutine: Coroutine[Any, Any, Any]) -> None:
@@ -100,11 +134,21 @@ class _Over(Exception):
 
 
 class _Steps:
-    def __init__(self, coroutine: Coroutine[Any, Any, Any], held: Callable[[float], None]) -> None:
+    """The steps behind the first. ``task`` is the one that they are made in, None for that of the
+    moment; ``context`` is that of the coroutine, None for the task's."""
+
+    def __init__(
+        self,
+        coroutine: Coroutine[Any, Any, Any],
+        held: Held,
+        task: asyncio.Task[Any] | None = None,
+        context: Context | None = None,
+    ) -> None:
         self.loop = asyncio.get_running_loop()
         self._coroutine = coroutine
         self._held = held
-        self._task = asyncio.current_task()
+        self._task = task or asyncio.current_task()
+        self._context = context
         self._waiter: asyncio.Future[None] | None = None
         self._soon: asyncio.TimerHandle | None = None
         self._expired = False
@@ -157,19 +201,26 @@ class _Steps:
 
     def step(self, error: BaseException | None) -> Pending:
         """Lets the coroutine run until it waits. StopIteration at its end."""
+        call: Callable[[Any], Any] = self._coroutine.send
+        if error is not None:
+            call = self._coroutine.throw
         before = time.perf_counter()
         try:
-            if error is None:
-                return self._coroutine.send(None)  # type: ignore[no-any-return]
-            return self._coroutine.throw(error)  # type: ignore[no-any-return]
+            if self._context is None:
+                return call(error)  # type: ignore[no-any-return]
+            return self._context.run(call, error)  # type: ignore[no-any-return]
         finally:
             self._held(time.perf_counter() - before)
 
     @types.coroutine
-    def until_end(self, awaited: Pending) -> Generator[Any, None, Any]:
-        """Steps from where it waits for ``awaited``; _Over."""
+    def until_end(
+        self, awaited: Pending, cancelled: asyncio.CancelledError | None = None
+    ) -> Generator[Any, None, Any]:
+        """Steps from where it waits for ``awaited``; _Over. ``cancelled`` as in
+        :func:`rest_in_time`."""
         while True:
-            error = yield from self._wait(awaited)
+            error = yield from self._wait(awaited, cancelled)
+            cancelled = None
             if self._expired:
                 raise _Over(awaited)
             try:
@@ -177,18 +228,16 @@ class _Steps:
             except StopIteration as stop:
                 return stop.value
 
-    def _wait(self, awaited: Pending) -> Generator[Any, None, BaseException | None]:
+    def _wait(
+        self, awaited: Pending, cancelled: asyncio.CancelledError | None
+    ) -> Generator[Any, None, BaseException | None]:
         """Waits as a task does; returns what is to be thrown into the coroutine."""
+        if cancelled is not None:
+            self._interrupt()
+            if not asyncio.isfuture(awaited) or not awaited.cancel():
+                return cancelled
         if awaited is None:
-            try:
-                yield
-            except asyncio.CancelledError as error:
-                self._interrupt()
-                return error
-            except GeneratorExit:
-                self._left = True
-                raise
-            return None
+            return (yield from self._turn())
         if not asyncio.isfuture(awaited):
             return RuntimeError(f"a coroutine for asyncio cannot wait for {awaited!r}")
         awaited._asyncio_future_blocking = False  # what a task does with the mark of "await"
@@ -206,6 +255,18 @@ class _Steps:
                 raise
             finally:
                 awaited.remove_done_callback(self._wake)
+        return None
+
+    def _turn(self) -> Generator[Any, None, asyncio.CancelledError | None]:
+        """Waits for the next turn of the event loop."""
+        try:
+            yield
+        except asyncio.CancelledError as error:
+            self._interrupt()
+            return error
+        except GeneratorExit:
+            self._left = True
+            raise
         return None
 
     def _wake(self, _: object = None) -> None:

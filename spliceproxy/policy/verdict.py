@@ -7,7 +7,9 @@ from typing import NamedTuple, Protocol
 
 
 class Head(Protocol):
-    """What is looked at in a request's head (``http1.head.RequestHead``)."""
+    """What is looked at in a request's head (``http1.head.RequestHead``). ``fields`` and
+    ``values`` are asked for only where a setting or a function needs them. A function may keep
+    its request, and look at the ``fields`` when the client is long gone."""
 
     @property
     def method(self) -> str: ...

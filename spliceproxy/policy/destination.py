@@ -1,0 +1,203 @@
+"""The last steps of a decision: what the hook says, where the name leads, and whether the rules
+and the guard allow these addresses.
+
+Each step ends with a call of the next one. Where something has to be waited for, the next step is
+called from a coroutine (``_when_...``), so that nothing is asked twice, and what does not wait
+costs no coroutine.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Coroutine
+from typing import Any
+
+from spliceproxy.errors import Denied, Failure
+from spliceproxy.policy import refusals
+from spliceproxy.policy.decision import Allow, Deny
+from spliceproxy.policy.hook import Answer, Hook
+from spliceproxy.policy.judging import Case, Judge
+from spliceproxy.policy.names import is_number
+from spliceproxy.policy.request import Request
+from spliceproxy.policy.verdict import Names, Notes, Verdict
+from spliceproxy.policy.witness import Witness
+
+Later = Coroutine[Any, Any, Verdict]
+"""The rest of a decision that has to wait: to be awaited once, or closed."""
+
+_new = tuple.__new__  # of a NamedTuple, without the call of its own __new__
+
+
+async def ended(found: Verdict | Later) -> Verdict:
+    """A decision, waited for."""
+    return found if isinstance(found, Verdict) else await found
+
+
+class Destinations:
+    """Of one policy. ``witness`` may be None."""
+
+    __slots__ = ("_hook", "_judge", "_names", "_wants_addresses", "_witness")
+
+    def __init__(self, names: Names, judge: Judge, hook: Hook, witness: Witness | None) -> None:
+        self._names = names
+        self._judge = judge
+        self._hook = hook
+        self._wants_addresses = hook.wants_addresses
+        self._witness = witness
+
+    def of(self, case: Case, repeat: float) -> Verdict | Later:
+        """Where a request leads that nobody else need be asked about. ``repeat``: seconds for
+        which all that was decided before holds."""
+        addresses = self._names.cached(case.host)
+        if addresses is None:
+            return self._when_named(case)
+        addresses, holds = self._judge.sift(case, addresses, own=case.own)
+        if holds < repeat:
+            repeat = holds
+        return _new(Verdict, (case.host, case.port, addresses, "", repeat))
+
+    async def _when_named(self, case: Case) -> Verdict:
+        """Not to be repeated: the name may be one whose answers hold for one request only."""
+        addresses = await self._look_up(case)
+        addresses, _ = self._judge.sift(case, addresses, own=case.own)
+        return Verdict(case.host, case.port, addresses, "", 0.0)
+
+    async def _look_up(self, case: Case) -> tuple[str, ...]:
+        """The addresses of a name that is not in the cache. An address in an odd spelling is
+        refused: a resolver may read it as another address than the rules did."""
+        if is_number(case.host):
+            raise refusals.odd_address()
+        asked = time.monotonic()
+        addresses = await self._names.resolve(case.host)
+        case.notes.looked_up += time.monotonic() - asked
+        return addresses
+
+    # ---- with a hook -------------------------------------------------------------------
+
+    def by_hook(self, case: Case, request: Request, repeat: float) -> Verdict | Later:
+        """The same if there is a hook. It is asked before the name is looked up, and once more if
+        it wants to know the addresses. What the second answer leaves out is taken from the
+        first."""
+        began = time.monotonic() if self._hook.caches else 0.0
+        answer = self.ask(request)
+        if isinstance(answer, Answer):
+            return self._first(case, request, repeat, began, answer)
+        return self._when_first(case, request, repeat, began, answer)
+
+    async def _when_first(
+        self, case: Case, request: Request, repeat: float, began: float, answer: Awaitable[Answer]
+    ) -> Verdict:
+        return await ended(self._first(case, request, repeat, began, await answer))
+
+    def _first(
+        self, case: Case, request: Request, repeat: float, began: float, answer: Answer
+    ) -> Verdict | Later:
+        """The hook has said this before the name is looked up."""
+        allow = self.allow(answer, case.notes)
+        if answer.repeat_for < repeat:
+            repeat = answer.repeat_for
+        addresses = allow.addresses
+        if addresses is None or case.own:
+            addresses = self._names.cached(case.host)
+            if addresses is None:
+                return self._when_allowed(case, request, began, allow)
+        return self._sifted(case, request, repeat, began, allow, addresses)
+
+    async def _when_allowed(
+        self, case: Case, request: Request, began: float, allow: Allow
+    ) -> Verdict:
+        addresses = await self._look_up(case)
+        return await ended(self._sifted(case, request, 0.0, began, allow, addresses))
+
+    def _sifted(
+        self,
+        case: Case,
+        request: Request,
+        repeat: float,
+        began: float,
+        allow: Allow,
+        addresses: tuple[str, ...],
+    ) -> Verdict | Later:
+        """The name leads to these addresses, or the hook has named others."""
+        own = case.own
+        if allow.addresses is not None:
+            # The backend's are the operator's word, others are not.
+            own = own and set(allow.addresses) <= set(addresses)
+            addresses = allow.addresses
+        addresses, holds = self._judge.sift(case, addresses, own=own)
+        if holds < repeat:
+            repeat = holds
+        source = allow.source_address
+        if not self._wants_addresses:
+            return _verdict(case, addresses, source, repeat, began)
+        answer = self.ask(request._replace(addresses=addresses))
+        rest = case, addresses, source, own, repeat, began
+        if isinstance(answer, Answer):
+            return self._second(*rest, answer)
+        return self._when_second(*rest, answer)
+
+    async def _when_second(
+        self,
+        case: Case,
+        addresses: tuple[str, ...],
+        source: str,
+        own: bool,
+        repeat: float,
+        began: float,
+        answer: Awaitable[Answer],
+    ) -> Verdict:
+        return self._second(case, addresses, source, own, repeat, began, await answer)
+
+    def _second(
+        self,
+        case: Case,
+        addresses: tuple[str, ...],
+        source: str,
+        own: bool,
+        repeat: float,
+        began: float,
+        answer: Answer,
+    ) -> Verdict:
+        """The hook has said this to the addresses."""
+        allow = self.allow(answer, case.notes)
+        repeat = min(repeat, answer.repeat_for)
+        source = allow.source_address or source
+        if allow.addresses:
+            own = own and set(allow.addresses) <= set(addresses)
+            addresses, holds = self._judge.sift(case, allow.addresses, own=own)
+            repeat = min(repeat, holds)
+        return _verdict(case, addresses, source, repeat, began)
+
+    def ask(self, request: Request) -> Answer | Coroutine[Any, Any, Answer]:
+        """The hook's answer, to be given to :meth:`allow`. Failure."""
+        if self._witness is None:
+            return self._hook.begin(request)
+        return self._witnessed(request, self._witness)
+
+    async def _witnessed(self, request: Request, witness: Witness) -> Answer:
+        try:
+            answer = await self._hook.ask(request)
+        except Failure as failure:
+            witness.answered(failure)
+            raise
+        witness.answered(answer.decision)
+        return answer
+
+    def allow(self, answer: Answer, notes: Notes) -> Allow:
+        """What the hook allows. Denied if it answers Deny."""
+        decision = answer.decision
+        if isinstance(decision, Deny):
+            raise Denied(decision.reason, decision.rule, decision.status)
+        if decision.tags:
+            notes.tags = {**notes.tags, **decision.tags}
+        return decision
+
+
+def _verdict(
+    case: Case, addresses: tuple[str, ...], source: str, repeat: float, began: float
+) -> Verdict:
+    """``repeat`` counts from ``began``: the hook may have taken seconds, and what was decided
+    before is older by these."""
+    if repeat:
+        repeat = max(0.0, repeat - (time.monotonic() - began))
+    return _new(Verdict, (case.host, case.port, addresses, source, repeat))

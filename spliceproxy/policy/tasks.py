@@ -1,0 +1,176 @@
+"""In which task somebody else's coroutine runs.
+
+Who awaits may need a task: asyncio.timeout() does, and so does every library that builds on it.
+Decisions are asked for in tasks, and between two of them. Most coroutines end without having
+waited, and a task for each would cost more than they do. So one task is kept ready. A coroutine is
+begun as if that task were running. If it waits, that task runs the rest, and another one is made
+ready. The standard library has the means for it ("Extending", asyncio-extending).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from asyncio.tasks import _enter_task, _leave_task
+from collections.abc import Awaitable, Coroutine
+from contextvars import copy_context
+from functools import partial
+from typing import Any
+
+from spliceproxy.policy.steps import (
+    Cancelled,
+    Held,
+    Leave,
+    Pending,
+    _Steps,
+    as_coroutine,
+    first_step,
+    in_time,
+    rest_in_time,
+)
+
+Outcome = tuple[Any, BaseException | None]
+"""What a coroutine answers, or what it raises."""
+
+
+async def _outcome(coroutine: Coroutine[Any, Any, Any]) -> Outcome:
+    """SystemExit at the end of a task would end the event loop, too."""
+    try:
+        return await coroutine, None
+    except (asyncio.CancelledError, GeneratorExit):
+        raise
+    except BaseException as error:  # noqa: BLE001 - it is the outcome
+        return None, error
+
+
+class _Spare:
+    """A task that waits for a coroutine whose rest it is to run."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._given: asyncio.Future[None] = loop.create_future()
+        self._rest: tuple[_Steps, Pending, float, Leave] | None = None
+        self._waits = False
+        self.task: asyncio.Task[Outcome] = loop.create_task(self._run())
+
+    @property
+    def ready(self) -> bool:
+        """Not before its first turn: a task that is cancelled before has run nothing."""
+        return self._waits and not self._given.done()
+
+    def begin(self, coroutine: Coroutine[Any, Any, Any], held: Held) -> tuple[bool, Any]:
+        """As :func:`first_step`; with what it waits for as the rest's first argument."""
+        # What it sets is not seen by the coroutine that comes next.
+        context = copy_context()
+        running = asyncio.current_task(self.loop)
+        if running is not None:
+            _leave_task(self.loop, running)
+        _enter_task(self.loop, self.task)
+        try:
+            over, found = first_step(coroutine, held, context)
+        finally:
+            _leave_task(self.loop, self.task)
+            if running is not None:
+                _enter_task(self.loop, running)
+        if over:
+            return True, found
+        return False, (_Steps(coroutine, held, self.task, context), found)
+
+    def go_on(self, steps: _Steps, awaited: Pending, seconds: float, leave: Leave) -> None:
+        """The task runs the rest."""
+        self._rest = steps, awaited, seconds, leave
+        if not self._given.done():  # the coroutine may have cancelled its task
+            self._given.set_result(None)
+
+    async def _run(self) -> Outcome:
+        self._waits = True
+        cancelled = None
+        try:
+            await self._given
+        except asyncio.CancelledError as error:
+            cancelled = error
+        if self._rest is None:
+            raise asyncio.CancelledError
+        return await _outcome(rest_in_time(*self._rest, cancelled))
+
+
+class Tasks:
+    """Of one hook. ``seconds`` is the limit of each call; ``leave`` as for :func:`in_time`."""
+
+    def __init__(self, seconds: float, leave: Leave) -> None:
+        self._seconds = seconds
+        self._leave = leave
+        self._spare: _Spare | None = None
+        self._running: set[asyncio.Task[Outcome]] = set()
+
+    def begin(self, awaitable: Awaitable[Any], held: Held) -> tuple[bool, Any]:
+        """True and what it answers; False and, where it waits, a coroutine for the rest, which
+        answers or raises as :func:`in_time` does. That is to be awaited, or closed. Cancelled;
+        what it raises at once."""
+        coroutine = as_coroutine(awaitable)
+        if asyncio.current_task() is not None:
+            over, found = first_step(coroutine, held)
+            if over:
+                return True, found
+            return False, rest_in_time(_Steps(coroutine, held), found, self._seconds, self._leave)
+        spare = self._ready()
+        if spare is None:
+            return False, in_time(coroutine, self._seconds, held, self._leave)
+        over, found = spare.begin(coroutine, held)
+        if over:
+            return True, found
+        return False, self._follow(self._go_on(spare, *found))
+
+    def run(self, awaitable: Awaitable[Any], held: Held) -> asyncio.Task[Outcome] | None:
+        """Runs it apart from the task of the moment. None if it has ended, else the task that it
+        goes on in. What it raises at once."""
+        spare = self._ready()
+        if spare is None:
+            whole = in_time(awaitable, self._seconds, held, self._leave)
+            return asyncio.ensure_future(_outcome(whole))
+        over, found = spare.begin(as_coroutine(awaitable), held)
+        return None if over else self._go_on(spare, *found)
+
+    def close(self) -> set[asyncio.Task[Outcome]]:
+        """The tasks that are left, which the caller cancels."""
+        spare, self._spare = self._spare, None
+        return self._running | ({spare.task} if spare is not None else set())
+
+    def _ready(self) -> _Spare | None:
+        """None if there is no task yet; the next caller may find one."""
+        loop = asyncio.get_running_loop()
+        spare = self._spare
+        if spare is not None and spare.ready:
+            return spare
+        if spare is None or spare.loop is not loop or spare.task.done():
+            self._spare = _Spare(loop)
+        return None
+
+    def _go_on(self, spare: _Spare, steps: _Steps, awaited: Pending) -> asyncio.Task[Outcome]:
+        spare.go_on(steps, awaited, self._seconds, self._leave)
+        self._spare = _Spare(spare.loop)
+        task = spare.task
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return task
+
+    async def _follow(self, task: asyncio.Task[Outcome]) -> Any:
+        """What a task answers. Who is cancelled here does not wait for its end."""
+        if not task.done():
+            over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            task.add_done_callback(partial(_wake, over))
+            try:
+                await over
+            except BaseException:  # of our caller
+                task.cancel()
+                raise
+        if task.cancelled():
+            raise Cancelled("it has cancelled its own task")
+        answer, error = task.result()
+        if error is not None:
+            raise error
+        return answer
+
+
+def _wake(over: asyncio.Future[None], _: object) -> None:
+    if not over.done():
+        over.set_result(None)
