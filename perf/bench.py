@@ -17,9 +17,9 @@ from typing import Any
 from rig import load, machine, report, settings
 from rig.kinds import Kind
 from rig.load import Wrong
-from rig.measures import MEASURES, SMALL, Figures, Measure, idle, sweep_step
+from rig.measures import MEASURES, SMALL, Figures, Measure, idle, sweep_step, swept
 from rig.origins import Origins, origins
-from rig.ours import BEFORE, OURS
+from rig.ours import BEFORE, OURS, is_ours
 from rig.process import leave_on_sigterm
 from rig.proxies import DIRECT, KINDS, Proxy, started
 from rig.settings import ALL_PEERS, IDLE_STEPS, REFERENCES, STEPS, Settings
@@ -53,8 +53,8 @@ class Bench:
             for r in range(s.rounds)
             for m in self.measures
         )
-        swept = self.kinds if s.wants("sweep") else []
-        steps = sum(s.fits(k.name, n, self._sweep_workers(k)) for k in swept for n in STEPS)
+        clients = [k for k in self.kinds if swept(k)] if s.wants("sweep") else []
+        steps = sum(s.fits(k.name, n, self._sweep_workers(k)) for k in clients for n in STEPS)
         rest = len(self.kinds) * 16 * s.wants("idle")
         return ((number + steps) * (s.duration + START) + rest) / 60
 
@@ -71,7 +71,7 @@ class Bench:
             self._idle(kind)
         for clients in STEPS if self.settings.wants("sweep") else []:
             for kind in self.kinds:
-                if kind.forwards and not kind.more:
+                if swept(kind):
                     self._step(kind, clients)
 
     def _measure(self, measure: Measure, kind: Kind, turn: int) -> None:
@@ -99,7 +99,7 @@ class Bench:
             self._say(kind, f"{last} {what}: {figures['bytes']:.0f} bytes each")
 
     def _sweep_workers(self, kind: Kind) -> int:
-        return self.settings.sweep_workers if kind.name == OURS else self.settings.workers
+        return self.settings.sweep_workers if is_ours(kind) else self.settings.workers
 
     def _step(self, kind: Kind, clients: int) -> None:
         workers = self._sweep_workers(kind)
@@ -143,7 +143,7 @@ class Bench:
 
     def _blame(self, kind: Kind, what: str, why: str) -> None:
         text = f"{kind.name}: {what}: {why}"
-        (self.wrong if kind.name in (OURS, BEFORE, *REFERENCES) else self.failed).append(text)
+        (self.wrong if is_ours(kind) or kind.name in REFERENCES else self.failed).append(text)
         print(f"WRONG: {text}", file=sys.stderr, flush=True)
 
     def _say(self, kind: Kind, text: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from . import ratios, tables
 from .kinds import Kind
 from .measures import MEASURES, SMALL
-from .ours import OURS
+from .ours import OURS, is_ours
 from .proxies import C_LOOP, KINDS
 
 
@@ -80,10 +80,12 @@ def table(results: dict[str, Any]) -> str:
         text = f"{idle['bytes'] / 1024:.2f} KiB, {idle['descriptors']:.2f} descriptors, "
         text += f"{idle['idle_cpu'] * 100:.1f} % CPU"
         rows.append((f"F: {idle['points'][-1][0]:,} idle tunnels", "1 KiB each, 2, 0", text))
-    for clients in ("10000", "15000"):
-        step = results["sweep"].get(OURS, {}).get(clients)
+    function = f"{OURS}+function"
+    for name, clients in ((OURS, "10000"), (OURS, "15000"), (function, "15000")):
+        step = results["sweep"].get(name, {}).get(clients)
         text = f"{step['rate']:,.0f} req/s, {step['p99'] / 1e3:.1f} s" if step else "-"
-        rows.append((f"G: {int(clients):,} clients", "10,000 req/s, p99 < 2 s", text))
+        what = f"G: {int(clients):,} clients{', with a function' if name == function else ''}"
+        rows.append((what, "10,000 req/s, p99 < 2 s", text))
     stalled = results["medians"].get("stalled", {}).get(OURS)
     text = f"{tables.number(stalled['held'])} MiB" if stalled else "-"
     rows.append(("S: held for a download that nobody reads", "1.0 MiB", text))
@@ -109,7 +111,7 @@ def _ratio(results: dict[str, Any], goal: Goal) -> str:
 
 def _best(medians: dict[str, dict[str, Any]]) -> str:
     def ends_connect(kind: Kind) -> bool:
-        return not kind.name.startswith(OURS) and kind.name != C_LOOP and not kind.relay
+        return not is_ours(kind) and kind.name != C_LOOP and not kind.relay
 
     real = [name for name in medians if ends_connect(KINDS[name])]
     return min(real, key=lambda name: float(medians[name]["cpu"]), default="")

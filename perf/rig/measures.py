@@ -220,6 +220,11 @@ def _all() -> list[Measure]:
 MEASURES = _all()
 
 
+def swept(kind: Kind) -> bool:
+    """Whether it is measured with many clients at once."""
+    return _forwards(kind) or kind.name == f"{OURS}+function"
+
+
 def sweep_step(settings: Settings, origins: Origins, proxy: Proxy, clients: int) -> Figures:
     """``clients`` kept-alive clients at once, every byte compared."""
     seconds = settings.duration

@@ -26,6 +26,11 @@ _CONDITIONS = (  # by turns, with a number; none of them holds for what is measu
 )
 
 
+def is_ours(kind: Kind) -> bool:
+    """Whether it is spliceproxy, of whatever build and settings."""
+    return kind.name.startswith(OURS)
+
+
 def rules(number: int) -> str:
     """TOML with so many rules of all kinds, none of which matches."""
     made = []
