@@ -14,10 +14,11 @@ address that carries an IPv4 one (NAT64, 6to4, Teredo...) may be dialled only if
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
+from typing import SupportsInt
 
-from spliceproxy.policy.networks import Address, NetworkTable, parse_address
+from spliceproxy.policy.networks import NetworkTable, number_of
 
 MODES = ("on", "private", "off")
 
@@ -73,26 +74,24 @@ _SPECIAL = {
     "fec0::/10": "site-local",
     "ff00::/8": "multicast",
 }
-_GLOBAL = ipaddress.IPv6Network("2000::/3")  # all that IANA has given out so far
 
-_EMBEDDED_96 = [
-    ipaddress.IPv6Network(text)
-    for text in (
-        "64:ff9b::/96",  # NAT64 (RFC 6052)
-        "::/96",  # IPv4-compatible (RFC 4291)
-        "::ffff:0:0:0/96",  # IPv4-translated (RFC 2765)
-    )
-]
-_NAT64_LOCAL = ipaddress.IPv6Network("64:ff9b:1::/48")  # RFC 8215
-_SIXTOFOUR = ipaddress.IPv6Network("2002::/16")  # RFC 3056
-_TEREDO = ipaddress.IPv6Network("2001::/32")  # RFC 4380
+# The first bits of networks, as numbers.
+_GLOBAL = 0b001  # 2000::/3, all that IANA has given out so far
+_EMBEDDED_96 = {
+    0x0064FF9B << 64,  # 64:ff9b::/96, NAT64 (RFC 6052)
+    0,  # ::/96, IPv4-compatible (RFC 4291)
+    0xFFFF0000,  # ::ffff:0:0:0/96, IPv4-translated (RFC 2765)
+}
+_NAT64_LOCAL = 0x0064FF9B0001  # 64:ff9b:1::/48 (RFC 8215)
+_SIXTOFOUR = 0x2002  # 2002::/16 (RFC 3056)
+_TEREDO = 0x20010000  # 2001::/32 (RFC 4380)
 _ISATAP = (0x00005EFE, 0x02005EFE)  # RFC 5214
 
 
 class Guard:
     """``mode`` is one of MODES; ``allow`` and ``deny`` are networks. ValueError for others."""
 
-    __slots__ = ("_allow", "_deny", "_mode", "check")
+    __slots__ = ("_allow", "_deny", "_kinds", "_mode", "check")
 
     check: Callable[[tuple[str, ...], bool], tuple[tuple[str, ...], str]]
     """Takes addresses, and whether the client is on this machine. Returns the addresses that may
@@ -105,6 +104,10 @@ class Guard:
         if mode not in MODES:
             raise ValueError(f"guard {mode!r}; allowed: {', '.join(MODES)}")
         self._mode = mode
+        more = (_HERE, _ELSEWHERE) if mode == "private" else ()
+        # For clients elsewhere, and for those on this machine.
+        kinds: tuple[tuple[_Kinds, ...], ...] = ((_ALWAYS, *(more or (_HERE,))), (_ALWAYS, *more))
+        self._kinds = kinds
         self._allow = NetworkTable((text, 1) for text in allow)
         self._deny = NetworkTable((text, 1) for text in deny)
         self.check = lru_cache(maxsize=CACHED)(self._check)
@@ -121,36 +124,35 @@ class Guard:
 
     def fault(self, address: str, local: bool) -> str:
         """What kind of address it is if it may not be dialled, else ""."""
-        parsed = parse_address(address)
-        fault = self._fault(parsed, local)
-        if not fault and isinstance(parsed, ipaddress.IPv6Address):
-            for inner in embedded(parsed):
-                fault = self._fault(inner, local)
+        version, number = number_of(address)
+        fault = self._fault(version, number, local)
+        if not fault and version == 6:
+            for inner in embedded(number):
+                fault = self._fault(4, int(inner), local)
                 if fault:
                     return f"{fault} (within an IPv6 address)"
         return fault
 
-    def _fault(self, address: Address, local: bool) -> str:
-        if self._deny.bits_of(address):
+    def _fault(self, version: int, number: int, local: bool) -> str:
+        if self._deny.bits_of(version, number):
             return "denied"
-        if self._mode == "off" or self._allow.bits_of(address):
+        if self._mode == "off" or self._allow.bits_of(version, number):
             return ""
-        fault = _kind(address, _ALWAYS)
-        if not fault and (self._mode == "private" or not local):
-            fault = _kind(address, _HERE)
-        if not fault and self._mode == "private":
-            fault = _kind(address, _ELSEWHERE)
-            if not fault and isinstance(address, ipaddress.IPv6Address):
-                fault = "" if address in _GLOBAL else "reserved"
-        return fault
+        for table, names in self._kinds[local]:
+            bits = table.bits_of(version, number)
+            if bits:
+                return names[(bits & -bits).bit_length() - 1]
+        if self._mode == "private" and version == 6 and number >> 125 != _GLOBAL:
+            return "reserved"
+        return ""
 
 
-def embedded(address: ipaddress.IPv6Address) -> Iterator[ipaddress.IPv4Address]:
-    """The IPv4 addresses that an IPv6 address may lead to, or be taken for."""
+def embedded(address: SupportsInt) -> Iterator[ipaddress.IPv4Address]:
+    """The IPv4 addresses that an IPv6 address (or its number) may lead to, or be taken for."""
     number = int(address)
-    if any(address in network for network in _EMBEDDED_96) and number > 1:
+    if number >> 32 in _EMBEDDED_96 and number > 1:
         yield ipaddress.IPv4Address(number & 0xFFFFFFFF)
-    if address in _NAT64_LOCAL:
+    if number >> 80 == _NAT64_LOCAL:
         # The prefix within it is the operator's choice: each place of RFC 6052 section 2.2,
         # for prefixes of 96, 64, 56 and 48 bits. What is no address there begins with zeros.
         places = (
@@ -160,16 +162,16 @@ def embedded(address: ipaddress.IPv6Address) -> Iterator[ipaddress.IPv4Address]:
             (number >> 64 & 0xFFFF) << 16 | number >> 40 & 0xFFFF,
         )
         yield from (ipaddress.IPv4Address(place) for place in places if place >> 24)
-    if address in _SIXTOFOUR:
+    if number >> 112 == _SIXTOFOUR:
         yield ipaddress.IPv4Address(number >> 80 & 0xFFFFFFFF)
-    if address in _TEREDO:
+    if number >> 96 == _TEREDO:
         yield ipaddress.IPv4Address(number >> 64 & 0xFFFFFFFF)  # the server
         yield ipaddress.IPv4Address(~number & 0xFFFFFFFF)  # the client
     if number >> 32 & 0xFFFFFFFF in _ISATAP:
         yield ipaddress.IPv4Address(number & 0xFFFFFFFF)
 
 
-_Kinds = tuple[NetworkTable, Sequence[str]]
+_Kinds = tuple[NetworkTable, tuple[str, ...]]
 
 
 def _table(*lists: dict[str, str]) -> _Kinds:
@@ -177,12 +179,6 @@ def _table(*lists: dict[str, str]) -> _Kinds:
     kinds = {network: kind for group in lists for network, kind in group.items()}
     table = NetworkTable((network, 1 << n) for n, network in enumerate(kinds))
     return table, tuple(kinds.values())
-
-
-def _kind(address: Address, kinds: _Kinds) -> str:
-    table, names = kinds
-    bits = table.bits_of(address)
-    return names[(bits & -bits).bit_length() - 1] if bits else ""
 
 
 _ALWAYS = _table(_LINK, _METADATA)

@@ -6,11 +6,16 @@ import ipaddress
 import re
 from functools import lru_cache
 
+from spliceproxy.policy.networks import is_quad
+
 MAX_NAME = 253
 """Characters of a host name without its final dot (RFC 1035 section 3.1)."""
 
 _PLAIN = re.compile(r"(?:[a-z0-9_-]{1,63}\.)*[a-z0-9_-]*[a-z_-][a-z0-9_-]*").fullmatch
 """A name in lower case that does not end in a number."""
+
+_USUAL = re.compile(r"(?:[a-z0-9_-]{1,63}\.)*[a-z_-][a-z0-9_-]{0,62}").fullmatch
+"""Of these the names whose last label begins as no number does: nearly all."""
 
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*").fullmatch
 
@@ -24,6 +29,13 @@ def canonical(host: str) -> str:
     IPv4 is read as inet_aton(3) and the URL standard do: one to four numbers, decimal, octal
     or hexadecimal, the last of which fills what is left. ValueError for what is no host.
     """
+    if (_USUAL(host) and len(host) <= MAX_NAME) or is_quad(host):
+        return host
+    return _spelled(host)
+
+
+def _spelled(host: str) -> str:
+    """As :func:`canonical`, for any host."""
     if not host.isascii():
         host = _to_ascii(host)
     name = host.lower()

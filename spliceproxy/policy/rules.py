@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 from spliceproxy.config import RuleConfig
@@ -21,7 +21,7 @@ from spliceproxy.policy.decision import STATUSES, check_status
 from spliceproxy.policy.names import canonical
 from spliceproxy.policy.request import Request
 
-ANSWERS = 64
+ANSWERS = 1024
 """Sets of addresses for which a selection of rules remembers its answer."""
 
 DEFAULT = "default"
@@ -67,6 +67,8 @@ class RuleSet:
         self._users = conditions.Users(rules).bits
         self._methods, self._any_method = conditions.methods(rules)
         self._select = lru_cache(maxsize=CACHED)(self._selection)
+        # Many hosts have the same rules.
+        self._made = lru_cache(maxsize=CACHED)(partial(Selection, self))
 
     @property
     def repeat_for(self) -> float:
@@ -117,7 +119,7 @@ class RuleSet:
         )
         if self._timed.periods:
             selected &= self._timed.at(minute)
-        return Selection(self, selected)
+        return self._made(selected)
 
     def settle(self, selected: int) -> Match | None:
         """The answer of some rules, if it is the same for every address."""
@@ -168,12 +170,16 @@ class Selection:
     a rule that only reports depends on the address, so that its report is not in ``settled``.
     """
 
-    __slots__ = ("_answers", "_rules", "_selected", "reports_later", "settled")
+    __slots__ = ("_rules", "_selected", "reports_later", "settled", "sift")
+
+    sift: Callable[[tuple[str, ...]], tuple[tuple[str, ...], Match]]
+    """Returns the addresses that are allowed, in the same order, and the match for the first of
+    them; if none is allowed, the match for the first of all. There is at least one."""
 
     def __init__(self, rules: RuleSet, selected: int) -> None:
         self._rules = rules
         self._selected = selected
-        self._answers: dict[tuple[str, ...], tuple[tuple[str, ...], Match]] = {}
+        self.sift = lru_cache(maxsize=ANSWERS)(self._sift)
         self.settled = rules.settle(selected)
         self.reports_later = rules.report_later(selected)
 
@@ -186,18 +192,11 @@ class Selection:
         report, too, and of those behind the one that decides."""
         return self._rules.names(self._selected, address)
 
-    def sift(self, addresses: tuple[str, ...]) -> tuple[tuple[str, ...], Match]:
-        """The addresses that are allowed, in the same order, and the match for the first of
-        them; if none is allowed, the match for the first of all. There is at least one."""
-        answer = self._answers.get(addresses)
-        if answer is None:
-            matches = [(address, self.match(address)) for address in addresses]
-            passed = tuple(address for address, match in matches if match.allow)
-            decisive = next((match for _, match in matches if match.allow), matches[0][1])
-            if len(self._answers) >= ANSWERS:
-                self._answers.clear()
-            answer = self._answers[addresses] = passed, decisive
-        return answer
+    def _sift(self, addresses: tuple[str, ...]) -> tuple[tuple[str, ...], Match]:
+        matches = [(address, self.match(address)) for address in addresses]
+        passed = tuple(address for address, match in matches if match.allow)
+        decisive = next((match for _, match in matches if match.allow), matches[0][1])
+        return passed, decisive
 
 
 def _identify(index: int, rule: RuleConfig, rules: Sequence[RuleConfig]) -> str:
