@@ -126,7 +126,7 @@ def _kill(clients: list[Client]) -> None:
 
 @contextlib.contextmanager
 def _echo(folder: Path) -> Iterator[int]:
-    port = free_ports(4)
+    port = free_ports(5)
     with running([program("origin"), str(port)], folder, port=port):
         yield port
 

@@ -5,8 +5,10 @@
 Each by turns is asked for once, then comes the measurement: so many requests again, at least
 ``--requests``, each for the next host, by the next user, or from the next client. What has
 been learned of one is long ago when its turn comes again. Hosts and clients are addresses of
-127.0.0.0/8, users are of one file of passwords. The figures are CPU time of the proxy with one
-worker for a request or a tunnel, medians of the rounds, which go from proxy to proxy.
+127.0.0.0/8, names lead to hosts, users are of one file of passwords. Names are measured the first
+time, too. The figures are CPU time of the proxy with one worker for a request or a tunnel, medians
+of the rounds, which go from proxy to proxy.
+
 HAPROXY, NGINX_131 and BEFORE name programs as for bench.sh. FOLDER gets ``hosts.json`` and
 ``hosts.png``. Exit status 1 if spliceproxy gave a wrong answer.
 """
@@ -15,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import statistics
 import sys
@@ -36,6 +39,7 @@ from rig.tables import markdown, number
 
 NUMBERS = (1, 100, 1000, 10_000, 100_000)
 AT_ONCE = 100  # connections, or tunnels that are being set up
+FEW = 1000  # of what the first time is measured, at least
 WARMING = 600.0  # seconds for the first pass; a bcrypt hash for each user takes a millisecond
 
 Argv = Callable[[Proxy, Origins, int, int], list[str]]
@@ -51,6 +55,7 @@ class Axis(NamedTuple):
     peers: tuple[str, ...]
     argv: Argv
     prepared: Callable[[Kind, int], Kind] = lambda kind, _: kind
+    first: bool = False  # what is measured is the first time
 
 
 def _get(*options: str) -> Argv:
@@ -62,9 +67,25 @@ def _get(*options: str) -> Argv:
     return argv
 
 
-def _connect(proxy: Proxy, servers: Origins, many: int, requests: int) -> list[str]:
-    at_once = str(min(AT_ONCE, requests))
-    return proxy.tunnel("setup", 0, "-c", at_once, "-m", str(requests), "-k", str(many))
+def _connect(*options: str) -> Argv:
+    def argv(proxy: Proxy, _: Origins, many: int, requests: int) -> list[str]:
+        at_once = ("-c", str(min(AT_ONCE, requests)))
+        return proxy.tunnel("setup", 0, *at_once, "-m", str(requests), "-k", str(many), *options)
+
+    return argv
+
+
+def _with_names(kind: Kind, _: int) -> Kind:
+    """In a mount namespace whose resolv.conf(5) names the server of ``origin.c``."""
+
+    def argv(s: Setting) -> list[str]:
+        path = s.folder / "resolv.conf"
+        path.write_text(f"nameserver 127.0.0.1:{s.echo + 4}\n")
+        shell = 'mount --bind "$0" /etc/resolv.conf && exec "$@"'
+        own = ("unshare", "-m") if os.getuid() == 0 else ("unshare", "-rm")
+        return [*own, "sh", "-c", shell, str(path), *kind.argv(s)]
+
+    return kind._replace(argv=argv)
 
 
 def _with_users(kind: Kind, many: int) -> Kind:
@@ -83,7 +104,11 @@ def _with_users(kind: Kind, many: int) -> Kind:
 AXES = (
     Axis("hosts-get", "GET, kept alive, by hosts", "requests", ("haproxy", "squid"),
          _get("-k", "MANY")),
-    Axis("hosts-connect", "CONNECT, by hosts", "finished", ("nginx-tunnel", "squid"), _connect),
+    Axis("hosts-connect", "CONNECT, by hosts", "finished", ("nginx-tunnel", "squid"),
+         _connect()),
+    Axis("names", "CONNECT, by names", "finished", (), _connect("-N"), _with_names),
+    Axis("names-first", "CONNECT, by names, the first time", "finished", (), _connect("-N"),
+         _with_names, first=True),
     Axis("users", "GET, kept alive, by users", "requests", (), _get("-u", "MANY"), _with_users),
     Axis("clients", "GET, a new connection each, by clients", "requests", ("haproxy", "squid"),
          _get("-C", "-s", "MANY")),
@@ -97,8 +122,10 @@ def measure(
     limit = raise_limit()
     ports = servers.pages.port, servers.echo
     with started(axis.prepared(kind, many), *ports, 1, limit, folder) as proxy:
-        load.run(proxy, servers, axis.argv(proxy, servers, many, max(many, AT_ONCE)), WARMING)
-        count = max(many, requests)
+        # One host, so that what the proxy does once is not measured; or each of them once.
+        warm = (1, FEW) if axis.first else (many, max(many, AT_ONCE))
+        load.run(proxy, servers, axis.argv(proxy, servers, *warm), WARMING)
+        count = many if axis.first else max(many, requests)
         report = load.run(proxy, servers, axis.argv(proxy, servers, many, count), WARMING)
         if report[axis.unit] != count:
             raise Wrong(f"{report[axis.unit]} {axis.unit}, not {count}")
@@ -130,7 +157,7 @@ def main() -> int:
             for turn in range(flags.rounds):
                 for axis in axes:
                     kinds = _kinds(axis, flags.no_peers)
-                    for many in flags.numbers:
+                    for many in [n for n in flags.numbers if n >= FEW or not axis.first]:
                         for kind in kinds[turn % len(kinds) :] + kinds[: turn % len(kinds)]:
                             try:
                                 cost = measure(axis, kind, many, flags.requests, servers, folder)

@@ -9,12 +9,16 @@
 // PORT+3  take: HTTP/1.1 for requests with a Content-Length; answers 200 and "ok" if the body is
 //         that of the pattern, else 422 and "no"; to a request without a body it says how many
 //         bodies it has taken
+// PORT+4  names, by UDP: the address of n000001.test is 127.0.0.1 and so on; there are no others
 #define _GNU_SOURCE
 #include "common.h"
 
 #define HEAD_MAX 4096
 
-enum kind { ECHO, CHARGEN, DISCARD, TAKE, LISTENER };
+#define DNS_HEADER 12  // bytes, RFC 1035 section 4.1.1
+#define DNS_MAX 512
+
+enum kind { ECHO, CHARGEN, DISCARD, TAKE, LISTENER, NAMES };
 
 struct connection {
     int fd;
@@ -143,6 +147,46 @@ static void take(struct connection *c) {
     }
 }
 
+// An answer to `query` in the same buffer (RFC 1035 section 4.1): its size, 0 for none.
+static size_t resolve(unsigned char *query, size_t size) {
+    size_t at = DNS_HEADER;
+    while (at < size && query[at]) at += 1 + query[at];
+    size_t end = at + 5;  // behind the question: the root label, type, class
+    if (end > size || end + 16 > DNS_MAX) return 0;
+    unsigned number = 0;
+    int known = sscanf((char *)query + DNS_HEADER + 1, "n%6u", &number) == 1;
+    int address = known && query[at + 2] == 1;  // A; of AAAA there are none
+    query[2] = 0x81;                            // a response, recursion desired
+    query[3] = known ? 0x80 : 0x83;             // NXDOMAIN for others
+    memset(query + 6, 0, 6);                    // no answers, and nothing behind them
+    if (!address) return end;
+    query[7] = 1;
+    const unsigned char record[] = {0xc0, DNS_HEADER, 0, 1, 0, 1, 0, 0, 1, 44, 0, 4,  // 300 s
+                                    127, number >> 16, number >> 8, number};
+    memcpy(query + end, record, sizeof record);
+    return end + sizeof record;
+}
+
+static void names(int fd) {
+    for (int i = 0; i < 64; i++) {
+        unsigned char message[DNS_MAX + 1];
+        struct sockaddr_in from;
+        socklen_t length = sizeof from;
+        ssize_t got = recvfrom(fd, message, DNS_MAX, 0, (void *)&from, &length);
+        if (got < 0) return;
+        message[got] = 0;
+        size_t size = resolve(message, got);
+        if (size) sendto(fd, message, size, 0, (void *)&from, length);
+    }
+}
+
+static int names_on(int port) {
+    struct sockaddr_in at = address(1, port);
+    int fd = socket(AF_INET, SOCK_DGRAM | SOCK_NONBLOCK, 0);
+    if (fd < 0 || bind(fd, (void *)&at, sizeof at)) die("names");
+    return fd;
+}
+
 static void accept_some(struct connection *listener) {
     for (int i = 0; i < 64; i++) {
         int one = 1, fd = accept4(listener->fd, NULL, NULL, SOCK_NONBLOCK);
@@ -179,6 +223,8 @@ int main(int argc, char **argv) {
         c->serves = kind;
         watch(epoll, EPOLL_CTL_ADD, c->fd, EPOLLIN, c);
     }
+    struct connection by_name = {.fd = names_on(atoi(argv[1]) + 4), .kind = NAMES};
+    watch(epoll, EPOLL_CTL_ADD, by_name.fd, EPOLLIN, &by_name);
     struct epoll_event events[EVENTS];
     for (;;) {
         int n = epoll_wait(epoll, events, EVENTS, -1);
@@ -188,6 +234,7 @@ int main(int argc, char **argv) {
             else if (c->kind == CHARGEN) chargen(c, events[i].events);
             else if (c->kind == DISCARD) discard(c);
             else if (c->kind == TAKE) take(c);
+            else if (c->kind == NAMES) names(c->fd);
             else accept_some(c);
         }
     }

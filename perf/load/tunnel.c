@@ -1,7 +1,7 @@
 // tunnel.c: a client of CONNECT tunnels, one epoll thread; prints one JSON object.
 //
 //     tunnel MODE PORT TARGET_PORT [-c TUNNELS] [-t SECONDS] [-m COUNT] [-d down|up] [-r RATE]
-//                                  [-s SOURCE] [-k HOSTS] [-D]
+//                                  [-s SOURCE] [-k HOSTS] [-N] [-D]
 //
 // setup     opens, sends 32 bytes, reads their echo, closes, again; -c at a time
 // pingpong  each tunnel bounces 64 bytes off an echo; -r: so many messages a second in all,
@@ -14,7 +14,7 @@
 // It ends after -t seconds or -m tunnels or messages. Every byte of an echo is compared, in
 // bulk every byte of the first read of a wake-up. -D: PORT is a relay or the origin, no
 // CONNECT. Sources are 127.0.0.SOURCE and the 31 after it, targets the first 8 hosts of
-// 127.0.0.0/8 by turns, or as many as -k says.
+// 127.0.0.0/8 by turns, or as many as -k says; -N: by their names.
 #define _GNU_SOURCE
 #include "common.h"
 
@@ -299,7 +299,7 @@ static void obey(void) {
 
 static int usage(void) {
     fprintf(stderr, "usage: tunnel setup|pingpong|bulk|idle PORT TARGET_PORT [-c TUNNELS] "
-                    "[-t SECONDS] [-m COUNT] [-d down|up] [-r RATE] [-s SOURCE] [-k HOSTS] [-D]\n");
+                    "[-t SECONDS] [-m COUNT] [-d down|up] [-r RATE] [-s SOURCE] [-k HOSTS] [-N] [-D]\n");
     return 2;
 }
 
@@ -311,7 +311,7 @@ int main(int argc, char **argv) {
     port = atoi(argv[2]);
     target_port = atoi(argv[3]);
     optind = 4;
-    for (int option; (option = getopt(argc, argv, "c:t:m:d:r:s:k:D")) > 0;) {
+    for (int option; (option = getopt(argc, argv, "c:t:m:d:r:s:k:ND")) > 0;) {
         if (option == 'c') count = atoi(optarg);
         else if (option == 't') seconds = atof(optarg);
         else if (option == 'm') most = atoll(optarg);
@@ -319,6 +319,7 @@ int main(int argc, char **argv) {
         else if (option == 'r') rate = atof(optarg);
         else if (option == 's') source = atoi(optarg);
         else if (option == 'k') hosts = atoi(optarg);
+        else if (option == 'N') named = 1;
         else if (option == 'D') direct = 1;
         else return usage();
     }

@@ -21,7 +21,7 @@ class Setting(NamedTuple):
 
     port: int
     pages: int  # port of the HTTP origin
-    echo: int  # port of the echo; chargen, discard and take are the three after it
+    echo: int  # port of the echo; chargen, discard, take and names are the four after it
     workers: int
     limit: int  # descriptors of a process
     folder: Path  # its own

@@ -122,8 +122,8 @@ def write_pages(www: Path) -> None:
 
 
 class Origins:
-    """Both servers: ``pages``, and ``origin.c`` with echo, chargen, discard and take on the four
-    ports from ``echo`` on. ``taken`` is a file with what take answers to a right body."""
+    """Both servers: ``pages``, and ``origin.c`` with echo, chargen, discard, take and names on the
+    five ports from ``echo`` on. ``taken`` is a file with what take answers to a right body."""
 
     def __init__(self, pages: Pages, sink: Program, echo: int) -> None:
         self.pages, self.echo = pages, echo
@@ -144,7 +144,7 @@ class Origins:
 @contextlib.contextmanager
 def origins(folder: Path, limit: int) -> Iterator[Origins]:
     """The servers, in processes of their own with ``limit`` descriptors each."""
-    echo = free_ports(4)
+    echo = free_ports(5)
     with running([program("origin"), str(echo)], folder, port=echo) as sink:
         pages = Pages(folder, limit)
         try:
