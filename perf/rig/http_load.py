@@ -101,6 +101,21 @@ def all_checked(
     return report
 
 
+def paced(
+    proxy: Proxy, origins: Origins, page: str, conc: int, seconds: float, rate: int, hosts: int
+) -> dict[str, Any]:
+    """So many requests a second in all, by ``http.c``, for so many hosts by turns, each of which
+    has been asked before."""
+    asked = load.target(proxy, origins, page, False)
+    options = ["-c", str(conc), "-k", str(hosts)]
+    load.run(proxy, origins, asked.checker(*options, "-n", str(max(hosts, conc))), SPARE)
+    before = origins.pages.requests()
+    options += ["-t", str(seconds), "-r", str(rate)]
+    report = load.run(proxy, origins, asked.checker(*options), seconds)
+    _check_count(report, origins.pages.requests() - before, int(report["retries"]))
+    return report
+
+
 def post(proxy: Proxy, origins: Origins, size: int, conc: int, seconds: float) -> dict[str, Any]:
     """POST with ``size`` bytes on kept-alive connections; the origin compares every byte."""
     options = ["-c", str(conc), "-t", str(seconds), "-b", str(size)]

@@ -27,6 +27,7 @@ ACTIVE = 100  # one idle tunnel in so many is active at the end
 AT_ONCE = 64  # tunnels that are being set up
 ADDRESSES = 8  # hosts, where they are not what is measured
 GET_HOSTS = 1000
+PACE = 800  # requests a second: each of GET_HOSTS is asked for less than once a second
 CONNECT_HOSTS = 20_000
 STALLED = 100
 
@@ -136,6 +137,14 @@ def _many(settings: Settings, origins: Origins, proxy: Proxy) -> Figures:
     return _requests(report)
 
 
+def _paced(hosts: int) -> Callable[[Settings, Origins, Proxy], Figures]:
+    def run(settings: Settings, origins: Origins, proxy: Proxy) -> Figures:
+        options = settings.conc, settings.duration, PACE, hosts
+        return _requests(http_load.paced(proxy, origins, SMALL, *options))
+
+    return run
+
+
 def _post(size: int, conc: int) -> Callable[[Settings, Origins, Proxy], Figures]:
     def run(settings: Settings, origins: Origins, proxy: Proxy) -> Figures:
         return _requests(http_load.post(proxy, origins, size, conc, settings.duration))
@@ -192,6 +201,10 @@ def _all() -> list[Measure]:
     if http_load.installed("wrk"):
         what = f"wrk: GET 330 B, forwarded, {GET_HOSTS:,} hosts by turns"
         found.append(Measure("wrk-many-small", what, "req/s", "µs/req", _bodies, _many))
+    for name, hosts in (("paced-small", 1), ("paced-many-small", GET_HOSTS)):
+        what = f"GET 330 B, forwarded, {PACE} a second"
+        what += f", {hosts:,} hosts by turns" if hosts > 1 else ""
+        found.append(Measure(name, what, "req/s", "µs/req", _bodies, _paced(hosts)))
     for name, size, conc in (("post-1k", 1 << 10, 100), ("post-128k", 128 << 10, 32)):
         what = f"POST {size >> 10} KiB, {conc} connections"
         found.append(Measure(name, what, "req/s", "µs/req", _bodies, _post(size, conc)))
