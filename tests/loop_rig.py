@@ -29,12 +29,12 @@ PATIENCE = 20.0
 
 class Zone:
     """Stands in for the resolver. ``hosts`` are known at once but for those in ``late``, whose
-    look-ups end when :meth:`answer` is called; ``asked`` counts these."""
+    look-ups end when :meth:`answer` is called; ``looking`` counts who waits for one."""
 
     def __init__(self, hosts: dict[str, tuple[str, ...]], late: Sequence[str] = ()) -> None:
         self.hosts = dict(hosts)
         self.late_names = frozenset(late)
-        self.asked = 0
+        self.looking = 0
         self._looking: dict[str, asyncio.Future[None]] = {}
 
     def cached(self, host: str) -> tuple[str, ...] | None:
@@ -44,10 +44,13 @@ class Zone:
         return None if host.lower() in self.late_names else self._known(host)
 
     async def resolve(self, host: str) -> tuple[str, ...]:
-        self.asked += 1
         loop = asyncio.get_running_loop()
         looking = self._looking.setdefault(host.lower(), loop.create_future())
-        await asyncio.shield(looking)
+        self.looking += 1
+        try:
+            await asyncio.shield(looking)
+        finally:
+            self.looking -= 1
         return self._known(host)
 
     def late(self, host: str) -> None:
