@@ -198,7 +198,7 @@ def by_number(path: Path, panels: list[tuple[str, dict[str, Line]]], title: str)
         return []
     figure, axes = _figure(title, len(panels))
     style = _style(sorted({name for _, lines in panels for name in lines}))
-    for at, (name, lines) in zip(axes, panels, strict=True):
+    for at, (name, lines) in zip(axes, panels, strict=False):
         for kind, line in lines.items():
             at.plot(*zip(*line, strict=True), label=kind, **style(kind))
         at.set_xscale("log")
@@ -211,6 +211,8 @@ def by_number(path: Path, panels: list[tuple[str, dict[str, Line]]], title: str)
         at.set_title(name, fontsize=10)
         at.grid(True, color="0.9")
         at.legend(frameon=False, fontsize=9)
+    for at in axes[len(panels) :]:
+        at.remove()
     figure.savefig(path)
     return [path.name]
 
