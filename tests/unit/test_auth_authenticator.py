@@ -312,6 +312,45 @@ def test_cache_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [kept.get(name) is not None for name in names] == [True, False, True, True]
 
 
+def test_cache_has_room_for_every_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "KEPT", 3)
+    monkeypatch.setattr(cache, "PLACES", 3)
+    kept = cache.VerifiedCache()
+    names = [kept.digest(bytes([i])) for i in range(8)]
+    kept.make_room(4)
+    for name in names:
+        kept.put(name, cache.Verified("u", "h", 0.0))
+        kept.place("192.0.2.0", name)
+    assert all(kept.get(name) for name in names)
+    assert all(kept.came_from("192.0.2.0", name) for name in names)
+    kept.make_room(1)  # most are gone from the file
+    kept.put(names[0], cache.Verified("u", "h", 0.0))
+    kept.place("192.0.2.0", names[0])
+    assert [kept.get(name) is not None for name in names] == [True] + [False] * 5 + [True] * 2
+    places = [kept.came_from("192.0.2.0", name) for name in names]
+    assert places == [True] + [False] * 4 + [True] * 3
+
+
+def test_each_user_of_a_file_is_hashed_once(
+    new: New, tmp_path: Path, hashes: list[tuple[bytes, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # By turns, more users than are kept at least: at each turn of a user whose credentials had been
+    # dropped a hash was computed again.
+    monkeypatch.setattr(cache, "KEPT", 2)
+    monkeypatch.setattr(cache, "PLACES", 2)
+    path = tmp_path / "many"
+    path.write_text("".join(f"user{n}:{ALICE}\n" for n in range(5)))
+    auth = new(htpasswd=path)
+
+    async def main() -> None:
+        for _ in range(3):
+            for n in range(5):
+                assert await ask(auth, basic(f"user{n}", "secret")) == f"user{n}"
+
+    asyncio.run(main())
+    assert len(hashes) == 5
+
+
 def test_digest_is_keyed() -> None:
     assert cache.VerifiedCache().digest(b"x") != cache.VerifiedCache().digest(b"x")
 

@@ -108,6 +108,7 @@ class Authenticator:
             htpasswd.warm()
             needed = config.required and config.user is None
             self._users = WatchedFile(config.htpasswd, partial(htpasswd.parse, needed=needed))
+            self._cache.make_room(len(self._users.value.hashes))
         if config.users_file is not None:
             self._mapped = WatchedFile(config.users_file, partial(identities.parse, config=config))
         self._look_at = clock() + LOOK_SECONDS

@@ -9,10 +9,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 KEPT = 4096
-"""Credentials kept; beyond it the ones used longest ago go."""
+"""Credentials kept, at least; beyond it the ones used longest ago go."""
 
 PLACES = 16384
 """Networks kept from which they came, each with the credentials; likewise."""
+
+KEPT_EACH, PLACES_EACH = 2, 4
+"""As many for each user where that is more: credentials may come in two spellings, and from a few
+networks. With fewer than there are users who come by turns, each request would need a hash."""
 
 SECONDS = 600.0
 """After this the hash is computed again."""
@@ -36,12 +40,18 @@ class VerifiedCache:
     networks, but in each network the credentials were a guess when they first came.
     """
 
-    __slots__ = ("_entries", "_keyed", "_places")
+    __slots__ = ("_entries", "_kept", "_keyed", "_places", "_places_kept")
 
     def __init__(self) -> None:
+        self._kept, self._places_kept = KEPT, PLACES
         self._keyed = hashlib.blake2b(key=os.urandom(32), digest_size=16)
         self._entries: OrderedDict[bytes, Verified] = OrderedDict()
         self._places: OrderedDict[tuple[str, bytes], None] = OrderedDict()
+
+    def make_room(self, users: int) -> None:
+        """So many users are there now."""
+        self._kept = max(KEPT, KEPT_EACH * users)
+        self._places_kept = max(PLACES, PLACES_EACH * users)
 
     def digest(self, value: bytes) -> bytes:
         """The key of a Proxy-Authorization value; 16 bytes."""
@@ -59,7 +69,7 @@ class VerifiedCache:
     def put(self, digest: bytes, entry: Verified) -> None:
         self._entries[digest] = entry
         self._entries.move_to_end(digest)
-        if len(self._entries) > KEPT:
+        while len(self._entries) > self._kept:
             self._entries.popitem(last=False)
 
     def came_from(self, network: str, digest: bytes) -> bool:
@@ -72,14 +82,17 @@ class VerifiedCache:
     def place(self, network: str, digest: bytes) -> None:
         """They are right, and come from there."""
         self._places[network, digest] = None
-        if len(self._places) > PLACES:
+        self._places.move_to_end((network, digest))
+        while len(self._places) > self._places_kept:
             self._places.popitem(last=False)
 
     def drop(self, digest: bytes) -> None:
         self._entries.pop(digest, None)
 
     def keep(self, hashes: Mapping[str, str]) -> None:
-        """Drops the entries of users that are gone or have another hash now."""
+        """Drops the entries of users that are gone or have another hash now; ``hashes`` are
+        those of all users."""
+        self.make_room(len(hashes))
         for digest, entry in list(self._entries.items()):
             if entry.hashed and hashes.get(entry.user) != entry.hashed:
                 del self._entries[digest]
