@@ -24,8 +24,8 @@ from core.types cimport (
 )
 from dump cimport Line, describe, line_add
 from lane.types cimport (
-    CLIENT, Connection, Exchange, G_CLOSED, LISTENER, Lane, ORIGIN, Origin, P_BODY, P_DIAL,
-    P_HEAD, P_QUEUE, Q_DIAL, Q_HEAD, Q_ORIGIN_IDLE, Q_QUEUE, Q_RACE, connection_of,
+    CLIENT, Connection, Exchange, G_CLOSED, LISTENER, Lane, ORIGIN, Origin, P_ASK, P_BODY,
+    P_DIAL, P_HEAD, P_QUEUE, Q_ASK, Q_DIAL, Q_HEAD, Q_ORIGIN_IDLE, Q_QUEUE, Q_RACE, connection_of,
     exchange_of,
 )
 
@@ -244,6 +244,8 @@ cdef inline void check_client(const Lane *lane, int32_t slot) noexcept nogil:
         return
     if x.phase == P_HEAD:
         right = f.queue == Q_HEAD
+    elif x.phase == P_ASK:
+        right = f.queue == Q_ASK
     elif x.phase == P_QUEUE:
         right = f.queue == Q_QUEUE
     elif x.phase == P_DIAL:
@@ -254,6 +256,8 @@ cdef inline void check_client(const Lane *lane, int32_t slot) noexcept nogil:
         fail(lane, "a client's queue suits its phase", slot)
     if (x.connection != NOWHERE) != (x.phase >= P_DIAL):
         fail(lane, "a client has an origin connection from dialling on", slot)
+    if x.once != NULL and x.phase < P_QUEUE:
+        fail(lane, "an answer for one request is kept no longer than that", slot)
     if not x.head <= x.have <= x.room or x.data < x.block or x.data + x.have > x.block + x.room:
         fail(lane, "what was received of a client is within its block", slot)
 
@@ -344,6 +348,24 @@ cdef inline void check_origins(const Lane *lane) noexcept nogil:
     free(busy)
 
 
+cdef inline void check_asking(const Lane *lane) noexcept nogil:
+    """The clients that their owner has yet to be told of, and the tokens."""
+    cdef const Core *c = &lane.core
+    cdef int32_t slot
+    cdef int waiting = 0, lent = 0
+    cdef const Flow *f
+    for slot in range(c.capacity):
+        f = &c.flows[slot]
+        if f.kind == CLIENT or (f.kind == TUNNEL and f.attached != NULL):
+            lent += exchange_of(f).token != NULL
+        if f.kind == CLIENT and f.queue != Q_FINISHED and exchange_of(f).phase == P_ASK:
+            waiting += not exchange_of(f).asked.told
+    if check_list(lane, &lane.asking, IN_LANE, Q_ASK, -1) != waiting:
+        fail(lane, "a client whose owner is to be asked is in the list of them", NOWHERE)
+    if lent != lane.tokens.lent or lent + lane.tokens.count > lane.tokens.room:
+        fail(lane, "there is room for the tokens of exchanges", NOWHERE)
+
+
 cdef inline void check_put_off(const Lane *lane) noexcept nogil:
     """The events that are put off, and the bits that say so."""
     cdef const Core *c = &lane.core
@@ -373,5 +395,6 @@ cdef inline void check(const Lane *lane) noexcept nogil:
     check_queues(lane)
     check_counters(lane)
     check_origins(lane)
+    check_asking(lane)
     check_pipes(lane)
     check_put_off(lane)

@@ -19,6 +19,7 @@ from core.types cimport (
     Core, FREE, Flow, INFO_MAX, IN_QUEUE, NOWHERE, Q_FINISHED, R_ABORTED, R_DONE, TRANSFER,
     TUNNEL, UNREGISTERED,
 )
+from lane.asking cimport route_drop
 from lane.ends cimport give_back
 from lane.log cimport log_put
 from lane.origins cimport connection_take_out, idle_drop
@@ -114,6 +115,7 @@ cdef inline void lose(Lane *lane, int32_t slot) noexcept nogil:
 cdef inline void exchange_free(Exchange *x) noexcept nogil:
     free(x.block)
     free(x.answer)
+    route_drop(x)
     free(x)
 
 

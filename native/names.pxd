@@ -9,9 +9,9 @@ cdef extern from *:
         "free", "tunnel", "transfer", "listener", "client", "origin", NULL};
     static const char *const QUEUE_NAMES[] = {
         "none", "ack", "finished", "young", "idle", "half",
-        "head", "dial", "race", "queue", "origin-idle", NULL};
+        "head", "ask", "dial", "race", "queue", "origin-idle", NULL};
     static const char *const PHASE_NAMES[] = {
-        "head", "queue", "dial", "wait", "body", NULL};
+        "head", "ask", "queue", "dial", "wait", "body", NULL};
     static const char *const WAY_FLAG_NAMES[] = {  /* of bit 0, 1 and so on */
         "ended", "fin-sent", "stopped", "splicing", "copy-only", NULL};
     """

@@ -17,19 +17,34 @@ cdef class Reader:
     def __call__(self):
         cdef NativeRelay relay = self.relay
         cdef Lane *lane = &relay.state
-        cdef Core *c = &lane.core
-        cdef bint ended
         if relay.closed:
             return
         with nogil:
             run(lane)
-        ended = c.closed != NOWHERE
+        if lane.asking.first != NOWHERE:
+            try:
+                relay._ask()
+            finally:
+                self._tell(relay)
+        else:
+            self._tell(relay)
+
+    cdef int _tell(self, NativeRelay relay) except -1:
+        """What there is to say after a step."""
+        cdef Lane *lane = &relay.state
+        cdef Core *c = &lane.core
+        cdef bint ended = c.closed != NOWHERE
         ends = None
-        if ended or lane.accept_error or log_waits(lane):
+        if relay.closed:  # by what was asked
+            return 0
+        if ended or lane.accept_error or log_waits(lane) or lane.tokens.count:
             try:
                 ends = relay._said()
             except MemoryError:
                 self.stuck()
-                return
-        if ends or next_due(c) < relay.told or (ended and c.tunnels == 0 and lane.clients == 0):
+                return 0
+        if ends or lane.asking.first != NOWHERE or next_due(c) < relay.told or (
+            ended and c.tunnels == 0 and lane.clients == 0
+        ):
             self.report(ends or [])
+        return 0

@@ -20,15 +20,17 @@ and what it includes needs the GIL. From the bottom up:
     http/   plain heads; knows no flows
     lane/   requests that the relay repeats by itself: adds its kinds to the flows
     step    a batch of events, and what is due; closing, the end of a flow
-    here    Python's side: NativeRelay, and by inclusion Reader, NativeLane and what they report
+    here    Python's side: NativeRelay, and by inclusion Reader, NativeLane, what they report and
+            what they ask
 """
 
 import warnings
 from os import urandom
+from types import MappingProxyType
 
 from cpython.exc cimport PyErr_SetFromErrno
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
-from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
@@ -46,23 +48,27 @@ from core.types cimport (
 )
 from dump cimport Line, describe, describe_all
 from http.plain cimport (
-    AUTHORIZATION, CODING, CONNECTION, CREDENTIALS, DATE, DROP, HOST, LENGTH, NAME_MAX,
-    NOT_PLAIN, PASS, PROXY_CONNECTION, Rule, SLOTS, TYPE, Text, VIA,
+    AUTHORIZATION, CODING, CONNECT, CONNECTION, CREDENTIALS, DATE, DROP, Field, HOST, Head,
+    LENGTH, NAME_MAX, NOT_PLAIN, PASS, PLAIN_FIELDS, PROXY_CONNECTION, Rule, SLOTS, TYPE, Text,
+    VIA,
 )
+from http.plain_request cimport read_request
+from lane.asking cimport end_asking, left_asking, open_question, route_drop, tell_asked
 from lane.clients cimport client_new
 from lane.ends cimport cut, give_back
 from lane.log cimport Entry, LOG_BATCH
 from lane.origins cimport connection_new, connection_take_out, idle_drop, idle_put, idle_use
-from lane.request cimport PLAIN_OUT, begin
+from lane.request cimport PLAIN_OUT, begin, go_on
 from lane.routes cimport (
     ADDRESS, KEY_MAX, ORIGINS, RENEW_SHARE, ROUTES, origin_init, route_add, route_key,
     routes_clear, routes_free, routes_init,
 )
 from lane.types cimport (
-    ADDRESS_MAX, CAUSES, CAUSE_WORDS, CLIENT, Exchange, G_CLOSED, G_REQUEST, LISTENER, Lane,
-    Log, ORIGIN, PEER_MAX, P_HEAD, P_QUEUE, Q_DIAL, Q_HEAD, Q_ORIGIN_IDLE, Q_QUEUE, Q_RACE,
-    Route, USER_MAX, cause_words, connection_of, exchange_of,
+    ADDRESS_MAX, Asked, CAUSES, CAUSE_WORDS, CLIENT, Exchange, G_CLOSED, G_REQUEST, LISTENER, Lane,
+    Log, ORIGIN, PEER_MAX, P_HEAD, P_QUEUE, Part, Q_ASK, Q_DIAL, Q_HEAD, Q_ORIGIN_IDLE, Q_QUEUE, Q_RACE,
+    Route, Tokens, USER_MAX, cause_words, connection_of, exchange_of,
 )
+from lane.tokens cimport token_aside, token_lend, tokens_reserve
 from lane.waiting cimport QUEUE_MS
 from names cimport KIND_NAMES, PHASE_NAMES, QUEUE_NAMES, WAY_FLAG_NAMES
 from step cimport clock_ms, next_due, run
@@ -113,6 +119,7 @@ cdef class NativeRelay:
         self._set_limits()
         c.free = c.finished = c.closed = NOWHERE
         list_init(&c.acking)
+        list_init(&self.state.asking)
         c.now = clock_ms(linux.CLOCK_MONOTONIC_COARSE)
         for queue in range(Q_LANE, QUEUES):
             wheel_init(c, queue, 0)
@@ -162,6 +169,7 @@ cdef class NativeRelay:
         free(self.state.plain.name)
         free(self.state.plain.via)
         free(self.state.log.at)
+        free(self.state.tokens.all)
         routes_free(&self.state.routes)
 
     @property
@@ -201,10 +209,13 @@ cdef class NativeRelay:
         """The id of a flow that has not begun; without memory there is no flow."""
         cdef Core *c = &self.state.core
         try:
-            return (<uint64_t>c.flows[slot].generation << 32) | <uint32_t>slot
+            return self._ident_of(slot)
         except BaseException:
             slot_free(c, slot)
             raise
+
+    cdef object _ident_of(self, int32_t slot):
+        return (<uint64_t>self.state.core.flows[slot].generation << 32) | <uint32_t>slot
 
     cdef void _start(self, int32_t slot, object token) noexcept:
         """From here on both descriptors are the relay's: nothing may raise."""
@@ -290,10 +301,31 @@ cdef class NativeRelay:
             return []
         with nogil:
             run(lane)
+        self._ask()
         return self._said()
 
     def reader(self, report, stuck):
         return Reader(self, report, stuck)
+
+    cdef int _ask(self) except -1:
+        """Puts the questions of this step to the owner. Where it raises, the clients that have no
+        answer are given back. Answers may lead to further questions, of which some may have to
+        wait for the next step."""
+        cdef Lane *lane = &self.state
+        cdef list questions
+        cdef int left = ROUNDS
+        while lane.asking.first != NOWHERE and left > 0 and not self.closed:
+            left -= 1
+            questions = questions_of(self)
+            try:
+                self.owner.asked(questions)
+            except BaseException as error:
+                hand_over_rest(self, questions)
+                if not isinstance(error, MemoryError):
+                    raise
+            finally:
+                close_finished(lane)
+        return 0
 
     cdef list _said(self):
         """What there is to say. Without memory for that nothing is forgotten, and it is tried
@@ -327,8 +359,10 @@ cdef class NativeRelay:
             error, lane.accept_error = lane.accept_error, 0  # it comes again, if that is in vain
             self.owner.not_accepted(error)
         if c.closed == NOWHERE:
+            self._give_up_tokens()
             return []
         ends = self._collect()
+        self._give_up_tokens()
         if lane.counters.lost:
             try:
                 self.owner.lost(lane.counters.lost)
@@ -362,6 +396,8 @@ cdef class NativeRelay:
     cdef int _report(self, int32_t slot, list ends) except -1:
         cdef Flow *f = &self.state.core.flows[slot]
         if f.kind == CLIENT:
+            if left_asking(&self.state, slot):
+                ends.append((self.owner.left, self._ident_of(slot)))
             if exchange_of(f).cause != G_CLOSED:
                 ends.append((self.owner.given_back, handoff(f)))
         elif exchange_of(f) == NULL:
@@ -370,16 +406,27 @@ cdef class NativeRelay:
 
     cdef void _drop(self, int32_t slot) noexcept:
         """Frees a flow of the list of those that are to be reported."""
+        cdef Flow *f = &self.state.core.flows[slot]
+        if f.attached != NULL and f.kind != ORIGIN:
+            token_aside(&self.state.tokens, exchange_of(f))
         cdef PyObject *token = forget(&self.state, slot)
         if token != NULL:
             Py_DECREF(<object>token)  # may run anything
+
+    cdef int _give_up_tokens(self) except -1:
+        """Of exchanges that are over."""
+        cdef Tokens *t = &self.state.tokens
+        while t.count:
+            t.count -= 1
+            Py_DECREF(<object>t.all[t.count])  # may run anything
+        return 0
 
     # ---- the whole -----------------------------------------------------------------
 
     def next_wake(self):
         cdef Core *c = &self.state.core
         cdef int64_t now
-        if c.finished != NOWHERE or c.closed != NOWHERE:
+        if c.finished != NOWHERE or c.closed != NOWHERE or self.state.asking.first != NOWHERE:
             return 0.0
         self.told = next_due(c)
         if self.told == INT64_MAX:
@@ -435,6 +482,7 @@ cdef class NativeRelay:
             if c.flows[slot].kind == CLIENT:
                 lose(lane, slot)  # its owner is not told any more
             self._drop(slot)
+        self._give_up_tokens()
         pool_empty(c)
         if c.epfd >= 0:
             linux.close(c.epfd)
@@ -443,5 +491,6 @@ cdef class NativeRelay:
 
 include "reader.pxi"
 include "reports.pxi"
+include "questions.pxi"
 include "lane/lane.pxi"
 include "lane/rules.pxi"

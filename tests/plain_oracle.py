@@ -37,7 +37,7 @@ from spliceproxy.observe.record import Record
 from spliceproxy.policy.standing import Standing
 from spliceproxy.policy.verdict import Verdict
 from spliceproxy.relay.interface import RelayOptions
-from spliceproxy.relay.lane import LINGER, REQUEST, RESPONSE, Handoff
+from spliceproxy.relay.lane import LINGER, REQUEST, RESPONSE, Handoff, Question
 
 CLIENT = Standing(True, True, True, 0)
 NAME = b"sp"
@@ -72,7 +72,7 @@ class _Lane(Lane):
 class Plain:
     """A native relay with a lane, whose owner this is."""
 
-    def __init__(self, via: bytes = NAME, *, log: bool = False) -> None:
+    def __init__(self, via: bytes = NAME, *, log: bool = False, asks: str = "") -> None:
         from spliceproxy.relay._native import NativeRelay
 
         self.via = via
@@ -98,10 +98,14 @@ class Plain:
             policy,
             records,
             SimpleNamespace(may_be=lambda port: False),  # type: ignore[arg-type]
+            asks,
         )
         assert lane is not None
         self.lane = lane
         lane.report_to(self)
+        lane.answer_by(self)
+        self.questions: list[Question] = []
+        self.gone: list[int] = []
         host, port = self._listener.getsockname()
         self.lane.dialled = (
             socket.AF_INET.to_bytes(2, "little") + port.to_bytes(2, "big") + socket.inet_aton(host)
@@ -109,6 +113,12 @@ class Plain:
 
     def given_back(self, handoff: Handoff) -> None:
         self.handoffs.append(handoff)
+
+    def asked(self, questions: list[Question]) -> None:
+        self.questions += questions
+
+    def left(self, ident: int) -> None:
+        self.gone.append(ident)
 
     def not_accepted(self, error: int) -> None:
         raise AssertionError(error)

@@ -17,7 +17,7 @@ cdef enum:
     BUCKETS = 64            # a timeout is exact to its 64th part
     BULK_ROOM = 256         # events that are put off
     INFO_MAX = 256          # room for one struct tcp_info
-    LANE_QUEUES = 5         # wheels for the lane
+    LANE_QUEUES = 6         # wheels for the lane
 
 cdef enum Kind:
     FREE, TUNNEL, TRANSFER

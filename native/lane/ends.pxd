@@ -7,9 +7,10 @@ from libc.stdint cimport int32_t, uint8_t
 
 from core.queues cimport finish
 from core.types cimport Core, Flow, NOWHERE, R_NONE
+from lane.asking cimport end_asking
 from lane.log cimport log_put
 from lane.origins cimport connection_drop
-from lane.types cimport Exchange, G_CLOSED, G_RESPONSE, G_UNANSWERED, Lane, P_QUEUE, exchange_of
+from lane.types cimport Exchange, G_CLOSED, G_RESPONSE, G_UNANSWERED, Lane, P_ASK, P_QUEUE, exchange_of
 from lane.waiting cimport end_waiting
 
 
@@ -21,6 +22,8 @@ cdef inline void give_back(Lane *lane, int32_t slot, uint8_t cause) noexcept nog
     x.cause = cause
     if x.phase == P_QUEUE:
         end_waiting(lane, slot)
+    elif x.phase == P_ASK and not x.asked.told:
+        end_asking(lane, slot)
     if x.connection != NOWHERE and cause != G_RESPONSE and cause != G_UNANSWERED:
         connection_drop(lane, x.connection)
         x.connection = NOWHERE

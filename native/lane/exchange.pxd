@@ -6,8 +6,10 @@ and again, without the owner.
       │                   └──► P_QUEUE ── one is idle ─────► │
       └──────── all of the body sent ◄── P_BODY ◄── a head ──┘
 
-Whatever is not plain (plain.pxd), or for which there is no route (routes.pxd), is given
-back: the owner gets the descriptors and every byte that was received and not consumed, as
+A request without a route (routes.pxd) waits in P_ASK, before all this, until the owner says
+where it may go (asking.pxd).
+
+Whatever is not plain (plain.pxd) is given back: the owner gets the descriptors and every byte that was received and not consumed, as
 if it had received them itself. Nothing is sent to the client before that can no longer
 happen. A CONNECT on a route becomes a tunnel in the same slot.
 
@@ -26,7 +28,7 @@ from lane.received cimport keep, room_left
 from lane.request cimport dialled, queued_long, read_next
 from lane.response cimport move_body, read_answer
 from lane.types cimport (
-    Exchange, G_REQUEST, G_UNANSWERED, Lane, P_BODY, P_DIAL, P_HEAD, P_QUEUE, P_WAIT,
+    Exchange, G_REQUEST, G_UNANSWERED, Lane, P_ASK, P_BODY, P_DIAL, P_HEAD, P_QUEUE, P_WAIT,
     connection_of, exchange_of,
 )
 
@@ -89,7 +91,7 @@ cdef inline void exchange_late(Lane *lane, int32_t slot) noexcept nogil:
         close_client(lane, slot)
     elif x.phase == P_QUEUE:
         queued_long(lane, slot)
-    elif x.phase == P_DIAL:
+    elif x.phase == P_ASK or x.phase == P_DIAL:
         give_back(lane, slot, G_REQUEST)
     elif x.phase == P_WAIT:
         give_back(lane, slot, G_UNANSWERED)

@@ -17,6 +17,7 @@ cdef class NativeLane:
         self.origins = {}
         c.now = clock_ms(linux.CLOCK_MONOTONIC_COARSE)
         wheel_init(c, Q_HEAD, <int64_t>(options.head * 1000))
+        wheel_init(c, Q_ASK, <int64_t>(options.ask * 1000))
         wheel_init(c, Q_DIAL, <int64_t>(options.dial * 1000))
         wheel_init(c, Q_RACE, <int64_t>(options.race * 1000))
         wheel_init(c, Q_QUEUE, QUEUE_MS)
@@ -24,6 +25,8 @@ cdef class NativeLane:
         lane.refusals = words.REFUSALS
         for error in errnos.TRANSIENT:
             lane.transient[<int>error] = True
+        for letter in options.asks:
+            lane.asks[ord(letter)] = True
         lane.idle_most = options.idle_most
         lane.idle_each = options.idle_each
         self.record = options.record
@@ -146,18 +149,22 @@ cdef class NativeLane:
         """Requests of this kind, group of clients, credentials and authority may go to the
         origin `key` for so many seconds. `address` is a struct sockaddr, b"" if only idle
         connections may be used."""
-        cdef char far[PEER_MAX]
         cdef int32_t origin
         cdef Route *r
-        cdef char *value
-        cdef bytes shown = user.encode()
-        if len(address) > ADDRESS_MAX or len(shown) >= USER_MAX:
+        if len(address) > ADDRESS_MAX or len(user.encode()) >= USER_MAX:
             return
         if len(credentials) + len(authority) > KEY_MAX - PEER_MAX - 4:
             return
-        put_text(far, peer)
         origin = self._origin(key)  # may forget every route
         r = self._route(ord(kind), group, credentials, authority)
+        self._fill(r, origin, host, seconds, address, peer, single, user)
+
+    cdef int _fill(self, Route *r, int32_t origin, bytes host, double seconds, bytes address,
+                   str peer, bint single, str user) except -1:
+        cdef char far[PEER_MAX]
+        cdef char *value
+        cdef bytes shown = user.encode()
+        put_text(far, peer)
         value = copy_of(host)
         free(r.host)
         r.host = value
@@ -191,6 +198,64 @@ cdef class NativeLane:
         if index == NOWHERE:
             raise MemoryError
         return &lane.routes.all[index]
+
+    # ---- questions -----------------------------------------------------------------
+
+    def answer(self, Question question not None, str group, key, bytes host not None,
+               tuple addresses not None, int port, double seconds, str user not None, token):
+        """The request of a question may go to the origin `key`, at one of these addresses; for
+        so many seconds others like it may, of clients of this `group`. False where nobody waits
+        for that any more."""
+        cdef Lane *lane = &self.relay.state
+        cdef Exchange *x
+        cdef Route *r
+        cdef int32_t slot, origin
+        cdef bytes address
+        if question._slot() == NOWHERE:
+            return False
+        address = address_of(addresses[0], port)
+        if not slots_reserve(&lane.core, 1) or not tokens_reserve(&lane.tokens):
+            raise MemoryError
+        origin = self._origin(key)  # may forget every route, and give clients back
+        slot = question._slot()
+        if slot == NOWHERE:
+            return False
+        x = exchange_of(&lane.core.flows[slot])
+        if seconds > 0 and group is not None and self._fits(question):
+            self.add_client(question.client, group)
+            r = self._route(
+                question.asked.kind, group, question.credentials, question.authority)
+        else:
+            r = <Route *>calloc(1, sizeof(Route))
+            if r == NULL:
+                raise MemoryError
+            x.once = r
+        try:
+            self._fill(
+                r, origin, host, seconds, address, addresses[0], len(addresses) == 1, user)
+        except BaseException:
+            route_drop(x)
+            raise
+        if token is not None:
+            Py_INCREF(token)
+            token_lend(&lane.tokens, x, <PyObject *>token)
+        lane.core.now = clock_ms(linux.CLOCK_MONOTONIC_COARSE)
+        go_on(lane, slot)
+        return True
+
+    cdef bint _fits(self, Question question):
+        """Whether there can be a route for such requests."""
+        return question.asked.credentials.size + question.asked.authority.size <= (
+            KEY_MAX - PEER_MAX - 4)
+
+    def hand_back(self, Question question not None):
+        """Its owner goes on with the client of a question. False where nobody waits any more."""
+        cdef int32_t slot = question._slot()
+        if slot == NOWHERE:
+            return False
+        end_asking(&self.relay.state, slot)
+        give_back(&self.relay.state, slot, G_REQUEST)
+        return True
 
     def forget(self):
         """Forgets every route."""

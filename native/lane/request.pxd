@@ -11,6 +11,7 @@ from core.service cimport settle, side_failed, watch
 from core.types cimport Core, Flow, NOWHERE, Q_YOUNG, TUNNEL
 from http.plain cimport CONNECT, Field, GET, Head, Out, PLAIN_FIELDS, Text, full, head_end
 from http.plain_request cimport read_request, write_request
+from lane.asking cimport begin_asking, end_asking, may_ask, route_drop
 from lane.ends cimport close_client, give_back
 from lane.log cimport now_us
 from lane.origins cimport bind, connection_dial, connection_free, idle_take, is_self
@@ -71,33 +72,36 @@ cdef inline const Route *route_of(
     return r if at < r.until else NULL
 
 
-cdef inline const Route *prepare(
-    Lane *lane, Exchange *x, const char *data, Out *out, int64_t at
+cdef inline bint write(
+    Lane *lane, Exchange *x, const Route *r, const Head *head, const Field *fields, int count,
+    Out *out,
 ) noexcept nogil:
-    """Reads the request head at `data` (x.head bytes) and writes the origin's to lane.out;
-    returns its route, NULL if it is not plain, or has no route at `at` (ms)."""
-    cdef Field fields[PLAIN_FIELDS]
-    cdef Head head
+    """Writes the origin's head to lane.out; false if it has no room."""
     cdef Text host
-    cdef const Route *r
-    cdef int count = read_request(&lane.plain, data, x.head, &head, fields)
-    if count < 0:
-        return NULL
-    r = route_of(lane, x, &head, at)
-    if r == NULL:
-        return NULL
     x.method = head.method
     x.close = head.close
     memcpy(x.user, r.user, USER_MAX)
     out.at = lane.out
     out.end = lane.out + PLAIN_OUT
-    if head.method != CONNECT:
-        host.at = r.host
-        host.size = r.host_size
-        write_request(out, &lane.plain, &head, fields, count, host)
-        if full(out):
-            return NULL
-    return r
+    if head.method == CONNECT:
+        return True
+    host.at = r.host
+    host.size = r.host_size
+    write_request(out, &lane.plain, head, fields, count, host)
+    return not full(out)
+
+
+cdef inline const Route *prepare(Lane *lane, Exchange *x, Out *out) noexcept nogil:
+    """Reads the head of a request whose way is known, and writes the origin's to lane.out;
+    returns its route, however old it is by now, NULL if that is forgotten."""
+    cdef Field fields[PLAIN_FIELDS]
+    cdef Head head
+    cdef const Route *r
+    cdef int count = read_request(&lane.plain, x.data, x.head, &head, fields)
+    if count < 0:
+        return NULL
+    r = x.once if x.once != NULL else route_of(lane, x, &head, 0)
+    return r if r != NULL and write(lane, x, r, &head, fields, count, out) else NULL
 
 
 cdef inline void send_request(Lane *lane, int32_t slot, const Out *out) noexcept nogil:
@@ -170,7 +174,7 @@ cdef inline void start_next(Lane *lane, int32_t origin) noexcept nogil:
         return
     end_waiting(lane, slot)
     x = exchange_of(&c.flows[slot])
-    r = prepare(lane, x, x.data, &out, 0)  # valid when it came
+    r = prepare(lane, x, &out)  # valid when it came
     if r == NULL:
         give_back(lane, slot, G_REQUEST)
     else:
@@ -189,11 +193,24 @@ cdef inline void queued_long(Lane *lane, int32_t slot) noexcept nogil:
         enter_queue(c, slot, Q_QUEUE)
         return
     end_waiting(lane, slot)
-    r = prepare(lane, x, x.data, &out, 0)
+    r = prepare(lane, x, &out)
     if r == NULL:
         give_back(lane, slot, G_REQUEST)
     else:
         dial(lane, slot, r)
+
+
+cdef inline void begin_exchange(Lane *lane, int32_t slot) noexcept nogil:
+    """Nothing is known of the request whose head is there."""
+    cdef Core *c = &lane.core
+    cdef Exchange *x = exchange_of(&c.flows[slot])
+    if lane.log.on:
+        x.started = now_us()
+    x.status = 0
+    x.type_size = 0
+    x.peer[0] = 0
+    c.flows[slot].way[1].copied = c.flows[slot].way[1].spliced = 0
+    c.flows[slot].way[1].flags = 0
 
 
 cdef inline void begin(Lane *lane, int32_t slot, const char *data, size_t n) noexcept nogil:
@@ -202,26 +219,42 @@ cdef inline void begin(Lane *lane, int32_t slot, const char *data, size_t n) noe
     rest is worth waiting for."""
     cdef Core *c = &lane.core
     cdef Exchange *x = exchange_of(&c.flows[slot])
-    cdef const Route *r = NULL
+    cdef Field fields[PLAIN_FIELDS]
+    cdef Head head
+    cdef const Route *r
     cdef Out out
+    cdef int count = -1
     cdef ssize_t end = head_end(data, n)
     if data != x.data and not keep(x, data, n):
         close_client(lane, slot)
         return
     if end > 0:
         x.head = <uint32_t>end
-        r = prepare(lane, x, x.data, &out, c.now)
-    if r == NULL:
+        count = read_request(&lane.plain, x.data, x.head, &head, fields)
+    if count < 0:
         give_back(lane, slot, G_REQUEST)
         return
-    if lane.log.on:
-        x.started = now_us()
-    x.status = 0
-    x.type_size = 0
-    x.peer[0] = 0
-    c.flows[slot].way[1].copied = c.flows[slot].way[1].spliced = 0
-    c.flows[slot].way[1].flags = 0
-    start(lane, slot, r, &out)
+    r = route_of(lane, x, &head, c.now)
+    if r == NULL and may_ask(lane, &head, kind_of(&head)):
+        begin_exchange(lane, slot)
+        begin_asking(lane, slot, &head, kind_of(&head))
+    elif r == NULL or not write(lane, x, r, &head, fields, count, &out):
+        give_back(lane, slot, G_REQUEST)
+    else:
+        begin_exchange(lane, slot)
+        start(lane, slot, r, &out)
+
+
+cdef inline void go_on(Lane *lane, int32_t slot) noexcept nogil:
+    """The owner has said where a request may go."""
+    cdef Out out
+    cdef const Route *r
+    end_asking(lane, slot)
+    r = prepare(lane, exchange_of(&lane.core.flows[slot]), &out)
+    if r == NULL:
+        give_back(lane, slot, G_REQUEST)
+    else:
+        start(lane, slot, r, &out)
 
 
 cdef inline void read_next(Lane *lane, int32_t slot) noexcept nogil:
@@ -255,6 +288,7 @@ cdef inline void become_tunnel(Lane *lane, int32_t slot) noexcept nogil:
     connection_free(lane, x.connection)
     x.connection = NOWHERE
     x.status = 200
+    route_drop(x)  # a tunnel may last
     f.kind = TUNNEL
     f.fd[1] = fd
     f.mask[1] = linux.EPOLLIN
@@ -280,7 +314,7 @@ cdef inline void dialled(Lane *lane, int32_t slot, uint32_t events) noexcept nog
     cdef Exchange *x = exchange_of(&c.flows[slot])
     cdef Out out
     # It was valid when the attempt began, however long that took.
-    cdef const Route *r = prepare(lane, x, x.data, &out, 0)
+    cdef const Route *r = prepare(lane, x, &out)
     cdef bint failed = events & (linux.EPOLLERR | linux.EPOLLHUP)
     if r == NULL or failed or is_self(lane, c.flows[x.connection].fd[0], r):
         give_back(lane, slot, G_REQUEST)  # its owner tries again, and says what is wrong

@@ -15,6 +15,7 @@ from core.types cimport (
 )
 from http.plain cimport Field, HEAD, Head, Out, PLAIN_FIELDS, head_end, put
 from http.plain_response cimport join_chunks, put_chunk_size, read_response, write_response
+from lane.asking cimport exchange_over
 from lane.ends cimport close_client, cut, give_back, note
 from lane.origins cimport connection_drop, idle_put, is_silent
 from lane.received cimport RESUME, consume
@@ -40,6 +41,7 @@ cdef inline void answered(Lane *lane, int32_t slot) noexcept nogil:
     lane.counters.exchanges += 1
     note(lane, slot, R_NONE)
     x.started = x.dialling = 0
+    exchange_over(lane, x)
     x.connection = NOWHERE
     x.requests += 1
     if x.spent:

@@ -6,6 +6,7 @@ other while one serves the other. What is known of each hangs on its flow: an Ex
 of a client, also when it has become a tunnel; a Connection on that of an origin connection.
 """
 
+from cpython.ref cimport PyObject
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from core.types cimport Core, Flow, LANE_KIND, List, Q_LANE
@@ -30,6 +31,7 @@ cdef enum:
 # Flow.queue: wheels of the lane, LANE_QUEUES of them
 cdef enum:
     Q_HEAD = Q_LANE         # a client between two requests
+    Q_ASK                   # one whose owner is asked where it may go
     Q_DIAL                  # one whose origin is being connected to
     Q_RACE                  # the same, where there is another address to try
     Q_QUEUE                 # one that waits for a connection to its origin
@@ -37,6 +39,7 @@ cdef enum:
 
 cdef enum Phase:
     P_HEAD                  # the next request has not begun
+    P_ASK                   # the owner is asked where it may go
     P_QUEUE                 # it waits for a connection to its origin
     P_DIAL                  # its origin is being connected to
     P_WAIT                  # the request is sent, no byte of the response is there
@@ -64,6 +67,17 @@ cdef extern from *:
     const char *cause_words[]
     int CAUSE_WORDS
 
+cdef struct Part:           # of a head
+    uint16_t at             # behind the head's first byte
+    uint16_t size
+
+cdef struct Asked:          # what is asked about a head
+    Part authority
+    Part path
+    Part credentials
+    uint8_t kind            # as of kind_of in request.pxd
+    uint8_t told            # the owner has the question
+
 cdef struct Exchange:       # of a CLIENT, and of the tunnel that it became
     char *block             # of `room` bytes, NULL while nothing has been received
     char *data              # in it, received and not consumed: the head in work comes first
@@ -83,6 +97,9 @@ cdef struct Exchange:       # of a CLIENT, and of the tunnel that it became
     uint8_t close           # behind this response
     uint8_t spent           # the origin connection cannot be used again
     uint8_t reused
+    Asked asked             # P_ASK
+    Route *once             # the answer, where it holds for this request alone, else NULL
+    PyObject *token         # of whoever wants to know how this ends, or NULL
     char *answer            # of the origin, received and not consumed, when given back
     uint32_t answer_size
     uint8_t type_size
@@ -136,6 +153,12 @@ cdef struct Routes:
     int32_t count
     int32_t origin_count
 
+cdef struct Tokens:         # of exchanges that are over: to be given up by whoever has the GIL
+    PyObject **all
+    int count
+    int room                # for `count` and `lent`
+    int lent                # tokens that exchanges have
+
 cdef struct Log:
     char *at                # entries, as of log.pxd
     size_t used
@@ -155,6 +178,9 @@ cdef struct Lane:
     Core core
     Plain plain
     Routes routes
+    List asking             # clients in P_ASK that the owner has not been told of
+    bint asks[256]          # by the letter of kind_of: the owner answers questions about such
+    Tokens tokens
     char *out               # PLAIN_OUT bytes: a rewritten head; NULL without a lane
     char *established       # the answer to CONNECT
     size_t established_size

@@ -30,7 +30,7 @@ from spliceproxy.policy.standing import Standing
 from spliceproxy.policy.verdict import Verdict
 from spliceproxy.relay.driver import RelayDriver
 from spliceproxy.relay.interface import Relay
-from spliceproxy.relay.lane import Handoff, LaneOptions
+from spliceproxy.relay.lane import Handoff, LaneOptions, Question
 from spliceproxy.relay.lane import Lane as NativeLane
 from spliceproxy.upstream.dialer import ATTEMPT_DELAY
 from spliceproxy.upstream.own import Own
@@ -39,14 +39,28 @@ from spliceproxy.upstream.pool import MAX_IDLE, PER_ORIGIN, TOTAL, Key
 if TYPE_CHECKING:
     from typing_extensions import Self  # typing has it since Python 3.11
 
+CONNECT = "C"
+
 KINDS = {
-    ("CONNECT", "authority"): "C",
+    ("CONNECT", "authority"): CONNECT,
     ("GET", "absolute"): "G",
     ("GET", "origin"): "g",
     ("HEAD", "absolute"): "H",
     ("HEAD", "origin"): "h",
 }
 """The relay's letters for a method and a form of the target."""
+
+
+ASK = 60.0
+"""Seconds that a question may wait beyond what its answer waits for: names and functions. The
+longest of the rest is a password in line (``policy.auth.turns``)."""
+
+
+class Answers(Protocol):
+    """Who answers what the lane asks."""
+
+    def asked(self, questions: list[Question]) -> None: ...
+    def left(self, ident: int) -> None: ...
 
 
 class Front(Protocol):
@@ -60,9 +74,11 @@ class Front(Protocol):
 class _News:
     """What the relay says, and whom it concerns. Nothing comes before there are clients."""
 
-    __slots__ = ("_records", "front")
+    __slots__ = ("_records", "asked", "front", "left")
 
     front: Front
+    asked: Callable[[list[Question]], None]
+    left: Callable[[int], None]
 
     def __init__(self, records: Records) -> None:
         self._records = records
@@ -98,6 +114,8 @@ class Lane:
         "_own",
         "_policy",
         "_repeats",
+        "answer",
+        "hand_back",
     )
 
     def __init__(
@@ -120,6 +138,8 @@ class Lane:
         self._own = own
         self._repeats = repeats
         self._forwards = forwards
+        self.answer = native.answer
+        self.hand_back = native.hand_back
 
     @classmethod
     def of(
@@ -130,16 +150,24 @@ class Lane:
         policy: Policy,
         records: Records,
         own: Own,
+        asks: str = "",
+        waits: float = 0.0,
     ) -> Self | None:
         """The lane of ``relay``, which ``driver`` runs; None where its engine has none. ``own``
-        are the addresses to which nothing is sent."""
+        are the addresses to which nothing is sent, ``asks`` the kinds of requests about which
+        :meth:`answer_by` will have somebody to ask; the functions of --policy may take ``waits``
+        seconds for it."""
         news = _News(records)
         rewriting = Rewriting.of(config)
+        if not rewriting.repeatable:
+            asks = "".join(kind for kind in asks if kind == CONNECT)
         options = lane_options(
             config.timeouts,
             rewriting.via,
             keyed=policy.identifies,
             record=None if records.log is None else Record,
+            asks=asks,
+            ask=ASK + config.timeouts.lookup + waits,
         )
         native = relay.lane(options, news)
         if native is None:
@@ -148,6 +176,10 @@ class Lane:
         # Who wants each record, sees each request.
         forwards, repeats = rewriting.repeatable, not records.watched
         return cls(native, news, driver, policy, own, forwards=forwards, repeats=repeats)
+
+    def answer_by(self, answers: Answers) -> None:
+        """``answers`` is asked; to be said before there is a client."""
+        self._news.asked, self._news.left = answers.asked, answers.left
 
     def report_to(self, front: Front) -> None:
         """``front`` goes on with what comes back; to be said before there is a client."""
@@ -283,10 +315,17 @@ def own_ports() -> tuple[int, int]:
 
 
 def lane_options(
-    times: Timeouts, via: bytes, *, keyed: bool, record: Callable[[str], Record] | None
+    times: Timeouts,
+    via: bytes,
+    *,
+    keyed: bool,
+    record: Callable[[str], Record] | None,
+    asks: str = "",
+    ask: float = ASK,
 ) -> LaneOptions:
     """The relay's settings. ``via`` is our pseudonym, b"" for none; ``keyed``: a decision
-    depends on the client's credentials."""
+    depends on the client's credentials. ``asks``: the kinds that may ask, and ``ask`` for how
+    many seconds."""
     rules = dict(REQUEST_RULES)
     if not keyed:
         rules[b"proxy-authorization"] = "drop"
@@ -300,12 +339,14 @@ def lane_options(
         name=via,
         established=ESTABLISHED,
         head=times.head,
+        ask=ask,
         dial=times.dial,
         race=ATTEMPT_DELAY,
         idle=MAX_IDLE,
         idle_most=TOTAL,
         idle_each=PER_ORIGIN,
         ports=own_ports(),
+        asks=asks,
         record=record,
     )
 

@@ -172,6 +172,21 @@ class Policy:
         return self._auth.enabled
 
     @property
+    def annotates(self) -> bool:
+        """Whether a decision may put something into a record: tags, or rules that only report."""
+        return self._asks or self._ruled
+
+    @property
+    def witnessed(self) -> bool:
+        """Whether a witness sees each request."""
+        return self._witness is not None
+
+    @property
+    def knows_peers(self) -> bool:
+        """Whether an answer may depend on the process behind a Unix socket."""
+        return self._auth.uses_peers
+
+    @property
     def watches(self) -> bool:
         """Whether :meth:`closed` has anyone to tell."""
         return self._hook.watches

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 
 from spliceproxy.config import Config
+from spliceproxy.forward.answering import Answering, kinds_asked
 from spliceproxy.forward.asking import Asking
 from spliceproxy.forward.body import BodyMover
 from spliceproxy.forward.lane import Lane
@@ -47,7 +48,18 @@ class Instance:
         records = Records(log, policy.closed if policy.watches else None)
         driver = RelayDriver(relay, loop)
         own = Own(sock.getsockname() for sock in sockets)
-        lane = Lane.of(relay, driver, config, policy, records, own)
+        tracer = Tracer.of(config)
+        asks = kinds_asked(config)
+        # Who wants each record sees each request, and so does who traces.
+        if (
+            tracer is not None
+            or records.watched
+            or policy.witnessed
+            or (log is not None and policy.annotates)
+        ):
+            asks = ""
+        waits = 2 * config.policy.hook_timeout  # the second time with the addresses
+        lane = Lane.of(relay, driver, config, policy, records, own, asks, waits)
         idle = IdlePool(loop) if lane is None else lane
         # With files to serve a request that leads back here is no loop.
         never = own if site is None else None
@@ -55,6 +67,11 @@ class Instance:
         learn = config.policy.learn
         self._learned = None if learn is None else Learned(learn)
         self._resolver = resolver
+        asking = Asking(policy, self._learned, lane, resolver, origins, config.timeouts.dial)
+        self._answering = None
+        if lane is not None:
+            backend = config.default_backend
+            self._answering = Answering(lane, driver, asking, policy, resolver, own, backend)
         self.services = Services(
             loop=loop,
             config=config,
@@ -64,9 +81,9 @@ class Instance:
             policy=policy,
             lane=lane,
             origins=origins,
-            asking=Asking(policy, self._learned, lane, resolver, origins, config.timeouts.dial),
+            asking=asking,
             site=site,
-            tracer=Tracer.of(config),
+            tracer=tracer,
         )
         limit = -(-config.max_connections // config.workers)
         self._server = Server(self.services, sockets, limit)
@@ -92,5 +109,7 @@ class Instance:
                 if self._learned is not None:
                     ends.push_async_callback(self._learned.finish)
                 ends.push_async_callback(services.policy.finish)
+                if self._answering is not None:
+                    ends.push_async_callback(self._answering.finish)
                 ends.callback(services.relay.close)
                 ends.callback(services.origins.close_idle)

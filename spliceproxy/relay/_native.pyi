@@ -58,6 +58,19 @@ class NativeLane:
         single: bool,
         user: str,
     ) -> None: ...
+    def answer(
+        self,
+        question: Any,
+        group: str | None,
+        key: object,
+        host: bytes,
+        addresses: tuple[str, ...],
+        port: int,
+        seconds: float,
+        user: str,
+        token: object,
+    ) -> bool: ...
+    def hand_back(self, question: Any) -> bool: ...
     def forget(self) -> None: ...
     def take(self, key: object, addresses: Container[str]) -> tuple[int, str] | None: ...
     def put(self, key: object, fd: int, peer: str) -> None: ...

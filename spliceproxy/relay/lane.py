@@ -90,20 +90,96 @@ class LaneOptions(NamedTuple):
     name: bytes  # ours in Via
     established: bytes  # the answer to CONNECT
     head: float  # seconds: a client between two requests
+    # Seconds: a question without an answer; its client is given back then. What an answer waits
+    # for has limits of its own, which must be shorter.
+    ask: float
     dial: float  # seconds: an attempt to connect
     race: float  # the same, where there is another address to try
     idle: float  # seconds: an idle connection to an origin
     idle_most: int  # of these, in all
     idle_each: int  # and for one origin
     ports: tuple[int, int]  # the first and last that an outgoing connection may get
+    asks: str  # the kinds of requests about which the owner is asked (Lane.add_route)
     # Makes the record of an exchange that is over, or of the tunnel that it became, for this
     # address of a client. The lane fills in what it knows, by the names of native/reports.pxi.
     # None: there is no log, and nothing is kept for one.
     record: Callable[[str], Any] | None
 
 
+class Question(Protocol):
+    """A plain request that waits in the lane until its owner has said where it may go. All but
+    ``fd``, ``waits``, ``followed`` and ``closes`` stays as it is when the request is over. It is
+    what :class:`policy.verdict.Head` and :class:`policy.verdict.Notes` promise: the notes are for
+    the owner to write."""
+
+    host: str
+    port: int
+    user: str
+    tags: Mapping[str, str]
+    reported: tuple[str, ...]
+    looked_up: float
+    trace: Any
+
+    @property
+    def ident(self) -> int:
+        """Of its client's connection; no other in the relay has it."""
+
+    @property
+    def kind(self) -> str:
+        """As of :meth:`Lane.add_route`."""
+
+    @property
+    def client(self) -> str:
+        """The client's IP address, "" for a Unix socket."""
+
+    @property
+    def head(self) -> bytes:
+        """The head as received, with its empty line."""
+
+    @property
+    def authority(self) -> bytes:
+        """As written: that of the target, and of Host where the target has none."""
+
+    @property
+    def credentials(self) -> bytes:
+        """The value of Proxy-Authorization, b"" without one."""
+
+    @property
+    def method(self) -> str: ...
+    @property
+    def scheme(self) -> str: ...
+    @property
+    def path(self) -> str: ...
+    @property
+    def fields(self) -> list[tuple[bytes, bytes]]: ...
+    def values(self, name: bytes) -> list[bytes]: ...
+
+    @property
+    def waits(self) -> bool:
+        """Whether it has no answer yet, and its client is there."""
+
+    @property
+    def fd(self) -> int:
+        """The client's descriptor, which is the lane's; -1 where nobody waits."""
+
+    @property
+    def followed(self) -> bool:
+        """Whether the client has said more than this request."""
+
+    @property
+    def closes(self) -> bool:
+        """Whether the client wants its connection closed behind the answer."""
+
+
 class LaneOwner(Protocol):
     """Who opened the lane. It is told what comes of it, within :meth:`Relay.step`."""
+
+    def asked(self, questions: list[Any]) -> None:
+        """Each :class:`Question` is to be answered, now or later, by :meth:`Lane.answer` or
+        :meth:`Lane.hand_back`. Where this raises, those without an answer are given back."""
+
+    def left(self, ident: int) -> None:
+        """The client of a question has gone, or is given back: it needs no answer."""
 
     def given_back(self, handoff: Handoff) -> None:
         """A client to go on with."""
@@ -175,6 +251,27 @@ class Lane(Protocol):
         origin ``key`` for so many seconds. ``address`` is a struct sockaddr, b"" if only idle
         connections may be used; ``peer`` is the same as text, ``single`` that there is no
         other address. ``host`` is the Host field to send, ``user`` whom the record names."""
+
+    def answer(
+        self,
+        question: Any,
+        group: str | None,
+        key: object,
+        host: bytes,
+        addresses: tuple[str, ...],
+        port: int,
+        seconds: float,
+        user: str,
+        token: object,
+    ) -> bool:
+        """The request of a question may go to the origin ``key``, at one of ``addresses``. So may
+        others like it, of clients of ``group``, for so many seconds: as of :meth:`add_route`. With
+        0 seconds, or without a group, none may. ``token``: kept until the exchange, or the
+        tunnel that it became, is over; None for none. False, and nothing is done, if nobody
+        waits for the answer any more. Where this raises the question is as it was."""
+
+    def hand_back(self, question: Any) -> bool:
+        """Gives the client of a question back. False if nobody waits for its answer any more."""
 
     def forget(self) -> None:
         """Forgets every route."""

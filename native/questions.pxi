@@ -1,0 +1,163 @@
+"""What the owner is asked by the lane, as Python (lane/asking.pxd)."""
+
+NO_TAGS = MappingProxyType({})
+
+cdef enum:
+    QUESTIONS = 128         # that the owner is told of at a time
+    ROUNDS = 8              # of those in a step
+
+
+cdef class Question:
+    """One request that waits: spliceproxy/relay/lane.py says what it has. All of it stays
+    readable when the request is over."""
+
+    cdef NativeRelay relay
+    cdef int32_t slot
+    cdef uint32_t generation
+    cdef uint32_t number    # requests of this client that were answered before
+    cdef Asked asked
+    cdef uint8_t how        # its method
+    cdef list lines         # its fields, once somebody has looked at them
+    cdef readonly bytes head
+    cdef readonly str client
+    cdef public str host
+    cdef public int port
+    cdef public str user
+    cdef public object tags
+    cdef public tuple reported
+    cdef public double looked_up
+    cdef public object trace
+
+    @property
+    def kind(self):
+        return chr(self.asked.kind)
+
+    @property
+    def ident(self):
+        return (<uint64_t>self.generation << 32) | <uint32_t>self.slot
+
+    @property
+    def method(self):
+        return METHODS[self.how]
+
+    @property
+    def scheme(self):
+        return "" if self.how == CONNECT else "http"
+
+    @property
+    def authority(self):
+        return self._part(&self.asked.authority)
+
+    @property
+    def path(self):
+        return self._part(&self.asked.path).decode("ascii")
+
+    @property
+    def fields(self):
+        if self.lines is None:
+            self.lines = fields_of(self.relay, self.head)
+        return self.lines
+
+    def values(self, bytes name not None):
+        if name == b"proxy-authorization":
+            return [self._part(&self.asked.credentials)] if self.asked.credentials.size else []
+        return [value for key, value in self.fields if key.lower() == name]
+
+    @property
+    def credentials(self):
+        return self._part(&self.asked.credentials)
+
+    @property
+    def waits(self):
+        """Whether it has no answer yet, and its client is there."""
+        return self._slot() != NOWHERE
+
+    @property
+    def fd(self):
+        cdef int32_t slot = self._slot()
+        return -1 if slot == NOWHERE else self.relay.state.core.flows[slot].fd[0]
+
+    @property
+    def followed(self):
+        """Whether the client has said more than this request."""
+        cdef int32_t slot = self._slot()
+        cdef const Exchange *x
+        if slot == NOWHERE:
+            return False
+        x = exchange_of(&self.relay.state.core.flows[slot])
+        return x.have > x.head
+
+    @property
+    def closes(self):
+        """Whether the client wants its connection closed behind the answer."""
+        cdef int32_t slot = self._slot()
+        return slot == NOWHERE or exchange_of(&self.relay.state.core.flows[slot]).close
+
+    cdef bytes _part(self, const Part *part):
+        cdef const char *head = self.head
+        return head[part.at:part.at + part.size]
+
+    cdef int32_t _slot(self) noexcept:
+        if self.relay.closed:
+            return NOWHERE
+        return open_question(
+            &self.relay.state.core, self.slot, self.generation, self.number)
+
+
+cdef list fields_of(NativeRelay relay, bytes head):
+    """Name and value of each field of a plain head."""
+    cdef Field fields[PLAIN_FIELDS]
+    cdef Head found
+    cdef int i
+    cdef list lines = []
+    cdef int count = read_request(&relay.state.plain, head, len(head), &found, fields)
+    for i in range(count):
+        lines.append((
+            fields[i].name.at[:fields[i].name.size], fields[i].value.at[:fields[i].value.size]))
+    return lines
+
+
+cdef Question question_of(NativeRelay relay, int32_t slot):
+    cdef const Flow *f = &relay.state.core.flows[slot]
+    cdef const Exchange *x = exchange_of(f)
+    cdef Question q = Question.__new__(Question)
+    q.relay = relay
+    q.slot = slot
+    q.generation = f.generation
+    q.number = x.requests
+    q.asked = x.asked
+    q.how = x.method
+    q.head = x.data[:x.head]
+    q.client = x.address.decode("ascii")
+    q.host = q.user = ""
+    q.tags = NO_TAGS
+    q.reported = ()
+    return q
+
+
+cdef list questions_of(NativeRelay relay):
+    """Those that the owner has not been told of. A client that there is no memory to ask about
+    is given back."""
+    cdef Lane *lane = &relay.state
+    cdef list questions = []
+    cdef int32_t slot
+    while lane.asking.last != NOWHERE and len(questions) < QUESTIONS:
+        slot = lane.asking.last
+        try:
+            questions.append(question_of(relay, slot))
+            tell_asked(lane, slot)
+        except MemoryError:
+            give_back(lane, slot, G_REQUEST)
+    return questions
+
+
+cdef int hand_over_rest(NativeRelay relay, list questions) except -1:
+    """The owner goes on with the clients of the questions that have found no answer."""
+    cdef Question q
+    cdef int32_t slot
+    for q in questions:
+        slot = q._slot()
+        if slot != NOWHERE:
+            end_asking(&relay.state, slot)
+            give_back(&relay.state, slot, G_REQUEST)
+    return 0
