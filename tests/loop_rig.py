@@ -86,17 +86,30 @@ class Origins:
     @classmethod
     async def on(cls, addresses: Sequence[str], ports: int = 1) -> Origins:
         made = cls()
+        while len(made.ports) < ports:
+            made.ports.append(await made._listen(addresses))
+        return made
+
+    async def _listen(self, addresses: Sequence[str], tries: int = 20) -> int:
+        """The port, which has to be free at each address."""
         loop = asyncio.get_running_loop()
-        for _ in range(ports):
-            port = 0
+        servers: list[asyncio.Server] = []
+        port = 0
+        try:
             for address in addresses:
                 server = await loop.create_server(
-                    lambda: _Origin(made), address, port, backlog=4096
+                    lambda: _Origin(self), address, port, backlog=4096
                 )
+                servers.append(server)
                 port = server.sockets[0].getsockname()[1]
-                made._servers.append(server)
-            made.ports.append(port)
-        return made
+        except OSError:
+            for server in servers:
+                server.close()
+            if not tries:
+                raise
+            return await self._listen(addresses, tries - 1)
+        self._servers += servers
+        return port
 
     def close(self) -> None:
         for server in self._servers:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import struct
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import cycle
 from pathlib import Path
@@ -33,6 +34,27 @@ resolver.MIN_TTL = 0.0
 resolver.Resolver.__init__.__kwdefaults__["nameservers"] = [os.environ["NAMESERVER"]]
 resolver.Resolver.__init__.__kwdefaults__["hosts_file"] = os.devnull
 """
+
+# Functions of --policy that allow everything: what else there is to say of a request is said,
+# whoever is asked before, and however long that takes.
+ALLOWING = {
+    "at once": """
+from spliceproxy.policy import Allow
+
+def authorize(request):
+    return Allow()
+""",
+    "later": """
+import asyncio
+from spliceproxy.policy import Allow
+
+async def authorize(request):
+    answer = asyncio.get_running_loop().create_future()
+    asyncio.get_running_loop().call_soon(answer.set_result, Allow())
+    return await answer
+""",
+}
+ANSWERS = ("no function", *ALLOWING)
 
 A, AAAA = 1, 28
 
@@ -91,18 +113,12 @@ class Origins:
     answer every request with 200 and their own address, and count connections in ``hits``."""
 
     def __init__(self, stack: ExitStack, *addresses: str) -> None:
-        self.hits: dict[str, int] = {}
-        self.port = 0
-        for address in addresses:
-            if ":" in address and not Path("/proc/net/if_inet6").exists():
-                continue
-            self.hits[address] = 0
-            listener = socket.create_server(
-                (address, self.port),
-                family=socket.AF_INET6 if ":" in address else socket.AF_INET,
-                backlog=256,
-            )
-            self.port = listener.getsockname()[1]
+        has_ipv6 = Path("/proc/net/if_inet6").exists()
+        there = [address for address in addresses if has_ipv6 or ":" not in address]
+        self.hits = dict.fromkeys(there, 0)
+        listeners = _on_one_port(there)
+        self.port = listeners[0].getsockname()[1]
+        for listener, address in zip(listeners, there, strict=True):
             threading.Thread(target=self._accept, args=(listener, address), daemon=True).start()
             stack.callback(listener.close)
             stack.callback(listener.shutdown, socket.SHUT_RDWR)
@@ -115,6 +131,25 @@ class Origins:
                 return
             self.hits[address] += 1
             threading.Thread(target=_answer, args=(connection, address), daemon=True).start()
+
+
+def _on_one_port(addresses: Sequence[str]) -> list[socket.socket]:
+    """Listening sockets at all of them, on a port that is free at each."""
+    for _ in range(20):
+        listeners: list[socket.socket] = []
+        try:
+            for address in addresses:
+                port = listeners[0].getsockname()[1] if listeners else 0
+                family = socket.AF_INET6 if ":" in address else socket.AF_INET
+                listeners.append(socket.create_server((address, port), family=family, backlog=256))
+        except OSError as error:
+            for listener in listeners:
+                listener.close()
+            if error.errno != errno.EADDRINUSE:
+                raise
+        else:
+            return listeners
+    raise OSError(errno.EADDRINUSE, "no port that is free at each address")
 
 
 def _answer(connection: socket.socket, address: str) -> None:
@@ -200,6 +235,15 @@ def ask(proxy: ProxyProcess, request: str | bytes) -> Answer:
     with proxy.connect() as s:
         s.sendall(request if isinstance(request, bytes) else request.encode("latin-1"))
         return Answer(s)
+
+
+def allowing(answers: str, folder: Path) -> list[str]:
+    """The flags of a function of ALLOWING, none for "no function"."""
+    if answers not in ALLOWING:
+        return []
+    path = folder / "allowing.py"
+    path.write_text(ALLOWING[answers])
+    return ["--policy", str(path)]
 
 
 Make = Callable[[str, int], str]

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from harness import ProxyProcess, read_all, read_head, serving, wait_for
-from policy_rig import Answer, ask, connect, get
+from policy_rig import ANSWERS, Answer, allowing, ask, connect, get
 
 from spliceproxy.settings.table import BY_NAME
 
@@ -54,6 +54,10 @@ networks = ["127.0.0.66"]
 """
 
 
+HOWEVER_ASKED = pytest.mark.parametrize("answers", ANSWERS)
+"""Also with a function that is asked and says yes, at once or after a while."""
+
+
 def answering(s: socket.socket) -> None:
     """An origin that says who is asking."""
     peer = s.getpeername()[0].encode()
@@ -67,8 +71,9 @@ def configured(folder: Path, new_proxy: NewProxy, text: str, *args: str) -> Prox
     return new_proxy("--config", str(path), *args)
 
 
-def test_a_denial(tmp_path: Path, new_proxy: NewProxy) -> None:
-    proxy = configured(tmp_path, new_proxy, RULES)
+@HOWEVER_ASKED
+def test_a_denial(tmp_path: Path, new_proxy: NewProxy, answers: str) -> None:
+    proxy = configured(tmp_path, new_proxy, RULES, *allowing(answers, tmp_path))
     with proxy.connect() as s:
         s.sendall(get("metadata.google.internal", 80).encode())
         answer = Answer(s)
@@ -134,8 +139,9 @@ def test_a_denied_tunnel_closes(tmp_path: Path, new_proxy: NewProxy) -> None:
         assert read_all(s) == b""
 
 
-def test_rules_on_addresses(tmp_path: Path, new_proxy: NewProxy) -> None:
-    proxy = configured(tmp_path, new_proxy, RULES)
+@HOWEVER_ASKED
+def test_rules_on_addresses(tmp_path: Path, new_proxy: NewProxy, answers: str) -> None:
+    proxy = configured(tmp_path, new_proxy, RULES, *allowing(answers, tmp_path))
     with serving(answering) as (host, port):
         assert ask(proxy, get(host, port)).status == 200
         for address in ("127.0.0.66", "[::ffff:127.0.0.66]"):
@@ -144,8 +150,9 @@ def test_rules_on_addresses(tmp_path: Path, new_proxy: NewProxy) -> None:
         proxy.stop()  # with its idle connections
 
 
-def test_report_only(tmp_path: Path, new_proxy: NewProxy) -> None:
-    proxy = configured(tmp_path, new_proxy, RULES)
+@HOWEVER_ASKED
+def test_report_only(tmp_path: Path, new_proxy: NewProxy, answers: str) -> None:
+    proxy = configured(tmp_path, new_proxy, RULES, *allowing(answers, tmp_path))
     assert ask(proxy, get("localhost", 1)).status == 502  # refused, but not by us
     assert "rule office-hours (report only) would deny: client 127.0.0.1, GET localhost:1" in (
         proxy.stderr()
@@ -159,8 +166,11 @@ def credentials(text: str) -> str:
     return f"Proxy-Authorization: Basic {base64.b64encode(text.encode()).decode()}\r\n\r\n"
 
 
-def test_the_challenge_keeps_the_connection(new_proxy: NewProxy) -> None:
-    proxy = new_proxy("--auth", "ann:secret")
+@HOWEVER_ASKED
+def test_the_challenge_keeps_the_connection(
+    tmp_path: Path, new_proxy: NewProxy, answers: str
+) -> None:
+    proxy = new_proxy("--auth", "ann:secret", *allowing(answers, tmp_path))
     with serving(answering) as (host, port):
         for make in (get, connect):
             with proxy.connect() as s:
@@ -371,11 +381,12 @@ hosts = ["127.0.0.1"]
 """
 
 
+@HOWEVER_ASKED
 def test_a_decision_is_repeated_only_for_clients_that_are_treated_alike(
-    tmp_path: Path, new_proxy: NewProxy
+    tmp_path: Path, new_proxy: NewProxy, answers: str
 ) -> None:
     """Whatever the others have just been allowed, by the same worker and within a second."""
-    proxy = configured(tmp_path, new_proxy, NEIGHBOURS)
+    proxy = configured(tmp_path, new_proxy, NEIGHBOURS, *allowing(answers, tmp_path))
     statuses = {"127.0.0.1": 200, "127.0.0.2": 403, "127.0.0.3": 200, "127.0.0.4": 403}
     asked = dict.fromkeys(statuses, 0)
 

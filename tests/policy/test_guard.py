@@ -3,7 +3,8 @@
 
 In ``private`` mode two loopback addresses are excepted and stand for the public internet; all
 others are forbidden, and some have a server that must never be reached. The proxy's connect(2)
-calls are watched from outside of its code.
+calls are watched from outside of its code. All of it is held without a function of --policy, and
+with one that has allowed everything, at once or after a while.
 """
 
 from __future__ import annotations
@@ -16,7 +17,19 @@ from urllib.parse import quote
 
 import pytest
 from harness import ProxyProcess
-from policy_rig import Answer, Make, Origins, World, ask, connect, get, upgrade, world
+from policy_rig import (
+    ANSWERS,
+    Answer,
+    Make,
+    Origins,
+    World,
+    allowing,
+    ask,
+    connect,
+    get,
+    upgrade,
+    world,
+)
 
 PUBLIC = "127.0.0.77"
 OTHER = "127.0.0.78"  # public too
@@ -28,13 +41,13 @@ KINDS = pytest.mark.parametrize("make", [connect, get, upgrade])
 class Site:
     """The world of this module."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, answers: str) -> None:
         self.world = world
         self.origins = Origins(world.stack, PUBLIC, OTHER, *FORBIDDEN)
         self.port = self.origins.port
         config = world.folder / "config.toml"
         config.write_text(f'guard = "private"\nguard-allow = ["{PUBLIC}", "{OTHER}"]\n')
-        self.proxy = world.proxy("--config", str(config))
+        self.proxy = world.proxy("--config", str(config), *allowing(answers, world.folder))
 
     def check(self) -> None:
         """Nothing but the public addresses has ever been dialled."""
@@ -42,15 +55,20 @@ class Site:
         assert not any(self.origins.hits.get(address) for address in FORBIDDEN)
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+@pytest.fixture(scope="module", params=ANSWERS)
+def site(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Site]:
     with world(tmp_path_factory.mktemp("guard")) as made:
-        yield Site(made)
+        yield Site(made, request.param)
 
 
 @pytest.fixture(autouse=True)
-def nothing_got_through(site: Site) -> Iterator[None]:
+def nothing_got_through(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
+    if "site" not in request.fixturenames:
+        return
+    site: Site = request.getfixturevalue("site")
     site.check()
     assert "Traceback" not in site.proxy.stderr()
 
