@@ -48,6 +48,8 @@ def load() -> None:
     and need no descriptors for it."""
     import tokenize  # noqa: F401 - linecache takes it for the lines of a traceback
 
+    import pycares  # noqa: F401 - the resolver takes it for the first name
+
     with contextlib.suppress(ImportError):
         import uvloop  # noqa: F401
     for encoding in ("ascii", "latin-1", "utf-8"):

@@ -7,21 +7,24 @@ descriptor: c-ares could not read resolv.conf then, would not say so, and would 
 
 from __future__ import annotations
 
-import asyncio
+import os
 import socket
 import weakref
 from collections.abc import Callable, Sequence
 
-import aiodns
-import pycares
-
-from spliceproxy.errors import EXHAUSTED
+from spliceproxy.errors import EXHAUSTED, NOTHING_LEFT, Failure
+from spliceproxy.upstream.ares import Channel
+from spliceproxy.upstream.search import RESOLV_CONF
 
 CHANNEL_AGE = 30.0
 CHANNEL_LOOKUPS = 4096
 """Seconds and look-ups after which the next look-up gets a new c-ares channel. c-ares has a
-cache of its own that aiodns cannot switch off: it has no size limit, and it keeps an answer
+cache of its own that pycares cannot switch off: it has no size limit, and it keeps an answer
 without records for an hour whatever its SOA says. A channel costs 0.2 ms."""
+
+CHECK = 1.0
+"""Seconds between two looks at resolv.conf. A channel reads it when it is made: after a change
+the next look-up gets a new one."""
 
 QUERY_SHARE = 5
 QUERY_TRIES = 3
@@ -35,7 +38,10 @@ PATIENT_AGE = 0.5
 fast answers a try lasts a quarter of a second at first, and an answer that comes after its try is
 not heard. So slow names have a patient channel: it makes one try for the whole limit, and has had
 no answer before. It is replaced after an answer, but not more often than every PATIENT_AGE
-seconds, because it lives until its last query ends and has a thread and an inotify(7) instance."""
+seconds, because it lives until its last query ends and has sockets of its own."""
+
+
+NO_DESCRIPTORS = "no descriptors left to ask"
 
 
 class Channels:
@@ -43,14 +49,15 @@ class Channels:
     gives the time by which channels age. ValueError if a name server is not an address."""
 
     __slots__ = (
+        "_check_at",
         "_clock",
         "_lookups",
-        "_loop",
         "_nameservers",
         "_patient",
         "_patient_heard",
         "_patient_since",
         "_since",
+        "_stamp",
         "_timeout",
         "_usual",
     )
@@ -61,33 +68,50 @@ class Channels:
         self._timeout = timeout
         self._nameservers = nameservers
         self._clock = clock
-        self._loop = asyncio.get_running_loop()
-        self._patient: Callable[[], aiodns.DNSResolver | None] = lambda: None  # a weak reference
+        self._patient: Callable[[], Channel | None] = lambda: None  # a weak reference
         self._patient_heard = False
         self._patient_since = 0.0
         self._lookups = 0
         self._since = clock()
-        self._usual = self._open_usual()
+        self._check_at = clock()
+        self._stamp = _stamp()
+        # That of resolv.conf is made with the first look-up, or never.
+        self._usual = self._open_usual() if nameservers else None
 
     def is_old(self) -> bool:
         """Whether :meth:`usual` will make a new channel."""
-        old = self._clock() >= self._since + CHANNEL_AGE or self._lookups >= CHANNEL_LOOKUPS
-        return old and not is_exhausted()
+        if self._usual is None:
+            return True
+        now = self._clock()
+        old = now >= self._since + CHANNEL_AGE or self._lookups >= CHANNEL_LOOKUPS
+        return (old or self._has_changed(now)) and not is_exhausted()
 
-    def usual(self) -> aiodns.DNSResolver:
+    def _has_changed(self, now: float) -> bool:
+        """Whether resolv.conf is another than the one that was read."""
+        if now < self._check_at:
+            return False
+        self._check_at = now + CHECK
+        if _stamp() == self._stamp:
+            return False
+        self._check_at = now  # it is true until there is a new channel
+        return True
+
+    def usual(self) -> Channel:
         """The channel for a look-up. A channel that was replaced closes itself when its last
-        look-up is done. Until then somebody must hold a reference to it."""
-        if self.is_old():
+        look-up is done. Failure if there is none yet, and no descriptor for it."""
+        if self._usual is None and is_exhausted():
+            raise Failure("connection_limit_reached", NO_DESCRIPTORS, why=NOTHING_LEFT)
+        if self._usual is None or self.is_old():
+            self._stamp = _stamp()  # before it is read: a change in between is seen next time
             self._usual = self._open_usual()
             self._since = self._clock()
             self._lookups = 0
         self._lookups += 1
         return self._usual
 
-    def patient(self) -> aiodns.DNSResolver:
+    def patient(self) -> Channel:
         """The channel for names that are slow on the usual one; the usual one itself if no
-        other can be made. It closes itself with its last look-up. Until then somebody must hold
-        a reference to it."""
+        other can be made. It closes itself with its last look-up."""
         channel = self._patient()
         age = self._clock() - self._patient_since
         used_up = channel is None or (self._patient_heard and age >= PATIENT_AGE)
@@ -96,33 +120,35 @@ class Channels:
             self._patient = weakref.ref(channel)
             self._patient_since = self._clock()
             self._patient_heard = False
-        return channel or self._usual
+        return channel or self._usual or self.usual()
 
-    def heard(self, channel: aiodns.DNSResolver) -> None:
+    def heard(self, channel: Channel) -> None:
         """Notes that a server has answered on this channel."""
         if channel is self._patient():
             self._patient_heard = True
 
-    def last(self) -> aiodns.DNSResolver:
+    def last(self) -> Channel | None:
         """Returns the usual channel, which the caller closes at the end."""
         return self._usual
 
-    def _open_usual(self) -> aiodns.DNSResolver:
+    def _open_usual(self) -> Channel:
         return self._open(min(self._timeout / QUERY_SHARE, QUERY_TIMEOUT), QUERY_TRIES)
 
-    def _open(self, timeout: float, tries: int) -> aiodns.DNSResolver:
+    def _open(self, timeout: float, tries: int) -> Channel:
         try:
-            return aiodns.DNSResolver(
-                nameservers=self._nameservers,
-                loop=self._loop,
-                timeout=timeout,
-                tries=tries,
-                # No `lookups`, nor any other text: pycares (5.2) hands c-ares memory that it
-                # has freed. So c-ares looks into /etc/hosts, too, behind us.
-            )
-        except pycares.AresError as error:
+            return Channel(timeout, tries, self._nameservers)
+        except ValueError as error:
             servers = ", ".join(self._nameservers or ("of resolv.conf",))
-            raise ValueError(f"name servers {servers}: {error.args[-1]}") from error
+            raise ValueError(f"name servers {servers}: {error}") from error
+
+
+def _stamp() -> tuple[int, ...]:
+    """What changes when resolv.conf does."""
+    try:
+        status = os.stat(RESOLV_CONF)
+    except OSError as error:
+        return (error.errno or 0,)
+    return status.st_mtime_ns, status.st_size, status.st_ino, status.st_dev
 
 
 def is_exhausted() -> bool:

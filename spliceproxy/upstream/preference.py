@@ -8,19 +8,20 @@ another label, such as a private one for a public destination, tells that it lik
 from __future__ import annotations
 
 import socket
-from ipaddress import IPv6Address, IPv6Network, ip_address
+
+from spliceproxy.policy.networks import number_of
 
 _POLICY = [
-    # prefix, precedence, label: RFC 6724 section 2.1, longest prefix first
-    (IPv6Network("::1/128"), 50, 0),
-    (IPv6Network("::ffff:0:0/96"), 35, 4),
-    (IPv6Network("::/96"), 1, 3),
-    (IPv6Network("2001::/32"), 5, 5),
-    (IPv6Network("2002::/16"), 30, 2),
-    (IPv6Network("3ffe::/16"), 1, 12),
-    (IPv6Network("fec0::/10"), 1, 11),
-    (IPv6Network("fc00::/7"), 3, 13),
-    (IPv6Network("::/0"), 40, 1),
+    # bits behind the prefix, prefix, precedence, label: RFC 6724 section 2.1, longest first
+    (0, 1, 50, 0),  # ::1/128
+    (32, 0xFFFF, 35, 4),  # ::ffff:0:0/96
+    (32, 0, 1, 3),  # ::/96
+    (96, 0x20010000, 5, 5),  # 2001::/32
+    (112, 0x2002, 30, 2),  # 2002::/16
+    (112, 0x3FFE, 1, 12),  # 3ffe::/16
+    (118, 0xFEC0 >> 6, 1, 11),  # fec0::/10
+    (121, 0xFC00 >> 9, 3, 13),  # fc00::/7
+    (128, 0, 40, 1),  # ::/0
 ]
 
 
@@ -44,20 +45,26 @@ def _score(address: str, source: str | None) -> tuple[bool, bool, bool, int, boo
     """The rank by rules 1, 2, 5, 6 and 8; the greater one is preferred."""
     if source is None:
         return False, False, False, 0, False
-    precedence, label = _entry(address)
-    near = _is_near(address)
-    same_label = label == _entry(source)[1]
-    return True, near == _is_near(source), same_label, precedence, near
+    parsed, source_parsed = number_of(address), number_of(source)
+    precedence, label = _entry(*parsed)
+    near = _is_near(*parsed)
+    same_label = label == _entry(*source_parsed)[1]
+    return True, near == _is_near(*source_parsed), same_label, precedence, near
 
 
-def _entry(address: str) -> tuple[int, int]:
+def _entry(version: int, number: int) -> tuple[int, int]:
     """Precedence and label."""
-    parsed = ip_address(address)
-    mapped = parsed if parsed.version == 6 else IPv6Address(f"::ffff:{parsed}")
-    return next((precedence, label) for net, precedence, label in _POLICY if mapped in net)
+    if version == 4:
+        number |= 0xFFFF << 32
+    return next(
+        (precedence, label)
+        for shift, prefix, precedence, label in _POLICY
+        if number >> shift == prefix
+    )
 
 
-def _is_near(address: str) -> bool:
+def _is_near(version: int, number: int) -> bool:
     """Whether its scope is this machine or its link (RFC 6724 sections 3.1 and 3.2)."""
-    parsed = ip_address(address.partition("%")[0])
-    return parsed.is_loopback or parsed.is_link_local
+    if version == 4:
+        return number >> 24 == 127 or number >> 16 == 0xA9FE  # 169.254.0.0/16
+    return number == 1 or number >> 118 == 0xFE80 >> 6

@@ -1,7 +1,7 @@
 """From a host to the IP addresses to dial: literals, /etc/hosts and the DNS, cached.
 
-Queries go through c-ares (by aiodns), which works on a thread of its own and hands each
-answer to the event loop: no name, however slow, holds up the loop or another name.
+Queries go through c-ares, run by the event loop: no name, however slow, holds up the loop or
+another name. A look-up costs a future for each who waits, and no task.
 
 Both families are asked for at once, each by a query of its own. If one has not come
 RESOLUTION_DELAY after the other, those who wait go on with what is there (RFC 8305 section 3), and
@@ -18,28 +18,19 @@ import asyncio
 import re
 import socket
 import time
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
-from typing import NamedTuple
-
-import aiodns
-import pycares
-from aiodns.error import (
-    ARES_ECONNREFUSED,
-    ARES_ENODATA,
-    ARES_ENOTFOUND,
-    ARES_EREFUSED,
-    ARES_ESERVFAIL,
-    ARES_ETIMEOUT,
-    DNSError,
-)
+from typing import TYPE_CHECKING, NamedTuple
 
 from spliceproxy.errors import NOTHING_LEFT, ErrorType, Failure
-from spliceproxy.upstream import search
+from spliceproxy.upstream import ares, search
 from spliceproxy.upstream.addresses import interleave, literal
-from spliceproxy.upstream.channels import Channels, is_exhausted
+from spliceproxy.upstream.channels import NO_DESCRIPTORS, Channels, is_exhausted
 from spliceproxy.upstream.hosts import Hosts, is_localhost
 from spliceproxy.upstream.preference import prefers_ipv4
+
+if TYPE_CHECKING:
+    from pycares import AddrInfoResult
 
 MIN_TTL = 2.0
 """Seconds an answer is kept at least. A TTL of 0 means one transaction (RFC 1035 section
@@ -61,9 +52,12 @@ RESOLUTION_DELAY = 0.05
 waits for IPv4, too: it is mostly there a moment earlier, and the race for a connection needs
 both."""
 
-MAX_ENTRIES = 8192
-"""Names kept, which take a few MiB. Beyond that the name that was stored longest ago goes. With
-TTLs of at most MAX_TTL that is nearly the one that expires next."""
+MAX_ENTRIES = 100_000
+"""Names kept, of 0.4 KiB each. Beyond that the name goes that was used longest ago."""
+
+FORGOTTEN = 2
+"""Names that go when one is stored, if their time is over and they were used longest ago. So the
+number of names follows what is asked for, and nobody ever sweeps all of them."""
 
 MAX_ADDRESSES = 16
 """Addresses kept for a name. If so many do not answer, the origin is dead. An answer with hundreds
@@ -105,29 +99,67 @@ class _Part(NamedTuple):
 
 
 class _Query:
-    """One look-up. ``first`` is set as soon as there is something to go on with, ``whole`` when
-    there is nothing more to wait for. ``parts`` belong to the candidate that is asked for."""
+    """One look-up. ``answer`` is there as soon as there is something to go on with, ``over`` when
+    there is nothing more to wait for. ``parts`` belong to the candidate that is asked for.
+    ``waiting`` are those who want the answer; ``whole``, if anybody wants it, is done with the
+    look-up."""
 
     __slots__ = (
+        "answer",
         "asked",
         "candidate",
         "candidates",
-        "first",
+        "expires",
         "name",
+        "over",
         "parts",
-        "timers",
+        "timer",
+        "waiting",
         "whole",
     )
 
-    def __init__(self, name: str, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, name: str, candidates: Iterator[str], expires: float) -> None:
         self.name = name
         self.candidate = ""
-        self.candidates: Iterator[str] = iter(())
-        self.asked = dict.fromkeys(FAMILIES, 0)  # questions that c-ares has not done with
+        self.candidates = candidates
+        self.expires = expires  # by the loop's clock
+        self.asked = {family: 0 for family in FAMILIES}  # that c-ares has not done with
         self.parts: dict[socket.AddressFamily, _Part] = {}
-        self.first: asyncio.Future[_Answer] = loop.create_future()
-        self.whole: asyncio.Future[None] = loop.create_future()
-        self.timers: list[asyncio.TimerHandle] = []
+        self.answer: _Answer | None = None
+        self.over = False
+        self.waiting: list[asyncio.Future[_Answer]] = []
+        self.whole: asyncio.Future[None] | None = None
+        self.timer: asyncio.TimerHandle | None = None  # until the second family is late
+
+    def tell(self, answer: _Answer) -> None:
+        """Those who wait go on with this."""
+        self.answer = answer
+        for waiter in self.waiting:
+            if not waiter.done():  # by the end of its task
+                waiter.set_result(answer)
+        self.waiting.clear()
+
+
+class _Lookup:
+    """One family of one candidate, on one channel."""
+
+    __slots__ = ("candidate", "channel", "family", "query", "resolver")
+
+    def __init__(
+        self,
+        resolver: Resolver,
+        query: _Query,
+        family: socket.AddressFamily,
+        channel: ares.Channel,
+    ) -> None:
+        self.resolver = resolver
+        self.query = query
+        self.candidate = query.candidate
+        self.family = family
+        self.channel = channel
+
+    def answered(self, result: AddrInfoResult | None, error: int | None) -> None:
+        self.resolver.answered(self, _part(result) if result is not None else _fault(error))
 
 
 class Resolver:
@@ -149,13 +181,15 @@ class Resolver:
         self._loop = asyncio.get_running_loop()
         self._timeout = timeout
         self._hosts = Hosts(hosts_file)
-        self._cache: dict[str, _Answer] = {}
-        self._queries: dict[str, _Query] = {}
-        # Every look-up that c-ares has not finished, with its channel, which must live on.
-        self._lookups: dict[asyncio.Future[pycares.AddrInfoResult], aiodns.DNSResolver] = {}
+        self._cache: OrderedDict[str, _Answer] = OrderedDict()  # used longest ago first
+        self._queries: dict[str, _Query] = {}  # begun longest ago first
+        self._lookups: set[_Lookup] = set()  # that c-ares has not finished
+        # When a candidate that has no answer by then is asked for again.
+        self._impatient: deque[tuple[float, _Query, str]] = deque()
+        self._timer: asyncio.TimerHandle | None = None
         # By the clock of the moment: tests set it.
         self._channels = Channels(timeout, nameservers, lambda: self.clock())
-        self._search = search.read()
+        self._search: search.Search | None = None
         self._closed = False
 
     def cached(self, host: str) -> tuple[str, ...] | None:
@@ -167,6 +201,8 @@ class Resolver:
             return addresses
         answer = self._cache.get(name)
         if answer is not None and answer.expires > now:
+            if 2 * len(self._cache) > MAX_ENTRIES:  # before there is room for all
+                self._cache.move_to_end(name)
             return answer.addresses or None
         return unasked(name)
 
@@ -189,7 +225,11 @@ class Resolver:
             query = self._queries.get(name)
             if query is None:
                 query = self._ask(name)
-            answer = await asyncio.shield(query.first)
+            answer = query.answer
+            if answer is None:
+                waiter: asyncio.Future[_Answer] = self._loop.create_future()
+                query.waiting.append(waiter)
+                answer = await waiter
         if answer.error is not None:
             raise Failure(answer.error, answer.detail, why=answer.why)
         return answer.addresses
@@ -201,25 +241,31 @@ class Resolver:
         with less."""
         name = host.lower()
         query = self._queries.get(name)
-        if query is not None:
-            return query.whole if query.first.done() else None
-        answer = self._cache.get(name)
-        return answer.whole if answer is not None else None
+        if query is None:
+            answer = self._cache.get(name)
+            return answer.whole if answer is not None else None
+        if query.answer is None:
+            return None
+        if query.whole is None:
+            query.whole = self._loop.create_future()
+        return query.whole
 
     async def close(self) -> None:
-        """Ends every query (those who wait get ``dns_error``) and the c-ares threads."""
+        """Ends every query (those who wait get ``dns_error``) and the channels."""
         self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
         for query in list(self._queries.values()):
             self._settle(query, _failed(query.name, "the proxy is stopping"))
-        for channel in {self._channels.last(), *self._lookups.values()}:
+        channels = {lookup.channel for lookup in self._lookups}
+        last = self._channels.last()
+        for channel in channels | ({last} if last is not None else set()):
             await channel.close()
-        if self._lookups:  # cancelled: their callbacks are already on the loop
-            await asyncio.wait(self._lookups, timeout=1.0)
 
     # ---- one query -----------------------------------------------------------------------
 
     def _ask(self, name: str) -> _Query:
-        """Starts the query for a name; its futures never have an exception."""
+        """Starts the query for a name."""
         if self._closed:
             raise Failure("dns_error", f"{name}: the proxy is stopping")
         if not _NAME.match(name):
@@ -231,13 +277,14 @@ class Resolver:
         if len(self._queries) >= MAX_QUERIES:
             detail = f"{name}: too many names are being looked up"
             raise Failure("connection_limit_reached", detail, why="too many look-ups")
-        if self._channels.is_old():
+        if self._search is None or self._channels.is_old():
             self._search = search.read()  # resolv.conf is followed, as c-ares does
-        query = _Query(name, self._loop)
-        query.candidates = iter(self._search.candidates(name))
-        self._queries[name] = query
-        query.timers.append(self._loop.call_later(self._timeout, self._expired, query))
+        candidates = iter(self._search.candidates(name))
+        query = _Query(name, candidates, self._loop.time() + self._timeout)
         self._next_candidate(query)
+        self._queries[name] = query
+        if self._timer is None:
+            self._timer = self._loop.call_later(ares.TICK, self._tick)
         return query
 
     def _next_candidate(self, query: _Query) -> bool:
@@ -245,57 +292,66 @@ class Resolver:
         candidate = next(query.candidates, None)
         if candidate is None:
             return False
-        query.candidate, query.parts = candidate, {}
-        query.asked = dict.fromkeys(FAMILIES, 0)
         channel = self._channels.usual()
+        query.candidate, query.parts = candidate, {}
         for family in FAMILIES:
+            query.asked[family] = 0
             self._look_up(query, family, channel)
-        query.timers.append(self._loop.call_later(PATIENCE, self._persist, query, candidate))
+        self._impatient.append((self._loop.time() + PATIENCE, query, candidate))
         return True
 
-    def _look_up(
-        self, query: _Query, family: socket.AddressFamily, channel: aiodns.DNSResolver
-    ) -> None:
+    def _look_up(self, query: _Query, family: socket.AddressFamily, channel: ares.Channel) -> None:
+        lookup = _Lookup(self, query, family, channel)
+        channel.ask(query.candidate, family, lookup.answered)
         query.asked[family] += 1
-        lookup = channel.getaddrinfo(query.candidate, family, type=socket.SOCK_STREAM)
-        self._lookups[lookup] = channel
-        lookup.add_done_callback(partial(self._answered, query, query.candidate, family))
+        self._lookups.add(lookup)
 
-    def _persist(self, query: _Query, candidate: str) -> None:
+    def _tick(self) -> None:
+        """Looks at what is late. Both lists are in the order of time."""
+        self._timer = None
+        now = self._loop.time()
+        while self._impatient and self._impatient[0][0] <= now:
+            _, query, candidate = self._impatient.popleft()
+            if not query.over and candidate == query.candidate:
+                self._persist(query)
+        expired = []
+        for query in self._queries.values():
+            if query.expires > now:
+                break
+            expired.append(query)
+        for query in expired:
+            self._expired(query)
+        if self._queries:
+            self._timer = self._loop.call_later(ares.TICK, self._tick)
+        else:
+            self._impatient.clear()
+
+    def _persist(self, query: _Query) -> None:
         """A name is slow, or its packets are lost."""
-        if candidate != query.candidate:
-            return
         for family in FAMILIES:
             if family not in query.parts:
                 self._look_up(query, family, self._channels.patient())
 
-    def _answered(
-        self,
-        query: _Query,
-        candidate: str,
-        family: socket.AddressFamily,
-        lookup: asyncio.Future[pycares.AddrInfoResult],
-    ) -> None:
+    def answered(self, lookup: _Lookup, part: _Part) -> None:
         """c-ares is done with one family of a name."""
-        channel = self._lookups.pop(lookup)
-        error = lookup.exception()
-        part = _part(lookup.result()) if error is None else _fault(error)
-        if part.code != ARES_ETIMEOUT:
-            self._channels.heard(channel)
-        if candidate != query.candidate:
+        query, family = lookup.query, lookup.family
+        self._lookups.discard(lookup)
+        if part.code != ares.ETIMEOUT:
+            self._channels.heard(lookup.channel)
+        if lookup.candidate != query.candidate:
             return
         query.asked[family] -= 1
-        if family in query.parts or (part.code == ARES_ETIMEOUT and query.asked[family]):
+        if family in query.parts or (part.code == ares.ETIMEOUT and query.asked[family]):
             return
         query.parts[family] = part
-        if query.whole.done():
+        if query.over:
             self._keep_late(query)
         elif len(query.parts) == len(FAMILIES):
             if self._is_elsewhere(query) and self._next_candidate(query):
                 return
             self._settle(query, self._answer(query))
         elif part.addresses:
-            query.timers.append(self._loop.call_later(RESOLUTION_DELAY, self._go_on, query))
+            query.timer = self._loop.call_later(RESOLUTION_DELAY, self._go_on, query)
 
     def _is_elsewhere(self, query: _Query) -> bool:
         """Whether the name that was asked for is not there, so that another may be meant.
@@ -305,15 +361,15 @@ class Resolver:
         each name of one label.
         """
         codes = {part.code for part in query.parts.values()}
-        allowed = {ARES_ENOTFOUND, ARES_ENODATA}
-        if ARES_ENOTFOUND in codes or query.candidate.count(".") == 1:
-            allowed |= {ARES_ESERVFAIL, ARES_EREFUSED}
+        allowed = {ares.ENOTFOUND, ares.ENODATA}
+        if ares.ENOTFOUND in codes or query.candidate.count(".") == 1:
+            allowed |= {ares.ESERVFAIL, ares.EREFUSED}
         return codes <= allowed
 
     def _go_on(self, query: _Query) -> None:
         """The second family is late: those who wait go on with the first."""
-        if not query.first.done():
-            query.first.set_result(self._answer(query))
+        if query.answer is None:
+            query.tell(self._answer(query))
 
     def _expired(self, query: _Query) -> None:
         """The limit is reached: what has come must suffice."""
@@ -325,16 +381,21 @@ class Resolver:
 
     def _settle(self, query: _Query, answer: _Answer) -> None:
         """Ends a query: keeps what it has found and tells those who wait."""
-        for timer in query.timers:
-            timer.cancel()
-        del self._queries[query.name]
+        if query.timer is not None:
+            query.timer.cancel()
+        query.over = True
+        self._queries.pop(query.name, None)
+        first = query.answer
+        if first is not None and query.whole is None:
+            query.whole = self._loop.create_future()
         if not self._closed and (answer.addresses or answer.error == "dns_error"):
-            if query.first.done() and query.first.result().addresses != answer.addresses:
+            if first is not None and first.addresses != answer.addresses:
                 answer = answer._replace(whole=query.whole)
             self._keep(query.name, answer)
-        if not query.first.done():
-            query.first.set_result(answer)
-        query.whole.set_result(None)
+        if first is None:
+            query.tell(answer)
+        if query.whole is not None:
+            query.whole.set_result(None)
 
     def _answer(self, query: _Query) -> _Answer:
         """What the parts that have come make together."""
@@ -361,10 +422,16 @@ class Resolver:
             self._keep(query.name, answer)
 
     def _keep(self, name: str, answer: _Answer) -> None:
-        self._cache.pop(name, None)  # a name that is stored again goes to the end
-        if len(self._cache) >= MAX_ENTRIES:
-            del self._cache[next(iter(self._cache))]
-        self._cache[name] = answer
+        cache, now = self._cache, self.clock()
+        for _ in range(FORGOTTEN):
+            oldest = next(iter(cache), None)
+            if oldest is None or cache[oldest].expires > now:
+                break
+            del cache[oldest]
+        cache[name] = answer
+        cache.move_to_end(name)
+        if len(cache) > MAX_ENTRIES:
+            cache.popitem(last=False)
 
 
 def unasked(name: str) -> tuple[str, ...] | None:
@@ -376,20 +443,22 @@ def unasked(name: str) -> tuple[str, ...] | None:
     return LOOPBACK if is_localhost(name.removesuffix(".")) else None
 
 
-def _part(result: pycares.AddrInfoResult) -> _Part:
+def _part(result: AddrInfoResult) -> _Part:
     texts = (literal(node.addr[0].decode("ascii")) for node in result.nodes)
     addresses = tuple(text for text in texts if text is not None)
     if not addresses:
-        return _Part((), MAX_TTL, ARES_ENODATA, "no address")
+        return _Part((), MAX_TTL, ares.ENODATA, "no address")
     ttl = min([node.ttl for node in result.nodes] + [cname.ttl for cname in result.cnames])
     return _Part(addresses, ttl, 0, "")
 
 
-def _fault(error: BaseException) -> _Part:
+def _fault(error: int | None) -> _Part:
     """A family without an address. That it has none may be kept for long, a failure may not."""
-    code, text = error.args if isinstance(error, DNSError) else (ARES_ESERVFAIL, error)
-    ttl = MAX_TTL if code in (ARES_ENOTFOUND, ARES_ENODATA) else HALF_TTL
-    return _Part((), ttl, code, str(text))
+    from pycares.errno import strerror
+
+    code = error or ares.ESERVFAIL
+    ttl = MAX_TTL if code in (ares.ENOTFOUND, ares.ENODATA) else HALF_TTL
+    return _Part((), ttl, code, str(strerror(code)))
 
 
 def _failed(
@@ -401,11 +470,11 @@ def _failed(
 _NO_NAME = "no valid host name"
 
 _WHY = {
-    ARES_ENODATA: "name has no address",
-    ARES_ENOTFOUND: "name not found",
-    ARES_EREFUSED: "DNS server refuses",
-    ARES_ESERVFAIL: "DNS server has failed",
-    ARES_ETIMEOUT: "",  # with the number of the settings
+    ares.ENODATA: "name has no address",
+    ares.ENOTFOUND: "name not found",
+    ares.EREFUSED: "DNS server refuses",
+    ares.ESERVFAIL: "DNS server has failed",
+    ares.ETIMEOUT: "",  # with the number of the settings
 }
 """What the reason phrase says, by c-ares' error: a person can correct a name."""
 
@@ -413,13 +482,13 @@ _WHY = {
 def _reason(parts: Mapping[socket.AddressFamily, _Part]) -> tuple[str, ErrorType, str]:
     """The detail and the type of a failed look-up, and the reason. A server's fault says more
     than that there is nothing, and "no data" says more than "no name"."""
-    order = (ARES_ENOTFOUND, ARES_ENODATA)
+    order = (ares.ENOTFOUND, ares.ENODATA)
     worst = max(
         parts.values(),
         key=lambda part: order.index(part.code) if part.code in order else len(order),
-        default=_Part((), 0.0, ARES_ENODATA, "no address"),
+        default=_Part((), 0.0, ares.ENODATA, "no address"),
     )
-    if worst.code == ARES_ECONNREFUSED and is_exhausted():
-        return "no descriptors left to ask", "connection_limit_reached", NOTHING_LEFT
-    error: ErrorType = "dns_timeout" if worst.code == ARES_ETIMEOUT else "dns_error"
+    if worst.code == ares.ECONNREFUSED and is_exhausted():
+        return NO_DESCRIPTORS, "connection_limit_reached", NOTHING_LEFT
+    error: ErrorType = "dns_timeout" if worst.code == ares.ETIMEOUT else "dns_error"
     return worst.detail, error, _WHY.get(worst.code, "DNS has failed")
