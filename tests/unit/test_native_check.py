@@ -28,13 +28,14 @@ from core.types cimport (
 from lane.origins cimport bind, connection_new, idle_put
 from lane.routes cimport origin_init
 from lane.types cimport (
-    CLIENT, Exchange, Lane, Origin, PEER_MAX, P_BODY, P_DIAL, P_HEAD, P_WAIT, Q_HEAD, connection_of,
-    exchange_of,
+    CLIENT, Exchange, Lane, Origin, PEER_MAX, P_ASK, P_BODY, P_DIAL, P_HEAD, P_WAIT, Q_ASK, Q_HEAD,
+    Route, connection_of, exchange_of,
 )
 from lane.waiting cimport begin_waiting
 
 cdef Lane lane
 cdef Origin origins[2]
+cdef Route route
 cdef int fds[8]
 cdef char peer[PEER_MAX]
 
@@ -61,6 +62,7 @@ def plant(str mistake):
     c.pool.fds = fds
     lane.idle_most = lane.idle_each = 10
     list_init(&c.acking)
+    list_init(&lane.asking)
     for queue in range(Q_YOUNG, QUEUES):
         wheel_init(c, queue, 1000)
     lane.routes.origins = origins
@@ -85,6 +87,10 @@ def plant(str mistake):
     cdef int32_t rests = client()
     cdef int32_t waits = client()
     begin_waiting(&lane, waits, 0)
+    cdef int32_t asks = client()
+    exchange_of(&c.flows[asks]).phase = P_ASK
+    enter_queue(c, asks, Q_ASK)
+    list_add(c, &lane.asking, IN_LANE, asks)
     cdef int32_t works = client()
     cdef int32_t serves = connection_new(&lane, 109, 0, peer)
     bind(&lane, works, serves)
@@ -136,6 +142,12 @@ def plant(str mistake):
         origins[1].idle_count = 0
     elif mistake == "a waiting client in no list":
         list_init(&origins[0].waiting)
+    elif mistake == "a question in no list":
+        list_init(&lane.asking)
+    elif mistake == "an answer that stays":
+        exchange_of(&c.flows[rests]).once = &route
+    elif mistake == "a token that nobody has":
+        lane.tokens.lent += 1
     elif mistake == "pipes lent":
         c.pool.lent += 1
     elif mistake == "a pipe without bytes":
@@ -175,6 +187,9 @@ SAYS = {
     "an origin's connections in use": "an origin counts its connections in use",
     "an idle connection in no list": "an idle connection is in the list of its origin",
     "a waiting client in no list": "a client that waits is in the list of its origin",
+    "a question in no list": "a client whose owner is to be asked is in the list of them",
+    "an answer that stays": "an answer for one request is kept no longer than that",
+    "a token that nobody has": "there is room for the tokens of exchanges",
     "pipes lent": "lent pipes are those with bytes in them",
     "a pipe without bytes": "a way has a pipe where bytes are in it",
     "a pipe in two places": "a pipe is in one place",
