@@ -78,6 +78,14 @@ cdef class Question:
         return -1 if slot == NOWHERE else self.relay.state.core.flows[slot].fd[0]
 
     @property
+    def started(self):
+        """Monotonic seconds, when the head was there; 0.0 where there is no log."""
+        cdef int32_t slot = self._slot()
+        if slot == NOWHERE:
+            return 0.0
+        return exchange_of(&self.relay.state.core.flows[slot]).started / 1e6
+
+    @property
     def followed(self):
         """Whether the client has said more than this request."""
         cdef int32_t slot = self._slot()

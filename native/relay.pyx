@@ -59,6 +59,7 @@ from lane.ends cimport cut, give_back
 from lane.log cimport Entry, LOG_BATCH
 from lane.origins cimport connection_new, connection_take_out, idle_drop, idle_put, idle_use
 from lane.request cimport PLAIN_OUT, begin, go_on
+from lane.response cimport refuse
 from lane.routes cimport (
     ADDRESS, KEY_MAX, ORIGINS, RENEW_SHARE, ROUTES, origin_init, route_add, route_key,
     routes_clear, routes_free, routes_init,

@@ -243,6 +243,17 @@ cdef class NativeLane:
         go_on(lane, slot)
         return True
 
+    def refuse(self, Question question not None, bytes data not None, bint keep):
+        """Sends an answer of the owner's. Returns how many bytes of it were sent, or -1: as of
+        `refuse` of response.pxd, and where nobody waits for it any more."""
+        cdef Core *c = &self.relay.state.core
+        cdef int32_t slot = question._slot()
+        cdef ssize_t sent
+        if slot == NOWHERE or not slots_reserve(c, 1):
+            return -1
+        c.now = clock_ms(linux.CLOCK_MONOTONIC_COARSE)
+        return refuse(&self.relay.state, slot, data, len(data), keep)
+
     cdef bint _fits(self, Question question):
         """Whether there can be a route for such requests."""
         return question.asked.credentials.size + question.asked.authority.size <= (

@@ -15,7 +15,7 @@ from core.types cimport (
 )
 from http.plain cimport Field, HEAD, Head, Out, PLAIN_FIELDS, head_end, put
 from http.plain_response cimport join_chunks, put_chunk_size, read_response, write_response
-from lane.asking cimport exchange_over
+from lane.asking cimport end_asking, exchange_over
 from lane.ends cimport close_client, cut, give_back, note
 from lane.origins cimport connection_drop, idle_put, is_silent
 from lane.received cimport RESUME, consume
@@ -30,31 +30,20 @@ cdef enum:
     ROOM_FOR_SIZE = 32      # of a chunk behind it
 
 
-cdef inline void answered(Lane *lane, int32_t slot) noexcept nogil:
-    """All of the response is sent."""
+cdef inline void next_request(Lane *lane, int32_t slot, bint careful) noexcept nogil:
+    """All of an answer is sent: the client may ask again, or its connection is closed.
+    `careful`: only with care, for the client may say more before it has read the answer."""
     cdef Core *c = &lane.core
     cdef Flow *f = &c.flows[slot]
     cdef Exchange *x = exchange_of(f)
-    cdef int32_t connection = x.connection
-    cdef int32_t origin = connection_of(&c.flows[connection]).origin
     cdef uint32_t mask = f.mask[0] & linux.EPOLLIN
-    lane.counters.exchanges += 1
-    note(lane, slot, R_NONE)
     x.started = x.dialling = 0
-    exchange_over(lane, x)
-    x.connection = NOWHERE
     x.requests += 1
-    if x.spent:
-        connection_drop(lane, connection)
-    else:
-        idle_put(lane, connection)
-    if origin != NOWHERE:
-        count_answer(lane, &lane.routes.origins[origin])
-        start_next(lane, origin)
+    exchange_over(lane, x)
     consume(x)
     x.phase = P_HEAD
     if x.close:
-        if x.have or send_queue(f.fd[0]) or not is_silent(f.fd[0]):
+        if careful or x.have or send_queue(f.fd[0]) or not is_silent(f.fd[0]):
             give_back(lane, slot, G_LINGER)
         else:
             close_client(lane, slot)
@@ -73,6 +62,49 @@ cdef inline void answered(Lane *lane, int32_t slot) noexcept nogil:
     enter_queue(c, slot, Q_HEAD)
     if x.have:
         begin(lane, slot, x.data, x.have)
+
+
+cdef inline void answered(Lane *lane, int32_t slot) noexcept nogil:
+    """All of the response is sent."""
+    cdef Core *c = &lane.core
+    cdef Exchange *x = exchange_of(&c.flows[slot])
+    cdef int32_t connection = x.connection
+    cdef int32_t origin = connection_of(&c.flows[connection]).origin
+    lane.counters.exchanges += 1
+    note(lane, slot, R_NONE)
+    x.connection = NOWHERE
+    if x.spent:
+        connection_drop(lane, connection)
+    else:
+        idle_put(lane, connection)
+    if origin != NOWHERE:
+        count_answer(lane, &lane.routes.origins[origin])
+        start_next(lane, origin)
+    next_request(lane, slot, False)
+
+
+cdef inline ssize_t refuse(
+    Lane *lane, int32_t slot, const char *data, size_t n, bint keep
+) noexcept nogil:
+    """Sends the owner's answer to a request that it has been asked about; the client may ask
+    again if `keep`. Returns the bytes that were sent: if not all were, the client has left. -1:
+    the client has much to read yet, and nothing has changed."""
+    cdef Core *c = &lane.core
+    cdef Exchange *x = exchange_of(&c.flows[slot])
+    cdef ssize_t sent
+    if send_queue(c.flows[slot].fd[0]):
+        return -1
+    sent = linux.send(
+        c.flows[slot].fd[0], data, n, linux.MSG_DONTWAIT | linux.MSG_NOSIGNAL)
+    if sent < 0 and linux.errno == linux.EAGAIN:
+        return -1
+    end_asking(lane, slot)
+    if sent < <ssize_t>n:
+        close_client(lane, slot)
+        return max(sent, 0)
+    x.close |= not keep
+    next_request(lane, slot, True)
+    return sent
 
 
 cdef inline void after_move(Lane *lane, int32_t slot) noexcept nogil:

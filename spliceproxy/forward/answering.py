@@ -9,18 +9,22 @@ becomes a Connection, which asks again.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from functools import lru_cache, partial
 from typing import NamedTuple
 
 from spliceproxy.config import Config
-from spliceproxy.forward.asking import Answer, Asking, Later, Names, Question
+from spliceproxy.errors import Failure
+from spliceproxy.forward.asking import Answer, Later, Names, Question
 from spliceproxy.forward.lane import CONNECT, KINDS, Lane
+from spliceproxy.forward.refusing import challenge, note_refusal, refusal
+from spliceproxy.forward.services import Services
 from spliceproxy.http1.target import split_authority
 from spliceproxy.messages import log
-from spliceproxy.policy.engine import Policy
+from spliceproxy.observe.record import Record
 from spliceproxy.policy.verdict import Verdict
-from spliceproxy.relay.driver import RelayDriver
+from spliceproxy.relay.interface import CLIENT_RESET
 from spliceproxy.relay.lane import Question as Asked
 from spliceproxy.upstream.own import Own
 from spliceproxy.upstream.pool import Key
@@ -48,38 +52,30 @@ class Place(NamedTuple):
 
 
 class Answering:
-    """Of one worker's lane. ``backend`` is where requests in origin form go, if anywhere;
-    ``own`` are the addresses to which nothing is sent."""
+    """Of one worker's ``lane``. ``own`` are the addresses to which nothing is sent."""
 
     __slots__ = (
-        "_asking",
         "_backend",
-        "_driver",
         "_lane",
         "_names",
         "_own",
         "_place",
-        "_policy",
+        "_services",
         "_waiting",
     )
 
     def __init__(
         self,
+        services: Services,
         lane: Lane,
-        driver: RelayDriver,
-        asking: Asking,
-        policy: Policy,
         names: Names,
         own: Own,
-        backend: tuple[str, int] | None,
     ) -> None:
+        self._services = services
         self._lane = lane
-        self._driver = driver
-        self._asking = asking
-        self._policy = policy
         self._names = names
         self._own = own
-        self._backend = backend
+        self._backend = services.config.default_backend
         self._place = lru_cache(maxsize=PLACES)(self._read)
         self._waiting: dict[int, asyncio.Task[None]] = {}
         lane.answer_by(self)
@@ -88,7 +84,8 @@ class Answering:
 
     def asked(self, asked: Sequence[Asked]) -> None:
         """Answers each of these, or begins to. Those that raise are handed over."""
-        standing = self._policy.standing
+        policy = self._services.policy
+        standing = policy.standing
         open_ones: list[tuple[Asked, Place]] = []
         questions: list[Question] = []
         for one in asked:
@@ -97,14 +94,14 @@ class Answering:
             except ValueError:
                 self._lane.hand_back(one)
                 continue
-            if place.odd or (self._policy.knows_peers and not one.client):
+            if place.odd or (policy.knows_peers and not one.client):
                 self._lane.hand_back(one)
                 continue
             client = standing(one.client, None)
             open_ones.append((one, place))
             # It takes the notes of a request as well as a record does.
             questions.append(Question(client, one, place.host, place.port, one, place.own))  # type: ignore[arg-type]
-        answers = self._asking.ask(questions)
+        answers = self._services.asking.ask(questions)
         for (one, place), question, answer in zip(open_ones, questions, answers, strict=True):
             if isinstance(answer, Later):
                 self._wait(one, place, question, answer)
@@ -129,6 +126,9 @@ class Answering:
 
     def _answer(self, one: Asked, place: Place, question: Question, answer: Answer) -> None:
         try:
+            if isinstance(answer, Failure):
+                self._refuse(one, answer)
+                return
             if not isinstance(answer, Verdict) or answer.source_address or self._late(one, place):
                 self._lane.hand_back(one)
                 return
@@ -147,12 +147,33 @@ class Answering:
             log.exception("a question of the lane could not be answered")
             self._lane.hand_back(one)
 
+    def _refuse(self, one: Asked, error: Failure) -> None:
+        """Sends what a Connection would. A client that has much to read yet is handed over."""
+        services = self._services
+        # What follows a CONNECT was meant for the tunnel, as in front.answers.
+        keep = (
+            error.error != "http_request_error"
+            and not services.draining
+            and not one.closes
+            and (one.kind != CONNECT or (bool(challenge(error)) and not one.followed))
+        )
+        page = refusal(error, one, services.reasons, minor=1, close=not keep, date=services.date())
+        record = _record(one) if services.records.wanted else None
+        sent = self._lane.refuse(one, page, keep)
+        if sent < 0:
+            self._lane.hand_back(one)
+        elif record is not None:
+            note_refusal(record, error)
+            record.bytes_out = sent
+            record.reason = CLIENT_RESET if sent < len(page) else ""
+            services.records.write(record)
+
     def _late(self, one: Asked, place: Place) -> bool:
         """Whether a part of the name's addresses has yet to come."""
         return one.looked_up > 0.0 and self._names.late(place.host) is not None
 
     def _wait(self, one: Asked, place: Place, question: Question, later: Later) -> None:
-        task = self._driver.loop.create_task(self._later(one, place, question, later))
+        task = self._services.loop.create_task(self._later(one, place, question, later))
         self._waiting[one.ident] = task
         task.add_done_callback(partial(self._waited, one.ident, later))
 
@@ -167,7 +188,7 @@ class Answering:
         finally:
             if one.waits:  # what the policy waited for was cancelled
                 self._lane.hand_back(one)
-            self._driver.wake()
+            self._services.relay.wake()
 
     # ---- where to ----------------------------------------------------------------------
 
@@ -190,3 +211,14 @@ class Answering:
 
     def _made(self, host: str, port: int, field: bytes, *, own: bool = False) -> Place:
         return Place(host, port, (host, port, ""), field, own, self._own.may_be(port))
+
+
+def _record(one: Asked) -> Record:
+    """What is known of a request that gets its answer here."""
+    record = Record(one.client, one.started or time.monotonic())
+    record.method = one.method
+    record.target = one.head.split(b" ", 2)[1].decode("ascii")
+    record.host, record.port, record.user = one.host, one.port, one.user
+    record.tags, record.reported, record.looked_up = one.tags, one.reported, one.looked_up
+    record.bytes_in = len(one.head)
+    return record

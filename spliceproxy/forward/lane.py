@@ -116,6 +116,7 @@ class Lane:
         "_repeats",
         "answer",
         "hand_back",
+        "refuse",
     )
 
     def __init__(
@@ -140,6 +141,7 @@ class Lane:
         self._forwards = forwards
         self.answer = native.answer
         self.hand_back = native.hand_back
+        self.refuse = native.refuse
 
     @classmethod
     def of(

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from spliceproxy.errors import Denied, ErrorType, Failure, PeerGone
+from spliceproxy.errors import Failure, PeerGone
+from spliceproxy.forward.refusing import challenge, note_refusal, refusal
 from spliceproxy.forward.services import Services
 from spliceproxy.http1.errors import HeadError
 from spliceproxy.http1.framing import Body
 from spliceproxy.http1.head import RequestHead
 from spliceproxy.net.stream import Stream
 from spliceproxy.observe.record import Record
-from spliceproxy.policy.auth import Unauthenticated
 from spliceproxy.relay.interface import CLIENT_RESET
 from spliceproxy.site import files
-from spliceproxy.site.pages import Denial, error_page, options_answer, trace_answer
+from spliceproxy.site.pages import options_answer, trace_answer
 
 PAGE_SECONDS = 10.0
 """How long a client may take to receive one of our short answers."""
@@ -64,29 +64,20 @@ class Answers:
     ) -> bool:
         """To a request that failed; ``head`` is None where it had none. Not ``keep``: the
         connection ends in any case. Where it ends, the caller has to close it gently."""
-        kind = error.error
-        record.status = error.status
-        record.blame(kind, error.where if isinstance(error, Failure) else "")
-        if isinstance(error, Denied):
-            record.rule = error.rule
-        challenge = error.fields if isinstance(error, Unauthenticated) else None
+        note_refusal(record, error)
         keep = (
             keep
             and head is not None
-            and kind != "http_request_error"
-            and self._may_continue(head, challenge=challenge is not None)
+            and error.error != "http_request_error"
+            and self._may_continue(head, challenge=bool(challenge(error)))
         )
-        page = error_page(
-            error.status,
-            kind,
-            error.detail,
+        page = refusal(
+            error,
+            head,
+            self._services.reasons,
             minor=head.minor if head is not None else 1,
             close=not keep,
-            head_only=head is not None and head.method == "HEAD",
             date=self._services.date(),
-            extra=challenge or (),
-            denial=_denial(head, error) if isinstance(error, Denied) else None,
-            why=self._why(error, kind),
         )
         try:
             await self._send(page)
@@ -94,12 +85,6 @@ class Answers:
             record.reason = CLIENT_RESET
             return False
         return keep
-
-    def _why(self, error: Failure | HeadError, kind: ErrorType) -> str:
-        """For the reason phrase. The statuses of most bad heads say it by themselves."""
-        if isinstance(error, Failure):
-            return error.why or self._services.reasons[kind]
-        return self._services.reasons[kind] if error.status in (400, 502) else ""
 
     async def _send(self, answer: bytes) -> None:
         self._stream.write_limit.set(
@@ -122,9 +107,3 @@ class Answers:
             return head.body() == (Body.NONE, 0)
         except HeadError:
             return False
-
-
-def _denial(head: RequestHead | None, denied: Denied) -> Denial:
-    """The page for a denial in the form that the client prefers."""
-    accept = head.values(b"accept") if head is not None else []
-    return Denial(denied.rule, denied.reason, denied.advice, accept)

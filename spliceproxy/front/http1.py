@@ -157,7 +157,7 @@ class Connection:
         try:
             if self.resumed is not None and self.resumed.lingers:
                 self.phase = Phase.CLOSING
-                await self.stream.finish(more=False)
+                await self.stream.close_gently()
                 return
             while await self._serve_one():
                 pass

@@ -19,6 +19,11 @@ class Records:
         self._watch = watch
 
     @property
+    def wanted(self) -> bool:
+        """Whether anybody is to see a record."""
+        return self.log is not None or self._watch is not None
+
+    @property
     def watched(self) -> bool:
         """Whether somebody is to see every record."""
         return self._watch is not None

@@ -68,10 +68,6 @@ class Instance:
         self._learned = None if learn is None else Learned(learn)
         self._resolver = resolver
         asking = Asking(policy, self._learned, lane, resolver, origins, config.timeouts.dial)
-        self._answering = None
-        if lane is not None:
-            backend = config.default_backend
-            self._answering = Answering(lane, driver, asking, policy, resolver, own, backend)
         self.services = Services(
             loop=loop,
             config=config,
@@ -85,6 +81,9 @@ class Instance:
             site=site,
             tracer=tracer,
         )
+        self._answering: Answering | None = None
+        if lane is not None:
+            self._answering = Answering(self.services, lane, resolver, own)
         limit = -(-config.max_connections // config.workers)
         self._server = Server(self.services, sockets, limit)
 

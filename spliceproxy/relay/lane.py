@@ -107,10 +107,10 @@ class LaneOptions(NamedTuple):
 
 
 class Question(Protocol):
-    """A plain request that waits in the lane until its owner has said where it may go. All but
-    ``fd``, ``waits``, ``followed`` and ``closes`` stays as it is when the request is over. It is
-    what :class:`policy.verdict.Head` and :class:`policy.verdict.Notes` promise: the notes are for
-    the owner to write."""
+    """A plain request that waits in the lane until its owner has said where it may go. It stays
+    as it is when the request is over, all but ``fd``, ``waits``, ``started``, ``followed`` and
+    ``closes``. It is what :class:`policy.verdict.Head` and :class:`policy.verdict.Notes` promise:
+    the notes are for the owner to write."""
 
     host: str
     port: int
@@ -161,6 +161,10 @@ class Question(Protocol):
     @property
     def fd(self) -> int:
         """The client's descriptor, which is the lane's; -1 where nobody waits."""
+
+    @property
+    def started(self) -> float:
+        """Monotonic seconds, when the head was there; 0.0 if there is no log, or nobody waits."""
 
     @property
     def followed(self) -> bool:
@@ -269,6 +273,13 @@ class Lane(Protocol):
         0 seconds, or without a group, none may. ``token``: kept until the exchange, or the
         tunnel that it became, is over; None for none. False, and nothing is done, if nobody
         waits for the answer any more. Where this raises the question is as it was."""
+
+    def refuse(self, question: Any, data: bytes, keep: bool) -> int:
+        """Sends an answer of the owner's to the request of a question. If ``keep``, the client may
+        ask again, unless it wants its connection closed; else it is given back to be closed with
+        care (LINGER). Returns the number of bytes sent: if not all were, the client has left and
+        is closed. -1 if nobody waits, or if the client has yet to read what it was sent before:
+        then the question is as it was. The lane writes no record of it."""
 
     def hand_back(self, question: Any) -> bool:
         """Gives the client of a question back. False if nobody waits for its answer any more."""

@@ -19,6 +19,7 @@ from harness import ProxyProcess, descriptors, memory, read_exactly, wait_for
 
 ENGINES = ("native", "copy")
 DATE = "Date: Tue, 15 Nov 1994 08:12:31 GMT"
+PASSWORD = "Proxy-Authorization: Basic dTpw"
 STALL = "--timeout-idle", "2", "--timeout-dial", "2"
 BIG = 1 << 20
 
@@ -70,7 +71,7 @@ class Play:
         """A request that allows those that follow; the origin's connection, kept alive or
         not."""
         with self.proxy.connect() as client:
-            client.sendall(self.request("/warm"))
+            client.sendall(self.request("/warm", PASSWORD))
             server = self.accept()
             head(server)
             server.sendall(answer(b"ok") if keep else answer(b"ok", "Connection: close"))
@@ -120,6 +121,11 @@ def played(proxy: ProxyProcess, scenario: Scenario) -> tuple[list[object], Calla
 @pytest.fixture(scope="module")
 def proxies(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, ProxyProcess]]:
     yield from _proxies(tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, ProxyProcess]]:
+    yield from _proxies(tmp_path_factory, "--auth", "u:p")
 
 
 @pytest.fixture(scope="module")
@@ -476,6 +482,36 @@ def test_no_answer_to_syn(impatient: dict[str, ProxyProcess], method: str, how: 
             play.saw("client", "gone")
 
     compare(impatient, scenario)
+
+
+@pytest.mark.parametrize("fields", [(), ("Accept: text/html",), ("Connection: close",)])
+@pytest.mark.parametrize("method", ["GET", "HEAD", "CONNECT"])
+@pytest.mark.parametrize("why", ["stranger", "wrong", "guard", "name", "more follows"])
+def test_a_refusal_is_the_same(
+    keyed: dict[str, ProxyProcess], method: str, why: str, fields: tuple[str, ...]
+) -> None:
+    """The client sees the same bytes, may go on or not as before, and the log says the same."""
+
+    def scenario(play: Play) -> None:
+        key = {"stranger": (), "wrong": (PASSWORD[:-4] + "dTpx",)}.get(why, (PASSWORD,))
+        host = {"name": b"name.invalid"}.get(why, b"169.254.7.7")
+        request = play.request("/", *fields, *key, method=method)
+        if why not in ("stranger", "wrong"):
+            request = request.replace(b"127.0.0.1", host, 2)
+        last = play.request("/last", PASSWORD, "Connection: close")
+        client = play.client()
+        client.sendall(request + last if why == "more follows" else request)
+        first = client.recv(1 << 16)
+        play.saw("client", first)
+        if b"Connection: close" not in first:
+            if why != "more follows":
+                client.sendall(last)
+            server = play.accept()
+            play.heard(server)
+            server.sendall(answer(b"ok"))
+        play.until_end(client)
+
+    compare(keyed, scenario)
 
 
 def test_one_limit_for_all_attempts(new_proxy: NewProxy) -> None:

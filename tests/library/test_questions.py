@@ -190,16 +190,23 @@ def test_a_proxy_that_stops_ends_what_waits() -> None:
     run(main)
 
 
-def test_a_denied_request_is_refused() -> None:
+def test_a_denied_request_is_refused_in_the_lane() -> None:
     async def main() -> None:
         def half(request: Request) -> Allow | Deny:
-            return Deny("no") if request.method == "HEAD" else Allow()
+            calls.append(request)
+            return Deny("no") if request.method != "GET" else Allow()
 
         async with origin() as where, Proxy(policy=half, config=config()) as proxy:
+            calls.clear()
             client = await Client.to(proxy)
             for _ in range(3):
                 assert await client.get(where) == b"HTTP/1.1 200 OK"
                 assert b" 403 " in await client.get(where, method="HEAD")
-            client.writer.close()
+            assert stats(proxy).given_back == 0
+            assert stats(proxy).exchanges == 3
+            assert b" 403 " in await client.connect(where)
+            assert b"no" in await asyncio.wait_for(client.reader.read(), 20)
+            assert stats(proxy).given_back == 1  # to be closed with care
+            assert len(calls) == 7
 
     run(main)

@@ -316,6 +316,57 @@ def test_draining_waits_for_the_answer(rig: Rig) -> None:
     assert rig.handoffs[0].cause == LINGER
 
 
+NO = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno"
+
+
+def test_a_refusal_keeps_the_client(rig: Rig) -> None:
+    origin = rig.idle()
+    client = rig.client(ASK + ASK + ASK)
+    for _ in range(2):
+        assert rig.lane.refuse(rig.question(), NO, True) == len(NO)
+        assert received(client) == NO
+        rig.step()
+    assert rig.go(rig.question())
+    assert received(origin) == SENT
+    assert not rig.handoffs
+
+
+@pytest.mark.parametrize(
+    ("ask", "keep"), [(ASK, False), (ASK[:-2] + b"Connection: close\r\n\r\n", True)]
+)
+def test_a_refusal_closes_with_care(rig: Rig, ask: bytes, keep: bool) -> None:
+    """The client may say more before it has read the answer, and a close would reset it."""
+    client = rig.client(ask + b"more")
+    one = rig.question()
+    assert rig.lane.refuse(one, NO, keep) == len(NO)
+    assert rig.lane.refuse(one, NO, keep) == -1
+    rig.step()
+    (handoff,) = rig.handoffs
+    assert (handoff.cause, handoff.buffer) == (LINGER, b"more")
+    assert received(client) == NO
+
+
+def test_a_client_that_reads_nothing_is_refused_by_its_owner(rig: Rig) -> None:
+    client = rig.client(ASK + ASK)
+    assert rig.lane.refuse(rig.question(), NO, True) == len(NO)
+    rig.step()
+    one = rig.question()
+    assert rig.lane.refuse(one, NO, True) == -1
+    assert one.waits
+    assert received(client) == NO
+    assert rig.lane.refuse(one, NO, True) == len(NO)
+
+
+def test_a_client_that_has_left_takes_no_refusal(rig: Rig) -> None:
+    client = rig.client(ASK)
+    one = rig.question()
+    client.close()
+    assert rig.lane.refuse(one, NO, True) == 0
+    rig.step()
+    assert not rig.relay.clients
+    assert not rig.gone
+
+
 def test_kinds_that_nobody_answers_are_handed_over(stack: contextlib.ExitStack) -> None:
     native_relay()
     rig = Rig(stack, asks="C")
