@@ -10,11 +10,13 @@ go to standard error, and to the report of the sanitizers. The rules:
 - Counters are equal to what is found among the slots.
 - A pipe is lent to each way with bytes in one, and to no other; and no descriptor of a pipe is
   in two places.
-- A client and its origin connection know each other, and its queue suits its phase.
+- A client and its origin connection know each other, and its queue suits its phase. While it
+  dials, each address that was tried is in work, or has failed.
+- A table counts its items, and an origin is held by whatever leads to it.
 - A free slot has nothing attached.
 """
 
-from libc.stdint cimport int32_t, uint8_t, uint64_t
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
 from core.slots cimport slot_of
@@ -24,9 +26,9 @@ from core.types cimport (
 )
 from dump cimport Line, describe, line_add
 from lane.types cimport (
-    CLIENT, Connection, Exchange, G_CLOSED, LISTENER, Lane, ORIGIN, Origin, P_ASK, P_BODY,
-    P_DIAL, P_HEAD, P_QUEUE, Q_ASK, Q_DIAL, Q_HEAD, Q_ORIGIN_IDLE, Q_QUEUE, Q_RACE, connection_of,
-    exchange_of,
+    CLIENT, Connection, Exchange, G_CLOSED, Item, LISTENER, Lane, ORIGIN, Origin, P_ASK, P_BODY,
+    P_DIAL, P_HEAD, P_QUEUE, Q_ASK, Q_DIAL, Q_HEAD, Q_ORIGIN_IDLE, Q_QUEUE, Q_RACE, Table,
+    connection_of, exchange_of,
 )
 
 cdef extern from *:
@@ -227,6 +229,24 @@ cdef inline void check_pipes(const Lane *lane) noexcept nogil:
             fail(lane, "a pipe is in one place", NOWHERE)
 
 
+cdef inline void check_attempts(const Lane *lane, int32_t slot) noexcept nogil:
+    """The connections that are being made for a client."""
+    cdef const Core *c = &lane.core
+    cdef const Exchange *x = exchange_of(&c.flows[slot])
+    cdef int count = check_list(lane, &x.attempts, IN_LANE, Q_NONE, -1)
+    cdef int32_t one = x.attempts.first
+    if (count > 0) != (x.phase == P_DIAL):
+        fail(lane, "a client has attempts to connect while it is dialling", slot)
+    if x.phase == P_DIAL and (x.begun > x.target.count or count + x.failures != x.begun):
+        fail(lane, "each address that was tried is in work, or has failed", slot)
+    while one != NOWHERE:
+        if c.flows[one].kind != ORIGIN or connection_of(&c.flows[one]).client != slot or (
+            connection_of(&c.flows[one]).origin != x.target.origin
+        ):
+            fail(lane, "an attempt to connect is its client's", one)
+        one = c.flows[one].near[IN_LANE].next
+
+
 cdef inline void check_client(const Lane *lane, int32_t slot) noexcept nogil:
     """A client's phase suits its queue, and it has an origin connection where it needs one."""
     cdef const Core *c = &lane.core
@@ -254,10 +274,11 @@ cdef inline void check_client(const Lane *lane, int32_t slot) noexcept nogil:
         right = x.phase <= P_BODY and (f.queue == Q_YOUNG or f.queue == Q_IDLE)
     if not right:
         fail(lane, "a client's queue suits its phase", slot)
-    if (x.connection != NOWHERE) != (x.phase >= P_DIAL):
-        fail(lane, "a client has an origin connection from dialling on", slot)
-    if x.once != NULL and x.phase < P_QUEUE:
-        fail(lane, "an answer for one request is kept no longer than that", slot)
+    if (x.connection != NOWHERE) != (x.phase > P_DIAL):
+        fail(lane, "a client has an origin connection once it has connected", slot)
+    if (x.target != NULL) != (x.phase == P_QUEUE or x.phase == P_DIAL):
+        fail(lane, "a client holds its target until there is a connection", slot)
+    check_attempts(lane, slot)
     if not x.head <= x.have <= x.room or x.data < x.block or x.data + x.have > x.block + x.room:
         fail(lane, "what was received of a client is within its block", slot)
 
@@ -282,7 +303,8 @@ cdef inline void check_flows(const Lane *lane) noexcept nogil:
                 fail(lane, "an origin connection is idle where it serves nobody", slot)
             if k.client != NOWHERE and (
                 not is_slot(c, k.client) or c.flows[k.client].kind != CLIENT
-                or exchange_of(&c.flows[k.client]).connection != slot
+                or (exchange_of(&c.flows[k.client]).connection != slot
+                    and exchange_of(&c.flows[k.client]).phase != P_DIAL)
             ):
                 fail(lane, "an origin connection and its client know each other", slot)
         elif f.kind == LISTENER:
@@ -292,60 +314,90 @@ cdef inline void check_flows(const Lane *lane) noexcept nogil:
             fail(lane, "a tunnel or transfer waits in a queue of its own", slot)
 
 
-cdef inline void check_origin(const Lane *lane, int32_t origin) noexcept nogil:
-    """What is in the lists of an origin belongs there."""
+cdef inline int32_t count_idle(const Lane *lane, const Origin *o) noexcept nogil:
+    """The idle connections of an origin."""
     cdef const Core *c = &lane.core
-    cdef const Origin *o = &lane.routes.origins[origin]
     cdef int32_t slot = o.idle.first
+    cdef int32_t count = check_list(lane, &o.idle, IN_LANE, Q_ORIGIN_IDLE, -1)
+    if count != o.idle_count:
+        fail(lane, "an origin counts its idle connections", o.idle.first)
     while slot != NOWHERE:
-        if c.flows[slot].kind != ORIGIN or connection_of(&c.flows[slot]).origin != origin:
+        if c.flows[slot].kind != ORIGIN or connection_of(&c.flows[slot]).origin != o:
             fail(lane, "an idle connection is with its origin", slot)
         slot = c.flows[slot].near[IN_LANE].next
-    slot = o.waiting.first
+    return count
+
+
+cdef inline int32_t count_waiting(const Lane *lane, const Origin *o) noexcept nogil:
+    """The clients that wait for a connection to an origin."""
+    cdef const Core *c = &lane.core
+    cdef int32_t slot = o.waiting.first
     while slot != NOWHERE:
-        if c.flows[slot].kind != CLIENT or exchange_of(&c.flows[slot]).origin != origin:
+        if c.flows[slot].kind != CLIENT or exchange_of(&c.flows[slot]).target.origin != o:
             fail(lane, "a client waits for its origin", slot)
         slot = c.flows[slot].near[IN_LANE].next
+    return check_list(lane, &o.waiting, IN_LANE, Q_QUEUE, -1)
+
+
+cdef inline int32_t check_table(const Lane *lane, const Table *t) noexcept nogil:
+    """What a table counts; the number of its items."""
+    cdef const Item *item
+    cdef int32_t count = 0
+    cdef size_t size = 0
+    cdef uint32_t i
+    if t.buckets == NULL:
+        return 0
+    for i in range(t.width):
+        item = t.buckets[i]
+        while item != NULL:
+            count += 1
+            size += item.size
+            if item.hash & (t.width - 1) != i:
+                fail(lane, "an item of a table is in the bucket of its hash", NOWHERE)
+            item = item.next
+    if count != t.count or size != t.size:
+        fail(lane, "a table counts its items and their bytes", NOWHERE)
+    return count
 
 
 cdef inline void check_origins(const Lane *lane) noexcept nogil:
-    """The idle connections of each origin, and the clients that wait for one."""
+    """The tables, the idle connections of each origin, and the clients that wait for one."""
     cdef const Core *c = &lane.core
-    cdef const Origin *o
-    cdef int32_t slot, i, origin
-    cdef int32_t idle = 0, waiting = 0, count
-    cdef int32_t *busy = <int32_t *>calloc(lane.routes.origin_count + 1, sizeof(int32_t))
-    if busy == NULL:
+    cdef const Table *t = &lane.routes.origins
+    cdef Origin *o
+    cdef int32_t slot
+    cdef int32_t idle = 0, waiting = 0
+    cdef uint32_t i
+    check_table(lane, &lane.routes.routes)
+    check_table(lane, &lane.routes.groups)
+    if check_table(lane, t) == 0:
         return
     for slot in range(c.capacity):
         if c.flows[slot].kind == CLIENT and c.flows[slot].queue != Q_FINISHED:
             waiting += exchange_of(&c.flows[slot]).phase == P_QUEUE
         if c.flows[slot].kind != ORIGIN:
             continue
-        origin = connection_of(&c.flows[slot]).origin
-        if origin >= lane.routes.origin_count:
-            fail(lane, "an origin connection has an origin that is known", slot)
-        elif connection_of(&c.flows[slot]).client == NOWHERE:
+        if connection_of(&c.flows[slot]).client == NOWHERE:
             idle += 1
-        elif origin != NOWHERE:
-            busy[origin] += 1
+        elif connection_of(&c.flows[slot]).origin != NULL:
+            connection_of(&c.flows[slot]).origin.seen += 1
     if idle != lane.idle_count:
         fail(lane, "idle origin connections are counted", NOWHERE)
-    for i in range(lane.routes.origin_count):
-        o = &lane.routes.origins[i]
-        count = check_list(lane, &o.idle, IN_LANE, Q_ORIGIN_IDLE, -1)
-        if count != o.idle_count:
-            fail(lane, "an origin counts its idle connections", o.idle.first)
-        idle -= count
-        waiting -= check_list(lane, &o.waiting, IN_LANE, Q_QUEUE, -1)
-        if busy[i] != o.busy:
-            fail(lane, "an origin counts its connections in use", NOWHERE)
-        check_origin(lane, i)
+    for i in range(t.width):
+        o = <Origin *>t.buckets[i]
+        while o != NULL:
+            if o.holders <= 0 or o.holders < o.idle_count + o.busy:
+                fail(lane, "an origin is held", NOWHERE)
+            idle -= count_idle(lane, o)
+            waiting -= count_waiting(lane, o)
+            if o.seen != o.busy:
+                fail(lane, "an origin counts its connections in use", NOWHERE)
+            o.seen = 0
+            o = <Origin *>o.item.next
     if idle != 0:
         fail(lane, "an idle connection is in the list of its origin", NOWHERE)
     if waiting != 0:
         fail(lane, "a client that waits is in the list of its origin", NOWHERE)
-    free(busy)
 
 
 cdef inline void check_asking(const Lane *lane) noexcept nogil:

@@ -19,10 +19,10 @@ from core.types cimport (
     Core, FREE, Flow, INFO_MAX, IN_QUEUE, NOWHERE, Q_FINISHED, R_ABORTED, R_DONE, TRANSFER,
     TUNNEL, UNREGISTERED,
 )
-from lane.asking cimport route_drop
 from lane.ends cimport give_back
 from lane.log cimport log_put
 from lane.origins cimport connection_take_out, idle_drop
+from lane.routes cimport let_go
 from lane.types cimport (
     CLIENT, Exchange, G_CLOSED, LISTENER, Lane, ORIGIN, connection_of, exchange_of,
 )
@@ -112,10 +112,10 @@ cdef inline void lose(Lane *lane, int32_t slot) noexcept nogil:
         linux.close(x.origin_fd)
 
 
-cdef inline void exchange_free(Exchange *x) noexcept nogil:
+cdef inline void exchange_free(Lane *lane, Exchange *x) noexcept nogil:
+    let_go(&lane.routes, x)
     free(x.block)
     free(x.answer)
-    route_drop(x)
     free(x)
 
 
@@ -139,7 +139,7 @@ cdef inline PyObject *forget(Lane *lane, int32_t slot) noexcept nogil:
     free(f.info)
     f.info = NULL
     if f.attached != NULL:
-        exchange_free(exchange_of(f))
+        exchange_free(lane, exchange_of(f))
     f.attached = NULL
     f.token = NULL
     slot_free(c, slot)

@@ -10,7 +10,8 @@ from core.types cimport (
     Core, FREE, Flow, Q_FINISHED, REASONS, TRANSFER, TUNNEL, Way, reason_words,
 )
 from lane.types cimport (
-    CAUSES, CLIENT, Connection, Exchange, Lane, ORIGIN, cause_words, connection_of, exchange_of,
+    CAUSES, CLIENT, Connection, Exchange, Lane, ORIGIN, P_DIAL, cause_words, connection_of,
+    exchange_of,
 )
 from names cimport KIND_NAMES, PHASE_NAMES, QUEUE_NAMES, WAY_FLAG_NAMES
 
@@ -99,6 +100,8 @@ cdef inline void describe_exchange(
     line_add(line, " requests=%u received=%u", <unsigned int>x.requests, <unsigned int>x.have)
     if x.started:
         line_add(line, " since=%.3f", since(x.started, now))
+    if x.phase == P_DIAL and x.target != NULL:
+        line_add(line, " tried=%d/%d failed=%d", x.begun, x.target.count, x.failures)
     if x.dialling:
         line_add(line, " dialling=%.3f", since(x.dialling, now))
     if x.close:
@@ -162,8 +165,9 @@ cdef inline void describe_all(const Lane *lane, Line *line) noexcept nogil:
     line.text[0] = 0
     line_add(line, "native: slots=%d/%d tunnels=%d transfers=%d clients=%d idle-origins=%d",
              <int>c.used, <int>c.capacity, c.tunnels, c.transfers, lane.clients, lane.idle_count)
-    line_add(line, " routes=%d origins=%d put-off=%d pipes=%d+%d/%d", <int>lane.routes.count,
-             <int>lane.routes.origin_count, c.bulk_count, c.pool.lent, c.pool.idle, c.pool.limit)
+    line_add(line, " routes=%d groups=%d origins=%d put-off=%d pipes=%d+%d/%d",
+             <int>lane.routes.routes.count, <int>lane.routes.groups.count,
+             <int>lane.routes.origins.count, c.bulk_count, c.pool.lent, c.pool.idle, c.pool.limit)
     line_add(line, " copied=%llu spliced=%llu events=%llu steps=%llu",
              <unsigned long long>c.counters.copied, <unsigned long long>c.counters.spliced,
              <unsigned long long>c.counters.events, <unsigned long long>c.counters.steps)

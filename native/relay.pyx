@@ -53,21 +53,23 @@ from http.plain cimport (
     VIA,
 )
 from http.plain_request cimport read_request
-from lane.asking cimport end_asking, left_asking, open_question, route_drop, tell_asked
+from lane.asking cimport end_asking, left_asking, open_question, tell_asked
 from lane.clients cimport client_new
 from lane.ends cimport cut, give_back
 from lane.log cimport Entry, LOG_BATCH
-from lane.origins cimport connection_new, connection_take_out, idle_drop, idle_put, idle_use
+from lane.origins cimport (
+    connection_new, connection_take_out, idle_drop, idle_oldest, idle_put, idle_use,
+)
 from lane.request cimport PLAIN_OUT, begin, go_on
 from lane.response cimport refuse
 from lane.routes cimport (
-    ADDRESS, KEY_MAX, ORIGINS, RENEW_SHARE, ROUTES, origin_init, route_add, route_key,
-    routes_clear, routes_free, routes_init,
+    KEY_MAX, address_of, address_set, group_put, origin_find, origin_hold, origin_release,
+    route_key, route_put, routes_clear, routes_free, routes_init, target_new, target_release,
 )
 from lane.types cimport (
-    ADDRESS_MAX, Asked, CAUSES, CAUSE_WORDS, CLIENT, Exchange, G_CLOSED, G_REQUEST, LISTENER, Lane,
-    Log, ORIGIN, PEER_MAX, P_HEAD, P_QUEUE, Part, Q_ASK, Q_DIAL, Q_HEAD, Q_ORIGIN_IDLE, Q_QUEUE, Q_RACE,
-    Route, Tokens, USER_MAX, cause_words, connection_of, exchange_of,
+    Asked, CAUSES, CAUSE_WORDS, CLIENT, DIALLED, Exchange, G_CLOSED, G_REQUEST, LISTENER, Lane, Log,
+    ORIGIN, Origin, PEER_MAX, P_DIAL, P_HEAD, Part, Q_ASK, Q_DIAL, Q_HEAD, Q_ORIGIN_IDLE, Q_QUEUE,
+    Q_RACE, Routes, Target, Tokens, USER_MAX, cause_words, connection_of, exchange_of,
 )
 from lane.tokens cimport token_aside, token_lend, tokens_reserve
 from lane.waiting cimport QUEUE_MS

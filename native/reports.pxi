@@ -66,6 +66,16 @@ cdef object filled(make, const Entry *e, const char *text):
     return record
 
 
+cdef tuple failures(const Exchange *x):
+    """The attempts to connect that have failed: (address, errno) of each."""
+    cdef list failed = []
+    cdef int i
+    for i in range(x.failures):
+        address = address_of(x.target, x.failed[i].address).text.decode("ascii")
+        failed.append((address, x.failed[i].error))
+    return tuple(failed)
+
+
 cdef object handoff(Flow *f):
     cdef Exchange *x = exchange_of(f)
     return Handoff(
@@ -73,4 +83,5 @@ cdef object handoff(Flow *f):
         x.data[:x.have] if x.have else b"", x.origin_fd,
         x.answer[:x.answer_size] if x.answer_size else b"", x.peer.decode("ascii"), x.reused,
         (x.dialling if x.cause == G_REQUEST else x.started) / 1e6,
+        failures(x) if x.phase == P_DIAL and x.failures else (),
     )

@@ -19,7 +19,7 @@ from typing import Any
 from oracle import Difference
 
 from spliceproxy.config import Timeouts
-from spliceproxy.forward.lane import Lane
+from spliceproxy.forward.lane import Lane, origin_key
 from spliceproxy.http1.authentication import request_binds, response_binds
 from spliceproxy.http1.chain import has_passed
 from spliceproxy.http1.chunked import LAST_CHUNK, ChunkedDecoder, chunk
@@ -41,6 +41,8 @@ from spliceproxy.relay.lane import LINGER, REQUEST, RESPONSE, Handoff, Question
 
 CLIENT = Standing(True, True, True, 0)
 NAME = b"sp"
+HOST = "127.0.0.1"
+"""Where the listener of the test is."""
 BACKEND = ("backend", 8080)
 """Where requests in origin form go."""
 
@@ -65,23 +67,30 @@ class _Lane(Lane):
 
     __slots__ = ("dialled",)
 
-    def _socket_address(self, address: str, port: int) -> bytes:
+    def _where(self, verdict: Verdict) -> tuple[tuple[str, ...], int]:
         return self.dialled  # type: ignore[no-any-return]
 
 
 class Plain:
     """A native relay with a lane, whose owner this is."""
 
-    def __init__(self, via: bytes = NAME, *, log: bool = False, asks: str = "") -> None:
+    def __init__(
+        self,
+        via: bytes = NAME,
+        *,
+        log: bool = False,
+        asks: str = "",
+        timeouts: Timeouts | None = None,
+    ) -> None:
         from spliceproxy.relay._native import NativeRelay
 
         self.via = via
         self.relay = NativeRelay(RelayOptions())
         self.handoffs: list[Handoff] = []
         self.missed: list[int] = []
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server((HOST, 0))
         config: Any = SimpleNamespace(
-            timeouts=Timeouts(), forwarded_for="transparent", via=via.decode()
+            timeouts=timeouts or Timeouts(), forwarded_for="transparent", via=via.decode()
         )
         policy: Any = SimpleNamespace(identifies=False)
         records: Any = SimpleNamespace(
@@ -107,9 +116,7 @@ class Plain:
         self.questions: list[Question] = []
         self.gone: list[int] = []
         host, port = self._listener.getsockname()
-        self.lane.dialled = (
-            socket.AF_INET.to_bytes(2, "little") + port.to_bytes(2, "big") + socket.inet_aton(host)
-        ).ljust(16, b"\0")
+        self.lane.dialled = (host,), port
 
     def given_back(self, handoff: Handoff) -> None:
         self.handoffs.append(handoff)
@@ -184,11 +191,11 @@ class Conversation:
         except HeadError:
             return
         key = BACKEND if request.form == "origin" else (request.host, request.port)
-        verdict = Verdict(*key, ("192.0.2.1",), "", 3600.0)
+        verdict = Verdict(*key, (HOST,), "", 3600.0)
         allowed = self.plain.lane.allow(CLIENT, request, verdict, Record("", 0.0))
         if allowed and key not in self.keys:
             outer, inner = self._pair()
-            self.plain.lane._native.put(verdict.key, inner.detach(), "192.0.2.1")
+            self.plain.lane._native.put(origin_key(verdict.key), inner.detach(), HOST)
             self.keys[key] = outer
 
     def send(self, peer: socket.socket, data: bytes) -> bool:

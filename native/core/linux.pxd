@@ -4,7 +4,7 @@ from libc.stdint cimport uint32_t, uint64_t
 
 cdef extern from "<errno.h>" nogil:
     int errno
-    int EAGAIN, EINTR, EINVAL, ENOSYS, EPERM, EEXIST, ENOMEM, EINPROGRESS
+    int EAGAIN, EINTR, EINVAL, ENOSYS, EPERM, EEXIST, ENOMEM, EINPROGRESS, ECONNREFUSED
 
 cdef extern from "<unistd.h>" nogil:
     int close(int fd)
@@ -57,6 +57,7 @@ cdef extern from "<sys/socket.h>" nogil:
     int SOL_SOCKET, SO_LINGER, SO_ERROR, SO_KEEPALIVE, SO_OOBINLINE, SHUT_WR
     int SOCK_STREAM, SOCK_NONBLOCK, SOCK_CLOEXEC
     int socket(int family, int type, int protocol)
+    int bind(int fd, const sockaddr *address, socklen_t size)
     int connect(int fd, const sockaddr *address, socklen_t size)
     int getsockname(int fd, sockaddr *address, socklen_t *size)
     int accept4(int fd, sockaddr *address, socklen_t *size, int flags)
@@ -70,11 +71,12 @@ cdef extern from "<sys/socket.h>" nogil:
 
 cdef extern from "<arpa/inet.h>" nogil:
     int AF_INET, AF_INET6
+    unsigned short htons(unsigned short value)
     int inet_pton(int family, const char *text, void *address)
     const char *inet_ntop(int family, const void *address, char *text, socklen_t size)
 
 cdef extern from "<netinet/in.h>" nogil:
-    int IPPROTO_TCP
+    int IPPROTO_IP, IPPROTO_TCP, IP_BIND_ADDRESS_NO_PORT
 
 cdef extern from "<netinet/tcp.h>" nogil:
     int TCP_INFO, TCP_NODELAY, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_KEEPCNT

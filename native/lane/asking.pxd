@@ -10,7 +10,6 @@ question is known by its slot, generation and number of its request.
 """
 
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t
-from libc.stdlib cimport free
 from libc.string cimport memcmp
 
 from core.queues cimport enter_queue
@@ -19,23 +18,12 @@ from core.types cimport Core, FREE, IN_LANE, NOWHERE, Q_FINISHED
 from http.plain cimport Head, Text
 from lane.tokens cimport token_aside
 from lane.types cimport (
-    CLIENT, Exchange, Lane, Part, P_ASK, P_HEAD, Q_ASK, Route, exchange_of,
+    CLIENT, Exchange, Lane, Part, P_ASK, P_HEAD, Q_ASK, exchange_of,
 )
-
-
-cdef inline void route_drop(Exchange *x) noexcept nogil:
-    """Forgets the answer that was for this request alone."""
-    if x.once != NULL:
-        free(x.once.key)
-        free(x.once.host)
-        free(x.once)
-        x.once = NULL
 
 
 cdef inline void exchange_over(Lane *lane, Exchange *x) noexcept nogil:
     """A request is answered: what was said about it is for no other."""
-    if x.once != NULL:
-        route_drop(x)
     if x.token != NULL:
         token_aside(&lane.tokens, x)
 

@@ -7,7 +7,7 @@ from libc.string cimport memcmp, memcpy, memset
 from core cimport linux
 from core.queues cimport enter_queue
 from core.service cimport watch
-from core.slots cimport slot_free, slot_take, slots_reserve
+from core.slots cimport list_init, slot_free, slot_take, slots_reserve
 from core.types cimport Core, NOWHERE
 from lane.ends cimport give_back
 from lane.request cimport read_next
@@ -52,6 +52,7 @@ cdef inline int32_t client_new(Lane *lane, int fd) noexcept nogil:
     c.flows[slot].attached = x
     lane.clients += 1
     x.connection = x.origin_fd = NOWHERE
+    list_init(&x.attempts)
     x.phase = P_HEAD
     enter_queue(c, slot, Q_HEAD)
     return slot

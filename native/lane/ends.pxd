@@ -9,8 +9,10 @@ from core.queues cimport finish
 from core.types cimport Core, Flow, NOWHERE, R_NONE
 from lane.asking cimport end_asking
 from lane.log cimport log_put
-from lane.origins cimport connection_drop
-from lane.types cimport Exchange, G_CLOSED, G_RESPONSE, G_UNANSWERED, Lane, P_ASK, P_QUEUE, exchange_of
+from lane.origins cimport attempts_drop, connection_drop
+from lane.types cimport (
+    Exchange, G_CLOSED, G_RESPONSE, G_UNANSWERED, Lane, P_ASK, P_QUEUE, exchange_of,
+)
 from lane.waiting cimport end_waiting
 
 
@@ -24,6 +26,7 @@ cdef inline void give_back(Lane *lane, int32_t slot, uint8_t cause) noexcept nog
         end_waiting(lane, slot)
     elif x.phase == P_ASK and not x.asked.told:
         end_asking(lane, slot)
+    attempts_drop(lane, x)
     if x.connection != NOWHERE and cause != G_RESPONSE and cause != G_UNANSWERED:
         connection_drop(lane, x.connection)
         x.connection = NOWHERE

@@ -9,9 +9,9 @@ and again, without the owner.
 A request without a route (routes.pxd) waits in P_ASK, before all this, until the owner says
 where it may go (asking.pxd).
 
-Whatever is not plain (plain.pxd) is given back: the owner gets the descriptors and every byte that was received and not consumed, as
-if it had received them itself. Nothing is sent to the client before that can no longer
-happen. A CONNECT on a route becomes a tunnel in the same slot.
+Whatever is not plain (plain.pxd) is given back: the owner gets the descriptors and every byte
+that was received and not consumed, as if it had received them itself. Nothing is sent to the
+client before that can no longer happen. A CONNECT on a route becomes a tunnel in the same slot.
 
 Here is what an event or a time limit means in each phase; the work is in request.pxd,
 waiting.pxd and response.pxd, the end of it in ends.pxd.
@@ -21,14 +21,16 @@ from libc.stdint cimport int32_t, uint32_t
 
 from core cimport linux
 from core.service cimport watch
+from core.slots cimport slots_reserve
 from core.types cimport Core, Flow, NOWHERE, Q_FINISHED, R_CLIENT_RESET, R_IDLE
+from lane.dialling cimport attempts_late
 from lane.ends cimport close_client, cut, give_back
 from lane.origins cimport idle_drop
 from lane.received cimport keep, room_left
-from lane.request cimport dialled, queued_long, read_next
+from lane.request cimport attempt_over, queued_long, read_next
 from lane.response cimport move_body, read_answer
 from lane.types cimport (
-    Exchange, G_REQUEST, G_UNANSWERED, Lane, P_ASK, P_BODY, P_DIAL, P_HEAD, P_QUEUE, P_WAIT,
+    Exchange, G_REQUEST, G_UNANSWERED, Lane, P_ASK, P_BODY, P_DIAL, P_HEAD, P_QUEUE, P_WAIT, Q_RACE,
     connection_of, exchange_of,
 )
 
@@ -76,7 +78,7 @@ cdef inline void origin_event(Lane *lane, int32_t connection, uint32_t events) n
     elif c.flows[slot].queue == Q_FINISHED:
         return
     elif exchange_of(&c.flows[slot]).phase == P_DIAL:
-        dialled(lane, slot, events)
+        attempt_over(lane, slot, connection, events)
     elif exchange_of(&c.flows[slot]).phase == P_WAIT:
         read_answer(lane, slot)
     else:
@@ -90,9 +92,12 @@ cdef inline void exchange_late(Lane *lane, int32_t slot) noexcept nogil:
     if x.phase == P_HEAD:
         close_client(lane, slot)
     elif x.phase == P_QUEUE:
+        slots_reserve(c, 1)
         queued_long(lane, slot)
-    elif x.phase == P_ASK or x.phase == P_DIAL:
+    elif x.phase == P_ASK:
         give_back(lane, slot, G_REQUEST)
+    elif x.phase == P_DIAL:
+        attempts_late(lane, slot, c.flows[slot].queue == Q_RACE)
     elif x.phase == P_WAIT:
         give_back(lane, slot, G_UNANSWERED)
     else:

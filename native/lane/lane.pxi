@@ -5,7 +5,6 @@ cdef class NativeLane:
     method promises."""
 
     cdef NativeRelay relay
-    cdef dict origins       # index of each origin, by the owner's key
     cdef object record      # makes a record for the log, None without one
 
     def __init__(self, NativeRelay relay not None, options, owner):
@@ -14,7 +13,6 @@ cdef class NativeLane:
         if lane.out != NULL:
             raise RuntimeError("the relay has a lane already")
         self.relay = relay
-        self.origins = {}
         c.now = clock_ms(linux.CLOCK_MONOTONIC_COARSE)
         wheel_init(c, Q_HEAD, <int64_t>(options.head * 1000))
         wheel_init(c, Q_ASK, <int64_t>(options.ask * 1000))
@@ -33,8 +31,9 @@ cdef class NativeLane:
         lane.log.on = options.record is not None
         lane.first_port, lane.last_port = options.ports
         if not routes_init(&lane.routes):
+            routes_free(&lane.routes)
             raise MemoryError
-        lane.routes.seed = int.from_bytes(urandom(4), "little")
+        lane.routes.seed = int.from_bytes(urandom(8), "little")
         lane.plain.via = copy_of(options.via)
         lane.plain.via_size = len(options.via)
         lane.plain.name = copy_of(options.name.lower())
@@ -140,107 +139,110 @@ cdef class NativeLane:
 
     def add_client(self, str address, str group):
         """A client of this address is of this `group`, as of :meth:`add_route`."""
-        cdef char text[PEER_MAX]
-        put_text(text, group)
-        memcpy(self._route(ADDRESS, address, b"", b"").peer, text, PEER_MAX)
-
-    def add_route(self, str kind, str group, bytes credentials, bytes authority, key,
-                  bytes host, double seconds, bytes address, str peer, bint single, str user):
-        """Requests of this kind, group of clients, credentials and authority may go to the
-        origin `key` for so many seconds. `address` is a struct sockaddr, b"" if only idle
-        connections may be used."""
-        cdef int32_t origin
-        cdef Route *r
-        if len(address) > ADDRESS_MAX or len(user.encode()) >= USER_MAX:
-            return
-        if len(credentials) + len(authority) > KEY_MAX - PEER_MAX - 4:
-            return
-        origin = self._origin(key)  # may forget every route
-        r = self._route(ord(kind), group, credentials, authority)
-        self._fill(r, origin, host, seconds, address, peer, single, user)
-
-    cdef int _fill(self, Route *r, int32_t origin, bytes host, double seconds, bytes address,
-                   str peer, bint single, str user) except -1:
-        cdef char far[PEER_MAX]
-        cdef char *value
-        cdef bytes shown = user.encode()
-        put_text(far, peer)
-        value = copy_of(host)
-        free(r.host)
-        r.host = value
-        r.host_size = len(host)
-        r.origin = origin
-        r.until = clock_ms(linux.CLOCK_MONOTONIC_COARSE) + <int64_t>(seconds * 1000)
-        r.renew = r.until - <int64_t>(seconds * 1000) // RENEW_SHARE
-        r.asked = False
-        r.address_size = len(address)
-        memcpy(r.address, <const char *>address, len(address))
-        r.single = single
-        memcpy(r.peer, far, PEER_MAX)
-        memset(r.user, 0, USER_MAX)
-        memcpy(r.user, <const char *>shown, len(shown))
-
-    cdef Route *_route(
-        self, uint8_t kind, str client, bytes credentials, bytes authority
-    ) except NULL:
-        """The route with this key, or a new one. ValueError for a key that is too long."""
-        cdef Lane *lane = &self.relay.state
-        cdef char text[KEY_MAX]
-        cdef bytes name = client.encode("ascii")
-        cdef size_t size
-        cdef int32_t index
-        size = route_key(text, kind, as_text(name), as_text(credentials), as_text(authority))
-        if size == 0:
-            raise ValueError(f"no key of a route: {client!r}, {authority!r}")
-        if lane.routes.count == ROUTES:
-            routes_clear(&lane.routes)
-        index = route_add(&lane.routes, text, size)
-        if index == NOWHERE:
+        cdef bytes name = address.encode("ascii")
+        cdef bytes shown = group.encode("ascii")
+        if len(name) >= PEER_MAX or len(shown) >= PEER_MAX:
+            raise ValueError(f"more than {PEER_MAX - 1} bytes: {address!r}, {group!r}")
+        if not group_put(&self.relay.state.routes, as_text(name), as_text(shown)):
             raise MemoryError
-        return &lane.routes.all[index]
+
+    def add_route(self, str kind, str group, bytes credentials, bytes authority, bytes key,
+                  bytes host, double seconds, tuple addresses, uint16_t port, str source,
+                  str user):
+        """Requests of this kind, group of clients, credentials and authority may go to the
+        origin `key` for so many seconds: to one of `addresses`, dialled from `source`."""
+        cdef bytes shown = user.encode()
+        cdef Target *target
+        if len(shown) >= USER_MAX:
+            return
+        target = self._target(key, host, addresses, port, source, shown)
+        try:
+            self._repeat(ord(kind), group, credentials, authority, target, seconds)
+        finally:
+            target_release(&self.relay.state.routes, target)
+
+    cdef int _repeat(self, uint8_t kind, str group, bytes credentials, bytes authority,
+                     Target *target, double seconds) except -1:
+        """Makes or renews a route, unless its key is too long."""
+        cdef Core *c = &self.relay.state.core
+        cdef char text[KEY_MAX]
+        cdef bytes name = group.encode("ascii")
+        cdef size_t size = route_key(
+            text, kind, as_text(name), as_text(credentials), as_text(authority))
+        if size == 0:
+            return 0
+        c.now = clock_ms(linux.CLOCK_MONOTONIC_COARSE)
+        if not route_put(&self.relay.state.routes, text, size, target, c.now,
+                         c.now + <int64_t>(seconds * 1000)):
+            raise MemoryError
+        return 0
+
+    cdef Target *_target(
+        self, bytes key, bytes host, tuple addresses, uint16_t port, str source, bytes user
+    ) except NULL:
+        """Where requests may go, held once. Of more than DIALLED addresses only the first are
+        in it. ValueError where there is none, or one is no IP address."""
+        cdef Routes *routes = &self.relay.state.routes
+        cdef int count = min(len(addresses), DIALLED)
+        cdef Target *target
+        cdef bytes text
+        cdef int i
+        if count == 0:
+            raise ValueError("no address")
+        target = target_new(count + 1, as_text(host), as_text(user))
+        if target == NULL:
+            raise MemoryError
+        try:
+            for i in range(count):
+                text = (<str>addresses[i]).encode("ascii")
+                if not address_set(address_of(target, i), text, port):
+                    raise ValueError(f"no IP address: {addresses[i]!r}")
+            target.count = <uint8_t>count
+            if source:
+                text = source.encode("ascii")
+                if not address_set(address_of(target, count), text, 0):
+                    raise ValueError(f"no IP address: {source!r}")
+                target.bound = True
+            target.origin = origin_hold(routes, key, len(key))
+            if target.origin == NULL:
+                raise MemoryError
+        except BaseException:
+            target_release(routes, target)
+            raise
+        return target
 
     # ---- questions -----------------------------------------------------------------
 
-    def answer(self, Question question not None, str group, key, bytes host not None,
-               tuple addresses not None, int port, double seconds, str user not None, token):
+    def answer(self, Question question not None, str group, bytes key not None,
+               bytes host not None, tuple addresses not None, uint16_t port, double seconds,
+               str user not None, token, str source not None=""):
         """The request of a question may go to the origin `key`, at one of these addresses; for
         so many seconds others like it may, of clients of this `group`. False where nobody waits
         for that any more."""
         cdef Lane *lane = &self.relay.state
-        cdef Exchange *x
-        cdef Route *r
-        cdef int32_t slot, origin
-        cdef bytes address
-        if question._slot() == NOWHERE:
-            return False
-        address = address_of(addresses[0], port)
-        if not slots_reserve(&lane.core, 1) or not tokens_reserve(&lane.tokens):
-            raise MemoryError
-        origin = self._origin(key)  # may forget every route, and give clients back
-        slot = question._slot()
+        cdef bytes shown = user.encode()
+        cdef Target *target
+        cdef int32_t slot = question._slot()
         if slot == NOWHERE:
             return False
-        x = exchange_of(&lane.core.flows[slot])
-        if seconds > 0 and group is not None and self._fits(question):
-            self.add_client(question.client, group)
-            r = self._route(
-                question.asked.kind, group, question.credentials, question.authority)
-        else:
-            r = <Route *>calloc(1, sizeof(Route))
-            if r == NULL:
-                raise MemoryError
-            x.once = r
+        if len(shown) >= USER_MAX:
+            return self.hand_back(question)
+        if not slots_reserve(&lane.core, 1) or not tokens_reserve(&lane.tokens):
+            raise MemoryError
+        target = self._target(key, host, addresses, port, source, shown)
         try:
-            self._fill(
-                r, origin, host, seconds, address, addresses[0], len(addresses) == 1, user)
-        except BaseException:
-            route_drop(x)
-            raise
-        if token is not None:
-            Py_INCREF(token)
-            token_lend(&lane.tokens, x, <PyObject *>token)
-        lane.core.now = clock_ms(linux.CLOCK_MONOTONIC_COARSE)
-        go_on(lane, slot)
+            if seconds > 0 and group is not None:
+                self.add_client(question.client, group)
+                self._repeat(question.asked.kind, group, question.credentials,
+                             question.authority, target, seconds)
+            if token is not None:
+                Py_INCREF(token)
+                token_lend(
+                    &lane.tokens, exchange_of(&lane.core.flows[slot]), <PyObject *>token)
+            lane.core.now = clock_ms(linux.CLOCK_MONOTONIC_COARSE)
+            go_on(lane, slot, target)
+        finally:
+            target_release(&lane.routes, target)
         return True
 
     def refuse(self, Question question not None, bytes data not None, bint keep):
@@ -253,11 +255,6 @@ cdef class NativeLane:
             return -1
         c.now = clock_ms(linux.CLOCK_MONOTONIC_COARSE)
         return refuse(&self.relay.state, slot, data, len(data), keep)
-
-    cdef bint _fits(self, Question question):
-        """Whether there can be a route for such requests."""
-        return question.asked.credentials.size + question.asked.authority.size <= (
-            KEY_MAX - PEER_MAX - 4)
 
     def hand_back(self, Question question not None):
         """Its owner goes on with the client of a question. False where nobody waits any more."""
@@ -272,47 +269,16 @@ cdef class NativeLane:
         """Forgets every route."""
         routes_clear(&self.relay.state.routes)
 
-    cdef int32_t _origin(self, key) except -1:
-        cdef Lane *lane = &self.relay.state
-        cdef int32_t i
-        found = self.origins.get(key)
-        if found is not None:
-            return found
-        if lane.routes.origin_count == ORIGINS:
-            self._forget_origins()
-        i = lane.routes.origin_count
-        self.origins[key] = i
-        origin_init(&lane.routes.origins[i])
-        lane.routes.origin_count += 1
-        return i
-
-    cdef void _forget_origins(self):
-        """Their number is bounded: all go, and what is in use is closed afterwards."""
-        cdef Lane *lane = &self.relay.state
-        cdef Core *c = &lane.core
-        cdef int32_t slot
-        self.close_idle()
-        routes_clear(&lane.routes)
-        for slot in range(c.capacity):
-            if c.flows[slot].kind == ORIGIN:
-                connection_of(&c.flows[slot]).origin = NOWHERE
-            elif c.flows[slot].kind == CLIENT and exchange_of(&c.flows[slot]).phase == P_QUEUE:
-                if c.flows[slot].queue != Q_FINISHED:
-                    give_back(lane, slot, G_REQUEST)
-        close_finished(lane)
-        self.origins.clear()
-        lane.routes.origin_count = 0
-
     # ---- idle connections ----------------------------------------------------------
 
-    def take(self, key, addresses):
+    def take(self, bytes key, addresses):
         """(descriptor, address of the peer) of the idle connection used last of those to one
         of `addresses`, or None."""
         cdef Lane *lane = &self.relay.state
         cdef Core *c = &lane.core
+        cdef const Origin *origin = origin_find(&lane.routes, key, len(key))
         cdef int32_t slot, following
-        found = self.origins.get(key)
-        slot = NOWHERE if found is None else lane.routes.origins[<int32_t>found].idle.first
+        slot = NOWHERE if origin == NULL else origin.idle.first
         while slot != NOWHERE:
             following = c.flows[slot].near[IN_LANE].next
             peer = connection_of(&c.flows[slot]).peer.decode("ascii")
@@ -323,18 +289,22 @@ cdef class NativeLane:
             slot = following
         return None
 
-    def put(self, key, int fd, str peer):
+    def put(self, bytes key, int fd, str peer):
         """Keeps a connection between two messages, or closes it."""
         cdef Lane *lane = &self.relay.state
         cdef Core *c = &lane.core
         cdef char text[PEER_MAX]
-        cdef int32_t slot
+        cdef Origin *origin = NULL
+        cdef int32_t slot = NOWHERE
         try:
             put_text(text, peer)
             if not slots_reserve(c, 1):
                 raise MemoryError
             c.now = clock_ms(linux.CLOCK_MONOTONIC_COARSE)
-            slot = connection_new(lane, fd, self._origin(key), text)
+            origin = origin_hold(&lane.routes, key, len(key))
+            if origin != NULL:
+                slot = connection_new(lane, fd, origin, text)
+                origin_release(&lane.routes, origin)
             if slot == NOWHERE:
                 raise MemoryError
         except BaseException:
@@ -346,10 +316,8 @@ cdef class NativeLane:
     def close_idle(self):
         """Closes every idle connection."""
         cdef Lane *lane = &self.relay.state
-        cdef int32_t i
-        for i in range(lane.routes.origin_count):
-            while lane.routes.origins[i].idle.first != NOWHERE:
-                idle_drop(lane, lane.routes.origins[i].idle.first)
+        while lane.idle_count > 0:
+            idle_drop(lane, idle_oldest(lane))
 
     # ---- the log -------------------------------------------------------------------
 

@@ -8,13 +8,14 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset, strcmp
 
 from core cimport linux
-from core.queues cimport enter_queue, leave_queue
+from core.queues cimport enter_queue, leave_queue, wheel_of
 from core.service cimport watch
 from core.slots cimport list_add, list_take, slot_free, slot_take
-from core.types cimport Core, Flow, IN_LANE, NOWHERE, UNREGISTERED
+from core.types cimport BUCKETS, Core, Flow, IN_LANE, NOWHERE, UNREGISTERED, Wheel
+from lane.routes cimport address_of, origin_release
 from lane.types cimport (
-    ADDRESS_MAX, Connection, Lane, ORIGIN, Origin, PEER_MAX, Q_ORIGIN_IDLE, Route,
-    connection_of, exchange_of,
+    ADDRESS_MAX, Address, Connection, Exchange, Lane, ORIGIN, Origin, PEER_MAX, Q_ORIGIN_IDLE,
+    Target, connection_of, exchange_of,
 )
 
 
@@ -33,21 +34,26 @@ cdef inline void probe(const Core *c, int fd) noexcept nogil:
     set_option(fd, linux.IPPROTO_TCP, linux.TCP_KEEPCNT, c.limits.probe_count)
 
 
-cdef inline void bind(Lane *lane, int32_t slot, int32_t connection) noexcept nogil:
-    """The connection serves this client."""
+cdef inline void serve_client(Lane *lane, int32_t connection, int32_t slot) noexcept nogil:
+    """The connection is there for this client, maybe beside others that are being made."""
     cdef Core *c = &lane.core
     cdef Connection *k = connection_of(&c.flows[connection])
-    exchange_of(&c.flows[slot]).connection = connection
     k.client = slot
     k.since = c.now
-    if k.origin != NOWHERE:
-        lane.routes.origins[k.origin].busy += 1
+    if k.origin != NULL:
+        k.origin.busy += 1
 
 
-cdef inline void unbind(Lane *lane, Connection *k) noexcept nogil:
+cdef inline void bind(Lane *lane, int32_t slot, int32_t connection) noexcept nogil:
+    """The connection serves this client."""
+    serve_client(lane, connection, slot)
+    exchange_of(&lane.core.flows[slot]).connection = connection
+
+
+cdef inline void unbind(Connection *k) noexcept nogil:
     """It serves nobody any more."""
-    if k.client != NOWHERE and k.origin != NOWHERE:
-        lane.routes.origins[k.origin].busy -= 1
+    if k.client != NOWHERE and k.origin != NULL:
+        k.origin.busy -= 1
     k.client = NOWHERE
 
 
@@ -55,9 +61,12 @@ cdef inline void connection_free(Lane *lane, int32_t slot) noexcept nogil:
     """The slot alone: the descriptor has another owner, or is closed."""
     cdef Core *c = &lane.core
     cdef Flow *f = &c.flows[slot]
+    cdef Connection *k = connection_of(f)
     leave_queue(c, slot)
-    unbind(lane, connection_of(f))
-    free(f.attached)
+    unbind(k)
+    if k.origin != NULL:
+        origin_release(&lane.routes, k.origin)
+    free(k)
     f.attached = NULL
     slot_free(c, slot)
 
@@ -83,7 +92,7 @@ cdef inline int connection_take_out(Lane *lane, int32_t slot) noexcept nogil:
 cdef inline void leave_idle(Lane *lane, int32_t slot) noexcept nogil:
     """Takes an idle connection out of those of its origin."""
     cdef Core *c = &lane.core
-    cdef Origin *o = &lane.routes.origins[connection_of(&c.flows[slot]).origin]
+    cdef Origin *o = connection_of(&c.flows[slot]).origin
     list_take(c, &o.idle, IN_LANE, slot)
     o.idle_count -= 1
     lane.idle_count -= 1
@@ -114,33 +123,65 @@ cdef inline bint idle_use(Lane *lane, int32_t slot) noexcept nogil:
     return False
 
 
-cdef inline int32_t idle_take(Lane *lane, int32_t origin, const char *peer) noexcept nogil:
-    """The idle connection to this address that was used last; NOWHERE if there is none."""
+cdef inline bint leads_to(const Connection *k, const Target *t) noexcept nogil:
+    """Whether a connection is to one of the target's addresses."""
+    cdef int i
+    for i in range(t.count):
+        if strcmp(k.peer, address_of(t, i).text) == 0:
+            return True
+    return False
+
+
+cdef inline int32_t idle_take(Lane *lane, const Target *t) noexcept nogil:
+    """The idle connection to this target that was used last; NOWHERE if there is none."""
     cdef Core *c = &lane.core
-    cdef int32_t slot = lane.routes.origins[origin].idle.first
+    cdef int32_t slot = t.origin.idle.first
     cdef int32_t following
     while slot != NOWHERE:
         following = c.flows[slot].near[IN_LANE].next
-        if strcmp(connection_of(&c.flows[slot]).peer, peer) == 0 and idle_use(lane, slot):
+        if leads_to(connection_of(&c.flows[slot]), t) and idle_use(lane, slot):
             return slot
         slot = following
     return NOWHERE
 
 
+cdef inline int32_t idle_oldest(Lane *lane) noexcept nogil:
+    """The idle connection that has not been used for longest; NOWHERE if there is none."""
+    cdef const Wheel *wheel = wheel_of(&lane.core, Q_ORIGIN_IDLE)
+    cdef int32_t slot
+    cdef int i
+    for i in range(BUCKETS + 2):
+        slot = wheel.bucket[(wheel.now + i) % (BUCKETS + 2)].last
+        if slot != NOWHERE:
+            return slot
+    return NOWHERE
+
+
+cdef inline void idle_make_room(Lane *lane, const Origin *o) noexcept nogil:
+    """For one more of this origin. The one that is closed is that which its own server, too, is
+    most likely to close next."""
+    if o.idle_count > 0 and o.idle_count >= lane.idle_each:
+        idle_drop(lane, o.idle.last)
+    elif lane.idle_count > 0 and lane.idle_count >= lane.idle_most:
+        idle_drop(lane, idle_oldest(lane))
+
+
 cdef inline void idle_put(Lane *lane, int32_t slot) noexcept nogil:
-    """Keeps a connection between two messages; closes it if there is no room."""
+    """Keeps a connection between two messages, if need be in the place of another."""
     cdef Core *c = &lane.core
     cdef Flow *f = &c.flows[slot]
     cdef Connection *k = connection_of(f)
-    cdef Origin *o
-    if k.origin == NOWHERE or lane.idle_count >= lane.idle_most or lane.draining:
+    cdef Origin *o = k.origin
+    if o == NULL or lane.draining:
         connection_drop(lane, slot)
         return
-    o = &lane.routes.origins[k.origin]
-    if o.idle_count >= lane.idle_each or watch(c, slot, 0, linux.EPOLLIN) < 0:
+    idle_make_room(lane, o)
+    if o.idle_count >= lane.idle_each or lane.idle_count >= lane.idle_most or (
+        watch(c, slot, 0, linux.EPOLLIN) < 0
+    ):
         connection_drop(lane, slot)
         return
-    unbind(lane, k)
+    unbind(k)
     k.fresh = False
     list_add(c, &o.idle, IN_LANE, slot)
     o.idle_count += 1
@@ -150,9 +191,10 @@ cdef inline void idle_put(Lane *lane, int32_t slot) noexcept nogil:
 
 
 cdef inline int32_t connection_new(
-    Lane *lane, int fd, int32_t origin, const char *peer
+    Lane *lane, int fd, Origin *origin, const char *peer
 ) noexcept nogil:
-    """A slot for a connection, not yet watched; NOWHERE if there is none to be had."""
+    """A slot for a connection, not yet watched; it holds its origin. NOWHERE if there is none to
+    be had."""
     cdef Core *c = &lane.core
     cdef int32_t slot = slot_take(c, fd, NOWHERE, ORIGIN)
     cdef Connection *k
@@ -164,48 +206,84 @@ cdef inline int32_t connection_new(
         return NOWHERE
     k.client = NOWHERE
     k.origin = origin
+    if origin != NULL:
+        origin.holders += 1
     memcpy(k.peer, peer, PEER_MAX)
     c.flows[slot].attached = k
     return slot
 
 
-cdef inline int32_t connection_dial(Lane *lane, const Route *r) noexcept nogil:
-    """Begins to connect; NOWHERE if that fails at once."""
-    cdef Core *c = &lane.core
-    cdef const linux.sockaddr *address = <const linux.sockaddr *>r.address
-    cdef int family = linux.AF_INET if r.address_size < ADDRESS_MAX else linux.AF_INET6
-    cdef int32_t slot
+cdef inline int begin_connect(const Target *t, int i) noexcept nogil:
+    """A socket that connects to an address of the target; -1 and errno."""
+    cdef const Address *to = address_of(t, i)
+    cdef const Address *source = address_of(t, t.count)
+    cdef int error
     cdef int fd = linux.socket(
-        family, linux.SOCK_STREAM | linux.SOCK_NONBLOCK | linux.SOCK_CLOEXEC, 0)
+        linux.AF_INET if to.size < ADDRESS_MAX else linux.AF_INET6,
+        linux.SOCK_STREAM | linux.SOCK_NONBLOCK | linux.SOCK_CLOEXEC, 0)
     if fd < 0:
-        return NOWHERE
+        return -1
     set_option(fd, linux.IPPROTO_TCP, linux.TCP_NODELAY, 1)
     # An urgent byte stays in the stream.
     set_option(fd, linux.SOL_SOCKET, linux.SO_OOBINLINE, 1)
-    if linux.connect(fd, address, r.address_size) < 0 and linux.errno != linux.EINPROGRESS:
-        linux.close(fd)
+    if t.bound:
+        # The port is chosen by connect(2): the same one may serve for several origins.
+        set_option(fd, linux.IPPROTO_IP, linux.IP_BIND_ADDRESS_NO_PORT, 1)
+    if (not t.bound or linux.bind(fd, <const linux.sockaddr *>source.raw, source.size) == 0) and (
+        linux.connect(fd, <const linux.sockaddr *>to.raw, to.size) == 0
+        or linux.errno == linux.EINPROGRESS
+    ):
+        return fd
+    error = linux.errno
+    linux.close(fd)
+    linux.errno = error
+    return -1
+
+
+cdef inline int32_t connection_dial(Lane *lane, const Target *t, int i) noexcept nogil:
+    """Begins to connect to an address of the target; NOWHERE and errno if that fails at once."""
+    cdef Core *c = &lane.core
+    cdef int error
+    cdef int32_t slot
+    cdef int fd = begin_connect(t, i)
+    if fd < 0:
         return NOWHERE
-    slot = connection_new(lane, fd, r.origin, r.peer)
+    slot = connection_new(lane, fd, t.origin, address_of(t, i).text)
     if slot == NOWHERE:
         linux.close(fd)
+        linux.errno = linux.ENOMEM
         return NOWHERE
     connection_of(&c.flows[slot]).fresh = True
+    connection_of(&c.flows[slot]).address = <uint8_t>i
     if watch(c, slot, 0, linux.EPOLLOUT) < 0:
+        error = linux.errno
         connection_drop(lane, slot)
+        linux.errno = error
         return NOWHERE
     return slot
 
 
-cdef inline bint is_self(Lane *lane, int fd, const Route *r) noexcept nogil:
+cdef inline void attempt_drop(Lane *lane, Exchange *x, int32_t connection) noexcept nogil:
+    """Closes a connection that is being made."""
+    list_take(&lane.core, &x.attempts, IN_LANE, connection)
+    connection_drop(lane, connection)
+
+
+cdef inline void attempts_drop(Lane *lane, Exchange *x) noexcept nogil:
+    while x.attempts.first != NOWHERE:
+        attempt_drop(lane, x, x.attempts.first)
+
+
+cdef inline bint is_self(Lane *lane, int fd, const Address *to) noexcept nogil:
     """Whether a socket is connected to itself: one that dials a port for outgoing
     connections of its own machine may get that same port (RFC 9293 section 3.5)."""
     cdef char name[ADDRESS_MAX]
     cdef linux.socklen_t size = ADDRESS_MAX
-    cdef int port = (<uint8_t>r.address[2] << 8) | <uint8_t>r.address[3]
+    cdef int port = (<uint8_t>to.raw[2] << 8) | <uint8_t>to.raw[3]
     if port < lane.first_port or port > lane.last_port:
         return False
     memset(name, 0, ADDRESS_MAX)
     if linux.getsockname(fd, <linux.sockaddr *>name, &size) < 0:
         return True
-    return size == r.address_size and memcmp(name, r.address, 8) == 0 and (
-        size < ADDRESS_MAX or memcmp(name + 8, r.address + 8, 16) == 0)
+    return size == to.size and memcmp(name, to.raw, 8) == 0 and (
+        size < ADDRESS_MAX or memcmp(name + 8, to.raw + 8, 16) == 0)

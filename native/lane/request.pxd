@@ -8,18 +8,22 @@ from core cimport linux
 from core.moves cimport TARGET_FAILED, send_or_hold
 from core.queues cimport enter_queue, leave_queue
 from core.service cimport settle, side_failed, watch
-from core.types cimport Core, Flow, NOWHERE, Q_YOUNG, TUNNEL
+from core.slots cimport list_take
+from core.types cimport Core, Flow, IN_LANE, NOWHERE, Q_YOUNG, TUNNEL
 from http.plain cimport CONNECT, Field, GET, Head, Out, PLAIN_FIELDS, Text, full, head_end
 from http.plain_request cimport read_request, write_request
-from lane.asking cimport begin_asking, end_asking, may_ask, route_drop
+from lane.asking cimport begin_asking, end_asking, may_ask
+from lane.dialling cimport attempt, attempt_failed, dial, error_of
 from lane.ends cimport close_client, give_back
 from lane.log cimport now_us
-from lane.origins cimport bind, connection_dial, connection_free, idle_take, is_self
+from lane.origins cimport (
+    attempt_drop, attempts_drop, bind, connection_free, idle_take, is_self,
+)
 from lane.received cimport keep, keep_head
-from lane.routes cimport KEY_MAX, group_of, route_find, route_key
+from lane.routes cimport KEY_MAX, address_of, group_of, let_go, route_find, route_key
 from lane.types cimport (
-    Exchange, G_REQUEST, G_RETRY, Lane, PEER_MAX, P_DIAL, P_WAIT, Q_DIAL, Q_QUEUE, Q_RACE,
-    Route, USER_MAX, connection_of, exchange_of,
+    Connection, Exchange, G_REQUEST, G_RETRY, Lane, Origin, PEER_MAX, P_WAIT, Q_QUEUE, Route,
+    Target, connection_of, exchange_of,
 )
 from lane.waiting cimport begin_waiting, end_waiting, may_have_more
 
@@ -37,14 +41,14 @@ cdef inline uint8_t kind_of(const Head *head) noexcept nogil:
     return c'H' if head.authority.size else c'h'
 
 
-cdef inline const Route *route_of(
-    Lane *lane, const Exchange *x, const Head *head, int64_t at
+cdef inline Route *route_of(
+    Lane *lane, const Exchange *x, const Head *head
 ) noexcept nogil:
-    """The route of a request, NULL without one that is valid at `at`."""
+    """The route of a request, NULL without one that is valid."""
     cdef char key[KEY_MAX]
     cdef size_t size
-    cdef int32_t found
-    cdef const Route *r
+    cdef int64_t now = lane.core.now
+    cdef Route *r
     cdef Text client
     cdef Text authority = head.authority
     if authority.size == 0:
@@ -60,48 +64,42 @@ cdef inline const Route *route_of(
     size = route_key(key, kind_of(head), client, head.credentials, authority)
     if size == 0:
         return NULL
-    found = route_find(&lane.routes, key, size)
-    if found == NOWHERE:
+    r = route_find(&lane.routes, key, size)
+    if r == NULL or now >= r.until:
         return NULL
-    r = &lane.routes.all[found]
-    if r.renew <= at < r.until and not r.asked:
+    if now >= r.renew and not r.asked:
         # One request asks the owner in time. If all did, when the time is up, there would be
         # as many as there are clients, and each costs ten times as much.
-        lane.routes.all[found].asked = True
+        r.asked = True
         return NULL
-    return r if at < r.until else NULL
+    return r
 
 
-cdef inline bint write(
-    Lane *lane, Exchange *x, const Route *r, const Head *head, const Field *fields, int count,
-    Out *out,
+cdef inline bint write_for(
+    Lane *lane, const Target *t, const Head *head, const Field *fields, int count, Out *out
 ) noexcept nogil:
-    """Writes the origin's head to lane.out; false if it has no room."""
+    """Writes the head for the origin to lane.out; false if that has no room for it."""
     cdef Text host
-    x.method = head.method
-    x.close = head.close
-    memcpy(x.user, r.user, USER_MAX)
     out.at = lane.out
     out.end = lane.out + PLAIN_OUT
     if head.method == CONNECT:
         return True
-    host.at = r.host
-    host.size = r.host_size
+    host.at = t.host
+    host.size = t.host_size
     write_request(out, &lane.plain, head, fields, count, host)
     return not full(out)
 
 
-cdef inline const Route *prepare(Lane *lane, Exchange *x, Out *out) noexcept nogil:
-    """Reads the head of a request whose way is known, and writes the origin's to lane.out;
-    returns its route, however old it is by now, NULL if that is forgotten."""
+cdef inline bint prepare(Lane *lane, const Exchange *x, const Target *t, Out *out) noexcept nogil:
+    """Reads the head of a request again whose way is known, and writes the origin's to lane.out;
+    false if that has no room for it. A CONNECT has none."""
     cdef Field fields[PLAIN_FIELDS]
     cdef Head head
-    cdef const Route *r
-    cdef int count = read_request(&lane.plain, x.data, x.head, &head, fields)
-    if count < 0:
-        return NULL
-    r = x.once if x.once != NULL else route_of(lane, x, &head, 0)
-    return r if r != NULL and write(lane, x, r, &head, fields, count, out) else NULL
+    cdef int count
+    if x.method == CONNECT:
+        return True
+    count = read_request(&lane.plain, x.data, x.head, &head, fields)
+    return count >= 0 and write_for(lane, t, &head, fields, count, out)
 
 
 cdef inline void send_request(Lane *lane, int32_t slot, const Out *out) noexcept nogil:
@@ -129,75 +127,71 @@ cdef inline void reached(Lane *lane, int32_t slot) noexcept nogil:
     memcpy(x.peer, connection_of(&c.flows[x.connection]).peer, PEER_MAX)
 
 
-cdef inline void dial(Lane *lane, int32_t slot, const Route *r) noexcept nogil:
-    cdef Core *c = &lane.core
-    cdef int32_t connection
-    if r.address_size == 0:
-        give_back(lane, slot, G_REQUEST)
-        return
-    connection = connection_dial(lane, r)
-    if connection == NOWHERE:
-        give_back(lane, slot, G_REQUEST)
-        return
-    bind(lane, slot, connection)
-    exchange_of(&c.flows[slot]).dialling = now_us()
-    exchange_of(&c.flows[slot]).phase = P_DIAL
-    c.flows[slot].way[1].active = c.now
-    # With another address to try, its owner begins with that before long (RFC 8305).
-    enter_queue(c, slot, Q_DIAL if r.single else Q_RACE)
-
-
-cdef inline void start(Lane *lane, int32_t slot, const Route *r, const Out *out) noexcept nogil:
-    """Sends the request that `prepare` wrote, as soon as there is a connection."""
-    cdef bint tunnel = exchange_of(&lane.core.flows[slot]).method == CONNECT
+cdef inline void start(Lane *lane, int32_t slot, Target *t, const Out *out) noexcept nogil:
+    """Sends the request that `prepare` wrote, as soon as there is a connection to the target."""
+    cdef Exchange *x = exchange_of(&lane.core.flows[slot])
+    cdef bint tunnel = x.method == CONNECT
     cdef int32_t connection = NOWHERE
+    memcpy(x.user, t.user, strlen(t.user) + 1)
     if not tunnel:
-        connection = idle_take(lane, r.origin, r.peer)
+        connection = idle_take(lane, t)
     if connection != NOWHERE:
         bind(lane, slot, connection)
         reached(lane, slot)
         send_request(lane, slot, out)
-    elif tunnel or may_have_more(lane, &lane.routes.origins[r.origin]):
-        dial(lane, slot, r)
+        return
+    t.holders += 1
+    x.target = t
+    if tunnel or may_have_more(lane, t.origin):
+        dial(lane, slot)
     else:
-        begin_waiting(lane, slot, r.origin)
+        begin_waiting(lane, slot)
 
 
-cdef inline void start_next(Lane *lane, int32_t origin) noexcept nogil:
+cdef inline void send_waiting(Lane *lane, int32_t slot) noexcept nogil:
+    """Sends a request that has waited for the connection that it has now."""
+    cdef Exchange *x = exchange_of(&lane.core.flows[slot])
+    cdef Out out
+    reached(lane, slot)
+    if not prepare(lane, x, x.target, &out):
+        give_back(lane, slot, G_REQUEST)
+        return
+    let_go(&lane.routes, x)
+    send_request(lane, slot, &out)
+
+
+cdef inline void start_next(Lane *lane, Origin *origin) noexcept nogil:
     """An exchange with this origin is over: a client that waits for one has its turn."""
     cdef Core *c = &lane.core
-    cdef int32_t slot = lane.routes.origins[origin].waiting.last
+    cdef int32_t slot = origin.waiting.last
+    cdef int32_t connection
     cdef Exchange *x
-    cdef const Route *r
     cdef Out out
     if slot == NOWHERE:
         return
     end_waiting(lane, slot)
     x = exchange_of(&c.flows[slot])
-    r = prepare(lane, x, &out)  # valid when it came
-    if r == NULL:
-        give_back(lane, slot, G_REQUEST)
+    connection = idle_take(lane, x.target)
+    if connection == NOWHERE and may_have_more(lane, origin):
+        dial(lane, slot)
+    elif connection == NOWHERE:
+        begin_waiting(lane, slot)
     else:
-        start(lane, slot, r, &out)
+        bind(lane, slot, connection)
+        send_waiting(lane, slot)
 
 
 cdef inline void queued_long(Lane *lane, int32_t slot) noexcept nogil:
     """A client has waited for a while."""
     cdef Core *c = &lane.core
     cdef Exchange *x = exchange_of(&c.flows[slot])
-    cdef const Route *r
-    cdef Out out
-    if not may_have_more(lane, &lane.routes.origins[x.origin]):
+    if not may_have_more(lane, x.target.origin):
         c.flows[slot].way[1].active = c.now
         leave_queue(c, slot)
         enter_queue(c, slot, Q_QUEUE)
         return
     end_waiting(lane, slot)
-    r = prepare(lane, x, &out)
-    if r == NULL:
-        give_back(lane, slot, G_REQUEST)
-    else:
-        dial(lane, slot, r)
+    dial(lane, slot)
 
 
 cdef inline void begin_exchange(Lane *lane, int32_t slot) noexcept nogil:
@@ -234,27 +228,27 @@ cdef inline void begin(Lane *lane, int32_t slot, const char *data, size_t n) noe
     if count < 0:
         give_back(lane, slot, G_REQUEST)
         return
-    r = route_of(lane, x, &head, c.now)
+    r = route_of(lane, x, &head)
     if r == NULL and may_ask(lane, &head, kind_of(&head)):
         begin_exchange(lane, slot)
         begin_asking(lane, slot, &head, kind_of(&head))
-    elif r == NULL or not write(lane, x, r, &head, fields, count, &out):
+    elif r == NULL or not write_for(lane, r.target, &head, fields, count, &out):
         give_back(lane, slot, G_REQUEST)
     else:
+        x.method = head.method
+        x.close = head.close
         begin_exchange(lane, slot)
-        start(lane, slot, r, &out)
+        start(lane, slot, r.target, &out)
 
 
-cdef inline void go_on(Lane *lane, int32_t slot) noexcept nogil:
+cdef inline void go_on(Lane *lane, int32_t slot, Target *t) noexcept nogil:
     """The owner has said where a request may go."""
     cdef Out out
-    cdef const Route *r
     end_asking(lane, slot)
-    r = prepare(lane, exchange_of(&lane.core.flows[slot]), &out)
-    if r == NULL:
-        give_back(lane, slot, G_REQUEST)
+    if prepare(lane, exchange_of(&lane.core.flows[slot]), t, &out):
+        start(lane, slot, t, &out)
     else:
-        start(lane, slot, r, &out)
+        give_back(lane, slot, G_REQUEST)
 
 
 cdef inline void read_next(Lane *lane, int32_t slot) noexcept nogil:
@@ -288,7 +282,6 @@ cdef inline void become_tunnel(Lane *lane, int32_t slot) noexcept nogil:
     connection_free(lane, x.connection)
     x.connection = NOWHERE
     x.status = 200
-    route_drop(x)  # a tunnel may last
     f.kind = TUNNEL
     f.fd[1] = fd
     f.mask[1] = linux.EPOLLIN
@@ -308,21 +301,39 @@ cdef inline void become_tunnel(Lane *lane, int32_t slot) noexcept nogil:
     settle(c, slot, -1)
 
 
-cdef inline void dialled(Lane *lane, int32_t slot, uint32_t events) noexcept nogil:
-    """The attempt to connect is over; epoll says how."""
+cdef inline void connected(Lane *lane, int32_t slot, int32_t connection) noexcept nogil:
+    """An attempt to connect has succeeded: the others are given up."""
     cdef Core *c = &lane.core
     cdef Exchange *x = exchange_of(&c.flows[slot])
-    cdef Out out
-    # It was valid when the attempt began, however long that took.
-    cdef const Route *r = prepare(lane, x, &out)
-    cdef bint failed = events & (linux.EPOLLERR | linux.EPOLLHUP)
-    if r == NULL or failed or is_self(lane, c.flows[x.connection].fd[0], r):
-        give_back(lane, slot, G_REQUEST)  # its owner tries again, and says what is wrong
-        return
-    reached(lane, slot)
+    list_take(c, &x.attempts, IN_LANE, connection)
+    attempts_drop(lane, x)
+    x.connection = connection
     if x.method == CONNECT:
+        reached(lane, slot)
+        let_go(&lane.routes, x)
         become_tunnel(lane, slot)
-    elif watch(c, x.connection, 0, linux.EPOLLIN) < 0:
+    elif watch(c, connection, 0, linux.EPOLLIN) < 0:
         give_back(lane, slot, G_REQUEST)
     else:
-        send_request(lane, slot, &out)
+        send_waiting(lane, slot)
+
+
+cdef inline void attempt_over(
+    Lane *lane, int32_t slot, int32_t connection, uint32_t events
+) noexcept nogil:
+    """An attempt to connect is over; epoll says how."""
+    cdef Core *c = &lane.core
+    cdef Exchange *x = exchange_of(&c.flows[slot])
+    cdef const Connection *k = connection_of(&c.flows[connection])
+    cdef int fd = c.flows[connection].fd[0]
+    cdef int error = 0
+    if events & (linux.EPOLLERR | linux.EPOLLHUP):
+        error = error_of(fd)
+    if error == 0 and is_self(lane, fd, address_of(x.target, k.address)):
+        error = linux.ECONNREFUSED
+    if error == 0:
+        connected(lane, slot, connection)
+        return
+    attempt_failed(x, k.address, error)
+    attempt_drop(lane, x, connection)
+    attempt(lane, slot)

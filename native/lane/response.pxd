@@ -20,8 +20,9 @@ from lane.ends cimport close_client, cut, give_back, note
 from lane.origins cimport connection_drop, idle_put, is_silent
 from lane.received cimport RESUME, consume
 from lane.request cimport PLAIN_OUT, begin, start_next
+from lane.routes cimport origin_release
 from lane.types cimport (
-    Exchange, G_LINGER, G_REQUEST, G_RESPONSE, G_RETRY, Lane, P_BODY, P_HEAD, Q_HEAD,
+    Exchange, G_LINGER, G_REQUEST, G_RESPONSE, G_RETRY, Lane, Origin, P_BODY, P_HEAD, Q_HEAD,
     connection_of, exchange_of,
 )
 from lane.waiting cimport count_answer
@@ -69,17 +70,20 @@ cdef inline void answered(Lane *lane, int32_t slot) noexcept nogil:
     cdef Core *c = &lane.core
     cdef Exchange *x = exchange_of(&c.flows[slot])
     cdef int32_t connection = x.connection
-    cdef int32_t origin = connection_of(&c.flows[connection]).origin
+    cdef Origin *origin = connection_of(&c.flows[connection]).origin
     lane.counters.exchanges += 1
     note(lane, slot, R_NONE)
     x.connection = NOWHERE
+    if origin != NULL:
+        origin.holders += 1  # the connection may be the last that does
     if x.spent:
         connection_drop(lane, connection)
     else:
         idle_put(lane, connection)
-    if origin != NOWHERE:
-        count_answer(lane, &lane.routes.origins[origin])
+    if origin != NULL:
+        count_answer(lane, origin)
         start_next(lane, origin)
+        origin_release(&lane.routes, origin)
     next_request(lane, slot, False)
 
 

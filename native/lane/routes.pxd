@@ -1,144 +1,291 @@
 """Where plain requests may go: what the owner has decided, by all that it depended on.
 
-A *route* repeats a decision of the owner for a short time, for requests of the same method
-and form, of clients of the same group with the same credentials, to an authority that is
-written in the same way. A *group* is what the owner sees of a client: it says once for each
-address to which one it belongs. An *origin* is what idle connections are kept by: several
-routes may lead to one.
+A *target* is where a request may go: the addresses that may be dialled for it, in their order. Who
+holds it may use it, however long that takes. A *route* repeats a decision of the owner for a short
+time: its target is for requests of the same method and form, of clients of the same group with the
+same credentials, to an authority that is written in the same way. A *group* is what the owner sees
+of a client: it says once for each address to which one it belongs. An *origin* is what idle
+connections are kept by: several targets may lead to one. It is there for as long as a target or a
+connection holds it.
+
+The tables of routes and of groups are bounded by the bytes of what is in them, because clients
+choose how long a name is. Routes whose time is over go as new ones come, a few at a time.
 """
 
-from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memcmp, memcpy, memset, strlen
+from libc.string cimport memcpy, memset, strlen
 
+from core cimport linux
 from core.slots cimport list_init
-from core.types cimport NOWHERE
 from http.plain cimport Text
-from lane.types cimport Origin, PEER_MAX, Route, Routes
+from lane.table cimport (
+    hash_of, table_add, table_find, table_init, table_next, table_oldest, table_take,
+)
+from lane.types cimport (
+    ADDRESS_MAX, Address, Exchange, Group, Item, Origin, PEER_MAX, Route, Routes, Table, Target,
+)
 
 cdef enum:
-    ROUTES = 16384          # beyond it all are forgotten: the owner says them again
-    BUCKETS_OF_ROUTES = 65536
-    ORIGINS = 4096
+    ROUTES_SIZE = 16777216  # bytes, with their targets and origins: of 40,000 ordinary ones
+    GROUPS_SIZE = 8388608   # bytes: of 80,000 clients
+    SWEEP = 2               # buckets that are looked through for each new route
     RENEW_SHARE = 4         # the last part of its time in which a route is renewed
     KEY_MAX = 1024          # bytes of a key: beyond it there is no route
-    ADDRESS = 0             # the kind of what says the group of an address; it has no origin
 
 
 cdef inline bint routes_init(Routes *r) noexcept nogil:
-    r.all = <Route *>calloc(ROUTES, sizeof(Route))
-    r.origins = <Origin *>calloc(ORIGINS, sizeof(Origin))
-    r.buckets = <int32_t *>calloc(BUCKETS_OF_ROUTES, sizeof(int32_t))
-    if r.all == NULL or r.origins == NULL or r.buckets == NULL:
+    return (
+        table_init(&r.routes, ROUTES_SIZE) and table_init(&r.groups, GROUPS_SIZE)
+        and table_init(&r.origins, ROUTES_SIZE)
+    )
+
+
+# ---- origins and targets ---------------------------------------------------------------------
+
+
+cdef inline Origin *origin_find(const Routes *r, const char *key, size_t n) noexcept nogil:
+    """NULL if nobody holds it."""
+    return <Origin *>table_find(&r.origins, hash_of(r.seed, key, n), key, n)
+
+
+cdef inline Origin *origin_hold(Routes *r, const char *key, size_t n) noexcept nogil:
+    """The origin with this key, held once more; NULL without memory."""
+    cdef Origin *o = origin_find(r, key, n)
+    if o != NULL:
+        o.holders += 1
+        return o
+    o = <Origin *>calloc(1, sizeof(Origin) + n)
+    if o == NULL:
+        return NULL
+    memcpy(o + 1, key, n)
+    o.item.key = <const char *>(o + 1)
+    o.item.key_size = <uint32_t>n
+    o.item.hash = hash_of(r.seed, key, n)
+    o.item.size = <uint32_t>(sizeof(Origin) + n)
+    o.holders = 1
+    list_init(&o.idle)
+    list_init(&o.waiting)
+    table_add(&r.origins, &o.item)
+    return o
+
+
+cdef inline void origin_release(Routes *r, Origin *o) noexcept nogil:
+    o.holders -= 1
+    if o.holders == 0:
+        table_take(&r.origins, &o.item)
+        free(o)
+
+
+cdef inline Address *address_of(const Target *t, int i) noexcept nogil:
+    """The address with this number. That to dial from, if there is one, has the last."""
+    return <Address *>(t + 1) + i
+
+
+cdef inline bint address_set(Address *a, const char *text, uint16_t port) noexcept nogil:
+    """Of an IP address as text, without brackets and zone; false if it is none."""
+    cdef uint16_t family = linux.AF_INET
+    cdef uint16_t swapped = linux.htons(port)
+    cdef size_t n = strlen(text)
+    memset(a, 0, sizeof(Address))
+    if n >= PEER_MAX:
         return False
+    a.size = 16
+    if linux.inet_pton(linux.AF_INET, text, a.raw + 4) != 1:
+        family = linux.AF_INET6
+        a.size = ADDRESS_MAX
+        if linux.inet_pton(linux.AF_INET6, text, a.raw + 8) != 1:
+            return False
+    memcpy(a.raw, &family, 2)
+    memcpy(a.raw + 2, &swapped, 2)
+    memcpy(a.text, text, n)
     return True
 
 
-cdef inline void origin_init(Origin *o) noexcept nogil:
-    list_init(&o.idle)
-    list_init(&o.waiting)
-    o.idle_count = o.busy = o.late = o.answers = o.answers_before = o.extra = 0
-    o.second = o.spell = 0
+cdef inline Target *target_new(int count, Text host, Text user) noexcept nogil:
+    """A target with room for so many addresses, held once; NULL without memory. The caller fills
+    in the addresses and the origin."""
+    cdef size_t size = sizeof(Target) + count * sizeof(Address) + host.size + user.size + 1
+    cdef Target *t = <Target *>malloc(size)
+    if t == NULL:
+        return NULL
+    memset(t, 0, sizeof(Target))
+    t.holders = 1
+    t.size = <uint32_t>size
+    t.host = <char *>address_of(t, count)
+    t.host_size = <uint32_t>host.size
+    memcpy(t.host, host.at, host.size)
+    t.user = t.host + host.size
+    memcpy(t.user, user.at, user.size)
+    t.user[user.size] = 0
+    return t
 
 
-cdef inline void routes_clear(Routes *r) noexcept nogil:
-    """Forgets every route; the origins stay."""
-    cdef int32_t i
-    for i in range(r.count):
-        free(r.all[i].key)
-        free(r.all[i].host)
-    r.count = 0
-    memset(r.buckets, 0, BUCKETS_OF_ROUTES * sizeof(int32_t))
+cdef inline void target_release(Routes *r, Target *t) noexcept nogil:
+    t.holders -= 1
+    if t.holders == 0:
+        if t.origin != NULL:
+            origin_release(r, t.origin)
+        free(t)
 
 
-cdef inline void routes_free(Routes *r) noexcept nogil:
-    if r.buckets != NULL:
-        routes_clear(r)
-    free(r.all)
-    free(r.origins)
-    free(r.buckets)
-    r.all = NULL
-    r.origins = NULL
-    r.buckets = NULL
+cdef inline void let_go(Routes *r, Exchange *x) noexcept nogil:
+    """It goes nowhere for the moment, or has a connection there."""
+    if x.target != NULL:
+        target_release(r, x.target)
+        x.target = NULL
+
+
+# ---- routes and groups -----------------------------------------------------------------------
 
 
 cdef inline size_t route_key(
-    char *key, uint8_t kind, Text client, Text credentials, Text authority
+    char *key, uint8_t kind, Text group, Text credentials, Text authority
 ) noexcept nogil:
-    """Writes a key, of which every part can be told from the next; 0 if it is too long.
-    `client` is the group, and the address for the kind ADDRESS, which has nothing else."""
+    """Writes a key, of which every part can be told from the next; 0 if it is too long."""
     cdef uint16_t size = <uint16_t>credentials.size
-    if client.size >= PEER_MAX or credentials.size + authority.size > KEY_MAX - PEER_MAX - 4:
+    if group.size >= PEER_MAX or credentials.size + authority.size > KEY_MAX - PEER_MAX - 4:
         return 0
     key[0] = <char>kind
-    key[1] = <char>client.size
+    key[1] = <char>group.size
     memcpy(key + 2, &size, 2)
     key += 4
-    memcpy(key, client.at, client.size)
-    key += client.size
+    memcpy(key, group.at, group.size)
+    key += group.size
     if size:
         memcpy(key, credentials.at, size)
     if authority.size:
         memcpy(key + size, authority.at, authority.size)
-    return 4 + client.size + size + authority.size
+    return 4 + group.size + size + authority.size
 
 
-cdef inline uint32_t hash_of(const Routes *r, const char *key, size_t n) noexcept nogil:
-    cdef uint32_t hash = r.seed
-    cdef size_t i
-    for i in range(n):
-        hash = (hash ^ <uint8_t>key[i]) * 16777619 + 1
-    return hash
+cdef inline void route_drop(Routes *r, Route *route) noexcept nogil:
+    table_take(&r.routes, &route.item)
+    target_release(r, route.target)
+    free(route)
 
 
-cdef inline int32_t route_find(const Routes *r, const char *key, size_t n) noexcept nogil:
-    """The index of a route, NOWHERE if the owner has not said it."""
-    cdef uint32_t hash = hash_of(r, key, n)
-    cdef uint32_t i = hash % BUCKETS_OF_ROUTES
-    cdef const Route *route
-    while r.buckets[i]:
-        route = &r.all[r.buckets[i] - 1]
-        if route.hash == hash and route.key_size == n and memcmp(route.key, key, n) == 0:
-            return r.buckets[i] - 1
-        i = (i + 1) % BUCKETS_OF_ROUTES
-    return NOWHERE
+cdef inline void routes_sweep(Routes *r, int64_t now) noexcept nogil:
+    """Drops some of the routes whose time is over."""
+    cdef Item *item
+    cdef Item *following
+    cdef int i
+    for i in range(SWEEP):
+        item = table_next(&r.routes)
+        while item != NULL:
+            following = item.next
+            item.used = False
+            if (<Route *>item).until <= now:
+                route_drop(r, <Route *>item)
+            item = following
 
 
-cdef inline int32_t route_add(Routes *r, const char *key, size_t n) noexcept nogil:
-    """A new route, not yet filled but for its key, or the one that is there; NOWHERE
-    without memory. There must be room."""
-    cdef int32_t found = route_find(r, key, n)
-    cdef uint32_t i
-    cdef Route *route
-    if found != NOWHERE:
-        return found
-    route = &r.all[r.count]
-    memset(route, 0, sizeof(Route))
-    route.key = <char *>malloc(n)
-    if route.key == NULL:
-        return NOWHERE
-    memcpy(route.key, key, n)
-    route.key_size = <uint32_t>n
-    route.hash = hash_of(r, key, n)
-    i = route.hash % BUCKETS_OF_ROUTES
-    while r.buckets[i]:
-        i = (i + 1) % BUCKETS_OF_ROUTES
-    r.count += 1
-    r.buckets[i] = r.count
-    return r.count - 1
+cdef inline Route *route_find(Routes *r, const char *key, size_t n) noexcept nogil:
+    """NULL if the owner has not said it, or too long ago."""
+    cdef Item *item = table_find(&r.routes, hash_of(r.seed, key, n), key, n)
+    if item != NULL:
+        item.used = True
+    return <Route *>item
 
 
-cdef inline bint group_of(const Routes *r, Text *client) noexcept nogil:
+cdef inline bint route_put(
+    Routes *r, const char *key, size_t n, Target *target, int64_t now, int64_t until
+) noexcept nogil:
+    """Makes or renews a route, which holds the target too; false without memory, and then
+    nothing has changed."""
+    cdef uint32_t hash = hash_of(r.seed, key, n)
+    cdef Route *route = <Route *>table_find(&r.routes, hash, key, n)
+    if route == NULL:
+        route = <Route *>malloc(sizeof(Route) + n)
+        if route == NULL:
+            return False
+        routes_sweep(r, now)
+        memcpy(route + 1, key, n)
+        route.item.key = <const char *>(route + 1)
+        route.item.key_size = <uint32_t>n
+        route.item.hash = hash
+    else:
+        table_take(&r.routes, &route.item)
+        target_release(r, route.target)
+    target.holders += 1
+    route.target = target
+    route.item.size = <uint32_t>(
+        sizeof(Route) + n + target.size + target.origin.item.size)
+    while r.routes.count > 0 and r.routes.size + route.item.size > r.routes.most:
+        route_drop(r, <Route *>table_oldest(&r.routes))
+    table_add(&r.routes, &route.item)
+    route.until = until
+    route.renew = until - (until - now) // RENEW_SHARE
+    route.asked = False
+    return True
+
+
+cdef inline bint group_of(Routes *r, Text *client) noexcept nogil:
     """Puts the group of a client in the place of its address; false if the owner has not
     said it."""
-    cdef char key[KEY_MAX]
-    cdef Text none
-    cdef int32_t found
-    none.at = NULL
-    none.size = 0
-    found = route_find(r, key, route_key(key, ADDRESS, client[0], none, none))
-    if found == NOWHERE:
+    cdef Group *group = <Group *>table_find(
+        &r.groups, hash_of(r.seed, client.at, client.size), client.at, client.size)
+    if group == NULL:
         return False
-    client.at = r.all[found].peer
-    client.size = strlen(client.at)
+    group.item.used = True
+    client.at = group.text
+    client.size = group.text_size
     return True
+
+
+cdef inline bint group_put(Routes *r, Text client, Text text) noexcept nogil:
+    """Clients of this address are of this group; false without memory, and then it is not
+    known of which."""
+    cdef uint32_t hash = hash_of(r.seed, client.at, client.size)
+    cdef Item *item = table_find(&r.groups, hash, client.at, client.size)
+    cdef Group *group = <Group *>item
+    cdef size_t size = sizeof(Group) + text.size + client.size
+    if group != NULL and group.text_size == text.size:
+        memcpy(group.text, text.at, text.size)
+        return True
+    if item != NULL:
+        table_take(&r.groups, item)
+        free(item)
+    group = <Group *>malloc(size)
+    if group == NULL:
+        return False
+    group.text = <char *>(group + 1)
+    group.text_size = <uint32_t>text.size
+    memcpy(group.text, text.at, text.size)
+    memcpy(group.text + text.size, client.at, client.size)
+    group.item.key = group.text + text.size
+    group.item.key_size = <uint32_t>client.size
+    group.item.hash = hash
+    group.item.size = <uint32_t>size
+    while r.groups.count > 0 and r.groups.size + size > r.groups.most:
+        item = table_oldest(&r.groups)
+        table_take(&r.groups, item)
+        free(item)
+    table_add(&r.groups, &group.item)
+    return True
+
+
+cdef inline void routes_clear(Routes *r) noexcept nogil:
+    """Forgets every route and group."""
+    cdef Table *t = &r.routes
+    cdef Item *item
+    cdef uint32_t i
+    for i in range(t.width):
+        while t.buckets[i] != NULL:
+            route_drop(r, <Route *>t.buckets[i])
+    t = &r.groups
+    for i in range(t.width):
+        while t.buckets[i] != NULL:
+            item = t.buckets[i]
+            table_take(t, item)
+            free(item)
+
+
+cdef inline void routes_free(Routes *r) noexcept nogil:
+    """Nothing else holds an origin any more."""
+    if r.routes.buckets != NULL and r.groups.buckets != NULL and r.origins.buckets != NULL:
+        routes_clear(r)
+    free(r.routes.buckets)
+    free(r.groups.buckets)
+    free(r.origins.buckets)
+    r.routes.buckets = r.groups.buckets = r.origins.buckets = NULL

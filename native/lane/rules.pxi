@@ -42,25 +42,6 @@ cdef int put_text(char *at, str text) except -1:
     return 0
 
 
-cdef bytes address_of(str text, int port):
-    """A struct sockaddr of an IP address (ip(7), ipv6(7)). ValueError for anything else."""
-    cdef char raw[ADDRESS_MAX]
-    cdef bytes name = text.encode("ascii")
-    cdef uint16_t family
-    memset(raw, 0, ADDRESS_MAX)
-    raw[2] = <char>(port >> 8)
-    raw[3] = <char>(port & 0xff)
-    if linux.inet_pton(linux.AF_INET, name, raw + 4) == 1:
-        family = linux.AF_INET
-        memcpy(raw, &family, sizeof(family))
-        return raw[:16]
-    if linux.inet_pton(linux.AF_INET6, name, raw + 8) == 1:
-        family = linux.AF_INET6
-        memcpy(raw, &family, sizeof(family))
-        return raw[:ADDRESS_MAX]
-    raise ValueError(f"no IP address: {text!r}")
-
-
 cdef void set_alphabet(Lane *lane):
     """RFC 9110 sections 5.5 and 5.6.2."""
     cdef int b

@@ -7,7 +7,7 @@ of a client, also when it has become a tunnel; a Connection on that of an origin
 """
 
 from cpython.ref cimport PyObject
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from core.types cimport Core, Flow, LANE_KIND, List, Q_LANE
 from http.plain cimport Plain
@@ -18,8 +18,11 @@ cdef enum:
     ADDRESS_MAX = 28        # struct sockaddr_in6
     ERRNOS = 256            # more than there are errno
     BATCH = 32              # events taken from epoll at a time (step.pxd)
+    DIALLED = 8             # addresses of one target that are dialled here
+    TIME_IS_UP = -1         # stands for an errno where our limit ended an attempt to connect
     # Slots that are reserved before a batch. An event opens two connections at most: where an
-    # exchange ends, for a client that waits and for the next request.
+    # exchange ends, for a client that waits and for the next request. An attempt to connect
+    # that follows another is begun at an event of its own, or by the clock.
     RESERVE = 2 * BATCH
 
 # Flow.kind
@@ -33,7 +36,7 @@ cdef enum:
     Q_HEAD = Q_LANE         # a client between two requests
     Q_ASK                   # one whose owner is asked where it may go
     Q_DIAL                  # one whose origin is being connected to
-    Q_RACE                  # the same, where there is another address to try
+    Q_RACE                  # the same, until the next address is tried beside the last
     Q_QUEUE                 # one that waits for a connection to its origin
     Q_ORIGIN_IDLE           # an idle connection to an origin
 
@@ -78,6 +81,76 @@ cdef struct Asked:          # what is asked about a head
     uint8_t kind            # as of kind_of in request.pxd
     uint8_t told            # the owner has the question
 
+cdef struct Item:           # of a Table; what it is the first member of is in one block with it
+    Item *next              # in the same bucket
+    const char *key
+    uint32_t hash
+    uint32_t key_size
+    uint32_t size           # bytes, of all that goes with it
+    uint8_t used            # since the hand of the table was here
+
+cdef struct Table:
+    Item **buckets
+    uint32_t width          # of them, a power of two
+    uint32_t hand           # the bucket that is looked at next
+    int32_t count
+    size_t size             # bytes of all items
+    size_t most
+
+cdef struct Address:
+    char raw[ADDRESS_MAX]   # struct sockaddr_in or sockaddr_in6
+    uint8_t size
+    char text[PEER_MAX]     # the same without the port, NUL-terminated
+
+cdef struct Target:         # where requests may go. Its addresses follow, and then its texts
+    Origin *origin          # held
+    char *host              # the value of Host for the origin
+    char *user              # for the log, of USER_MAX bytes at most with its NUL
+    uint32_t host_size
+    uint32_t size           # bytes of this block
+    int32_t holders         # routes and exchanges
+    uint8_t count           # addresses, in the order in which they are tried
+    uint8_t bound           # behind them follows the one to dial from
+
+cdef struct Route:          # a decision that may be repeated
+    Item item
+    Target *target          # held
+    int64_t until           # ms; not valid afterwards
+    int64_t renew           # ms, from when on a request asks the owner anew
+    uint8_t asked           # one does, the others need not
+
+cdef struct Group:          # of a client's address
+    Item item
+    uint32_t text_size
+    char *text
+
+cdef struct Origin:         # what idle connections are kept by
+    Item item
+    int32_t holders         # targets and connections
+    List idle               # connections between two requests, the one used last first
+    int32_t idle_count
+    int32_t busy            # connections that serve a client
+    int32_t seen            # of these, by check.pxd
+    List waiting            # clients that wait for a connection, the one that waits longest last
+    int64_t looked          # ms, when `late` was counted
+    int32_t late            # of `busy`, when last looked at: not free again soon
+    int32_t late_after      # ms in use, after which one is late
+    int64_t second          # ms, when the second began of which `answers` is
+    int32_t answers         # in this second
+    int32_t answers_before  # in the one before
+    int64_t spell           # ms, when the spell began of which `extra` is
+    int32_t extra           # connections that were made beyond BUSY
+
+cdef struct Routes:
+    Table routes
+    Table groups
+    Table origins
+    uint64_t seed           # of hashes: nobody can choose keys that fall together
+
+cdef struct Failed:         # an attempt to connect
+    int16_t error           # errno, TIME_IS_UP
+    uint8_t address         # which of the target's
+
 cdef struct Exchange:       # of a CLIENT, and of the tunnel that it became
     char *block             # of `room` bytes, NULL while nothing has been received
     char *data              # in it, received and not consumed: the head in work comes first
@@ -85,8 +158,12 @@ cdef struct Exchange:       # of a CLIENT, and of the tunnel that it became
     uint32_t have           # bytes at `data`
     uint32_t head           # bytes of the head in work
     int32_t connection      # slot of its origin connection, NOWHERE
-    int32_t origin          # P_QUEUE: for which it waits
     int32_t origin_fd       # given back with it
+    Target *target          # P_QUEUE and P_DIAL: where it goes; held
+    List attempts           # P_DIAL: connections that are being made, the oldest last
+    uint8_t begun           # of the target's addresses, in their order
+    uint8_t failures        # of `failed`
+    Failed failed[DIALLED]  # attempts, in the order in which they failed
     uint32_t requests       # answered so far
     int64_t started         # us, when the head in work was there; 0: not known
     int64_t dialling        # us, since when its origin is dialled; 0: it is not
@@ -98,7 +175,6 @@ cdef struct Exchange:       # of a CLIENT, and of the tunnel that it became
     uint8_t spent           # the origin connection cannot be used again
     uint8_t reused
     Asked asked             # P_ASK
-    Route *once             # the answer, where it holds for this request alone, else NULL
     PyObject *token         # of whoever wants to know how this ends, or NULL
     char *answer            # of the origin, received and not consumed, when given back
     uint32_t answer_size
@@ -110,48 +186,12 @@ cdef struct Exchange:       # of a CLIENT, and of the tunnel that it became
 
 cdef struct Connection:     # of an ORIGIN
     int32_t client          # the slot that it serves, NOWHERE while idle
-    int32_t origin          # which, in Routes.origins; NOWHERE: not to be kept
+    Origin *origin          # held; NULL: not to be kept
     int64_t since           # ms, when it began to serve this client
     uint8_t fresh           # no request has been sent on it
     uint8_t probed          # it has TCP keep-alive
+    uint8_t address         # which of the target's is dialled
     char peer[PEER_MAX]
-
-cdef struct Route:
-    char *key
-    char *host              # the value of Host for the origin
-    uint32_t hash
-    uint32_t key_size
-    uint32_t host_size
-    int32_t origin
-    int64_t until           # ms; not valid afterwards
-    int64_t renew           # ms, from when on a request asks the owner anew
-    uint8_t asked           # one does, the others need not
-    uint32_t address_size   # 0: only idle connections may be used
-    uint8_t single          # it is the only address
-    char address[ADDRESS_MAX]
-    char peer[PEER_MAX]     # the same as text, NUL-terminated; of an address: its group
-    char user[USER_MAX]     # for the log
-
-cdef struct Origin:
-    List idle               # connections between two requests, the one used last first
-    int32_t idle_count
-    int32_t busy            # connections that serve a client
-    List waiting            # clients that wait for a connection, the one that waits longest last
-    int32_t late            # of `busy`, when last looked at: not free again soon
-    int32_t late_after      # ms in use, after which one is late
-    int64_t second          # ms, when the second began of which `answers` is
-    int32_t answers         # in this second
-    int32_t answers_before  # in the one before
-    int64_t spell           # ms, when the spell began of which `extra` is
-    int32_t extra           # connections that were made beyond BUSY
-
-cdef struct Routes:
-    Route *all
-    Origin *origins
-    int32_t *buckets        # index of a route + 1, or 0
-    uint32_t seed           # of hashes: nobody can choose keys that fall together
-    int32_t count
-    int32_t origin_count
 
 cdef struct Tokens:         # of exchanges that are over: to be given up by whoever has the GIL
     PyObject **all

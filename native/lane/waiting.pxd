@@ -58,17 +58,18 @@ cdef inline void count_late(Lane *lane) noexcept nogil:
     if c.now - lane.looked < QUEUE_MS:
         return
     lane.looked = c.now
-    for i in range(lane.routes.origin_count):
-        lane.routes.origins[i].late = 0
-        lane.routes.origins[i].late_after = late_after(lane, &lane.routes.origins[i])
     for i in range(c.capacity):
         f = &c.flows[i]
         if f.kind != ORIGIN:
             continue
         k = connection_of(f)
-        if k.client == NOWHERE or k.origin == NOWHERE:
+        if k.client == NOWHERE or k.origin == NULL:
             continue
-        o = &lane.routes.origins[k.origin]
+        o = k.origin
+        if o.looked != c.now:
+            o.looked = c.now
+            o.late = 0
+            o.late_after = late_after(lane, o)
         if c.now - k.since >= o.late_after:
             o.late += 1
 
@@ -88,12 +89,12 @@ cdef inline bint may_have_more(Lane *lane, Origin *o) noexcept nogil:
     return o.extra <= EXTRA
 
 
-cdef inline void begin_waiting(Lane *lane, int32_t slot, int32_t origin) noexcept nogil:
+cdef inline void begin_waiting(Lane *lane, int32_t slot) noexcept nogil:
+    """For a connection to the target that the exchange holds."""
     cdef Core *c = &lane.core
     cdef Exchange *x = exchange_of(&c.flows[slot])
     x.phase = P_QUEUE
-    x.origin = origin
-    list_add(c, &lane.routes.origins[origin].waiting, IN_LANE, slot)
+    list_add(c, &x.target.origin.waiting, IN_LANE, slot)
     c.flows[slot].way[1].active = c.now
     enter_queue(c, slot, Q_QUEUE)
 
@@ -101,5 +102,5 @@ cdef inline void begin_waiting(Lane *lane, int32_t slot, int32_t origin) noexcep
 cdef inline void end_waiting(Lane *lane, int32_t slot) noexcept nogil:
     cdef Core *c = &lane.core
     cdef Exchange *x = exchange_of(&c.flows[slot])
-    list_take(c, &lane.routes.origins[x.origin].waiting, IN_LANE, slot)
+    list_take(c, &x.target.origin.waiting, IN_LANE, slot)
     x.phase = P_HEAD

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from spliceproxy.config import Config
 from spliceproxy.errors import Failure
 from spliceproxy.forward.asking import Answer, Later, Names, Question
-from spliceproxy.forward.lane import CONNECT, KINDS, Lane
+from spliceproxy.forward.lane import CONNECT, KINDS, Lane, origin_key
 from spliceproxy.forward.refusing import challenge, note_refusal, refusal
 from spliceproxy.forward.services import Services
 from spliceproxy.http1.target import split_authority
@@ -26,8 +26,8 @@ from spliceproxy.observe.record import Record
 from spliceproxy.policy.verdict import Verdict
 from spliceproxy.relay.interface import CLIENT_RESET
 from spliceproxy.relay.lane import Question as Asked
+from spliceproxy.upstream.dialer import from_source
 from spliceproxy.upstream.own import Own
-from spliceproxy.upstream.pool import Key
 
 PLACES = 4096
 """Authorities, as clients write them, whose host and port are remembered."""
@@ -45,7 +45,7 @@ class Place(NamedTuple):
 
     host: str
     port: int
-    key: Key
+    key: bytes  # of its connections, from any address
     field: bytes
     own: bool  # the default backend
     odd: bool  # maybe this proxy itself
@@ -129,19 +129,26 @@ class Answering:
             if isinstance(answer, Failure):
                 self._refuse(one, answer)
                 return
-            if not isinstance(answer, Verdict) or answer.source_address or self._late(one, place):
+            if not isinstance(answer, Verdict) or self._late(one, place):
+                self._lane.hand_back(one)
+                return
+            key, addresses, source = place.key, answer.addresses, answer.source_address
+            if source:
+                key, addresses = origin_key(answer.key), tuple(from_source(addresses, source))
+            if not addresses:
                 self._lane.hand_back(one)
                 return
             self._lane.answer(
                 one,
                 question.client.group if answer.repeat_for else None,
-                place.key,
+                key,
                 place.field,
-                answer.addresses,
+                addresses,
                 place.port,
                 min(self._lane.VALID, answer.repeat_for),
                 one.user,
                 None,
+                source,
             )
         except Exception:  # a fault of ours, or no memory: of this request alone
             log.exception("a question of the lane could not be answered")
@@ -210,7 +217,8 @@ class Answering:
         return self._made(*self._backend, field.encode("ascii"), own=True)
 
     def _made(self, host: str, port: int, field: bytes, *, own: bool = False) -> Place:
-        return Place(host, port, (host, port, ""), field, own, self._own.may_be(port))
+        key = origin_key((host, port, ""))
+        return Place(host, port, key, field, own, self._own.may_be(port))
 
 
 def _record(one: Asked) -> Record:

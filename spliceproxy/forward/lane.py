@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import os
 import socket
-import struct
 from collections.abc import Callable, Container
-from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -32,7 +30,7 @@ from spliceproxy.relay.driver import RelayDriver
 from spliceproxy.relay.interface import Relay
 from spliceproxy.relay.lane import Handoff, LaneOptions, Question
 from spliceproxy.relay.lane import Lane as NativeLane
-from spliceproxy.upstream.dialer import ATTEMPT_DELAY
+from spliceproxy.upstream.dialer import ATTEMPT_DELAY, from_source
 from spliceproxy.upstream.own import Own
 from spliceproxy.upstream.pool import MAX_IDLE, PER_ORIGIN, TOTAL, Key
 
@@ -242,26 +240,28 @@ class Lane:
         authority = written_authority(head)
         if not authority or self._own.may_be(verdict.port):
             return False
-        first = verdict.addresses[0]
+        addresses, port = self._where(verdict)
+        if not addresses:
+            return False
         self._native.add_route(
             KINDS[head.method, head.form],
             group,
             (head.get(b"proxy-authorization") or b"") if self._policy.identifies else b"",
             authority,
-            verdict.key,
+            origin_key(verdict.key),
             host_field(head),
             min(self.VALID, verdict.repeat_for),
-            b"" if verdict.source_address else self._socket_address(first, verdict.port),
-            first,
-            len(verdict.addresses) == 1,
+            addresses,
+            port,
+            verdict.source_address,
             record.user,
         )
         self._native.add_client(record.client, group)
-        self._driver.wake()  # clients come back where it had to forget their origins
         return True
 
-    def _socket_address(self, address: str, port: int) -> bytes:
-        return socket_address(address, port)
+    def _where(self, verdict: Verdict) -> tuple[tuple[str, ...], int]:
+        """The addresses to dial, and their port."""
+        return tuple(from_source(verdict.addresses, verdict.source_address)), verdict.port
 
     # ---- idle connections to origins ---------------------------------------------------
 
@@ -270,7 +270,7 @@ class Lane:
 
     def take(self, key: Key, addresses: Container[str]) -> tuple[Stream, str] | None:
         """As :meth:`IdlePool.take`."""
-        found = self._native.take(key, addresses)
+        found = self._native.take(origin_key(key), addresses)
         if found is None:
             return None
         fd, peer = found
@@ -281,7 +281,7 @@ class Lane:
         if stream.buffer:
             stream.close()
             return
-        self._native.put(key, stream.detach(), peer)
+        self._native.put(origin_key(key), stream.detach(), peer)
         self._driver.wake()
 
     def close(self) -> None:
@@ -353,9 +353,7 @@ def lane_options(
     )
 
 
-def socket_address(address: str, port: int) -> bytes:
-    """``struct sockaddr_in`` or ``sockaddr_in6`` of an IP address (ip(7), ipv6(7))."""
-    packed = ip_address(address).packed
-    if len(packed) == 4:
-        return struct.pack("=H", socket.AF_INET) + struct.pack("!H4s8x", port, packed)
-    return struct.pack("=H", socket.AF_INET6) + struct.pack("!HI16sI", port, 0, packed, 0)
+def origin_key(key: Key) -> bytes:
+    """A key of :mod:`upstream.pool` as the relay has it: different ones stay different."""
+    host, port, source = key
+    return f"{port} {source} {host}".encode()

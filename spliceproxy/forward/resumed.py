@@ -16,7 +16,8 @@ class Resumed:
     ``reused`` says whether it had served a request before. It is None where nothing was sent, or
     where the idle connection that the relay chose was dead. Who takes the connection clears it
     here, or drops the whole value. ``started`` is when the request's head was there, in seconds
-    of ``time.monotonic()``; 0.0 where that is not known.
+    of ``time.monotonic()``; 0.0 where that is not known. ``tried`` are the attempts to connect
+    that have failed.
     """
 
     cause: str
@@ -24,11 +25,14 @@ class Resumed:
     peer: str
     reused: bool
     started: float
+    tried: tuple[tuple[str, int], ...] = ()
 
     @classmethod
     def of(cls, handoff: Handoff, origin: Stream | None) -> Resumed:
         """``origin`` is a stream of the hand-off's connection to the origin."""
-        return cls(handoff.cause, origin, handoff.peer, handoff.reused, handoff.started)
+        return cls(
+            handoff.cause, origin, handoff.peer, handoff.reused, handoff.started, handoff.tried
+        )
 
     @property
     def lingers(self) -> bool:

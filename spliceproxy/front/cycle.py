@@ -120,6 +120,7 @@ class Cycle:
         if resumed is not None:
             record.started = resumed.started or record.started
             record.dialling_since = resumed.dialling_since
+            record.tried = resumed.tried
         record.method = head.method
         record.target = head.target
         if record.trace is not None:

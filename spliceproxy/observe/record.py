@@ -57,6 +57,7 @@ class Record:
         "tags",
         "target",
         "trace",
+        "tried",
         "user",
     )
 
@@ -67,6 +68,8 @@ class Record:
         self.seconds = 0.0
         self.ended_at = 0.0
         self.dialling_since = 0.0  # 0.0: it begins when the origin is dialled
+        # Attempts to connect that have failed by then, each with its address and errno.
+        self.tried: tuple[tuple[str, int], ...] = ()
         self.looked_up = 0.0  # seconds for which a name was waited for
         self.method = ""
         self.target = ""  # as received: absolute URI, host:port, or a path

@@ -50,30 +50,31 @@ class NativeLane:
         group: str,
         credentials: bytes,
         authority: bytes,
-        key: object,
+        key: bytes,
         host: bytes,
         seconds: float,
-        address: bytes,
-        peer: str,
-        single: bool,
+        addresses: tuple[str, ...],
+        port: int,
+        source: str,
         user: str,
     ) -> None: ...
     def answer(
         self,
         question: Any,
         group: str | None,
-        key: object,
+        key: bytes,
         host: bytes,
         addresses: tuple[str, ...],
         port: int,
         seconds: float,
         user: str,
         token: object,
+        source: str = "",
     ) -> bool: ...
     def refuse(self, question: Any, data: bytes, keep: bool) -> int: ...
     def hand_back(self, question: Any) -> bool: ...
     def forget(self) -> None: ...
-    def take(self, key: object, addresses: Container[str]) -> tuple[int, str] | None: ...
-    def put(self, key: object, fd: int, peer: str) -> None: ...
+    def take(self, key: bytes, addresses: Container[str]) -> tuple[int, str] | None: ...
+    def put(self, key: bytes, fd: int, peer: str) -> None: ...
     def close_idle(self) -> None: ...
     def take_log(self) -> list[Any]: ...

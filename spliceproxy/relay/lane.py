@@ -38,6 +38,10 @@ CAUSES = (
 compares them when it is imported."""
 
 
+TIME_IS_UP = -1
+"""Stands for an errno where the limit of the lane, not the kernel's, ended an attempt."""
+
+
 @dataclass(slots=True)
 class Handoff:
     """A client connection that its owner goes on with. The descriptors are the owner's, who
@@ -60,6 +64,9 @@ class Handoff:
     # Monotonic seconds, when the head was there; 0.0: not known. In a REQUEST: since when
     # its origin has been dialled, 0.0 if it has not.
     started: float
+    # In a REQUEST: the attempts to connect that have failed, in the order in which they did, each
+    # as (address, errno).
+    tried: tuple[tuple[str, int], ...] = ()
 
     def take_client(self) -> int:
         """The client's descriptor: the caller's alone from now on."""
@@ -93,8 +100,8 @@ class LaneOptions(NamedTuple):
     # Seconds: a question without an answer; its client is given back then. What an answer waits
     # for has limits of its own, which must be shorter.
     ask: float
-    dial: float  # seconds: an attempt to connect
-    race: float  # the same, where there is another address to try
+    dial: float  # seconds: all attempts to connect for one request
+    race: float  # seconds after which the next address is tried beside the last
     idle: float  # seconds: an idle connection to an origin
     idle_most: int  # of these, in all
     idle_each: int  # and for one origin
@@ -243,36 +250,41 @@ class Lane(Protocol):
         group: str,
         credentials: bytes,
         authority: bytes,
-        key: object,
+        key: bytes,
         host: bytes,
         seconds: float,
-        address: bytes,
-        peer: str,
-        single: bool,
+        addresses: tuple[str, ...],
+        port: int,
+        source: str,
         user: str,
     ) -> None:
         """Requests of this kind, group of clients, credentials and authority may go to the
-        origin ``key`` for so many seconds. ``address`` is a struct sockaddr, b"" if only idle
-        connections may be used; ``peer`` is the same as text, ``single`` that there is no
-        other address. ``host`` is the Host field to send, ``user`` whom the record names."""
+        origin ``key`` for so many seconds. ``addresses`` are those that may be dialled, at least
+        one, in the order to try; idle connections to one of them may be used, too. Only the first
+        eight count: if all of these fail, the client comes back. ``source`` is the address to
+        dial from, "" for any; the others are of its family. ``host`` is the Host field to send,
+        ``user`` whom the record names. A route may be forgotten at any time, where there are
+        many. ValueError for what is no IP address."""
 
     def answer(
         self,
         question: Any,
         group: str | None,
-        key: object,
+        key: bytes,
         host: bytes,
         addresses: tuple[str, ...],
         port: int,
         seconds: float,
         user: str,
         token: object,
+        source: str = "",
     ) -> bool:
         """The request of a question may go to the origin ``key``, at one of ``addresses``. So may
         others like it, of clients of ``group``, for so many seconds: as of :meth:`add_route`. With
         0 seconds, or without a group, none may. ``token``: kept until the exchange, or the
-        tunnel that it became, is over; None for none. False, and nothing is done, if nobody
-        waits for the answer any more. Where this raises the question is as it was."""
+        tunnel that it became, is over; None for none. A client whose user has a name of 64 bytes
+        or more is given back. False, and nothing is done, if nobody waits for the answer any
+        more. Where this raises the question is as it was."""
 
     def refuse(self, question: Any, data: bytes, keep: bool) -> int:
         """Sends an answer of the owner's to the request of a question. If ``keep``, the client may
@@ -287,12 +299,13 @@ class Lane(Protocol):
     def forget(self) -> None:
         """Forgets every route."""
 
-    def take(self, key: object, addresses: Container[str]) -> tuple[int, str] | None:
+    def take(self, key: bytes, addresses: Container[str]) -> tuple[int, str] | None:
         """The idle connection used last of those to one of ``addresses``, as (descriptor,
         address of the peer), or None."""
 
-    def put(self, key: object, fd: int, peer: str) -> None:
-        """Keeps a connection between two messages, or closes it; also where this raises."""
+    def put(self, key: bytes, fd: int, peer: str) -> None:
+        """Keeps a connection between two messages, in the place of the one that has not been
+        used for longest if there are too many; or closes it, also where this raises."""
 
     def close_idle(self) -> None:
         """Closes every idle connection."""

@@ -25,11 +25,13 @@ from errno import (
     EPIPE,
     ETIMEDOUT,
 )
+from operator import itemgetter
 
 from spliceproxy.errors import EXHAUSTED, NOTHING_LEFT, ErrorType, Failure
 from spliceproxy.net import tcp
 from spliceproxy.net.errnos import NO_WAY
 from spliceproxy.observe.trace import Attempts
+from spliceproxy.relay.lane import TIME_IS_UP
 
 ATTEMPT_DELAY = 0.25
 """Seconds after which the next address is tried beside the last (RFC 8305 section 5)."""
@@ -55,12 +57,16 @@ _ERRNOS: Mapping[ErrorType, tuple[int, ...]] = {
 _TYPES = {errno: error for error, errnos in _ERRNOS.items() for errno in errnos}
 _RANKS = {error: rank for rank, error in enumerate(_ERRNOS)}
 
-_TIME_IS_UP = -1
-"""Stands for an errno where our own limit, not the kernel's, ended an attempt."""
-
 _IP_BIND_ADDRESS_NO_PORT = 24  # ip(7)
 
 _STREAM = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
+
+
+def from_source(addresses: Sequence[str], source: str) -> Sequence[str]:
+    """Those of the addresses that can be dialled from ``source``, an IP address, "" for any."""
+    if not source:
+        return addresses
+    return tuple(a for a in addresses if (":" in a) == (":" in source))
 
 
 class Dialer:
@@ -87,14 +93,32 @@ class Dialer:
         limit are over already. ``attempts`` tells of each attempt. Failure if every address
         failed or the time is up. When it is cancelled, every socket is closed at once.
         """
-        if source:
-            addresses = [a for a in addresses if (":" in a) == (":" in source)]
-            if not addresses:
-                raise Failure(
-                    "destination_ip_unroutable",
-                    f"the server has no address that can be dialled from {source}",
-                )
+        addresses = from_source(addresses, source)
+        if not addresses:
+            raise Failure(
+                "destination_ip_unroutable",
+                f"the server has no address that can be dialled from {source}",
+            )
         return await _Race(addresses, port, self._timeout, source, spent, attempts).run()
+
+    def failure_of(
+        self,
+        tried: Sequence[tuple[str, int]],
+        addresses: Sequence[str],
+        port: int,
+        source: str = "",
+    ) -> Failure | None:
+        """What :meth:`connect` would raise, after attempts that have been made elsewhere: each an
+        address and its errno, TIME_IS_UP for the last one if the limit is over, in the order in
+        which they failed. None if it may still succeed."""
+        addresses = from_source(addresses, source)
+        late = [one for one in tried if one[1] == TIME_IS_UP]
+        if not late and not set(addresses) <= {address for address, _ in tried}:
+            return None
+        failed = [(_RANKS[_type(errno)], address, errno) for address, errno in late or tried]
+        _, address, errno = min(failed, key=itemgetter(0))  # the first of its rank
+        failure = _failure(address, port, errno, self._timeout, len(addresses))
+        return None if failure.error == "connection_limit_reached" else failure
 
 
 class _Race:
@@ -160,14 +184,11 @@ class _Race:
                 self._tell_dropped(self._attempts)
         assert self._failed is not None
         _, address, errno = self._failed
-        text = os.strerror(errno) if errno else "connection failed"
-        if errno == _TIME_IS_UP:
-            errno, text = ETIMEDOUT, f"no connection within {self._limit:g} s"
-        raise _failure(address, self._port, errno, text, self._total)
+        raise _failure(address, self._port, errno, self._limit, self._total)
 
     def _tell_dropped(self, attempts: Attempts) -> None:
         """Those that were still in progress at the end."""
-        late = self._failed is not None and self._failed[2] == _TIME_IS_UP
+        late = self._failed is not None and self._failed[2] == TIME_IS_UP
         for _, address in self._pending.values():
             attempts.drop(address, late=late)
 
@@ -239,7 +260,7 @@ class _Race:
         """The time is up. This is reported, whatever else has failed before."""
         if not self._done.done():
             _, address = next(iter(self._pending.values()))
-            self._failed = (0, address, _TIME_IS_UP)
+            self._failed = (0, address, TIME_IS_UP)
             self._done.set_result(-1)
 
 
@@ -275,8 +296,11 @@ def _type(errno: int | None) -> ErrorType:
     return _TYPES.get(errno or 0, "destination_unavailable")
 
 
-def _failure(address: str, port: int, errno: int, text: str, total: int) -> Failure:
+def _failure(address: str, port: int, errno: int, limit: float, total: int) -> Failure:
     """The failure to report for one address of ``total``."""
+    text = os.strerror(errno) if errno else "connection failed"
+    if errno == TIME_IS_UP:
+        errno, text = ETIMEDOUT, f"no connection within {limit:g} s"
     where = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
     among = f" ({total} addresses tried)" if total > 1 else ""
     error = _type(errno)

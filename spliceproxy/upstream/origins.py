@@ -32,11 +32,17 @@ class Origins:
 
     async def dial(self, verdict: Verdict, record: Record) -> Stream:
         """A new connection to where the policy allows. ``record`` learns its peer's address. The
-        time that the look-up of the name took is a part of the limit. Failure also if the
+        time that the look-up of the name took is a part of the limit. Where the relay has tried
+        all of the addresses a moment ago, they are not tried again. Failure also if the
         connection leads to the proxy itself."""
         since = record.dialling_since
         spent = time.monotonic() - since if since else record.looked_up
         addresses, port, source = verdict.addresses, verdict.port, verdict.source_address
+        tried, record.tried = record.tried, ()
+        if tried:
+            known = self._dialer.failure_of(tried, addresses, port, source)
+            if known is not None:
+                raise known
         attempts = None
         if record.trace is not None:
             attempts = record.trace.dial(verdict.host, port, len(addresses), source)

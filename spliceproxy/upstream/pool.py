@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Container
+from functools import partial
 from typing import Protocol
 
 from spliceproxy.net.stream import Stream
@@ -37,11 +38,11 @@ class IdlePool:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._idle: dict[Key, list[tuple[Stream, str, float]]] = {}
-        self._count = 0
+        self._keys: dict[Stream, Key] = {}  # of all of them, the one unused for longest first
         self._timer: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
-        return self._count
+        return len(self._keys)
 
     def take(self, key: Key, addresses: Container[str]) -> tuple[Stream, str] | None:
         """Of the connections to one of ``addresses`` the one that was used last, and its peer's
@@ -54,7 +55,7 @@ class IdlePool:
             if stack[at][1] not in addresses:
                 continue
             stream, peer, _ = stack.pop(at)
-            self._count -= 1
+            del self._keys[stream]
             if not stack:
                 del self._idle[key]
             stream.unwatch()
@@ -64,24 +65,25 @@ class IdlePool:
         return None
 
     def put(self, key: Key, stream: Stream, peer: str) -> None:
-        """Keeps a connection that is between two messages; closes it if there is no room."""
-        stack = self._idle.setdefault(key, [])
-        if self._count >= TOTAL or len(stack) >= PER_ORIGIN or stream.buffer:
+        """Keeps a connection that is between two messages. If there is no room, the one that has
+        not been used for longest is closed: its origin, too, will close that first."""
+        if stream.buffer:
             stream.close()
-            if not stack:
-                del self._idle[key]
             return
-        stack.append((stream, peer, self._loop.time() + MAX_IDLE))
-        self._count += 1
-        stream.watch(self._closer(key, stream), quiet=True)
+        stack = self._idle.get(key, [])
+        if len(stack) >= PER_ORIGIN:
+            self._close_one(stack[0][0])
+        elif len(self._keys) >= TOTAL:
+            self._close_one(next(iter(self._keys)))
+        entry = stream, peer, self._loop.time() + MAX_IDLE
+        self._idle.setdefault(key, []).append(entry)
+        self._keys[stream] = key
+        stream.watch(partial(self._close_one, stream), quiet=True)
         if self._timer is None:
             self._timer = self._loop.call_later(MAX_IDLE, self._sweep)
 
-    def _closer(self, key: Key, stream: Stream) -> Callable[[], None]:
-        def gone() -> None:
-            self._drop(key, lambda entry: entry[0] is stream)
-
-        return gone
+    def _close_one(self, stream: Stream) -> None:
+        self._drop(self._keys[stream], lambda entry: entry[0] is stream)
 
     def _drop(self, key: Key, doomed: Callable[[tuple[Stream, str, float]], bool]) -> None:
         stack = self._idle.get(key, [])
@@ -89,7 +91,7 @@ class IdlePool:
         for entry in stack:
             if doomed(entry):
                 entry[0].close()
-                self._count -= 1
+                del self._keys[entry[0]]
             else:
                 keep.append(entry)
         if keep:

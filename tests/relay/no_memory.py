@@ -23,7 +23,7 @@ from typing import TypeVar
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from plain_oracle import OK, OK_GOT, Plain
+from plain_oracle import HOST, OK, OK_GOT, Plain
 
 GET = b"GET http://o/ HTTP/1.1\r\nHost: o\r\n\r\n"
 ODD = b"POST http://o/ HTTP/1.1\r\nHost: o\r\nContent-Length: 0\r\n\r\n"
@@ -149,16 +149,16 @@ class Script:
         self._mine: list[socket.socket] = []
 
     def play(self) -> None:
-        self._route("G", b"o", "o")
-        self._route("C", b"o:1", "c")
+        self._route("G", b"o", b"o")
+        self._route("C", b"o:1", b"c")
         self._requests()
         for data in (CHUNKED, LARGE, OK[:-1], b""):
             self._answer(data)
         self._connect()
         self._flow(self._owner.relay.tunnel, b"to origin", b"to client")
         self._flow(self._owner.relay.transfer, 100_000)
-        self._put("o")
-        taken = self._tried(self._native.take, "o", {"192.0.2.1"})
+        self._put(b"o")
+        taken = self._tried(self._native.take, b"o", {HOST})
         if isinstance(taken, tuple):
             os.close(taken[0])
         self._tried(self._native.take_log)
@@ -188,13 +188,13 @@ class Script:
             inner.detach()
         return outer
 
-    def _put(self, key: str) -> socket.socket:
+    def _put(self, key: bytes) -> socket.socket:
         outer, inner = pair(self._mine)
-        self._tried(self._native.put, key, inner.detach(), "192.0.2.1")  # or closes it
+        self._tried(self._native.put, key, inner.detach(), HOST)  # or closes it
         return outer
 
-    def _route(self, kind: str, authority: bytes, key: object) -> None:
-        far = self._owner.lane.dialled, "192.0.2.1", True, "alice"
+    def _route(self, kind: str, authority: bytes, key: bytes) -> None:
+        far = *self._owner.lane.dialled, "", "alice"
         self._tried(self._native.add_route, kind, "", b"", authority, key, authority, 60.0, *far)
         self._tried(self._native.add_client, "", "")
 
@@ -202,7 +202,7 @@ class Script:
 
     def _requests(self) -> None:
         """On a route, pipelined in pieces, and one that Python must read."""
-        kept = self._put("o")
+        kept = self._put(b"o")
         client = self._adopt(GET)
         for data in (GET + GET[:20], GET[20:] + GET * 3, ODD, b"", b"", b"", b""):
             send(client, data)
@@ -213,7 +213,7 @@ class Script:
     def _answer(self, data: bytes) -> None:
         """Chunks, with which its origin comes along; a large one that is not read; one that
         is cut short; none."""
-        origin = self._put("o")
+        origin = self._put(b"o")
         self._adopt(GET)
         self._step()
         send(origin, data)
@@ -268,12 +268,12 @@ def check_served(owner: Owner) -> None:
     native = owner.lane._native
     owner.run(plainly)
     native.close_idle()
-    far = owner.lane.dialled, "192.0.2.1", True, ""
-    native.add_route("G", "", b"", b"o", "o", b"o", 60.0, *far)
+    far = *owner.lane.dialled, "", ""
+    native.add_route("G", "", b"", b"o", b"o", b"o", 60.0, *far)
     native.add_client("", "")
     mine: list[socket.socket] = []
     origin, inner = pair(mine)
-    native.put("o", inner.detach(), "192.0.2.1")
+    native.put(b"o", inner.detach(), HOST)
     client, inner = pair(mine)
     native.hand_over(inner.detach(), "", GET, 0)
     owner.run(plainly)

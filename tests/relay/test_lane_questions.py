@@ -44,7 +44,7 @@ class Rig(Plain):
         self.step()
         return outer
 
-    def idle(self, key: str = "o") -> socket.socket:
+    def idle(self, key: bytes = b"o") -> socket.socket:
         """The other end of an idle connection to an origin."""
         outer, inner = self.pair()
         self.lane._native.put(key, inner.detach(), FAR)
@@ -62,7 +62,7 @@ class Rig(Plain):
 
     def go(self, one: Question, seconds: float = 0.0, **more: Any) -> bool:
         """Answers it."""
-        how: dict[str, Any] = {"group": "all", "key": "o", "host": b"o", "token": None, **more}
+        how: dict[str, Any] = {"group": "all", "key": b"o", "host": b"o", "token": None, **more}
         done = self.lane.answer(
             one, how["group"], how["key"], how["host"], (FAR,), self.port, seconds, "", how["token"]
         )
@@ -283,7 +283,7 @@ def test_questions_of_one_step_come_together(rig: Rig) -> None:
 
 def test_who_raises_gets_the_clients_back(rig: Rig) -> None:
     def asked(questions: list[Question]) -> None:
-        rig.lane.answer(questions[0], None, "o", b"o", (FAR,), rig.port, 0.0, "", None)
+        rig.lane.answer(questions[0], None, b"o", b"o", (FAR,), rig.port, 0.0, "", None)
         raise RuntimeError("not mine")
 
     origin = rig.idle()
@@ -392,7 +392,7 @@ def test_an_answer_that_cannot_be_is_an_error_and_the_question_stays(rig: Rig) -
         with pytest.raises((TypeError, ValueError)):
             rig.go(one, **wrong)
     with pytest.raises(ValueError, match="no IP address"):
-        rig.lane.answer(one, None, "o", b"o", ("o",), 80, 0.0, "", None)
+        rig.lane.answer(one, None, b"o", b"o", ("o",), 80, 0.0, "", None)
     assert one.waits
     assert rig.lane.hand_back(one)
     rig.step()
@@ -442,7 +442,7 @@ def test_a_closed_relay_answers_nothing(rig: Rig) -> None:
     one = rig.question()
     rig.relay.close()
     assert not one.waits
-    assert not rig.lane.answer(one, None, "o", b"o", (FAR,), 80, 0.0, "", None)
+    assert not rig.lane.answer(one, None, b"o", b"o", (FAR,), 80, 0.0, "", None)
     assert not rig.lane.hand_back(one)
     assert alive() is None
 
@@ -453,7 +453,7 @@ def test_no_origin_for_a_request_hands_it_over(rig: Rig) -> None:
     one = rig.question()
     with socket.create_server((FAR, 0)) as gone:
         port = gone.getsockname()[1]
-    assert rig.lane.answer(one, None, "o", b"o", (FAR,), port, 0.0, "", None)
+    assert rig.lane.answer(one, None, b"o", b"o", (FAR,), port, 0.0, "", None)
     rig.until(lambda: rig.handoffs)
     (handoff,) = rig.handoffs
     assert (handoff.cause, handoff.buffer) == (REQUEST, ASK)

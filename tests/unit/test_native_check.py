@@ -25,17 +25,16 @@ from core.slots cimport list_add, list_init, slot_free, slot_take, slots_reserve
 from core.types cimport (
     IN_LANE, IN_QUEUE, NOWHERE, QUEUES, Q_ACK, Q_IDLE, Q_YOUNG, R_DONE, TRANSFER, TUNNEL, Way,
 )
-from lane.origins cimport bind, connection_new, idle_put
-from lane.routes cimport origin_init
+from http.plain cimport Text
+from lane.origins cimport bind, connection_new, idle_put, serve_client
+from lane.routes cimport origin_hold, route_put, routes_init, target_new
 from lane.types cimport (
-    CLIENT, Exchange, Lane, Origin, PEER_MAX, P_ASK, P_BODY, P_DIAL, P_HEAD, P_WAIT, Q_ASK, Q_HEAD,
-    Route, connection_of, exchange_of,
+    CLIENT, Exchange, Lane, Origin, PEER_MAX, P_ASK, P_BODY, P_DIAL, P_HEAD, P_WAIT, Q_ASK, Q_DIAL,
+    Q_HEAD, Target, connection_of, exchange_of,
 )
 from lane.waiting cimport begin_waiting
 
 cdef Lane lane
-cdef Origin origins[2]
-cdef Route route
 cdef int fds[8]
 cdef char peer[PEER_MAX]
 
@@ -44,14 +43,29 @@ cdef int32_t client() noexcept:
     cdef int32_t slot = slot_take(&lane.core, 100, NOWHERE, CLIENT)
     cdef Exchange *x = <Exchange *>calloc(1, sizeof(Exchange))
     x.connection = x.origin_fd = NOWHERE
+    list_init(&x.attempts)
     lane.core.flows[slot].attached = x
     lane.clients += 1
     enter_queue(&lane.core, slot, Q_HEAD)
     return slot
 
 
+cdef Target *target(Origin *origin) noexcept:
+    # To one address, with room for another.
+    cdef Text text
+    text.at = "o"
+    text.size = 1
+    cdef Target *t = target_new(2, text, text)
+    origin.holders += 1
+    t.origin = origin
+    t.count = 1
+    return t
+
+
 def plant(str mistake):
     cdef Way *w
+    cdef Origin *served
+    cdef Origin *kept
     cdef int32_t slot
     c = &lane.core
     memset(&lane, 0, sizeof(lane))
@@ -65,10 +79,11 @@ def plant(str mistake):
     list_init(&lane.asking)
     for queue in range(Q_YOUNG, QUEUES):
         wheel_init(c, queue, 1000)
-    lane.routes.origins = origins
-    lane.routes.origin_count = 2
-    origin_init(&origins[0])
-    origin_init(&origins[1])
+    routes_init(&lane.routes)
+    served = origin_hold(&lane.routes, "served", 6)
+    kept = origin_hold(&lane.routes, "kept", 4)
+    cdef Target *t = target(served)
+    route_put(&lane.routes, "key", 3, t, 1000, 2000)
     slots_reserve(c, 20)
     cdef int32_t tunnel = slot_take(c, 101, 102, TUNNEL)
     cdef int32_t other = slot_take(c, 103, 104, TUNNEL)
@@ -86,17 +101,26 @@ def plant(str mistake):
     fds[0], fds[1] = 202, 203
     cdef int32_t rests = client()
     cdef int32_t waits = client()
-    begin_waiting(&lane, waits, 0)
+    exchange_of(&c.flows[waits]).target = t
+    begin_waiting(&lane, waits)
     cdef int32_t asks = client()
     exchange_of(&c.flows[asks]).phase = P_ASK
     enter_queue(c, asks, Q_ASK)
     list_add(c, &lane.asking, IN_LANE, asks)
+    cdef int32_t dials = client()
+    exchange_of(&c.flows[dials]).target = target(served)
+    exchange_of(&c.flows[dials]).begun = 1
+    exchange_of(&c.flows[dials]).phase = P_DIAL
+    cdef int32_t attempt = connection_new(&lane, 111, served, peer)
+    serve_client(&lane, attempt, dials)
+    list_add(c, &exchange_of(&c.flows[dials]).attempts, IN_LANE, attempt)
+    enter_queue(c, dials, Q_DIAL)
     cdef int32_t works = client()
-    cdef int32_t serves = connection_new(&lane, 109, 0, peer)
+    cdef int32_t serves = connection_new(&lane, 109, served, peer)
     bind(&lane, works, serves)
     exchange_of(&c.flows[works]).phase = P_WAIT
     enter_queue(c, works, Q_YOUNG)
-    cdef int32_t idle = connection_new(&lane, 110, 1, peer)
+    cdef int32_t idle = connection_new(&lane, 110, kept, peer)
     c.flows[idle].mask[0] = 1  # EPOLLIN: no system call is made for it
     idle_put(&lane, idle)
     check(&lane)
@@ -134,18 +158,16 @@ def plant(str mistake):
     elif mistake == "idle connections":
         lane.idle_count += 1
     elif mistake == "an origin's idle connections":
-        origins[1].idle_count += 1
+        kept.idle_count += 1
     elif mistake == "an origin's connections in use":
-        origins[0].busy += 1
+        served.busy += 1
     elif mistake == "an idle connection in no list":
-        list_init(&origins[1].idle)
-        origins[1].idle_count = 0
+        list_init(&kept.idle)
+        kept.idle_count = 0
     elif mistake == "a waiting client in no list":
-        list_init(&origins[0].waiting)
+        list_init(&served.waiting)
     elif mistake == "a question in no list":
         list_init(&lane.asking)
-    elif mistake == "an answer that stays":
-        exchange_of(&c.flows[rests]).once = &route
     elif mistake == "a token that nobody has":
         lane.tokens.lent += 1
     elif mistake == "pipes lent":
@@ -160,8 +182,22 @@ def plant(str mistake):
         exchange_of(&c.flows[works]).connection = NOWHERE
     elif mistake == "a phase in another queue":
         exchange_of(&c.flows[rests]).phase = P_DIAL
+    elif mistake == "a target without a use":
+        exchange_of(&c.flows[rests]).target = t
+    elif mistake == "an address that nobody tries":
+        exchange_of(&c.flows[dials]).begun = 0
+    elif mistake == "no attempt":
+        list_init(&exchange_of(&c.flows[dials]).attempts)
+    elif mistake == "the attempt of another":
+        connection_of(&c.flows[attempt]).origin = kept
+    elif mistake == "a hash":
+        served.item.hash += 1
+    elif mistake == "the count of a table":
+        lane.routes.routes.count += 1
+    elif mistake == "an origin that nobody holds":
+        served.holders = 0
     elif mistake == "a free slot with something attached":
-        c.flows[c.free].attached = &origins[0]
+        c.flows[c.free].attached = served
     elif mistake == "an event put off twice":
         c.flows[tunnel].put_off = 1
     check(&lane)
@@ -188,14 +224,20 @@ SAYS = {
     "an idle connection in no list": "an idle connection is in the list of its origin",
     "a waiting client in no list": "a client that waits is in the list of its origin",
     "a question in no list": "a client whose owner is to be asked is in the list of them",
-    "an answer that stays": "an answer for one request is kept no longer than that",
     "a token that nobody has": "there is room for the tokens of exchanges",
     "pipes lent": "lent pipes are those with bytes in them",
     "a pipe without bytes": "a way has a pipe where bytes are in it",
     "a pipe in two places": "a pipe is in one place",
     "a client without its connection": "a client and its origin connection know each other",
-    "a phase without a connection": "a client has an origin connection from dialling on",
+    "a phase without a connection": "a client has an origin connection once it has connected",
     "a phase in another queue": "a client's queue suits its phase",
+    "a target without a use": "a client holds its target until there is a connection",
+    "an address that nobody tries": "each address that was tried is in work, or has failed",
+    "no attempt": "a client has attempts to connect while it is dialling",
+    "the attempt of another": "an attempt to connect is its client's",
+    "a hash": "an item of a table is in the bucket of its hash",
+    "the count of a table": "a table counts its items and their bytes",
+    "an origin that nobody holds": "an origin is held",
     "a free slot with something attached": "a free slot has nothing attached",
     "an event put off twice": "an event is put off once where its flow says so",
 }

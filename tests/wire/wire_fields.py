@@ -171,9 +171,9 @@ LOOPS = [
             ),
             O.closed(),
         ],
-        own=[("192.0.2.1", 3128)],
+        own=[("127.0.0.9", 3128)],
     ),
-    forward("no-loop-other-port", "9110 7.6.3", ASK, ASKED, own=[("192.0.2.1", 3128)]),
+    forward("no-loop-other-port", "9110 7.6.3", ASK, ASKED, own=[("127.0.0.9", 3128)]),
     forward("no-loop-other-address", "9110 7.6.3", ASK, ASKED, own=[("192.0.2.9", 80)]),
 ]
 

@@ -34,7 +34,7 @@ from wire_rig import (
 from spliceproxy.config import Config
 from spliceproxy.forward.asking import Asking
 from spliceproxy.forward.body import BodyMover
-from spliceproxy.forward.lane import Lane, socket_address
+from spliceproxy.forward.lane import Lane
 from spliceproxy.forward.plain import is_plain, written_authority
 from spliceproxy.front.http1 import Connection
 from spliceproxy.http1.errors import HeadError
@@ -142,8 +142,8 @@ class _Lane(Lane):
         verdict = verdict._replace(addresses=(ORIGIN,))  # the case's names are none
         return super().allow(client, head, verdict, record)
 
-    def _socket_address(self, address: str, port: int) -> bytes:
-        return socket_address(*self.run.dialled_by_relay.getsockname())
+    def _where(self, verdict: Verdict) -> tuple[tuple[str, ...], int]:
+        return verdict.addresses, self.run.dialled_by_relay.getsockname()[1]
 
     def stream(self, fd: int, peer: str, received: bytes) -> Stream:
         stream = super().stream(fd, peer, received)
@@ -208,7 +208,7 @@ class PlainRun(Run):
         self.tasks: set[asyncio.Task[None]] = set()
         self.relay = NativeRelay(RelayOptions())
         self.driver = RelayDriver(self.relay, self.loop)
-        self.dialled_by_relay = socket.create_server(("127.0.0.1", 0))
+        self.dialled_by_relay = socket.create_server((ORIGIN, 0))
         self.dialled_by_relay.setblocking(False)
         self.dials_by_relay = 0
         self.alone = (0, 0)  # exchanges, and given back, before the probes

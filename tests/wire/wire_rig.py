@@ -36,7 +36,7 @@ PATIENCE = 20.0
 """Seconds after which a case has stalled."""
 
 CLIENT = "192.0.2.7"
-ORIGIN = "192.0.2.1"
+ORIGIN = "127.0.0.9"
 """The addresses in records: the sockets are on loopback."""
 
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER, socket(7)
