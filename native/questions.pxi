@@ -33,6 +33,30 @@ cdef class Question:
         return chr(self.asked.kind)
 
     @property
+    def where(self):
+        """Its kind, and the authority behind it."""
+        cdef const Part *part = &self.asked.authority
+        cdef const char *head = self.head
+        cdef bytes text = PyBytes_FromStringAndSize(NULL, part.size + 1)
+        cdef char *at = text
+        at[0] = <char>self.asked.kind
+        memcpy(at + 1, head + part.at, part.size)
+        return text
+
+    @property
+    def uid(self):
+        """Of the process behind a Unix socket, -1 where nobody knows."""
+        cdef linux.ucred peer
+        cdef linux.socklen_t size = sizeof(peer)
+        cdef int32_t slot = self._slot()
+        if slot == NOWHERE or linux.getsockopt(
+            self.relay.state.core.flows[slot].fd[0], linux.SOL_SOCKET, linux.SO_PEERCRED, &peer,
+            &size
+        ) < 0:
+            return -1
+        return peer.uid
+
+    @property
     def ident(self):
         return (<uint64_t>self.generation << 32) | <uint32_t>self.slot
 
@@ -71,11 +95,6 @@ cdef class Question:
     def waits(self):
         """Whether it has no answer yet, and its client is there."""
         return self._slot() != NOWHERE
-
-    @property
-    def fd(self):
-        cdef int32_t slot = self._slot()
-        return -1 if slot == NOWHERE else self.relay.state.core.flows[slot].fd[0]
 
     @property
     def started(self):

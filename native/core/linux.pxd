@@ -51,10 +51,12 @@ cdef extern from "<sys/socket.h>" nogil:
         int l_linger
     struct sockaddr:
         pass
+    struct ucred:
+        unsigned int uid
     struct msghdr:
         iovec *msg_iov
         size_t msg_iovlen
-    int SOL_SOCKET, SO_LINGER, SO_ERROR, SO_KEEPALIVE, SO_OOBINLINE, SHUT_WR
+    int SOL_SOCKET, SO_LINGER, SO_ERROR, SO_KEEPALIVE, SO_OOBINLINE, SO_PEERCRED, SHUT_WR
     int SOCK_STREAM, SOCK_NONBLOCK, SOCK_CLOEXEC
     int socket(int family, int type, int protocol)
     int bind(int fd, const sockaddr *address, socklen_t size)

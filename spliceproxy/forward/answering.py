@@ -23,14 +23,17 @@ from spliceproxy.forward.services import Services
 from spliceproxy.http1.target import split_authority
 from spliceproxy.messages import log
 from spliceproxy.observe.record import Record
+from spliceproxy.policy.standing import Standing
 from spliceproxy.policy.verdict import Verdict
 from spliceproxy.relay.interface import CLIENT_RESET
 from spliceproxy.relay.lane import Question as Asked
-from spliceproxy.upstream.dialer import from_source
 from spliceproxy.upstream.own import Own
 
 PLACES = 4096
 """Authorities, as clients write them, whose host and port are remembered."""
+
+CLIENTS = 4096
+"""Addresses of clients whose standing is remembered."""
 
 
 def kinds_asked(config: Config) -> str:
@@ -55,7 +58,10 @@ class Answering:
     """Of one worker's ``lane``. ``own`` are the addresses to which nothing is sent."""
 
     __slots__ = (
+        "_asking",
         "_backend",
+        "_client",
+        "_knows_peers",
         "_lane",
         "_names",
         "_own",
@@ -76,37 +82,23 @@ class Answering:
         self._names = names
         self._own = own
         self._backend = services.config.default_backend
+        self._asking = services.asking
+        self._knows_peers = services.policy.knows_peers
         self._place = lru_cache(maxsize=PLACES)(self._read)
+        self._client = lru_cache(maxsize=CLIENTS)(self._standing)
         self._waiting: dict[int, asyncio.Task[None]] = {}
         lane.answer_by(self)
 
     # ---- what the lane says ------------------------------------------------------------
 
     def asked(self, asked: Sequence[Asked]) -> None:
-        """Answers each of these, or begins to. Those that raise are handed over."""
-        policy = self._services.policy
-        standing = policy.standing
-        open_ones: list[tuple[Asked, Place]] = []
-        questions: list[Question] = []
+        """Answers each of these, or begins to."""
         for one in asked:
             try:
-                place = self._place(one.kind, one.authority)
-            except ValueError:
+                self._begin(one)
+            except Exception:  # a fault of ours, or no memory: of this request alone
+                log.exception("a question of the lane could not be answered")
                 self._lane.hand_back(one)
-                continue
-            if place.odd or (policy.knows_peers and not one.client):
-                self._lane.hand_back(one)
-                continue
-            client = standing(one.client, None)
-            open_ones.append((one, place))
-            # It takes the notes of a request as well as a record does.
-            questions.append(Question(client, one, place.host, place.port, one, place.own))  # type: ignore[arg-type]
-        answers = self._services.asking.ask(questions)
-        for (one, place), question, answer in zip(open_ones, questions, answers, strict=True):
-            if isinstance(answer, Later):
-                self._wait(one, place, question, answer)
-            else:
-                self._answer(one, place, question, answer)
 
     def left(self, ident: int) -> None:
         """The client of a question has left."""
@@ -124,35 +116,45 @@ class Answering:
 
     # ---- one answer --------------------------------------------------------------------
 
-    def _answer(self, one: Asked, place: Place, question: Question, answer: Answer) -> None:
+    def _begin(self, one: Asked) -> None:
+        """An answer now, or a task. This is the way of each request that has no route: it makes
+        as few calls as it can."""
         try:
-            if isinstance(answer, Failure):
-                self._refuse(one, answer)
-                return
-            if not isinstance(answer, Verdict) or self._late(one, place):
-                self._lane.hand_back(one)
-                return
-            key, addresses, source = place.key, answer.addresses, answer.source_address
-            if source:
-                key, addresses = origin_key(answer.key), tuple(from_source(addresses, source))
-            if not addresses:
-                self._lane.hand_back(one)
-                return
-            self._lane.answer(
-                one,
-                question.client.group if answer.repeat_for else None,
-                key,
-                place.field,
-                addresses,
-                place.port,
-                min(self._lane.VALID, answer.repeat_for),
-                one.user,
-                None,
-                source,
-            )
-        except Exception:  # a fault of ours, or no memory: of this request alone
-            log.exception("a question of the lane could not be answered")
+            place = self._place(one.where)
+        except ValueError:
             self._lane.hand_back(one)
+            return
+        host, port, _, _, own, odd = place
+        if odd:
+            self._lane.hand_back(one)
+            return
+        client, group = self._client(one.client)
+        if self._knows_peers and not one.client:
+            client, group = client._replace(uid=one.uid), None
+        # It takes the notes of a request as well as a record does.
+        question: Question = _new(Question, (client, one, host, port, one, own))
+        answer = self._asking.begin(question)
+        if isinstance(answer, Later):
+            self._wait(one, place, group, answer)
+        else:
+            self._answer(one, place, group, answer)
+
+    def _answer(self, one: Asked, place: Place, group: str | None, answer: Answer) -> None:
+        if isinstance(answer, Failure):
+            self._refuse(one, answer)
+            return
+        if not isinstance(answer, Verdict):
+            self._lane.hand_back(one)
+            return
+        _, _, addresses, source, seconds = answer
+        # A part of the name's addresses may have yet to come.
+        if source or (one.looked_up and self._names.late(place.host) is not None):
+            self._lane.hand_back(one)
+            return
+        if seconds > Lane.VALID:
+            seconds = Lane.VALID
+        _, port, key, field, _, _ = place
+        self._lane.answer(one, group, key, field, addresses, port, seconds, one.user, None)
 
     def _refuse(self, one: Asked, error: Failure) -> None:
         """Sends what a Connection would. A client that has much to read yet is handed over."""
@@ -175,12 +177,8 @@ class Answering:
             record.reason = CLIENT_RESET if sent < len(page) else ""
             services.records.write(record)
 
-    def _late(self, one: Asked, place: Place) -> bool:
-        """Whether a part of the name's addresses has yet to come."""
-        return one.looked_up > 0.0 and self._names.late(place.host) is not None
-
-    def _wait(self, one: Asked, place: Place, question: Question, later: Later) -> None:
-        task = self._services.loop.create_task(self._later(one, place, question, later))
+    def _wait(self, one: Asked, place: Place, group: str | None, later: Later) -> None:
+        task = self._services.loop.create_task(self._later(one, place, group, later))
         self._waiting[one.ident] = task
         task.add_done_callback(partial(self._waited, one.ident, later))
 
@@ -189,20 +187,29 @@ class Answering:
             del self._waiting[ident]
         later.close()  # it was cancelled before it began
 
-    async def _later(self, one: Asked, place: Place, question: Question, later: Later) -> None:
+    async def _later(self, one: Asked, place: Place, group: str | None, later: Later) -> None:
         try:
-            self._answer(one, place, question, await later)
+            self._answer(one, place, group, await later)
+        except Exception:  # as in asked()
+            log.exception("a question of the lane could not be answered")
         finally:
-            if one.waits:  # what the policy waited for was cancelled
+            if one.waits:  # that, or what the policy waited for was cancelled
                 self._lane.hand_back(one)
             self._services.relay.wake()
 
     # ---- where to ----------------------------------------------------------------------
 
-    def _read(self, kind: str, authority: bytes) -> Place:
-        """The place of an authority as it is written. ValueError where it is not one of a plain
-        request."""
-        host, port = split_authority(authority.decode("ascii"))
+    def _standing(self, address: str) -> tuple[Standing, str | None]:
+        """What decisions know of clients with this address, and their group."""
+        client = self._services.policy.standing(address, None)
+        return client, client.group
+
+    def _read(self, where: bytes) -> Place:
+        """The place of an authority as it is written, behind the letter of its kind. ValueError
+        where it is not one of a plain request."""
+        text = where.decode("ascii")
+        kind = text[0]
+        host, port = split_authority(text[1:])
         if kind == CONNECT:
             if not port:
                 raise ValueError("CONNECT without a port")
@@ -219,6 +226,9 @@ class Answering:
     def _made(self, host: str, port: int, field: bytes, *, own: bool = False) -> Place:
         key = origin_key((host, port, ""))
         return Place(host, port, key, field, own, self._own.may_be(port))
+
+
+_new = tuple.__new__  # of a NamedTuple, without the call of its own __new__
 
 
 def _record(one: Asked) -> Record:

@@ -1,7 +1,7 @@
 """What every way in asks: may this request go there, and if so, a connection to it.
 
-Questions are plain values, and are asked as a list. Most have their answer at once, from a call
-of the policy, without a coroutine. Where the policy waits (for a name, a password's hash, a
+Questions are plain values. Most have their answer at once, from a call of the policy,
+without a coroutine. Where the policy waits (for a name, a password's hash, a
 function of --policy) the answer is a :class:`Later`, which goes on from there.
 
 Who asks watches the client, and cancels what it waits for when the client leaves.
@@ -10,7 +10,7 @@ Who asks watches the client, and cancels what it waits for when the client leave
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Generator, Iterable
+from collections.abc import Coroutine, Generator
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -125,26 +125,13 @@ class Asking:
 
     # ---- where a request may go --------------------------------------------------------
 
-    def ask(self, questions: Iterable[Question]) -> list[Answer | Later]:
-        """The answers, in the order of the questions. Each Later must be awaited or closed."""
-        answers: list[Answer | Later] = []
-        try:
-            for question in questions:
-                answers.append(self._begin(question))
-        except BaseException:  # Ctrl-C in a function of --policy
-            for answer in answers:
-                if isinstance(answer, Later):
-                    answer.close()
-            raise
-        return answers
-
     async def answer(self, question: Question) -> Verdict:
         """The answer to one question, waited for; what is no verdict is raised."""
         client, head, host, port, record, own = question
         if record.trace is not None:
             record.trace.asks()
         try:
-            # As _begin and Later do by hand, who have no task of their own for it.
+            # As begin() and Later do by hand, who have no task of their own for it.
             verdict = await self._policy.decide(client, head, host, port, record, own=own)
         except Exception as error:
             self.refused(question, error)
@@ -152,13 +139,16 @@ class Asking:
         self.allowed(question, verdict)
         return verdict
 
-    def _begin(self, question: Question) -> Answer | Later:
+    def begin(self, question: Question) -> Answer | Later:
+        """The answer to one question, or what has to be awaited or closed."""
         client, head, host, port, record, own = question
         if record.trace is not None:
             record.trace.asks()
         try:
             decision = self._policy.decision(client, head, host, port, record, own)
             if isinstance(decision, Verdict):
+                if record.trace is None and self._learned is None:
+                    return decision
                 return self.allowed(question, decision)
             awaited = decision.send(None)
         except StopIteration as end:

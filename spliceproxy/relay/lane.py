@@ -115,7 +115,7 @@ class LaneOptions(NamedTuple):
 
 class Question(Protocol):
     """A plain request that waits in the lane until its owner has said where it may go. It stays
-    as it is when the request is over, all but ``fd``, ``waits``, ``started``, ``followed`` and
+    as it is when the request is over, all but ``uid``, ``waits``, ``started``, ``followed`` and
     ``closes``. It is what :class:`policy.verdict.Head` and :class:`policy.verdict.Notes` promise:
     the notes are for the owner to write."""
 
@@ -166,8 +166,13 @@ class Question(Protocol):
         """Whether it has no answer yet, and its client is there."""
 
     @property
-    def fd(self) -> int:
-        """The client's descriptor, which is the lane's; -1 where nobody waits."""
+    def where(self) -> bytes:
+        """``kind`` and ``authority``."""
+
+    @property
+    def uid(self) -> int:
+        """Of the process behind a Unix socket (SO_PEERCRED, unix(7)); -1 where that is not known,
+        or nobody waits."""
 
     @property
     def started(self) -> float:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from spliceproxy import Allow, Config, Deny, Proxy, Request, Timeouts
+from spliceproxy import Allow, AuthConfig, Config, Deny, Proxy, Request, Timeouts
 from spliceproxy.relay.choice import NATIVE_MODULE
 from spliceproxy.relay.interface import RelayStats
 
@@ -208,5 +210,27 @@ def test_a_denied_request_is_refused_in_the_lane() -> None:
             assert b"no" in await asyncio.wait_for(client.reader.read(), 20)
             assert stats(proxy).given_back == 1  # to be closed with care
             assert len(calls) == 7
+
+    run(main)
+
+
+def test_who_stands_behind_a_unix_socket_is_asked_about(tmp_path: Path) -> None:
+    """And what is allowed for one process is allowed for no other."""
+
+    async def main() -> None:
+        calls.clear()
+        auth = AuthConfig(peers={str(os.getuid()): "ann"})
+        settings = config(auth=auth)
+        path = str(tmp_path / "s")
+        async with (
+            origin() as where,
+            Proxy(listen=[f"unix:{path}"], policy=plain, config=settings) as proxy,
+        ):
+            client = Client(*await asyncio.open_unix_connection(path))
+            for _ in range(3):
+                assert await client.get(where) == b"HTTP/1.1 200 OK"
+            client.writer.close()
+            assert [one.user for one in calls] == ["ann"] * 3
+            assert stats(proxy).given_back == 0
 
     run(main)
