@@ -2,6 +2,9 @@
 
 NO_TAGS = MappingProxyType({})
 
+METHODS = ("GET", "HEAD", "CONNECT")
+"""In the order of the enum Method of native/http/plain.pxd."""
+
 cdef enum:
     QUESTIONS = 128         # that the owner is told of at a time
     ROUNDS = 8              # of those in a step

@@ -57,7 +57,8 @@ from http.plain_request cimport read_request
 from lane.asking cimport end_asking, left_asking, open_question, tell_asked
 from lane.clients cimport client_new
 from lane.ends cimport cut, give_back
-from lane.log cimport Entry, LOG_BATCH
+from lane.line cimport LINE_MOST, LINE_REST
+from lane.log cimport LOG_BATCH
 from lane.origins cimport (
     connection_new, connection_take_out, idle_drop, idle_oldest, idle_put, idle_use,
 )
@@ -68,9 +69,10 @@ from lane.routes cimport (
     route_key, route_put, routes_clear, routes_free, routes_init, target_new, target_release,
 )
 from lane.types cimport (
-    Asked, CAUSES, CAUSE_WORDS, CLIENT, DIALLED, Exchange, G_CLOSED, G_REQUEST, LISTENER, Lane, Log,
-    ORIGIN, Origin, PEER_MAX, P_DIAL, P_HEAD, Part, Q_ASK, Q_DIAL, Q_HEAD, Q_ORIGIN_IDLE, Q_QUEUE,
-    Q_RACE, Routes, Target, Tokens, USER_MAX, cause_words, connection_of, exchange_of,
+    Asked, CAUSES, CAUSE_WORDS, CLIENT, DIALLED, Exchange, G_CLOSED, G_REQUEST, LISTENER, Lane,
+    LineForm, Log, ORIGIN, Origin, PEER_MAX, P_DIAL, P_HEAD, Part, Q_ASK, Q_DIAL, Q_HEAD,
+    Q_ORIGIN_IDLE, Q_QUEUE, Q_RACE, Routes, Target, Tokens, USER_MAX, cause_words, connection_of,
+    exchange_of,
 )
 from lane.tokens cimport token_aside, token_lend, tokens_reserve
 from lane.waiting cimport QUEUE_MS
@@ -95,9 +97,9 @@ keep-alive."""
 
 
 cdef inline bint log_waits(const Lane *lane) noexcept:
-    """Whether the owner is to be told of entries, or of dropped ones."""
+    """Whether the owner is to be told of lines, or of dropped ones."""
     cdef const Log *log = &lane.log
-    return (log.count or log.dropped) and (not log.told or log.count >= LOG_BATCH)
+    return (log.count or log.dropped) and (not log.told or log.used >= LOG_BATCH)
 
 
 cdef class NativeRelay:
@@ -352,7 +354,7 @@ cdef class NativeRelay:
         if log_waits(lane):
             lane.log.told = True
             try:
-                self.owner.logged(lane.log.count)
+                self.owner.logged(lane.log.used >= LOG_BATCH)
                 if lane.log.dropped:
                     self.owner.dropped(lane.log.dropped)
                     lane.log.dropped = 0

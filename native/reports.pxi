@@ -44,28 +44,6 @@ cdef object end_of(const Flow *f):
     )
 
 
-METHODS = ("GET", "HEAD", "CONNECT")
-"""In the order of the enum Method of native/http/plain.pxd."""
-
-
-cdef object filled(make, const Entry *e, const char *text):
-    """A record of the owner's, with all that is known here."""
-    record = make((<char *>e.client).decode("ascii"))
-    record.ended_at = e.ended / 1e6
-    record.seconds = e.took / 1e6
-    record.method = METHODS[e.method]
-    record.target = text[:e.target_size].decode("ascii")
-    record.user = (<char *>e.user).decode()
-    record.peer = (<char *>e.peer).decode("ascii")
-    record.status = e.status
-    record.content_type = text[e.target_size:e.target_size + e.type_size].decode("latin-1")
-    if e.reason != R_DONE:
-        record.reason = interface.REASONS[e.reason]
-    record.bytes_in = e.received
-    record.bytes_out = e.sent
-    return record
-
-
 cdef tuple failures(const Exchange *x):
     """The attempts to connect that have failed: (address, errno) of each."""
     cdef list failed = []

@@ -79,6 +79,7 @@ class Plain:
         via: bytes = NAME,
         *,
         log: bool = False,
+        query: bool = True,
         asks: str = "",
         timeouts: Timeouts | None = None,
     ) -> None:
@@ -90,7 +91,10 @@ class Plain:
         self.missed: list[int] = []
         self._listener = socket.create_server((HOST, 0))
         config: Any = SimpleNamespace(
-            timeouts=timeouts or Timeouts(), forwarded_for="transparent", via=via.decode()
+            timeouts=timeouts or Timeouts(),
+            forwarded_for="transparent",
+            via=via.decode(),
+            log_query=query,
         )
         policy: Any = SimpleNamespace(identifies=False)
         records: Any = SimpleNamespace(

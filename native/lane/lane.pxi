@@ -5,7 +5,6 @@ cdef class NativeLane:
     method promises."""
 
     cdef NativeRelay relay
-    cdef object record      # makes a record for the log, None without one
 
     def __init__(self, NativeRelay relay not None, options, owner):
         cdef Lane *lane = &relay.state
@@ -27,8 +26,9 @@ cdef class NativeLane:
             lane.asks[ord(letter)] = True
         lane.idle_most = options.idle_most
         lane.idle_each = options.idle_each
-        self.record = options.record
-        lane.log.on = options.record is not None
+        if options.lines is not None:
+            set_line_form(&lane.log.form, options.lines)
+            lane.log.on = True
         lane.first_port, lane.last_port = options.ports
         if not routes_init(&lane.routes):
             routes_free(&lane.routes)
@@ -322,18 +322,11 @@ cdef class NativeLane:
     # ---- the log -------------------------------------------------------------------
 
     def take_log(self):
-        """What has been noted since the last call."""
-        cdef Lane *lane = &self.relay.state
-        cdef Entry entry
-        cdef const char *at = lane.log.at
-        cdef const char *end = at + lane.log.used
-        cdef list records = []
-        while at < end:
-            memcpy(&entry, at, sizeof(Entry))
-            at += sizeof(Entry)
-            records.append(filled(self.record, &entry, at))
-            at += entry.target_size + entry.type_size
-        lane.log.used = 0
-        lane.log.count = 0
-        lane.log.told = False
-        return records
+        """The lines that have been made since the last call, and their number."""
+        cdef Log *log = &self.relay.state.log
+        cdef bytes lines = log.at[:log.used] if log.used else b""
+        cdef int count = log.count
+        log.used = 0
+        log.count = 0
+        log.told = False
+        return lines, count

@@ -199,14 +199,25 @@ cdef struct Tokens:         # of exchanges that are over: to be given up by whoe
     int room                # for `count` and `lent`
     int lent                # tokens that exchanges have
 
+cdef struct LineForm:       # of the access log (line.pxd)
+    uint8_t target[256]     # 1 for a byte that stays as it is
+    uint8_t user[256]       # the same in the name of a user
+    uint32_t method_most    # characters of the longest texts
+    uint32_t target_most
+    uint32_t user_most
+    uint32_t address_most
+    uint32_t type_most
+    bint query              # of a target is written, not its question mark alone
+
 cdef struct Log:
-    char *at                # entries, as of log.pxd
+    char *at                # lines
     size_t used
     size_t room
-    int count
+    int count               # of lines
     int dropped             # that found no room, and that the owner has not been told of
     bint on
     bint told               # the owner knows that there are some
+    LineForm form
 
 cdef struct LaneCounters:
     uint64_t exchanges      # answered without the owner

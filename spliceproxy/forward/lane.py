@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Container
+from collections.abc import Container
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -21,6 +21,7 @@ from spliceproxy.http1.authentication import PER_REQUEST
 from spliceproxy.http1.head import RequestHead
 from spliceproxy.http1.rewrite import ESTABLISHED, host_field
 from spliceproxy.net.stream import Stream
+from spliceproxy.observe.accesslog import line_form
 from spliceproxy.observe.record import Record
 from spliceproxy.observe.records import Records
 from spliceproxy.policy.engine import Policy
@@ -28,7 +29,7 @@ from spliceproxy.policy.standing import Standing
 from spliceproxy.policy.verdict import Verdict
 from spliceproxy.relay.driver import RelayDriver
 from spliceproxy.relay.interface import Relay
-from spliceproxy.relay.lane import Handoff, LaneOptions, Question
+from spliceproxy.relay.lane import Handoff, LaneOptions, LineForm, Question
 from spliceproxy.relay.lane import Lane as NativeLane
 from spliceproxy.upstream.dialer import ATTEMPT_DELAY, from_source
 from spliceproxy.upstream.own import Own
@@ -87,8 +88,8 @@ class _News:
     def not_accepted(self, error: int) -> None:
         self.front.not_accepted(error)
 
-    def logged(self, count: int) -> None:
-        self._records.expect(count)
+    def logged(self, many: bool) -> None:
+        self._records.expect(many)
 
     def dropped(self, count: int) -> None:
         self._records.miss(count)
@@ -165,7 +166,7 @@ class Lane:
             config.timeouts,
             rewriting.via,
             keyed=policy.identifies,
-            record=None if records.log is None else Record,
+            lines=None if records.log is None else line_form(query=config.log_query),
             asks=asks,
             ask=ASK + config.timeouts.lookup + waits,
         )
@@ -321,7 +322,7 @@ def lane_options(
     via: bytes,
     *,
     keyed: bool,
-    record: Callable[[str], Record] | None,
+    lines: LineForm | None,
     asks: str = "",
     ask: float = ASK,
 ) -> LaneOptions:
@@ -349,7 +350,7 @@ def lane_options(
         idle_each=PER_ORIGIN,
         ports=own_ports(),
         asks=asks,
-        record=record,
+        lines=lines,
     )
 
 

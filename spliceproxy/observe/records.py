@@ -38,18 +38,18 @@ class Records:
         if self._watch is not None:
             self._watch(record)
 
-    def follow(self, more: Callable[[], list[Record]]) -> None:
+    def follow(self, more: Callable[[], tuple[bytes, int]]) -> None:
         """As of :meth:`AccessLog.follow`."""
         if self.log is not None:
             self.log.follow(more)
 
-    def expect(self, count: int) -> None:
-        """So many records wait to be taken."""
+    def expect(self, many: bool) -> None:
+        """As of :meth:`AccessLog.expect`."""
         if self.log is not None:
-            self.log.expect(count)
+            self.log.expect(many)
 
     def miss(self, count: int) -> None:
-        """So many records are lost, for want of memory."""
+        """So many lines are lost, for want of memory."""
         if self.log is not None:
             self.log.miss(count)
 

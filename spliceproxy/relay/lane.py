@@ -9,9 +9,9 @@ client has sent. It works within :meth:`Relay.step` and tells its owner from the
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Container, Mapping
+from collections.abc import Collection, Container, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 REFUSALS = 64
 """Clients beyond the limit on connections that their owner answers at the same time. Further
@@ -86,6 +86,21 @@ class Handoff:
             os.close(self.take_origin())
 
 
+class LineForm(NamedTuple):
+    """How the lane writes a line of the log (``observe.accesslog.format_line``). The bytes are
+    those that stay as they are in a text; any other is written as %XX. A text that is longer
+    is cut."""
+
+    target: bytes  # and in every text but a user's name
+    user: bytes
+    method_most: int
+    target_most: int
+    user_most: int
+    address_most: int
+    type_most: int
+    query: bool  # of a target is written, not its question mark alone
+
+
 class LaneOptions(NamedTuple):
     """Settings of the lane. The rules say what becomes of a field, by its name in lower
     case; a field without a rule is forwarded as it is."""
@@ -107,10 +122,7 @@ class LaneOptions(NamedTuple):
     idle_each: int  # and for one origin
     ports: tuple[int, int]  # the first and last that an outgoing connection may get
     asks: str  # the kinds of requests about which the owner is asked (Lane.add_route)
-    # Makes the record of an exchange that is over, or of the tunnel that it became, for this
-    # address of a client. The lane fills in what it knows, by the names of native/reports.pxi.
-    # None: there is no log, and nothing is kept for one.
-    record: Callable[[str], Any] | None
+    lines: LineForm | None  # None: there is no log, and nothing is kept for one
 
 
 class Question(Protocol):
@@ -203,11 +215,11 @@ class LaneOwner(Protocol):
     def not_accepted(self, error: int) -> None:
         """accept(2) failed with this errno, and will again; EAGAIN: the limit is reached."""
 
-    def logged(self, count: int) -> None:
-        """So many records wait to be taken."""
+    def logged(self, many: bool) -> None:
+        """Lines wait to be taken, and should be at once where there are ``many``."""
 
     def dropped(self, count: int) -> None:
-        """So many more records are lost, for there was no memory to keep them."""
+        """So many more lines are lost, for there was no memory to keep them."""
 
     def lost(self, count: int) -> None:
         """So many clients were closed, for there was no memory to give them back."""
@@ -315,5 +327,5 @@ class Lane(Protocol):
     def close_idle(self) -> None:
         """Closes every idle connection."""
 
-    def take_log(self) -> list[Any]:
-        """The records since the last call, each made by ``record`` of the options."""
+    def take_log(self) -> tuple[bytes, int]:
+        """The lines that were made since the last call, and how many there are."""
