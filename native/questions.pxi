@@ -10,6 +10,16 @@ cdef enum:
     ROUNDS = 8              # of those in a step
 
 
+cdef class Notes:
+    """What was decided about a request, for its record and for those of requests like it."""
+
+    cdef readonly str host
+    cdef readonly int port
+    cdef readonly str user
+    cdef readonly object tags
+    cdef readonly tuple reported
+
+
 cdef class Question:
     """One request that waits: spliceproxy/relay/lane.py says what it has. All of it stays
     readable when the request is over."""
@@ -30,6 +40,16 @@ cdef class Question:
     cdef public tuple reported
     cdef public double looked_up
     cdef public object trace
+
+    def notes(self):
+        """What has been decided: a token for its record. The head is not kept with it."""
+        cdef Notes notes = Notes.__new__(Notes)
+        notes.host = self.host
+        notes.port = self.port
+        notes.user = self.user
+        notes.tags = self.tags
+        notes.reported = self.reported
+        return notes
 
     @property
     def kind(self):

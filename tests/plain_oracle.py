@@ -80,6 +80,7 @@ class Plain:
         *,
         log: bool = False,
         query: bool = True,
+        watched: bool = False,
         asks: str = "",
         timeouts: Timeouts | None = None,
     ) -> None:
@@ -89,6 +90,7 @@ class Plain:
         self.relay = NativeRelay(RelayOptions())
         self.handoffs: list[Handoff] = []
         self.missed: list[int] = []
+        self.records: list[Record] = []
         self._listener = socket.create_server((HOST, 0))
         config: Any = SimpleNamespace(
             timeouts=timeouts or Timeouts(),
@@ -99,7 +101,8 @@ class Plain:
         policy: Any = SimpleNamespace(identifies=False)
         records: Any = SimpleNamespace(
             log=object() if log else None,
-            watched=False,
+            watched=watched,
+            ended=self.records.extend,
             follow=lambda take: None,
             expect=int,
             miss=self.missed.append,

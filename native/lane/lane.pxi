@@ -48,6 +48,8 @@ cdef class NativeLane:
         if lane.out == NULL:
             raise MemoryError
         relay.owner = owner
+        lane.recorded = options.record is not None
+        relay.record = Ending if options.record is None else options.record(Ending)
 
     @property
     def clients(self):
@@ -148,14 +150,14 @@ cdef class NativeLane:
 
     def add_route(self, str kind, str group, bytes credentials, bytes authority, bytes key,
                   bytes host, double seconds, tuple addresses, uint16_t port, str source,
-                  str user):
+                  str user, token=None):
         """Requests of this kind, group of clients, credentials and authority may go to the
         origin `key` for so many seconds: to one of `addresses`, dialled from `source`."""
         cdef bytes shown = user.encode()
         cdef Target *target
         if len(shown) >= USER_MAX:
             return
-        target = self._target(key, host, addresses, port, source, shown)
+        target = self._target(key, host, addresses, port, source, shown, token)
         try:
             self._repeat(ord(kind), group, credentials, authority, target, seconds)
         finally:
@@ -178,7 +180,8 @@ cdef class NativeLane:
         return 0
 
     cdef Target *_target(
-        self, bytes key, bytes host, tuple addresses, uint16_t port, str source, bytes user
+        self, bytes key, bytes host, tuple addresses, uint16_t port, str source, bytes user,
+        object token,
     ) except NULL:
         """Where requests may go, held once. Of more than DIALLED addresses only the first are
         in it. ValueError where there is none, or one is no IP address."""
@@ -206,6 +209,7 @@ cdef class NativeLane:
             target.origin = origin_hold(routes, key, len(key))
             if target.origin == NULL:
                 raise MemoryError
+            target.token = token_new(self.relay, token)
         except BaseException:
             target_release(routes, target)
             raise
@@ -227,18 +231,14 @@ cdef class NativeLane:
             return False
         if len(shown) >= USER_MAX:
             return self.hand_back(question)
-        if not slots_reserve(&lane.core, 1) or not tokens_reserve(&lane.tokens):
+        if not slots_reserve(&lane.core, 1):
             raise MemoryError
-        target = self._target(key, host, addresses, port, source, shown)
+        target = self._target(key, host, addresses, port, source, shown, token)
         try:
             if seconds > 0 and group is not None:
                 self.add_client(question.client, group)
                 self._repeat(question.asked.kind, group, question.credentials,
                              question.authority, target, seconds)
-            if token is not None:
-                Py_INCREF(token)
-                token_lend(
-                    &lane.tokens, exchange_of(&lane.core.flows[slot]), <PyObject *>token)
             lane.core.now = clock_ms(linux.CLOCK_MONOTONIC_COARSE)
             go_on(lane, slot, target)
         finally:

@@ -1,7 +1,7 @@
 """The lines of exchanges that are over, until the owner takes them for its log.
 
-A line is made where an exchange ends, into the buffer that the owner takes as it is: to pack
-what the line says and make it later costs more than the line (docs/architecture.md).
+A line is made where an exchange ends, into the buffer that the owner takes as it is. It is half as
+long as the values that it is made from, so to keep those for later would be more work.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint64_t
@@ -9,6 +9,7 @@ from libc.stdlib cimport realloc
 
 from core cimport linux
 from lane.line cimport LINE_MOST, write_line
+from lane.records cimport record_end
 from lane.types cimport Exchange, Lane
 
 cdef enum:
@@ -46,16 +47,28 @@ cdef inline bint log_room(Lane *lane) noexcept nogil:
 
 
 cdef inline void log_put(
-    Lane *lane, const Exchange *x, uint64_t received, uint64_t sent, uint8_t reason
+    Lane *lane, const Exchange *x, int64_t ended, int64_t took, uint64_t received,
+    uint64_t sent, uint8_t reason,
 ) noexcept nogil:
-    """Notes an exchange, or the tunnel that it became, as over."""
-    if not lane.log.on:
-        return
+    """Adds a line, as of `write_line`."""
     if not log_room(lane):
         lane.log.dropped += 1
         lane.counters.dropped += 1
         return
     lane.log.used += write_line(
-        lane.log.at + lane.log.used, &lane.log.form, x, wall_us(), now_us() - x.started,
-        received, sent, reason)
+        lane.log.at + lane.log.used, &lane.log.form, x, ended, took, received, sent, reason)
     lane.log.count += 1
+
+
+cdef inline void exchange_over(
+    Lane *lane, Exchange *x, uint64_t received, uint64_t sent, uint8_t reason
+) noexcept nogil:
+    """An exchange, or the tunnel that it became, is over: for the log and the record."""
+    cdef int64_t ended, took
+    if not lane.log.on and x.record == NULL:
+        return
+    ended = wall_us()
+    took = now_us() - x.started
+    if lane.log.on:
+        log_put(lane, x, ended, took, received, sent, reason)
+    record_end(&lane.records, x, ended, took, received, sent, reason)

@@ -38,6 +38,18 @@ class Records:
         if self._watch is not None:
             self._watch(record)
 
+    def ended(self, records: list[Record]) -> None:
+        """The same for those of the lane, which have ended and are in the log."""
+        if self._watch is None:
+            return
+        each = iter(records)
+        try:
+            for record in each:
+                self._watch(record)
+        except BaseException:  # Ctrl-C in on_close
+            self.ended(list(each))
+            raise
+
     def follow(self, more: Callable[[], tuple[bytes, int]]) -> None:
         """As of :meth:`AccessLog.follow`."""
         if self.log is not None:

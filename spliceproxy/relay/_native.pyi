@@ -1,4 +1,5 @@
 from collections.abc import Callable, Container
+from typing import Any
 
 from spliceproxy.relay.interface import Relay, RelayOptions, RelayStats, TransferEnd
 from spliceproxy.relay.lane import LaneOptions, LaneOwner
@@ -56,6 +57,7 @@ class NativeLane:
         port: int,
         source: str,
         user: str,
+        token: object = None,
     ) -> None: ...
     def answer(
         self,

@@ -9,9 +9,9 @@ client has sent. It works within :meth:`Relay.step` and tells its owner from the
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Container, Mapping
+from collections.abc import Callable, Collection, Container, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 REFUSALS = 64
 """Clients beyond the limit on connections that their owner answers at the same time. Further
@@ -123,6 +123,8 @@ class LaneOptions(NamedTuple):
     ports: tuple[int, int]  # the first and last that an outgoing connection may get
     asks: str  # the kinds of requests about which the owner is asked (Lane.add_route)
     lines: LineForm | None  # None: there is no log, and nothing is kept for one
+    # Makes the class of records from the relay's own (Ending). None: there are no tokens.
+    record: Callable[[type[Any]], type[Any]] | None
 
 
 class Question(Protocol):
@@ -173,6 +175,9 @@ class Question(Protocol):
     def fields(self) -> list[tuple[bytes, bytes]]: ...
     def values(self, name: bytes) -> list[bytes]: ...
 
+    def notes(self) -> object:
+        """Host, port, user, tags and reported, as they are now: a token (:meth:`Lane.answer`)."""
+
     @property
     def waits(self) -> bool:
         """Whether it has no answer yet, and its client is there."""
@@ -214,6 +219,10 @@ class LaneOwner(Protocol):
 
     def not_accepted(self, error: int) -> None:
         """accept(2) failed with this errno, and will again; EAGAIN: the limit is reached."""
+
+    def ended(self, records: list[Any]) -> None:
+        """Exchanges with a token are over, in this order: a record of each, of the class that
+        ``record`` of the options has made."""
 
     def logged(self, many: bool) -> None:
         """Lines wait to be taken, and should be at once where there are ``many``."""
@@ -274,13 +283,15 @@ class Lane(Protocol):
         port: int,
         source: str,
         user: str,
+        token: object = None,
     ) -> None:
         """Requests of this kind, group of clients, credentials and authority may go to the
         origin ``key`` for so many seconds. ``addresses`` are those that may be dialled, at least
         one, in the order to try; idle connections to one of them may be used, too. Only the first
         eight count: if all of these fail, the client comes back. ``source`` is the address to
         dial from, "" for any; the others are of its family. ``host`` is the Host field to send,
-        ``user`` whom the record names. A route may be forgotten at any time, where there are
+        ``user`` whom the log names. With a ``token`` the owner is told how each of these requests
+        ends (:meth:`LaneOwner.ended`). A route may be forgotten at any time, where there are
         many. ValueError for what is no IP address."""
 
     def answer(
@@ -298,10 +309,10 @@ class Lane(Protocol):
     ) -> bool:
         """The request of a question may go to the origin ``key``, at one of ``addresses``. So may
         others like it, of clients of ``group``, for so many seconds: as of :meth:`add_route`. With
-        0 seconds, or without a group, none may. ``token``: kept until the exchange, or the
-        tunnel that it became, is over; None for none. A client whose user has a name of 64 bytes
-        or more is given back. False, and nothing is done, if nobody waits for the answer any
-        more. Where this raises the question is as it was."""
+        0 seconds, or without a group, none may. ``token``: for records of them, as of
+        :meth:`add_route`. A client whose user has a name of 64 bytes or more is given back. False,
+        and nothing is done, if nobody waits for the answer any more. Where this raises the
+        question is as it was."""
 
     def refuse(self, question: Any, data: bytes, keep: bool) -> int:
         """Sends an answer of the owner's to the request of a question. If ``keep``, the client may

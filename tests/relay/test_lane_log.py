@@ -11,16 +11,17 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from plain_oracle import CLIENT, OK, Conversation, Plain, conversation, received
+from plain_oracle import CLIENT, HOST, OK, Conversation, Plain, conversation, received
 from relay_rig import native_relay, tcp_pair
 
+from spliceproxy.forward.lane import origin_key
 from spliceproxy.http1.head import parse_request
 from spliceproxy.observe.accesslog import format_line, without_query
 from spliceproxy.observe.record import Record
 from spliceproxy.policy.verdict import Verdict
 from spliceproxy.relay import interface
 
-PEER = "192.0.2.1"
+PEER = HOST
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,7 @@ def asked(one: Conversation, head: bytes, user: str) -> socket.socket:
     verdict = Verdict(request.host, request.port, (PEER,), "", 3600.0)
     assert plain.lane.allow(CLIENT, request, verdict, record)
     outer, inner = one._pair()
-    plain.lane._native.put(verdict.key, inner.detach(), PEER)
+    plain.lane._native.put(origin_key(verdict.key), inner.detach(), PEER)
     one.send(one.client, head)
     got = received(outer)
     assert got
@@ -216,7 +217,8 @@ def test_the_owner_is_told_of_many_lines_once_more(plains: dict[bool, Plain]) ->
                 assert received(one.client)
                 if len(told) == 2:
                     break
-        assert told[0] is False and set(told[1:]) == {True}  # until they are taken
+        assert told[0] is False
+        assert set(told[1:]) == {True}  # until they are taken
         lines, count = plain.lane._native.take_log()
         assert count == lines.count(b"\n") == number + 1
         assert len(lines) >= 262_144 > len(lines) - 3100
