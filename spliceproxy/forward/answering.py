@@ -66,7 +66,6 @@ class Answering:
         "_names",
         "_own",
         "_place",
-        "_recorded",
         "_services",
         "_waiting",
     )
@@ -85,7 +84,6 @@ class Answering:
         self._backend = services.config.default_backend
         self._asking = services.asking
         self._knows_peers = services.policy.knows_peers
-        self._recorded = lane.recorded
         self._place = lru_cache(maxsize=PLACES)(self._read)
         self._client = lru_cache(maxsize=CLIENTS)(self._standing)
         self._waiting: dict[int, asyncio.Task[None]] = {}
@@ -156,8 +154,7 @@ class Answering:
         if seconds > Lane.VALID:
             seconds = Lane.VALID
         _, port, key, field, _, _ = place
-        token = one.notes() if self._recorded else None
-        self._lane.answer(one, group, key, field, addresses, port, seconds, one.user, token)
+        self._lane.answer(one, group, key, field, addresses, port, seconds, one.user, None)
 
     def _refuse(self, one: Asked, error: Failure) -> None:
         """Sends what a Connection would. A client that has much to read yet is handed over."""

@@ -38,30 +38,18 @@ class Records:
         if self._watch is not None:
             self._watch(record)
 
-    def ended(self, records: list[Record]) -> None:
-        """The same for those of the lane, which have ended and are in the log."""
-        if self._watch is None:
-            return
-        each = iter(records)
-        try:
-            for record in each:
-                self._watch(record)
-        except BaseException:  # Ctrl-C in on_close
-            self.ended(list(each))
-            raise
-
-    def follow(self, more: Callable[[], tuple[bytes, int]]) -> None:
+    def follow(self, more: Callable[[], list[Record]]) -> None:
         """As of :meth:`AccessLog.follow`."""
         if self.log is not None:
             self.log.follow(more)
 
-    def expect(self, many: bool) -> None:
-        """As of :meth:`AccessLog.expect`."""
+    def expect(self, count: int) -> None:
+        """So many records wait to be taken."""
         if self.log is not None:
-            self.log.expect(many)
+            self.log.expect(count)
 
     def miss(self, count: int) -> None:
-        """So many lines are lost, for want of memory."""
+        """So many records are lost, for want of memory."""
         if self.log is not None:
             self.log.miss(count)
 

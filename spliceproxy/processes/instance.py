@@ -50,8 +50,13 @@ class Instance:
         own = Own(sock.getsockname() for sock in sockets)
         tracer = Tracer.of(config)
         asks = kinds_asked(config)
-        # Who traces sees each request, and so does a witness.
-        if tracer is not None or policy.witnessed:
+        # Who wants each record sees each request, and so does who traces.
+        if (
+            tracer is not None
+            or records.watched
+            or policy.witnessed
+            or (log is not None and policy.annotates)
+        ):
             asks = ""
         waits = 2 * config.policy.hook_timeout  # the second time with the addresses
         lane = Lane.of(relay, driver, config, policy, records, own, asks, waits)

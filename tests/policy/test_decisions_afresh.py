@@ -30,8 +30,9 @@ from relay.relay_rig import native_relay
 
 from spliceproxy.config import AuthConfig, Config, PolicyConfig, RuleConfig, Timeouts
 from spliceproxy.errors import Denied, Failure
+from spliceproxy.forward.asking import Asking, Question
 from spliceproxy.forward.lane import Lane
-from spliceproxy.http1.head import parse_request
+from spliceproxy.http1.head import RequestHead, parse_request
 from spliceproxy.observe.record import Record
 from spliceproxy.policy import Allow, Deny, Request, conditions
 from spliceproxy.policy.engine import Policy
@@ -154,6 +155,7 @@ class Plan:
     wants_addresses: bool
     repeated: bool  # the answers of the function
     salt: int
+    log: bool
     shapes: tuple[Shape, ...]
     rounds: tuple[tuple[Turn, ...], ...]
     changes: tuple[str, ...]  # between the rounds
@@ -174,6 +176,7 @@ class Plan:
             wants_addresses=pick((False, False, True)),
             repeated=pick((False, True)),
             salt=any_of.randrange(1000),
+            log=pick((False, True)),
             shapes=_shapes(any_of),
             rounds=tuple(
                 tuple(_turn(any_of) for _ in range(any_of.randrange(2, 6))) for _ in range(4)
@@ -266,7 +269,7 @@ class Example:
         return Config(
             listen=(),
             default_backend=(BACKEND, self.ports[0]),
-            access_log=str(world.folder / "access"),
+            access_log=str(world.folder / "access") if plan.log else "off",
             timeouts=Timeouts(drain=0.2),
             auth=auth,
             policy=PolicyConfig(
@@ -289,9 +292,11 @@ class Example:
             return None
 
         def plain(request: Request) -> Allow | Deny:
-            if not judge:
+            answer = self.says(request)
+            # The lane hands over what has to be dialled from an address, and it is asked again.
+            if not judge and not (isinstance(answer, Allow) and answer.source_address):
                 self.calls[request.path, request.addresses is not None] += 1
-            return self.says(request)
+            return answer
 
         async def at_once(request: Request) -> Allow | Deny:
             return plain(request)
@@ -372,6 +377,8 @@ class Example:
         ) as proxy:
             for turns, change in zip(self.plan.rounds, (*self.plan.changes, ""), strict=True):
                 if change == "nine":
+                    # No route of ten minutes ago may be there: for the lane no time has passed.
+                    await asyncio.sleep(VALID + SPARE)
                     self.world.clock.set(NINE - BOUNDARY)
                 await together(self._turns(proxy, turns))
                 await self._change(change)
@@ -380,7 +387,8 @@ class Example:
             self.world.alone += proxy.relay.stats().exchanges
         self.world.asked += self.paths
         self._check_calls()
-        self._check_log(log.read_text())
+        if self.plan.log:
+            self._check_log(log.read_text())
 
     def _turns(self, proxy: LoopProxy, turns: tuple[Turn, ...]) -> list[Any]:
         """Those of one client follow each other."""
@@ -523,9 +531,8 @@ def play(world: World, seed: int, engine: str = "native") -> None:
     world.loop.run_until_complete(asyncio.wait_for(playing, 2 * PATIENCE))
 
 
-FOUND = {"the method": 6, "the credentials": 14, "the group": 14, "the time": 16, "the function": 7}
-"""By what a decision may be repeated wrongly: a plan that finds it."""
-
+FOUND = {"the group": (1, 27, 53), "the time": (7, 64, 16), "the credentials": (2, 5, 10)}
+"""By what a decision may be repeated wrongly: plans that find it."""
 
 REPEATS = 28
 """A plan in which much can be repeated."""
@@ -533,15 +540,15 @@ REPEATS = 28
 
 @settings(max_examples=20, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(seed=st.integers(0, (1 << 64) - 1))
-@example(seed=6)
+@example(seed=6)  # it finds a route's key without the method
+@example(seed=2)
 @example(seed=7)
-@example(seed=14)
-@example(seed=16)
+@example(seed=53)
 def test_each_request_gets_the_answer_of_a_new_policy(world: World, seed: int) -> None:
     play(world, seed)
 
 
-@pytest.mark.parametrize("seed", sorted(set(FOUND.values())))
+@pytest.mark.parametrize("seed", [1, 6, 7])
 def test_it_does_so_without_the_lane(world: World, seed: int) -> None:
     play(world, seed, "copy")
 
@@ -557,20 +564,31 @@ def _all_alike(self: Standing) -> str:
     return "*"
 
 
-async def _for_long(self: Policy, *args: Any, own: bool = False) -> Verdict:
-    return (await DECIDE(self, *args, own=own))._replace(repeat_for=60.0)
+def _for_long(
+    lane: Lane, client: Standing, head: RequestHead, verdict: Verdict, record: Record
+) -> bool:
+    return ALLOW(lane, client, head, verdict._replace(repeat_for=60.0), record)
 
 
-DECIDE = Policy.decide
-FAULTS: dict[str, tuple[type, str, object]] = {
-    "the group": (Standing, "group", property(_all_alike)),
-    "the time": (Policy, "decide", _for_long),
-    "the credentials": (Policy, "identifies", property(lambda self: False)),
+def _also_for_long(asking: Asking, question: Question, verdict: Verdict) -> Verdict:
+    return verdict._replace(repeat_for=60.0)
+
+
+ALLOW = Lane.allow
+FAULTS: dict[str, list[tuple[type, str, object]]] = {
+    "the group": [(Standing, "group", property(_all_alike))],
+    "the time": [(Lane, "allow", _for_long), (Asking, "allowed", _also_for_long)],
+    "the credentials": [(Policy, "identifies", property(lambda self: False))],
 }
 
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_planted_fault_is_found(world: World, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(*FAULTS[name])
-    with pytest.raises(AssertionError):
-        play(world, FOUND[name])
+    for fault in FAULTS[name]:
+        monkeypatch.setattr(*fault)
+    for seed in FOUND[name]:
+        try:
+            play(world, seed)
+        except AssertionError:
+            return
+    pytest.fail("nothing is found")

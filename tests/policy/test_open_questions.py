@@ -165,13 +165,23 @@ class Left(NamedTuple):
 
 
 async def at_rest(world: World) -> Left:
-    """What is left, when nobody is connected any more."""
+    """What is left, when nobody is connected any more and everything has come to its end."""
     proxy = world.proxy
     await until(lambda: not proxy.connections and not proxy.instance._server._tasks, "rest")
     proxy.instance.services.origins.close_idle()
     await until(lambda: not world.origins.connections, "the end of the origin's connections")
-    stats = proxy.relay.stats()
-    now = stats.tunnels, stats.transfers, stats.pipes_lent, proxy.relay.clients
+    left = _left(world)
+    while True:
+        for _ in range(10):
+            await asyncio.sleep(0)
+        earlier, left = left, _left(world)
+        if left == earlier:
+            return left
+
+
+def _left(world: World) -> Left:
+    stats = world.proxy.relay.stats()
+    now = stats.tunnels, stats.transfers, stats.pipes_lent, world.proxy.relay.clients
     return Left(len(os.listdir("/proc/self/fd")), len(asyncio.all_tasks()), now, own_objects())
 
 

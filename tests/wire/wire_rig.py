@@ -76,10 +76,11 @@ class _Records(Records):
     """They are kept."""
 
     def __init__(self, run: Run, log: AccessLog | None = None) -> None:
-        super().__init__(log, self._keep)
+        super().__init__(log, None)
         self._run = run
 
-    def _keep(self, record: Record) -> None:
+    def write(self, record: Record) -> None:
+        super().write(record)
         self._run.records.append((record.status, record.error, record.reason))
 
 
