@@ -14,6 +14,7 @@ go to standard error, and to the report of the sanitizers. The rules:
   dials, each address that was tried is in work, or has failed.
 - A table counts its items, and an origin is held by whatever leads to it.
 - A free slot has nothing attached.
+- Each record has a token that knows of users; a client between two requests has no record.
 """
 
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
@@ -26,8 +27,9 @@ from core.types cimport (
 )
 from dump cimport Line, describe, line_add
 from lane.types cimport (
-    CLIENT, Connection, Exchange, G_CLOSED, Item, LISTENER, Lane, ORIGIN, Origin, P_ASK, P_BODY,
-    P_DIAL, P_HEAD, P_QUEUE, Q_ASK, Q_DIAL, Q_HEAD, Q_ORIGIN_IDLE, Q_QUEUE, Q_RACE, Table,
+    CLIENT, Connection, Ended, Exchange, G_CLOSED, Item, LISTENER, Lane, ORIGIN, Origin, P_ASK,
+    P_BODY, P_DIAL, P_HEAD, P_QUEUE, Q_ASK, Q_DIAL, Q_HEAD, Q_ORIGIN_IDLE, Q_QUEUE, Q_RACE, Table,
+    Token,
     connection_of, exchange_of,
 )
 
@@ -401,21 +403,48 @@ cdef inline void check_origins(const Lane *lane) noexcept nogil:
 
 
 cdef inline void check_asking(const Lane *lane) noexcept nogil:
-    """The clients that their owner has yet to be told of, and the tokens."""
+    """The clients that their owner has yet to be told of."""
     cdef const Core *c = &lane.core
     cdef int32_t slot
-    cdef int waiting = 0, lent = 0
+    cdef int waiting = 0
     cdef const Flow *f
     for slot in range(c.capacity):
         f = &c.flows[slot]
-        if f.kind == CLIENT or (f.kind == TUNNEL and f.attached != NULL):
-            lent += exchange_of(f).token != NULL
         if f.kind == CLIENT and f.queue != Q_FINISHED and exchange_of(f).phase == P_ASK:
             waiting += not exchange_of(f).asked.told
     if check_list(lane, &lane.asking, IN_LANE, Q_ASK, -1) != waiting:
         fail(lane, "a client whose owner is to be asked is in the list of them", NOWHERE)
-    if lent != lane.tokens.lent or lent + lane.tokens.count > lane.tokens.room:
-        fail(lane, "there is room for the tokens of exchanges", NOWHERE)
+
+
+cdef inline void check_records(const Lane *lane) noexcept nogil:
+    """Those that exchanges have, those that wait for the owner, and their tokens."""
+    cdef const Core *c = &lane.core
+    cdef const Ended *e = lane.records.first
+    cdef const Ended *last = NULL
+    cdef const Token *token = lane.records.unused
+    cdef const Exchange *x
+    cdef int32_t slot
+    while e != NULL:
+        if e.token == NULL or e.token.users == 0:
+            fail(lane, "a record has a token", NOWHERE)
+        last = e
+        e = e.next
+    if last != lane.records.last:
+        fail(lane, "the list of records ends at its last", NOWHERE)
+    while token != NULL:
+        if token.users != 0:
+            fail(lane, "a token is put aside when nobody uses it", NOWHERE)
+        token = token.next
+    for slot in range(c.capacity):
+        if c.flows[slot].kind != CLIENT and c.flows[slot].kind != TUNNEL:
+            continue
+        x = exchange_of(&c.flows[slot])
+        if x == NULL or x.record == NULL:
+            continue
+        if x.record.token == NULL or x.record.token.users == 0:
+            fail(lane, "the record of an exchange has a token", slot)
+        if c.flows[slot].queue != Q_FINISHED and x.phase == P_HEAD:
+            fail(lane, "a client between two requests has no record", slot)
 
 
 cdef inline void check_put_off(const Lane *lane) noexcept nogil:
@@ -449,4 +478,5 @@ cdef inline void check(const Lane *lane) noexcept nogil:
     check_origins(lane)
     check_asking(lane)
     check_pipes(lane)
+    check_records(lane)
     check_put_off(lane)

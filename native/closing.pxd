@@ -20,8 +20,9 @@ from core.types cimport (
     TUNNEL, UNREGISTERED,
 )
 from lane.ends cimport give_back
-from lane.log cimport log_put
+from lane.log cimport exchange_over
 from lane.origins cimport connection_take_out, idle_drop
+from lane.records cimport record_drop
 from lane.routes cimport let_go
 from lane.types cimport (
     CLIENT, Exchange, G_CLOSED, LISTENER, Lane, ORIGIN, connection_of, exchange_of,
@@ -63,7 +64,7 @@ cdef inline void release(Lane *lane, int32_t slot) noexcept nogil:
     transfer's go back to their owner."""
     cdef Core *c = &lane.core
     cdef Flow *f = &c.flows[slot]
-    cdef const Exchange *x = exchange_of(f)
+    cdef Exchange *x = exchange_of(f)
     cdef int s
     for s in range(2):
         drop_pending(c, &f.way[s])
@@ -75,7 +76,7 @@ cdef inline void release(Lane *lane, int32_t slot) noexcept nogil:
     if f.kind == TUNNEL and x == NULL:
         read_infos(f)
     elif f.kind == TUNNEL:
-        log_put(
+        exchange_over(
             lane, x, x.head + f.way[0].copied + f.way[0].spliced,
             f.way[1].copied + f.way[1].spliced, f.reason)
     for s in range(2):
@@ -114,6 +115,7 @@ cdef inline void lose(Lane *lane, int32_t slot) noexcept nogil:
 
 cdef inline void exchange_free(Lane *lane, Exchange *x) noexcept nogil:
     let_go(&lane.routes, x)
+    record_drop(x)
     free(x.block)
     free(x.answer)
     free(x)

@@ -2,9 +2,22 @@
 
 NO_TAGS = MappingProxyType({})
 
+METHODS = ("GET", "HEAD", "CONNECT")
+"""In the order of the enum Method of native/http/plain.pxd."""
+
 cdef enum:
     QUESTIONS = 128         # that the owner is told of at a time
     ROUNDS = 8              # of those in a step
+
+
+cdef class Notes:
+    """What was decided about a request, for its record and for those of requests like it."""
+
+    cdef readonly str host
+    cdef readonly int port
+    cdef readonly str user
+    cdef readonly object tags
+    cdef readonly tuple reported
 
 
 cdef class Question:
@@ -27,6 +40,16 @@ cdef class Question:
     cdef public tuple reported
     cdef public double looked_up
     cdef public object trace
+
+    def notes(self):
+        """What has been decided: a token for its record. The head is not kept with it."""
+        cdef Notes notes = Notes.__new__(Notes)
+        notes.host = self.host
+        notes.port = self.port
+        notes.user = self.user
+        notes.tags = self.tags
+        notes.reported = self.reported
+        return notes
 
     @property
     def kind(self):

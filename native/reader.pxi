@@ -37,7 +37,7 @@ cdef class Reader:
         ends = None
         if relay.closed:  # by what was asked
             return 0
-        if ended or lane.accept_error or log_waits(lane) or lane.tokens.count:
+        if ended or lane.accept_error or log_waits(lane) or records_wait(lane):
             try:
                 ends = relay._said()
             except MemoryError:

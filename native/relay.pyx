@@ -57,10 +57,12 @@ from http.plain_request cimport read_request
 from lane.asking cimport end_asking, left_asking, open_question, tell_asked
 from lane.clients cimport client_new
 from lane.ends cimport cut, give_back
-from lane.log cimport Entry, LOG_BATCH
+from lane.line cimport LINE_MOST, LINE_REST
+from lane.log cimport LOG_BATCH
 from lane.origins cimport (
     connection_new, connection_take_out, idle_drop, idle_oldest, idle_put, idle_use,
 )
+from lane.records cimport record_free, record_take, token_release
 from lane.request cimport PLAIN_OUT, begin, go_on
 from lane.response cimport refuse
 from lane.routes cimport (
@@ -68,11 +70,12 @@ from lane.routes cimport (
     route_key, route_put, routes_clear, routes_free, routes_init, target_new, target_release,
 )
 from lane.types cimport (
-    Asked, CAUSES, CAUSE_WORDS, CLIENT, DIALLED, Exchange, G_CLOSED, G_REQUEST, LISTENER, Lane, Log,
-    ORIGIN, Origin, PEER_MAX, P_DIAL, P_HEAD, Part, Q_ASK, Q_DIAL, Q_HEAD, Q_ORIGIN_IDLE, Q_QUEUE,
-    Q_RACE, Routes, Target, Tokens, USER_MAX, cause_words, connection_of, exchange_of,
+    Asked, CAUSES, CAUSE_WORDS, CLIENT, DIALLED, Ended, Exchange, G_CLOSED, G_REQUEST, LISTENER,
+    Lane, LineForm, Log, ORIGIN, Origin, PEER_MAX, P_DIAL, P_HEAD, Part, Q_ASK, Q_DIAL, Q_HEAD,
+    Q_ORIGIN_IDLE, Q_QUEUE, Q_RACE, Records, Routes, Target, Token, USER_MAX, cause_words,
+    connection_of,
+    exchange_of,
 )
-from lane.tokens cimport token_aside, token_lend, tokens_reserve
 from lane.waiting cimport QUEUE_MS
 from names cimport KIND_NAMES, PHASE_NAMES, QUEUE_NAMES, WAY_FLAG_NAMES
 from step cimport clock_ms, next_due, run
@@ -95,9 +98,14 @@ keep-alive."""
 
 
 cdef inline bint log_waits(const Lane *lane) noexcept:
-    """Whether the owner is to be told of entries, or of dropped ones."""
+    """Whether the owner is to be told of lines, or of dropped ones."""
     cdef const Log *log = &lane.log
-    return (log.count or log.dropped) and (not log.told or log.count >= LOG_BATCH)
+    return (log.count or log.dropped) and (not log.told or log.used >= LOG_BATCH)
+
+
+cdef inline bint records_wait(const Lane *lane) noexcept:
+    """Whether the owner is to be told of exchanges that are over, or has tokens to get back."""
+    return lane.records.first != NULL or lane.records.unused != NULL
 
 
 cdef class NativeRelay:
@@ -107,6 +115,7 @@ cdef class NativeRelay:
     cdef readonly str engine
     cdef bint closed
     cdef object owner       # of the lane; holds this object, too
+    cdef object record      # the class of its records, a subclass of Ending
     cdef int64_t told       # ms, what next_wake said last
 
     def __cinit__(self, options):
@@ -173,8 +182,8 @@ cdef class NativeRelay:
         free(self.state.plain.name)
         free(self.state.plain.via)
         free(self.state.log.at)
-        free(self.state.tokens.all)
         routes_free(&self.state.routes)
+        self._give_up_tokens()
 
     @property
     def tunnels(self):
@@ -352,7 +361,7 @@ cdef class NativeRelay:
         if log_waits(lane):
             lane.log.told = True
             try:
-                self.owner.logged(lane.log.count)
+                self.owner.logged(lane.log.used >= LOG_BATCH)
                 if lane.log.dropped:
                     self.owner.dropped(lane.log.dropped)
                     lane.log.dropped = 0
@@ -362,11 +371,10 @@ cdef class NativeRelay:
         if lane.accept_error:
             error, lane.accept_error = lane.accept_error, 0  # it comes again, if that is in vain
             self.owner.not_accepted(error)
+        ends = self._records()
         if c.closed == NOWHERE:
-            self._give_up_tokens()
-            return []
-        ends = self._collect()
-        self._give_up_tokens()
+            return ends
+        self._collect(ends)
         if lane.counters.lost:
             try:
                 self.owner.lost(lane.counters.lost)
@@ -375,13 +383,48 @@ cdef class NativeRelay:
                 pass  # it is said with the next end
         return ends
 
-    cdef list _collect(self):
+    cdef list _records(self):
+        """The records of exchanges that are over, as one end: what there is no memory for stays
+        for the next time, MemoryError where that is all."""
+        cdef Records *waiting = &self.state.records
+        cdef list records = []
+        cdef list ends = []
+        cdef Ending record
+        self._give_up_tokens()
+        if waiting.first == NULL:
+            return ends
+        make = self.record
+        ends.append((self.owner.ended, records))
+        try:
+            while waiting.first != NULL:
+                record = make.__new__(make)
+                records.append(record)
+                record.take(record_take(waiting))
+        except MemoryError:
+            if records and (<Ending>records[-1]).at == NULL:
+                records.pop()
+            if not records:
+                raise
+        self._give_up_tokens()
+        return ends
+
+    cdef void _give_up_tokens(self) noexcept:
+        """Those that nobody uses any more."""
+        cdef Token *token
+        while self.state.records.unused != NULL:
+            token = self.state.records.unused
+            self.state.records.unused = token.next
+            held = <object>token.object
+            Py_DECREF(held)
+            free(token)
+            del held  # may run anything
+
+    cdef int _collect(self, list ends) except -1:
         """Reports and frees what has finished. A flow is in the list until its report is in
         `ends`. A client that there is no memory to give back is closed: others need it, too.
         Anything else stays for the next time; MemoryError where that is all."""
         cdef Lane *lane = &self.state
         cdef Core *c = &lane.core
-        cdef list ends = []
         cdef int32_t slot
         while c.closed != NOWHERE:
             slot = c.closed
@@ -391,11 +434,12 @@ cdef class NativeRelay:
                 if c.flows[slot].kind == CLIENT:
                     lose(lane, slot)
                 elif ends:
-                    return ends
+                    return 0
                 else:
                     raise
             self._drop(slot)
-        return ends
+        self._give_up_tokens()
+        return 0
 
     cdef int _report(self, int32_t slot, list ends) except -1:
         cdef Flow *f = &self.state.core.flows[slot]
@@ -410,20 +454,9 @@ cdef class NativeRelay:
 
     cdef void _drop(self, int32_t slot) noexcept:
         """Frees a flow of the list of those that are to be reported."""
-        cdef Flow *f = &self.state.core.flows[slot]
-        if f.attached != NULL and f.kind != ORIGIN:
-            token_aside(&self.state.tokens, exchange_of(f))
         cdef PyObject *token = forget(&self.state, slot)
         if token != NULL:
             Py_DECREF(<object>token)  # may run anything
-
-    cdef int _give_up_tokens(self) except -1:
-        """Of exchanges that are over."""
-        cdef Tokens *t = &self.state.tokens
-        while t.count:
-            t.count -= 1
-            Py_DECREF(<object>t.all[t.count])  # may run anything
-        return 0
 
     # ---- the whole -----------------------------------------------------------------
 
@@ -486,6 +519,10 @@ cdef class NativeRelay:
             if c.flows[slot].kind == CLIENT:
                 lose(lane, slot)  # its owner is not told any more
             self._drop(slot)
+        while lane.records.first != NULL:
+            record_free(record_take(&lane.records))
+        if lane.out != NULL:
+            routes_clear(&lane.routes)
         self._give_up_tokens()
         pool_empty(c)
         if c.epfd >= 0:

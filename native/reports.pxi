@@ -44,26 +44,107 @@ cdef object end_of(const Flow *f):
     )
 
 
-METHODS = ("GET", "HEAD", "CONNECT")
-"""In the order of the enum Method of native/http/plain.pxd."""
+cdef Token *token_new(NativeRelay relay, object held) except? NULL:
+    """With one user, who is the caller; NULL for None."""
+    cdef Token *token
+    if held is None:
+        return NULL
+    token = <Token *>malloc(sizeof(Token))
+    if token == NULL:
+        raise MemoryError
+    Py_INCREF(held)
+    token.object = <PyObject *>held
+    token.users = 1
+    token.unused = &relay.state.records.unused
+    return token
 
 
-cdef object filled(make, const Entry *e, const char *text):
-    """A record of the owner's, with all that is known here."""
-    record = make((<char *>e.client).decode("ascii"))
-    record.ended_at = e.ended / 1e6
-    record.seconds = e.took / 1e6
-    record.method = METHODS[e.method]
-    record.target = text[:e.target_size].decode("ascii")
-    record.user = (<char *>e.user).decode()
-    record.peer = (<char *>e.peer).decode("ascii")
-    record.status = e.status
-    record.content_type = text[e.target_size:e.target_size + e.type_size].decode("latin-1")
-    if e.reason != R_DONE:
-        record.reason = interface.REASONS[e.reason]
-    record.bytes_in = e.received
-    record.bytes_out = e.sent
-    return record
+cdef class Ending:
+    """How a request in the lane, or the tunnel that it became, has ended: what a record of the
+    owner's begins with (LaneOptions.record). Each value is made when somebody looks at it. Those
+    that were decided are the token's."""
+
+    cdef Ended *at
+    cdef readonly object token
+
+    cdef void take(self, Ended *e) noexcept:
+        """It is this one's from here on."""
+        self.token = <object>e.token.object
+        token_release(e.token)
+        e.token = NULL
+        self.at = e
+
+    def __dealloc__(self):
+        free(self.at)
+
+    @property
+    def client(self):
+        return self.at.client.decode("ascii")
+
+    @property
+    def method(self):
+        return (<const char *>(self.at + 1))[:self.at.method_size].decode("ascii")
+
+    @property
+    def target(self):
+        cdef const char *text = <const char *>(self.at + 1) + self.at.method_size + 1
+        return text[:self.at.target_size].decode("ascii")
+
+    @property
+    def peer(self):
+        return self.at.peer.decode("ascii")
+
+    @property
+    def status(self):
+        return self.at.status
+
+    @property
+    def content_type(self):
+        return self.at.type[:self.at.type_size].decode("latin-1")
+
+    @property
+    def reason(self):
+        return "" if self.at.reason == R_DONE else interface.REASONS[self.at.reason]
+
+    @property
+    def started(self):
+        return self.at.started / 1e6
+
+    @property
+    def seconds(self):
+        return self.at.took / 1e6
+
+    @property
+    def ended_at(self):
+        return self.at.ended / 1e6
+
+    @property
+    def bytes_in(self):
+        return self.at.received
+
+    @property
+    def bytes_out(self):
+        return self.at.sent
+
+    @property
+    def host(self):
+        return self.token.host
+
+    @property
+    def port(self):
+        return self.token.port
+
+    @property
+    def user(self):
+        return self.token.user
+
+    @property
+    def tags(self):
+        return self.token.tags
+
+    @property
+    def reported(self):
+        return self.token.reported
 
 
 cdef tuple failures(const Exchange *x):

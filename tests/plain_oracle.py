@@ -79,6 +79,8 @@ class Plain:
         via: bytes = NAME,
         *,
         log: bool = False,
+        query: bool = True,
+        watched: bool = False,
         asks: str = "",
         timeouts: Timeouts | None = None,
     ) -> None:
@@ -88,14 +90,19 @@ class Plain:
         self.relay = NativeRelay(RelayOptions())
         self.handoffs: list[Handoff] = []
         self.missed: list[int] = []
+        self.records: list[Record] = []
         self._listener = socket.create_server((HOST, 0))
         config: Any = SimpleNamespace(
-            timeouts=timeouts or Timeouts(), forwarded_for="transparent", via=via.decode()
+            timeouts=timeouts or Timeouts(),
+            forwarded_for="transparent",
+            via=via.decode(),
+            log_query=query,
         )
         policy: Any = SimpleNamespace(identifies=False)
         records: Any = SimpleNamespace(
             log=object() if log else None,
-            watched=False,
+            watched=watched,
+            ended=self.records.extend,
             follow=lambda take: None,
             expect=int,
             miss=self.missed.append,

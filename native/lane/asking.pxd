@@ -16,16 +16,9 @@ from core.queues cimport enter_queue
 from core.slots cimport list_add, list_take
 from core.types cimport Core, FREE, IN_LANE, NOWHERE, Q_FINISHED
 from http.plain cimport Head, Text
-from lane.tokens cimport token_aside
 from lane.types cimport (
     CLIENT, Exchange, Lane, Part, P_ASK, P_HEAD, Q_ASK, exchange_of,
 )
-
-
-cdef inline void exchange_over(Lane *lane, Exchange *x) noexcept nogil:
-    """A request is answered: what was said about it is for no other."""
-    if x.token != NULL:
-        token_aside(&lane.tokens, x)
 
 
 cdef inline Part part_of(const Exchange *x, Text text) noexcept nogil:

@@ -8,7 +8,7 @@ from libc.stdint cimport int32_t, uint8_t
 from core.queues cimport finish
 from core.types cimport Core, Flow, NOWHERE, R_NONE
 from lane.asking cimport end_asking
-from lane.log cimport log_put
+from lane.log cimport exchange_over
 from lane.origins cimport attempts_drop, connection_drop
 from lane.types cimport (
     Exchange, G_CLOSED, G_RESPONSE, G_UNANSWERED, Lane, P_ASK, P_QUEUE, exchange_of,
@@ -40,10 +40,10 @@ cdef inline void close_client(Lane *lane, int32_t slot) noexcept nogil:
 
 
 cdef inline void note(Lane *lane, int32_t slot, uint8_t reason) noexcept nogil:
-    """The exchange in work is over: a line for the log."""
+    """The exchange in work is over."""
     cdef const Flow *f = &lane.core.flows[slot]
-    cdef const Exchange *x = exchange_of(f)
-    log_put(lane, x, x.head, f.way[1].copied + f.way[1].spliced, reason)
+    cdef Exchange *x = exchange_of(f)
+    exchange_over(lane, x, x.head, f.way[1].copied + f.way[1].spliced, reason)
 
 
 cdef inline void cut(Lane *lane, int32_t slot, uint8_t reason) noexcept nogil:

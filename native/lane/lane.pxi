@@ -5,7 +5,6 @@ cdef class NativeLane:
     method promises."""
 
     cdef NativeRelay relay
-    cdef object record      # makes a record for the log, None without one
 
     def __init__(self, NativeRelay relay not None, options, owner):
         cdef Lane *lane = &relay.state
@@ -27,8 +26,9 @@ cdef class NativeLane:
             lane.asks[ord(letter)] = True
         lane.idle_most = options.idle_most
         lane.idle_each = options.idle_each
-        self.record = options.record
-        lane.log.on = options.record is not None
+        if options.lines is not None:
+            set_line_form(&lane.log.form, options.lines)
+            lane.log.on = True
         lane.first_port, lane.last_port = options.ports
         if not routes_init(&lane.routes):
             routes_free(&lane.routes)
@@ -48,6 +48,8 @@ cdef class NativeLane:
         if lane.out == NULL:
             raise MemoryError
         relay.owner = owner
+        lane.recorded = options.record is not None
+        relay.record = Ending if options.record is None else options.record(Ending)
 
     @property
     def clients(self):
@@ -148,14 +150,14 @@ cdef class NativeLane:
 
     def add_route(self, str kind, str group, bytes credentials, bytes authority, bytes key,
                   bytes host, double seconds, tuple addresses, uint16_t port, str source,
-                  str user):
+                  str user, token=None):
         """Requests of this kind, group of clients, credentials and authority may go to the
         origin `key` for so many seconds: to one of `addresses`, dialled from `source`."""
         cdef bytes shown = user.encode()
         cdef Target *target
         if len(shown) >= USER_MAX:
             return
-        target = self._target(key, host, addresses, port, source, shown)
+        target = self._target(key, host, addresses, port, source, shown, token)
         try:
             self._repeat(ord(kind), group, credentials, authority, target, seconds)
         finally:
@@ -178,7 +180,8 @@ cdef class NativeLane:
         return 0
 
     cdef Target *_target(
-        self, bytes key, bytes host, tuple addresses, uint16_t port, str source, bytes user
+        self, bytes key, bytes host, tuple addresses, uint16_t port, str source, bytes user,
+        object token,
     ) except NULL:
         """Where requests may go, held once. Of more than DIALLED addresses only the first are
         in it. ValueError where there is none, or one is no IP address."""
@@ -206,6 +209,7 @@ cdef class NativeLane:
             target.origin = origin_hold(routes, key, len(key))
             if target.origin == NULL:
                 raise MemoryError
+            target.token = token_new(self.relay, token)
         except BaseException:
             target_release(routes, target)
             raise
@@ -227,18 +231,14 @@ cdef class NativeLane:
             return False
         if len(shown) >= USER_MAX:
             return self.hand_back(question)
-        if not slots_reserve(&lane.core, 1) or not tokens_reserve(&lane.tokens):
+        if not slots_reserve(&lane.core, 1):
             raise MemoryError
-        target = self._target(key, host, addresses, port, source, shown)
+        target = self._target(key, host, addresses, port, source, shown, token)
         try:
             if seconds > 0 and group is not None:
                 self.add_client(question.client, group)
                 self._repeat(question.asked.kind, group, question.credentials,
                              question.authority, target, seconds)
-            if token is not None:
-                Py_INCREF(token)
-                token_lend(
-                    &lane.tokens, exchange_of(&lane.core.flows[slot]), <PyObject *>token)
             lane.core.now = clock_ms(linux.CLOCK_MONOTONIC_COARSE)
             go_on(lane, slot, target)
         finally:
@@ -322,18 +322,11 @@ cdef class NativeLane:
     # ---- the log -------------------------------------------------------------------
 
     def take_log(self):
-        """What has been noted since the last call."""
-        cdef Lane *lane = &self.relay.state
-        cdef Entry entry
-        cdef const char *at = lane.log.at
-        cdef const char *end = at + lane.log.used
-        cdef list records = []
-        while at < end:
-            memcpy(&entry, at, sizeof(Entry))
-            at += sizeof(Entry)
-            records.append(filled(self.record, &entry, at))
-            at += entry.target_size + entry.type_size
-        lane.log.used = 0
-        lane.log.count = 0
-        lane.log.told = False
-        return records
+        """The lines that have been made since the last call, and their number."""
+        cdef Log *log = &self.relay.state.log
+        cdef bytes lines = log.at[:log.used] if log.used else b""
+        cdef int count = log.count
+        log.used = 0
+        log.count = 0
+        log.told = False
+        return lines, count

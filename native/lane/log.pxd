@@ -1,30 +1,21 @@
-"""What is known of an exchange when it is over, until the owner takes it for its log."""
+"""The lines of exchanges that are over, until the owner takes them for its log.
 
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+A line is made where an exchange ends, into the buffer that the owner takes as it is. It is half as
+long as the values that it is made from, so to keep those for later would be more work.
+"""
+
+from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.stdlib cimport realloc
-from libc.string cimport memcpy
 
 from core cimport linux
-from lane.types cimport Exchange, Lane, PEER_MAX, USER_MAX
+from lane.line cimport LINE_MOST, write_line
+from lane.records cimport record_end
+from lane.types cimport Exchange, Lane
 
 cdef enum:
-    LOG_BATCH = 256         # entries of which the owner is told anew
+    LOG_BATCH = 262144      # bytes of which the owner is told anew
     LOG_ROOM = 65536        # bytes to begin with
-    LOG_MOST = 8388608      # beyond it entries are dropped; the owner is told how many
-
-cdef struct Entry:          # the target and the content type follow
-    int64_t ended           # us, CLOCK_REALTIME
-    int64_t took            # us
-    uint64_t received       # bytes of the request
-    uint64_t sent           # bytes of the response
-    uint32_t target_size
-    uint16_t status
-    uint8_t type_size
-    uint8_t method
-    uint8_t reason
-    char client[PEER_MAX]
-    char peer[PEER_MAX]
-    char user[USER_MAX]
+    LOG_MOST = 4194304      # beyond it lines are dropped; the owner is told how many
 
 
 cdef inline int64_t wall_us() noexcept nogil:
@@ -39,13 +30,12 @@ cdef inline int64_t now_us() noexcept nogil:
     return <int64_t>t.tv_sec * 1000000 + t.tv_nsec // 1000
 
 
-cdef inline bint log_room(Lane *lane, size_t need) noexcept nogil:
-    cdef size_t room = lane.log.room if lane.log.room else <size_t>LOG_ROOM
+cdef inline bint log_room(Lane *lane) noexcept nogil:
+    """Whether there is room for a line; there is more and more, up to LOG_MOST."""
+    cdef size_t room = 2 * lane.log.room if lane.log.room else <size_t>LOG_ROOM
     cdef char *at
-    if lane.log.used + need <= lane.log.room:
+    if lane.log.used + LINE_MOST <= lane.log.room:
         return True
-    while room < lane.log.used + need:
-        room *= 2
     if room > LOG_MOST:
         return False
     at = <char *>realloc(lane.log.at, room)
@@ -57,39 +47,28 @@ cdef inline bint log_room(Lane *lane, size_t need) noexcept nogil:
 
 
 cdef inline void log_put(
-    Lane *lane, const Exchange *x, uint64_t received, uint64_t sent, uint8_t reason
+    Lane *lane, const Exchange *x, int64_t ended, int64_t took, uint64_t received,
+    uint64_t sent, uint8_t reason,
 ) noexcept nogil:
-    """Notes an exchange, or the tunnel that it became, as over."""
-    cdef const char *target = x.data
-    cdef size_t target_size = 0
-    cdef Entry entry
-    cdef size_t size
-    if not lane.log.on:
-        return
-    while target[0] != c' ':  # behind the method
-        target += 1
-    target += 1
-    while target[target_size] != c' ':
-        target_size += 1
-    size = sizeof(Entry) + target_size + x.type_size
-    if not log_room(lane, size):
+    """Adds a line, as of `write_line`."""
+    if not log_room(lane):
         lane.log.dropped += 1
         lane.counters.dropped += 1
         return
-    entry.ended = wall_us()
-    entry.took = now_us() - x.started
-    entry.received = received
-    entry.sent = sent
-    entry.target_size = <uint32_t>target_size
-    entry.status = x.status
-    entry.type_size = x.type_size
-    entry.method = x.method
-    entry.reason = reason
-    memcpy(entry.client, x.address, PEER_MAX)
-    memcpy(entry.peer, x.peer, PEER_MAX)
-    memcpy(entry.user, x.user, USER_MAX)
-    memcpy(lane.log.at + lane.log.used, &entry, sizeof(Entry))
-    memcpy(lane.log.at + lane.log.used + sizeof(Entry), target, target_size)
-    memcpy(lane.log.at + lane.log.used + sizeof(Entry) + target_size, x.type, x.type_size)
-    lane.log.used += size
+    lane.log.used += write_line(
+        lane.log.at + lane.log.used, &lane.log.form, x, ended, took, received, sent, reason)
     lane.log.count += 1
+
+
+cdef inline void exchange_over(
+    Lane *lane, Exchange *x, uint64_t received, uint64_t sent, uint8_t reason
+) noexcept nogil:
+    """An exchange, or the tunnel that it became, is over: for the log and the record."""
+    cdef int64_t ended, took
+    if not lane.log.on and x.record == NULL:
+        return
+    ended = wall_us()
+    took = now_us() - x.started
+    if lane.log.on:
+        log_put(lane, x, ended, took, received, sent, reason)
+    record_end(&lane.records, x, ended, took, received, sent, reason)

@@ -20,6 +20,7 @@ from lane.origins cimport (
     attempt_drop, attempts_drop, bind, connection_free, idle_take, is_self,
 )
 from lane.received cimport keep, keep_head
+from lane.records cimport record_begin
 from lane.routes cimport KEY_MAX, address_of, group_of, let_go, route_find, route_key
 from lane.types cimport (
     Connection, Exchange, G_REQUEST, G_RETRY, Lane, Origin, PEER_MAX, P_WAIT, Q_QUEUE, Route,
@@ -198,7 +199,7 @@ cdef inline void begin_exchange(Lane *lane, int32_t slot) noexcept nogil:
     """Nothing is known of the request whose head is there."""
     cdef Core *c = &lane.core
     cdef Exchange *x = exchange_of(&c.flows[slot])
-    if lane.log.on:
+    if lane.log.on or lane.recorded:
         x.started = now_us()
     x.status = 0
     x.type_size = 0
@@ -232,7 +233,9 @@ cdef inline void begin(Lane *lane, int32_t slot, const char *data, size_t n) noe
     if r == NULL and may_ask(lane, &head, kind_of(&head)):
         begin_exchange(lane, slot)
         begin_asking(lane, slot, &head, kind_of(&head))
-    elif r == NULL or not write_for(lane, r.target, &head, fields, count, &out):
+    elif r == NULL or not write_for(lane, r.target, &head, fields, count, &out) or (
+        not record_begin(x, r.target.token)
+    ):
         give_back(lane, slot, G_REQUEST)
     else:
         x.method = head.method
@@ -243,9 +246,10 @@ cdef inline void begin(Lane *lane, int32_t slot, const char *data, size_t n) noe
 
 cdef inline void go_on(Lane *lane, int32_t slot, Target *t) noexcept nogil:
     """The owner has said where a request may go."""
+    cdef Exchange *x = exchange_of(&lane.core.flows[slot])
     cdef Out out
     end_asking(lane, slot)
-    if prepare(lane, exchange_of(&lane.core.flows[slot]), t, &out):
+    if prepare(lane, x, t, &out) and record_begin(x, t.token):
         start(lane, slot, t, &out)
     else:
         give_back(lane, slot, G_REQUEST)

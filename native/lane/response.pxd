@@ -15,7 +15,7 @@ from core.types cimport (
 )
 from http.plain cimport Field, HEAD, Head, Out, PLAIN_FIELDS, head_end, put
 from http.plain_response cimport join_chunks, put_chunk_size, read_response, write_response
-from lane.asking cimport end_asking, exchange_over
+from lane.asking cimport end_asking
 from lane.ends cimport close_client, cut, give_back, note
 from lane.origins cimport connection_drop, idle_put, is_silent
 from lane.received cimport RESUME, consume
@@ -40,7 +40,6 @@ cdef inline void next_request(Lane *lane, int32_t slot, bint careful) noexcept n
     cdef uint32_t mask = f.mask[0] & linux.EPOLLIN
     x.started = x.dialling = 0
     x.requests += 1
-    exchange_over(lane, x)
     consume(x)
     x.phase = P_HEAD
     if x.close:

@@ -73,3 +73,23 @@ cdef int set_rules(Rule *rules, table) except -1:
         rules[i].action = ACTIONS[action]
         memcpy(rules[i].name, <const char *>(<bytes>name), len(name))
     return 0
+
+
+cdef int set_line_form(LineForm *form, options) except -1:
+    """How lines of the log are written."""
+    cdef uint8_t b
+    for b in options.target:
+        form.target[b] = True
+    for b in options.user:
+        form.user[b] = True
+    form.method_most = options.method_most
+    form.target_most = options.target_most
+    form.user_most = options.user_most
+    form.address_most = options.address_most
+    form.type_most = options.type_most
+    if form.method_most + form.target_most + form.user_most + 2 * form.address_most + (
+        form.type_most
+    ) > LINE_MOST - LINE_REST:
+        raise ValueError("a line of the log may be longer than its buffer")
+    form.query = options.query
+    return 0

@@ -15,6 +15,7 @@ from http.plain cimport Plain
 cdef enum:
     USER_MAX = 64           # of a user's name, with a NUL
     PEER_MAX = 46           # an IPv6 address as text, likewise
+    TYPE_MAX = 64           # of a Content-Type
     ADDRESS_MAX = 28        # struct sockaddr_in6
     ERRNOS = 256            # more than there are errno
     BATCH = 32              # events taken from epoll at a time (step.pxd)
@@ -81,6 +82,29 @@ cdef struct Asked:          # what is asked about a head
     uint8_t kind            # as of kind_of in request.pxd
     uint8_t told            # the owner has the question
 
+cdef struct Token:          # of the owner's, for a record of each exchange that has it
+    PyObject *object
+    uint32_t users          # that have it: counted here, for they begin and end without the GIL
+    Token *next             # in the list `unused`, where nobody has it
+    Token **unused
+
+cdef struct Ended:          # an exchange that somebody wants a record of; its first words follow
+    Token *token
+    Ended *next             # in Records, when it is over
+    int64_t ended           # us, CLOCK_REALTIME
+    int64_t started         # us, CLOCK_MONOTONIC
+    int64_t took            # us
+    uint64_t received       # bytes of the request
+    uint64_t sent           # bytes of the response
+    uint32_t method_size
+    uint32_t target_size    # behind the method and a space
+    uint16_t status
+    uint8_t reason
+    uint8_t type_size
+    char type[TYPE_MAX]
+    char client[PEER_MAX]
+    char peer[PEER_MAX]
+
 cdef struct Item:           # of a Table; what it is the first member of is in one block with it
     Item *next              # in the same bucket
     const char *key
@@ -111,6 +135,7 @@ cdef struct Target:         # where requests may go. Its addresses follow, and t
     int32_t holders         # routes and exchanges
     uint8_t count           # addresses, in the order in which they are tried
     uint8_t bound           # behind them follows the one to dial from
+    Token *token            # for a record of each request, or NULL
 
 cdef struct Route:          # a decision that may be repeated
     Item item
@@ -175,11 +200,11 @@ cdef struct Exchange:       # of a CLIENT, and of the tunnel that it became
     uint8_t spent           # the origin connection cannot be used again
     uint8_t reused
     Asked asked             # P_ASK
-    PyObject *token         # of whoever wants to know how this ends, or NULL
     char *answer            # of the origin, received and not consumed, when given back
     uint32_t answer_size
     uint8_t type_size
-    char type[64]           # Content-Type, for the log
+    char type[TYPE_MAX]     # Content-Type, for the log and the record
+    Ended *record           # of the request in work, NULL if nobody wants one
     char user[USER_MAX]
     char peer[PEER_MAX]
     char address[PEER_MAX]  # the client's
@@ -193,20 +218,30 @@ cdef struct Connection:     # of an ORIGIN
     uint8_t address         # which of the target's is dialled
     char peer[PEER_MAX]
 
-cdef struct Tokens:         # of exchanges that are over: to be given up by whoever has the GIL
-    PyObject **all
-    int count
-    int room                # for `count` and `lent`
-    int lent                # tokens that exchanges have
+cdef struct LineForm:       # of the access log (line.pxd)
+    uint8_t target[256]     # 1 for a byte that stays as it is
+    uint8_t user[256]       # the same in the name of a user
+    uint32_t method_most    # characters of the longest texts
+    uint32_t target_most
+    uint32_t user_most
+    uint32_t address_most
+    uint32_t type_most
+    bint query              # of a target is written, not its question mark alone
 
 cdef struct Log:
-    char *at                # entries, as of log.pxd
+    char *at                # lines
     size_t used
     size_t room
-    int count
+    int count               # of lines
     int dropped             # that found no room, and that the owner has not been told of
     bint on
     bint told               # the owner knows that there are some
+    LineForm form
+
+cdef struct Records:        # of exchanges that are over, until the owner is told
+    Ended *first
+    Ended *last
+    Token *unused           # to be given up by whoever has the GIL
 
 cdef struct LaneCounters:
     uint64_t exchanges      # answered without the owner
@@ -220,11 +255,12 @@ cdef struct Lane:
     Routes routes
     List asking             # clients in P_ASK that the owner has not been told of
     bint asks[256]          # by the letter of kind_of: the owner answers questions about such
-    Tokens tokens
     char *out               # PLAIN_OUT bytes: a rewritten head; NULL without a lane
     char *established       # the answer to CONNECT
     size_t established_size
     Log log
+    Records records
+    bint recorded           # the owner wants records
     int clients
     int others              # connections of clients that the owner has
     int most                # of all of them; beyond it they are refused, 0: no limit

@@ -66,6 +66,7 @@ class Answering:
         "_names",
         "_own",
         "_place",
+        "_recorded",
         "_services",
         "_waiting",
     )
@@ -84,6 +85,7 @@ class Answering:
         self._backend = services.config.default_backend
         self._asking = services.asking
         self._knows_peers = services.policy.knows_peers
+        self._recorded = lane.recorded
         self._place = lru_cache(maxsize=PLACES)(self._read)
         self._client = lru_cache(maxsize=CLIENTS)(self._standing)
         self._waiting: dict[int, asyncio.Task[None]] = {}
@@ -154,7 +156,8 @@ class Answering:
         if seconds > Lane.VALID:
             seconds = Lane.VALID
         _, port, key, field, _, _ = place
-        self._lane.answer(one, group, key, field, addresses, port, seconds, one.user, None)
+        token = one.notes() if self._recorded else None
+        self._lane.answer(one, group, key, field, addresses, port, seconds, one.user, token)
 
     def _refuse(self, one: Asked, error: Failure) -> None:
         """Sends what a Connection would. A client that has much to read yet is handed over."""

@@ -12,7 +12,7 @@ import os
 import socket
 from collections.abc import Callable, Container
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from spliceproxy.config import Config, Timeouts
 from spliceproxy.forward.plain import REQUEST_RULES, RESPONSE_RULES, is_plain, written_authority
@@ -21,14 +21,15 @@ from spliceproxy.http1.authentication import PER_REQUEST
 from spliceproxy.http1.head import RequestHead
 from spliceproxy.http1.rewrite import ESTABLISHED, host_field
 from spliceproxy.net.stream import Stream
-from spliceproxy.observe.record import Record
+from spliceproxy.observe.accesslog import line_form
+from spliceproxy.observe.record import Record, record_of
 from spliceproxy.observe.records import Records
 from spliceproxy.policy.engine import Policy
 from spliceproxy.policy.standing import Standing
 from spliceproxy.policy.verdict import Verdict
 from spliceproxy.relay.driver import RelayDriver
 from spliceproxy.relay.interface import Relay
-from spliceproxy.relay.lane import Handoff, LaneOptions, Question
+from spliceproxy.relay.lane import Handoff, LaneOptions, LineForm, Question
 from spliceproxy.relay.lane import Lane as NativeLane
 from spliceproxy.upstream.dialer import ATTEMPT_DELAY, from_source
 from spliceproxy.upstream.own import Own
@@ -87,8 +88,11 @@ class _News:
     def not_accepted(self, error: int) -> None:
         self.front.not_accepted(error)
 
-    def logged(self, count: int) -> None:
-        self._records.expect(count)
+    def ended(self, records: list[Record]) -> None:
+        self._records.ended(records)
+
+    def logged(self, many: bool) -> None:
+        self._records.expect(many)
 
     def dropped(self, count: int) -> None:
         self._records.miss(count)
@@ -111,9 +115,9 @@ class Lane:
         "_news",
         "_own",
         "_policy",
-        "_repeats",
         "answer",
         "hand_back",
+        "recorded",
         "refuse",
     )
 
@@ -126,16 +130,16 @@ class Lane:
         own: Own,
         *,
         forwards: bool,
-        repeats: bool,
+        recorded: bool,
     ) -> None:
         """Of :meth:`of`. ``native`` is the relay's side; not ``forwards``: it cannot rewrite heads,
-        and is for CONNECT only; not ``repeats``: each request is to be seen here."""
+        and is for CONNECT only; ``recorded``: somebody wants a record of each request."""
         self._native = native
         self._news = news
         self._driver = driver
         self._policy = policy
         self._own = own
-        self._repeats = repeats
+        self.recorded = recorded
         self._forwards = forwards
         self.answer = native.answer
         self.hand_back = native.hand_back
@@ -165,17 +169,17 @@ class Lane:
             config.timeouts,
             rewriting.via,
             keyed=policy.identifies,
-            record=None if records.log is None else Record,
+            lines=None if records.log is None else line_form(query=config.log_query),
             asks=asks,
             ask=ASK + config.timeouts.lookup + waits,
+            record=record_of if records.watched else None,
         )
         native = relay.lane(options, news)
         if native is None:
             return None
         records.follow(native.take_log)
-        # Who wants each record, sees each request.
-        forwards, repeats = rewriting.repeatable, not records.watched
-        return cls(native, news, driver, policy, own, forwards=forwards, repeats=repeats)
+        forwards, recorded = rewriting.repeatable, records.watched
+        return cls(native, news, driver, policy, own, forwards=forwards, recorded=recorded)
 
     def answer_by(self, answers: Answers) -> None:
         """``answers`` is asked; to be said before there is a client."""
@@ -231,7 +235,7 @@ class Lane:
         moment, without being looked at; returns whether there is such a thing. One that is traced
         is to be looked at each time."""
         group = client.group
-        if not self._repeats or not verdict.repeat_for or group is None or record.tags:
+        if not verdict.repeat_for or group is None:
             return False
         if record.trace is not None:
             return False
@@ -255,6 +259,7 @@ class Lane:
             port,
             verdict.source_address,
             record.user,
+            record if self.recorded else None,
         )
         self._native.add_client(record.client, group)
         return True
@@ -321,7 +326,8 @@ def lane_options(
     via: bytes,
     *,
     keyed: bool,
-    record: Callable[[str], Record] | None,
+    lines: LineForm | None,
+    record: Callable[[type[Any]], type[Record]] | None,
     asks: str = "",
     ask: float = ASK,
 ) -> LaneOptions:
@@ -349,6 +355,7 @@ def lane_options(
         idle_each=PER_ORIGIN,
         ports=own_ports(),
         asks=asks,
+        lines=lines,
         record=record,
     )
 

@@ -7,7 +7,8 @@ for one that has failed, and then ``in=BYTES`` from the client. docs/log.md has 
 
 The event loop only appends records to a list. A timer turns them into text, and a thread
 of its own writes it (:mod:`spliceproxy.observe.linewriter`): a slow reader never holds up
-the loop.
+the loop. The relay makes the lines of its own exchanges (native/lane/line.pxd), by the same
+table.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from spliceproxy.observe.linewriter import STUCK_SECONDS, LineWriter
 from spliceproxy.observe.record import Record
 from spliceproxy.observe.standard import STANDARD
 from spliceproxy.relay import interface
+from spliceproxy.relay.lane import LineForm
 
 FLUSH_SECONDS = 0.2
 """A record waits at most this long before it is formatted."""
@@ -86,6 +88,21 @@ def format_line(record: Record, *, query: bool = True) -> str:
         f"{record.bytes_out} {_method(method)} {escape(target, _TARGET_MAX)} "
         f"{_user(record.user)} {hierarchy}{_address(record.peer)} {_type(record.content_type)}"
         f"{why(record)} in={record.bytes_in}\n"
+    )
+
+
+def line_form(*, query: bool) -> LineForm:
+    """What the relay has to know to write such lines by itself."""
+    texts = [bytes([byte]) for byte in range(128)]
+    return LineForm(
+        target=b"".join([text for text in texts if not _UNSAFE.match(text.decode())]),
+        user=b"".join([text for text in texts if not _UNSAFE_NAME.match(text.decode())]),
+        method_most=_METHOD_MAX,
+        target_most=_TARGET_MAX,
+        user_most=_USER_MAX,
+        address_most=_ADDRESS_MAX,
+        type_most=_TYPE_MAX,
+        query=query,
     )
 
 
@@ -188,22 +205,22 @@ class AccessLog:
             note=partial(losses.note, losses.LINES),
             name="access-log",
         )
-        self._more: Callable[[], list[Record]] = list
+        self._more: Callable[[], tuple[bytes, int]] = _no_more
 
-    def follow(self, more: Callable[[], list[Record]]) -> None:
-        """``more`` takes the records that are kept elsewhere; :meth:`expect` says that there
-        are some."""
+    def follow(self, more: Callable[[], tuple[bytes, int]]) -> None:
+        """``more`` takes the lines that are made elsewhere, and says how many there are;
+        :meth:`expect` says that there are some."""
         self._more = more
 
-    def expect(self, count: int) -> None:
-        """So many records wait to be taken."""
-        if count >= FLUSH_RECORDS:
+    def expect(self, many: bool) -> None:
+        """Lines wait to be taken: at once, where there are ``many``."""
+        if many:
             self._flush()
         elif self._timer is None:
             self._timer = self._loop.call_later(FLUSH_SECONDS, self._flush)
 
     def miss(self, count: int) -> None:
-        """So many records are lost, for want of memory: that is told among the other losses."""
+        """So many lines are lost, for want of memory: that is told among the other losses."""
         if not self._closed:
             self._writer.miss(count)
 
@@ -244,13 +261,11 @@ class AccessLog:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        records = [*self._records, *self._more()]
-        self._records.clear()
-        if not records:
-            return
-        text = b"".join([self._line(record) for record in records])
+        more, count = self._more()
+        records, self._records = self._records, []
+        text = b"".join([*map(self._line, records), more])
         if text:
-            self._writer.put(text, len(records))
+            self._writer.put(text, len(records) + count)
 
     def _line(self, record: Record) -> bytes:
         """The record's line. One that cannot be written costs nobody else's: it is counted,
@@ -267,6 +282,10 @@ class AccessLog:
         """In the thread, when it has written everything."""
         with contextlib.suppress(RuntimeError):  # close() gave up, and the loop is closed
             self._loop.call_soon_threadsafe(self._done.set)
+
+
+def _no_more() -> tuple[bytes, int]:
+    return b"", 0
 
 
 def _tell_dropped(lines: int, why: str) -> bytes:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
+from abc import ABCMeta
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from spliceproxy.errors import ErrorType
 
@@ -29,10 +30,10 @@ _OF_ORIGIN: frozenset[ErrorType] = frozenset(
 _NO_TAGS: Mapping[str, str] = MappingProxyType({})
 
 
-class Record:
+class Record(metaclass=ABCMeta):  # noqa: B024 - one of the lane's is a Record, too
     """One request or tunnel. Times are ``time.monotonic()`` seconds, but ``ended_at``
-    (Unix time, set by :meth:`end`). One of the lane's (``relay.lane.LaneOptions.record``) has no
-    ``started``, ``host`` and ``port``. An idle tunnel keeps this object and no other."""
+    (Unix time, set by :meth:`end`). Those of the lane (:func:`record_of`) can be read only. An
+    idle tunnel keeps this object and no other."""
 
     __slots__ = (
         "bytes_in",
@@ -118,6 +119,26 @@ class Record:
         """Stamps the end."""
         self.ended_at = time.time()
         self.seconds = time.monotonic() - self.started
+
+
+def record_of(ending: type[Any]) -> type[Record]:
+    """A class of records for what a class of the relay's knows, which is all but this."""
+
+    class LaneRecord(ending):  # type: ignore[misc]
+        """A request or tunnel that was served in the lane."""
+
+        __slots__ = ()
+
+        trace = None
+        tried: tuple[tuple[str, int], ...] = ()
+        dialling_since = looked_up = 0.0
+        error = failed = rule = ""
+        ended = True
+        destination = Record.destination
+        __repr__ = Record.__repr__
+
+    Record.register(LaneRecord)
+    return LaneRecord
 
 
 def endpoint(host: str, port: int) -> str:

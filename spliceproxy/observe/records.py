@@ -38,18 +38,30 @@ class Records:
         if self._watch is not None:
             self._watch(record)
 
-    def follow(self, more: Callable[[], list[Record]]) -> None:
+    def ended(self, records: list[Record]) -> None:
+        """The same for those of the lane, which have ended and are in the log."""
+        if self._watch is None:
+            return
+        each = iter(records)
+        try:
+            for record in each:
+                self._watch(record)
+        except BaseException:  # Ctrl-C in on_close
+            self.ended(list(each))
+            raise
+
+    def follow(self, more: Callable[[], tuple[bytes, int]]) -> None:
         """As of :meth:`AccessLog.follow`."""
         if self.log is not None:
             self.log.follow(more)
 
-    def expect(self, count: int) -> None:
-        """So many records wait to be taken."""
+    def expect(self, many: bool) -> None:
+        """As of :meth:`AccessLog.expect`."""
         if self.log is not None:
-            self.log.expect(count)
+            self.log.expect(many)
 
     def miss(self, count: int) -> None:
-        """So many records are lost, for want of memory."""
+        """So many lines are lost, for want of memory."""
         if self.log is not None:
             self.log.miss(count)
 

@@ -172,11 +172,6 @@ class Policy:
         return self._auth.enabled
 
     @property
-    def annotates(self) -> bool:
-        """Whether a decision may put something into a record: tags, or rules that only report."""
-        return self._asks or self._ruled
-
-    @property
     def witnessed(self) -> bool:
         """Whether a witness sees each request."""
         return self._witness is not None

@@ -50,13 +50,8 @@ class Instance:
         own = Own(sock.getsockname() for sock in sockets)
         tracer = Tracer.of(config)
         asks = kinds_asked(config)
-        # Who wants each record sees each request, and so does who traces.
-        if (
-            tracer is not None
-            or records.watched
-            or policy.witnessed
-            or (log is not None and policy.annotates)
-        ):
+        # Who traces sees each request, and so does a witness.
+        if tracer is not None or policy.witnessed:
             asks = ""
         waits = 2 * config.policy.hook_timeout  # the second time with the addresses
         lane = Lane.of(relay, driver, config, policy, records, own, asks, waits)

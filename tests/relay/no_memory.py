@@ -17,6 +17,7 @@ import os
 import select
 import socket
 import sys
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -104,10 +105,15 @@ class OfPython(Refusal):
         self._testcapi.remove_mem_hooks()
 
 
+class Note:
+    """A token of exchanges."""
+
+
 class Owner(Plain):
     def __init__(self) -> None:
-        super().__init__(log=True)
+        super().__init__(log=True, watched=True)
         self.lost_clients = 0
+        self.tokens: weakref.WeakSet[Note] = weakref.WeakSet()
 
     def lost(self, count: int) -> None:
         self.lost_clients += count
@@ -195,7 +201,11 @@ class Script:
 
     def _route(self, kind: str, authority: bytes, key: bytes) -> None:
         far = *self._owner.lane.dialled, "", "alice"
-        self._tried(self._native.add_route, kind, "", b"", authority, key, authority, 60.0, *far)
+        token = Note()
+        self._owner.tokens.add(token)
+        self._tried(
+            self._native.add_route, kind, "", b"", authority, key, authority, 60.0, *far, token
+        )
         self._tried(self._native.add_client, "", "")
 
     # ---- the parts ---------------------------------------------------------------------
@@ -269,7 +279,9 @@ def check_served(owner: Owner) -> None:
     owner.run(plainly)
     native.close_idle()
     far = *owner.lane.dialled, "", ""
-    native.add_route("G", "", b"", b"o", b"o", b"o", 60.0, *far)
+    token = Note()
+    owner.tokens.add(token)
+    native.add_route("G", "", b"", b"o", b"o", b"o", 60.0, *far, token)
     native.add_client("", "")
     mine: list[socket.socket] = []
     origin, inner = pair(mine)
@@ -284,9 +296,15 @@ def check_served(owner: Owner) -> None:
     for sock in mine:
         sock.close()
     owner.run(plainly)
+    assert owner.records[-1].status == 200
+    records = [record for record in owner.records if record.token is not None]
+    assert len(records) == len(owner.records), "a record without a token"
     assert (owner.relay.clients, owner.relay.tunnels) == (0, 0)
     assert owner.relay.stats().transfers == 0
-    assert all(record.method in ("GET", "CONNECT") for record in native.take_log())
+    lines, count = native.take_log()
+    methods = [line.split()[5] for line in lines.splitlines()]
+    assert len(methods) == count > 0
+    assert {*methods} <= {b"GET", b"CONNECT"}
 
 
 def descriptors() -> dict[str, str]:
@@ -307,6 +325,8 @@ def play(refusing: Refusal) -> None:
         for handoff in owner.handoffs:
             handoff.close()
         owner.close()
+    owner.records.clear()
+    assert not owner.tokens, "a token is left"
     refusing.check_canaries()
     assert descriptors() == before, (before, descriptors())
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import select
 import socket
 import time
@@ -411,7 +410,8 @@ def test_a_token_is_kept_to_the_end(rig: Rig) -> None:
     del token
     assert alive() is not None
     rig.send(origin, OK)
-    gc.collect()
+    assert [record.status for record in rig.records] == [200]
+    rig.records.clear()
     assert alive() is None
     assert received(client) == OK_GOT
 
@@ -428,6 +428,8 @@ def test_a_tunnel_keeps_its_token(rig: Rig) -> None:
         assert alive() is not None
     client.close()
     rig.until(lambda: not rig.relay.tunnels)
+    assert [record.method for record in rig.records] == ["CONNECT"]
+    rig.records.clear()
     assert alive() is None
 
 

@@ -76,11 +76,10 @@ class _Records(Records):
     """They are kept."""
 
     def __init__(self, run: Run, log: AccessLog | None = None) -> None:
-        super().__init__(log, None)
+        super().__init__(log, self._keep)
         self._run = run
 
-    def write(self, record: Record) -> None:
-        super().write(record)
+    def _keep(self, record: Record) -> None:
         self._run.records.append((record.status, record.error, record.reason))
 
 

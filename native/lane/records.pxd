@@ -1,0 +1,101 @@
+"""Records of exchanges, for whoever wants to know how each of them ends.
+
+A route may have a *token*, an object of the owner's. Each request on this route has it, too: a
+block is made where its exchange begins, so that no memory is wanted where it ends. Then the block
+is filled in, and waits for the owner, who gets those of a step together (relay.pyx). Without a
+token nothing is made.
+
+Tokens are counted by their users here, in the relay's thread. What nobody uses any more is put
+aside until the relay has the GIL.
+"""
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy
+
+from http.plain cimport Text
+from lane.line cimport word_at
+from lane.types cimport Ended, Exchange, PEER_MAX, Records, Token
+
+
+cdef inline void token_release(Token *t) noexcept nogil:
+    """One user less."""
+    if t == NULL:
+        return
+    t.users -= 1
+    if t.users == 0:
+        t.next = t.unused[0]
+        t.unused[0] = t
+
+
+cdef inline bint record_begin(Exchange *x, Token *token) noexcept nogil:
+    """A request begins, whose head is the first of what was received, and whose end is wanted by
+    whoever has the token (NULL: nobody). False without memory."""
+    cdef Text method, target
+    cdef size_t size
+    cdef Ended *e
+    if token == NULL:
+        return True
+    method = word_at(x.data)
+    target = word_at(x.data + method.size + 1)
+    size = method.size + 1 + target.size
+    e = <Ended *>malloc(sizeof(Ended) + size)
+    if e == NULL:
+        return False
+    memcpy(e + 1, x.data, size)
+    memcpy(e.client, x.address, PEER_MAX)
+    e.method_size = <uint32_t>method.size
+    e.target_size = <uint32_t>target.size
+    e.token = token
+    token.users += 1
+    x.record = e
+    return True
+
+
+cdef inline void record_free(Ended *e) noexcept nogil:
+    token_release(e.token)
+    free(e)
+
+
+cdef inline void record_drop(Exchange *x) noexcept nogil:
+    """The owner goes on with the request, or the relay is closed: there is no record."""
+    if x.record != NULL:
+        record_free(x.record)
+        x.record = NULL
+
+
+cdef inline void record_end(
+    Records *records, Exchange *x, int64_t ended, int64_t took, uint64_t received, uint64_t sent,
+    uint8_t reason,
+) noexcept nogil:
+    """The request, or the tunnel that it became, is over: as of `write_line`."""
+    cdef Ended *e = x.record
+    if e == NULL:
+        return
+    x.record = NULL
+    e.ended = ended
+    e.started = x.started
+    e.took = took
+    e.received = received
+    e.sent = sent
+    e.reason = reason
+    e.status = x.status
+    e.type_size = x.type_size
+    memcpy(e.type, x.type, x.type_size)
+    memcpy(e.peer, x.peer, PEER_MAX)
+    e.next = NULL
+    if records.last == NULL:
+        records.first = e
+    else:
+        records.last.next = e
+    records.last = e
+
+
+cdef inline Ended *record_take(Records *records) noexcept nogil:
+    """The first that the owner has not been told of; NULL without one."""
+    cdef Ended *e = records.first
+    if e != NULL:
+        records.first = e.next
+        if e.next == NULL:
+            records.last = NULL
+    return e

@@ -1,0 +1,290 @@
+"""Records of exchanges in the lane: each that has a token gives one, which says what a Record
+says, and each token is given up once."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import select
+import socket
+import time
+import weakref
+from collections.abc import Iterator
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+from plain_oracle import CLIENT, HOST, OK, Conversation, Plain, conversation, received
+from relay_rig import native_relay
+
+from spliceproxy.forward.lane import origin_key
+from spliceproxy.http1.head import parse_request
+from spliceproxy.observe.record import Record
+from spliceproxy.policy.verdict import Verdict
+from spliceproxy.relay import interface
+
+PEER = HOST
+HEAD = b"GET http://o/a?b HTTP/1.1\r\nHost: o\r\n\r\n"
+CONNECT = b"CONNECT o:1 HTTP/1.1\r\nHost: o:1\r\n\r\n"
+TYPED = OK.replace(b"\r\n\r\n", b"\r\nContent-Type: text/\xe9\r\n\r\n")
+
+
+class Decision(Record):
+    """One that can be seen to be given up."""
+
+    __slots__ = ("__weakref__",)
+
+
+@pytest.fixture
+def plain() -> Iterator[Plain]:
+    native_relay()
+    with contextlib.closing(Plain(watched=True)) as made:
+        yield made
+
+
+def decision(user: str = "ann") -> Record:
+    record = Decision("192.0.2.99")  # of another client: each record has its own
+    record.host, record.port, record.user = "o", 80, user
+    record.tags = MappingProxyType({"team": "web"})
+    record.reported = ("would-deny",)
+    record.method, record.target, record.status = "HEAD", "http://o/other", 500
+    return record
+
+
+def route(one: Conversation, head: bytes, token: Record) -> socket.socket | None:
+    """Allows requests like this one; the other end of an idle connection for them."""
+    plain, request = one.plain, parse_request(head)
+    verdict = Verdict(request.host, request.port, (PEER,), "", 3600.0)
+    assert plain.lane.allow(CLIENT, request, verdict, token)
+    assert CLIENT.group is not None
+    plain.lane._native.add_client("", CLIENT.group)
+    if head == CONNECT:
+        return None
+    outer, inner = one._pair()
+    plain.lane._native.put(origin_key(verdict.key), inner.detach(), PEER)
+    return outer
+
+
+def exchange(one: Conversation, origin: socket.socket, answer: bytes = OK) -> bytes:
+    one.send(one.client, HEAD)
+    assert received(origin)
+    one.send(origin, answer)
+    got = received(one.client)
+    assert got
+    return got
+
+
+def test_a_record_says_what_is_known(plain: Plain) -> None:
+    before, began = time.time(), time.monotonic()
+    with conversation(plain) as one:
+        origin = route(one, HEAD, decision())
+        assert origin is not None
+        got = exchange(one, origin, TYPED)
+    (record,) = plain.records
+    assert isinstance(record, Record)
+    assert not hasattr(record, "__dict__")
+    assert before <= record.ended_at <= time.time()
+    assert began <= record.started <= time.monotonic()
+    assert 0.0 <= record.seconds <= time.monotonic() - began
+    found = {name: getattr(record, name) for name in VALUES}
+    assert found == {**VALUES, "bytes_in": len(HEAD), "bytes_out": len(got)}
+    assert repr(record) == f"<Record GET 'http://o/a?b' status=200 bytes_out={len(got)}>"
+    with pytest.raises(AttributeError):
+        record.status = 404
+
+
+VALUES: dict[str, Any] = {
+    "client": "",
+    "method": "GET",
+    "target": "http://o/a?b",
+    "host": "o",
+    "port": 80,
+    "destination": "o:80",
+    "user": "ann",
+    "peer": PEER,
+    "status": 200,
+    "content_type": "text/\xe9",
+    "tags": {"team": "web"},
+    "reported": ("would-deny",),
+    "rule": "",
+    "error": "",
+    "failed": "",
+    "reason": "",
+    "bytes_in": 0,
+    "bytes_out": 0,
+    "ended": True,
+    "trace": None,
+    "tried": (),
+    "dialling_since": 0.0,
+    "looked_up": 0.0,
+}
+
+
+def test_a_record_has_all_that_a_record_has() -> None:
+    times = {"ended_at", "started", "seconds"}
+    names = {name for name in dir(Record) if not name.startswith("_")}
+    assert names - {"register", "blame", "end"} == {*VALUES, *times}
+
+
+def test_each_request_has_a_record_in_order(plain: Plain) -> None:
+    """Also those that come together, and of other routes."""
+    with conversation(plain) as one:
+        first = route(one, HEAD, decision())
+        other = HEAD.replace(b"http://o/", b"http://p/").replace(b"Host: o", b"Host: p")
+        second = route(one, other, decision("bob"))
+        assert first is not None
+        assert second is not None
+        one.send(one.client, HEAD + other + HEAD)
+        for origin in (first, second, first):
+            assert received(origin)
+            one.send(origin, OK)
+    assert [record.user for record in plain.records] == ["ann", "bob", "ann"]
+    assert [record.status for record in plain.records] == [200, 200, 200]
+
+
+def test_a_repeated_route_has_the_token_said_last(plain: Plain) -> None:
+    with conversation(plain) as one:
+        first = decision()
+        gone = weakref.ref(first)
+        origin = route(one, HEAD, first)
+        del first
+        assert origin is not None
+        one.send(one.client, HEAD)
+        assert received(origin)
+        route(one, HEAD, decision("bob"))
+        assert gone() is not None  # the exchange has it
+        one.send(origin, OK)
+        exchange(one, origin)
+        assert [record.user for record in plain.records] == ["ann", "bob"]
+        plain.records.clear()
+        assert gone() is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"), [(OK[:-1], interface.SOURCE_EOF), (b"", interface.CLIENT_RESET)]
+)
+def test_an_exchange_that_is_cut_has_a_record(plain: Plain, answer: bytes, reason: str) -> None:
+    with conversation(plain) as one:
+        origin = route(one, HEAD, decision())
+        assert origin is not None
+        one.send(one.client, HEAD)
+        assert received(origin)
+        if answer:
+            one.send(origin, answer)
+            origin.close()
+        else:
+            one.client.close()
+        plain.step()
+    assert [record.reason for record in plain.records] == [reason]
+
+
+def test_a_tunnel_has_its_record_at_its_end(plain: Plain) -> None:
+    with conversation(plain) as one:
+        route(one, CONNECT, decision())
+        one.send(one.client, CONNECT + b"early")
+        with plain.accept() as far:
+            assert far.recv(5, socket.MSG_WAITALL) == b"early"
+            plain.lane._native.forget()
+            assert plain.records == []
+            assert received(one.client)
+            one.client.close()
+            plain.step()
+        while plain.relay.tunnels:
+            select.select([plain.relay.fileno()], [], [], 1)
+            plain.step()
+    (record,) = plain.records
+    assert (record.method, record.target, record.status) == ("CONNECT", "o:1", 200)
+    assert (record.bytes_in, record.user) == (len(CONNECT) + 5, "ann")
+
+
+def test_a_request_that_is_given_back_has_no_record(plain: Plain) -> None:
+    """Its owner goes on with it."""
+    token = decision()
+    gone = weakref.ref(token)
+    with conversation(plain) as one:
+        origin = route(one, HEAD, token)
+        del token
+        assert origin is not None
+        one.send(one.client, HEAD)
+        assert received(origin)
+        one.send(origin, b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n")
+        handoff = one.given_back()
+        assert handoff is not None
+        plain.lane._native.forget()
+        plain.step()
+    assert plain.records == []
+    assert gone() is None
+
+
+def test_a_record_outlives_the_relay() -> None:
+    native_relay()
+    with contextlib.closing(Plain(watched=True)) as plain:
+        with conversation(plain) as one:
+            origin = route(one, HEAD, decision())
+            assert origin is not None
+            exchange(one, origin)
+        (record,) = plain.records
+    del plain, one
+    gc.collect()
+    assert record.target == "http://o/a?b"
+    assert dict(record.tags) == {"team": "web"}
+
+
+@pytest.mark.parametrize("how", ["exchange", "tunnel"])
+def test_tokens_are_given_up_where_the_relay_is_closed(how: str) -> None:
+    native_relay()
+    with contextlib.closing(Plain(watched=True)) as plain, contextlib.ExitStack() as stack:
+        one = Conversation(plain, stack)
+        token = decision()
+        gone = weakref.ref(token)
+        head = CONNECT if how == "tunnel" else HEAD
+        origin = route(one, head, token)
+        del token
+        one.send(one.client, head)
+        if origin is None:
+            stack.enter_context(plain.accept())
+            assert plain.relay.tunnels == 1
+        else:
+            assert received(origin)
+        assert gone() is not None
+        plain.relay.abort_all()
+        plain.step()
+        assert len(plain.records) == plain.relay.clients ^ 1
+        plain.records.clear()
+        plain.relay.close()
+        assert gone() is None
+
+
+def test_thousands_of_exchanges_leave_nothing(plain: Plain) -> None:
+    """Routes that are said again, forgotten, and used by several clients at once."""
+    tokens: weakref.WeakSet[Record] = weakref.WeakSet()
+    with conversation(plain) as one, contextlib.ExitStack() as stack:
+        other = Conversation.__new__(Conversation)
+        other.plain, other._stack, other.keys = plain, stack, {}
+        other.client, inner = one._pair()
+        plain.lane._native.hand_over(inner.detach(), "", b"", 0)
+        for number in range(600):
+            token = decision(str(number))
+            tokens.add(token)
+            origins = [route(one, HEAD, token), route(other, HEAD, token)]
+            del token
+            one.send(one.client, HEAD * 2)
+            one.send(other.client, HEAD)
+            while len(plain.records) < 3 * (number + 1):
+                asked = [origin for origin in origins if origin is not None and received(origin)]
+                assert asked, "a request is with no origin"
+                for origin in asked:
+                    one.send(origin, OK)
+            if number % 3 == 0:
+                plain.lane._native.forget()
+            assert received(one.client)
+            assert received(other.client)
+            plain.lane.close()
+        assert len(plain.records) == 1800
+        assert [record.user for record in plain.records[-3:]] == ["599"] * 3
+        assert len(tokens) == 600
+        other.client.close()
+        plain.lane._native.forget()
+        plain.step()
+        plain.records.clear()
+        assert len(tokens) == 0
