@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from types import MappingProxyType
 
 from spliceproxy.policy.networks import canonical_address
 
@@ -21,9 +22,12 @@ def check_status(status: object) -> int:
     return number
 
 
-@dataclass(frozen=True, slots=True)
+_NO_TAGS: Mapping[str, str] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True, init=False)
 class Allow:
-    """Go ahead.
+    """Go ahead. ``Allow()`` is the same object each time.
 
     ``source_address`` is the IP address to dial from. ``addresses`` are dialled instead of those
     of the request, in this order; the rules and the guard check them, too. None stands for those
@@ -32,22 +36,50 @@ class Allow:
     TypeError for a value of another type.
     """
 
-    source_address: str = ""
-    addresses: tuple[str, ...] | None = None
-    tags: Mapping[str, str] = field(default_factory=dict)
+    source_address: str
+    addresses: tuple[str, ...] | None
+    tags: Mapping[str, str]
 
-    def __post_init__(self) -> None:
-        if self.source_address != "":
-            object.__setattr__(self, "source_address", _address(self.source_address))
-        if self.addresses is not None:
-            if isinstance(self.addresses, str):
-                raise TypeError(f"Allow: addresses {self.addresses!r}; allowed: a tuple of texts")
-            addresses = tuple(map(_address, self.addresses))
+    def __new__(
+        cls,
+        source_address: str = "",
+        addresses: tuple[str, ...] | None = None,
+        tags: Mapping[str, str] = _NO_TAGS,
+    ) -> Allow:
+        if tags is _NO_TAGS and source_address == "" and addresses is None and cls is Allow:
+            return _YES
+        if source_address != "":
+            source_address = _address(source_address)
+        if addresses is not None:
+            if isinstance(addresses, str):
+                raise TypeError(f"Allow: addresses {addresses!r}; allowed: a tuple of texts")
+            addresses = tuple(map(_address, addresses))
             if not addresses:
                 raise ValueError("Allow: addresses are empty; leave them out, or answer Deny")
-            object.__setattr__(self, "addresses", addresses)
-        if not isinstance(self.tags, Mapping):
-            raise TypeError(f"Allow: tags {self.tags!r}; allowed: a mapping")
+        if not isinstance(tags, Mapping):
+            raise TypeError(f"Allow: tags {tags!r}; allowed: a mapping")
+        return _allow(cls, source_address, addresses, tags)
+
+    def __reduce__(self) -> tuple[type[Allow], tuple[object, ...]]:
+        """For copy and pickle, which would fill in the object that is shared."""
+        return type(self), (self.source_address, self.addresses, dict(self.tags))
+
+
+def _allow(
+    cls: type[Allow],
+    source_address: str,
+    addresses: tuple[str, ...] | None,
+    tags: Mapping[str, str],
+) -> Allow:
+    allow = object.__new__(cls)
+    object.__setattr__(allow, "source_address", source_address)
+    object.__setattr__(allow, "addresses", addresses)
+    object.__setattr__(allow, "tags", tags)
+    return allow
+
+
+# To make one costs as much as all the rest of a decision, and most are this one.
+_YES = _allow(Allow, "", None, _NO_TAGS)
 
 
 @dataclass(frozen=True, slots=True)
