@@ -6,7 +6,6 @@ import argparse
 import os
 import sys
 from collections.abc import Mapping
-from difflib import get_close_matches
 from typing import Any, NamedTuple, NoReturn
 
 from spliceproxy.config import Config
@@ -64,6 +63,8 @@ class Parser(argparse.ArgumentParser):
             return f"{text}: only options and their values are allowed here"
         if text.removeprefix("--") in BY_NAME:
             return f"{text}: no such option; it is a key of the file that --config names"
+        from difflib import get_close_matches
+
         names = [one.removeprefix("--") for one in self._option_string_actions]
         name = text.lstrip("-")
         near = [one for one in names if len(name) > 1 and one.startswith(name)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from difflib import get_close_matches
 from importlib import import_module
 
 from spliceproxy.cli.flags import COMMANDS, Parser, add_settings, read_settings
@@ -81,6 +80,8 @@ def parse(argv: Sequence[str]) -> Config:
     )
     add_settings(parser)
     if argv and not argv[0].startswith("-"):
+        from difflib import get_close_matches
+
         near = get_close_matches(argv[0], COMMANDS, 1)
         hint = f"; did you mean {near[0]}?" if near else ""
         allowed = f"allowed: {', '.join(COMMANDS)}, or an option"

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine, Generator
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from spliceproxy.errors import Denied, Failure
 from spliceproxy.forward.dialing import dial_late
@@ -21,11 +21,13 @@ from spliceproxy.http1.head import RequestHead
 from spliceproxy.net.stream import Stream
 from spliceproxy.observe.record import Record
 from spliceproxy.policy.engine import Policy
-from spliceproxy.policy.learn import Learned
 from spliceproxy.policy.refusals import STRANGER
 from spliceproxy.policy.standing import Standing
 from spliceproxy.policy.verdict import Head, Verdict
 from spliceproxy.upstream.origins import Origins
+
+if TYPE_CHECKING:
+    from spliceproxy.policy.learn import Learned
 
 
 class Question(NamedTuple):

@@ -6,8 +6,8 @@ import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from email.utils import formatdate
 from functools import partial
+from typing import TYPE_CHECKING
 
 from spliceproxy.config import Config
 from spliceproxy.errors import ErrorType, reasons
@@ -15,17 +15,20 @@ from spliceproxy.forward.asking import Asking
 from spliceproxy.forward.body import BodyMover
 from spliceproxy.forward.lane import Lane
 from spliceproxy.forward.rewriting import Rewriting
+from spliceproxy.http1.dates import fixdate
 from spliceproxy.messages import log
 from spliceproxy.observe.records import Records
 from spliceproxy.observe.trace import Tracer
 from spliceproxy.policy.engine import Policy
 from spliceproxy.relay.driver import RelayDriver
 from spliceproxy.seldom import Seldom
-from spliceproxy.site.files import Site
 from spliceproxy.upstream.origins import Origins
 
+if TYPE_CHECKING:
+    from spliceproxy.site.files import Site
 
-@dataclass(slots=True)
+
+@dataclass(slots=True, eq=False, repr=False)  # neither is asked for, and each takes its time
 class Services:
     """One worker's shared parts. ``site`` is None without files to serve, ``lane`` where the
     engine has none, ``tracer`` where requests are not traced. ``draining``: no connection is to be
@@ -60,5 +63,5 @@ class Services:
         now = int(time.time())
         if now != self._date_of:
             self._date_of = now
-            self._date = formatdate(now, usegmt=True).encode("ascii")
+            self._date = fixdate(now).encode("ascii")
         return self._date

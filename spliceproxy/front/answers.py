@@ -11,7 +11,6 @@ from spliceproxy.http1.head import RequestHead
 from spliceproxy.net.stream import Stream
 from spliceproxy.observe.record import Record
 from spliceproxy.relay.interface import CLIENT_RESET
-from spliceproxy.site import files
 from spliceproxy.site.pages import options_answer, trace_answer
 
 PAGE_SECONDS = 10.0
@@ -56,7 +55,9 @@ class Answers:
             page = answer.head(self._services.date(), head.minor, not keep) + answer.body
             await self._stream.send(page)
             if answer.fd is not None:
-                await files.send_file(self._stream, answer.fd, answer.offset, answer.length, idle)
+                from spliceproxy.site.files import send_file  # which the site has loaded
+
+                await send_file(self._stream, answer.fd, answer.offset, answer.length, idle)
         return keep
 
     async def error(

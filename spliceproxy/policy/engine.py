@@ -20,11 +20,12 @@ from __future__ import annotations
 import socket
 from collections.abc import Awaitable
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
-from spliceproxy.config import Config
+from spliceproxy.config import AuthConfig, Config
 from spliceproxy.errors import Failure
 from spliceproxy.policy import refusals
-from spliceproxy.policy.auth import Authenticator, peer_uid
+from spliceproxy.policy.auth.nobody import Nobody, is_nobody
 from spliceproxy.policy.clients import NEAR, NEAR_OTHERS, ClientNetworks, is_local
 from spliceproxy.policy.destination import Destinations, Later, ended
 from spliceproxy.policy.functions import Functions, load
@@ -33,12 +34,14 @@ from spliceproxy.policy.judging import REPEAT as REPEAT
 from spliceproxy.policy.judging import Case, Judge
 from spliceproxy.policy.lockfile import Locked
 from spliceproxy.policy.names import canonical, is_number
-from spliceproxy.policy.names import load as load_names
 from spliceproxy.policy.request import Fields, Request
 from spliceproxy.policy.rules import RuleSet, Selection
 from spliceproxy.policy.standing import Standing
 from spliceproxy.policy.verdict import Head, Names, Notes, Verdict
 from spliceproxy.policy.witness import Witness
+
+if TYPE_CHECKING:
+    from spliceproxy.policy.auth.authenticator import Authenticator
 
 CACHED = 4096
 """Addresses of clients whose standing is remembered."""
@@ -63,7 +66,7 @@ class Policy:
         policy = config.policy
         self._witness = witness
         self._repeat = REPEAT if witness is None else 0.0
-        self._auth = authenticator or Authenticator(config.auth)
+        self._auth = authenticator or _authenticator(config.auth)
         self._known_for = min(self._auth.repeat_for, self._repeat)
         self._rules = RuleSet(policy.rules, policy.default)
         self._ruled = bool(policy.rules) or policy.default == "deny"
@@ -88,7 +91,6 @@ class Policy:
     def start(self) -> None:
         """To be called before the first request, in the process that serves it."""
         self._auth.start()
-        load_names()
 
     # ---- what connections call -------------------------------------------------------
 
@@ -97,6 +99,8 @@ class Policy:
         for a Unix socket; ``sock`` is the connection, None if there is none."""
         standing = self._standing(address)
         if sock is not None and not address and self._auth.uses_peers:
+            from spliceproxy.policy.auth.identities import peer_uid  # which the users have loaded
+
             return standing._replace(uid=peer_uid(sock))
         return standing
 
@@ -265,6 +269,14 @@ class Policy:
 
 _NONE: frozenset[str] = frozenset()
 _new = tuple.__new__  # of a NamedTuple, without the call of its own __new__
+
+
+def _authenticator(config: AuthConfig) -> Authenticator | Nobody:
+    if is_nobody(config):
+        return Nobody()
+    from spliceproxy.policy.auth.authenticator import Authenticator
+
+    return Authenticator(config)
 
 
 def _canonical(host: str) -> str:

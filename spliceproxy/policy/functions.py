@@ -8,7 +8,6 @@ import importlib.util
 import inspect
 import sys
 from collections.abc import Awaitable, Callable
-from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -86,6 +85,8 @@ def _near(module: ModuleType, name: str) -> str:
     """What may have been meant, as the end of a sentence."""
     wanted = name.partition(":")[2] or "authorize"
     there = [key for key, value in vars(module).items() if inspect.isfunction(value)]
+    from difflib import get_close_matches
+
     near = get_close_matches(wanted, there, 1)
     return f"; did you mean {near[0]}?" if near else ""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-import socket
+from _socket import AF_INET, AF_INET6, inet_pton  # all of socket is slow to load
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 
@@ -34,8 +34,8 @@ def number_of(text: str) -> tuple[int, int]:
     tenth of the time. ValueError."""
     try:
         if ":" not in text:
-            return 4, int.from_bytes(socket.inet_pton(socket.AF_INET, text), "big")
-        packed = socket.inet_pton(socket.AF_INET6, text.partition("%")[0])
+            return 4, int.from_bytes(inet_pton(AF_INET, text), "big")
+        packed = inet_pton(AF_INET6, text.partition("%")[0])
     except (OSError, ValueError):
         address = parse_address(text)  # says what is wrong
         return address.version, int(address)
@@ -56,7 +56,7 @@ def is_quad(text: str) -> bool:
     if not "0" <= text[-1:] <= "9":  # most hosts are names: they are spared the exception
         return False
     try:
-        socket.inet_pton(socket.AF_INET, text)
+        inet_pton(AF_INET, text)
     except (OSError, ValueError):  # ValueError: not ASCII, or a zero byte
         return False
     return True

@@ -19,10 +19,9 @@ from spliceproxy.observe.accesslog import open_log
 from spliceproxy.observe.records import Records
 from spliceproxy.observe.trace import Tracer
 from spliceproxy.policy.engine import Policy
-from spliceproxy.policy.learn import Learned
+from spliceproxy.processes.rest import Rest
 from spliceproxy.relay.driver import RelayDriver
 from spliceproxy.relay.interface import Relay
-from spliceproxy.site.files import Site
 from spliceproxy.upstream.dialer import Dialer
 from spliceproxy.upstream.origins import Origins
 from spliceproxy.upstream.own import Own
@@ -43,7 +42,11 @@ class Instance:
         policy: Policy,
     ) -> None:
         loop = asyncio.get_running_loop()
-        site = Site(config.serve, links=config.serve_links) if config.serve is not None else None
+        site = None
+        if config.serve is not None:
+            from spliceproxy.site.files import Site
+
+            site = Site(config.serve, links=config.serve_links)
         log = open_log(config.access_log, loop, query=config.log_query)
         records = Records(log, policy.closed if policy.watches else None)
         driver = RelayDriver(relay, loop)
@@ -59,8 +62,11 @@ class Instance:
         # With files to serve a request that leads back here is no loop.
         never = own if site is None else None
         origins = Origins(loop, Dialer(config.timeouts.dial), idle, never)
-        learn = config.policy.learn
-        self._learned = None if learn is None else Learned(learn)
+        self._learned = None
+        if config.policy.learn is not None:
+            from spliceproxy.policy.learn import Learned
+
+            self._learned = Learned(config.policy.learn)
         self._resolver = resolver
         asking = Asking(policy, self._learned, lane, resolver, origins, config.timeouts.dial)
         self.services = Services(
@@ -79,6 +85,7 @@ class Instance:
         self._answering: Answering | None = None
         if lane is not None:
             self._answering = Answering(self.services, lane, resolver, own)
+        self._rest = Rest(loop)
         limit = -(-config.max_connections // config.workers)
         self._server = Server(self.services, sockets, limit)
 
@@ -86,11 +93,13 @@ class Instance:
         """Begins to accept clients."""
         self.services.policy.start()
         self._server.start()
+        self._rest.start()
 
     async def stop(self) -> None:
         """Refuses new clients and gives requests and tunnels ``timeouts.drain`` seconds to end by
         themselves, less if this is cancelled. Then it ends everything."""
         services = self.services
+        self._rest.stop()
         try:
             await self._server.drain(services.config.timeouts.drain)
         except asyncio.CancelledError:

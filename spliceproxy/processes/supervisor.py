@@ -17,10 +17,10 @@ from __future__ import annotations
 
 import gc
 import os
-import platform
 import resource
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -88,6 +88,7 @@ def run(config: Config, run_worker: RunWorker | None = None) -> int:
             worker.load()
             run_worker = worker.run
         gc.freeze()  # the workers share these pages as long as nobody writes to them
+        gc.enable()  # __main__ has disabled it
         return Supervisor(config, run_worker, listening, stops, mask).run()
     finally:
         listening.close()
@@ -120,7 +121,7 @@ def _announce(config: Config, addresses: Sequence[Address], descriptors: int) ->
     log.info(
         "spliceproxy %s, Python %s, workers: %d (%s), descriptors per worker: %d",
         __version__,
-        platform.python_version(),
+        sys.version.split()[0],
         config.workers,
         config.workers_why,
         descriptors,

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from spliceproxy.config import Config
 from spliceproxy.messages import log, plain
 from spliceproxy.observe.trace import is_traced
-from spliceproxy.policy import names
 from spliceproxy.policy.engine import Policy
 from spliceproxy.processes.dumps import Dumps
 from spliceproxy.processes.instance import Instance
@@ -48,13 +47,10 @@ def load() -> None:
     and need no descriptors for it."""
     import tokenize  # noqa: F401 - linecache takes it for the lines of a traceback
 
-    import pycares  # noqa: F401 - the resolver takes it for the first name
-
     with contextlib.suppress(ImportError):
         import uvloop  # noqa: F401
     for encoding in ("ascii", "latin-1", "utf-8"):
         codecs.lookup(encoding)
-    names.load()
 
 
 def run(config: Config, sockets: Sequence[socket.socket], lifeline: int, index: int) -> int:

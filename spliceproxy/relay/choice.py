@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import cast
 
 from spliceproxy.relay.interface import Relay, RelayOptions
-from spliceproxy.relay.portable.engine import CopyRelay, SpliceRelay
 from spliceproxy.relay.selftest import splice_works
 
 ENGINES = ("auto", "native", "splice", "copy")
@@ -29,7 +28,7 @@ def choose(name: str, options: RelayOptions) -> tuple[Relay, str]:
         raise EngineError(f"no engine {name!r}: one of {', '.join(ENGINES)}")
     ignore_sigpipe()
     if name == "copy":
-        return CopyRelay(options), "copy: as asked"
+        return _portable(options, splices=False), "copy: as asked"
     trouble = splice_works()
     missing = ""
     if name != "splice":
@@ -42,10 +41,16 @@ def choose(name: str, options: RelayOptions) -> tuple[Relay, str]:
             if name == "native":
                 raise EngineError(f"native: {missing}") from error
     if not trouble:
-        return SpliceRelay(options), f"splice: {missing or 'as asked'}"
+        return _portable(options, splices=True), f"splice: {missing or 'as asked'}"
     if name == "splice":
         raise EngineError(f"splice: {trouble}")
-    return CopyRelay(options), f"copy: {missing}; {trouble}"
+    return _portable(options, splices=False), f"copy: {missing}; {trouble}"
+
+
+def _portable(options: RelayOptions, *, splices: bool) -> Relay:
+    from spliceproxy.relay.portable.engine import CopyRelay, SpliceRelay
+
+    return SpliceRelay(options) if splices else CopyRelay(options)
 
 
 def _native(options: RelayOptions, trouble: str) -> tuple[Relay, str]:

@@ -21,10 +21,12 @@ def splice_works() -> str:
     try:
         with (
             socket.create_server(("127.0.0.1", 0)) as server,
-            socket.create_connection(server.getsockname(), PATIENCE) as near,
-            server.accept()[0] as far,
+            socket.socket() as near,
         ):
-            return _through_pipe(near, far)
+            near.settimeout(PATIENCE)
+            near.connect(server.getsockname())
+            with server.accept()[0] as far:
+                return _through_pipe(near, far)
     except OSError as error:
         return f"no loopback connection to try splice(2) on: {plain(error)}"
 

@@ -10,7 +10,6 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any
 
 from spliceproxy import toml
@@ -58,6 +57,8 @@ def _near(variable: str) -> str:
     """The variable that an unknown one is likely meant to be, or ""."""
     if _SERVICE_LINK.fullmatch(variable) or variable in _OF_THE_BUILD:
         return ""
+    from difflib import get_close_matches
+
     return next(iter(get_close_matches(variable, [*_known(), CONFIG_VARIABLE], 1, 0.9)), "")
 
 
@@ -144,6 +145,8 @@ class _Reader:
         return values
 
     def _unknown(self, key: str, known: Mapping[str, Setting], where: str) -> None:
+        from difflib import get_close_matches
+
         near = get_close_matches(key, known, 1)
         if near:
             hint = f"did you mean {near[0]}?"

@@ -13,12 +13,12 @@ import os
 import re
 import stat
 import time
-from email.utils import formatdate
 from http import HTTPStatus
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
 from spliceproxy.errors import Failure
+from spliceproxy.http1.dates import fixdate
 from spliceproxy.http1.head import RequestHead
 from spliceproxy.net.stream import Stream
 from spliceproxy.site.conditional import Validators, byte_range, precondition
@@ -209,7 +209,7 @@ def _file(head: RequestHead, content_type: str, about: os.stat_result) -> FileAn
     version = Validators(etag, modified, now)
     fields: Fields = [
         (b"ETag", etag),
-        (b"Last-Modified", formatdate(modified, usegmt=True).encode()),
+        (b"Last-Modified", fixdate(modified).encode()),
         (b"Accept-Ranges", b"bytes"),
     ]
     status = precondition(head, version)

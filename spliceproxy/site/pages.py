@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
-from html import escape
 from http import HTTPStatus
 from typing import NamedTuple
 
@@ -51,6 +49,12 @@ _PROBLEM = b"application/problem+json"
 
 _SF_TOKEN = re.compile(r"[A-Za-z*][!#$%&'*+\-.^_`|~0-9A-Za-z:/]*").fullmatch
 _NOT_SF_STRING = re.compile(r"[^\x20-\x7e]")
+
+
+def load() -> None:
+    """Loads what the first denial would."""
+    import html  # noqa: F401
+    import json  # noqa: F401
 
 
 def proxy_status(error: ErrorType, detail: str, name: str = NAME) -> bytes:
@@ -131,8 +135,12 @@ def _denial(status: int, phrase: str, denial: Denial) -> tuple[bytes, str]:
         problem: dict[str, object] = {"title": phrase, "status": status, "detail": denial.reason}
         if denial.rule:
             problem["rule"] = denial.rule
+        import json
+
         return kind, json.dumps({**problem, "advice": denial.advice}) + "\n"
     if kind == _HTML:
+        from html import escape
+
         title = f"{status} {phrase}"
         named = f"<p>Rule: <code>{escape(rule)}</code></p>\n" if rule else ""
         return kind, (

@@ -36,6 +36,11 @@ Answered = Callable[["AddrInfoResult | None", int | None], None]
 """Gets the addresses, or an error of ares.h."""
 
 
+def load() -> None:
+    """Loads what the first channel would."""
+    import pycares.errno  # noqa: F401
+
+
 class Channel:
     """Create it inside the event loop. ``timeout`` is that of a try in seconds; ``nameservers``
     (None: those of resolv.conf) are ``IP``, ``IP:PORT`` or ``[IPv6]:PORT``. ValueError for others,

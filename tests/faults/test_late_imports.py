@@ -1,4 +1,4 @@
-"""What a worker needs is loaded before its first client: later there may be no descriptor."""
+"""What a worker needs is loaded at its start or soon after: later there may be no descriptor."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from passlib.hash import apr_md5_crypt, bcrypt, sha512_crypt
 
 RUN = """
 import os, sys
-from spliceproxy.processes.instance import Instance
+from spliceproxy.processes.rest import Rest
 
-ready = Instance.start
+load = Rest._load
 
 def hook(event, arguments):
     if event == "import":
@@ -27,11 +27,13 @@ def hook(event, arguments):
     elif event == "open" and arguments[0] and str(arguments[0]).endswith((".pyc", ".so")):
         os.write(2, f"LATE open {{arguments[0]}}\\n".encode())
 
-def start(self):
-    ready(self)
-    sys.addaudithook(hook)
+def load_and_tell(self):
+    load(self)
+    if not self._left:
+        os.write(2, b"all is loaded\\n")
+        sys.addaudithook(hook)
 
-Instance.start = start
+Rest._load = load_and_tell
 if {asyncio}:
     sys.modules["uvloop"] = None
 from spliceproxy.cli.main import main
@@ -85,7 +87,7 @@ def test_nothing_is_loaded_late(tmp_path: Path, each_loop: bool, engine: str) ->
             stdout=subprocess.DEVNULL,
         )
         try:
-            wait_for(lambda: "event loop" in errors.read_text(), "the proxy's start")
+            wait_for(lambda: "all is loaded" in errors.read_text(), "the proxy's start")
             exercise(port, origin[1], tmp_path)
             process.send_signal(signal.SIGUSR1)
             wait_for((tmp_path / "learned").exists, "the file of --learn")
