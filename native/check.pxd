@@ -13,6 +13,8 @@ go to standard error, and to the report of the sanitizers. The rules:
 - A client and its origin connection know each other, and its queue suits its phase. While it
   dials, each address that was tried is in work, or has failed.
 - A table counts its items, and an origin is held by whatever leads to it.
+- A request's body is on its way only behind its head; whoever has to go on with it, its client or
+  its origin, is watched for that.
 - A free slot has nothing attached.
 - Each record has a token that knows of users; a client between two requests has no record.
 """
@@ -20,18 +22,21 @@ go to standard error, and to the report of the sanitizers. The rules:
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
+from core cimport linux
+from core.moves cimport pending
 from core.slots cimport slot_of
 from core.types cimport (
     BUCKETS, BULK_ROOM, Core, FREE, Flow, IN_LANE, IN_QUEUE, List, NOWHERE, QUEUES, Q_ACK,
-    Q_FINISHED, Q_IDLE, Q_LANE, Q_NONE, Q_YOUNG, TRANSFER, TUNNEL, Way, Wheel,
+    Q_FINISHED, Q_IDLE, Q_LANE, Q_NONE, Q_YOUNG, TRANSFER, TUNNEL, UNREGISTERED, Way, Wheel,
 )
 from dump cimport Line, describe, line_add
 from lane.types cimport (
     CLIENT, Connection, Ended, Exchange, G_CLOSED, Item, LISTENER, Lane, ORIGIN, Origin, P_ASK,
-    P_BODY, P_DIAL, P_HEAD, P_QUEUE, Q_ASK, Q_DIAL, Q_HEAD, Q_ORIGIN_IDLE, Q_QUEUE, Q_RACE, Table,
-    Token,
+    P_BODY, P_DIAL, P_HEAD, P_QUEUE, P_WAIT, Q_ASK, Q_DIAL, Q_HEAD, Q_ORIGIN_IDLE, Q_QUEUE, Q_RACE,
+    Table, Token,
     connection_of, exchange_of,
 )
+from lane.upload cimport uploaded, uploading
 
 cdef extern from *:
     """
@@ -68,6 +73,11 @@ cdef inline void fail(const Lane *lane, const char *rule, int32_t slot) noexcept
         describe(lane, slot, lane.core.now, &line)
     line_add(&text, "spliceproxy: this must hold: %s; slot %d: %s", rule, <int>slot, line.text)
     violated(text.text)
+
+
+cdef inline bint has(uint32_t mask, uint32_t event) noexcept nogil:
+    """Whether epoll watches for this event."""
+    return mask != <uint32_t>UNREGISTERED and mask & event
 
 
 cdef inline bint is_slot(const Core *c, int32_t slot) noexcept nogil:
@@ -249,6 +259,29 @@ cdef inline void check_attempts(const Lane *lane, int32_t slot) noexcept nogil:
         one = c.flows[one].near[IN_LANE].next
 
 
+cdef inline void check_upload(const Lane *lane, int32_t slot) noexcept nogil:
+    """The body of a client's request."""
+    cdef const Core *c = &lane.core
+    cdef const Flow *f = &c.flows[slot]
+    cdef const Exchange *x = exchange_of(f)
+    cdef const Way *w = &f.way[0]
+    if w.left < 0:
+        fail(lane, "what is left of a request's body is known", slot)
+    if uploaded(f):
+        return
+    if x.phase < P_WAIT or x.length <= 0 or w.left > x.length:
+        fail(lane, "a body is on its way behind its head", slot)
+    if not uploading(f):
+        return
+    if pending(w):
+        if has(f.mask[0], linux.EPOLLIN):
+            fail(lane, "nothing is read of a body while some of it waits", slot)
+        if not has(c.flows[x.connection].mask[0], linux.EPOLLOUT):
+            fail(lane, "an origin that a body waits for is watched", slot)
+    elif not has(f.mask[0], linux.EPOLLIN):
+        fail(lane, "a client that a body is to come from is watched", slot)
+
+
 cdef inline void check_client(const Lane *lane, int32_t slot) noexcept nogil:
     """A client's phase suits its queue, and it has an origin connection where it needs one."""
     cdef const Core *c = &lane.core
@@ -283,6 +316,7 @@ cdef inline void check_client(const Lane *lane, int32_t slot) noexcept nogil:
     check_attempts(lane, slot)
     if not x.head <= x.have <= x.room or x.data < x.block or x.data + x.have > x.block + x.room:
         fail(lane, "what was received of a client is within its block", slot)
+    check_upload(lane, slot)
 
 
 cdef inline void check_flows(const Lane *lane) noexcept nogil:

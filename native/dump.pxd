@@ -134,6 +134,8 @@ cdef inline void describe(
     if f.kind == TUNNEL:
         describe_way(line, &f.way[1], "down")
     elif f.kind == CLIENT:
+        if f.way[0].copied or f.way[0].spliced or f.way[0].left:
+            describe_way(line, &f.way[0], "body")
         describe_way(line, &f.way[1], "answer")
     if f.kind == ORIGIN and f.attached != NULL:
         k = connection_of(f)

@@ -85,7 +85,9 @@ cdef class Question:
 
     @property
     def method(self):
-        return METHODS[self.how]
+        if self.how != OTHER:
+            return METHODS[self.how]
+        return self.head[:self.head.index(b" ")].decode("ascii")
 
     @property
     def scheme(self):
@@ -139,9 +141,14 @@ cdef class Question:
 
     @property
     def closes(self):
-        """Whether the client wants its connection closed behind the answer."""
+        """Whether the client's connection has to end behind an answer of the owner's: it wants
+        that, or a body is on its way."""
         cdef int32_t slot = self._slot()
-        return slot == NOWHERE or exchange_of(&self.relay.state.core.flows[slot]).close
+        cdef const Exchange *x
+        if slot == NOWHERE:
+            return True
+        x = exchange_of(&self.relay.state.core.flows[slot])
+        return x.close or x.length >= 0
 
     cdef bytes _part(self, const Part *part):
         cdef const char *head = self.head

@@ -50,8 +50,8 @@ from core.types cimport (
 from dump cimport Line, describe, describe_all
 from http.plain cimport (
     AUTHORIZATION, CODING, CONNECT, CONNECTION, CREDENTIALS, DATE, DROP, Field, HOST, Head,
-    LENGTH, NAME_MAX, NOT_PLAIN, PASS, PLAIN_FIELDS, PROXY_CONNECTION, Rule, SLOTS, TYPE, Text,
-    VIA,
+    LENGTH, NAME_MAX, NOT_PLAIN, OTHER, PASS, PLAIN_FIELDS, PROXY_CONNECTION, Rule, SLOTS, TYPE,
+    Text, VIA,
 )
 from http.plain_request cimport read_request
 from lane.asking cimport end_asking, left_asking, open_question, tell_asked
@@ -70,11 +70,10 @@ from lane.routes cimport (
     route_key, route_put, routes_clear, routes_free, routes_init, target_new, target_release,
 )
 from lane.types cimport (
-    Asked, CAUSES, CAUSE_WORDS, CLIENT, DIALLED, Ended, Exchange, G_CLOSED, G_REQUEST, LISTENER,
-    Lane, LineForm, Log, ORIGIN, Origin, PEER_MAX, P_DIAL, P_HEAD, Part, Q_ASK, Q_DIAL, Q_HEAD,
-    Q_ORIGIN_IDLE, Q_QUEUE, Q_RACE, Records, Routes, Target, Token, USER_MAX, cause_words,
-    connection_of,
-    exchange_of,
+    Asked, CAUSES, CAUSE_WORDS, CLIENT, DIALLED, Ended, Exchange, G_CLOSED, G_REQUEST, G_RESPONSE,
+    G_UNANSWERED, LISTENER, Lane, LineForm, Log, ORIGIN, Origin, PEER_MAX, P_DIAL, P_HEAD, Part,
+    Q_ASK, Q_DIAL, Q_HEAD, Q_ORIGIN_IDLE, Q_QUEUE, Q_RACE, Records, Routes, Target, Token, USER_MAX,
+    cause_words, connection_of, exchange_of,
 )
 from lane.waiting cimport QUEUE_MS
 from names cimport KIND_NAMES, PHASE_NAMES, QUEUE_NAMES, WAY_FLAG_NAMES

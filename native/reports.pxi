@@ -165,4 +165,5 @@ cdef object handoff(Flow *f):
         x.answer[:x.answer_size] if x.answer_size else b"", x.peer.decode("ascii"), x.reused,
         (x.dialling if x.cause == G_REQUEST else x.started) / 1e6,
         failures(x) if x.phase == P_DIAL and x.failures else (),
+        f.way[0].left, f.way[1].copied if x.cause == G_RESPONSE or x.cause == G_UNANSWERED else 0,
     )

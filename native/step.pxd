@@ -22,6 +22,7 @@ from lane.origins cimport idle_drop, probe
 from lane.types cimport (
     BATCH, CLIENT, LISTENER, Lane, ORIGIN, P_BODY, RESERVE, connection_of, exchange_of,
 )
+from lane.upload cimport uploading
 
 cdef enum:
     SHARE = 1 << 20         # bytes of what was put off between two looks at epoll
@@ -47,7 +48,10 @@ cdef inline bint is_bulk(const Lane *lane, int32_t slot) noexcept nogil:
         return splices(c, &f.way[0]) or splices(c, &f.way[1])
     if f.kind == ORIGIN and connection_of(f).client != NOWHERE:
         f = &c.flows[connection_of(f).client]
-    return f.kind == CLIENT and exchange_of(f).phase == P_BODY and splices(c, &f.way[1])
+    if f.kind != CLIENT:
+        return False
+    return (exchange_of(f).phase == P_BODY and splices(c, &f.way[1])) or (
+        splices(c, &f.way[0]) and uploading(f))
 
 
 cdef inline void serve(Lane *lane, int32_t slot, uint64_t tag, uint32_t events) noexcept nogil:

@@ -19,6 +19,7 @@ from typing import Any
 from oracle import Difference
 
 from spliceproxy.config import Timeouts
+from spliceproxy.forward.exchange import IDEMPOTENT
 from spliceproxy.forward.lane import Lane, origin_key
 from spliceproxy.http1.authentication import request_binds, response_binds
 from spliceproxy.http1.chain import has_passed
@@ -32,7 +33,7 @@ from spliceproxy.http1.head import (
     parse_request,
     parse_response,
 )
-from spliceproxy.http1.rewrite import client_response, origin_request
+from spliceproxy.http1.rewrite import client_response, interim_response, origin_request
 from spliceproxy.observe.record import Record
 from spliceproxy.policy.standing import Standing
 from spliceproxy.policy.verdict import Verdict
@@ -153,12 +154,14 @@ class Plain:
                 return
 
     def accept(self) -> socket.socket:
-        """The other end of what the relay has dialled."""
+        """The other end of what the relay has dialled, and has made a tunnel of or sent a request
+        on."""
         peer, _ = self._listener.accept()
         peer.settimeout(PATIENCE)
         limit = time.monotonic() + PATIENCE
-        while self.relay.clients and time.monotonic() < limit:  # until it is a tunnel
-            select.select([self.relay.fileno()], [], [], 1)
+        while not self.relay.tunnels and time.monotonic() < limit:
+            if select.select([peer, self.relay.fileno()], [], [], 1)[0] == [peer]:
+                break
             self.step()
         return peer
 
@@ -174,6 +177,7 @@ class Conversation:
         self.plain = plain
         self._stack = stack
         self.keys: dict[Key, socket.socket] = {}
+        self.used: Key | None = None  # whose connection the client has used last
         self.lingers = False  # it came back to be closed
         self.client, inner = self._pair()
         plain.lane._native.forget()
@@ -214,6 +218,14 @@ class Conversation:
         assert sent == len(data)
         self.plain.step()
         return True
+
+    def exchange(self, key: Key, peer: socket.socket) -> None:
+        """The other end of the one connection to ``key`` is ``peer`` from now on."""
+        self.keys[key].close()
+        self.keys[key] = peer
+        self._stack.callback(peer.close)
+        self.plain.step()
+        self.used = key
 
     def given_back(self) -> Handoff | None:
         """What has come back; its descriptors are closed with the conversation."""
@@ -277,9 +289,9 @@ def allowed_for(data: bytes) -> list[bytes]:
         if len(words) < 2:
             continue
         for host in {*hosts[:2], b"other"}:
-            for method in (b"GET", b"HEAD", b"CONNECT"):
+            for method in {b"GET", b"HEAD", b"CONNECT", words[0]}:
                 heads.append(b"%b %b HTTP/1.1\r\nHost: %b\r\n\r\n" % (method, words[1], host))
-            for method in (b"GET", b"HEAD"):
+            for method in {b"GET", b"HEAD", words[0]} - {b"CONNECT"}:
                 heads.append(b"%b / HTTP/1.1\r\nHost: %b\r\n\r\n" % (method, host))
     return heads
 
@@ -301,8 +313,12 @@ def check_requests(plain: Plain, data: bytes, cuts: Sequence[int] = ()) -> int:
                     _check_request_back(handoff, data[done:sent], served)
                     return served
                 if one.plain.dialling:
-                    _check_tunnel(one, data[done:sent])
-                    return served + 1
+                    size = _check_dialled(one, data[done:sent])
+                    served += 1
+                    done += size
+                    if one.client.fileno() < 0:
+                        return served
+                    continue
                 size = _check_served(one, data[done:sent])
                 if not size:
                     if done < sent:
@@ -327,8 +343,8 @@ def _meant(data: bytes, via: bytes) -> tuple[RequestHead, int]:
     try:
         end = find_head_end(bytearray(data))
         head = parse_request(data[: max(end, 0)])
-        if head.body() != (Body.NONE, 0):
-            _differ("a body", data=data)
+        if head.body()[0] not in (Body.NONE, Body.LENGTH):
+            _differ("a body that is not for the relay", data=data)
     except HeadError as error:
         raise Difference(f"the relay takes what http1 refuses: {error}: {data!r}") from None
     if via and has_passed(head, via):
@@ -339,31 +355,56 @@ def _meant(data: bytes, via: bytes) -> tuple[RequestHead, int]:
 
 
 def _check_served(one: Conversation, data: bytes) -> int:
-    """The size of the head that was served, 0 if there was none."""
+    """The size of what was served on an idle connection, 0 if nothing was."""
     asked = one.asked()
     if asked is None:
         return 0
     key, got = asked
-    via = one.plain.via
-    head, size = _meant(data, via)
-    want = origin_request(head, Body.NONE, via)
-    if got != want:
-        _differ("another request", got=got, want=want)
+    head, size = _meant(data, one.plain.via)
+    if not _may_repeat(head) and one.used != key:
+        _differ("on a connection that is not the client's own", data=data)
     meant = BACKEND if head.form == "origin" else (head.host, head.port)
     if key != meant:
         _differ("another origin", key=key, meant=meant)
-    last = not head.persistent
-    one.send(one.keys[key], OK if head.method == "GET" else OK[:-2])
+    one.used = key
+    return _check_request(one, one.keys[key], head, data, size, got)
+
+
+def _check_request(
+    one: Conversation, origin: socket.socket, head: RequestHead, data: bytes, size: int, got: bytes
+) -> int:
+    """``data``, whose head has ``size`` bytes, is what ``origin`` has ``got``, of the body what
+    there is of it. Answers it, and returns how much that was."""
+    kind, length = head.body()
+    body = data[size : size + length]
+    want = origin_request(head, kind, one.plain.via) + body
+    if got != want:
+        _differ("another request", got=got, want=want)
+    size += len(body)
+    early = len(body) < length  # the answer overtakes the rest
+    _check_reply(one, origin, head, data[size:], last=early or not head.persistent)
+    return size
+
+
+def _may_repeat(head: RequestHead) -> bool:
+    """RFC 9110 section 9.2.2."""
+    return head.method in IDEMPOTENT and head.body()[0] == Body.NONE
+
+
+def _check_reply(
+    one: Conversation, origin: socket.socket, head: RequestHead, rest: bytes, *, last: bool
+) -> None:
+    """Answers a request, behind which the client has sent ``rest``."""
+    one.send(origin, OK if head.method != "HEAD" else OK[:-2])
     answer = OK_LAST if last else OK_GOT
-    if not via:
+    if not one.plain.via:
         answer = answer.replace(b"Via: 1.1 sp\r\n", b"")
-    answer = answer if head.method == "GET" else answer[:-2]
+    answer = answer if head.method != "HEAD" else answer[:-2]
     reply = received(one.client)
     if reply != answer:
         _differ("another answer", reply=reply, want=answer)
     if last:
-        _check_last(one, data[size:])
-    return size
+        _check_last(one, rest)
 
 
 def _check_last(one: Conversation, rest: bytes) -> None:
@@ -376,19 +417,31 @@ def _check_last(one: Conversation, rest: bytes) -> None:
     one.client.close()
 
 
-def _check_tunnel(one: Conversation, data: bytes) -> None:
-    with one.plain.accept() as peer:
-        head, size = _meant(data, one.plain.via)
-        if head.method != "CONNECT":
-            _differ("a dialled connection", data=data)
-        early = data[size:]
-        if early and peer.recv(len(early), socket.MSG_WAITALL) != early:
-            _differ("other bytes", early=early)
-        if received(one.client) != b"HTTP/1.1 200 Connection established\r\n\r\n":
-            _differ("no tunnel", data=data)
-        one.client.close()
-        one.plain.step()
-        assert peer.recv(1) == b""
+def _check_dialled(one: Conversation, data: bytes) -> int:
+    """A tunnel, or a request that may not be repeated, of whose body a part may be there; the size
+    of what was consumed of ``data``."""
+    head, size = _meant(data, one.plain.via)
+    peer = one.plain.accept()
+    if head.method == "CONNECT":
+        with peer:
+            _check_tunnel(one, peer, data[size:])
+        return len(data)
+    if _may_repeat(head):
+        _differ("a dialled connection", data=data)
+    key = BACKEND if head.form == "origin" else (head.host, head.port)
+    one.exchange(key, peer)
+    peer.setblocking(False)
+    return _check_request(one, peer, head, data, size, received(peer) or b"")
+
+
+def _check_tunnel(one: Conversation, peer: socket.socket, early: bytes) -> None:
+    if early and peer.recv(len(early), socket.MSG_WAITALL) != early:
+        _differ("other bytes", early=early)
+    if received(one.client) != b"HTTP/1.1 200 Connection established\r\n\r\n":
+        _differ("no tunnel", early=early)
+    one.client.close()
+    one.plain.step()
+    assert peer.recv(1) == b""
     while one.plain.relay.tunnels:
         select.select([one.plain.relay.fileno()], [], [], 1)
         one.plain.step()
@@ -417,21 +470,49 @@ def check_response(
         one.send(origin, first)
         handoff = one.given_back()
         if handoff is not None and not (last and handoff.cause == LINGER):
-            _check_response_back(handoff, ask, first)
+            _check_response_back(one, handoff, ask, first, b"")
             return False
         got = received(one.client) or b""
         if first != data:
             one.send(origin, data[cut:])
+            handoff = one.given_back()
+            if handoff is not None and handoff.cause != LINGER:
+                _check_response_back(one, handoff, ask, data, got)
+                return False
             got += received(one.client) or b""
-        _check_answer(one, origin, data, got, method.decode(), last)
+        data, got = _check_interims(one, data, got)
+        if data:
+            _check_answer(one, origin, data, got, method.decode(), last)
         return True
 
 
-def _check_response_back(handoff: Handoff, ask: bytes, answer: bytes) -> None:
+def _check_interims(one: Conversation, data: bytes, got: bytes) -> tuple[bytes, bytes]:
+    """The interim responses at the front of an answer have been passed on; what follows them, and
+    what the client has got of that."""
+    while data.startswith(b"HTTP/1.1 1"):
+        head, size = _meant_response(data)
+        if head.status == 101:
+            _differ("not for the relay alone", data=data)
+        want = interim_response(head, one.plain.via)
+        if got[: len(want)] != want:
+            _differ("another interim response", got=got, want=want)
+        data, got = data[size:], got[len(want) :]
+    return data, got
+
+
+def _check_response_back(
+    one: Conversation, handoff: Handoff, ask: bytes, answer: bytes, got: bytes
+) -> None:
+    """``got`` is what the client has taken already."""
     if handoff.cause != RESPONSE or handoff.origin < 0 or not handoff.reused:
         _differ("another hand-off", handoff=handoff)
-    if (handoff.buffer, handoff.answer) != (ask, answer):
+    passed_on = len(answer) - len(handoff.answer)
+    got += received(one.client) or b""
+    _, rest = _check_interims(one, answer[:passed_on], got)
+    if handoff.buffer != ask or not answer.endswith(handoff.answer):
         _differ("not the bytes that were sent", handoff=handoff, answer=answer)
+    if rest or handoff.sent != len(got):
+        _differ("not what the client was sent", handoff=handoff, got=got)
 
 
 def _check_answer(

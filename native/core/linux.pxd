@@ -1,6 +1,7 @@
 """The system calls, structures and constants that the relay uses, by header."""
 
 from libc.stdint cimport uint32_t, uint64_t
+from libc.string cimport memset
 
 cdef extern from "<errno.h>" nogil:
     int errno
@@ -70,6 +71,22 @@ cdef extern from "<sys/socket.h>" nogil:
     int shutdown(int fd, int how)
     int setsockopt(int fd, int level, int name, const void *value, socklen_t length)
     int getsockopt(int fd, int level, int name, void *value, socklen_t *length)
+
+cdef inline ssize_t send_two(
+    int fd, const void *a, size_t na, const void *b, size_t nb
+) noexcept nogil:
+    """Sends two parts in one call, which does not wait; the number of bytes, or -1 and errno."""
+    cdef iovec parts[2]
+    cdef msghdr message
+    parts[0].iov_base = <void *>a
+    parts[0].iov_len = na
+    parts[1].iov_base = <void *>b
+    parts[1].iov_len = nb
+    memset(&message, 0, sizeof(message))
+    message.msg_iov = parts
+    message.msg_iovlen = 2
+    return sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL)
+
 
 cdef extern from "<arpa/inet.h>" nogil:
     int AF_INET, AF_INET6

@@ -17,6 +17,8 @@ cdef enum:
     PLAIN_FIELDS = 100      # nor one with more fields
     SLOTS = 256             # of a field table, at least four times its names
     NAME_MAX = 32           # of a name with a rule
+    METHOD_MAX = 32         # bytes of a method
+    LENGTH_DIGITS = 18      # always fits an int64_t
 
 cdef enum Action:
     PASS                    # goes on as it is
@@ -35,6 +37,7 @@ cdef enum Action:
 
 cdef enum Method:
     GET, HEAD, CONNECT
+    OTHER                   # its text says which
 
 cdef struct Rule:
     uint32_t hash
@@ -53,7 +56,9 @@ cdef struct Field:
 
 cdef struct Head:
     Method method
+    Text name               # of an OTHER method
     int status
+    Text line               # the status-line, with CRLF
     Text authority          # of an absolute target, or of CONNECT; empty for an origin form
     Text path               # starts with "/"
     Text host               # the value of Host
@@ -91,6 +96,23 @@ cdef inline void put(Out *out, const char *data, size_t n) noexcept nogil:
 
 cdef inline bint full(const Out *out) noexcept nogil:
     return out.at == out.end
+
+
+cdef inline bint is_digit(char b) noexcept nogil:
+    return c'0' <= b <= c'9'
+
+
+cdef inline int64_t number(Text text) noexcept nogil:
+    """A Content-Length in its shortest form, -1 for anything else."""
+    cdef int64_t value = 0
+    cdef size_t i
+    if text.size == 0 or text.size > LENGTH_DIGITS or (text.size > 1 and text.at[0] == c'0'):
+        return -1
+    for i in range(text.size):
+        if not is_digit(text.at[i]):
+            return -1
+        value = value * 10 + text.at[i] - c'0'
+    return value
 
 
 cdef inline bint same(Text text, const char *lower, size_t n) noexcept nogil:

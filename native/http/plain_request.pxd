@@ -1,11 +1,12 @@
 """Plain requests: the head of one read, and written for its origin."""
 
+from libc.stdint cimport uint8_t
 from libc.string cimport memchr, memcmp, memset
 
 from http.plain cimport (
-    AUTHORIZATION, CONNECT, CONNECTION, CREDENTIALS, DROP, Field, GET, HEAD, HOST, Head, Out,
-    PASS, PLAIN_HEAD, PROXY_CONNECTION, Plain, Text, VIA, contains, has_scheme, put, put_field,
-    read_fields, read_option,
+    AUTHORIZATION, CONNECT, CONNECTION, CREDENTIALS, DROP, Field, GET, HEAD, HOST, Head, LENGTH,
+    METHOD_MAX, OTHER, Out, PASS, PLAIN_HEAD, PROXY_CONNECTION, Plain, Text, VIA, contains,
+    has_scheme, number, put, put_field, read_fields, read_option,
 )
 
 
@@ -16,7 +17,26 @@ cdef inline const char *visible_end(const char *p, const char *end) noexcept nog
     return p
 
 
-cdef inline const char *request_line(const char *p, const char *end, Head *head) noexcept nogil:
+cdef inline const char *other_method(
+    const Plain *plain, const char *p, const char *end, Head *head
+) noexcept nogil:
+    """Reads a method by its text; returns what is behind the space that ends it, NULL if it is no
+    token, or a long one."""
+    head.method = OTHER
+    head.name.at = p
+    if end - p <= 20:
+        return NULL
+    while head.name.size <= METHOD_MAX and plain.lower[<uint8_t>p[0]]:
+        p += 1
+        head.name.size += 1
+    if head.name.size == 0 or head.name.size > METHOD_MAX or p[0] != c' ':
+        return NULL
+    return p + 1
+
+
+cdef inline const char *request_line(
+    const Plain *plain, const char *p, const char *end, Head *head
+) noexcept nogil:
     """Reads a request-line; returns what is behind it, NULL if it is not plain."""
     cdef const char *stop
     cdef const char *slash
@@ -30,7 +50,9 @@ cdef inline const char *request_line(const char *p, const char *end, Head *head)
         head.method = CONNECT
         p += 8
     else:
-        return NULL
+        p = other_method(plain, p, end, head)
+        if p == NULL:
+            return NULL
     stop = visible_end(p, end)
     if end - stop < 13 or memcmp(stop, b" HTTP/1.1\r\n", 11) != 0:
         return NULL
@@ -68,7 +90,9 @@ cdef inline int read_request(
     if n > PLAIN_HEAD:
         return -1
     memset(head, 0, sizeof(Head))
-    count = read_fields(plain, plain.request, request_line(data, end, head), end, fields)
+    head.length = -1
+    count = read_fields(
+        plain, plain.request, request_line(plain, data, end, head), end, fields)
     for i in range(count):
         field = &fields[i]
         if field.action == PASS or field.action == DROP:
@@ -95,6 +119,13 @@ cdef inline int read_request(
             if head.credentials.size or field.value.size == 0:
                 return -1
             head.credentials = field.value
+        elif field.action == LENGTH:
+            if head.length >= 0 or head.method == CONNECT:
+                return -1
+            head.length = number(field.value)
+            if head.length < 0:
+                return -1
+            field.action = PASS
         else:
             return -1
     if count < 0 or head.host.size == 0:
@@ -108,7 +139,10 @@ cdef inline void write_request(
 ) noexcept nogil:
     """The head for the origin. `host` is the value of Host."""
     cdef int i
-    put(out, b"GET " if head.method == GET else b"HEAD ", 4 if head.method == GET else 5)
+    if head.method == OTHER:
+        put(out, head.name.at, head.name.size + 1)  # with the space
+    else:
+        put(out, b"GET " if head.method == GET else b"HEAD ", 4 if head.method == GET else 5)
     put(out, head.path.at, head.path.size)
     put(out, b" HTTP/1.1\r\n", 11)
     for i in range(count):

@@ -1,49 +1,30 @@
 """Plain responses: the head of one read, and written for its client; a chunked body that is
 all there."""
 
-from libc.stdint cimport int64_t, uint8_t
+from libc.stdint cimport uint8_t
 from libc.string cimport memcmp, memmove, memset
 
 from http.plain cimport (
     CODING, CONNECTION, DATE, DROP, Field, Head, LENGTH, Out, PASS, PLAIN_HEAD, Plain, TYPE,
-    Text, put, put_field, read_fields, read_option, same,
+    is_digit, number, put, put_field, read_fields, read_option, same,
 )
-
-cdef enum:
-    LENGTH_DIGITS = 18      # always fits an int64_t
-
-
-cdef inline bint is_digit(char b) noexcept nogil:
-    return c'0' <= b <= c'9'
-
 
 cdef inline const char *status_line(
     const Plain *plain, const char *p, const char *end, Head *head
 ) noexcept nogil:
     """Reads a status-line; returns what is behind it, NULL if it is not plain: the status
-    code is one of 200 to 599."""
+    code is one of 100 to 599, and not 101, which makes a tunnel."""
     if end - p < 17 or memcmp(p, b"HTTP/1.1 ", 9) != 0 or p[12] != c' ':
         return NULL
-    if not c'2' <= p[9] <= c'5' or not is_digit(p[10]) or not is_digit(p[11]):
+    if not c'1' <= p[9] <= c'5' or not is_digit(p[10]) or not is_digit(p[11]):
         return NULL
     head.status = (p[9] - c'0') * 100 + (p[10] - c'0') * 10 + p[11] - c'0'
+    if head.status == 101:
+        return NULL
     p += 13
     while plain.text[<uint8_t>p[0]]:
         p += 1
     return p + 2 if p[0] == c'\r' and p[1] == c'\n' else NULL
-
-
-cdef inline int64_t number(Text text) noexcept nogil:
-    """A Content-Length in its shortest form, -1 for anything else."""
-    cdef int64_t value = 0
-    cdef size_t i
-    if text.size == 0 or text.size > LENGTH_DIGITS or (text.size > 1 and text.at[0] == c'0'):
-        return -1
-    for i in range(text.size):
-        if not is_digit(text.at[i]):
-            return -1
-        value = value * 10 + text.at[i] - c'0'
-    return value
 
 
 cdef inline int read_response(
@@ -52,6 +33,7 @@ cdef inline int read_response(
     """Takes a response head of `n` bytes apart; returns the number of its fields, -1 if it
     is not plain."""
     cdef const char *end = data + n - 2
+    cdef const char *behind
     cdef int option = -1
     cdef int count, i
     cdef Field *field
@@ -59,8 +41,10 @@ cdef inline int read_response(
         return -1
     memset(head, 0, sizeof(Head))
     head.length = -1
-    count = read_fields(
-        plain, plain.response, status_line(plain, data, end, head), end, fields)
+    behind = status_line(plain, data, end, head)
+    head.line.at = data
+    head.line.size = behind - data if behind != NULL else 0
+    count = read_fields(plain, plain.response, behind, end, fields)
     for i in range(count):
         field = &fields[i]
         if field.action == PASS or field.action == DROP:
@@ -86,19 +70,24 @@ cdef inline int read_response(
                 head.type = field.value
         else:
             return -1
-    if count < 0 or not head.dated or (head.chunked and head.length >= 0):
+    if count < 0 or (head.chunked and head.length >= 0):
+        return -1
+    if head.status < 200:
+        # Framing means nothing here, and an origin that writes it may mean something else.
+        if head.chunked or head.length >= 0 or option >= 0:
+            return -1
+    elif not head.dated:
         return -1
     head.close = option == 1
     return count
 
 
 cdef inline void write_response(
-    Out *out, const Plain *plain, const char *data, const Head *head, const Field *fields,
-    int count, bint close,
+    Out *out, const Plain *plain, const Head *head, const Field *fields, int count, bint close
 ) noexcept nogil:
     """The head for the client; `close` says that its connection ends."""
     cdef int i
-    put(out, data, fields[0].name.at - data)  # the status-line
+    put(out, head.line.at, head.line.size)
     for i in range(count):
         if fields[i].action != DROP and fields[i].action != CONNECTION:
             put_field(out, &fields[i])

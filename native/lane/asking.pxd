@@ -52,8 +52,6 @@ cdef inline void begin_asking(
     x.asked.credentials = part_of(x, head.credentials)
     x.asked.kind = kind
     x.asked.told = False
-    x.method = head.method
-    x.close = head.close
     x.user[0] = 0
     x.phase = P_ASK
     list_add(c, &lane.asking, IN_LANE, slot)

@@ -51,9 +51,10 @@ cdef inline int32_t client_new(Lane *lane, int fd) noexcept nogil:
         return NOWHERE
     c.flows[slot].attached = x
     lane.clients += 1
-    x.connection = x.origin_fd = NOWHERE
+    x.connection = x.own = x.origin_fd = NOWHERE
     list_init(&x.attempts)
     x.phase = P_HEAD
+    c.flows[slot].way[0].left = 0
     enter_queue(c, slot, Q_HEAD)
     return slot
 

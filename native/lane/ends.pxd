@@ -6,14 +6,24 @@ Functions that end a client leave its slot in Q_FINISHED; nothing may touch it a
 from libc.stdint cimport int32_t, uint8_t
 
 from core.queues cimport finish
-from core.types cimport Core, Flow, NOWHERE, R_NONE
+from core.types cimport Core, Flow, NOWHERE, R_ABORTED, R_NONE
 from lane.asking cimport end_asking
 from lane.log cimport exchange_over
 from lane.origins cimport attempts_drop, connection_drop
+from lane.received cimport reclaim
 from lane.types cimport (
     Exchange, G_CLOSED, G_RESPONSE, G_UNANSWERED, Lane, P_ASK, P_QUEUE, exchange_of,
 )
 from lane.waiting cimport end_waiting
+
+
+cdef inline void note(Lane *lane, int32_t slot, uint8_t reason) noexcept nogil:
+    """The exchange in work is over."""
+    cdef const Flow *f = &lane.core.flows[slot]
+    cdef Exchange *x = exchange_of(f)
+    exchange_over(
+        lane, x, x.head + f.way[0].copied + f.way[0].spliced,
+        f.way[1].copied + f.way[1].spliced, reason)
 
 
 cdef inline void give_back(Lane *lane, int32_t slot, uint8_t cause) noexcept nogil:
@@ -21,6 +31,9 @@ cdef inline void give_back(Lane *lane, int32_t slot, uint8_t cause) noexcept nog
     cdef Core *c = &lane.core
     cdef Flow *f = &c.flows[slot]
     cdef Exchange *x = exchange_of(f)
+    if (cause == G_RESPONSE or cause == G_UNANSWERED) and not reclaim(c, f):
+        note(lane, slot, R_ABORTED)
+        cause = G_CLOSED
     x.cause = cause
     if x.phase == P_QUEUE:
         end_waiting(lane, slot)
@@ -37,13 +50,6 @@ cdef inline void give_back(Lane *lane, int32_t slot, uint8_t cause) noexcept nog
 
 cdef inline void close_client(Lane *lane, int32_t slot) noexcept nogil:
     give_back(lane, slot, G_CLOSED)
-
-
-cdef inline void note(Lane *lane, int32_t slot, uint8_t reason) noexcept nogil:
-    """The exchange in work is over."""
-    cdef const Flow *f = &lane.core.flows[slot]
-    cdef Exchange *x = exchange_of(f)
-    exchange_over(lane, x, x.head, f.way[1].copied + f.way[1].spliced, reason)
 
 
 cdef inline void cut(Lane *lane, int32_t slot, uint8_t reason) noexcept nogil:

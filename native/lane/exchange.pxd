@@ -7,19 +7,22 @@ and again, without the owner.
       └──────── all of the body sent ◄── P_BODY ◄── a head ──┘
 
 A request without a route (routes.pxd) waits in P_ASK, before all this, until the owner says
-where it may go (asking.pxd).
+where it may go (asking.pxd). Its body, if it has one, goes to the origin from P_WAIT on
+(upload.pxd).
 
 Whatever is not plain (plain.pxd) is given back: the owner gets the descriptors and every byte
-that was received and not consumed, as if it had received them itself. Nothing is sent to the
-client before that can no longer happen. A CONNECT on a route becomes a tunnel in the same slot.
+that was received and not consumed, as if it had received them itself. No part of a final
+response is sent to the client before that can no longer happen. A CONNECT on a route becomes a
+tunnel in the same slot.
 
 Here is what an event or a time limit means in each phase; the work is in request.pxd,
-waiting.pxd and response.pxd, the end of it in ends.pxd.
+upload.pxd, waiting.pxd and response.pxd, the end of it in ends.pxd.
 """
 
 from libc.stdint cimport int32_t, uint32_t
 
 from core cimport linux
+from core.moves cimport pending
 from core.service cimport watch
 from core.slots cimport slots_reserve
 from core.types cimport Core, Flow, NOWHERE, Q_FINISHED, R_CLIENT_RESET, R_IDLE
@@ -33,6 +36,7 @@ from lane.types cimport (
     Exchange, G_REQUEST, G_UNANSWERED, Lane, P_ASK, P_BODY, P_DIAL, P_HEAD, P_QUEUE, P_WAIT, Q_RACE,
     connection_of, exchange_of,
 )
+from lane.upload cimport move_upload, uploading
 
 cdef inline void overhear(Lane *lane, int32_t slot) noexcept nogil:
     """The client says something during an exchange: a further request, or that it is gone."""
@@ -64,7 +68,9 @@ cdef inline void client_event(Lane *lane, int32_t slot, uint32_t events) noexcep
         move_body(lane, slot, False)
         if f.queue == Q_FINISHED or exchange_of(f).phase != P_BODY:
             return
-    if events & linux.EPOLLIN:
+    if uploading(f):
+        move_upload(lane, slot, (events & linux.EPOLLIN) != 0)
+    elif events & linux.EPOLLIN:
         overhear(lane, slot)
     elif events & (linux.EPOLLERR | linux.EPOLLHUP):
         cut(lane, slot, R_CLIENT_RESET)
@@ -75,11 +81,17 @@ cdef inline void origin_event(Lane *lane, int32_t connection, uint32_t events) n
     cdef int32_t slot = connection_of(&c.flows[connection]).client
     if slot == NOWHERE:
         idle_drop(lane, connection)
-    elif c.flows[slot].queue == Q_FINISHED:
         return
-    elif exchange_of(&c.flows[slot]).phase == P_DIAL:
+    if c.flows[slot].queue == Q_FINISHED:
+        return
+    if exchange_of(&c.flows[slot]).phase == P_DIAL:
         attempt_over(lane, slot, connection, events)
-    elif exchange_of(&c.flows[slot]).phase == P_WAIT:
+        return
+    if events != linux.EPOLLIN and uploading(&c.flows[slot]) and pending(&c.flows[slot].way[0]):
+        move_upload(lane, slot, False)
+        if c.flows[slot].queue == Q_FINISHED or events == linux.EPOLLOUT:
+            return
+    if exchange_of(&c.flows[slot]).phase == P_WAIT:
         read_answer(lane, slot)
     else:
         move_body(lane, slot, (events & linux.EPOLLIN) != 0)

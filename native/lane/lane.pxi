@@ -237,8 +237,11 @@ cdef class NativeLane:
         try:
             if seconds > 0 and group is not None:
                 self.add_client(question.client, group)
-                self._repeat(question.asked.kind, group, question.credentials,
-                             question.authority, target, seconds)
+                named = question.authority
+                if question.how == OTHER:
+                    named = question.method.encode("ascii") + b" " + named  # as with_method has it
+                self._repeat(question.asked.kind, group, question.credentials, named, target,
+                             seconds)
             lane.core.now = clock_ms(linux.CLOCK_MONOTONIC_COARSE)
             go_on(lane, slot, target)
         finally:

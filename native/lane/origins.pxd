@@ -19,6 +19,10 @@ from lane.types cimport (
 )
 
 
+cdef enum:
+    OWN_MS = 5000           # ms since its last use, in which a client's connection is its own
+
+
 cdef inline void set_option(int fd, int level, int name, int value) noexcept nogil:
     linux.setsockopt(fd, level, name, &value, sizeof(value))
 
@@ -166,6 +170,28 @@ cdef inline void idle_make_room(Lane *lane, const Origin *o) noexcept nogil:
         idle_drop(lane, idle_oldest(lane))
 
 
+cdef inline int32_t own_take(Lane *lane, int32_t slot, const Target *t) noexcept nogil:
+    """The idle connection that this client was the last to use, not long ago, if it leads there;
+    NOWHERE if there is none. What may not be repeated can be sent on it: few origins close what
+    has just been used."""
+    cdef Core *c = &lane.core
+    cdef int32_t own = exchange_of(&c.flows[slot]).own
+    cdef const Flow *f
+    cdef const Connection *k
+    exchange_of(&c.flows[slot]).own = NOWHERE
+    if own == NOWHERE:
+        return NOWHERE
+    f = &c.flows[own]
+    if f.kind != ORIGIN or f.queue != Q_ORIGIN_IDLE or c.now - f.way[0].active > OWN_MS:
+        return NOWHERE
+    k = connection_of(f)
+    if k.last != slot or k.last_generation != c.flows[slot].generation:
+        return NOWHERE
+    if k.origin != t.origin or not leads_to(k, t) or not idle_use(lane, own):
+        return NOWHERE
+    return own
+
+
 cdef inline void idle_put(Lane *lane, int32_t slot) noexcept nogil:
     """Keeps a connection between two messages, if need be in the place of another."""
     cdef Core *c = &lane.core
@@ -181,6 +207,10 @@ cdef inline void idle_put(Lane *lane, int32_t slot) noexcept nogil:
     ):
         connection_drop(lane, slot)
         return
+    k.last = k.client
+    if k.client != NOWHERE:
+        k.last_generation = c.flows[k.client].generation
+        exchange_of(&c.flows[k.client]).own = slot
     unbind(k)
     k.fresh = False
     list_add(c, &o.idle, IN_LANE, slot)
@@ -204,7 +234,7 @@ cdef inline int32_t connection_new(
     if k == NULL:
         slot_free(c, slot)
         return NOWHERE
-    k.client = NOWHERE
+    k.client = k.last = NOWHERE
     k.origin = origin
     if origin != NULL:
         origin.holders += 1

@@ -1,15 +1,17 @@
 """What a client has said and nobody has consumed: the head in work, and what follows it.
 
 Bounded: nothing more is read while PIPELINED bytes follow the head in work, and what is
-consumed is stepped over, not moved. So a client that sends requests and reads no answer
+consumed is stepped over, not moved, but for what follows a body. So a client that sends requests and reads no answer
 fills the buffers of the kernel, not this one.
 """
 
-from libc.stdint cimport uint32_t
+from libc.stdint cimport int64_t, uint32_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memmove
 
-from lane.types cimport Exchange
+from core.moves cimport unpipe
+from core.types cimport Core, Flow, Way
+from lane.types cimport Exchange, exchange_of
 
 cdef enum:
     PIPELINED = 65536       # bytes behind the head in work, beyond which nothing is read
@@ -44,6 +46,49 @@ cdef inline bint keep(Exchange *x, const char *data, size_t n) noexcept nogil:
         x.room = <uint32_t>size
     memcpy(x.data + x.have, data, n)
     x.have += <uint32_t>n
+    return True
+
+
+cdef inline size_t body_at_hand(const Exchange *x) noexcept nogil:
+    """How many bytes of the request's body are behind its head."""
+    cdef size_t behind = x.have - x.head
+    if x.length <= 0:
+        return 0
+    return behind if <int64_t>behind < x.length else <size_t>x.length
+
+
+cdef inline void drop_body(Exchange *x, size_t n) noexcept nogil:
+    """The first `n` bytes behind the head are on their way. The head stays for the log, and for
+    whoever goes on with its answer."""
+    x.have -= <uint32_t>n
+    if x.have > x.head:
+        memmove(x.data + x.head, x.data + x.head + n, x.have - x.head)
+
+
+cdef inline bint reclaim(Core *c, Flow *f) noexcept nogil:
+    """Puts what was read of the request's body and not sent back behind its head; false without
+    memory."""
+    cdef Exchange *x = exchange_of(f)
+    cdef Way *w = &f.way[0]
+    cdef char *block
+    cdef size_t n
+    if w.in_pipe and not unpipe(c, w):
+        return False
+    if w.held == NULL:
+        return True
+    n = w.held_end - w.held_at
+    block = <char *>malloc(x.have + n)
+    if block == NULL:
+        return False
+    memcpy(block, x.data, x.head)
+    memcpy(block + x.head, w.held + w.held_at, n)
+    memcpy(block + x.head + n, x.data + x.head, x.have - x.head)
+    free(x.block)
+    free(w.held)
+    w.held = NULL
+    w.left += n
+    x.block = x.data = block
+    x.room = x.have = <uint32_t>(x.have + n)
     return True
 
 

@@ -1,5 +1,6 @@
-"""A plain request: read, rewritten, and sent as soon as there is a connection to its origin.
-A CONNECT becomes a tunnel in the same slot."""
+"""A plain request: read, rewritten, and sent as soon as there is a connection to its origin, with
+what is there of its body; the rest of that is upload.pxd's. A CONNECT becomes a tunnel in the same
+slot."""
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, strlen
@@ -10,26 +11,34 @@ from core.queues cimport enter_queue, leave_queue
 from core.service cimport settle, side_failed, watch
 from core.slots cimport list_take
 from core.types cimport Core, Flow, IN_LANE, NOWHERE, Q_YOUNG, TUNNEL
-from http.plain cimport CONNECT, Field, GET, Head, Out, PLAIN_FIELDS, Text, full, head_end
+from http.plain cimport (
+    CONNECT, Field, GET, HEAD, Head, OTHER, Out, PLAIN_FIELDS, Text, full, head_end,
+)
 from http.plain_request cimport read_request, write_request
 from lane.asking cimport begin_asking, end_asking, may_ask
 from lane.dialling cimport attempt, attempt_failed, dial, error_of
 from lane.ends cimport close_client, give_back
 from lane.log cimport now_us
 from lane.origins cimport (
-    attempt_drop, attempts_drop, bind, connection_free, idle_take, is_self,
+    attempt_drop, attempts_drop, bind, connection_free, idle_take, is_self, own_take,
 )
-from lane.received cimport keep, keep_head
+from lane.received cimport body_at_hand, keep, keep_head
 from lane.records cimport record_begin
 from lane.routes cimport KEY_MAX, address_of, group_of, let_go, route_find, route_key
 from lane.types cimport (
     Connection, Exchange, G_REQUEST, G_RETRY, Lane, Origin, PEER_MAX, P_WAIT, Q_QUEUE, Route,
     Target, connection_of, exchange_of,
 )
+from lane.upload cimport begin_upload
 from lane.waiting cimport begin_waiting, end_waiting, may_have_more
 
 cdef enum:
     PLAIN_OUT = 16384       # a rewritten head, with room for Host and Via
+
+
+cdef inline bint token(Text text, const char *name, size_t n) noexcept nogil:
+    """Whether `text` is `name`; methods have a case."""
+    return text.size == n and memcmp(text.at, name, n) == 0
 
 
 cdef inline uint8_t kind_of(const Head *head) noexcept nogil:
@@ -37,9 +46,44 @@ cdef inline uint8_t kind_of(const Head *head) noexcept nogil:
     the owner's letters are the same (KINDS of spliceproxy/forward/lane.py)."""
     if head.method == CONNECT:
         return c'C'
+    if head.method == OTHER:
+        return c'M' if head.authority.size else c'm'
     if head.method == GET:
         return c'G' if head.authority.size else c'g'
     return c'H' if head.authority.size else c'h'
+
+
+cdef inline bint with_method(char *text, const Head *head, Text *authority) noexcept nogil:
+    """What a route is found by has the method in front of the authority where its letter does
+    not say which one it is. False where `text` (KEY_MAX bytes) has no room for that."""
+    if head.method != OTHER:
+        return True
+    if head.name.size + 1 + authority.size > KEY_MAX:
+        return False
+    memcpy(text, head.name.at, head.name.size + 1)  # with the space
+    memcpy(text + head.name.size + 1, authority.at, authority.size)
+    authority.at = text
+    authority.size += head.name.size + 1
+    return True
+
+
+cdef inline bint is_idempotent(const Head *head) noexcept nogil:
+    """RFC 9110 section 9.2.2: as IDEMPOTENT of spliceproxy/forward/exchange.py."""
+    if head.method == GET or head.method == HEAD:
+        return True
+    if head.method == CONNECT:
+        return False
+    return token(head.name, b"PUT", 3) or token(head.name, b"DELETE", 6) or token(
+        head.name, b"OPTIONS", 7) or token(head.name, b"TRACE", 5)
+
+
+cdef inline void learn(Exchange *x, const Head *head) noexcept nogil:
+    """What is known of a request beyond its way."""
+    x.method = head.method
+    x.length = head.length
+    # As spliceproxy/forward/exchange.py has it: nothing with a body, be it empty, is sent again.
+    x.final = head.length >= 0 or not is_idempotent(head)
+    x.close = head.close
 
 
 cdef inline Route *route_of(
@@ -47,6 +91,7 @@ cdef inline Route *route_of(
 ) noexcept nogil:
     """The route of a request, NULL without one that is valid."""
     cdef char key[KEY_MAX]
+    cdef char text[KEY_MAX]
     cdef size_t size
     cdef int64_t now = lane.core.now
     cdef Route *r
@@ -60,7 +105,7 @@ cdef inline Route *route_of(
         return NULL  # maybe not even a valid one
     client.at = <const char *>x.address
     client.size = strlen(x.address)
-    if not group_of(&lane.routes, &client):
+    if not group_of(&lane.routes, &client) or not with_method(text, head, &authority):
         return NULL
     size = route_key(key, kind_of(head), client, head.credentials, authority)
     if size == 0:
@@ -109,16 +154,23 @@ cdef inline void send_request(Lane *lane, int32_t slot, const Out *out) noexcept
     cdef Flow *f = &c.flows[slot]
     cdef Exchange *x = exchange_of(f)
     cdef size_t size = out.at - lane.out
+    cdef size_t body = body_at_hand(x)
+    cdef int fd = c.flows[x.connection].fd[0]
     cdef ssize_t n
     x.reused = not connection_of(&c.flows[x.connection]).fresh
-    n = linux.send(
-        c.flows[x.connection].fd[0], lane.out, size, linux.MSG_DONTWAIT | linux.MSG_NOSIGNAL)
-    if n != <ssize_t>size:
-        give_back(lane, slot, G_RETRY if x.reused else G_REQUEST)
+    if body == 0:
+        n = linux.send(fd, lane.out, size, linux.MSG_DONTWAIT | linux.MSG_NOSIGNAL)
+    else:
+        n = linux.send_two(fd, lane.out, size, x.data + x.head, body)
+    if n < <ssize_t>size:
+        # Nobody can act on a part of a head: even what may not be repeated is sent again.
+        give_back(lane, slot, G_RETRY if x.reused and not x.final else G_REQUEST)
         return
     x.phase = P_WAIT
     f.way[1].active = c.now
     enter_queue(c, slot, Q_YOUNG)
+    if x.length > 0:
+        begin_upload(lane, slot, body, n - size)
 
 
 cdef inline void reached(Lane *lane, int32_t slot) noexcept nogil:
@@ -128,6 +180,13 @@ cdef inline void reached(Lane *lane, int32_t slot) noexcept nogil:
     memcpy(x.peer, connection_of(&c.flows[x.connection]).peer, PEER_MAX)
 
 
+cdef inline int32_t idle_for(Lane *lane, int32_t slot, const Target *t) noexcept nogil:
+    """An idle connection that a client's request may be sent on; NOWHERE if there is none."""
+    if exchange_of(&lane.core.flows[slot]).final:
+        return own_take(lane, slot, t)
+    return idle_take(lane, t)
+
+
 cdef inline void start(Lane *lane, int32_t slot, Target *t, const Out *out) noexcept nogil:
     """Sends the request that `prepare` wrote, as soon as there is a connection to the target."""
     cdef Exchange *x = exchange_of(&lane.core.flows[slot])
@@ -135,7 +194,7 @@ cdef inline void start(Lane *lane, int32_t slot, Target *t, const Out *out) noex
     cdef int32_t connection = NOWHERE
     memcpy(x.user, t.user, strlen(t.user) + 1)
     if not tunnel:
-        connection = idle_take(lane, t)
+        connection = idle_for(lane, slot, t)
     if connection != NOWHERE:
         bind(lane, slot, connection)
         reached(lane, slot)
@@ -172,7 +231,7 @@ cdef inline void start_next(Lane *lane, Origin *origin) noexcept nogil:
         return
     end_waiting(lane, slot)
     x = exchange_of(&c.flows[slot])
-    connection = idle_take(lane, x.target)
+    connection = idle_for(lane, slot, x.target)
     if connection == NOWHERE and may_have_more(lane, origin):
         dial(lane, slot)
     elif connection == NOWHERE:
@@ -204,8 +263,9 @@ cdef inline void begin_exchange(Lane *lane, int32_t slot) noexcept nogil:
     x.status = 0
     x.type_size = 0
     x.peer[0] = 0
+    c.flows[slot].way[0].copied = c.flows[slot].way[0].spliced = 0
     c.flows[slot].way[1].copied = c.flows[slot].way[1].spliced = 0
-    c.flows[slot].way[1].flags = 0
+    c.flows[slot].way[0].flags = c.flows[slot].way[1].flags = 0
 
 
 cdef inline void begin(Lane *lane, int32_t slot, const char *data, size_t n) noexcept nogil:
@@ -230,6 +290,7 @@ cdef inline void begin(Lane *lane, int32_t slot, const char *data, size_t n) noe
         give_back(lane, slot, G_REQUEST)
         return
     r = route_of(lane, x, &head)
+    learn(x, &head)
     if r == NULL and may_ask(lane, &head, kind_of(&head)):
         begin_exchange(lane, slot)
         begin_asking(lane, slot, &head, kind_of(&head))
@@ -238,8 +299,6 @@ cdef inline void begin(Lane *lane, int32_t slot, const char *data, size_t n) noe
     ):
         give_back(lane, slot, G_REQUEST)
     else:
-        x.method = head.method
-        x.close = head.close
         begin_exchange(lane, slot)
         start(lane, slot, r.target, &out)
 

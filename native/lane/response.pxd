@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t
 from libc.stdlib cimport malloc
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy
 
 from core cimport linux
 from core.moves cimport Moved, OVER, SOURCE_FAILED, TARGET_FAILED, pending, turn
@@ -10,10 +10,10 @@ from core.queues cimport enter_queue, leave_queue
 from core.resets cimport send_queue
 from core.service cimport watch
 from core.types cimport (
-    Core, Flow, NOWHERE, R_ABORTED, R_CLIENT_RESET, R_NONE, R_SOURCE_EOF, R_SOURCE_ERROR,
-    SPLICING, UNREGISTERED, Way,
+    Core, Flow, NOWHERE, Q_FINISHED, R_ABORTED, R_CLIENT_RESET, R_NONE, R_SOURCE_EOF,
+    R_SOURCE_ERROR, SPLICING, UNREGISTERED, Way,
 )
-from http.plain cimport Field, HEAD, Head, Out, PLAIN_FIELDS, head_end, put
+from http.plain cimport Field, HEAD, Head, Out, PLAIN_FIELDS, full, head_end, put
 from http.plain_response cimport join_chunks, put_chunk_size, read_response, write_response
 from lane.asking cimport end_asking
 from lane.ends cimport close_client, cut, give_back, note
@@ -25,10 +25,12 @@ from lane.types cimport (
     Exchange, G_LINGER, G_REQUEST, G_RESPONSE, G_RETRY, Lane, Origin, P_BODY, P_HEAD, Q_HEAD,
     connection_of, exchange_of,
 )
+from lane.upload cimport uploaded, watch_both
 from lane.waiting cimport count_answer
 
 cdef enum:
     ROOM_FOR_SIZE = 32      # of a chunk behind it
+    UNREAD = 8192           # bytes that a client has not taken: the owner sends what is interim
 
 
 cdef inline void next_request(Lane *lane, int32_t slot, bint careful) noexcept nogil:
@@ -43,6 +45,7 @@ cdef inline void next_request(Lane *lane, int32_t slot, bint careful) noexcept n
     consume(x)
     x.phase = P_HEAD
     if x.close:
+        careful = careful or f.way[0].left > 0
         if careful or x.have or send_queue(f.fd[0]) or not is_silent(f.fd[0]):
             give_back(lane, slot, G_LINGER)
         else:
@@ -67,7 +70,8 @@ cdef inline void next_request(Lane *lane, int32_t slot, bint careful) noexcept n
 cdef inline void answered(Lane *lane, int32_t slot) noexcept nogil:
     """All of the response is sent."""
     cdef Core *c = &lane.core
-    cdef Exchange *x = exchange_of(&c.flows[slot])
+    cdef Flow *f = &c.flows[slot]
+    cdef Exchange *x = exchange_of(f)
     cdef int32_t connection = x.connection
     cdef Origin *origin = connection_of(&c.flows[connection]).origin
     lane.counters.exchanges += 1
@@ -75,6 +79,9 @@ cdef inline void answered(Lane *lane, int32_t slot) noexcept nogil:
     x.connection = NOWHERE
     if origin != NULL:
         origin.holders += 1  # the connection may be the last that does
+    if not uploaded(f):
+        x.spent = True
+        f.way[0].left = max(f.way[0].left, 1)  # also where what is left was read already
     if x.spent:
         connection_drop(lane, connection)
     else:
@@ -121,6 +128,9 @@ cdef inline void after_move(Lane *lane, int32_t slot) noexcept nogil:
     if w.left == 0 and not blocked:
         answered(lane, slot)
         return
+    if not uploaded(f):
+        watch_both(lane, slot)
+        return
     if blocked:
         mask |= linux.EPOLLOUT
     # Epoll cannot mask HUP: an origin that nothing is wanted of is taken out.
@@ -153,24 +163,14 @@ cdef inline void send_response(
     cdef Core *c = &lane.core
     cdef Flow *f = &c.flows[slot]
     cdef Way *w = &f.way[1]
-    cdef linux.iovec parts[2]
-    cdef linux.msghdr message
     cdef size_t size = out.at - lane.out
-    cdef ssize_t m
-    parts[0].iov_base = lane.out
-    parts[0].iov_len = size
-    parts[1].iov_base = body
-    parts[1].iov_len = n
-    memset(&message, 0, sizeof(message))
-    message.msg_iov = parts
-    message.msg_iovlen = 2
-    m = linux.sendmsg(f.fd[0], &message, linux.MSG_DONTWAIT | linux.MSG_NOSIGNAL)
+    cdef ssize_t m = linux.send_two(f.fd[0], lane.out, size, body, n)
     if m < 0:
         if linux.errno != linux.EAGAIN:
             cut(lane, slot, R_CLIENT_RESET)
             return
         m = 0
-    w.copied = m
+    w.copied += m
     w.active = c.now
     c.counters.copied += m
     if <size_t>m == size + n:
@@ -226,9 +226,31 @@ cdef inline ssize_t body_of(
     return size
 
 
-cdef inline bint answer(Lane *lane, int32_t slot, ssize_t n) noexcept nogil:
-    """The first `n` bytes of the origin's answer are in c.buffer; false if its head is not
-    plain, or not all there, or its body not for us: nothing has changed then."""
+cdef inline bint pass_interim(Lane *lane, int32_t slot, const Out *out) noexcept nogil:
+    """Passes on the interim response in lane.out (RFC 9110 section 15.2); false where the client
+    does not take it at once, and nothing has changed. It does not put off the limit of the
+    response."""
+    cdef Core *c = &lane.core
+    cdef Flow *f = &c.flows[slot]
+    cdef ssize_t size = out.at - lane.out
+    cdef ssize_t n
+    if send_queue(f.fd[0]) > UNREAD:
+        return False  # maybe there is room for a part of it only
+    n = linux.send(f.fd[0], lane.out, size, linux.MSG_DONTWAIT | linux.MSG_NOSIGNAL)
+    if n == size:
+        f.way[1].copied += n
+        c.counters.copied += n
+    elif n < 0 and linux.errno == linux.EAGAIN:
+        return False
+    else:
+        cut(lane, slot, R_CLIENT_RESET)
+    return True
+
+
+cdef inline ssize_t answer(Lane *lane, int32_t slot, char *data, ssize_t n) noexcept nogil:
+    """Takes the message at the front of `n` bytes of the origin's answer at `data`: returns its
+    size if it was an interim response, 0 if the answer has begun, or the client has ended. -1 if
+    its head is not plain, or not all there, or its body not for us: nothing has changed then."""
     cdef Core *c = &lane.core
     cdef Flow *f = &c.flows[slot]
     cdef Exchange *x = exchange_of(f)
@@ -237,31 +259,36 @@ cdef inline bint answer(Lane *lane, int32_t slot, ssize_t n) noexcept nogil:
     cdef Head head
     cdef Out out
     cdef int count
-    cdef ssize_t size = head_end(c.buffer, n)
+    cdef ssize_t size = head_end(data, n)
     if size < 0:
-        return False
-    count = read_response(&lane.plain, c.buffer, size, &head, fields)
+        return -1
+    count = read_response(&lane.plain, data, size, &head, fields)
     if count < 0:
-        return False
-    x.status = <uint16_t>head.status
-    x.spent = head.close
-    x.close |= lane.draining
+        return -1
     out.at = lane.out
     out.end = lane.out + PLAIN_OUT
-    write_response(&out, &lane.plain, c.buffer, &head, fields, count, x.close)
+    if head.status < 200:
+        write_response(&out, &lane.plain, &head, fields, count, False)
+        return size if not full(&out) and pass_interim(lane, slot, &out) else -1
+    x.status = <uint16_t>head.status
+    x.spent = head.close
+    # Behind an answer that overtakes the request's body nobody could tell what is the next
+    # request.
+    x.close |= lane.draining or not uploaded(f)
+    write_response(&out, &lane.plain, &head, fields, count, x.close)
     x.type_size = <uint8_t>min(head.type.size, sizeof(x.type))
     if x.type_size:
         memcpy(x.type, head.type.at, x.type_size)
     if out.end - out.at < ROOM_FOR_SIZE:
-        return False
-    n = body_of(x, &head, c.buffer + size, n - size, &out, &w.left)
+        return -1
+    n = body_of(x, &head, data + size, n - size, &out, &w.left)
     if n < 0:
-        return False
+        return -1
     w.flags = SPLICING if w.left >= c.limits.splice_min else 0
     w.streak = w.stalls = 0
     x.phase = P_BODY
-    send_response(lane, slot, &out, c.buffer + size, n)
-    return True
+    send_response(lane, slot, &out, data + size, n)
+    return 0
 
 
 cdef inline void read_answer(Lane *lane, int32_t slot) noexcept nogil:
@@ -269,7 +296,9 @@ cdef inline void read_answer(Lane *lane, int32_t slot) noexcept nogil:
     cdef Core *c = &lane.core
     cdef Exchange *x = exchange_of(&c.flows[slot])
     cdef int fd = c.flows[x.connection].fd[0]
-    cdef ssize_t n
+    cdef char *data = c.buffer
+    cdef ssize_t n, size
+    cdef bint again
     while True:
         n = linux.recv(fd, c.buffer, c.limits.chunk, linux.MSG_DONTWAIT)
         if n >= 0 or linux.errno != linux.EINTR:
@@ -278,14 +307,23 @@ cdef inline void read_answer(Lane *lane, int32_t slot) noexcept nogil:
         return
     if n <= 0:
         # Its owner finds the end that is still in the socket, and says what it means.
-        give_back(lane, slot, G_RETRY if x.reused else G_RESPONSE)
+        again = x.reused and not x.final and c.flows[slot].way[1].copied == 0
+        give_back(lane, slot, G_RETRY if again else G_RESPONSE)
         return
-    if not answer(lane, slot, n):
+    while n > 0:
+        size = answer(lane, slot, data, n)
+        if size == 0 or c.flows[slot].queue == Q_FINISHED:
+            return
+        if size < 0:
+            break
+        data += size
+        n -= size
+    if n > 0:
         x.status = 0
         x.answer = <char *>malloc(n)
         if x.answer == NULL:
             cut(lane, slot, R_ABORTED)
             return
-        memcpy(x.answer, c.buffer, n)
+        memcpy(x.answer, data, n)
         x.answer_size = <uint32_t>n
         give_back(lane, slot, G_RESPONSE)

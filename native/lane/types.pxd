@@ -46,7 +46,7 @@ cdef enum Phase:
     P_ASK                   # the owner is asked where it may go
     P_QUEUE                 # it waits for a connection to its origin
     P_DIAL                  # its origin is being connected to
-    P_WAIT                  # the request is sent, no byte of the response is there
+    P_WAIT                  # the request's head is sent, none of the response is there
     P_BODY                  # the response's head is sent, or held
 
 # Exchange.cause: for what a client is given back to its owner. As of Reason: the words are
@@ -182,7 +182,9 @@ cdef struct Exchange:       # of a CLIENT, and of the tunnel that it became
     uint32_t room
     uint32_t have           # bytes at `data`
     uint32_t head           # bytes of the head in work
+    int64_t length          # of the body of the request in work; -1: it has none
     int32_t connection      # slot of its origin connection, NOWHERE
+    int32_t own             # slot of the one that it used last, if that is still its own
     int32_t origin_fd       # given back with it
     Target *target          # P_QUEUE and P_DIAL: where it goes; held
     List attempts           # P_DIAL: connections that are being made, the oldest last
@@ -199,6 +201,7 @@ cdef struct Exchange:       # of a CLIENT, and of the tunnel that it became
     uint8_t close           # behind this response
     uint8_t spent           # the origin connection cannot be used again
     uint8_t reused
+    uint8_t final           # the request may not be repeated
     Asked asked             # P_ASK
     char *answer            # of the origin, received and not consumed, when given back
     uint32_t answer_size
@@ -213,6 +216,8 @@ cdef struct Connection:     # of an ORIGIN
     int32_t client          # the slot that it serves, NOWHERE while idle
     Origin *origin          # held; NULL: not to be kept
     int64_t since           # ms, when it began to serve this client
+    int32_t last            # while idle: the slot of the client that used it last,
+    uint32_t last_generation    # which has this generation
     uint8_t fresh           # no request has been sent on it
     uint8_t probed          # it has TCP keep-alive
     uint8_t address         # which of the target's is dialled

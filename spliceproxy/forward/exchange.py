@@ -139,6 +139,11 @@ class Exchange:
         resumed = self._resumed
         assert resumed is not None
         self._origin, self._record.peer = resumed.origin, resumed.peer
+        if resumed.origin is not None:
+            # What has gone through the relay is this exchange's, too.
+            self._client.received += self._length - resumed.left
+            self._client.sent += resumed.interim
+            self._client.message_start += resumed.interim
         return resumed.origin is not None and resumed.reused
 
     @property
@@ -182,14 +187,15 @@ class Exchange:
     async def _attempt(self, *, reused: bool) -> bool:
         origin = self._origin
         assert origin is not None
-        reader = ResponseReader(origin)
+        resumed = self._resumed if self._resumed is not None and self._resumed.origin else None
+        reader = ResponseReader(origin, begun=resumed is not None and resumed.interim > 0)
         try:
-            if self._resumed is None or self._resumed.origin is None:
+            if resumed is None:
                 await self._send_request(origin)
-            elif self._resumed.late:
-                raise Failure("http_response_timeout", "the origin does not answer")
+            elif resumed.late:
+                raise self._late(resumed.left)
             else:
-                self._client.watch(self._client_gone)
+                self._go_on(origin, resumed.left)
             response = await self._final_response(origin, reader)
             self._sound = reader.sound
         except DeadReuse:
@@ -208,14 +214,9 @@ class Exchange:
         rewriting = self._services.rewriting
         head = rewriting.request(self._head, self._body, self._record.client)
         client = self._client
-        origin.write_limit.set(
-            "connection_write_timeout",
-            "the origin does not read the request",
-            self._services.config.timeouts.idle,
-        )
+        self._write_limit(origin)
         if self._body == Body.CHUNKED or self._length > len(client.buffer):
-            self.uploaded = False
-            self._upload = asyncio.ensure_future(self._send_body(origin, head))
+            self._begin_upload(origin, head, self._length)
             return
         if self._length:
             head += client.buffer[: self._length]
@@ -226,19 +227,46 @@ class Exchange:
             raise DeadReuse from error
         client.watch(self._client_gone)
 
-    async def _send_body(self, origin: Stream, head: bytes) -> None:
-        """The task that sends a request whose body is still coming."""
+    def _write_limit(self, origin: Stream) -> None:
+        origin.write_limit.set(
+            "connection_write_timeout",
+            "the origin does not read the request",
+            self._services.config.timeouts.idle,
+        )
+
+    def _go_on(self, origin: Stream, left: int) -> None:
+        """The relay has sent the request, but for ``left`` bytes of its body."""
+        self._write_limit(origin)
+        if left:
+            self._begin_upload(origin, b"", left)
+        else:
+            self._client.watch(self._client_gone)
+
+    def _late(self, left: int) -> Failure:
+        """Whoever had to go on when the relay's time limit was over."""
+        if not left:
+            return Failure("http_response_timeout", "the origin does not answer")
+        self.uploaded = False
+        return _origin_takes_none() if self._client.buffer else _body_stalled()
+
+    def _begin_upload(self, origin: Stream, head: bytes, length: int) -> None:
+        self.uploaded = False
+        self._upload = asyncio.ensure_future(self._send_body(origin, head, length))
+
+    async def _send_body(self, origin: Stream, head: bytes, length: int) -> None:
+        """The task that sends a request whose body is still coming, ``length`` bytes if it is not
+        chunked."""
         try:
             if self._body == Body.CHUNKED:
                 decoder = ChunkedDecoder(400)
                 await self._services.mover.chunked(self._client, origin, decoder, head, framed=True)
             else:
-                await self._services.mover.length(self._client, origin, self._length, head)
+                await self._services.mover.length(self._client, origin, length, head)
             self.uploaded = True
             self._client.watch(self._client_gone)
         except TargetFailed as error:
             if error.reason == TARGET_IDLE and not self.answered:
-                self._abort(Failure("connection_write_timeout", "the origin does not read on"))
+                self._abort(_origin_takes_none())
                 return
             # It may have answered before it closed: whoever reads the response finds out.
             self._origin_failed = True
@@ -372,9 +400,17 @@ class Exchange:
 def _client_failed(error: SourceFailed) -> Exception:
     """What becomes of a request whose body did not come."""
     if error.reason == IDLE:
-        why = "the body stalled"
-        return Failure("connection_read_timeout", "the request's body stalled", 408, why=why)
+        return _body_stalled()
     return ClientGone(error.reason)
+
+
+def _body_stalled() -> Failure:
+    why = "the body stalled"
+    return Failure("connection_read_timeout", "the request's body stalled", 408, why=why)
+
+
+def _origin_takes_none() -> Failure:
+    return Failure("connection_write_timeout", "the origin does not read on")
 
 
 async def _stop(task: asyncio.Task[None]) -> None:

@@ -46,8 +46,11 @@ KINDS = {
     ("GET", "origin"): "g",
     ("HEAD", "absolute"): "H",
     ("HEAD", "origin"): "h",
+    ("", "absolute"): "M",
+    ("", "origin"): "m",
 }
-"""The relay's letters for a method and a form of the target."""
+"""The relay's letters for a method and a form of the target; "" is any other method, which stands
+in front of the authority by which a route is found."""
 
 
 ASK = 60.0
@@ -247,8 +250,12 @@ class Lane:
         addresses, port = self._where(verdict)
         if not addresses:
             return False
+        kind = KINDS.get((head.method, head.form), "")
+        if not kind:
+            kind = KINDS["", head.form]
+            authority = head.method.encode("ascii") + b" " + authority
         self._native.add_route(
-            KINDS[head.method, head.form],
+            kind,
             group,
             (head.get(b"proxy-authorization") or b"") if self._policy.identifies else b"",
             authority,

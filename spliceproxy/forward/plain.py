@@ -3,7 +3,7 @@
 
 The tables say what becomes of a field, in the words of the relay; a field that is in
 neither goes on as it is. What has a rule in :mod:`http1.rewrite` and none here makes a message
-that is not plain, and so does whatever frames a request's body.
+that is not plain, and so does whatever frames a request's body but one Content-Length.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from spliceproxy.http1.status_field import FIELD as PROXY_STATUS
 
 _NOT_PLAIN = "not plain"
 
-METHODS = frozenset({"GET", "HEAD"})
-"""Of requests without a body; CONNECT is the other plain method."""
+METHOD_MAX = 32
+"""Bytes of a plain method (METHOD_MAX of native/http/plain.pxd)."""
 
 REQUEST_RULES: dict[bytes, str] = dict.fromkeys(sorted(REQUEST_DROPS), _NOT_PLAIN) | {
     b"authorization": "authorization",
     b"connection": "connection",
     b"close": _NOT_PLAIN,  # Connection: close may name it
-    b"content-length": _NOT_PLAIN,
-    b"expect": _NOT_PLAIN,
+    b"content-length": "length",
     b"host": "host",
     b"keep-alive": "drop",
+    b"max-forwards": _NOT_PLAIN,  # of OPTIONS and TRACE it is counted down
     b"proxy-authorization": "credentials",
     b"proxy-connection": "proxy-connection",
     b"via": "via",
@@ -53,7 +53,7 @@ def is_plain(head: RequestHead) -> bool:
     return (
         head.minor == 1
         and not head.raw_path
-        and head.method in METHODS
+        and len(head.method) <= METHOD_MAX
         and head.names().isdisjoint(_REFUSED)
         and not request_binds(head)
     )

@@ -14,14 +14,16 @@ class DeadReuse(Exception):
 
 
 class ResponseReader:
-    """To be made before the request is sent. ``sound``: all that has come could be read
-    strictly, so that the connection may serve another request."""
+    """To be made before the request is sent, or, ``begun``, when an interim response to it has
+    been read. ``sound``: all that has come could be read strictly, so that the connection may
+    serve another request."""
 
     __slots__ = ("_before", "_origin", "sound")
 
-    def __init__(self, origin: Stream) -> None:
+    def __init__(self, origin: Stream, *, begun: bool = False) -> None:
         self._origin = origin
-        self._before = origin.received - len(origin.buffer)  # bytes that are no answer to it
+        # Bytes that are no answer to it; -1: it has begun.
+        self._before = -1 if begun else origin.received - len(origin.buffer)
         self.sound = True
 
     async def next(self) -> ResponseHead:

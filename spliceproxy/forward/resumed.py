@@ -17,7 +17,8 @@ class Resumed:
     where the idle connection that the relay chose was dead. Who takes the connection clears it
     here, or drops the whole value. ``started`` is when the request's head was there, in seconds
     of ``time.monotonic()``; 0.0 where that is not known. ``tried`` are the attempts to connect
-    that have failed.
+    that have failed. ``left`` bytes of the request's body are still to be sent, and ``interim``
+    bytes of interim responses have been passed on.
     """
 
     cause: str
@@ -26,12 +27,21 @@ class Resumed:
     reused: bool
     started: float
     tried: tuple[tuple[str, int], ...] = ()
+    left: int = 0
+    interim: int = 0
 
     @classmethod
     def of(cls, handoff: Handoff, origin: Stream | None) -> Resumed:
         """``origin`` is a stream of the hand-off's connection to the origin."""
         return cls(
-            handoff.cause, origin, handoff.peer, handoff.reused, handoff.started, handoff.tried
+            handoff.cause,
+            origin,
+            handoff.peer,
+            handoff.reused,
+            handoff.started,
+            handoff.tried,
+            handoff.left,
+            handoff.sent,
         )
 
     @property

@@ -67,6 +67,10 @@ class Handoff:
     # In a REQUEST: the attempts to connect that have failed, in the order in which they did, each
     # as (address, errno).
     tried: tuple[tuple[str, int], ...] = ()
+    # Bytes of the request's body which its origin has not been sent: those at the front of what is
+    # behind the head, and those still to come.
+    left: int = 0
+    sent: int = 0  # bytes of interim responses that the client has been sent
 
     def take_client(self) -> int:
         """The client's descriptor: the caller's alone from now on."""

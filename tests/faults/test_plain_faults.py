@@ -366,14 +366,14 @@ def test_a_post_between(proxies: dict[str, ProxyProcess], glued: bool) -> None:
         for number, request in enumerate(requests):
             if number and not glued:
                 client.sendall(request)
-            if number == 1:  # never on a reused connection
+            if number == 1:  # never on a connection of the pool; its own is closed
                 servers.append(play.accept())
             server = servers[number > 0]
             play.heard(server)
             if number == 1:
                 play.saw("origin", read_exactly(server, 4))
                 servers[0].close()
-            server.sendall(answer(b"%d" % number))
+            server.sendall(answer(b"%d" % number, *(["Connection: close"] if not number else [])))
             play.saw("client", reader.answer())
         play.until_end(client)
 

@@ -11,6 +11,7 @@ from plain_oracle import OK, Plain, check_requests, check_response
 from relay_rig import native_relay, open_fds
 
 ASK = b"GET http://o/ HTTP/1.1\r\nHost: o\r\n\r\n"
+POST = b"POST http://o/ HTTP/1.1\r\nHost: o\r\nContent-Length: 5\r\n\r\nhello"
 
 
 @pytest.fixture(scope="module", params=[b"sp", b""], ids=["via", "no-via"])
@@ -42,11 +43,27 @@ PLAIN = {
     "two schemes": ASK[:-2] + b"Authorization: vapid t=a\r\nAuthorization: Token b\r\n\r\n",
     "whitespace": b"GET http://o/ HTTP/1.1\r\nHost:\t o \r\nA:\r\nB: \t c \t d \t\r\n\r\n",
     "obs-text": ASK[:-2] + b"A: \xff\x80\r\n\r\n",
+    "empty body": ASK[:-2] + b"Content-Length: 0\r\n\r\n",
+    "body": POST,
+    "body of a GET": POST.replace(b"POST", b"GET"),
+    "body of a HEAD": POST.replace(b"POST", b"HEAD"),
+    "body, then close": POST.replace(b"Host", b"Connection: close\r\nHost"),
+    "body in origin form": POST.replace(b"http://o", b""),
+    "bodies, pipelined": POST + ASK + POST.replace(b"POST", b"PATCH") + ASK,
+    "POST without a body": ASK.replace(b"GET", b"POST"),
+    "another method": ASK.replace(b"GET", b"REPORT"),
+    "lower-case method": ASK.replace(b"GET", b"get"),
+    "a long method": ASK.replace(b"GET", b"A!#$%&'*+-.^_`|~" * 2),
+    "OPTIONS": ASK.replace(b"GET", b"OPTIONS"),
+    "DELETE": ASK.replace(b"GET", b"DELETE"),
+    "TRACE": ASK.replace(b"GET", b"TRACE"),
+    "expectation": ASK[:-2] + b"Expect: 100-continue\r\n\r\n",
+    "expectation and body": POST.replace(b"Host", b"Expect: 100-continue\r\nHost"),
     "many": (ASK + ASK.replace(b"o/", b"o/2") + ASK.replace(b"GET", b"HEAD")) * 10,
 }
 
 NOT_PLAIN = {
-    "nothing of it": b"G",
+    "nothing of it": b"(",
     "part": ASK[:-2],
     "empty line": b"\r\n" + ASK,
     "bare LF": ASK.replace(b"\r\n", b"\n"),
@@ -75,9 +92,6 @@ NOT_PLAIN = {
     "another scheme": ASK.replace(b"http", b"https"),
     "scheme in upper case": ASK.replace(b"http", b"HTTP"),
     "asterisk": b"GET * HTTP/1.1\r\nHost: o\r\n\r\n",
-    "lower-case method": ASK.replace(b"GET", b"get"),
-    "another method": ASK.replace(b"GET", b"POST"),
-    "OPTIONS": ASK.replace(b"GET", b"OPTIONS"),
     "HTTP/1.0": ASK.replace(b"1.1", b"1.0"),
     "HTTP/1.2": ASK.replace(b"1.1", b"1.2"),
     "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
@@ -87,9 +101,21 @@ NOT_PLAIN = {
     "space behind the version": ASK.replace(b"1.1", b"1.1 "),
     "obs-text in the target": ASK.replace(b"o/", b"o/\xff"),
     "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500),
-    "Content-Length": ASK[:-2] + b"Content-Length: 0\r\n\r\n",
+    "two lengths": POST.replace(b"Host", b"Content-Length: 5\r\nHost"),
+    "two other lengths": POST.replace(b"Host", b"Content-Length: 6\r\nHost"),
+    "a list of lengths": POST.replace(b": 5", b": 5, 5"),
+    "a length with a zero in front": POST.replace(b": 5", b": 05"),
+    "a length with a sign": POST.replace(b": 5", b": +5"),
+    "a negative length": POST.replace(b": 5", b": -5"),
+    "a length in hex": POST.replace(b": 5", b": 0x5"),
+    "no length": POST.replace(b": 5", b": "),
+    "19 digits": POST.replace(b": 5", b": 9999999999999999999"),
+    "length and coding": POST.replace(b"Host", b"Transfer-Encoding: chunked\r\nHost"),
+    "Max-Forwards": ASK.replace(b"GET", b"OPTIONS")[:-2] + b"Max-Forwards: 1\r\n\r\n",
+    "33 bytes of method": ASK.replace(b"GET", b"M" * 33),
+    "no token": ASK.replace(b"GET", b"G(T"),
+    "no method": ASK.replace(b"GET", b""),
     "Transfer-Encoding": ASK[:-2] + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-    "Expect": ASK[:-2] + b"Expect: 100-continue\r\n\r\n",
     "NTLM": ASK[:-2] + b"Authorization: NTLM TlRM\r\n\r\n",
     "negotiate": ASK[:-2] + b"Authorization: negotiate TlRM\r\n\r\n",
     "a longer scheme": ASK[:-2] + b"Authorization: Basic1 eDp5\r\n\r\n",
@@ -157,6 +183,10 @@ PLAIN_RESPONSES = {
     "18 digits": RESPONSE.replace(b"h: 2", b"h: 999999999999999999"),
     "two dates": RESPONSE.replace(b"Date", b"Date: e\r\nDate"),
     "type": RESPONSE.replace(b"Date", b"Content-Type: " + b"x" * 100 + b"\r\nDate"),
+    "100": b"HTTP/1.1 100 Continue\r\n\r\n" + RESPONSE,
+    "100 and no more": b"HTTP/1.1 100 Continue\r\n\r\n",
+    "103": b"HTTP/1.1 103 Early Hints\r\nLink: <a>\r\nDate: d\r\n\r\n" + RESPONSE,
+    "several": b"HTTP/1.1 102 x\r\nC: d\r\n\r\nHTTP/1.1 199 x\r\nA: b\r\n\r\n" + RESPONSE,
     "set-cookie": RESPONSE.replace(b"Date", b"Set-Cookie: a\r\nset-cookie: b\r\nDATE"),
     "proxy-connection": RESPONSE.replace(b"Date", b"Proxy-Connection: close\r\nDate"),
 }
@@ -192,7 +222,12 @@ OTHER_CHUNKED = {
 
 OTHER_RESPONSES = {
     "part": RESPONSE[:20],
-    "100": b"HTTP/1.1 100 Continue\r\nDate: d\r\n\r\n" + RESPONSE,
+    "100 with a length": b"HTTP/1.1 100 Continue\r\nContent-Length: 0\r\n\r\n" + RESPONSE,
+    "100 that closes": b"HTTP/1.1 100 Continue\r\nConnection: close\r\n\r\n" + RESPONSE,
+    "chunked 100": b"HTTP/1.1 100 Continue\r\nTransfer-Encoding: chunked\r\n\r\n" + RESPONSE,
+    "100 of HTTP/1.0": b"HTTP/1.0 100 Continue\r\n\r\n" + RESPONSE,
+    "100, then part": b"HTTP/1.1 100 Continue\r\n\r\n" + RESPONSE[:20],
+    "100, then no length": b"HTTP/1.1 100 Continue\r\n\r\n" + RESPONSE.replace(b"h: 2", b"h: "),
     "101": b"HTTP/1.1 101 x\r\nDate: d\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
     "no date": RESPONSE.replace(b"Date", b"Dat"),
     "no length": RESPONSE.replace(b"Content-Length", b"Content-Lengt"),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from spliceproxy.forward import plain
 from spliceproxy.http1 import framing
 
 NATIVE = Path(__file__).parents[2] / "native"
@@ -22,7 +23,11 @@ def constant(path: str, name: str) -> int:
 
 
 def test_the_digits_of_a_content_length() -> None:
-    assert constant("http/plain_response.pxd", "LENGTH_DIGITS") == framing._LENGTH_DIGITS
+    assert constant("http/plain.pxd", "LENGTH_DIGITS") == framing._LENGTH_DIGITS
+
+
+def test_the_bytes_of_a_method() -> None:
+    assert constant("http/plain.pxd", "METHOD_MAX") == plain.METHOD_MAX
 
 
 @pytest.mark.parametrize(

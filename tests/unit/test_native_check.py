@@ -19,6 +19,7 @@ from libc.stdlib cimport calloc
 from libc.string cimport memset
 
 from check cimport check
+from core.moves cimport hold
 from core.queues cimport enter_queue, wheel_init
 from core.service cimport finish
 from core.slots cimport list_add, list_init, slot_free, slot_take, slots_reserve
@@ -42,9 +43,10 @@ cdef char peer[PEER_MAX]
 cdef int32_t client() noexcept:
     cdef int32_t slot = slot_take(&lane.core, 100, NOWHERE, CLIENT)
     cdef Exchange *x = <Exchange *>calloc(1, sizeof(Exchange))
-    x.connection = x.origin_fd = NOWHERE
+    x.connection = x.own = x.origin_fd = NOWHERE
     list_init(&x.attempts)
     lane.core.flows[slot].attached = x
+    lane.core.flows[slot].way[0].left = 0
     lane.clients += 1
     enter_queue(&lane.core, slot, Q_HEAD)
     return slot
@@ -120,6 +122,9 @@ def plant(str mistake):
     bind(&lane, works, serves)
     exchange_of(&c.flows[works]).phase = P_WAIT
     enter_queue(c, works, Q_YOUNG)
+    exchange_of(&c.flows[works]).length = 10
+    c.flows[works].way[0].left = 5
+    c.flows[works].mask[0] = 1  # EPOLLIN
     cdef int32_t idle = connection_new(&lane, 110, kept, peer)
     c.flows[idle].mask[0] = 1  # EPOLLIN: no system call is made for it
     idle_put(&lane, idle)
@@ -196,6 +201,17 @@ def plant(str mistake):
         lane.routes.routes.count += 1
     elif mistake == "an origin that nobody holds":
         served.holders = 0
+    elif mistake == "a body without a head":
+        c.flows[rests].way[0].left = 5
+    elif mistake == "a body of no known length":
+        c.flows[rests].way[0].left = -1
+    elif mistake == "a body that nobody waits for":
+        c.flows[works].mask[0] = 0
+    elif mistake == "a body that is read too soon":
+        hold(&c.flows[works].way[0], "x", 1)
+    elif mistake == "a body that is not sent on":
+        hold(&c.flows[works].way[0], "x", 1)
+        c.flows[works].mask[0] = 0
     elif mistake == "a free slot with something attached":
         c.flows[c.free].attached = served
     elif mistake == "an event put off twice":
@@ -238,6 +254,11 @@ SAYS = {
     "a hash": "an item of a table is in the bucket of its hash",
     "the count of a table": "a table counts its items and their bytes",
     "an origin that nobody holds": "an origin is held",
+    "a body without a head": "a body is on its way behind its head",
+    "a body of no known length": "what is left of a request's body is known",
+    "a body that nobody waits for": "a client that a body is to come from is watched",
+    "a body that is read too soon": "nothing is read of a body while some of it waits",
+    "a body that is not sent on": "an origin that a body waits for is watched",
     "a free slot with something attached": "a free slot has nothing attached",
     "an event put off twice": "an event is put off once where its flow says so",
 }

@@ -53,7 +53,7 @@ POOL = [
     Case(
         "pool-not-for-post",
         "9110 9.2.2",
-        [*ONCE, C.sends(HI), O2.gets(HI_GOT), O2.sends(OK), C.gets(OK_GOT)],
+        [*ONCE, C2.sends(HI), O2.gets(HI_GOT), O2.sends(OK), C2.gets(OK_GOT)],
         dials=[("o", 80), ("o", 80)],
     ),
     Case(
@@ -61,10 +61,10 @@ POOL = [
         "9110 9.2.2",
         [
             *ONCE,
-            C.sends(ASK.replace("GET", "LOCK")),
+            C2.sends(ASK.replace("GET", "LOCK")),
             O2.gets(ASKED.replace("GET", "LOCK")),
             O2.sends(OK),
-            C.gets(OK_GOT),
+            C2.gets(OK_GOT),
         ],
     ),
     Case(
@@ -72,10 +72,10 @@ POOL = [
         "9110 9.2.2",
         [
             *ONCE,
-            C.sends(HI.replace("POST", "PUT")),
+            C2.sends(HI.replace("POST", "PUT")),
             O2.gets(HI_GOT.replace("POST", "PUT")),
             O2.sends(OK),
-            C.gets(OK_GOT),
+            C2.gets(OK_GOT),
         ],
     ),
     Case(
@@ -94,10 +94,10 @@ POOL = [
         "9112 9.3",
         [
             *ONCE,
-            C.sends(HI),
+            C2.sends(HI),
             O2.gets(HI_GOT),
             O2.sends(OK),
-            C.gets(OK_GOT),
+            C2.gets(OK_GOT),
             C.sends(ASK),
             O2.gets(ASKED),
             O2.sends(OK),
@@ -260,10 +260,10 @@ AGAIN = [
         "9110 9.2.2",
         [
             *ONCE,
-            C.sends(HI),
+            C2.sends(HI),
             O2.gets(HI_GOT),
             O2.sends(OK),
-            C.gets(OK_GOT),
+            C2.gets(OK_GOT),
             C.sends(ASK),
             O2.gets(ASKED),
             O2.ends(),
