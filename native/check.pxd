@@ -26,8 +26,9 @@ from core cimport linux
 from core.moves cimport pending
 from core.slots cimport slot_of
 from core.types cimport (
-    BUCKETS, BULK_ROOM, Core, FREE, Flow, IN_LANE, IN_QUEUE, List, NOWHERE, QUEUES, Q_ACK,
-    Q_FINISHED, Q_IDLE, Q_LANE, Q_NONE, Q_YOUNG, TRANSFER, TUNNEL, UNREGISTERED, Way, Wheel,
+    BUCKETS, BULK_ROOM, Core, FREE, Flow, IN_LANE, IN_QUEUE, List, NARROW, NOWHERE, PROMISED,
+    QUEUES, Q_ACK, Q_FINISHED, Q_IDLE, Q_LANE, Q_NONE, Q_YOUNG, TRANSFER, TUNNEL, UNREGISTERED,
+    Way, Wheel,
 )
 from dump cimport Line, describe, line_add
 from lane.types cimport (
@@ -225,6 +226,8 @@ cdef inline void check_pipes(const Lane *lane) noexcept nogil:
             w = &c.flows[slot].way[s]
             if (w.pipe_r == NOWHERE) != (w.in_pipe == 0) or (w.pipe_r < 0) != (w.pipe_w < 0):
                 fail(lane, "a way has a pipe where bytes are in it", slot)
+            if w.flags & PROMISED and not w.flags & NARROW:
+                fail(lane, "a way whose buffer is to shrink is narrow", slot)
             if w.held != NULL and w.held_at >= w.held_end:
                 fail(lane, "a way holds a block where bytes are in it", slot)
             if w.in_pipe == 0:

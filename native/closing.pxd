@@ -10,13 +10,14 @@ from libc.stdint cimport int32_t, uint32_t
 from libc.stdlib cimport free, malloc
 
 from core cimport linux
+from core.crowd cimport widen
 from core.moves cimport drop_pending
 from core.queues cimport finish
 from core.resets cimport reset_on_close
 from core.service cimport watch
 from core.slots cimport slot_free
 from core.types cimport (
-    Core, FREE, Flow, INFO_MAX, IN_QUEUE, NOWHERE, Q_FINISHED, R_ABORTED, R_DONE, TRANSFER,
+    Core, FREE, Flow, INFO_MAX, IN_QUEUE, NARROW, NOWHERE, Q_FINISHED, R_ABORTED, R_DONE, TRANSFER,
     TUNNEL, UNREGISTERED,
 )
 from lane.ends cimport give_back
@@ -73,6 +74,8 @@ cdef inline void release(Lane *lane, int32_t slot) noexcept nogil:
         return
     if f.kind == TUNNEL:
         c.ended += 1
+    elif f.way[0].flags & NARROW:
+        widen(&f.way[0], f.fd[0], f.fd[1])  # they go back to their owner
     if f.kind == TUNNEL and x == NULL:
         read_infos(f)
     elif f.kind == TUNNEL:

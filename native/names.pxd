@@ -13,7 +13,7 @@ cdef extern from *:
     static const char *const PHASE_NAMES[] = {
         "head", "ask", "queue", "dial", "wait", "body", NULL};
     static const char *const WAY_FLAG_NAMES[] = {  /* of bit 0, 1 and so on */
-        "ended", "fin-sent", "stopped", "splicing", "copy-only", NULL};
+        "ended", "fin-sent", "stopped", "splicing", "copy-only", "narrow", "promised", NULL};
     """
     const char *const *KIND_NAMES
     const char *const *QUEUE_NAMES

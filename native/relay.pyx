@@ -141,6 +141,7 @@ cdef class NativeRelay:
         c.pool.size, c.pool.limit = quota.affordable(options.shares)
         if options.max_pipes >= 0:
             c.pool.limit = options.max_pipes
+        c.limits.crowd = min(<int>interface.CROWD, c.pool.limit - 1)
         c.buffer = <char *>malloc(c.limits.chunk)
         c.pool.fds = <int *>calloc(max(c.pool.limit, 1) * 2, sizeof(int))
         if c.buffer == NULL or c.pool.fds == NULL:
@@ -162,6 +163,11 @@ cdef class NativeRelay:
         m.turn_moves = interface.TURN_MOVES
         m.promote_after = interface.PROMOTE_AFTER
         m.demote_after = interface.DEMOTE_AFTER
+        m.crowd_lasts = <int64_t>(interface.CROWD_LASTS * 1000)
+        m.narrow_unsent = interface.NARROW_UNSENT
+        m.narrow_receive = interface.NARROW_RECEIVE
+        m.narrow_read = interface.NARROW_READ
+        m.near_us = <uint32_t>(interface.NEAR * 1e6)
         m.step_us = <int64_t>(interface.STEP_SECONDS * 1e6)
         m.ack_poll = <int64_t>(tcp.ACK_POLL * 1000)
         m.ack_patience = <int64_t>(tcp.ACK_PATIENCE * 1000)

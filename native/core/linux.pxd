@@ -36,6 +36,7 @@ cdef extern from "<sys/epoll.h>" nogil:
 
 cdef extern from "<sys/ioctl.h>" nogil:
     int ioctl(int fd, unsigned long request, ...)
+    unsigned long FIONREAD
 
 cdef extern from "<linux/sockios.h>" nogil:
     unsigned long SIOCOUTQ
@@ -57,7 +58,8 @@ cdef extern from "<sys/socket.h>" nogil:
     struct msghdr:
         iovec *msg_iov
         size_t msg_iovlen
-    int SOL_SOCKET, SO_LINGER, SO_ERROR, SO_KEEPALIVE, SO_OOBINLINE, SO_PEERCRED, SHUT_WR
+    int SOL_SOCKET, SO_LINGER, SO_ERROR, SO_KEEPALIVE, SO_OOBINLINE, SO_PEERCRED, SO_RCVBUF
+    int SHUT_WR
     int SOCK_STREAM, SOCK_NONBLOCK, SOCK_CLOEXEC
     int socket(int family, int type, int protocol)
     int bind(int fd, const sockaddr *address, socklen_t size)
@@ -71,6 +73,18 @@ cdef extern from "<sys/socket.h>" nogil:
     int shutdown(int fd, int how)
     int setsockopt(int fd, int level, int name, const void *value, socklen_t length)
     int getsockopt(int fd, int level, int name, void *value, socklen_t *length)
+
+cdef extern from *:
+    """
+    /* Linux 5.14; the headers of glibc may be older than the kernel. */
+    #ifndef SO_BUF_LOCK
+    #define SO_BUF_LOCK 72
+    #endif
+    #define SOCK_RCVBUF_LOCK 2
+    """
+    const int SO_BUF_LOCK
+    const int SOCK_RCVBUF_LOCK
+
 
 cdef inline ssize_t send_two(
     int fd, const void *a, size_t na, const void *b, size_t nb
@@ -99,6 +113,7 @@ cdef extern from "<netinet/in.h>" nogil:
 
 cdef extern from "<netinet/tcp.h>" nogil:
     int TCP_INFO, TCP_NODELAY, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_KEEPCNT
+    int TCP_NOTSENT_LOWAT, TCP_WINDOW_CLAMP
 
 cdef extern from "<time.h>" nogil:
     ctypedef int clockid_t

@@ -18,8 +18,9 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
 from core cimport linux
+from core.crowd cimport fit, narrow, shrink
 from core.pipes cimport pool_get, pool_kill, pool_put
-from core.types cimport COPY_ONLY, Core, ENDED, SPLICING, STOPPED, Way
+from core.types cimport COPY_ONLY, Core, ENDED, NARROW, PROMISED, SPLICING, STOPPED, Way
 
 cdef enum Moved:
     MORE                    # moved, and the source probably has more
@@ -191,6 +192,8 @@ cdef inline Moved copy_step(Core *c, Way *w, int source, int target) noexcept no
         if w.streak >= c.limits.promote_after:
             w.flags |= SPLICING
             w.streak = 0
+    elif w.flags & PROMISED:
+        shrink(c, w, source)
     sent = send_or_hold(c, w, target, c.buffer, n)
     if sent == SHORT and <size_t>n == want:
         return MORE
@@ -199,6 +202,8 @@ cdef inline Moved copy_step(Core *c, Way *w, int source, int target) noexcept no
 
 cdef inline Moved copy_for_good(Core *c, Way *w, int source, int target) noexcept nogil:
     give_up_splice(c, w)
+    if not w.flags & NARROW:
+        narrow(c, w, source, target)  # copying gains nothing by large buffers
     return copy_step(c, w, source, target)
 
 
@@ -230,10 +235,11 @@ cdef inline Moved splice_step(
     cdef ssize_t n
     cdef char byte
     cdef Moved sent
+    fit(c, w, source, target)
     if not pool_get(c, w):
         c.counters.starved += 1
         return copy_step(c, w, source, target)
-    want = ask(w, c.pool.size)
+    want = ask(w, min(c.limits.narrow_read, <size_t>c.pool.size) if w.flags & NARROW else <size_t>c.pool.size)
     while True:
         n = linux.splice(source, NULL, w.pipe_w, NULL, want,
                          linux.SPLICE_F_MOVE | linux.SPLICE_F_NONBLOCK)

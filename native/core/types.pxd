@@ -30,6 +30,8 @@ cdef enum:
     STOPPED = 4             # nothing is read from its source any more
     SPLICING = 8            # promoted
     COPY_ONLY = 16          # splice does not work here, or stalls
+    NARROW = 32             # takes less, because many targets are full (crowd.pxd)
+    PROMISED = 64           # its source may still send more than the buffer is to hold
 
 # Flow.queue: where a flow waits, and for what
 cdef enum Queue:
@@ -91,6 +93,7 @@ cdef struct Way:
     uint8_t flags
     uint8_t streak          # bulk reads in a row while copying, chatty ones while splicing
     uint8_t stalls          # readable, yet splice said EAGAIN: an urgent byte?
+    uint8_t shrinks_at      # PROMISED: when it has taken so much (crowd.pxd)
 
 cdef struct Flow:
     int fd[2]
@@ -151,6 +154,12 @@ cdef struct Limits:
     int promote_after
     int demote_after
     int64_t step_us
+    int crowd               # pipes lent, above which ways are narrow (crowd.pxd)
+    int64_t crowd_lasts     # ms, how long they stay so
+    int narrow_unsent
+    int narrow_receive
+    size_t narrow_read
+    uint32_t near_us
     int64_t ack_poll        # ms
     int64_t ack_patience    # ms
     int probe_idle          # TCP keep-alive: seconds without a byte before the first probe
@@ -177,6 +186,7 @@ cdef struct Core:
     int bulk_at
     int bulk_count
     int64_t ack_next        # ms, next look at the send queues
+    int64_t crowd_until     # ms, until when ways are narrow
     int tunnels
     int transfers
     int ended               # tunnels that are closed, and not yet reported

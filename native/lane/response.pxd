@@ -5,12 +5,13 @@ from libc.stdlib cimport malloc
 from libc.string cimport memcpy
 
 from core cimport linux
+from core.crowd cimport widen
 from core.moves cimport Moved, OVER, SOURCE_FAILED, TARGET_FAILED, pending, turn
 from core.queues cimport enter_queue, leave_queue
 from core.resets cimport send_queue
 from core.service cimport watch
 from core.types cimport (
-    Core, Flow, NOWHERE, Q_FINISHED, R_ABORTED, R_CLIENT_RESET, R_NONE, R_SOURCE_EOF,
+    Core, Flow, NARROW, NOWHERE, Q_FINISHED, R_ABORTED, R_CLIENT_RESET, R_NONE, R_SOURCE_EOF,
     R_SOURCE_ERROR, SPLICING, UNREGISTERED, Way,
 )
 from http.plain cimport Field, HEAD, Head, Out, PLAIN_FIELDS, full, head_end, put
@@ -74,6 +75,10 @@ cdef inline void answered(Lane *lane, int32_t slot) noexcept nogil:
     cdef Exchange *x = exchange_of(f)
     cdef int32_t connection = x.connection
     cdef Origin *origin = connection_of(&c.flows[connection]).origin
+    if f.way[1].flags & NARROW:
+        widen(&f.way[1], c.flows[connection].fd[0], f.fd[0])
+    if f.way[0].flags & NARROW:
+        widen(&f.way[0], f.fd[0], c.flows[connection].fd[0])
     lane.counters.exchanges += 1
     note(lane, slot, R_NONE)
     x.connection = NOWHERE

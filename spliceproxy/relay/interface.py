@@ -52,6 +52,29 @@ cheap: 16 tunnels cost 0.145 s/GB with 4 MiB, 0.24 with 1 MiB (loopback, Linux 6
 TURN_MOVES = 4
 """Reads that a way may make in one wake-up."""
 
+CROWD = 16
+"""Pipes that may be lent, to ways whose targets are full, before each way that splices becomes
+*narrow*: it takes and holds less, by the numbers below (native/core/crowd.pxd). A stalled
+download holds up to 8.5 MiB in the buffers of the kernel when it is wide, and 0.6 MiB when it
+is narrow; narrow ways cost 1.3 to 1.5 times the CPU for a GB where the peers are near."""
+
+CROWD_LASTS = 10.0
+"""Seconds that ways stay narrow after so many pipes were lent."""
+
+NARROW_UNSENT = 128 * 1024
+"""Bytes that may wait to be sent to the target of a narrow way (TCP_NOTSENT_LOWAT)."""
+
+NARROW_RECEIVE = 212_992
+"""The receive buffer of its source, if that is near, as SO_RCVBUF takes it: the kernel makes
+twice as much of it. It is what net.core.rmem_max allows by default."""
+
+NARROW_READ = 256 * 1024
+"""Bytes that it takes at a time."""
+
+NEAR = 0.002
+"""Seconds of the shortest round trip below which a source is near. What its buffer holds makes
+100 MB/s there, and more where it is nearer."""
+
 STEP_SECONDS = 0.002
 """After this long ``step`` goes back to the event loop, whatever is left."""
 

@@ -16,12 +16,16 @@ from spliceproxy.relay.interface import (
     BULK_READ,
     CHATTY_READ,
     CHUNK,
+    CROWD,
+    CROWD_LASTS,
     DEMOTE_AFTER,
+    NARROW_READ,
     PROMOTE_AFTER,
     REST,
     TURN_BYTES,
     TURN_MOVES,
 )
+from spliceproxy.relay.portable.crowd import narrow, shrink, widen
 from spliceproxy.relay.portable.pipes import Pipe, PipePool
 
 # What a turn ends with; the first three are also the states of a way.
@@ -58,7 +62,9 @@ class Way:
         "in_pipe",
         "left",
         "mode",
+        "narrow",
         "pipe",
+        "shrinks_at",
         "source",
         "spliced",
         "stalls",
@@ -79,6 +85,8 @@ class Way:
         self.stalls = 0
         self.state = READY
         self.errno = 0
+        self.narrow = False  # takes less (crowd.py)
+        self.shrinks_at = -1
         self.copied = 0
         self.spliced = 0
         self.active = now  # when a byte or FIN last moved, monotonic seconds
@@ -164,7 +172,17 @@ class Copier:
         got = way.source.recv_into(view)
         if got:
             way.held = view[:got]
+            if got >= BULK_READ:
+                self._fills(way)
         return got
+
+    def _fills(self, way: Way) -> None:
+        """A way has copied much at once. One that can only copy gains nothing by large
+        buffers."""
+        if not way.narrow:
+            narrow(way)
+        elif way.shrinks_at >= 0:
+            shrink(way)
 
     def _stalled(self, way: Way) -> None:
         """A readable source gave nothing; for a copying way that is a stale event."""
@@ -204,6 +222,8 @@ class Splicer(Copier):
     def __init__(self, pool: PipePool) -> None:
         super().__init__()
         self.pool = pool
+        self._crowd = min(CROWD, pool.limit - 1)
+        self._crowd_until = 0.0
 
     def turn(self, way: Way, now: float, readable: bool) -> int:
         state = super().turn(way, now, readable)
@@ -221,6 +241,7 @@ class Splicer(Copier):
 
     def _read(self, way: Way, now: float) -> int:
         if way.mode == SPLICE:
+            self._fit(way, now)
             rested = now - way.active >= REST and way.copied + way.spliced > 0
             if not rested and (way.pipe is not None or self._borrow(way, now)):
                 return self._splice_in(way, now)
@@ -234,6 +255,22 @@ class Splicer(Copier):
                 way.streak = 0
         return got
 
+    def _fills(self, way: Way) -> None:
+        if way.mode == COPY_FOR_GOOD:
+            super()._fills(way)
+
+    def _fit(self, way: Way, now: float) -> None:
+        """Before a splice: narrow in a crowd, and wide again when it has gone."""
+        if self.pool.lent > self._crowd:
+            self._crowd_until = now + CROWD_LASTS
+        if now < self._crowd_until:
+            if not way.narrow:
+                narrow(way)
+            elif way.shrinks_at >= 0:
+                shrink(way)
+        elif way.narrow:
+            widen(way)
+
     def _borrow(self, way: Way, now: float) -> bool:
         way.pipe = self.pool.get(now)
         if way.pipe is None:
@@ -243,7 +280,8 @@ class Splicer(Copier):
     def _splice_in(self, way: Way, now: float) -> int:
         pipe = way.pipe
         assert pipe is not None
-        ask = pipe.size if way.left < 0 else min(pipe.size, way.left)
+        most = min(pipe.size, NARROW_READ) if way.narrow else pipe.size
+        ask = most if way.left < 0 else min(most, way.left)
         try:
             got = os.splice(way.source.fileno(), pipe.w, ask, flags=os.SPLICE_F_NONBLOCK)
         except OSError as error:

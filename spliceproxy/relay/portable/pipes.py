@@ -39,11 +39,11 @@ class PipePool:
     ``now`` is ``time.monotonic()``.
     """
 
-    __slots__ = ("_idle", "_limit", "_retry_at", "_size", "lent")
+    __slots__ = ("_idle", "_retry_at", "_size", "lent", "limit")
 
     def __init__(self, limit: int = -1, shares: int = 1) -> None:
         self._size, count = affordable(shares)
-        self._limit = count if limit < 0 else limit
+        self.limit = count if limit < 0 else limit
         self._idle: deque[Pipe] = deque()  # the longest unused first
         self._retry_at = 0.0
         self.lent = 0
@@ -57,7 +57,7 @@ class PipePool:
         """An empty pipe, or None: the limit or a quota is reached."""
         if self._idle:
             pipe: Pipe | None = self._idle.pop()
-        elif self.lent >= self._limit or now < self._retry_at:
+        elif self.lent >= self.limit or now < self._retry_at:
             return None
         else:
             pipe = self._open()

@@ -28,6 +28,7 @@ from spliceproxy.relay.interface import (
     TARGET_IDLE,
     TransferEnd,
 )
+from spliceproxy.relay.portable.crowd import widen
 from spliceproxy.relay.portable.moves import BLOCKED, OVER, SOURCE_FAILED, TARGET_FAILED, Way
 from spliceproxy.relay.portable.poller import ERR, GONE, IN, Leg
 from spliceproxy.relay.portable.shared import Shared
@@ -100,6 +101,8 @@ class Transfer:
 
     def drop(self) -> None:
         """Gives both sockets back and loses what is in flight."""
+        if self._way.narrow:
+            widen(self._way)
         self._shared.poller.hand_back(self._source)
         self._shared.poller.hand_back(self._target)
         self._shared.mover.drop(self._way)
