@@ -58,7 +58,7 @@ from lane.asking cimport end_asking, left_asking, open_question, tell_asked
 from lane.clients cimport client_new
 from lane.ends cimport cut, give_back
 from lane.line cimport LINE_MOST, LINE_REST
-from lane.log cimport LOG_BATCH
+from lane.log cimport LOG_BATCH, now_us
 from lane.origins cimport (
     connection_new, connection_take_out, idle_drop, idle_oldest, idle_put, idle_use,
 )

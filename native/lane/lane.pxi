@@ -219,7 +219,8 @@ cdef class NativeLane:
 
     def answer(self, Question question not None, str group, bytes key not None,
                bytes host not None, tuple addresses not None, uint16_t port, double seconds,
-               str user not None, token, str source not None=""):
+               str user not None, token, str source not None="",
+               double spent=0.0):
         """The request of a question may go to the origin `key`, at one of these addresses; for
         so many seconds others like it may, of clients of this `group`. False where nobody waits
         for that any more."""
@@ -242,6 +243,9 @@ cdef class NativeLane:
                     named = question.method.encode("ascii") + b" " + named  # as with_method has it
                 self._repeat(question.asked.kind, group, question.credentials, named, target,
                              seconds)
+            if spent > 0.0:
+                exchange_of(&lane.core.flows[slot]).dialling = (
+                    now_us() - <int64_t>(spent * 1e6))
             lane.core.now = clock_ms(linux.CLOCK_MONOTONIC_COARSE)
             go_on(lane, slot, target)
         finally:

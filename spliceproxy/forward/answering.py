@@ -27,6 +27,7 @@ from spliceproxy.policy.standing import Standing
 from spliceproxy.policy.verdict import Verdict
 from spliceproxy.relay.interface import CLIENT_RESET
 from spliceproxy.relay.lane import Question as Asked
+from spliceproxy.upstream.dialer import from_source
 from spliceproxy.upstream.own import Own
 
 PLACES = 4096
@@ -149,15 +150,18 @@ class Answering:
             self._lane.hand_back(one)
             return
         _, _, addresses, source, seconds = answer
+        host, port, key, field, _, _ = place
+        if source:
+            key, addresses = origin_key(answer.key), from_source(addresses, source)
         # A part of the name's addresses may have yet to come.
-        if source or (one.looked_up and self._names.late(place.host) is not None):
+        if not addresses or (one.looked_up and self._names.late(host) is not None):
             self._lane.hand_back(one)
             return
         if seconds > Lane.VALID:
-            seconds = Lane.VALID
-        _, port, key, field, _, _ = place
+            seconds = self._lane.seconds(answer)
         token = one.notes() if self._recorded else None
-        self._lane.answer(one, group, key, field, addresses, port, seconds, one.user, token)
+        how = seconds, one.user, token, source, one.looked_up
+        self._lane.answer(one, group, key, field, addresses, port, *how)
 
     def _refuse(self, one: Asked, error: Failure) -> None:
         """Sends what a Connection would. A client that has much to read yet is handed over."""

@@ -33,7 +33,7 @@ from spliceproxy.relay.lane import Handoff, LaneOptions, LineForm, Question
 from spliceproxy.relay.lane import Lane as NativeLane
 from spliceproxy.upstream.dialer import ATTEMPT_DELAY, from_source
 from spliceproxy.upstream.own import Own
-from spliceproxy.upstream.pool import MAX_IDLE, PER_ORIGIN, TOTAL, Key
+from spliceproxy.upstream.pool import MAX_IDLE, PER_ORIGIN, Key, most_idle
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # typing has it since Python 3.11
@@ -105,9 +105,9 @@ class _News:
 
 
 class Lane:
-    """The lane of one worker. ``VALID`` is how many seconds a decision, and the addresses that
-    belong to it, may be repeated: a change of DNS or of /etc/hosts is followed within this time,
-    at the cost of a request a second."""
+    """The lane of one worker. ``VALID`` is how many seconds the addresses of a name, and the
+    decision that belongs to them, may be repeated: a change of DNS or of /etc/hosts is followed
+    within this time, at the cost of a question a second."""
 
     VALID = 1.0
 
@@ -261,7 +261,7 @@ class Lane:
             authority,
             origin_key(verdict.key),
             host_field(head),
-            min(self.VALID, verdict.repeat_for),
+            self.seconds(verdict),
             addresses,
             port,
             verdict.source_address,
@@ -271,9 +271,16 @@ class Lane:
         self._native.add_client(record.client, group)
         return True
 
+    def seconds(self, verdict: Verdict) -> float:
+        """For how long a verdict may be repeated. A host that is an address leads nowhere else
+        later on."""
+        if verdict.addresses == (verdict.host,):
+            return verdict.repeat_for
+        return min(self.VALID, verdict.repeat_for)
+
     def _where(self, verdict: Verdict) -> tuple[tuple[str, ...], int]:
         """The addresses to dial, and their port."""
-        return tuple(from_source(verdict.addresses, verdict.source_address)), verdict.port
+        return from_source(verdict.addresses, verdict.source_address), verdict.port
 
     # ---- idle connections to origins ---------------------------------------------------
 
@@ -358,7 +365,7 @@ def lane_options(
         dial=times.dial,
         race=ATTEMPT_DELAY,
         idle=MAX_IDLE,
-        idle_most=TOTAL,
+        idle_most=most_idle(),
         idle_each=PER_ORIGIN,
         ports=own_ports(),
         asks=asks,

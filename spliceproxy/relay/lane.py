@@ -310,10 +310,12 @@ class Lane(Protocol):
         user: str,
         token: object,
         source: str = "",
+        spent: float = 0.0,
     ) -> bool:
         """The request of a question may go to the origin ``key``, at one of ``addresses``. So may
         others like it, of clients of ``group``, for so many seconds: as of :meth:`add_route`. With
-        0 seconds, or without a group, none may. ``token``: for records of them, as of
+        0 seconds, or without a group, none may. ``spent`` seconds of the time for all attempts to
+        connect are over. ``token``: for records of them, as of
         :meth:`add_route`. A client whose user has a name of 64 bytes or more is given back. False,
         and nothing is done, if nobody waits for the answer any more. Where this raises the
         question is as it was."""

@@ -62,7 +62,7 @@ _IP_BIND_ADDRESS_NO_PORT = 24  # ip(7)
 _STREAM = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
 
 
-def from_source(addresses: Sequence[str], source: str) -> Sequence[str]:
+def from_source(addresses: tuple[str, ...], source: str) -> tuple[str, ...]:
     """Those of the addresses that can be dialled from ``source``, an IP address, "" for any."""
     if not source:
         return addresses
@@ -93,7 +93,7 @@ class Dialer:
         limit are over already. ``attempts`` tells of each attempt. Failure if every address
         failed or the time is up. When it is cancelled, every socket is closed at once.
         """
-        addresses = from_source(addresses, source)
+        addresses = from_source(tuple(addresses), source)
         if not addresses:
             raise Failure(
                 "destination_ip_unroutable",
@@ -111,7 +111,7 @@ class Dialer:
         """What :meth:`connect` would raise, after attempts that have been made elsewhere: each an
         address and its errno, TIME_IS_UP for the last one if the limit is over, in the order in
         which they failed. None if it may still succeed."""
-        addresses = from_source(addresses, source)
+        addresses = from_source(tuple(addresses), source)
         late = [one for one in tried if one[1] == TIME_IS_UP]
         if not late and not set(addresses) <= {address for address, _ in tried}:
             return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 from collections.abc import Callable, Container
 from functools import partial
 from typing import Protocol
@@ -18,8 +19,15 @@ HAProxy 10 s or more; Apache's 5 s and Node's 5 s are shorter), so that few are 
 as the origin closes them."""
 
 PER_ORIGIN = 512
-TOTAL = 2048
-"""Most idle connections, each of which costs a descriptor."""
+MOST = 16_384
+"""Most idle connections, for one origin and in all: see :func:`most_idle`."""
+
+
+def most_idle() -> int:
+    """How many idle connections this process may have. Each costs a descriptor: of these most are
+    left to clients."""
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return MOST if soft == resource.RLIM_INFINITY else min(MOST, soft // 4)
 
 
 class Pool(Protocol):
@@ -38,6 +46,7 @@ class IdlePool:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._idle: dict[Key, list[tuple[Stream, str, float]]] = {}
+        self._most = most_idle()
         self._keys: dict[Stream, Key] = {}  # of all of them, the one unused for longest first
         self._timer: asyncio.TimerHandle | None = None
 
@@ -73,7 +82,7 @@ class IdlePool:
         stack = self._idle.get(key, [])
         if len(stack) >= PER_ORIGIN:
             self._close_one(stack[0][0])
-        elif len(self._keys) >= TOTAL:
+        elif len(self._keys) >= self._most:
             self._close_one(next(iter(self._keys)))
         entry = stream, peer, self._loop.time() + MAX_IDLE
         self._idle.setdefault(key, []).append(entry)

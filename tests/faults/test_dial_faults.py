@@ -392,6 +392,35 @@ def test_every_address_is_dead(new_proxy: NewProxy, tmp_path: Path, make: Make) 
     assert got == (502, "connection_refused", "NONE/502")
 
 
+EVERYWHERE = """
+from spliceproxy import Allow
+
+def authorize(request):
+    return Allow(addresses=("127.0.0.11", "255.255.255.255", "127.0.0.12"))
+"""
+
+
+@KINDS
+def test_the_answer_is_the_same_whoever_has_dialled(
+    new_proxy: NewProxy, tmp_path: Path, make: Make
+) -> None:
+    """The relay, or Python."""
+    (tmp_path / "everywhere.py").write_text(EVERYWHERE)
+    answers = []
+    with refused_port() as port:
+        for engine in ("native", "copy"):
+            policy = f"{tmp_path / 'everywhere.py'}:authorize"
+            proxy = new_proxy("--engine", engine, "--policy", policy)
+            with proxy.connect() as client:
+                client.sendall(make(("many.test", port)))
+                answer = Reader(client).answer()
+            fields = {name: value for name, value in answer.fields.items() if name != "date"}
+            answers.append((answer.status, fields, answer.body))
+    native, copy = answers
+    assert native == copy
+    assert "(3 addresses tried)" in copy[2].decode() + copy[1]["proxy-status"]
+
+
 @KINDS
 def test_own_address_is_a_loop(shared_proxy: ProxyProcess, make: Make) -> None:
     status, error, _ = ask(shared_proxy, make(("127.0.0.1", shared_proxy.port)))

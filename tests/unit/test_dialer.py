@@ -537,3 +537,41 @@ def test_storms_leave_no_descriptor(
 
 def _descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
+
+
+# What others have tried
+
+
+async def _told(
+    made: Dialer, tried: list[tuple[str, int]], addresses: list[str], port: int
+) -> None:
+    """A Failure is that of an attempt here, word for word."""
+    real = await fails(made, addresses, port)
+    told = made.failure_of(tried, addresses, port)
+    assert told is not None
+    for name in ("error", "detail", "status", "why", "where"):
+        assert getattr(told, name) == getattr(real, name), name
+
+
+def test_attempts_elsewhere_fail_in_the_same_words(run: Run, port: int, hole: str) -> None:
+    async def main() -> None:
+        nowhere, one, two = "255.255.255.255", "127.0.0.11", "127.0.0.12"
+        refused = [(nowhere, errno.ENETUNREACH), (one, errno.ECONNREFUSED)]
+        await _told(dialer(), refused, [nowhere, one], port)
+        await _told(dialer(), refused[:1], [nowhere], port)
+        refused.append((two, errno.ECONNREFUSED))
+        await _told(dialer(), refused, [nowhere, one, two], port)
+        late = [(one, errno.ECONNREFUSED), (hole, module.TIME_IS_UP)]
+        await _told(dialer(0.1), late, [one, hole, two], port)
+
+    run(main())
+
+
+def test_attempts_elsewhere_that_say_nothing() -> None:
+    """There is another address, or what was short may be there by now."""
+    made, one, two = dialer(), ("127.0.0.1", errno.ECONNREFUSED), ("127.0.0.2", errno.EMFILE)
+    assert made.failure_of([one], ["127.0.0.1", "127.0.0.2"], 80) is None
+    assert made.failure_of([one, two], ["127.0.0.1", "127.0.0.2"], 80) is None
+    assert made.failure_of([two], ["127.0.0.2"], 80) is None
+    assert made.failure_of([one], ["127.0.0.1"], 80) is not None
+    assert made.failure_of([one], ["127.0.0.1", "::1"], 80, "127.0.0.9") is not None
