@@ -62,7 +62,7 @@ from lane.log cimport LOG_BATCH, now_us
 from lane.origins cimport (
     connection_new, connection_take_out, idle_drop, idle_oldest, idle_put, idle_use,
 )
-from lane.records cimport record_free, record_take, token_release
+from lane.records cimport record_begin, record_free, record_take, token_release
 from lane.request cimport PLAIN_OUT, begin, go_on
 from lane.response cimport refuse
 from lane.routes cimport (
@@ -469,6 +469,8 @@ cdef class NativeRelay:
         cdef Core *c = &self.state.core
         cdef int64_t now
         if c.finished != NOWHERE or c.closed != NOWHERE or self.state.asking.first != NOWHERE:
+            return 0.0
+        if records_wait(&self.state):
             return 0.0
         self.told = next_due(c)
         if self.told == INT64_MAX:

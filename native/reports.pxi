@@ -166,4 +166,5 @@ cdef object handoff(Flow *f):
         (x.dialling if x.cause == G_REQUEST else x.started) / 1e6,
         failures(x) if x.phase == P_DIAL and x.failures else (),
         f.way[0].left, f.way[1].copied if x.cause == G_RESPONSE or x.cause == G_UNANSWERED else 0,
+        getattr(<object>x.record.token.object, "reported", ()) if x.record != NULL else (),
     )

@@ -263,11 +263,15 @@ cdef class NativeLane:
         c.now = clock_ms(linux.CLOCK_MONOTONIC_COARSE)
         return refuse(&self.relay.state, slot, data, len(data), keep)
 
-    def hand_back(self, Question question not None):
+    def hand_back(self, Question question not None, token=None):
         """Its owner goes on with the client of a question. False where nobody waits any more."""
         cdef int32_t slot = question._slot()
+        cdef Token *held
         if slot == NOWHERE:
             return False
+        held = token_new(self.relay, token)
+        record_begin(exchange_of(&self.relay.state.core.flows[slot]), held)  # or it is not known
+        token_release(held)
         end_asking(&self.relay.state, slot)
         give_back(&self.relay.state, slot, G_REQUEST)
         return True

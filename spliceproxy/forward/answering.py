@@ -155,11 +155,12 @@ class Answering:
             key, addresses = origin_key(answer.key), from_source(addresses, source)
         # A part of the name's addresses may have yet to come.
         if not addresses or (one.looked_up and self._names.late(host) is not None):
-            self._lane.hand_back(one)
+            self._lane.hand_back(one, one.notes() if one.reported else None)
             return
         if seconds > Lane.VALID:
             seconds = self._lane.seconds(answer)
-        token = one.notes() if self._recorded else None
+        # What has been reported is not to be said again where the client comes back.
+        token = one.notes() if self._recorded or one.reported else None
         how = seconds, one.user, token, source, one.looked_up
         self._lane.answer(one, group, key, field, addresses, port, *how)
 

@@ -17,8 +17,9 @@ class Resumed:
     where the idle connection that the relay chose was dead. Who takes the connection clears it
     here, or drops the whole value. ``started`` is when the request's head was there, in seconds
     of ``time.monotonic()``; 0.0 where that is not known. ``tried`` are the attempts to connect
-    that have failed. ``left`` bytes of the request's body are still to be sent, and ``interim``
-    bytes of interim responses have been passed on.
+    that have failed, ``reported`` the rules that only report, and have done so. ``left`` bytes of
+    the request's body are still to be sent, and ``interim`` bytes of interim responses have been
+    passed on.
     """
 
     cause: str
@@ -29,6 +30,7 @@ class Resumed:
     tried: tuple[tuple[str, int], ...] = ()
     left: int = 0
     interim: int = 0
+    reported: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, handoff: Handoff, origin: Stream | None) -> Resumed:
@@ -42,6 +44,7 @@ class Resumed:
             handoff.tried,
             handoff.left,
             handoff.sent,
+            handoff.reported,
         )
 
     @property

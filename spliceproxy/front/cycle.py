@@ -121,6 +121,7 @@ class Cycle:
             record.started = resumed.started or record.started
             record.dialling_since = resumed.dialling_since
             record.tried = resumed.tried
+            record.reported = resumed.reported
         record.method = head.method
         record.target = head.target
         if record.trace is not None:

@@ -71,6 +71,8 @@ class Handoff:
     # behind the head, and those still to come.
     left: int = 0
     sent: int = 0  # bytes of interim responses that the client has been sent
+    # Of the request, where it had an answer: what its token has by this name.
+    reported: tuple[str, ...] = ()
 
     def take_client(self) -> int:
         """The client's descriptor: the caller's alone from now on."""
@@ -327,8 +329,9 @@ class Lane(Protocol):
         is closed. -1 if nobody waits, or if the client has yet to read what it was sent before:
         then the question is as it was. The lane writes no record of it."""
 
-    def hand_back(self, question: Any) -> bool:
-        """Gives the client of a question back. False if nobody waits for its answer any more."""
+    def hand_back(self, question: Any, token: object = None) -> bool:
+        """Gives the client of a question back; ``token`` is for :attr:`Handoff.reported`. False if
+        nobody waits for its answer any more."""
 
     def forget(self) -> None:
         """Forgets every route."""

@@ -154,9 +154,11 @@ def test_rules_on_addresses(tmp_path: Path, new_proxy: NewProxy, answers: str) -
 def test_report_only(tmp_path: Path, new_proxy: NewProxy, answers: str) -> None:
     proxy = configured(tmp_path, new_proxy, RULES, *allowing(answers, tmp_path))
     assert ask(proxy, get("localhost", 1)).status == 502  # refused, but not by us
-    assert "rule office-hours (report only) would deny: client 127.0.0.1, GET localhost:1" in (
-        proxy.stderr()
-    )
+    # Its thread may write it behind the answer.
+    told = "rule office-hours (report only) would deny: client 127.0.0.1, GET localhost:1"
+    wait_for(lambda: told in proxy.stderr(), "the report")
+    proxy.stop()
+    assert proxy.stderr().count(told) == 1
 
 
 # ---- users ---------------------------------------------------------------------------------
