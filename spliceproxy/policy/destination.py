@@ -36,13 +36,14 @@ async def ended(found: Verdict | Later) -> Verdict:
 class Destinations:
     """Of one policy. ``witness`` may be None."""
 
-    __slots__ = ("_hook", "_judge", "_names", "_wants_addresses", "_witness")
+    __slots__ = ("_direct", "_hook", "_judge", "_names", "_wants_addresses", "_witness")
 
     def __init__(self, names: Names, judge: Judge, hook: Hook, witness: Witness | None) -> None:
         self._names = names
         self._judge = judge
         self._hook = hook
         self._wants_addresses = hook.wants_addresses
+        self._direct = witness is None and not hook.caches
         self._witness = witness
 
     def of(self, case: Case, repeat: float) -> Verdict | Later:
@@ -78,24 +79,35 @@ class Destinations:
         """The same if there is a hook. It is asked before the name is looked up, and once more if
         it wants to know the addresses. What the second answer leaves out is taken from the
         first."""
-        began = time.monotonic() if self._hook.caches else 0.0
-        answer = self.ask(request)
+        if self._direct:
+            decision = self._hook.call(request)
+            if isinstance(decision, (Allow, Deny)):
+                return self._first(case, request, 0.0, 0.0, decision)
+            return self._when_called(case, request, decision)
+        began = time.monotonic()
+        answer = self._begin(request)
         if isinstance(answer, Answer):
-            return self._first(case, request, repeat, began, answer)
-        return self._when_first(case, request, repeat, began, answer)
+            repeat = min(repeat, answer.repeat_for)
+            return self._first(case, request, repeat, began, answer.decision)
+        return self._when_asked(case, request, repeat, began, answer)
 
-    async def _when_first(
-        self, case: Case, request: Request, repeat: float, began: float, answer: Awaitable[Answer]
+    async def _when_called(
+        self, case: Case, request: Request, decision: Awaitable[Allow | Deny]
     ) -> Verdict:
-        return await ended(self._first(case, request, repeat, began, await answer))
+        return await ended(self._first(case, request, 0.0, 0.0, await decision))
+
+    async def _when_asked(
+        self, case: Case, request: Request, repeat: float, began: float, asked: Awaitable[Answer]
+    ) -> Verdict:
+        answer = await asked
+        repeat = min(repeat, answer.repeat_for)
+        return await ended(self._first(case, request, repeat, began, answer.decision))
 
     def _first(
-        self, case: Case, request: Request, repeat: float, began: float, answer: Answer
+        self, case: Case, request: Request, repeat: float, began: float, decision: Allow | Deny
     ) -> Verdict | Later:
         """The hook has said this before the name is looked up."""
-        allow = self.allow(answer, case.notes)
-        if answer.repeat_for < repeat:
-            repeat = answer.repeat_for
+        allow = _allowed(decision, case.notes)
         addresses = allow.addresses
         if addresses is None or case.own:
             addresses = self._names.cached(case.host)
@@ -129,8 +141,10 @@ class Destinations:
             repeat = holds
         source = allow.source_address
         if not self._wants_addresses:
+            if not repeat:
+                return _new(Verdict, (case.host, case.port, addresses, source, 0.0))
             return _verdict(case, addresses, source, repeat, began)
-        answer = self.ask(request._replace(addresses=addresses))
+        answer = self._begin(request._replace(addresses=addresses))
         rest = case, addresses, source, own, repeat, began
         if isinstance(answer, Answer):
             return self._second(*rest, answer)
@@ -159,7 +173,7 @@ class Destinations:
         answer: Answer,
     ) -> Verdict:
         """The hook has said this to the addresses."""
-        allow = self.allow(answer, case.notes)
+        allow = _allowed(answer.decision, case.notes)
         repeat = min(repeat, answer.repeat_for)
         source = allow.source_address or source
         if allow.addresses:
@@ -168,29 +182,33 @@ class Destinations:
             repeat = min(repeat, holds)
         return _verdict(case, addresses, source, repeat, began)
 
-    def ask(self, request: Request) -> Answer | Coroutine[Any, Any, Answer]:
-        """The hook's answer, to be given to :meth:`allow`. Failure."""
-        if self._witness is None:
-            return self._hook.begin(request)
-        return self._witnessed(request, self._witness)
+    def _begin(self, request: Request) -> Answer | Coroutine[Any, Any, Answer]:
+        return self._hook.begin(request) if self._witness is None else self.ask(request)
 
-    async def _witnessed(self, request: Request, witness: Witness) -> Answer:
+    async def ask(self, request: Request) -> Answer:
+        """The hook's answer. Failure."""
         try:
             answer = await self._hook.ask(request)
         except Failure as failure:
-            witness.answered(failure)
+            if self._witness is not None:
+                self._witness.answered(failure)
             raise
-        witness.answered(answer.decision)
+        if self._witness is not None:
+            self._witness.answered(answer.decision)
         return answer
 
-    def allow(self, answer: Answer, notes: Notes) -> Allow:
-        """What the hook allows. Denied if it answers Deny."""
-        decision = answer.decision
-        if isinstance(decision, Deny):
-            raise Denied(decision.reason, decision.rule, decision.status)
-        if decision.tags:
-            notes.tags = {**notes.tags, **decision.tags}
-        return decision
+    async def admit(self, request: Request, notes: Notes) -> None:
+        """Asks the hook about a request that leads nowhere. Denied, Failure."""
+        _allowed((await self.ask(request)).decision, notes)
+
+
+def _allowed(decision: Allow | Deny, notes: Notes) -> Allow:
+    """What the hook allows, with its tags noted. Denied if it denies."""
+    if isinstance(decision, Deny):
+        raise Denied(decision.reason, decision.rule, decision.status)
+    if decision.tags:
+        notes.tags = {**notes.tags, **decision.tags}
+    return decision
 
 
 def _verdict(

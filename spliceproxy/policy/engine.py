@@ -29,13 +29,13 @@ from spliceproxy.policy.auth.nobody import Nobody, is_nobody
 from spliceproxy.policy.clients import NEAR, NEAR_OTHERS, ClientNetworks, is_local
 from spliceproxy.policy.destination import Destinations, Later, ended
 from spliceproxy.policy.functions import Functions, load
-from spliceproxy.policy.hook import Answer, Hook
+from spliceproxy.policy.hook import Hook
 from spliceproxy.policy.judging import REPEAT as REPEAT
 from spliceproxy.policy.judging import Case, Judge
 from spliceproxy.policy.lockfile import Locked
 from spliceproxy.policy.names import canonical, is_number
 from spliceproxy.policy.request import Fields, Request
-from spliceproxy.policy.rules import RuleSet, Selection
+from spliceproxy.policy.rules import RuleSet
 from spliceproxy.policy.standing import Standing
 from spliceproxy.policy.verdict import Head, Names, Notes, Verdict
 from spliceproxy.policy.witness import Witness
@@ -67,6 +67,8 @@ class Policy:
         self._witness = witness
         self._repeat = REPEAT if witness is None else 0.0
         self._auth = authenticator or _authenticator(config.auth)
+        self._identifies = self._auth.enabled
+        self._spelling = _spelling
         self._known_for = min(self._auth.repeat_for, self._repeat)
         self._rules = RuleSet(policy.rules, policy.default)
         self._ruled = bool(policy.rules) or policy.default == "deny"
@@ -141,7 +143,7 @@ class Policy:
         if not near and not self._vouches:
             raise refusals.stranger()
         case = _new(Case, (client, head, host, port, notes, own, host, None))
-        if not self._auth.enabled:
+        if not self._identifies:
             return self._by_rules(case, "", _NONE, self._repeat)
         found = self._identify(client, head)
         if isinstance(found, str):
@@ -160,15 +162,25 @@ class Policy:
             groups = self._note(user, notes)
         if not self._ruled and not self._asks:
             return
-        name = _canonical(head.host) if head.host else ""
+        name = self._spelling(head.host) if head.host else ""
         case = Case(client, head, head.host, head.port, notes, False, name, None)
         selected = self._rules.select(client.matched, user, groups, head.method, name, head.port)
         self._judge.apply(case, selected, selected.match(""), ())
         if self._asks:
-            answer = self._destinations.ask(_request(case, user, groups))
-            if not isinstance(answer, Answer):
-                answer = await answer
-            self._destinations.allow(answer, notes)
+            assert client.address is not None  # there is a function
+            request = Request(
+                client.address,
+                user,
+                groups,
+                head.method,
+                head.scheme,
+                name,
+                head.port,
+                head.path,
+                None,
+                Fields(head),
+            )
+            await self._destinations.admit(request, notes)
 
     @property
     def identifies(self) -> bool:
@@ -243,28 +255,38 @@ class Policy:
         if not self._spells:
             return self._destinations.of(case, repeat)
         client, head, host, port, notes, own, _, _ = case
-        name = self._listed(host, port)
-        if self._rules.timed:
-            repeat = min(repeat, self._rules.repeat_for)
-        selected: Selection | None = None
+        name = self._spelling(host)
+        if self._locked is not None and not self._locked.admits(name, port):
+            raise refusals.unlisted(name, port)
         if self._ruled:
+            if self._rules.timed:
+                repeat = min(repeat, self._rules.repeat_for)
             selected = self._rules.select(client.matched, user, groups, head.method, name, port)
-        case = _new(Case, (client, head, host, port, notes, own, name, selected))
-        if selected is not None:
+            case = _new(Case, (client, head, host, port, notes, own, name, selected))
             holds = self._judge.settle(case, selected)
             if holds is not None:
                 repeat = min(repeat, holds)
                 case = case._replace(selected=None)  # the same for every address
-        if self._asks:
-            return self._destinations.by_hook(case, _request(case, user, groups), repeat)
-        return self._destinations.of(case, repeat)
-
-    def _listed(self, host: str, port: int) -> str:
-        """The host in the spelling of the rules. Denied if it is not in the file of --locked."""
-        name = _canonical(host)
-        if self._locked is not None and not self._locked.admits(name, port):
-            raise refusals.unlisted(name, port)
-        return name
+        elif name != host:
+            case = case._replace(name=name)
+        if not self._asks:
+            return self._destinations.of(case, repeat)
+        request: Request = _new(
+            Request,
+            (
+                client.address,
+                user,
+                groups,
+                head.method,
+                head.scheme,
+                name,
+                port,
+                head.path,
+                None,
+                Fields(head),  # most hooks look at none of them, so that these wait
+            ),
+        )
+        return self._destinations.by_hook(case, request, repeat)
 
 
 _NONE: frozenset[str] = frozenset()
@@ -279,32 +301,11 @@ def _authenticator(config: AuthConfig) -> Authenticator | Nobody:
     return Authenticator(config)
 
 
-def _canonical(host: str) -> str:
+def _spelling(host: str) -> str:
+    """The host as the rules write it. Denied, Failure."""
     try:
         return canonical(host)
     except ValueError as error:
         if is_number(host):
             raise refusals.odd_address() from None
         raise Failure("dns_error", str(error), why="no valid host name") from None
-
-
-def _request(case: Case, user: str, groups: frozenset[str]) -> Request:
-    """What the hook is asked about. Most hooks look at no field, so that these wait."""
-    client, head, _, port, _, _, name, _ = case
-    assert client.address is not None  # there is a function
-    fields = Fields(head)
-    return _new(
-        Request,
-        (
-            client.address,
-            user,
-            groups,
-            head.method,
-            head.scheme,
-            name,
-            port,
-            head.path,
-            None,
-            fields,
-        ),
-    )

@@ -68,6 +68,7 @@ class Hook:
     def __init__(self, functions: Functions, timeout: float, cache: float = 0.0) -> None:
         self._functions = functions
         self._timeout = timeout
+        self._authorize: Any = functions.authorize
         self._ttl = cache
         self.caches = cache > 0.0
         self._answers: dict[_Key, tuple[Allow | Deny, float]] = {}
@@ -100,9 +101,9 @@ class Hook:
         it fails: nothing is allowed then."""
         if self.caches:
             return self._begin_cached(request)
-        decision = self._call(request)
+        decision = self.call(request)
         if isinstance(decision, (Allow, Deny)):
-            return tuple.__new__(Answer, (decision, 0.0))
+            return Answer(decision, 0.0)
         return self._when_decided(decision)
 
     def _begin_cached(self, request: Request) -> Answer | Coroutine[Any, Any, Answer]:
@@ -118,7 +119,7 @@ class Hook:
         known = self._answers.get(key)
         if known is not None and known[1] > now:
             return Answer(known[0], known[1] - now)
-        decision = self._call(request)
+        decision = self.call(request)
         if isinstance(decision, (Allow, Deny)):
             return self._keep_answer(key, decision)
         return self._when_decided(decision, key)
@@ -136,10 +137,9 @@ class Hook:
         self._answers[key] = decision, time.monotonic() + self._ttl
         return Answer(decision, self._ttl)
 
-    def _call(self, request: Request) -> Allow | Deny | Coroutine[Any, Any, Allow | Deny]:
-        """Calls the function, and runs it until it waits."""
-        authorize = self._functions.authorize
-        assert authorize is not None
+    def call(self, request: Request) -> Allow | Deny | Coroutine[Any, Any, Allow | Deny]:
+        """As :meth:`begin`, and no answer is kept. There is a function."""
+        authorize = self._authorize
         before = time.perf_counter()
         try:
             try:
