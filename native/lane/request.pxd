@@ -34,6 +34,9 @@ from lane.waiting cimport begin_waiting, end_waiting, may_have_more
 
 cdef enum:
     PLAIN_OUT = 16384       # a rewritten head, with room for Host and Via
+    # Bytes of the first read of a request: what is read of a body is copied, and the rest of a
+    # large one need not be.
+    FIRST_READ = 16384
 
 
 cdef inline bint token(Text text, const char *name, size_t n) noexcept nogil:
@@ -319,7 +322,7 @@ cdef inline void read_next(Lane *lane, int32_t slot) noexcept nogil:
     cdef Core *c = &lane.core
     cdef ssize_t n
     while True:
-        n = linux.recv(c.flows[slot].fd[0], c.buffer, c.limits.chunk, linux.MSG_DONTWAIT)
+        n = linux.recv(c.flows[slot].fd[0], c.buffer, FIRST_READ, linux.MSG_DONTWAIT)
         if n >= 0 or linux.errno != linux.EINTR:
             break
     if n < 0 and linux.errno == linux.EAGAIN:
