@@ -95,9 +95,17 @@ static void discard(struct connection *c) {
 }
 
 static int answer(struct connection *c, const char *status, const char *text) {  // -1: over
-    char head[128];
-    int size = snprintf(head, sizeof head, "HTTP/1.1 %s\r\nContent-Length: %zu\r\n\r\n%s", status,
-                        strlen(text), text);
+    static time_t dated;
+    static char date[40];
+    char head[256];
+    time_t now = time(NULL);
+    if (now != dated) strftime(date, sizeof date, "%a, %d %b %Y %H:%M:%S GMT", gmtime(&now));
+    dated = now;
+    // As servers do: without Date a proxy has to add one (RFC 9110 section 6.6.1).
+    int size = snprintf(head, sizeof head,
+                        "HTTP/1.1 %s\r\nServer: origin\r\nDate: %s\r\nContent-Type: text/plain\r\n"
+                        "Content-Length: %zu\r\n\r\n%s",
+                        status, date, strlen(text), text);
     c->kept_size = c->moved = c->wrong = 0;
     return send(c->fd, head, size, 0) == size ? 0 : -1;
 }
