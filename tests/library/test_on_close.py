@@ -9,6 +9,7 @@ import os
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from socket import socket
 from typing import Any
 
@@ -35,14 +36,14 @@ def origin() -> Iterator[str]:
 
 
 @pytest.fixture(params=["native", "copy"])
-def config(request: pytest.FixtureRequest) -> Config:
+def config(request: pytest.FixtureRequest, tmp_path: Path) -> Config:
     if request.param == "native":
         pytest.importorskip("spliceproxy.relay._native")
     return Config(
         listen=(),
         via=f"test-{os.urandom(4).hex()}",
         timeouts=Timeouts(drain=2.0),
-        access_log="off",
+        access_log=str(tmp_path / "access.log"),
         engine=request.param,
         policy=PolicyConfig(hook_cache=60.0),
     )
@@ -140,6 +141,47 @@ def test_a_function_that_is_asked_each_time(config: Config, origin: str) -> None
             assert (exchanges, given_back) == (ROUNDS, 0)
 
     run(main)
+
+
+@pytest.mark.parametrize("size", [0, 5, 300_000])
+def test_a_request_with_a_body(config: Config, size: int) -> None:
+    """Its bytes are in the record, and in the line of the log."""
+    seen: list[Record] = []
+    body = b"x" * size
+    expected: list[int] = []
+
+    def takes(connection: socket) -> None:
+        while read_head(connection):
+            left = size
+            while left:
+                left -= len(connection.recv(left))
+            connection.sendall(ANSWER)
+
+    async def main() -> None:
+        with serving(takes) as (host, port):
+            head = (
+                f"POST http://{host}:{port}/in HTTP/1.1\r\n"
+                f"Host: {host}:{port}\r\nContent-Length: {size}\r\n\r\n"
+            ).encode()
+            expected.extend([len(head) + size] * 3)
+            async with Proxy(config=config, on_close=seen.append) as proxy:
+                reader, writer = await asyncio.open_connection(
+                    "127.0.0.1", int(proxy.url.rsplit(":", 1)[1])
+                )
+                for _ in range(3):
+                    writer.write(head + body)
+                    await asyncio.wait_for(reader.readuntil(b"hello"), 20)
+                writer.close()
+                exchanges, given_back = lane_of(proxy)
+        if config.engine == "native":
+            assert (exchanges, given_back) == (3, 0)
+
+    run(main)
+    assert [record.method for record in seen] == ["POST"] * 3
+    assert [record.bytes_in for record in seen] == expected
+    lines = [line.split() for line in Path(config.access_log).read_text().splitlines()]
+    assert [words[5] for words in lines] == ["POST"] * 3
+    assert [words[-1] for words in lines] == [f"in={count}" for count in expected]
 
 
 def test_one_that_raises_costs_no_other_its_call(

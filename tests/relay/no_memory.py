@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from plain_oracle import HOST, OK, OK_GOT, Plain
 
 GET = b"GET http://o/ HTTP/1.1\r\nHost: o\r\n\r\n"
+ASK = b"GET http://q/ HTTP/1.1\r\nHost: q\r\n\r\n"
 ODD = b"POST http://o/ HTTP/1.1\r\nHost: o\r\nContent-Length: 0\r\n\r\n"
 CONNECT = b"CONNECT o:1 HTTP/1.1\r\nHost: o:1\r\n\r\n"
 CHUNKED = b"HTTP/1.1 200 OK\r\nDate: d\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -111,7 +112,7 @@ class Note:
 
 class Owner(Plain):
     def __init__(self) -> None:
-        super().__init__(log=True, watched=True)
+        super().__init__(log=True, watched=True, asks="G")
         self.lost_clients = 0
         self.tokens: weakref.WeakSet[Note] = weakref.WeakSet()
 
@@ -160,6 +161,8 @@ class Script:
         self._requests()
         for data in (CHUNKED, LARGE, OK[:-1], b""):
             self._answer(data)
+        for seconds in (0.0, 60.0):
+            self._ask(seconds)
         self._connect()
         self._flow(self._owner.relay.tunnel, b"to origin", b"to client")
         self._flow(self._owner.relay.transfer, 100_000)
@@ -228,6 +231,26 @@ class Script:
         self._step()
         send(origin, data)
         self._step()
+        origin.close()
+        self._step()
+
+    def _ask(self, seconds: float) -> None:
+        """A request that the owner is asked about, and one that comes when that is answered."""
+        origin = self._put(b"q")
+        client = self._adopt(ASK)
+        self._step()
+        far = self._owner.lane.dialled
+        for question in self._owner.questions:
+            token = Note()
+            self._owner.tokens.add(token)
+            how = *far, seconds, "bob", token, "", 0.0
+            if not self._tried(self._native.answer, question, "", b"q", b"q", *how):
+                self._tried(self._native.hand_back, question, token)
+        self._owner.questions.clear()
+        self._step()
+        send(origin, OK)
+        self._step()
+        client.close()
         origin.close()
         self._step()
 
