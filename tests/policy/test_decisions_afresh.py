@@ -30,13 +30,13 @@ from relay.relay_rig import native_relay
 
 from spliceproxy.config import AuthConfig, Config, PolicyConfig, RuleConfig, Timeouts
 from spliceproxy.errors import Denied, Failure
-from spliceproxy.forward.asking import Asking, Question
 from spliceproxy.forward.lane import Lane
-from spliceproxy.http1.head import RequestHead, parse_request
+from spliceproxy.http1.head import parse_request
 from spliceproxy.observe.record import Record
 from spliceproxy.policy import Allow, Deny, Request, conditions
 from spliceproxy.policy.engine import Policy
 from spliceproxy.policy.functions import Functions
+from spliceproxy.policy.rules import RuleSet
 from spliceproxy.policy.standing import Standing
 from spliceproxy.policy.verdict import Verdict
 from spliceproxy.processes.worker import new_loop
@@ -292,11 +292,9 @@ class Example:
             return None
 
         def plain(request: Request) -> Allow | Deny:
-            answer = self.says(request)
-            # The lane hands over what has to be dialled from an address, and it is asked again.
-            if not judge and not (isinstance(answer, Allow) and answer.source_address):
+            if not judge:
                 self.calls[request.path, request.addresses is not None] += 1
-            return answer
+            return self.says(request)
 
         async def at_once(request: Request) -> Allow | Deny:
             return plain(request)
@@ -384,9 +382,10 @@ class Example:
                 await self._change(change)
             for client in self.kept.values():
                 client.close()
-            self.world.alone += proxy.relay.stats().exchanges
+            stats = proxy.relay.stats()
+            self.world.alone += stats.exchanges
         self.world.asked += self.paths
-        self._check_calls()
+        self._check_calls(stats.given_back)
         if self.plan.log:
             self._check_log(log.read_text())
 
@@ -462,11 +461,11 @@ class Example:
 
     # ---- what else there is to see -----------------------------------------------------
 
-    def _check_calls(self) -> None:
-        """A function whose answers are not repeated has been called for each request."""
-        for (path, known), count in self.calls.items():
-            if path:
-                assert count == 1, (path, known)
+    def _check_calls(self, given_back: int) -> None:
+        """A function whose answers are not repeated has been called once for each request; for
+        one that the lane has given back behind its answer, once more."""
+        again = sum(count - 1 for (path, _), count in self.calls.items() if path)
+        assert again <= given_back
 
     def _check_log(self, text: str) -> None:
         lines = Counter(map(_line, text.splitlines()))
@@ -564,28 +563,16 @@ def _all_alike(self: Standing) -> str:
     return "*"
 
 
-def _for_long(
-    lane: Lane, client: Standing, head: RequestHead, verdict: Verdict, record: Record
-) -> bool:
-    return ALLOW(lane, client, head, verdict._replace(repeat_for=60.0), record)
-
-
-def _also_for_long(asking: Asking, question: Question, verdict: Verdict) -> Verdict:
-    return verdict._replace(repeat_for=60.0)
-
-
-ALLOW = Lane.allow
-FAULTS: dict[str, list[tuple[type, str, object]]] = {
-    "the group": [(Standing, "group", property(_all_alike))],
-    "the time": [(Lane, "allow", _for_long), (Asking, "allowed", _also_for_long)],
-    "the credentials": [(Policy, "identifies", property(lambda self: False))],
+FAULTS: dict[str, tuple[type, str, object]] = {
+    "the group": (Standing, "group", property(_all_alike)),
+    "the time": (RuleSet, "repeat_for", property(lambda self: 60.0)),
+    "the credentials": (Policy, "identifies", property(lambda self: False)),
 }
 
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_planted_fault_is_found(world: World, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for fault in FAULTS[name]:
-        monkeypatch.setattr(*fault)
+    monkeypatch.setattr(*FAULTS[name])
     for seed in FOUND[name]:
         try:
             play(world, seed)

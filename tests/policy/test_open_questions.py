@@ -12,6 +12,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any, NamedTuple
 
 import pytest
@@ -121,9 +122,16 @@ Test = Callable[[World], Coroutine[Any, Any, None]]
 
 
 def play(
-    test: Test, engine: str, *, names: bool = False, timeout: float = 60.0, drain: float = 0.1
+    test: Test,
+    engine: str,
+    *,
+    names: bool = False,
+    timeout: float = 60.0,
+    drain: float = 0.1,
+    function: Callable[[Authorize, Request], Coroutine[Any, Any, Allow | Deny]] | None = None,
 ) -> World:
-    """Plays a test; ``names``: it is the name that is waited for, and there is no function."""
+    """Plays a test; ``names``: it is the name that is waited for, and there is no function. One
+    that is given is called with what would be called without it."""
     if engine == "native":
         native_relay()
     loop = new_loop()[0]
@@ -131,7 +139,8 @@ def play(
     async def main() -> World:
         authorize = Authorize()
         zone = Zone({"o.test": ("127.0.0.1",)}, late=["o.test"] if names else [])
-        functions = None if names else Functions(authorize, None)
+        asked = authorize if function is None else partial(function, authorize)
+        functions = None if names else Functions(asked, None)
         config = Config(
             listen=(),
             access_log="off",
@@ -442,10 +451,6 @@ def test_an_answer_for_one_who_has_left_is_for_nobody(engine: str) -> None:
         return Allow()
 
     async def test(world: World) -> None:
-        hook = world.proxy.policy._hook
-        authorize = world.authorize
-        calls = Functions(lambda request: swallow(authorize, request), None)
-        hook._functions = calls
         for _ in range(3):
             for event in (begun, swallowed, late):
                 event.clear()
@@ -467,7 +472,7 @@ def test_an_answer_for_one_who_has_left_is_for_nobody(engine: str) -> None:
             new.close()
             await until(lambda: not world.proxy.connections, "the end of the second")
 
-    play(test, engine)
+    play(test, engine, function=swallow)
 
 
 # ---- the end of the worker ---------------------------------------------------------------

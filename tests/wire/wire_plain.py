@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import fcntl
 import os
-import re
 import socket
 import stat
 import struct
@@ -16,6 +15,7 @@ import termios
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from oracle import read
 from wire_case import Case, Step
 from wire_rig import (
     CLIENT,
@@ -32,10 +32,10 @@ from wire_rig import (
 )
 
 from spliceproxy.config import Config
+from spliceproxy.forward.answering import Answering, kinds_asked
 from spliceproxy.forward.asking import Asking
 from spliceproxy.forward.body import BodyMover
 from spliceproxy.forward.lane import Lane
-from spliceproxy.forward.plain import is_plain, written_authority
 from spliceproxy.front.http1 import Connection
 from spliceproxy.http1.errors import HeadError
 from spliceproxy.http1.head import RequestHead, parse_request
@@ -60,72 +60,19 @@ class NotHere(Exception):
 
 
 def requests(case: Case) -> list[RequestHead]:
-    """The heads that clients send in a case, as far as they are any."""
+    """The heads that clients send in a case, as far as they are any: behind bodies, and in what
+    http1/ does not read to its end."""
     heads = []
     for step in case.steps:
         if step.verb != "sends" or not step.peer.startswith("c"):
             continue
+        heads += [one for one in read(step.data, False).heads if isinstance(one, RequestHead)]
         for part in step.data.split(b"\r\n\r\n"):
             try:
                 heads.append(parse_request(part.lstrip(b"\r\n") + b"\r\n\r\n"))
             except HeadError:
                 continue
     return heads
-
-
-def is_obvious(case: Case) -> bool:
-    """Whether the relay must serve all of a case by itself: GETs with a matching Host,
-    answered with a date and a length. (A narrow rule: more is served than this.)"""
-    if case.config or case.dial or case.own or case.refuse or case.draining:
-        return False
-    if any(step.verb in _ODD for step in case.steps):
-        return False
-    sends = [step for step in case.steps if step.verb == "sends"]
-    asked = [step.data for step in sends if step.peer.startswith("c")]
-    answered = [step.data for step in sends if step.peer.startswith("o")]
-    return bool(asked) and all(map(_are_plain, asked)) and all(map(_is_usual, answered))
-
-
-_ODD = {"resets", "ends", "waits", "sends_late", "sees_reset", "gets_chunked"}
-
-
-def _are_plain(data: bytes) -> bool:
-    parts = data.split(b"\r\n\r\n")
-    if len(parts) > 2 and b"close" in data:
-        return False  # what is behind the last request is for Python to drop
-    return not parts.pop() and all(map(_is_plain, parts))
-
-
-def _is_usual(answer: bytes) -> bool:
-    head, end, _ = answer.partition(b"\r\n\r\n")
-    if not end or not head.startswith(b"HTTP/1.1 200 OK\r\nDate: Tue, 15 Nov 1994"):
-        return False
-    fields = head.lower().split(b"\r\n")[2:]
-    names = [line.partition(b":")[0] for line in fields]
-    odd_length = any(re.match(rb"content-length: (0.|.*,)", line) for line in fields)
-    return names.count(b"content-length") == 1 and set(names) <= _USUAL and not odd_length
-
-
-_USUAL = {b"content-length", b"content-type", b"set-cookie", b"x-a", b"cache-control", b"age"}
-
-
-def _is_plain(part: bytes) -> bool:
-    try:
-        head = parse_request(part + b"\r\n\r\n")
-    except HeadError:
-        return False
-    hosts = head.values(b"host")
-    connection = head.values(b"connection") + head.values(b"proxy-connection")
-    return (
-        is_plain(head)
-        and head.form == "absolute"
-        and hosts == [written_authority(head)]
-        and not head.values(b"via")
-        and len(head.fields) <= 100
-        and len(part) < 8000
-        and all(value.lower() in (b"close", b"keep-alive") for value in connection)
-        and len(connection) < 2
-    )
 
 
 class _Lane(Lane):
@@ -184,11 +131,16 @@ class _Log:
 
 
 class PlainRig(Rig):
-    """One event loop; a relay for each case."""
+    """One event loop; a relay for each case. ``asks``: no request has been allowed, and the lane
+    asks about each."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, *, asks: bool = False) -> None:
+        super().__init__(loop)
+        self.asks = asks
 
     def run(self, case: Case, cut: Cut | None = None) -> PlainRun:  # type: ignore[override]
         before = len(os.listdir("/proc/self/fd"))
-        run = PlainRun(self, case, cut)
+        run = (AskingRun if self.asks else PlainRun)(self, case, cut)
         try:
             self.loop.run_until_complete(run.play())
         finally:
@@ -216,14 +168,20 @@ class PlainRun(Run):
         self.services = self._new_services(self.services.config, self.services.policy)
         if case.draining:
             self.lane.give_back()
-        for head in requests(case):
+        self._prepare()
+
+    def _prepare(self) -> None:
+        for head in requests(self.case):
             self._allow(head)
+
+    asks = False
 
     def _new_services(self, config: Config, policy: Policy) -> _Services:
         self.log = _Log()
         records = _Records(self, self.log)  # type: ignore[arg-type]
         own = Own(self.case.own)
-        lane = _Lane.of(self.relay, self.driver, config, policy, records, own)
+        asks = kinds_asked(config) if self.asks else ""
+        lane = _Lane.of(self.relay, self.driver, config, policy, records, own, asks)
         assert lane is not None
         lane.run = self
         lane.report_to(self)
@@ -395,6 +353,33 @@ class PlainRun(Run):
         self.driver.abort_all()
         self.driver.wake()
         await self.driver.drained()
+
+
+class AskingRun(PlainRun):
+    """One case in a lane that asks about each request."""
+
+    asks = True
+
+    def _prepare(self) -> None:
+        native = self.lane._native
+
+        def answer(
+            one: Any,
+            group: str | None,
+            key: object,
+            host: bytes,
+            addresses: tuple[str, ...],
+            port: int,
+            *rest: Any,
+        ) -> bool:
+            """The case's names are none, and its origin is here."""
+            if self.case.dial:
+                return native.hand_back(one)
+            where = (ORIGIN,), self.dialled_by_relay.getsockname()[1]
+            return native.answer(one, group, key, host, *where, *rest)
+
+        self.lane.answer = answer
+        Answering(self.services, self.lane, _Names(), Own(self.case.own))
 
 
 def _queued(fd: int, request: int) -> int:
