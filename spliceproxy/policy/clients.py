@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from spliceproxy.policy.networks import UNIX, NetworkTable
+from spliceproxy.policy.networks import UNIX, NetworkTable, Place
 
 LOOPBACK = ("127.0.0.0/8", "::1/128")
 
@@ -35,6 +35,11 @@ def is_local(address: str) -> bool:
     return bool(_LOCAL.bits(address))
 
 
+def is_local_at(place: Place) -> bool:
+    """The same for an address that is parsed already."""
+    return bool(_LOCAL.bits_at(place))
+
+
 class ClientNetworks:
     """``networks`` in CIDR notation or UNIX; ValueError for anything else."""
 
@@ -46,3 +51,7 @@ class ClientNetworks:
     def admit(self, address: str) -> bool:
         """Whether a client of this IP address ("": of a Unix socket) may use the proxy."""
         return bool(self._table.bits(address))
+
+    def admit_at(self, place: Place) -> bool:
+        """The same for an address that is parsed already."""
+        return bool(self._table.bits_at(place))

@@ -26,7 +26,7 @@ from spliceproxy.config import AuthConfig, Config
 from spliceproxy.errors import Failure
 from spliceproxy.policy import refusals
 from spliceproxy.policy.auth.nobody import Nobody, is_nobody
-from spliceproxy.policy.clients import NEAR, NEAR_OTHERS, ClientNetworks, is_local
+from spliceproxy.policy.clients import NEAR, NEAR_OTHERS, ClientNetworks, is_local_at
 from spliceproxy.policy.destination import Destinations, Later, ended
 from spliceproxy.policy.functions import Functions, load
 from spliceproxy.policy.hook import Hook
@@ -34,6 +34,7 @@ from spliceproxy.policy.judging import REPEAT as REPEAT
 from spliceproxy.policy.judging import Case, Judge
 from spliceproxy.policy.lockfile import Locked
 from spliceproxy.policy.names import canonical, is_number
+from spliceproxy.policy.networks import parsed
 from spliceproxy.policy.request import Fields, Request
 from spliceproxy.policy.rules import RuleSet
 from spliceproxy.policy.standing import Standing
@@ -214,13 +215,14 @@ class Policy:
     # ---- the steps -------------------------------------------------------------------
 
     def _standing_of(self, address: str) -> Standing:
+        place = parsed(address)
         return Standing.of(
             address,
-            local=self._locals and is_local(address),
-            admitted=self._clients is None or self._clients.admit(address),
-            relayed=self._relayed.admit(address),
-            matched=self._rules.of_client(address),
-            known=self._auth.enabled or self._asks,
+            local=self._locals and is_local_at(place),
+            admitted=self._clients is None or self._clients.admit_at(place),
+            relayed=self._relayed.admit_at(place),
+            matched=self._rules.of_client_at(place),
+            known=self._identifies or self._asks,
         )
 
     def _identify(self, client: Standing, head: Head) -> str | Awaitable[str]:

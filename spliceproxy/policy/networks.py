@@ -44,6 +44,15 @@ def number_of(text: str) -> tuple[int, int]:
     return 6, int.from_bytes(packed, "big")
 
 
+Place = tuple[int, int] | None
+"""An address as :func:`number_of` returns it; None: the client of a Unix socket."""
+
+
+def parsed(text: str) -> Place:
+    """The same of a client's address, "" for a Unix socket. ValueError."""
+    return number_of(text) if text else None
+
+
 def canonical_address(text: str) -> str:
     """The same address as text, in one spelling. ValueError."""
     if is_quad(text):
@@ -86,7 +95,7 @@ class NetworkTable:
     """Networks, each with a set of bits. A look-up returns the union of the sets of all networks
     that contain an address. It costs more only with more different prefix lengths."""
 
-    __slots__ = ("_tables", "bits")
+    __slots__ = ("_tables", "_unix", "bits")
 
     bits: Callable[[str], int]
     """The bits of an address as text, remembered; those of the name UNIX for ""."""
@@ -105,12 +114,14 @@ class NetworkTable:
             table = tables[network.version].setdefault(shift, {})
             first = int(network.network_address) >> shift
             table[first] = table.get(first, 0) | bits
+        self._unix = unix
         self._tables = {version: tuple(found.items()) for version, found in tables.items()}
 
-        def find(text: str) -> int:
-            return self.bits_of(*number_of(text)) if text else unix
+        self.bits = lru_cache(maxsize=CACHED)(lambda text: self.bits_at(parsed(text)))
 
-        self.bits = lru_cache(maxsize=CACHED)(find)
+    def bits_at(self, place: Place) -> int:
+        """The bits of an address that is parsed already, not remembered."""
+        return self._unix if place is None else self.bits_of(*place)
 
     def bits_of(self, version: int, number: int) -> int:
         """The bits of an address as :func:`number_of` returns it, not remembered."""

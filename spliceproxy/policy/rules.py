@@ -19,6 +19,7 @@ from spliceproxy.policy import conditions
 from spliceproxy.policy.conditions import CACHED, RuleError
 from spliceproxy.policy.decision import STATUSES, check_status
 from spliceproxy.policy.names import canonical
+from spliceproxy.policy.networks import Place
 from spliceproxy.policy.request import Request
 
 ANSWERS = 1024
@@ -79,6 +80,10 @@ class RuleSet:
     def of_client(self, client: str) -> int:
         """The rules that name a network of this client, one bit each: all that they see of it."""
         return self._clients.bits(client)
+
+    def of_client_at(self, place: Place) -> int:
+        """The same for an address that is parsed already."""
+        return self._clients.bits_at(place)
 
     def select(
         self, matched: int, user: str, groups: frozenset[str], method: str, host: str, port: int

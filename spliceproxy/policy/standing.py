@@ -36,8 +36,10 @@ class Standing(NamedTuple):
     ) -> Standing:
         """The standing of a client of this address. The address is in it if it has to be
         ``known``, or if the rest would make a group that is too long."""
+        if known:
+            return cls(local, admitted, relayed, matched, address)
         standing = cls(local, admitted, relayed, matched)
-        if known or len(standing._text()) > LONGEST:
+        if matched and len(standing._text()) > LONGEST:
             return standing._replace(address=address)
         return standing
 
