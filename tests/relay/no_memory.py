@@ -29,6 +29,7 @@ from plain_oracle import HOST, OK, OK_GOT, Plain
 GET = b"GET http://o/ HTTP/1.1\r\nHost: o\r\n\r\n"
 ASK = b"GET http://q/ HTTP/1.1\r\nHost: q\r\n\r\n"
 ODD = b"POST http://o/ HTTP/1.1\r\nHost: o\r\nContent-Length: 0\r\n\r\n"
+POST = b"POST http://o/ HTTP/1.1\r\nHost: o\r\nContent-Length: 1000000\r\n\r\n"
 CONNECT = b"CONNECT o:1 HTTP/1.1\r\nHost: o:1\r\n\r\n"
 CHUNKED = b"HTTP/1.1 200 OK\r\nDate: d\r\nTransfer-Encoding: chunked\r\n\r\n"
 LARGE = b"HTTP/1.1 200 OK\r\nDate: d\r\nContent-Length: 400000\r\n\r\n" + b"x" * 400_000
@@ -163,6 +164,9 @@ class Script:
             self._answer(data)
         for seconds in (0.0, 60.0):
             self._ask(seconds)
+        self._route("M", b"POST o", b"o")
+        for data in (CHUNKED, OK, b""):
+            self._upload(data)
         self._connect()
         self._flow(self._owner.relay.tunnel, b"to origin", b"to client")
         self._flow(self._owner.relay.transfer, 100_000)
@@ -254,6 +258,28 @@ class Script:
         origin.close()
         self._step()
 
+    def _upload(self, answer: bytes) -> None:
+        """A body, of which a part waits for its origin when that answers, or ends. It goes on the
+        client's own connection."""
+        origin = self._put(b"o")
+        client = self._adopt(GET)
+        self._step()
+        send(origin, OK)
+        self._step()
+        for data in (POST, *[b"x" * 100_000] * 5):
+            send(client, data)
+            self._step()
+        if answer:
+            with contextlib.suppress(OSError):
+                origin.send(answer)
+        else:
+            origin.close()
+        self._step()
+        client.close()
+        self._step()
+        origin.close()
+        self._step()
+
     def _connect(self) -> None:
         """A tunnel that the relay makes."""
         client = self._adopt(CONNECT + b"early")
@@ -327,7 +353,7 @@ def check_served(owner: Owner) -> None:
     lines, count = native.take_log()
     methods = [line.split()[5] for line in lines.splitlines()]
     assert len(methods) == count > 0
-    assert {*methods} <= {b"GET", b"CONNECT"}
+    assert {*methods} <= {b"GET", b"POST", b"CONNECT"}
 
 
 def descriptors() -> dict[str, str]:
