@@ -162,10 +162,13 @@ class Exchange:
         return True
 
     def _take_idle(self) -> bool:
-        """An idle connection, if there is one and the request may be sent again."""
-        if not self._may_repeat:
-            return False
-        idle = self._services.origins.take(self._verdict.key, self._verdict.addresses)
+        """An idle connection, if there is one and the request may be sent again; or the one that
+        this client was the last to use."""
+        origins, verdict = self._services.origins, self._verdict
+        if self._may_repeat:
+            idle = origins.take(verdict.key, verdict.addresses)
+        else:
+            idle = origins.take_own(verdict.key, verdict.addresses, self._bound)
         if idle is None:
             return False
         self._origin, self._record.peer = idle
@@ -373,8 +376,12 @@ class Exchange:
             raise ClientGone(IDLE if error.reason == TARGET_IDLE else CLIENT_RESET) from error
         self.cut_by_reset = False  # it is whole
         if stays and self._sound and self.uploaded and not (self._binds and close):
-            place = self._bound if self._binds else self._services.origins
-            place.put(self._verdict.key, origin, self._record.peer)
+            if self._binds:
+                self._bound.put(self._verdict.key, origin, self._record.peer)
+            else:  # who has a bound connection of its own tells clients apart, too
+                self._services.origins.put(
+                    self._verdict.key, origin, self._record.peer, self._bound
+                )
             self._origin = None
         return not close and (self._sound or not self._binds)
 

@@ -295,7 +295,13 @@ class Lane:
         fd, peer = found
         return self.stream(fd, peer, b""), peer
 
-    def put(self, key: Key, stream: Stream, peer: str) -> None:
+    def take_own(
+        self, key: Key, addresses: Container[str], user: object
+    ) -> tuple[Stream, str] | None:
+        """None: whose connections are here, are the lane's clients."""
+        return None
+
+    def put(self, key: Key, stream: Stream, peer: str, user: object = None) -> None:
         """As :meth:`IdlePool.put`."""
         if stream.buffer:
             stream.close()

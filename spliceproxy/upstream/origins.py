@@ -65,9 +65,15 @@ class Origins:
         """An idle connection to one of ``addresses`` and its peer's address, or None."""
         return self._idle.take(key, addresses)
 
-    def put(self, key: Key, stream: Stream, peer: str) -> None:
-        """Keeps a connection between two messages, or closes it."""
-        self._idle.put(key, stream, peer)
+    def take_own(
+        self, key: Key, addresses: Container[str], user: object
+    ) -> tuple[Stream, str] | None:
+        """The same, if ``user`` was the last to use it, not long ago."""
+        return self._idle.take_own(key, addresses, user)
+
+    def put(self, key: Key, stream: Stream, peer: str, user: object) -> None:
+        """Keeps a connection between two messages, which ``user`` has used, or closes it."""
+        self._idle.put(key, stream, peer, user)
 
     def close_idle(self) -> None:
         """Closes every idle connection, to free descriptors when there are none left."""

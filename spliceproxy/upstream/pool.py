@@ -23,6 +23,11 @@ MOST = 16_384
 """Most idle connections, for one origin and in all: see :func:`most_idle`."""
 
 
+OWN_SECONDS = 5.0
+"""How long a client that has used a connection may send on it what cannot be sent again, unless
+another has used it since (OWN_MS of native/lane/origins.pxd). An origin seldom closes so soon."""
+
+
 def most_idle() -> int:
     """How many idle connections this process may have. Each costs a descriptor: of these most are
     left to clients."""
@@ -30,12 +35,19 @@ def most_idle() -> int:
     return MOST if soft == resource.RLIM_INFINITY else min(MOST, soft // 4)
 
 
+_Entry = tuple[Stream, str, float, object]
+"""The connection, its peer, until when it is kept, and who used it last."""
+
+
 class Pool(Protocol):
     """Where idle connections are kept."""
 
     def __len__(self) -> int: ...
     def take(self, key: Key, addresses: Container[str]) -> tuple[Stream, str] | None: ...
-    def put(self, key: Key, stream: Stream, peer: str) -> None: ...
+    def take_own(
+        self, key: Key, addresses: Container[str], user: object
+    ) -> tuple[Stream, str] | None: ...
+    def put(self, key: Key, stream: Stream, peer: str, user: object) -> None: ...
     def close(self) -> None: ...
 
 
@@ -45,7 +57,7 @@ class IdlePool:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._idle: dict[Key, list[tuple[Stream, str, float]]] = {}
+        self._idle: dict[Key, list[_Entry]] = {}
         self._most = most_idle()
         self._keys: dict[Stream, Key] = {}  # of all of them, the one unused for longest first
         self._timer: asyncio.TimerHandle | None = None
@@ -63,19 +75,42 @@ class IdlePool:
             at -= 1
             if stack[at][1] not in addresses:
                 continue
-            stream, peer, _ = stack.pop(at)
-            del self._keys[stream]
-            if not stack:
-                del self._idle[key]
-            stream.unwatch()
-            if stream.is_quiet():
-                return stream, peer
-            stream.close()
+            taken = self._take_out(key, at)
+            if taken is not None:
+                return taken
         return None
 
-    def put(self, key: Key, stream: Stream, peer: str) -> None:
-        """Keeps a connection that is between two messages. If there is no room, the one that has
-        not been used for longest is closed: its origin, too, will close that first."""
+    def take_own(
+        self, key: Key, addresses: Container[str], user: object
+    ) -> tuple[Stream, str] | None:
+        """The same, but only the connection that ``user`` was the last to use, at most
+        OWN_SECONDS ago."""
+        since = self._loop.time() - OWN_SECONDS
+        stack = self._idle.get(key, [])
+        for at in range(len(stack) - 1, -1, -1):
+            _, peer, until, last = stack[at]
+            if until - MAX_IDLE < since:
+                break
+            if last is user:
+                return self._take_out(key, at) if peer in addresses else None
+        return None
+
+    def _take_out(self, key: Key, at: int) -> tuple[Stream, str] | None:
+        stack = self._idle[key]
+        stream, peer, _, _ = stack.pop(at)
+        del self._keys[stream]
+        if not stack:
+            del self._idle[key]
+        stream.unwatch()
+        if stream.is_quiet():
+            return stream, peer
+        stream.close()
+        return None
+
+    def put(self, key: Key, stream: Stream, peer: str, user: object = None) -> None:
+        """Keeps a connection that is between two messages, and that ``user`` has used. If there
+        is no room, the one that has not been used for longest is closed: its origin, too, will
+        close that first."""
         if stream.buffer:
             stream.close()
             return
@@ -84,7 +119,7 @@ class IdlePool:
             self._close_one(stack[0][0])
         elif len(self._keys) >= self._most:
             self._close_one(next(iter(self._keys)))
-        entry = stream, peer, self._loop.time() + MAX_IDLE
+        entry = stream, peer, self._loop.time() + MAX_IDLE, user
         self._idle.setdefault(key, []).append(entry)
         self._keys[stream] = key
         stream.watch(partial(self._close_one, stream), quiet=True)
@@ -94,7 +129,7 @@ class IdlePool:
     def _close_one(self, stream: Stream) -> None:
         self._drop(self._keys[stream], lambda entry: entry[0] is stream)
 
-    def _drop(self, key: Key, doomed: Callable[[tuple[Stream, str, float]], bool]) -> None:
+    def _drop(self, key: Key, doomed: Callable[[_Entry], bool]) -> None:
         stack = self._idle.get(key, [])
         keep = []
         for entry in stack:

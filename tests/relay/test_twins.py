@@ -11,6 +11,7 @@ import pytest
 
 from spliceproxy.forward import plain
 from spliceproxy.http1 import framing
+from spliceproxy.upstream import pool
 
 NATIVE = Path(__file__).parents[2] / "native"
 
@@ -28,6 +29,10 @@ def test_the_digits_of_a_content_length() -> None:
 
 def test_the_bytes_of_a_method() -> None:
     assert constant("http/plain.pxd", "METHOD_MAX") == plain.METHOD_MAX
+
+
+def test_how_long_a_connection_is_its_client_s_own() -> None:
+    assert constant("lane/origins.pxd", "OWN_MS") == pool.OWN_SECONDS * 1000
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import socket
 from collections.abc import Awaitable, Callable
 
 import pytest
+from passing_time import Clock
 
 from spliceproxy.net.stream import Stream
 from spliceproxy.upstream import pool as module
@@ -28,12 +29,12 @@ class Rig:
         self.pool = IdlePool(self._loop)
         self.outers: list[socket.socket] = []
 
-    def put(self, number: int) -> Stream:
+    def put(self, number: int, user: object = None) -> Stream:
         outer, inner = socket.socketpair()
         inner.setblocking(False)
         self.outers.append(outer)
         stream = Stream(inner, self._loop)
-        self.pool.put(key(number), stream, PEER)
+        self.pool.put(key(number), stream, PEER, user)
         return stream
 
     async def closed(self, number: int) -> None:
@@ -63,6 +64,38 @@ def run(test: Callable[[Rig], Awaitable[None]]) -> None:
             rig.close()
 
     asyncio.run(asyncio.wait_for(within(), 20))
+
+
+def test_a_user_gets_its_own_alone() -> None:
+    async def test(rig: Rig) -> None:
+        one, other = object(), object()
+        mine, _ = rig.put(0, one), rig.put(0, other)
+        rig.put(1, one)
+        assert rig.pool.take_own(key(0), {PEER}, object()) is None
+        assert rig.pool.take_own(key(0), {"192.0.2.2"}, one) is None
+        assert rig.pool.take_own(key(0), {PEER}, one) == (mine, PEER)
+        assert rig.pool.take_own(key(0), {PEER}, one) is None
+        rig.pool.put(key(0), mine, PEER, other)
+        assert rig.pool.take_own(key(0), {PEER}, one) is None
+        assert rig.pool.take_own(key(0), {PEER}, other) == (mine, PEER)
+        mine.close()
+
+    run(test)
+
+
+@pytest.mark.parametrize(("seconds", "own"), [(4.9, True), (5.1, False)])
+def test_what_was_used_long_ago_is_nobody_s_own(seconds: float, own: bool) -> None:
+    async def test() -> None:
+        rig = Rig()
+        user = object()
+        stream = rig.put(0, user)
+        await asyncio.sleep(seconds)
+        taken = rig.pool.take_own(key(0), {PEER}, user)
+        assert (taken is not None) == own
+        stream.close()
+        rig.close()
+
+    Clock().run(test())
 
 
 def test_the_one_that_was_used_last_is_taken() -> None:

@@ -22,6 +22,9 @@ from wire_case import (
 ONCE = [C.sends(ASK), O.gets(ASKED), O.sends(OK), C.gets(OK_GOT)]
 """A first exchange, which leaves a connection in the pool."""
 
+TWICE = [*ONCE, *ONCE]
+"""In the lane the second is the relay's also where the first was cut, and not plain."""
+
 HI = "POST http://o/ HTTP/1.1\nHost: o\nContent-Length: 2\n\nhi"
 HI_GOT = f"POST / HTTP/1.1\nHost: o\nContent-Length: 2\n{VIA}\n\nhi"
 UNANSWERED = "the origin closed the connection without an answer"
@@ -77,6 +80,62 @@ POOL = [
             O2.sends(OK),
             C2.gets(OK_GOT),
         ],
+    ),
+    Case(
+        "own-for-post",
+        "9110 9.2.2",
+        [*TWICE, C.sends(HI), O.gets(HI_GOT), O.sends(OK), C.gets(OK_GOT)],
+        log=[FINE, FINE, FINE],
+        dials=[("o", 80)],
+    ),
+    Case(
+        "own-not-of-another",
+        "9110 9.2.2",
+        [
+            *ONCE,
+            C2.sends(ASK),
+            O.gets(ASKED),
+            O.sends(OK),
+            C2.gets(OK_GOT),
+            C.sends(HI),
+            O2.gets(HI_GOT),
+            O2.sends(OK),
+            C.gets(OK_GOT),
+        ],
+        dials=[("o", 80), ("o", 80)],
+    ),
+    Case(
+        "own-not-elsewhere",
+        "9112 9.3",
+        [
+            *ONCE,
+            C.sends(HI.replace("//o/", "//o:81/")),
+            O2.gets(HI_GOT.replace(": o", ": o:81")),
+            O2.sends(OK),
+            C.gets(OK_GOT),
+        ],
+        dials=[("o", 80), ("o", 81)],
+    ),
+    Case(
+        "own-that-closes",
+        "9112 9.3.1",
+        [*ONCE, O.ends(), O.closed(), C.sends(HI), O2.gets(HI_GOT), O2.sends(OK), C.gets(OK_GOT)],
+        log=[FINE, FINE],
+    ),
+    Case(
+        "own-fails-once",
+        "9110 9.2.2",
+        [
+            *TWICE,
+            C.sends(HI),
+            O.gets(HI_GOT),
+            O.ends(),
+            C.gets(page(502, "Bad Gateway", "connection_terminated", UNANSWERED)),
+            C.sees_fin(),
+            O.closed(),
+        ],
+        log=[FINE, FINE, (502, "connection_terminated", "")],
+        dials=[("o", 80)],
     ),
     Case(
         "pool-for-delete",
