@@ -210,13 +210,13 @@ def test_not_even_the_answer_can_be_made(
     """There is no memory for it: what needs none is sent. Another connection is not touched."""
     hook = tmp_path / "hook.py"
     hook.write_text(
-        "import spliceproxy.front.answers as answers\n"
-        "make = answers.error_page\n"
+        "import spliceproxy.forward.refusing as refusing\n"
+        "make = refusing.error_page\n"
         "def error_page(status, *args, **more):\n"
         "    if status == 400:\n"
         "        raise MemoryError\n"
         "    return make(status, *args, **more)\n"
-        "answers.error_page = error_page\n"
+        "refusing.error_page = error_page\n"
         "def authorize(request):\n"
         "    raise AssertionError\n"
     )
