@@ -1,5 +1,6 @@
 """Fuzzes the HTTP/1 parser, and what it sends on, against llhttp (see checks.py), and the
-lane against the parser (see plain_checks.py).
+lane against the parser (see plain_checks.py) and, for requests with bodies, against Python's
+connections (see body_checks.py).
 
     python tests/fuzz/fuzz_http1.py --seconds 60
 
@@ -65,6 +66,7 @@ def keeping(checks: Sequence[Callable[[bytes], object]], findings: Path) -> Call
 
 def plain(options: argparse.Namespace) -> None:
     """Replays the corpus, then mutates it until the time is over."""
+    from body_checks import check_talk
     from checks import check
     from mutations import mutated
     from plain_checks import check_plain
@@ -76,7 +78,7 @@ def plain(options: argparse.Namespace) -> None:
     end = time.monotonic() + options.seconds
     rng = random.Random(options.seed)
     seeds = corpus(*options.seeds, CORPUS)
-    checked = keeping((check, check_plain), options.findings)
+    checked = keeping((check, check_plain, check_talk), options.findings)
     runs = 0
     while runs < len(seeds) or time.monotonic() < end:
         if runs < len(seeds):
@@ -96,6 +98,7 @@ def guided(options: argparse.Namespace) -> None:
     from mutations import mutated
 
     with atheris.instrument_imports(include=["spliceproxy.http1"]):
+        from body_checks import check_talk
         from checks import check
         from plain_checks import check_plain
 
@@ -120,7 +123,7 @@ def guided(options: argparse.Namespace) -> None:
         # What reaches new code goes to the first directory: not to the corpus itself.
         grown = options.seeds or [Path(stack.enter_context(tempfile.TemporaryDirectory()))]
         folders = [str(folder) for folder in (*grown, CORPUS)]
-        checked = keeping((check, check_plain), options.findings)
+        checked = keeping((check, check_plain, check_talk), options.findings)
         atheris.Setup([sys.argv[0], *flags, *folders], checked, custom_mutator=mutate)
         atheris.Fuzz()
 
