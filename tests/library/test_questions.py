@@ -234,3 +234,33 @@ def test_who_stands_behind_a_unix_socket_is_asked_about(tmp_path: Path) -> None:
             assert stats(proxy).given_back == 0
 
     run(main)
+
+
+def test_the_address_to_dial_from_is_kept_to_in_the_lane() -> None:
+    async def main() -> None:
+        seen: list[str] = []
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            seen.append(writer.get_extra_info("peername")[0])
+            with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+                while True:
+                    await reader.readuntil(b"\r\n\r\n")
+                    writer.write(ANSWER)
+            writer.close()
+
+        def by_method(request: Request) -> Allow:
+            return Allow("127.0.0.2") if request.method == "GET" else Allow()
+
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        where = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with Proxy(policy=by_method, config=config()) as proxy:
+            client = await Client.to(proxy)
+            for _ in range(2):
+                assert await client.get(where) == b"HTTP/1.1 200 OK"
+                assert await client.get(where, method="DELETE") == b"HTTP/1.1 200 OK"
+            assert seen == ["127.0.0.2", "127.0.0.1"]
+            assert stats(proxy).given_back == 0
+            client.writer.close()
+        server.close()
+
+    run(main)

@@ -14,6 +14,7 @@ import pytest
 from plain_oracle import OK, OK_GOT, OK_LAST, PATIENCE, Plain, received
 from relay_rig import native_relay, open_fds
 
+from spliceproxy.forward import lane as lane_module
 from spliceproxy.relay.lane import LINGER, REQUEST, Question
 
 ASK = b"GET http://o/ HTTP/1.1\r\nHost: o\r\n\r\n"
@@ -460,3 +461,22 @@ def test_no_origin_for_a_request_hands_it_over(rig: Rig) -> None:
     (handoff,) = rig.handoffs
     assert (handoff.cause, handoff.buffer) == (REQUEST, ASK)
     assert handoff.started > 0.0
+
+
+def test_a_question_that_nobody_answers_has_a_limit(
+    stack: contextlib.ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client comes back, and whoever thinks about it is told."""
+    native_relay()
+    monkeypatch.setattr(lane_module, "ASK", 0.2)
+    rig = Rig(stack)
+    try:
+        rig.client(ASK)
+        one = rig.question()
+        rig.until(lambda: rig.handoffs)
+        assert rig.gone == [one.ident]
+        assert rig.handoffs[0].buffer == ASK
+        assert not rig.go(one)
+    finally:
+        rig.close()
+        rig.close_handoffs()
