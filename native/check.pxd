@@ -476,6 +476,11 @@ cdef inline void check_records(const Lane *lane) noexcept nogil:
         if c.flows[slot].kind != CLIENT and c.flows[slot].kind != TUNNEL:
             continue
         x = exchange_of(&c.flows[slot])
+        if x != NULL and x.decided != NULL:
+            if x.decided.users == 0:
+                fail(lane, "an answer has a user while its request is served", slot)
+            if c.flows[slot].queue != Q_FINISHED and x.phase == P_HEAD:
+                fail(lane, "an answer is for one request", slot)
         if x == NULL or x.record == NULL:
             continue
         if x.record.token == NULL or x.record.token.users == 0:

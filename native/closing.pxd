@@ -20,6 +20,7 @@ from core.types cimport (
     Core, FREE, Flow, INFO_MAX, IN_QUEUE, NARROW, NOWHERE, Q_FINISHED, R_ABORTED, R_DONE, TRANSFER,
     TUNNEL, UNREGISTERED,
 )
+from lane.asking cimport forget_decision
 from lane.ends cimport give_back
 from lane.log cimport exchange_over
 from lane.origins cimport connection_take_out, idle_drop
@@ -119,6 +120,7 @@ cdef inline void lose(Lane *lane, int32_t slot) noexcept nogil:
 cdef inline void exchange_free(Lane *lane, Exchange *x) noexcept nogil:
     let_go(&lane.routes, x)
     record_drop(x)
+    forget_decision(x)
     free(x.block)
     free(x.answer)
     free(x)

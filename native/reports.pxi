@@ -167,4 +167,5 @@ cdef object handoff(Flow *f):
         failures(x) if x.phase == P_DIAL and x.failures else (),
         f.way[0].left, f.way[1].copied if x.cause == G_RESPONSE or x.cause == G_UNANSWERED else 0,
         getattr(<object>x.record.token.object, "reported", ()) if x.record != NULL else (),
+        <object>x.decided.object if x.decided != NULL else None,
     )

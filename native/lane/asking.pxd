@@ -16,6 +16,7 @@ from core.queues cimport enter_queue
 from core.slots cimport list_add, list_take
 from core.types cimport Core, FREE, IN_LANE, NOWHERE, Q_FINISHED
 from http.plain cimport Head, Text
+from lane.records cimport token_release
 from lane.types cimport (
     CLIENT, Exchange, Lane, Part, P_ASK, P_HEAD, Q_ASK, exchange_of,
 )
@@ -39,6 +40,12 @@ cdef inline bint may_ask(
         head.authority.size == head.host.size
         and memcmp(head.authority.at, head.host.at, head.host.size) == 0
     )
+
+
+cdef inline void forget_decision(Exchange *x) noexcept nogil:
+    """The request is over, or nobody will go on with it."""
+    token_release(x.decided)
+    x.decided = NULL
 
 
 cdef inline void begin_asking(

@@ -220,7 +220,7 @@ cdef class NativeLane:
     def answer(self, Question question not None, str group, bytes key not None,
                bytes host not None, tuple addresses not None, uint16_t port, double seconds,
                str user not None, token, str source not None="",
-               double spent=0.0):
+               double spent=0.0, decided=None):
         """The request of a question may go to the origin `key`, at one of these addresses; for
         so many seconds others like it may, of clients of this `group`. False where nobody waits
         for that any more."""
@@ -231,7 +231,7 @@ cdef class NativeLane:
         if slot == NOWHERE:
             return False
         if len(shown) >= USER_MAX:
-            return self.hand_back(question)
+            return self.hand_back(question, decided)
         if not slots_reserve(&lane.core, 1):
             raise MemoryError
         target = self._target(key, host, addresses, port, source, shown, token)
@@ -246,6 +246,7 @@ cdef class NativeLane:
             if spent > 0.0:
                 exchange_of(&lane.core.flows[slot]).dialling = (
                     now_us() - <int64_t>(spent * 1e6))
+            exchange_of(&lane.core.flows[slot]).decided = token_new(self.relay, decided)
             lane.core.now = clock_ms(linux.CLOCK_MONOTONIC_COARSE)
             go_on(lane, slot, target)
         finally:
@@ -263,15 +264,12 @@ cdef class NativeLane:
         c.now = clock_ms(linux.CLOCK_MONOTONIC_COARSE)
         return refuse(&self.relay.state, slot, data, len(data), keep)
 
-    def hand_back(self, Question question not None, token=None):
+    def hand_back(self, Question question not None, decided=None):
         """Its owner goes on with the client of a question. False where nobody waits any more."""
         cdef int32_t slot = question._slot()
-        cdef Token *held
         if slot == NOWHERE:
             return False
-        held = token_new(self.relay, token)
-        record_begin(exchange_of(&self.relay.state.core.flows[slot]), held)  # or it is not known
-        token_release(held)
+        exchange_of(&self.relay.state.core.flows[slot]).decided = token_new(self.relay, decided)
         end_asking(&self.relay.state, slot)
         give_back(&self.relay.state, slot, G_REQUEST)
         return True

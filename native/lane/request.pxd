@@ -15,7 +15,7 @@ from http.plain cimport (
     CONNECT, Field, GET, HEAD, Head, OTHER, Out, PLAIN_FIELDS, Text, full, head_end,
 )
 from http.plain_request cimport read_request, write_request
-from lane.asking cimport begin_asking, end_asking, may_ask
+from lane.asking cimport begin_asking, end_asking, forget_decision, may_ask
 from lane.dialling cimport attempt, attempt_failed, dial, error_of
 from lane.ends cimport close_client, give_back
 from lane.log cimport now_us
@@ -348,6 +348,7 @@ cdef inline void become_tunnel(Lane *lane, int32_t slot) noexcept nogil:
     connection_free(lane, x.connection)
     x.connection = NOWHERE
     x.status = 200
+    forget_decision(x)
     f.kind = TUNNEL
     f.fd[1] = fd
     f.mask[1] = linux.EPOLLIN

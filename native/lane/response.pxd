@@ -16,7 +16,7 @@ from core.types cimport (
 )
 from http.plain cimport Field, HEAD, Head, Out, PLAIN_FIELDS, full, head_end, put
 from http.plain_response cimport join_chunks, put_chunk_size, read_response, write_response
-from lane.asking cimport end_asking
+from lane.asking cimport end_asking, forget_decision
 from lane.ends cimport close_client, cut, give_back, note
 from lane.origins cimport connection_drop, idle_put, is_silent
 from lane.received cimport RESUME, consume
@@ -43,6 +43,7 @@ cdef inline void next_request(Lane *lane, int32_t slot, bint careful) noexcept n
     cdef uint32_t mask = f.mask[0] & linux.EPOLLIN
     x.started = x.dialling = 0
     x.requests += 1
+    forget_decision(x)
     consume(x)
     x.phase = P_HEAD
     if x.close:

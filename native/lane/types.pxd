@@ -187,6 +187,7 @@ cdef struct Exchange:       # of a CLIENT, and of the tunnel that it became
     int32_t own             # slot of the one that it used last, if that is still its own
     int32_t origin_fd       # given back with it
     Target *target          # P_QUEUE and P_DIAL: where it goes; held
+    Token *decided          # the owner's answer to its question, until it is over; or NULL
     List attempts           # P_DIAL: connections that are being made, the oldest last
     uint8_t begun           # of the target's addresses, in their order
     uint8_t failures        # of `failed`

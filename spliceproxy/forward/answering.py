@@ -19,6 +19,7 @@ from spliceproxy.errors import Failure
 from spliceproxy.forward.asking import Answer, Later, Names, Question
 from spliceproxy.forward.lane import CONNECT, KINDS, Lane, origin_key
 from spliceproxy.forward.refusing import challenge, note_refusal, refusal
+from spliceproxy.forward.resumed import Decided
 from spliceproxy.forward.services import Services
 from spliceproxy.http1.target import split_authority
 from spliceproxy.messages import log
@@ -153,16 +154,22 @@ class Answering:
         host, port, key, field, _, _ = place
         if source:
             key, addresses = origin_key(answer.key), from_source(addresses, source)
-        # A part of the name's addresses may have yet to come.
-        if not addresses or (one.looked_up and self._names.late(host) is not None):
-            self._lane.hand_back(one, one.notes() if one.reported else None)
+        # Who gets the client back has no need to ask again.
+        decided = _new(Decided, (answer, one))
+        if not addresses or (one.looked_up and self._is_late(host)):
+            self._lane.hand_back(one, decided)
             return
         if seconds > Lane.VALID:
             seconds = self._lane.seconds(answer)
         # What has been reported is not to be said again where the client comes back.
         token = one.notes() if self._recorded or one.reported else None
-        how = seconds, one.user, token, source, one.looked_up
+        how = seconds, one.user, token, source, one.looked_up, decided
         self._lane.answer(one, group, key, field, addresses, port, *how)
+
+    def _is_late(self, host: str) -> bool:
+        """Whether a part of the name's addresses has yet to come."""
+        late = self._names.late(host)
+        return late is not None and not late.done()
 
     def _refuse(self, one: Asked, error: Failure) -> None:
         """Sends what a Connection would. A client that has much to read yet is handed over."""
@@ -178,7 +185,7 @@ class Answering:
         record = _record(one) if services.records.wanted else None
         sent = self._lane.refuse(one, page, keep)
         if sent < 0:
-            self._lane.hand_back(one)
+            self._lane.hand_back(one, Decided(error, one))
         elif record is not None:
             note_refusal(record, error)
             record.bytes_out = sent

@@ -149,8 +149,6 @@ class Asking:
         try:
             decision = self._policy.decision(client, head, host, port, record, own)
             if isinstance(decision, Verdict):
-                if record.trace is None and self._learned is None:
-                    return decision
                 return self.allowed(question, decision)
             awaited = decision.send(None)
         except StopIteration as end:

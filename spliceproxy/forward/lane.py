@@ -112,6 +112,7 @@ class Lane:
     VALID = 1.0
 
     __slots__ = (
+        "_asks",
         "_driver",
         "_forwards",
         "_native",
@@ -134,15 +135,18 @@ class Lane:
         *,
         forwards: bool,
         recorded: bool,
+        asks: str,
     ) -> None:
         """Of :meth:`of`. ``native`` is the relay's side; not ``forwards``: it cannot rewrite heads,
-        and is for CONNECT only; ``recorded``: somebody wants a record of each request."""
+        and is for CONNECT only; ``recorded``: somebody wants a record of each request; ``asks``:
+        the kinds that it asks about."""
         self._native = native
         self._news = news
         self._driver = driver
         self._policy = policy
         self._own = own
         self.recorded = recorded
+        self._asks = asks
         self._forwards = forwards
         self.answer = native.answer
         self.hand_back = native.hand_back
@@ -182,7 +186,9 @@ class Lane:
             return None
         records.follow(native.take_log)
         forwards, recorded = rewriting.repeatable, records.watched
-        return cls(native, news, driver, policy, own, forwards=forwards, recorded=recorded)
+        return cls(
+            native, news, driver, policy, own, forwards=forwards, recorded=recorded, asks=asks
+        )
 
     def answer_by(self, answers: Answers) -> None:
         """``answers`` is asked; to be said before there is a client."""
@@ -235,11 +241,9 @@ class Lane:
 
     def allow(self, client: Standing, head: RequestHead, verdict: Verdict, record: Record) -> bool:
         """Requests like this one, of clients like this one, may go where the verdict says for a
-        moment, without being looked at; returns whether there is such a thing. One that is traced
-        is to be looked at each time."""
+        moment, without being looked at. Returns whether the lane can serve such requests, by
+        asking for each or without. One that is traced is to be looked at each time."""
         group = client.group
-        if not verdict.repeat_for or group is None:
-            return False
         if record.trace is not None:
             return False
         if head.method != "CONNECT" and not (self._forwards and is_plain(head)):
@@ -251,6 +255,8 @@ class Lane:
         if not addresses:
             return False
         kind = KINDS.get((head.method, head.form), "")
+        if not verdict.repeat_for or group is None:
+            return (kind or KINDS["", head.form]) in self._asks
         if not kind:
             kind = KINDS["", head.form]
             authority = head.method.encode("ascii") + b" " + authority

@@ -3,9 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
+from spliceproxy.errors import Failure
 from spliceproxy.net.stream import Stream
+from spliceproxy.policy.verdict import Notes, Verdict
 from spliceproxy.relay.lane import LINGER, REQUEST, RESPONSE, RETRY, UNANSWERED, Handoff
+
+
+class Decided(NamedTuple):
+    """Where a request may go, or why nowhere, and what was noted of it when that was decided."""
+
+    answer: Verdict | Failure
+    notes: Notes
+
+    def note(self, notes: Notes) -> Verdict:
+        """The verdict, for this once: whatever it could be repeated for has passed in part. Raises
+        what it is if it is none."""
+        own = self.notes
+        notes.host, notes.port, notes.user = own.host, own.port, own.user
+        notes.tags, notes.reported, notes.looked_up = own.tags, own.reported, own.looked_up
+        if isinstance(self.answer, Failure):
+            raise self.answer
+        return self.answer._replace(repeat_for=0.0)
 
 
 @dataclass(slots=True)
@@ -19,7 +39,8 @@ class Resumed:
     of ``time.monotonic()``; 0.0 where that is not known. ``tried`` are the attempts to connect
     that have failed, ``reported`` the rules that only report, and have done so. ``left`` bytes of
     the request's body are still to be sent, and ``interim`` bytes of interim responses have been
-    passed on.
+    passed on. ``decided`` is the answer to its question, if the relay has asked one: nobody is
+    asked again.
     """
 
     cause: str
@@ -31,6 +52,7 @@ class Resumed:
     left: int = 0
     interim: int = 0
     reported: tuple[str, ...] = ()
+    decided: Decided | None = None
 
     @classmethod
     def of(cls, handoff: Handoff, origin: Stream | None) -> Resumed:
@@ -45,6 +67,7 @@ class Resumed:
             handoff.left,
             handoff.sent,
             handoff.reported,
+            handoff.decided,
         )
 
     @property

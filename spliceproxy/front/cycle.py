@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from spliceproxy.errors import ClientGone, Failure, PeerGone, internal
 from spliceproxy.forward.asking import Question
@@ -189,10 +189,14 @@ class Cycle:
         connection.resumed = None  # its connection is the exchange's from here on
         return await self._exchange.run()
 
-    def _decide(self, question: Question) -> Coroutine[Any, Any, Verdict]:
-        """Asks the policy; a client that leaves meanwhile is noticed."""
+    async def _decide(self, question: Question) -> Verdict:
+        """Asks the policy, unless the lane has; a client that leaves meanwhile is noticed."""
         self._stream.watch(self._connection.client_gone)
-        return self._services.asking.answer(question)
+        resumed = self._connection.resumed
+        decided = resumed.decided if resumed is not None else None
+        if decided is not None:
+            return decided.note(question.record)
+        return await self._services.asking.answer(question)
 
     def _check_loop(self, head: RequestHead) -> None:
         via = self._services.rewriting.via

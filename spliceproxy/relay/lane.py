@@ -73,6 +73,9 @@ class Handoff:
     sent: int = 0  # bytes of interim responses that the client has been sent
     # Of the request, where it had an answer: what its token has by this name.
     reported: tuple[str, ...] = ()
+    # What the owner has said to the question about the first request in ``buffer``
+    # (:meth:`Lane.answer`); None where it has not been asked.
+    decided: Any = None
 
     def take_client(self) -> int:
         """The client's descriptor: the caller's alone from now on."""
@@ -313,6 +316,7 @@ class Lane(Protocol):
         token: object,
         source: str = "",
         spent: float = 0.0,
+        decided: object = None,
     ) -> bool:
         """The request of a question may go to the origin ``key``, at one of ``addresses``. So may
         others like it, of clients of ``group``, for so many seconds: as of :meth:`add_route`. With
@@ -329,9 +333,9 @@ class Lane(Protocol):
         is closed. -1 if nobody waits, or if the client has yet to read what it was sent before:
         then the question is as it was. The lane writes no record of it."""
 
-    def hand_back(self, question: Any, token: object = None) -> bool:
-        """Gives the client of a question back; ``token`` is for :attr:`Handoff.reported`. False if
-        nobody waits for its answer any more."""
+    def hand_back(self, question: Any, decided: object = None) -> bool:
+        """Gives the client of a question back, with what the owner has ``decided`` about it. False
+        if nobody waits for its answer any more."""
 
     def forget(self) -> None:
         """Forgets every route."""

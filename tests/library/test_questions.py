@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -28,14 +29,14 @@ def lane() -> None:
 
 
 @contextlib.asynccontextmanager
-async def origin() -> AsyncIterator[str]:
-    """An origin that keeps connections alive, and echoes what comes behind a head."""
+async def origin(answer: bytes = ANSWER) -> AsyncIterator[str]:
+    """An origin that keeps connections alive."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
             while True:
                 await reader.readuntil(b"\r\n\r\n")
-                writer.write(ANSWER)
+                writer.write(answer)
         writer.close()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
@@ -262,5 +263,30 @@ def test_the_address_to_dial_from_is_kept_to_in_the_lane() -> None:
             assert stats(proxy).given_back == 0
             client.writer.close()
         server.close()
+
+    run(main)
+
+
+@pytest.mark.parametrize("function", [plain, later])
+def test_a_function_is_called_once_where_the_lane_cannot_go_on(
+    function: Callable[[Request], Any],
+) -> None:
+    """An answer without a Date comes back, and so does a request whose origin cannot be reached.
+    Who goes on knows what has been decided."""
+
+    async def main() -> None:
+        calls.clear()
+        bare = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n" + BODY
+        with socket.create_server(("127.0.0.1", 0)) as gone:
+            nowhere = f"127.0.0.1:{gone.getsockname()[1]}"
+        async with origin(bare) as where, Proxy(policy=function, config=config()) as proxy:
+            client = await Client.to(proxy)
+            for number in range(3):
+                assert await client.get(where) == b"HTTP/1.1 200 OK"
+                assert len(calls) == 2 * number + 1
+                assert b" 502 " in await client.get(nowhere)
+                assert len(calls) == 2 * number + 2
+            assert stats(proxy).given_back >= 6  # each time it was the lane that asked
+            client.writer.close()
 
     run(main)

@@ -406,7 +406,8 @@ def test_default_backend(tmp_path: Path) -> None:
                 if answer.fields.get("connection") == "close":
                     break
         assert ask(proxy, connect("127.0.0.88", port)).error == "destination_ip_prohibited"
-        assert {host for host, _ in made.connects()} == {"127.0.0.88"}
+        assert {host for host, _ in made.connects()} <= {"127.0.0.88"}  # the lane's are not seen
+        assert origins.hits["127.0.0.88"] > 0
         assert origins.hits["127.0.0.1"] == 0
 
 
