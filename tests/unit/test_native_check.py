@@ -30,12 +30,14 @@ from http.plain cimport Text
 from lane.origins cimport bind, connection_new, idle_put, serve_client
 from lane.routes cimport origin_hold, route_put, routes_init, target_new
 from lane.types cimport (
-    CLIENT, Exchange, Lane, Origin, PEER_MAX, P_ASK, P_BODY, P_DIAL, P_HEAD, P_WAIT, Q_ASK, Q_DIAL,
-    Q_HEAD, Target, connection_of, exchange_of,
+    CLIENT, Ended, Exchange, Lane, Origin, PEER_MAX, P_ASK, P_BODY, P_DIAL, P_HEAD, P_WAIT, Q_ASK,
+    Q_DIAL, Q_HEAD, Target, Token, connection_of, exchange_of,
 )
 from lane.waiting cimport begin_waiting
 
 cdef Lane lane
+cdef Token token
+cdef Ended ended
 cdef int fds[8]
 cdef char peer[PEER_MAX]
 
@@ -122,6 +124,11 @@ def plant(str mistake):
     bind(&lane, works, serves)
     exchange_of(&c.flows[works]).phase = P_WAIT
     enter_queue(c, works, Q_YOUNG)
+    memset(&token, 0, sizeof(token))
+    memset(&ended, 0, sizeof(ended))
+    token.users = 1
+    ended.token = &token
+    exchange_of(&c.flows[works]).record = &ended
     exchange_of(&c.flows[works]).length = 10
     c.flows[works].way[0].left = 5
     c.flows[works].mask[0] = 1  # EPOLLIN
@@ -174,7 +181,13 @@ def plant(str mistake):
     elif mistake == "a question in no list":
         list_init(&lane.asking)
     elif mistake == "a token that nobody has":
-        lane.tokens.lent += 1
+        token.users = 0
+    elif mistake == "a token that is given up too soon":
+        lane.records.unused = &token
+    elif mistake == "a record between two requests":
+        exchange_of(&c.flows[rests]).record = &ended
+    elif mistake == "records without an end":
+        lane.records.last = &ended
     elif mistake == "pipes lent":
         c.pool.lent += 1
     elif mistake == "a pipe without bytes":
@@ -240,7 +253,10 @@ SAYS = {
     "an idle connection in no list": "an idle connection is in the list of its origin",
     "a waiting client in no list": "a client that waits is in the list of its origin",
     "a question in no list": "a client whose owner is to be asked is in the list of them",
-    "a token that nobody has": "there is room for the tokens of exchanges",
+    "a token that nobody has": "the record of an exchange has a token",
+    "a token that is given up too soon": "a token is put aside when nobody uses it",
+    "a record between two requests": "a client between two requests has no record",
+    "records without an end": "the list of records ends at its last",
     "pipes lent": "lent pipes are those with bytes in them",
     "a pipe without bytes": "a way has a pipe where bytes are in it",
     "a pipe in two places": "a pipe is in one place",
