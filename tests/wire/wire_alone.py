@@ -37,11 +37,11 @@ ALSO = frozenset((
     "connect-plain", "connect-reset-by-client", "connect-reset-by-origin", "draining",
     "expect-100", "expect-not-awaited", "long-target", "no-loop-other-port",
     "origin-ends-before-body", "origin-ends-inside-length", "origin-ends-inside-long",
-    "origin-resets-inside-length", "origin-resets-inside-long", "pipeline-then-half-close",
-    "pool-after-head", "pool-drops-what-closes", "pool-drops-what-resets",
-    "pool-last-in-first-out", "pool-not-with-body-behind-head", "response-100",
-    "response-103-twice", "response-chunks", "response-chunks-none", "response-chunks-then-junk",
-    "response-junk-behind-length", "silent-client",
+    "origin-resets-inside-length", "origin-resets-inside-long", "own-that-closes",
+    "pipeline-then-half-close", "pool-after-head", "pool-drops-what-closes",
+    "pool-drops-what-resets", "pool-last-in-first-out", "pool-not-with-body-behind-head",
+    "response-100", "response-103-twice", "response-chunks", "response-chunks-none",
+    "response-chunks-then-junk", "response-junk-behind-length", "silent-client",
 ))
 # fmt: on
 """Cases in which somebody breaks off, or that the rule below is too narrow for."""
