@@ -141,7 +141,9 @@ def main() -> int:
                         help="what there are many of (default: each)")  # fmt: skip
     parser.add_argument("--requests", type=int, default=20_000, help="at least (default: 20000)")
     parser.add_argument("--rounds", type=int, default=3, help="(default: 3)")
-    parser.add_argument("--no-peers", action="store_true", help="spliceproxy alone")
+    peers = sorted({name for axis in AXES for name in axis.peers})
+    parser.add_argument("--peers", nargs="*", choices=peers, default=peers,
+                        help="to compare with, where they can (default: %(default)s)")  # fmt: skip
     parser.add_argument("-o", "--out", type=Path, help="folder for hosts.json and hosts.png")
     flags = parser.parse_args()
     if min(flags.numbers) < 1 or max(flags.numbers) > 1_000_000:
@@ -156,7 +158,7 @@ def main() -> int:
         with origins(folder, raise_limit()) as servers:
             for turn in range(flags.rounds):
                 for axis in axes:
-                    kinds = _kinds(axis, flags.no_peers)
+                    kinds = _kinds(axis, flags.peers)
                     for many in [n for n in flags.numbers if n >= FEW or not axis.first]:
                         for kind in kinds[turn % len(kinds) :] + kinds[: turn % len(kinds)]:
                             try:
@@ -186,8 +188,8 @@ def main() -> int:
     return 1 if wrong else 0
 
 
-def _kinds(axis: Axis, alone: bool) -> list[Kind]:
-    names = [OURS, BEFORE, *(() if alone else axis.peers)]
+def _kinds(axis: Axis, peers: list[str]) -> list[Kind]:
+    names = [OURS, BEFORE, *(name for name in axis.peers if name in peers)]
     return [KINDS[name] for name in names if not KINDS[name].missing()]
 
 
