@@ -406,7 +406,7 @@ cdef class NativeRelay:
                 records.append(record)
                 record.take(record_take(waiting))
         except MemoryError:
-            if records and (<Ending>records[-1]).at == NULL:
+            if records and (<Ending>records[-1]).token is None:
                 records.pop()
             if not records:
                 raise

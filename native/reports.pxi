@@ -59,6 +59,10 @@ cdef Token *token_new(NativeRelay relay, object held) except? NULL:
     return token
 
 
+cdef Ended NOTHING
+memset(&NOTHING, 0, sizeof(Ended))
+
+
 cdef class Ending:
     """How a request in the lane, or the tunnel that it became, has ended: what a record of the
     owner's begins with (LaneOptions.record). Each value is made when somebody looks at it. Those
@@ -66,6 +70,9 @@ cdef class Ending:
 
     cdef Ended *at
     cdef readonly object token
+
+    def __cinit__(self):
+        self.at = &NOTHING  # until it has one: anybody may make an empty one
 
     cdef void take(self, Ended *e) noexcept:
         """It is this one's from here on."""
@@ -75,7 +82,8 @@ cdef class Ending:
         self.at = e
 
     def __dealloc__(self):
-        free(self.at)
+        if self.at != &NOTHING:
+            free(self.at)
 
     @property
     def client(self):

@@ -4,6 +4,7 @@ says, and each token is given up once."""
 from __future__ import annotations
 
 import contextlib
+import copy
 import gc
 import select
 import socket
@@ -91,6 +92,23 @@ def test_a_record_says_what_is_known(plain: Plain) -> None:
     assert repr(record) == f"<Record GET 'http://o/a?b' status=200 bytes_out={len(got)}>"
     with pytest.raises(AttributeError):
         record.status = 404
+
+
+def test_an_empty_record_says_nothing(plain: Plain) -> None:
+    """Its class can be had from any other."""
+    with conversation(plain) as one:
+        origin = route(one, HEAD, decision())
+        assert origin is not None
+        exchange(one, origin)
+    (record,) = plain.records
+    kind = type(record)
+    for empty in (kind.__new__(kind), kind()):  # type: ignore[call-arg]
+        assert (empty.status, empty.target, empty.method, empty.client) == (0, "", "", "")
+        with pytest.raises(AttributeError):
+            print(empty.host)
+    with pytest.raises(TypeError):
+        copy.copy(record)
+    assert record.status == 200
 
 
 VALUES: dict[str, Any] = {
