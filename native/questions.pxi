@@ -176,7 +176,7 @@ cdef list fields_of(NativeRelay relay, bytes head):
 
 cdef Question question_of(NativeRelay relay, int32_t slot):
     cdef const Flow *f = &relay.state.core.flows[slot]
-    cdef const Exchange *x = exchange_of(f)
+    cdef Exchange *x = exchange_of(f)
     cdef Question q = Question.__new__(Question)
     q.relay = relay
     q.slot = slot
