@@ -31,7 +31,7 @@ def counted(plain: Plain, what: str) -> int:
     return int(found[1])
 
 
-def add_route(plain: Plain, authority: bytes, seconds: float = 60.0) -> None:
+def add_route(plain: Plain, authority: bytes, seconds: float = 3600.0) -> None:
     """An origin for each."""
     far = *plain.lane.dialled, "", ""
     plain.lane._native.add_route("G", "", b"", authority, authority, authority, seconds, *far)
@@ -104,7 +104,7 @@ def test_what_is_no_longer_valid_goes(plain: Plain) -> None:
 def test_groups_go_one_by_one_and_the_one_in_use_stays(plain: Plain) -> None:
     plain.lane._native.add_client("192.0.2.1", "near")
     far = *plain.lane.dialled, "", ""
-    plain.lane._native.add_route("G", "near", b"", b"o", b"o", b"o", 60.0, *far)
+    plain.lane._native.add_route("G", "near", b"", b"o", b"o", b"o", 3600.0, *far)
     before = 0
     with contextlib.ExitStack() as stack:
         kept = Kept(plain, stack, "192.0.2.1")
