@@ -96,7 +96,10 @@ class Cycle:
         try:
             return await self._fail(error)
         finally:
-            del error  # its traceback has this frame, which has all the rest
+            # Its traceback has this frame, which has all the rest, and those of whoever has raised
+            # a fault that was known before: these have the fault itself.
+            error.__traceback__ = None
+            del error
 
     def _log(self) -> None:
         """Writes the record of a request; a tunnel's is written when it ends."""

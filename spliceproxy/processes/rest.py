@@ -22,7 +22,7 @@ AFTER = 0.1
 for some milliseconds each time."""
 
 AGAIN = 1.0
-"""Seconds until it is tried again where there was no descriptor."""
+"""Seconds until it is tried again where there was no descriptor, or no memory."""
 
 LOADS: Sequence[Callable[[], None]] = (ares.load, names.load, pages.load)
 
@@ -51,8 +51,8 @@ class Rest:
         load, again = self._left[0], AFTER
         try:
             load()
-        except (ImportError, OSError) as error:
-            if is_exhausted():
+        except (ImportError, MemoryError, OSError) as error:
+            if isinstance(error, MemoryError) or is_exhausted():
                 importlib.invalidate_caches()  # a folder that could not be read passes for empty
                 again = AGAIN
             else:
