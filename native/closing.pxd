@@ -50,12 +50,19 @@ cdef inline void release_client(Lane *lane, int32_t slot) noexcept nogil:
     cdef Core *c = &lane.core
     cdef Flow *f = &c.flows[slot]
     cdef Exchange *x = exchange_of(f)
+    cdef int fd
     if x.cause == G_CLOSED:
         lane.clients -= 1  # before its peer can know, who may come again at once
         linux.close(f.fd[0])
         return
     watch(c, slot, 0, <uint32_t>UNREGISTERED)
     if x.connection != NOWHERE:
+        # Both go to their owner, who knows nothing of narrow ways.
+        fd = c.flows[x.connection].fd[0]
+        if f.way[0].flags & NARROW:
+            widen(&f.way[0], f.fd[0], fd)
+        if f.way[1].flags & NARROW:
+            widen(&f.way[1], fd, f.fd[0])
         x.reused = not connection_of(&c.flows[x.connection]).fresh
         x.origin_fd = connection_take_out(lane, x.connection)
         x.connection = NOWHERE

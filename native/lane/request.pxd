@@ -20,7 +20,7 @@ from lane.dialling cimport attempt, attempt_failed, dial, error_of
 from lane.ends cimport close_client, give_back
 from lane.log cimport now_us
 from lane.origins cimport (
-    attempt_drop, attempts_drop, bind, connection_free, idle_take, is_self, own_take,
+    attempt_drop, attempts_drop, bind, connection_free, idle_drop, idle_take, is_self, own_take,
 )
 from lane.received cimport body_at_hand, keep, keep_head
 from lane.records cimport record_begin
@@ -236,6 +236,11 @@ cdef inline void start_next(Lane *lane, Origin *origin) noexcept nogil:
     x = exchange_of(&c.flows[slot])
     connection = idle_for(lane, slot, x.target)
     if connection == NOWHERE and may_have_more(lane, origin):
+        dial(lane, slot)
+    elif connection == NOWHERE and origin.idle.first != NOWHERE:
+        # It may not be sent on the one that is idle now, but it keeps its turn: a new one takes
+        # the place of that.
+        idle_drop(lane, origin.idle.first)
         dial(lane, slot)
     elif connection == NOWHERE:
         begin_waiting(lane, slot)

@@ -14,6 +14,7 @@ import signal
 import threading
 import time
 from collections.abc import Awaitable, Coroutine
+from contextvars import copy_context
 from typing import Any, NamedTuple
 
 from spliceproxy.errors import Failure
@@ -142,8 +143,12 @@ class Hook:
         authorize = self._authorize
         before = time.perf_counter()
         try:
+            # Outside of a task all clients share the context of the relay's reader.
+            context = copy_context() if asyncio.current_task() is None else None
             try:
-                answer: object = authorize(request)
+                answer: object = (
+                    authorize(request) if context is None else context.run(authorize, request)
+                )
             except (asyncio.CancelledError, GeneratorExit) as error:
                 # Nobody but the function can have raised it.
                 raise RuntimeError(f"authorize raised {type(error).__name__}") from error
@@ -154,7 +159,7 @@ class Hook:
             if isinstance(answer, (Allow, Deny)):
                 return answer
             if isinstance(answer, Awaitable):
-                over, answer = self._tasks.begin(answer, self._held_by_authorize)
+                over, answer = self._tasks.begin(answer, self._held_by_authorize, context)
                 if not over:
                     return self._when_answered(answer)
             return _checked(answer)
@@ -187,8 +192,9 @@ class Hook:
         if on_close is None:
             return
         before = time.perf_counter()
+        context = copy_context() if asyncio.current_task() is None else None  # as in call()
         try:
-            result = on_close(record)
+            result = on_close(record) if context is None else context.run(on_close, record)
         except BaseException as error:
             if _is_from_the_keyboard(error):
                 raise
@@ -203,7 +209,7 @@ class Hook:
                     result.close()
                 return
             try:
-                task = self._tasks.run(result, self._held_by_on_close)
+                task = self._tasks.run(result, self._held_by_on_close, context)
             except BaseException as error:
                 if _is_from_the_keyboard(error):
                     raise

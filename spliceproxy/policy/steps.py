@@ -234,7 +234,7 @@ class _Steps:
         """Waits as a task does; returns what is to be thrown into the coroutine."""
         if cancelled is not None:
             self._interrupt()
-            if not asyncio.isfuture(awaited) or not awaited.cancel():
+            if not asyncio.isfuture(awaited) or not awaited.cancel(*cancelled.args[:1]):
                 return cancelled
         if awaited is None:
             return (yield from self._turn())
@@ -248,7 +248,8 @@ class _Steps:
                 yield from self._waiter
             except asyncio.CancelledError as error:
                 self._interrupt()
-                if not awaited.cancel():
+                # With its words, by which anyio (and so httpx) knows its own cancellation.
+                if not awaited.cancel(*error.args[:1]):
                     return error
             except GeneratorExit:
                 self._left = True

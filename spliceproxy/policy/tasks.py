@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from asyncio.tasks import _enter_task, _leave_task
 from collections.abc import Awaitable, Coroutine
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from functools import partial
 from typing import Any
 
@@ -57,10 +57,13 @@ class _Spare:
         """Not before its first turn: a task that is cancelled before has run nothing."""
         return self._waits and not self._given.done()
 
-    def begin(self, coroutine: Coroutine[Any, Any, Any], held: Held) -> tuple[bool, Any]:
+    def begin(
+        self, coroutine: Coroutine[Any, Any, Any], held: Held, context: Context | None = None
+    ) -> tuple[bool, Any]:
         """As :func:`first_step`; with what it waits for as the rest's first argument."""
         # What it sets is not seen by the coroutine that comes next.
-        context = copy_context()
+        if context is None:
+            context = copy_context()
         running = asyncio.current_task(self.loop)
         if running is not None:
             _leave_task(self.loop, running)
@@ -102,7 +105,9 @@ class Tasks:
         self._spare: _Spare | None = None
         self._running: set[asyncio.Task[Outcome]] = set()
 
-    def begin(self, awaitable: Awaitable[Any], held: Held) -> tuple[bool, Any]:
+    def begin(
+        self, awaitable: Awaitable[Any], held: Held, context: Context | None = None
+    ) -> tuple[bool, Any]:
         """True and what it answers; False and, where it waits, a coroutine for the rest, which
         answers or raises as :func:`in_time` does. That is to be awaited, or closed. Cancelled;
         what it raises at once."""
@@ -115,19 +120,21 @@ class Tasks:
         spare = self._ready()
         if spare is None:
             return False, in_time(coroutine, self._seconds, held, self._leave)
-        over, found = spare.begin(coroutine, held)
+        over, found = spare.begin(coroutine, held, context)
         if over:
             return True, found
         return False, self._follow(self._go_on(spare, *found))
 
-    def run(self, awaitable: Awaitable[Any], held: Held) -> asyncio.Task[Outcome] | None:
+    def run(
+        self, awaitable: Awaitable[Any], held: Held, context: Context | None = None
+    ) -> asyncio.Task[Outcome] | None:
         """Runs it apart from the task of the moment. None if it has ended, else the task that it
         goes on in. What it raises at once."""
         spare = self._ready()
         if spare is None:
             whole = in_time(awaitable, self._seconds, held, self._leave)
             return asyncio.ensure_future(_outcome(whole))
-        over, found = spare.begin(as_coroutine(awaitable), held)
+        over, found = spare.begin(as_coroutine(awaitable), held, context)
         return None if over else self._go_on(spare, *found)
 
     def close(self) -> set[asyncio.Task[Outcome]]:

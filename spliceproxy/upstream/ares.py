@@ -96,11 +96,20 @@ class Channel:
 
     def _tick(self) -> None:
         self._timer = None
-        if not self._open:
+        if not self._open and not self._watched:
             return
         self._ares.process_fd(_SOCKET_BAD, _SOCKET_BAD)  # what is late is asked again, or fails
-        if self._open:
+        if self._open or self._watched:
             self._timer = self._loop.call_later(TICK, self._tick)
+
+    # The loop holds the channel while it watches a socket: c-ares asks servers that have failed
+    # before once more, behind a question that is answered, and closes that socket later.
+
+    def _read(self, fd: int) -> None:
+        self._ares.process_read_fd(fd)
+
+    def _write(self, fd: int) -> None:
+        self._ares.process_write_fd(fd)
 
     def watch(self, fd: int, reads: bool, writes: bool) -> None:
         """c-ares waits for this descriptor, or does no more, because it closes it."""
@@ -109,12 +118,12 @@ class Channel:
         read, write = self._watched.pop(fd, (False, False))
         if reads != read:
             if reads:
-                self._loop.add_reader(fd, self._ares.process_read_fd, fd)
+                self._loop.add_reader(fd, self._read, fd)
             else:
                 self._loop.remove_reader(fd)
         if writes != write:
             if writes:
-                self._loop.add_writer(fd, self._ares.process_write_fd, fd)
+                self._loop.add_writer(fd, self._write, fd)
             else:
                 self._loop.remove_writer(fd)
         if reads or writes:

@@ -84,9 +84,15 @@ def test_answers(proxies: dict[str, ProxyProcess], name: str, body: str) -> None
             play.saw("origin", read_exactly(server, 10))
         else:
             play.saw("origin", read_exactly(server, 4))
-        send_what_goes(server, data)
-        end(server)
+
+        def send() -> None:
+            send_what_goes(server, data)
+            end(server)
+
+        sender = threading.Thread(target=send)  # it waits until the client reads
+        sender.start()
         play.until_end(client)
+        sender.join(20)
 
     compare(proxies, warmed(scenario))
 

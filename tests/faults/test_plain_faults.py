@@ -215,9 +215,15 @@ def test_answers(proxies: dict[str, ProxyProcess], name: str, keep: bool) -> Non
         if not keep:
             server = play.accept()
         play.heard(server)
-        send_what_goes(server, data)
-        end(server)
+
+        def send() -> None:
+            send_what_goes(server, data)
+            end(server)
+
+        sender = threading.Thread(target=send)  # it waits until the client reads
+        sender.start()
         play.until_end(client)
+        sender.join(20)
 
     compare(proxies, scenario)
 
@@ -604,7 +610,8 @@ def test_a_tunnel_forgets_what_came_with_its_head(new_proxy: NewProxy) -> None:
             return memory(proxy.worker, "Private_Dirty") - before
 
     tunnels(b"")
-    assert tunnels(early) < 20 * len(early)
+    # The least of some: a worker loads modules for half a second behind its start.
+    assert min(tunnels(early) for _ in range(3)) < 20 * len(early)
 
 
 def _refuses(proxy: ProxyProcess) -> bool:

@@ -375,6 +375,7 @@ def play(refusing: Refusal) -> None:
             handoff.close()
         owner.close()
     owner.records.clear()
+    owner.handoffs.clear()  # what was decided goes along with them
     assert not owner.tokens, "a token is left"
     refusing.check_canaries()
     assert descriptors() == before, (before, descriptors())

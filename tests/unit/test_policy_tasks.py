@@ -356,3 +356,53 @@ def test_an_answer_that_was_waited_for_is_kept() -> None:
         await end(hook)
 
     asyncio.run(main())
+
+
+def test_a_plain_function_has_a_context_of_its_own(run: Any) -> None:
+    """Outside of a task all clients share the one that the relay is read in."""
+    seen: list[int] = []
+
+    def authorize(request: Request) -> Allow:
+        seen.append(SEEN.get())
+        SEEN.set(1)
+        return Allow()
+
+    def on_close(record: object) -> None:
+        seen.append(SEEN.get())
+        SEEN.set(2)
+
+    async def main() -> None:
+        hook = Hook(Functions(authorize, on_close), NEVER)
+
+        def calls() -> None:
+            for _ in range(2):
+                hook.begin(ASK)
+                hook.closed(None)
+
+        await outside(calls)
+        await end(hook)
+
+    run(main())
+    assert seen == [0] * 4
+
+
+def test_a_limit_of_anyio_is_known_by_its_words(run: Any) -> None:
+    """As are those of httpx: a cancellation says whose it is."""
+    anyio = pytest.importorskip("anyio")
+
+    async def authorize(request: Request) -> Allow | Deny:
+        try:
+            with anyio.fail_after(0.01):
+                await anyio.sleep(NEVER)
+        except TimeoutError:
+            return Deny("late")
+        return Allow()
+
+    async def main() -> None:
+        hook = Hook(Functions(authorize, None), NEVER)
+        await ready(hook)
+        answers = [await hook.ask(ASK), await (await outside(lambda: hook.begin(ASK)))]
+        assert [answer.decision for answer in answers] == [Deny("late")] * 2
+        await end(hook)
+
+    run(main())
