@@ -254,6 +254,9 @@ class Exchange:
 
     def _begin_upload(self, origin: Stream, head: bytes, length: int) -> None:
         self.uploaded = False
+        # From here on the upload finds out that the client has left. Its task begins a turn later,
+        # when an answer that was there may have made the client end already.
+        self._client.unwatch()
         self._upload = asyncio.ensure_future(self._send_body(origin, head, length))
 
     async def _send_body(self, origin: Stream, head: bytes, length: int) -> None:

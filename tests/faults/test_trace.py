@@ -238,6 +238,7 @@ def test_an_attempt_that_another_has_overtaken(debug: Debug, engine: str) -> Non
         for filler in fillers:
             filler.setblocking(False)
             filler.connect_ex(("127.0.0.3", port))
+        origin.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         origin.bind(("127.0.0.1", port))
         origin.listen()
         client.sendall(connect_request(("two.test", port)))
