@@ -14,7 +14,7 @@ import signal
 import threading
 import time
 from collections.abc import Awaitable, Coroutine
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from typing import Any, NamedTuple
 
 from spliceproxy.errors import Failure
@@ -143,8 +143,7 @@ class Hook:
         authorize = self._authorize
         before = time.perf_counter()
         try:
-            # Outside of a task all clients share the context of the relay's reader.
-            context = copy_context() if asyncio.current_task() is None else None
+            context = _own_context()
             try:
                 answer: object = (
                     authorize(request) if context is None else context.run(authorize, request)
@@ -192,7 +191,7 @@ class Hook:
         if on_close is None:
             return
         before = time.perf_counter()
-        context = copy_context() if asyncio.current_task() is None else None  # as in call()
+        context = _own_context()
         try:
             result = on_close(record) if context is None else context.run(on_close, record)
         except BaseException as error:
@@ -311,6 +310,17 @@ def _checked(answer: object) -> Allow | Deny:
     if not isinstance(answer, (Allow, Deny)):
         raise TypeError(f"authorize answered {answer!r}; allowed: Allow(...), Deny(...)")
     return answer
+
+
+def _own_context() -> Context | None:
+    """A context for one call. None within a task, which has its own: outside of one all clients
+    share that of the relay's reader."""
+    try:
+        if asyncio.current_task() is not None:
+            return None
+    except RuntimeError:  # no loop runs
+        return None
+    return copy_context()
 
 
 def _is_from_the_keyboard(error: BaseException) -> bool:
