@@ -3,7 +3,7 @@
 The questions of a step come together. Most are answered before the relay goes on: a place is read
 from the authority, the policy is asked, and the lane dials. What the policy has to wait for is a
 task until then. Whatever has to be answered in another way than by a place is handed over: it
-becomes a Connection, which asks again.
+becomes a Connection, with what was decided, if anything was.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from spliceproxy.errors import Failure
 from spliceproxy.forward.asking import Answer, Later, Names, Question
 from spliceproxy.forward.lane import CONNECT, KINDS, Lane, origin_key
 from spliceproxy.forward.refusing import challenge, note_refusal, refusal
-from spliceproxy.forward.resumed import Decided
+from spliceproxy.forward.resumed import Decided, carry
 from spliceproxy.forward.services import Services
 from spliceproxy.http1.target import split_authority
 from spliceproxy.messages import log
@@ -251,7 +251,6 @@ def _record(one: Asked) -> Record:
     record = Record(one.client, one.started or time.monotonic())
     record.method = one.method
     record.target = one.head.split(b" ", 2)[1].decode("ascii")
-    record.host, record.port, record.user = one.host, one.port, one.user
-    record.tags, record.reported, record.looked_up = one.tags, one.reported, one.looked_up
+    carry(one, record)
     record.bytes_in = len(one.head)
     return record

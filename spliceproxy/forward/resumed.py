@@ -11,6 +11,12 @@ from spliceproxy.policy.verdict import Notes, Verdict
 from spliceproxy.relay.lane import LINGER, REQUEST, RESPONSE, RETRY, UNANSWERED, Handoff
 
 
+def carry(known: Notes, notes: Notes) -> None:
+    """Writes down what is known of a request in the notes that go on with it."""
+    notes.host, notes.port, notes.user = known.host, known.port, known.user
+    notes.tags, notes.reported, notes.looked_up = known.tags, known.reported, known.looked_up
+
+
 class Decided(NamedTuple):
     """Where a request may go, or why nowhere, and what was noted of it when that was decided."""
 
@@ -20,9 +26,7 @@ class Decided(NamedTuple):
     def note(self, notes: Notes) -> Verdict:
         """The verdict, for this once: whatever it could be repeated for has passed in part. Raises
         what it is if it is none."""
-        own = self.notes
-        notes.host, notes.port, notes.user = own.host, own.port, own.user
-        notes.tags, notes.reported, notes.looked_up = own.tags, own.reported, own.looked_up
+        carry(self.notes, notes)
         if isinstance(self.answer, Failure):
             raise self.answer
         return self.answer._replace(repeat_for=0.0)
