@@ -230,9 +230,9 @@ def test_an_attempt_that_takes_too_long(debug: Debug, engine: str) -> None:
 def test_an_attempt_that_another_has_overtaken(debug: Debug, engine: str) -> None:
     """127.0.0.3 is silent at this port, 127.0.0.1 is not."""
     proxy = debug(engine)
+    port = free_port()  # of both addresses
     with socket.socket() as deaf, socket.socket() as origin, proxy.connect() as client:
-        deaf.bind(("127.0.0.3", 0))
-        port = deaf.getsockname()[1]
+        deaf.bind(("127.0.0.3", port))
         deaf.listen(0)
         fillers = [socket.socket() for _ in range(4)]
         for filler in fillers:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from harness import free_port
 from plain_oracle import OK, OK_GOT, PATIENCE, Plain
 from relay_rig import native_relay, open_fds
 
@@ -32,8 +33,9 @@ class Place:
 
     def __init__(self, stack: contextlib.ExitStack) -> None:
         self._stack = stack
+        self.port = free_port()  # of all these addresses
         # Whoever connects to this address is refused, and nobody else gets the port.
-        self.port = self._bound("127.0.0.10", 0).getsockname()[1]
+        self._bound("127.0.0.10", self.port)
 
     def _bound(self, host: str, port: int) -> socket.socket:
         sock = self._stack.enter_context(socket.socket())

@@ -126,7 +126,8 @@ def test_many_stalled_downloads_hold_little(crowd: Crowd) -> None:
     # Those from the beginning shrink, too, when all that they were promised has come.
     crowd.receive(lambda one: one.got >= sent[one] + 32 * MIB)
     crowd.stall(*crowd.all)
-    assert crowd.mean(*crowd.all) < 1.5, "of all, when they stall again"
+    # Without the bound it is 8, and with it about one; how much exactly the kernel says.
+    assert crowd.mean(*crowd.all) < 2, "of all, when they stall again"
 
 
 def test_sockets_of_a_transfer_go_back_as_they_came(crowd: Crowd) -> None:

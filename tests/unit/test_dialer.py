@@ -13,6 +13,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 import pytest
+from harness import free_port
 
 from spliceproxy.errors import Failure
 from spliceproxy.net import tcp
@@ -425,9 +426,7 @@ def test_without_room_in_epoll(port: int, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_connection_to_itself_is_refused(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
 
     def bound(address: str, source: str) -> socket.socket:
         sock = socket.socket(type=module._STREAM)
