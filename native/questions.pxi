@@ -218,3 +218,24 @@ cdef int hand_over_rest(NativeRelay relay, list questions) except -1:
             end_asking(&relay.state, slot)
             give_back(&relay.state, slot, G_REQUEST)
     return 0
+
+
+cdef int put_questions(NativeRelay relay) except -1:
+    """Puts the questions of this step to the owner. Where it raises, the clients that have no
+    answer are given back. Answers may lead to further questions, of which some may have to
+    wait for the next step."""
+    cdef Lane *lane = &relay.state
+    cdef list questions
+    cdef int left = ROUNDS
+    while lane.asking.first != NOWHERE and left > 0 and not relay.closed:
+        left -= 1
+        questions = questions_of(relay)
+        try:
+            relay.owner.asked(questions)
+        except BaseException as error:
+            hand_over_rest(relay, questions)
+            if not isinstance(error, MemoryError):
+                raise
+        finally:
+            close_finished(lane)
+    return 0

@@ -23,7 +23,7 @@ cdef class Reader:
             run(lane)
         if lane.asking.first != NOWHERE:
             try:
-                relay._ask()
+                put_questions(relay)
             finally:
                 self._tell(relay)
         else:
@@ -39,7 +39,7 @@ cdef class Reader:
             return 0
         if ended or lane.accept_error or log_waits(lane) or records_wait(lane):
             try:
-                ends = relay._said()
+                ends = news(relay)
             except MemoryError:
                 self.stuck()
                 return 0

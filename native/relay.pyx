@@ -85,26 +85,9 @@ from spliceproxy.relay import lane as words
 from spliceproxy.relay.interface import RelayStats, TransferEnd, TunnelEnd
 from spliceproxy.relay.lane import Handoff
 
-
-cdef enum:
-    # To say what there is to say, without memory for that: as in spliceproxy/relay/driver.py.
-    TRIES = 100
-    TRY_US = 1000           # microseconds between two of them
-
 YOUNG = 30.0
 """Seconds without a byte after which the origin of a tunnel, or of an exchange, gets TCP
 keep-alive."""
-
-
-cdef inline bint log_waits(const Lane *lane) noexcept:
-    """Whether the owner is to be told of lines, or of dropped ones."""
-    cdef const Log *log = &lane.log
-    return (log.count or log.dropped) and (not log.told or log.used >= LOG_BATCH)
-
-
-cdef inline bint records_wait(const Lane *lane) noexcept:
-    """Whether the owner is to be told of exchanges that are over, or has tokens to get back."""
-    return lane.records.first != NULL or lane.records.unused != NULL
 
 
 cdef class NativeRelay:
@@ -319,99 +302,11 @@ cdef class NativeRelay:
             return []
         with nogil:
             run(lane)
-        self._ask()
-        return self._said()
+        put_questions(self)
+        return news(self)
 
     def reader(self, report, stuck):
         return Reader(self, report, stuck)
-
-    cdef int _ask(self) except -1:
-        """Puts the questions of this step to the owner. Where it raises, the clients that have no
-        answer are given back. Answers may lead to further questions, of which some may have to
-        wait for the next step."""
-        cdef Lane *lane = &self.state
-        cdef list questions
-        cdef int left = ROUNDS
-        while lane.asking.first != NOWHERE and left > 0 and not self.closed:
-            left -= 1
-            questions = questions_of(self)
-            try:
-                self.owner.asked(questions)
-            except BaseException as error:
-                hand_over_rest(self, questions)
-                if not isinstance(error, MemoryError):
-                    raise
-            finally:
-                close_finished(lane)
-        return 0
-
-    cdef list _said(self):
-        """What there is to say. Without memory for that nothing is forgotten, and it is tried
-        again for a moment: only other processes and the log's thread can free any meanwhile.
-        MemoryError when that is over."""
-        cdef int left = TRIES
-        while True:
-            try:
-                return self._news()
-            except MemoryError:
-                left -= 1
-                if left == 0:
-                    raise
-            with nogil:
-                linux.usleep(TRY_US)
-
-    cdef list _news(self):
-        cdef Lane *lane = &self.state
-        cdef Core *c = &lane.core
-        if log_waits(lane):
-            lane.log.told = True
-            try:
-                self.owner.logged(lane.log.used >= LOG_BATCH)
-                if lane.log.dropped:
-                    self.owner.dropped(lane.log.dropped)
-                    lane.log.dropped = 0
-            except MemoryError:
-                lane.log.told = False
-                raise
-        if lane.accept_error:
-            error, lane.accept_error = lane.accept_error, 0  # it comes again, if that is in vain
-            self.owner.not_accepted(error)
-        ends = self._records()
-        if c.closed == NOWHERE:
-            return ends
-        self._collect(ends)
-        if lane.counters.lost:
-            try:
-                self.owner.lost(lane.counters.lost)
-                lane.counters.lost = 0
-            except MemoryError:
-                pass  # it is said with the next end
-        return ends
-
-    cdef list _records(self):
-        """The records of exchanges that are over, as one end: what there is no memory for stays
-        for the next time, MemoryError where that is all."""
-        cdef Records *waiting = &self.state.records
-        cdef list records = []
-        cdef list ends = []
-        cdef Ending record
-        self._give_up_tokens()
-        if waiting.first == NULL:
-            return ends
-        make = self.record
-        ends.append((self.owner.ended, records))
-        try:
-            while waiting.first != NULL:
-                record = make.__new__(make)
-                records.append(record)
-                record.take(record_take(waiting))
-        except MemoryError:
-            if records and (<Ending>records[-1]).token is None:
-                records.pop()
-            if not records:
-                raise
-        self._give_up_tokens()
-        return ends
 
     cdef void _give_up_tokens(self) noexcept:
         """Those that nobody uses any more."""
@@ -423,39 +318,6 @@ cdef class NativeRelay:
             Py_DECREF(held)
             free(token)
             del held  # may run anything
-
-    cdef int _collect(self, list ends) except -1:
-        """Reports and frees what has finished. A flow is in the list until its report is in
-        `ends`. A client that there is no memory to give back is closed: others need it, too.
-        Anything else stays for the next time; MemoryError where that is all."""
-        cdef Lane *lane = &self.state
-        cdef Core *c = &lane.core
-        cdef int32_t slot
-        while c.closed != NOWHERE:
-            slot = c.closed
-            try:
-                self._report(slot, ends)
-            except MemoryError:
-                if c.flows[slot].kind == CLIENT:
-                    lose(lane, slot)
-                elif ends:
-                    return 0
-                else:
-                    raise
-            self._drop(slot)
-        self._give_up_tokens()
-        return 0
-
-    cdef int _report(self, int32_t slot, list ends) except -1:
-        cdef Flow *f = &self.state.core.flows[slot]
-        if f.kind == CLIENT:
-            if left_asking(&self.state, slot):
-                ends.append((self.owner.left, self._ident_of(slot)))
-            if exchange_of(f).cause != G_CLOSED:
-                ends.append((self.owner.given_back, handoff(f)))
-        elif exchange_of(f) == NULL:
-            ends.append((<object>f.token, end_of(f)))
-        return 0
 
     cdef void _drop(self, int32_t slot) noexcept:
         """Frees a flow of the list of those that are to be reported."""
@@ -539,6 +401,7 @@ cdef class NativeRelay:
 
 include "reader.pxi"
 include "reports.pxi"
+include "news.pxi"
 include "questions.pxi"
 include "lane/lane.pxi"
 include "lane/rules.pxi"

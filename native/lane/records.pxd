@@ -2,7 +2,7 @@
 
 A route may have a *token*, an object of the owner's. Each request on this route has it, too: a
 block is made where its exchange begins, so that no memory is wanted where it ends. Then the block
-is filled in, and waits for the owner, who gets those of a step together (relay.pyx). Without a
+is filled in, and waits for the owner, who gets those of a step together (news.pxi). Without a
 token nothing is made.
 
 Tokens are counted by their users here, in the relay's thread. What nobody uses any more is put
