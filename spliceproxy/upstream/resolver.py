@@ -18,50 +18,24 @@ import asyncio
 import re
 import socket
 import time
-from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
-from spliceproxy.errors import NOTHING_LEFT, ErrorType, Failure
+from spliceproxy.errors import Failure
 from spliceproxy.upstream import ares, search
-from spliceproxy.upstream.addresses import interleave, literal
-from spliceproxy.upstream.channels import NO_DESCRIPTORS, Channels, is_exhausted
+from spliceproxy.upstream.addresses import literal
+from spliceproxy.upstream.answers import FAMILIES, Answer, Cache, Part, answer_of, failed, part_of
+from spliceproxy.upstream.channels import Channels
 from spliceproxy.upstream.hosts import Hosts, is_localhost
-from spliceproxy.upstream.preference import prefers_ipv4
 
 if TYPE_CHECKING:
     from pycares import AddrInfoResult
-
-MIN_TTL = 2.0
-"""Seconds an answer is kept at least. A TTL of 0 means one transaction (RFC 1035 section
-3.2.1); a page and its parts are one, and each would otherwise wait for a query."""
-
-MAX_TTL = 300.0
-"""Seconds an answer is kept at most: a record that says "a day" is not worth a day of dialling
-an origin that has moved, and one query per name in five minutes costs nothing."""
-
-NEGATIVE_TTL = 3.0
-"""Seconds a failure is kept. It shields the name server from a client that retries in a loop, and
-is short enough that a name that was just made is found (RFC 2308 allows hours)."""
-
-HALF_TTL = 30.0
-"""Seconds an answer is kept at most if its other family failed: the next look-up may get both."""
 
 RESOLUTION_DELAY = 0.05
 """Seconds to wait for the second family once the first has addresses (RFC 8305 section 3). IPv6
 waits for IPv4, too: it is mostly there a moment earlier, and the race for a connection needs
 both."""
-
-MAX_ENTRIES = 100_000
-"""Names kept, of 0.4 KiB each. Beyond that the name goes that was used longest ago."""
-
-FORGOTTEN = 2
-"""Names that go when one is stored, if their time is over and they were used longest ago. So the
-number of names follows what is asked for, and nobody ever sweeps all of them."""
-
-MAX_ADDRESSES = 16
-"""Addresses kept for a name. If so many do not answer, the origin is dead. An answer with hundreds
-would turn one request into hundreds of connection attempts."""
 
 MAX_QUERIES = 8192
 """Names looked up at a time, 13 KiB each, most of it c-ares'. A look-up outlives the client that
@@ -70,32 +44,11 @@ asked for it, so the number of clients is no bound. c-ares cannot cancel one loo
 PATIENCE = 0.25
 """Seconds after which a name without an answer is asked for again, on a patient channel."""
 
-FAMILIES = (socket.AF_INET6, socket.AF_INET)  # AAAA first, as RFC 8305 section 3 wants it
-
 LOOPBACK = ("::1", "127.0.0.1")
 
 _NAME = re.compile(r"(?=.{1,253}\.?\Z)[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*\.?\Z")
 _ENDS_IN_NUMBER = re.compile(r"(?:\A|\.)(?:[0-9]+|0x[0-9a-f]*)\.?\Z")
-
-
-class _Answer(NamedTuple):
-    """What is known of a name: addresses, or the failure to report."""
-
-    expires: float
-    addresses: tuple[str, ...]
-    error: ErrorType | None
-    detail: str
-    why: str = ""  # for the reason phrase, "" for what the error has
-    whole: asyncio.Future[None] | None = None  # done, if somebody may have gone on with less
-
-
-class _Part(NamedTuple):
-    """What c-ares says of one family of one name; ``code`` is its error, 0 for none."""
-
-    addresses: tuple[str, ...]
-    ttl: float
-    code: int
-    detail: str
+_NO_NAME = "no valid host name"
 
 
 class _Query:
@@ -124,14 +77,14 @@ class _Query:
         self.candidates = candidates
         self.expires = expires  # by the loop's clock
         self.asked = {family: 0 for family in FAMILIES}  # that c-ares has not done with
-        self.parts: dict[socket.AddressFamily, _Part] = {}
-        self.answer: _Answer | None = None
+        self.parts: dict[socket.AddressFamily, Part] = {}
+        self.answer: Answer | None = None
         self.over = False
-        self.waiting: list[asyncio.Future[_Answer]] = []
+        self.waiting: list[asyncio.Future[Answer]] = []
         self.whole: asyncio.Future[None] | None = None
         self.timer: asyncio.TimerHandle | None = None  # until the second family is late
 
-    def tell(self, answer: _Answer) -> None:
+    def tell(self, answer: Answer) -> None:
         """Those who wait go on with this."""
         self.answer = answer
         for waiter in self.waiting:
@@ -159,7 +112,7 @@ class _Lookup:
         self.channel = channel
 
     def answered(self, result: AddrInfoResult | None, error: int | None) -> None:
-        self.resolver.answered(self, _part(result) if result is not None else _fault(error))
+        self.resolver.answered(self, part_of(result, error))
 
 
 class Resolver:
@@ -181,7 +134,7 @@ class Resolver:
         self._loop = asyncio.get_running_loop()
         self._timeout = timeout
         self._hosts = Hosts(hosts_file)
-        self._cache: OrderedDict[str, _Answer] = OrderedDict()  # used longest ago first
+        self._cache = Cache()
         self._queries: dict[str, _Query] = {}  # begun longest ago first
         self._lookups: set[_Lookup] = set()  # that c-ares has not finished
         # When a candidate that has no answer by then is asked for again.
@@ -199,12 +152,8 @@ class Resolver:
         addresses = self._hosts.get(name[:-1] if name[-1:] == "." else name, now)
         if addresses is not None:
             return addresses
-        answer = self._cache.get(name)
-        if answer is not None and answer.expires > now:
-            if 2 * len(self._cache) > MAX_ENTRIES:  # before there is room for all
-                self._cache.move_to_end(name)
-            return answer.addresses or None
-        return unasked(name)
+        answer = self._cache.fresh(name, now)
+        return unasked(name) if answer is None else answer.addresses or None
 
     async def resolve(self, host: str) -> tuple[str, ...]:
         """The addresses of ``host`` in the order to try; never empty. Those of one family
@@ -220,14 +169,14 @@ class Resolver:
         if addresses is not None:
             return addresses
         name = host.lower()
-        answer = self._cache.get(name)
-        if answer is None or answer.expires <= self.clock():
+        answer = self._cache.fresh(name, self.clock())
+        if answer is None:
             query = self._queries.get(name)
             if query is None:
                 query = self._ask(name)
             answer = query.answer
             if answer is None:
-                waiter: asyncio.Future[_Answer] = self._loop.create_future()
+                waiter: asyncio.Future[Answer] = self._loop.create_future()
                 query.waiting.append(waiter)
                 answer = await waiter
         if answer.error is not None:
@@ -256,7 +205,7 @@ class Resolver:
         if self._timer is not None:
             self._timer.cancel()
         for query in list(self._queries.values()):
-            self._settle(query, _failed(query.name, "the proxy is stopping"))
+            self._settle(query, failed(query.name, "the proxy is stopping"))
         channels = {lookup.channel for lookup in self._lookups}
         last = self._channels.last()
         for channel in channels | ({last} if last is not None else set()):
@@ -332,7 +281,7 @@ class Resolver:
             if family not in query.parts:
                 self._look_up(query, family, self._channels.patient())
 
-    def answered(self, lookup: _Lookup, part: _Part) -> None:
+    def answered(self, lookup: _Lookup, part: Part) -> None:
         """c-ares is done with one family of a name."""
         query, family = lookup.query, lookup.family
         self._lookups.discard(lookup)
@@ -349,7 +298,7 @@ class Resolver:
         elif len(query.parts) == len(FAMILIES):
             if self._is_elsewhere(query) and self._next_candidate(query):
                 return
-            self._settle(query, self._answer(query))
+            self._settle(query, answer_of(query.name, query.parts, self.clock()))
         elif part.addresses:
             query.timer = self._loop.call_later(RESOLUTION_DELAY, self._go_on, query)
 
@@ -369,17 +318,17 @@ class Resolver:
     def _go_on(self, query: _Query) -> None:
         """The second family is late: those who wait go on with the first."""
         if query.answer is None:
-            query.tell(self._answer(query))
+            query.tell(answer_of(query.name, query.parts, self.clock()))
 
     def _expired(self, query: _Query) -> None:
         """The limit is reached: what has come must suffice."""
-        answer = self._answer(query)
+        answer = answer_of(query.name, query.parts, self.clock())
         if not answer.addresses:
             detail = f"no answer within {self._timeout:g} s"
-            answer = _failed(query.name, detail, "dns_timeout")
+            answer = failed(query.name, detail, "dns_timeout")
         self._settle(query, answer)
 
-    def _settle(self, query: _Query, answer: _Answer) -> None:
+    def _settle(self, query: _Query, answer: Answer) -> None:
         """Ends a query: keeps what it has found and tells those who wait."""
         if query.timer is not None:
             query.timer.cancel()
@@ -391,47 +340,20 @@ class Resolver:
         if not self._closed and (answer.addresses or answer.error == "dns_error"):
             if first is not None and first.addresses != answer.addresses:
                 answer = answer._replace(whole=query.whole)
-            self._keep(query.name, answer)
+            self._cache.keep(query.name, answer, self.clock())
         if first is None:
             query.tell(answer)
         if query.whole is not None:
             query.whole.set_result(None)
 
-    def _answer(self, query: _Query) -> _Answer:
-        """What the parts that have come make together."""
-        parts = query.parts
-        six, four = (
-            parts[family].addresses if family in parts else ()
-            for family in (socket.AF_INET6, socket.AF_INET)
-        )
-        if not six and not four:
-            return _failed(query.name, *_reason(parts), now=self.clock())
-        both = six + four if not (six and four and prefers_ipv4(six[0], four[0])) else four + six
-        ttl = min(part.ttl for part in parts.values())
-        if len(parts) < len(FAMILIES):
-            ttl = min(ttl, HALF_TTL)
-        expires = self.clock() + min(max(ttl, MIN_TTL), MAX_TTL)
-        return _Answer(expires, interleave(both)[:MAX_ADDRESSES], None, "")
-
     def _keep_late(self, query: _Query) -> None:
         """Keeps what comes after the limit, unless a newer query has found more."""
-        answer = self._answer(query)
-        known = self._cache.get(query.name)
-        newer = known.addresses if known is not None and known.expires > self.clock() else ()
+        now = self.clock()
+        answer = answer_of(query.name, query.parts, now)
+        known = self._cache.fresh(query.name, now)
+        newer = known.addresses if known is not None else ()
         if answer.addresses and set(newer) <= set(answer.addresses):
-            self._keep(query.name, answer)
-
-    def _keep(self, name: str, answer: _Answer) -> None:
-        cache, now = self._cache, self.clock()
-        for _ in range(FORGOTTEN):
-            oldest = next(iter(cache), None)
-            if oldest is None or cache[oldest].expires > now:
-                break
-            del cache[oldest]
-        cache[name] = answer
-        cache.move_to_end(name)
-        if len(cache) > MAX_ENTRIES:
-            cache.popitem(last=False)
+            self._cache.keep(query.name, answer, now)
 
 
 def unasked(name: str) -> tuple[str, ...] | None:
@@ -441,54 +363,3 @@ def unasked(name: str) -> tuple[str, ...] | None:
     if address is not None:
         return (address,)
     return LOOPBACK if is_localhost(name.removesuffix(".")) else None
-
-
-def _part(result: AddrInfoResult) -> _Part:
-    texts = (literal(node.addr[0].decode("ascii")) for node in result.nodes)
-    addresses = tuple(text for text in texts if text is not None)
-    if not addresses:
-        return _Part((), MAX_TTL, ares.ENODATA, "no address")
-    ttl = min([node.ttl for node in result.nodes] + [cname.ttl for cname in result.cnames])
-    return _Part(addresses, ttl, 0, "")
-
-
-def _fault(error: int | None) -> _Part:
-    """A family without an address. That it has none may be kept for long, a failure may not."""
-    from pycares.errno import strerror
-
-    code = error or ares.ESERVFAIL
-    ttl = MAX_TTL if code in (ares.ENOTFOUND, ares.ENODATA) else HALF_TTL
-    return _Part((), ttl, code, str(strerror(code)))
-
-
-def _failed(
-    name: str, detail: str, error: ErrorType = "dns_error", why: str = "", now: float = 0.0
-) -> _Answer:
-    return _Answer(now + NEGATIVE_TTL, (), error, f"{name}: {detail}", why)
-
-
-_NO_NAME = "no valid host name"
-
-_WHY = {
-    ares.ENODATA: "name has no address",
-    ares.ENOTFOUND: "name not found",
-    ares.EREFUSED: "DNS server refuses",
-    ares.ESERVFAIL: "DNS server has failed",
-    ares.ETIMEOUT: "",  # with the number of the settings
-}
-"""What the reason phrase says, by c-ares' error: a person can correct a name."""
-
-
-def _reason(parts: Mapping[socket.AddressFamily, _Part]) -> tuple[str, ErrorType, str]:
-    """The detail and the type of a failed look-up, and the reason. A server's fault says more
-    than that there is nothing, and "no data" says more than "no name"."""
-    order = (ares.ENOTFOUND, ares.ENODATA)
-    worst = max(
-        parts.values(),
-        key=lambda part: order.index(part.code) if part.code in order else len(order),
-        default=_Part((), 0.0, ares.ENODATA, "no address"),
-    )
-    if worst.code == ares.ECONNREFUSED and is_exhausted():
-        return NO_DESCRIPTORS, "connection_limit_reached", NOTHING_LEFT
-    error: ErrorType = "dns_timeout" if worst.code == ares.ETIMEOUT else "dns_error"
-    return worst.detail, error, _WHY.get(worst.code, "DNS has failed")

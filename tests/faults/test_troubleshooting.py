@@ -16,7 +16,7 @@ from harness import ProxyProcess, read_head, refused_port, serving, wait_for
 
 from spliceproxy.config import Timeouts
 from spliceproxy.errors import STATUS, reasons
-from spliceproxy.upstream import resolver
+from spliceproxy.upstream.answers import WHY
 
 PAGE = Path(__file__).parents[2] / "docs" / "troubleshooting.md"
 
@@ -106,7 +106,7 @@ def test_names(page: str) -> None:
     """As the resolver says it; tests/policy asks real name servers."""
     said = reasons(Timeouts())
     assert f"{STATUS['dns_timeout']} Gateway Timeout: {said['dns_timeout']}" in page
-    for why in (*filter(None, resolver._WHY.values()), "DNS has failed"):
+    for why in (*filter(None, WHY.values()), "DNS has failed"):
         assert f"{STATUS['dns_error']} Bad Gateway: {why}" in page
 
 

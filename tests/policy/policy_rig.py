@@ -29,8 +29,8 @@ def audit(event, args):
 log = os.open(os.environ["CONNECTS"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 sys.addaudithook(audit)
 
-from spliceproxy.upstream import resolver
-resolver.MIN_TTL = 0.0
+from spliceproxy.upstream import answers, resolver
+answers.MIN_TTL = 0.0
 resolver.Resolver.__init__.__kwdefaults__["nameservers"] = [os.environ["NAMESERVER"]]
 resolver.Resolver.__init__.__kwdefaults__["hosts_file"] = os.devnull
 """

@@ -21,7 +21,7 @@ import pytest
 from harness import free_port
 
 from spliceproxy.errors import Failure
-from spliceproxy.upstream import ares, channels, preference, search
+from spliceproxy.upstream import answers, ares, channels, preference, search
 from spliceproxy.upstream import resolver as module
 from spliceproxy.upstream.addresses import interleave, literal
 from spliceproxy.upstream.hosts import CHECK, parse
@@ -456,13 +456,13 @@ def test_many_addresses_are_cut(run: Run[Any]) -> None:
     async def body(world: World) -> None:
         # 25 fit into a message without EDNS.
         world.server.zone["a.test"] = {A: [f"127.0.1.{n}" for n in range(25)]}
-        assert len(await world.resolver.resolve("a.test")) == module.MAX_ADDRESSES
+        assert len(await world.resolver.resolve("a.test")) == answers.MAX_ADDRESSES
 
     in_world(run, body)
 
 
 @pytest.mark.parametrize(
-    ("ttl", "kept"), [(0, module.MIN_TTL), (60, 60.0), (86400, module.MAX_TTL)]
+    ("ttl", "kept"), [(0, answers.MIN_TTL), (60, 60.0), (86400, answers.MAX_TTL)]
 )
 def test_answers_are_kept_for_their_ttl(run: Run[Any], ttl: int, kept: float) -> None:
     async def body(world: World) -> None:
@@ -485,7 +485,7 @@ def test_answers_are_kept_for_their_ttl(run: Run[Any], ttl: int, kept: float) ->
 
 
 def test_the_cache_is_bounded(run: Run[Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_ENTRIES", 3)
+    monkeypatch.setattr(answers, "MAX_ENTRIES", 3)
 
     async def body(world: World) -> None:
         names = ["a", "b", "c", "d"]
@@ -516,7 +516,7 @@ def test_names_whose_time_is_over_go(run: Run[Any]) -> None:
 
 
 def test_an_answer_that_is_over_at_once(run: Run[Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MIN_TTL", 0.0)
+    monkeypatch.setattr(answers, "MIN_TTL", 0.0)
 
     async def body(world: World) -> None:
         world.server.ttl = 0
@@ -552,14 +552,14 @@ def test_failures_are_dns_errors_and_kept_for_a_moment(run: Run[Any], rcode: int
         assert failure.detail.startswith("a.test: ")
         assert failure.why == why
         asked = len(world.server.asked)
-        world.passed += module.NEGATIVE_TTL - 0.5
+        world.passed += answers.NEGATIVE_TTL - 0.5
         assert world.resolver.cached("a.test") is None
         assert (await world.fails("a.test")).detail == failure.detail
         assert len(world.server.asked) == asked
 
         world.server.rcode = NOERROR
         world.server.zone["a.test"] = {A: ["10.0.0.1"]}
-        world.passed += max(module.NEGATIVE_TTL, channels.CHANNEL_AGE)
+        world.passed += max(answers.NEGATIVE_TTL, channels.CHANNEL_AGE)
         assert await world.resolver.resolve("a.test") == ("10.0.0.1",)
 
     in_world(run, body)
@@ -608,7 +608,7 @@ def test_silence_is_a_dns_timeout_and_a_late_answer_is_kept(run: Run[Any]) -> No
         await all_answered(world.resolver)
         assert world.resolver.cached("a.test") == ("10.0.0.1",)
         # Also where an older answer is over.
-        world.passed += module.MAX_TTL
+        world.passed += answers.MAX_TTL
         world.server.silent = True
         world.server.zone["a.test"] = {A: ["10.0.0.2"]}
         assert (await world.fails("a.test")).error == "dns_timeout"
@@ -699,7 +699,7 @@ def test_a_family_that_does_not_come_is_not_waited_for(
         assert late.done()
         assert resolver.late(name) is None
         assert resolver.cached(name) == (found,)
-        world.passed += module.HALF_TTL
+        world.passed += answers.HALF_TTL
         assert resolver.cached(name) is None
 
     in_world(run, body, timeout=4.0)
@@ -801,7 +801,7 @@ def test_truncated_answers_are_asked_for_over_tcp(run: Run[Any]) -> None:
         server.zone["a.test"] = {A: [f"127.0.1.{n}" for n in range(40)], AAAA: ["::1"]}
         resolver = Resolver(10.0, nameservers=[server.address], hosts_file=os.devnull)
         found = await resolver.resolve("a.test")
-        assert len(found) == module.MAX_ADDRESSES
+        assert len(found) == answers.MAX_ADDRESSES
         assert "::1" in found
         await resolver.close()
         tcp.close()
@@ -1173,8 +1173,8 @@ def test_dnsmasq(run: Run[Any], dnsmasq: str) -> None:
             "four.test": 77.0,
             "six.test.": 66.0,
             "alias.test": 33.0,
-            "none.test": module.NEGATIVE_TTL,
-            "text.test": module.NEGATIVE_TTL,
+            "none.test": answers.NEGATIVE_TTL,
+            "text.test": answers.NEGATIVE_TTL,
         }
         await resolver.close()
 
