@@ -203,6 +203,7 @@ class AccessLog:
             told=_tell_dropped,
             failed=lambda text: log.error("access log: %s", text),
             note=partial(losses.note, losses.LINES),
+            lose=partial(losses.lose, losses.LINES),
             name="access-log",
         )
         self._more: Callable[[], tuple[bytes, int]] = _no_more

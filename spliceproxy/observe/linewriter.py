@@ -31,6 +31,10 @@ MISSING = "no memory"
 """Why lines were dropped that never came."""
 
 
+def _nobody(lines: int, failed: bool) -> None:
+    """Nobody counts."""
+
+
 class LineWriter:
     """``open`` returns the descriptor, again for each :meth:`reopen`; ``close``: it is ours.
 
@@ -38,7 +42,8 @@ class LineWriter:
     is written. Then ``told(lines, why)`` is called in the thread, and what it returns is
     written; likewise when a descriptor takes lines again, and at the end. ``failed(text)`` says
     in the thread what is wrong, once for each fault. ``note(lines)`` hears after each change
-    how many lines are neither written nor told of.
+    how many lines are neither written nor told of. ``lose(lines, failed)`` hears of lines that
+    were dropped, or whose write has failed, one thread at a time.
     """
 
     def __init__(
@@ -51,6 +56,7 @@ class LineWriter:
         failed: Callable[[str], None],
         note: Callable[[int], None],
         name: str,
+        lose: Callable[[int, bool], None] = _nobody,
     ) -> None:
         self._open = open
         self._close = close
@@ -58,6 +64,7 @@ class LineWriter:
         self._told = told
         self._failed = failed
         self._note = note
+        self._lose = lose
         self._queue: SimpleQueue[tuple[bytes, int] | None] = SimpleQueue()
         self._lock = threading.Lock()
         self._unwritten = 0  # lines that wait
@@ -80,6 +87,7 @@ class LineWriter:
             limit = self._limit // 2 if self._dropped else self._limit
             if self.pending + len(text) > limit:
                 self._dropped += lines
+                self._lose(lines, False)
             else:
                 self.pending += len(text)
                 self._unwritten += lines
@@ -205,7 +213,9 @@ class LineWriter:
                 self._failing = True
                 self._error = plain(error)
                 with self._lock:  # the LF before the chunk is nobody's line
-                    self._spoilt += min(self._rest.count(b"\n"), chunk.count(b"\n"))
+                    spoilt = min(self._rest.count(b"\n"), chunk.count(b"\n"))
+                    self._spoilt += spoilt
+                    self._lose(spoilt, True)
                     self._noted()
             start = end
             if start < len(text) and lines > 1:
@@ -214,6 +224,9 @@ class LineWriter:
                 with self._lock:
                     self._unwritten -= done
                     self._noted()
+        if self._gone and lines:
+            with self._lock:
+                self._lose(lines, True)
         return lines
 
     def _write(self, chunk: bytes) -> None:

@@ -1,36 +1,24 @@
-"""What each worker has not written yet, where the supervisor can see it: also of one that was
-killed, and of one whose own messages nobody reads."""
+"""What this worker has not written yet, where the supervisor can see it: also of one that was
+killed, and of one whose own messages nobody reads. And what it never will."""
 
 from __future__ import annotations
 
-import mmap
+from spliceproxy.relay.columns import (
+    ACCESS_FAILED,
+    ACCESS_TOO_SLOW,
+    LINES_WAITING,
+    MESSAGES_FAILED,
+    MESSAGES_TOO_SLOW,
+    MESSAGES_WAITING,
+)
 
 MESSAGES = 0
 LINES = 1
 """What is counted: messages on standard error, and lines of the access log."""
 
-_KINDS = 2
-
-
-class Losses:
-    """A row of numbers for each worker, in memory that processes share after a fork."""
-
-    __slots__ = ("_numbers",)
-
-    def __init__(self, workers: int) -> None:
-        self._numbers = memoryview(mmap.mmap(-1, 8 * _KINDS * workers)).cast("Q")
-
-    def row(self, worker: int) -> memoryview:
-        """A worker's numbers, to write to."""
-        return self._numbers[_KINDS * worker : _KINDS * (worker + 1)]
-
-    def take(self, worker: int) -> tuple[int, int]:
-        """Messages and lines that a worker which has ended did not write; 0 from now on."""
-        row = self.row(worker)
-        found = row[MESSAGES], row[LINES]
-        row[MESSAGES] = row[LINES] = 0
-        return found
-
+_WAITING = {MESSAGES: MESSAGES_WAITING, LINES: LINES_WAITING}
+_SLOW = {MESSAGES: MESSAGES_TOO_SLOW, LINES: ACCESS_TOO_SLOW}
+_FAILED = {MESSAGES: MESSAGES_FAILED, LINES: ACCESS_FAILED}
 
 _own: memoryview | None = None
 
@@ -49,4 +37,10 @@ def is_watched() -> bool:
 def note(kind: int, unwritten: int) -> None:
     """So many are not written now."""
     if _own is not None:
-        _own[kind] = unwritten
+        _own[_WAITING[kind]] = unwritten
+
+
+def lose(kind: int, lines: int, failed: bool) -> None:
+    """So many more will not be: a write has ``failed``, or there was no room for them."""
+    if _own is not None:
+        _own[(_FAILED if failed else _SLOW)[kind]] += lines

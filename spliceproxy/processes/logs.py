@@ -18,7 +18,6 @@ from typing import Any, Protocol
 
 from spliceproxy.observe import losses
 from spliceproxy.observe.linewriter import SLOW, LineWriter
-from spliceproxy.observe.losses import Losses
 from spliceproxy.observe.trywriter import TryWriter
 
 LEVELS = ("debug", "info", "warning", "error")
@@ -121,7 +120,7 @@ def in_supervisor() -> None:
 
 
 def in_worker(row: memoryview) -> None:
-    """The same in a process that was just forked. ``row``: of :class:`Losses`."""
+    """The same in a process that was just forked. ``row`` is its own on the board."""
     global _lost_lines
     _lost_lines = 0  # the supervisor tells
     losses.use(row)
@@ -136,6 +135,7 @@ def in_worker(row: memoryview) -> None:
             told=_told,
             failed=lambda _: None,  # there is nowhere to say it
             note=partial(losses.note, losses.MESSAGES),
+            lose=partial(losses.lose, losses.MESSAGES),
             name="messages",
         )
     )
@@ -173,10 +173,9 @@ def flush() -> None:
         sink.flush()
 
 
-def count(shared: Losses, worker: int) -> None:
+def count(messages: int, lines: int) -> None:
     """Tells, as soon as there is room, how much a worker that has ended did not write."""
     global _lost_lines
-    messages, lines = shared.take(worker)
     if (messages or lines) and isinstance(sink := _sink(), TryWriter):
         _lost_lines += lines
         sink.lost += messages + lines

@@ -27,13 +27,14 @@ from typing import NoReturn
 
 from spliceproxy.config import Address, Config
 from spliceproxy.messages import log, plain
-from spliceproxy.observe.losses import Losses
+from spliceproxy.observe.board import Board
 from spliceproxy.processes import listeners, logs
 from spliceproxy.processes.signals import LATER, STOPS, UNUSED, name_of, tell_unused
+from spliceproxy.relay import columns
 from spliceproxy.version import __version__
 
-RunWorker = Callable[[Config, Sequence[socket.socket], int, int], int]
-"""``run(config, sockets, lifeline, index)``: the life of one worker, in its own process;
+RunWorker = Callable[[Config, Sequence[socket.socket], int, int, Board], int]
+"""``run(config, sockets, lifeline, index, board)``: the life of one worker, in its own process;
 returns its exit status. STOPS and LATER (signals.py) are ignored when it
 starts."""
 
@@ -81,6 +82,11 @@ def run(config: Config, run_worker: RunWorker | None = None) -> int:
         logs.finish()
         return 1
     try:
+        try:
+            board = Board.create(config.workers)
+        except OSError as error:
+            log.error("no memory for the counters that all workers share: %s", plain(error))
+            return 1
         _announce(config, listening.addresses, descriptors)
         if run_worker is None:
             from spliceproxy.processes import worker
@@ -89,7 +95,7 @@ def run(config: Config, run_worker: RunWorker | None = None) -> int:
             run_worker = worker.run
         gc.freeze()  # the workers share these pages as long as nobody writes to them
         gc.enable()  # __main__ has disabled it
-        return Supervisor(config, run_worker, listening, stops, mask).run()
+        return Supervisor(config, run_worker, listening, board, stops, mask).run()
     finally:
         listening.close()
         logs.finish()
@@ -157,6 +163,7 @@ class Supervisor:
         config: Config,
         run_worker: RunWorker,
         listening: listeners.Listeners,
+        board: Board,
         stops: frozenset[signal.Signals],
         mask: set[signal.Signals | int],
     ) -> None:
@@ -165,7 +172,8 @@ class Supervisor:
         self._listening = listening
         self._stops = stops
         self._mask = mask  # of signals, for the workers
-        self._losses = Losses(config.workers)
+        self._board = board
+        self._board.base[columns.GENERATION] = 1
         self._slots = [_Slot(index) for index in range(config.workers)]
         self._lifeline, self._held = os.pipe()
         self._stopping = False
@@ -247,11 +255,11 @@ class Supervisor:
             for number in (*STOPS, *LATER):
                 signal.signal(number, signal.SIG_IGN)
             signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
-            logs.in_worker(self._losses.row(index))
+            logs.in_worker(self._board.row(index))
             os.close(self._held)
             self._listening.keep(index)
             sockets = self._listening.of(index)
-            status = self._run_worker(self._config, sockets, self._lifeline, index)
+            status = self._run_worker(self._config, sockets, self._lifeline, index, self._board)
         except BaseException:
             log.exception("worker %d failed", index)
         finally:
@@ -271,8 +279,17 @@ class Supervisor:
             for slot in self._slots:
                 if slot.pid == pid:
                     slot.pid = 0
-                    logs.count(self._losses, slot.index)
+                    self._fold(slot.index)
                     self._on_death(slot, pid, os.waitstatus_to_exitcode(status))
+
+    def _fold(self, index: int) -> None:
+        """What a worker has counted stays on the board, and what it has not written is told."""
+        row, base = self._board.row(index), self._board.base
+        lines, messages = row[columns.LINES_WAITING], row[columns.MESSAGES_WAITING]
+        base[columns.ACCESS_AT_END] += lines
+        base[columns.MESSAGES_AT_END] += messages
+        self._board.fold(index)
+        logs.count(messages, lines)
 
     def _on_death(self, slot: _Slot, pid: int, status: int) -> None:
         """``status``: the exit status, or minus the signal."""
@@ -287,6 +304,7 @@ class Supervisor:
                 log.error("worker %d (pid %d) %s", slot.index, pid, how)
                 self._status = self._status or 1
             return
+        self._board.base[columns.DEATHS] += 1
         if time.monotonic() - slot.started >= HEALTHY:
             slot.delay = 0.0
         wait = self._postpone(slot)

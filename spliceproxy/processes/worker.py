@@ -8,15 +8,18 @@ import contextlib
 import os
 import signal
 import socket
+import time
 from collections.abc import Sequence
 
 from spliceproxy.config import Config
 from spliceproxy.messages import log, plain
+from spliceproxy.observe.board import Board
 from spliceproxy.observe.trace import is_traced
 from spliceproxy.policy.engine import Policy
 from spliceproxy.processes.dumps import Dumps
 from spliceproxy.processes.instance import Instance
 from spliceproxy.processes.signals import UNUSED, tell_unused
+from spliceproxy.relay import columns
 from spliceproxy.relay.choice import EngineError, choose
 from spliceproxy.relay.interface import Relay, RelayOptions
 from spliceproxy.upstream.resolver import Resolver
@@ -53,9 +56,18 @@ def load() -> None:
         codecs.lookup(encoding)
 
 
-def run(config: Config, sockets: Sequence[socket.socket], lifeline: int, index: int) -> int:
-    """The life of a worker; returns its exit status. End of file on ``lifeline`` means
-    that the supervisor wants it to drain, or is dead."""
+def run(
+    config: Config,
+    sockets: Sequence[socket.socket],
+    lifeline: int,
+    index: int,
+    board: Board,
+) -> int:
+    """The life of a worker, which has the row ``index`` of the board; returns its exit status. End
+    of file on ``lifeline`` means that the supervisor wants it to drain, or is dead."""
+    row = board.row(index)
+    row[columns.PID] = os.getpid()
+    row[columns.STARTED] = time.time_ns() // 1000
     try:
         relay, why = choose(config.engine, RelayOptions.of(config))
     except EngineError as error:
@@ -72,7 +84,7 @@ def run(config: Config, sockets: Sequence[socket.socket], lifeline: int, index: 
             "compiler and Python's headers"
         )
     try:
-        loop.run_until_complete(_work(config, sockets, lifeline, relay, ready))
+        loop.run_until_complete(_work(config, sockets, lifeline, relay, ready, board, index))
         return 0
     except _Unusable as error:
         if index == 0:
@@ -87,7 +99,13 @@ def run(config: Config, sockets: Sequence[socket.socket], lifeline: int, index: 
 
 
 async def _work(
-    config: Config, sockets: Sequence[socket.socket], lifeline: int, relay: Relay, ready: str
+    config: Config,
+    sockets: Sequence[socket.socket],
+    lifeline: int,
+    relay: Relay,
+    ready: str,
+    board: Board,
+    index: int,
 ) -> None:
     """``ready`` is logged when clients are accepted."""
     loop = asyncio.get_running_loop()
@@ -105,6 +123,7 @@ async def _work(
     for number in UNUSED:
         loop.add_signal_handler(number, tell_unused, number)
     instance.start()
+    board.row(index)[columns.UP] = 1
     if ready:
         log.info("%s", ready)
     await _end_of_file(lifeline)

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 
 from spliceproxy.cli import main as cli
 from spliceproxy.config import Config
+from spliceproxy.observe.board import Board
 from spliceproxy.processes import logs, supervisor
 
 MODE = os.environ.get("STUB", "")
@@ -73,7 +74,9 @@ class Worker:
         self.listening.clear()
 
 
-def serve(config: Config, sockets: Sequence[socket.socket], lifeline: int, index: int) -> int:
+def serve(
+    config: Config, sockets: Sequence[socket.socket], lifeline: int, index: int, board: Board
+) -> int:
     if MODE == "exit":
         return 3
     if MODE == "raise":

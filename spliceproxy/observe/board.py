@@ -1,0 +1,196 @@
+"""The board: what all processes of the proxy count, in one mapping that they share.
+
+    one page     what the rest looks like; how often rows were folded; how many names there are
+    names        of the columns behind those of the table (observe.names)
+    row 0        the base: what workers that have ended have counted, and the supervisor's own
+    row 1, 2...  of each worker (relay.columns)
+
+The supervisor makes it before its first fork (memfd_create(2): a program that takes over can be
+given the descriptor). Each row has one writer, who adds plainly and asks nobody. Whoever reads sees
+each number whole, but not all of them at the same moment.
+
+When a worker has ended, the supervisor adds its row to the base and clears it (:meth:`Board.fold`).
+A reader who sees a half of that would see counters go back. So the number of folds is odd while
+one is made, and who reads looks at it before and behind.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+import struct
+import time
+import zlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+from spliceproxy.observe.names import ENTRY, Names
+from spliceproxy.relay.columns import DYNAMIC, FAMILIES, FIXED, KEPT, WIDTH, WORKER
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # typing has it since Python 3.11
+
+Values = Mapping[tuple[str, ...], int]
+"""Numbers by label values."""
+
+MAGIC = b"splboard"
+VERSION = 1
+
+_HEAD = struct.Struct("=8sIIIII")  # magic, version, workers, fixed, dynamic, table
+_PAGE = 4096
+_FOLDS = 8  # as a number of the first page
+_NAMES = 9
+
+_ROW = 8 * WIDTH
+_AT_NAMES = _PAGE
+_AT_ROWS = _AT_NAMES + DYNAMIC * ENTRY
+
+TRIES = 100
+TRY_SECONDS = 0.001
+"""How often, and how far apart, a reader looks whether a fold is over. One takes 0.2 ms."""
+
+# fcntl(2); Python has them since 3.8, typeshed not for every platform.
+_SEALS = 0x1 | 0x2 | 0x4  # F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_GROW
+
+
+class Unreadable(Exception):
+    """A fold has not ended: whoever was at it has died."""
+
+
+class Reading(NamedTuple):
+    """What was on the board at one moment. ``rows`` are the base's, and one of each worker;
+    ``names`` are the labels of the columns behind those of the table."""
+
+    rows: tuple[memoryview, ...]
+    names: tuple[tuple[str, tuple[str, ...]], ...]
+
+    def totals(self) -> dict[str, dict[tuple[str, ...], int]]:
+        """The sum of all rows, by family and label values. What is said of one worker only is not
+        among it."""
+        sums = list(map(sum, zip(*self.rows, strict=True)))
+        found = self._named(sums)
+        for name in [name for name in found if FAMILIES[name].kind == WORKER]:
+            del found[name]
+        return found
+
+    def worker(self, index: int) -> dict[str, dict[tuple[str, ...], int]]:
+        """The same of one worker, the first is 0: what it has counted since it was started."""
+        return self._named(self.rows[index + 1])
+
+    @property
+    def workers(self) -> int:
+        return len(self.rows) - 1
+
+    def _named(self, row: list[int] | memoryview) -> dict[str, dict[tuple[str, ...], int]]:
+        found = {
+            family.name: {values: row[family.first + at] for at, values in enumerate(family.values)}
+            for family in FAMILIES.values()
+        }
+        for at, (name, values) in enumerate(self.names):
+            found[name][values] = row[FIXED + at]
+        return found
+
+
+class Board:
+    """Make one by :meth:`create`, :meth:`attach` or :meth:`private`. ``fd`` is its descriptor, -1
+    for one that nobody shares. It is open for as long as the process runs."""
+
+    def __init__(self, memory: memoryview, fd: int, workers: int) -> None:
+        self.fd = fd
+        self.workers = workers
+        self._head = memory[:_PAGE].cast("Q")
+        self._rows = memory[_AT_ROWS : _AT_ROWS + _ROW * (workers + 1)]
+        self._numbers = self._rows.cast("Q")
+        self.names = Names(memory[_AT_NAMES:_AT_ROWS], self._head[_NAMES : _NAMES + 1], fd)
+
+    @classmethod
+    def create(cls, workers: int) -> Self:
+        """An empty board, which processes that are forked share. OSError."""
+        fd = os.memfd_create("spliceproxy-board", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        try:
+            os.ftruncate(fd, _size(workers))
+            # Nobody can shrink it, and so kill us by SIGBUS, who is given the descriptor.
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+            memory = memoryview(mmap.mmap(fd, _size(workers)))
+        except BaseException:
+            os.close(fd)
+            raise
+        _HEAD.pack_into(memory, 0, MAGIC, VERSION, workers, FIXED, DYNAMIC, _table())
+        return cls(memory, fd, workers)
+
+    @classmethod
+    def attach(cls, fd: int) -> Self:
+        """The board of this descriptor, which it owns from now on. ValueError if it is none, or
+        that of another version of this program."""
+        size = os.fstat(fd).st_size
+        if size < _AT_ROWS:
+            raise ValueError("not a board: it is too small")
+        memory = memoryview(mmap.mmap(fd, size))
+        magic, version, workers, *rest = _HEAD.unpack_from(memory)
+        if magic != MAGIC:
+            raise ValueError("not a board")
+        if version != VERSION or rest != [FIXED, DYNAMIC, _table()] or size < _size(workers):
+            raise ValueError("the board of another version")
+        return cls(memory, fd, workers)
+
+    @classmethod
+    def private(cls) -> Self:
+        """One that nobody shares, for one worker."""
+        return cls(memoryview(bytearray(_size(1))), -1, 1)
+
+    # ---- who counts ----------------------------------------------------------------------
+
+    def row(self, worker: int) -> memoryview:
+        """A worker's, the first is 0: to be written to by that worker alone."""
+        start = WIDTH * (worker + 1)
+        return self._numbers[start : start + WIDTH]
+
+    @property
+    def base(self) -> memoryview:
+        """The supervisor's."""
+        return self._numbers[:WIDTH]
+
+    def fold(self, worker: int) -> None:
+        """A worker has ended: what it has counted stays in the base, and its row is empty. The
+        supervisor alone may call it."""
+        base, row = self.base, self.row(worker)
+        self._head[_FOLDS] += 1
+        for column in (*KEPT, *range(FIXED, FIXED + self.names.count)):
+            if row[column]:
+                base[column] += row[column]
+        row[:] = _EMPTY
+        self._head[_FOLDS] += 1
+
+    # ---- who reads -----------------------------------------------------------------------
+
+    def read(self) -> Reading:
+        """All numbers. Unreadable."""
+        for _ in range(TRIES):
+            before = self._head[_FOLDS]
+            if not before & 1:
+                # Names first: a column has one before it has a number.
+                names = self.names.all()
+                copy = memoryview(bytes(self._rows)).cast("Q")
+                if self._head[_FOLDS] == before:
+                    rows = (copy[at : at + WIDTH] for at in range(0, len(copy), WIDTH))
+                    return Reading(tuple(rows), names)
+            time.sleep(TRY_SECONDS)
+        raise Unreadable
+
+    def totals(self) -> dict[str, dict[tuple[str, ...], int]]:
+        """As of :meth:`Reading.totals`. Unreadable."""
+        return self.read().totals()
+
+
+_EMPTY = memoryview(bytes(_ROW)).cast("Q")
+
+
+def _size(workers: int) -> int:
+    return -(-(_AT_ROWS + _ROW * (workers + 1)) // _PAGE) * _PAGE
+
+
+def _table() -> int:
+    """Another one for any other table of columns."""
+    text = repr([(family.name, family.labels, family.values) for family in FAMILIES.values()])
+    return zlib.crc32(text.encode())
