@@ -34,6 +34,7 @@ class Timeouts:
     idle: float = 3600.0  # a tunnel or body without a byte
     half_close: float = 60.0  # the same, once one side has ended
     drain: float = 8.0  # tunnels after SIGTERM
+    drain_delay: float = 0.0  # after SIGTERM, while clients are still accepted
 
     @property
     def lookup(self) -> float:
@@ -123,6 +124,16 @@ class PolicyConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class AdminConfig:
+    """Where operators ask a running proxy, and who may."""
+
+    address: Address | None = None  # None: nowhere
+    mode: int = 0o600  # of the file of a Unix socket
+    token_file: Path | None = None  # one is needed on TCP
+    hosts: tuple[str, ...] = ()  # names that requests may come to, beside addresses and localhost
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """Everything a worker needs to know."""
 
@@ -140,5 +151,6 @@ class Config:
     access_log: str = "-"  # "-" standard output, "off", or a path
     log_query: bool = True  # targets in the log have their query
     log_level: str = "info"
+    admin: AdminConfig = field(default_factory=AdminConfig)
     auth: AuthConfig = field(default_factory=AuthConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)

@@ -191,9 +191,29 @@ class ProxyProcess:
 
     def workers(self) -> list[int]:
         """Process ids of the workers."""
+        return [pid for pid, admin in self._children() if not admin]
+
+    def admin_process(self) -> int:
+        """The process id of the admin process, as soon as there is one."""
+        wait_for(lambda: any(admin for _, admin in self._children()), "the admin process")
+        return next(pid for pid, admin in self._children() if admin)
+
+    @property
+    def admin_port(self) -> int:
+        """The port of --admin."""
+        found = re.search(r"the admin address is http://\S*:(\d+)", self.stderr())
+        assert found is not None
+        return int(found[1])
+
+    def _children(self) -> list[tuple[int, bool]]:
+        """The processes that the supervisor has, and whether each is the admin process."""
         pid = self.process.pid
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        return [int(child) for child in children]
+        found = []
+        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+            with contextlib.suppress(OSError):
+                command = Path(f"/proc/{child}/comm").read_text().strip()
+                found.append((int(child), command == "spliceproxy-adm"))
+        return found
 
     @property
     def worker(self) -> int:

@@ -42,6 +42,7 @@ def doubts(config: Config) -> Iterator[str]:
     """A line for each setting that is allowed, but is probably a mistake."""
     if config.serve_links and config.serve is None:
         yield "--serve-links: it has no effect without --serve"
+    yield from _doubts_of_operators(config)
     if config.serve is not None:
         from spliceproxy.site.opening import unserved
 
@@ -52,3 +53,21 @@ def doubts(config: Config) -> Iterator[str]:
             if not config.serve_links:
                 why = "links are not followed; --serve-links follows those that stay within it"
             yield f"--serve {config.serve}: {links[0]}{more}: {why}"
+
+
+def _doubts_of_operators(config: Config) -> Iterator[str]:
+    admin = config.admin
+    if admin.address is None:
+        for name, given in (
+            ("--admin-token-file", admin.token_file),
+            ("admin-hosts", admin.hosts),
+        ):
+            if given:
+                yield f"{name}: it has no effect without --admin"
+    elif admin.address.path and admin.token_file is not None:
+        yield "--admin-token-file: it has no effect where --admin is a Unix socket"
+    if admin.token_file is not None:
+        from spliceproxy.settings import token
+
+        if token.is_public(admin.token_file):
+            yield f"--admin-token-file {admin.token_file}: every user can read it; chmod o-r it"

@@ -86,28 +86,32 @@ class Listeners:
             sock.listen(BACKLOG)
         self.addresses.append(replace(address, port=name[1]))
 
-    def _bind_unix(self, address: Address) -> None:
+    def _bind_unix(self, address: Address, mode: int | None) -> None:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         for sockets in self._sockets:
             sockets.append(sock)
         path = address.path
         with _locked(os.path.dirname(path) or "."):
             _remove_stale(path)
-            sock.bind(path)
+            if mode is None:
+                sock.bind(path)
+            else:
+                _bind_with_mode(sock, path, mode)
             found = os.lstat(path)
             self._paths.append((path, found.st_dev, found.st_ino))
             sock.listen(BACKLOG)
         self.addresses.append(address)
 
 
-def bind(addresses: Sequence[Address], workers: int) -> Listeners:
+def bind(addresses: Sequence[Address], workers: int, mode: int | None = None) -> Listeners:
     """Listens on every address; raises :class:`ListenError` and leaves nothing behind
-    if one cannot be had."""
+    if one cannot be had. ``mode``: the permissions of a Unix socket's file; None: the umask
+    decides."""
     listeners = Listeners(workers)
     for address in addresses:
         try:
             if address.path:
-                listeners._bind_unix(address)
+                listeners._bind_unix(address, mode)
             else:
                 listeners._bind_tcp(address)
         except OSError as error:
@@ -166,6 +170,15 @@ def _bind_to(family: int, host: str, address: Address) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+def _bind_with_mode(sock: socket.socket, path: str, mode: int) -> None:
+    """The file never has more permissions than these, not even for a moment."""
+    before = os.umask(0o777 & ~mode)
+    try:
+        sock.bind(path)
+    finally:
+        os.umask(before)
 
 
 @contextlib.contextmanager

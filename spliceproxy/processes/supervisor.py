@@ -11,6 +11,10 @@ forwarded, because a worker may have got the same signal itself: Ctrl-C goes to 
 foreground process group, and systemd signals a whole control group. A worker must not take one
 request to stop for two. SIGUSR1 makes the workers open their access logs anew, and SIGQUIT makes
 them show their flows. SIGUSR2 means nothing yet, and is told.
+
+SIGIO says that somebody has sent a message (:mod:`spliceproxy.processes.control`). With --admin
+there is one more child, the admin process, which answers what people ask. It stays until the last
+worker has ended, and its own end disturbs nobody.
 """
 
 from __future__ import annotations
@@ -25,30 +29,32 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+from spliceproxy.admin.channel import Channel, Message
 from spliceproxy.config import Address, Config
 from spliceproxy.messages import log, plain
 from spliceproxy.observe.board import Board
 from spliceproxy.processes import listeners, logs
+from spliceproxy.processes.control import AGAIN as TELL_AGAIN
+from spliceproxy.processes.control import Control
 from spliceproxy.processes.signals import LATER, STOPS, UNUSED, name_of, tell_unused
+from spliceproxy.processes.slot import Slot
 from spliceproxy.relay import columns
 from spliceproxy.version import __version__
 
-RunWorker = Callable[[Config, Sequence[socket.socket], int, int, Board], int]
-"""``run(config, sockets, lifeline, index, board)``: the life of one worker, in its own process;
-returns its exit status. STOPS and LATER (signals.py) are ignored when it
-starts."""
+RunWorker = Callable[[Config, Sequence[socket.socket], int, int, Board, Channel], int]
+"""``run(config, sockets, lifeline, index, board, control)``: the life of one worker, in its own
+process; returns its exit status. ``control`` is its channel to the supervisor. STOPS and LATER
+(signals.py) are ignored when it starts."""
 
 UNUSABLE = 2
 """Exit status of a worker that cannot work with these settings and has said why. If one
 of the first workers ends so, the proxy stops with the same status."""
 
 HEALTHY = 5.0
-"""A worker that has lived for so many seconds was healthy: its death counts as the first."""
+"""A child that has lived for so many seconds was healthy: its death counts as the first."""
 
-BACKOFF_FIRST = 0.1
-BACKOFF_LAST = 10.0
-"""Seconds from a worker's death to its next start. There are none the first time. While it dies
-young, they double between these two."""
+LEAVE_SECONDS = 1.0
+"""What the admin process has to end by itself, when there is no worker left."""
 
 GRACE = 5.0
 """Seconds beyond the drain timeout that a worker has to end by itself."""
@@ -68,15 +74,28 @@ def run(config: Config, run_worker: RunWorker | None = None) -> int:
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # splice(2) has no MSG_NOSIGNAL
     logs.in_supervisor()
     stops = _stop_signals()
-    others = {signal.SIGCHLD, *LATER}
+    others = {signal.SIGCHLD, signal.SIGIO, *LATER}
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, stops | others)
     # An ignored SIGCHLD, as some parents leave behind, would reap the workers unseen, and an
     # ignored SIGTERM would stop nothing. What is ignored cannot be waited for.
-    for number in (signal.SIGCHLD, signal.SIGUSR1, signal.SIGQUIT, signal.SIGTERM):
+    for number in (
+        signal.SIGCHLD,
+        signal.SIGIO,
+        signal.SIGUSR1,
+        signal.SIGQUIT,
+        signal.SIGTERM,
+    ):
         signal.signal(number, signal.SIG_DFL)
     descriptors = _raise_descriptor_limit()
+    asked: listeners.Listeners | None = None  # where operators ask
     try:
         listening = listeners.bind(config.listen, config.workers)
+        if config.admin.address is not None:
+            try:
+                asked = listeners.bind([config.admin.address], 1, config.admin.mode)
+            except BaseException:
+                listening.close()
+                raise
     except listeners.ListenError as error:
         log.error("%s", error)
         logs.finish()
@@ -93,11 +112,17 @@ def run(config: Config, run_worker: RunWorker | None = None) -> int:
 
             worker.load()
             run_worker = worker.run
+        if asked is not None:
+            _announce_admin(asked.addresses[0])
+            # What it runs must not be of another version, if it is started again later.
+            from spliceproxy.admin import process  # noqa: F401
         gc.freeze()  # the workers share these pages as long as nobody writes to them
         gc.enable()  # __main__ has disabled it
-        return Supervisor(config, run_worker, listening, board, stops, mask).run()
+        return Supervisor(config, run_worker, listening, asked, board, stops, mask).run()
     finally:
         listening.close()
+        if asked is not None:
+            asked.close()
         logs.finish()
 
 
@@ -141,18 +166,11 @@ def _announce(config: Config, addresses: Sequence[Address], descriptors: int) ->
             log.info("listening on http://*:%d (every address)", address.port)
 
 
-class _Slot:
-    """A worker's place. ``pid`` is the process that runs there, 0 for none."""
-
-    __slots__ = ("delay", "due", "index", "pid", "started", "starts")
-
-    def __init__(self, index: int) -> None:
-        self.index = index
-        self.pid = 0
-        self.starts = 0
-        self.started = 0.0
-        self.due = 0.0  # when the next one starts, time.monotonic()
-        self.delay = 0.0  # what the next young death will cost
+def _announce_admin(address: Address) -> None:
+    if address.path:
+        log.info("the admin address is %s", address)
+    else:
+        log.info("the admin address is http://%s", address if address.host else f"*:{address.port}")
 
 
 class Supervisor:
@@ -163,6 +181,7 @@ class Supervisor:
         config: Config,
         run_worker: RunWorker,
         listening: listeners.Listeners,
+        asked: listeners.Listeners | None,
         board: Board,
         stops: frozenset[signal.Signals],
         mask: set[signal.Signals | int],
@@ -170,101 +189,163 @@ class Supervisor:
         self._config = config
         self._run_worker = run_worker
         self._listening = listening
+        self._asked = asked  # the socket of the admin process
         self._stops = stops
-        self._mask = mask  # of signals, for the workers
+        self._mask = mask  # of signals, for the children
         self._board = board
         self._board.base[columns.GENERATION] = 1
-        self._slots = [_Slot(index) for index in range(config.workers)]
+        self._slots = [Slot(f"worker {index}", index) for index in range(config.workers)]
+        self._admin = None if asked is None else Slot("admin process", config.workers)
+        self._control = Control(self._slots, self._admin)
         self._lifeline, self._held = os.pipe()
+        self._draining = False  # told to stop; clients are accepted until _stop_at
+        self._stop_at = 0.0
         self._stopping = False
         self._again = 0.0  # monotonic seconds, from when on a stop signal is a second one
         self._deadline = 0.0  # when workers that still drain are killed
         self._killed = False
         self._status = 0
 
+    @property
+    def _children(self) -> list[Slot]:
+        return self._slots if self._admin is None else [*self._slots, self._admin]
+
     def run(self) -> int:
         """Returns the exit status when no worker is left."""
         while True:
             self._reap()
+            if self._draining and not self._stopping and time.monotonic() >= self._stop_at:
+                self._stop()
             if self._stopping:
                 if not any(slot.pid for slot in self._slots):
+                    self._end_admin()
                     os.close(self._lifeline)
                     log.info("stopped")
                     return self._status
                 if time.monotonic() >= self._deadline and not self._killed:
                     log.error("workers did not end in time: killing them")
                     self._kill(1)
-            else:
-                self._start_due()
-            number = self._wait()
-            if number in self._stops:
-                # Of two signals the kernel gives the lower number first, so a worker that died
-                # before the stop may be found behind it, and would pass for one that failed
-                # while it drained.
-                self._reap()
-                self._on_stop_signal(number)
-            elif number in (signal.SIGUSR1, signal.SIGQUIT):
-                self._pass_on(number)
-            elif number in UNUSED:
-                tell_unused(number)
+            self._start_due()
+            self._control.introduce()
+            self._on_signal(self._wait())
+
+    def _on_signal(self, number: int) -> None:
+        """Acts on a signal, or on 0 because something is due."""
+        if number in self._stops:
+            # Of two signals the kernel gives the lower number first, so a worker that died
+            # before the stop may be found behind it, and would pass for one that failed
+            # while it drained.
+            self._reap()
+            self._on_stop_signal(number)
+        elif number in (signal.SIGUSR1, signal.SIGQUIT):
+            self._pass_on(number)
+        elif number in UNUSED:
+            tell_unused(number)
+        elif number == signal.SIGIO or self._control.more:
+            for slot, message in self._control.hear():
+                self._on_message(slot, message)
 
     def _wait(self) -> int:
         """Waits for a signal or the next thing to do; returns the signal, 0 for none."""
-        moment: float | None
-        if self._killed:
-            moment = None
-        elif self._stopping:
-            moment = self._deadline
-        else:
-            moment = min((slot.due for slot in self._slots if not slot.pid), default=None)
+        moments = [] if self._killed else self._moments()
         if logs.waits():
             logs.flush()
-            again = time.monotonic() + logs.RETRY_SECONDS
-            moment = again if moment is None else min(moment, again)
-        signals = {*self._stops, signal.SIGCHLD, *LATER}
-        if moment is None:
+            moments.append(time.monotonic() + logs.RETRY_SECONDS)
+        if self._control.waits:
+            moments.append(time.monotonic() + TELL_AGAIN)
+        if self._control.more:
+            moments.append(0.0)
+        signals = {*self._stops, signal.SIGCHLD, signal.SIGIO, *LATER}
+        if not moments:
             return signal.sigwaitinfo(signals).si_signo
-        info = signal.sigtimedwait(signals, max(0.0, moment - time.monotonic()))
+        info = signal.sigtimedwait(signals, max(0.0, min(moments) - time.monotonic()))
         return info.si_signo if info else 0
+
+    def _moments(self) -> list[float]:
+        """When something is to be done, time.monotonic()."""
+        moments = [slot.due for slot in self._startable if not slot.pid]
+        if self._stopping:
+            moments.append(self._deadline)
+        elif self._draining:
+            moments.append(self._stop_at)
+        return moments
 
     # Starting
 
+    @property
+    def _startable(self) -> list[Slot]:
+        """Who is started again: while the workers drain, the admin process alone."""
+        if self._killed:
+            return []
+        if not self._stopping:
+            return self._children
+        return [] if self._admin is None else [self._admin]
+
     def _start_due(self) -> None:
         now = time.monotonic()
-        for slot in self._slots:
+        for slot in self._startable:
             if not slot.pid and slot.due <= now:
                 self._start(slot)
 
-    def _start(self, slot: _Slot) -> None:
+    def _start(self, slot: Slot) -> None:
         try:
-            pid = os.fork()
-        except OSError as error:  # no process or memory to be had just now
-            self._postpone(slot)
-            log.error("worker %d: cannot start: %s", slot.index, error.strerror)
+            own, other = Control.open()
+            try:
+                pid = os.fork()
+            except OSError:
+                own.close()
+                other.close()
+                raise
+        except OSError as error:  # no process, memory or descriptor to be had just now
+            slot.postpone()
+            log.error("%s: cannot start: %s", slot.name, error.strerror)
             return
         if pid == 0:
-            self._be_worker(slot.index)
-        slot.pid = pid
-        slot.starts += 1
-        slot.started = time.monotonic()
+            own.close()
+            self._be_child(slot, other)
+        other.close()
+        slot.begin(pid, own)
+        self._control.is_new(slot)
 
-    def _be_worker(self, index: int) -> NoReturn:
-        """The worker's process, from fork to exit."""
+    def _be_child(self, slot: Slot, channel: Channel) -> NoReturn:
+        """The process of a child, from fork to exit."""
         status = 1
         try:
             for number in (*STOPS, *LATER):
                 signal.signal(number, signal.SIG_IGN)
             signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
-            logs.in_worker(self._board.row(index))
-            os.close(self._held)
-            self._listening.keep(index)
-            sockets = self._listening.of(index)
-            status = self._run_worker(self._config, sockets, self._lifeline, index, self._board)
+            logs.in_worker(self._row(slot))
+            self._control.close()
+            if not self._stopping:
+                os.close(self._held)
+            status = self._be_admin(channel) if slot is self._admin else self._be(slot, channel)
         except BaseException:
-            log.exception("worker %d failed", index)
+            log.exception("%s failed", slot.name)
         finally:
             logs.finish()
             os._exit(status)  # nothing of the supervisor's may run here: no finally, no atexit
+
+    def _be(self, slot: Slot, channel: Channel) -> int:
+        self._listening.keep(slot.index)
+        if self._asked is not None:
+            self._asked.close()
+        sockets = self._listening.of(slot.index)
+        return self._run_worker(
+            self._config, sockets, self._lifeline, slot.index, self._board, channel
+        )
+
+    def _row(self, slot: Slot) -> memoryview:
+        """Where a child counts. The admin process serves nobody, and has no row."""
+        return Board.private().row(0) if slot is self._admin else self._board.row(slot.index)
+
+    def _be_admin(self, channel: Channel) -> int:
+        from spliceproxy.admin import process
+
+        assert self._asked is not None
+        self._listening.close()
+        os.close(self._lifeline)
+        (sock,) = self._asked.of(0)
+        return process.run(self._config, sock, channel, self._board, draining=self._draining)
 
     # Deaths
 
@@ -276,10 +357,11 @@ class Supervisor:
                 return
             if pid == 0:
                 return
-            for slot in self._slots:
+            for slot in self._children:
                 if slot.pid == pid:
-                    slot.pid = 0
-                    self._fold(slot.index)
+                    slot.end()
+                    if slot is not self._admin:
+                        self._fold(slot.index)
                     self._on_death(slot, pid, os.waitstatus_to_exitcode(status))
 
     def _fold(self, index: int) -> None:
@@ -291,9 +373,13 @@ class Supervisor:
         self._board.fold(index)
         logs.count(messages, lines)
 
-    def _on_death(self, slot: _Slot, pid: int, status: int) -> None:
+    def _on_death(self, slot: Slot, pid: int, status: int) -> None:
         """``status``: the exit status, or minus the signal."""
         how = f"exited with status {status}" if status >= 0 else f"ended by {name_of(-status)}"
+        if slot is self._admin:
+            if not self._killed:
+                self._replace(slot, pid, how)
+            return
         if status == UNUSABLE and slot.starts == 1:
             self._status = self._status or UNUSABLE
             if not self._stopping:
@@ -301,32 +387,51 @@ class Supervisor:
             return
         if self._stopping:
             if status != 0 and not self._killed:
-                log.error("worker %d (pid %d) %s", slot.index, pid, how)
+                log.error("%s (pid %d) %s", slot.name, pid, how)
                 self._status = self._status or 1
             return
         self._board.base[columns.DEATHS] += 1
+        self._replace(slot, pid, how)
+
+    def _replace(self, slot: Slot, pid: int, how: str) -> None:
+        """Another is started in its place."""
         if time.monotonic() - slot.started >= HEALTHY:
             slot.delay = 0.0
-        wait = self._postpone(slot)
+        wait = slot.postpone()
         again = f"in {wait:.1f} s" if wait else "at once"
-        log.error("worker %d (pid %d) %s; starting another %s", slot.index, pid, how, again)
+        log.error("%s (pid %d) %s; starting another %s", slot.name, pid, how, again)
+        self._control.tell_admin({"gone": slot.index, "pid": pid, "how": how})
 
-    def _postpone(self, slot: _Slot) -> float:
-        """Sets the slot's next start; returns the seconds until then."""
-        wait = slot.delay
-        slot.due = time.monotonic() + wait
-        slot.delay = min(max(2 * wait, BACKOFF_FIRST), BACKOFF_LAST)
-        return wait
+    # Messages
+
+    def _on_message(self, slot: Slot, message: Message) -> None:
+        """From the admin process, which waits for an answer."""
+        asked, ident = message.get("ask"), message.get("id")
+        if slot is not self._admin:
+            log.warning("%s said what nobody understands", slot.name)
+            return
+        self._control.tell(slot, {"re": ident, "error": f"unknown: {asked!r}", "end": True})
 
     # Stopping
 
     def _on_stop_signal(self, number: int) -> None:
-        if not self._stopping:
-            log.info("%s: draining for at most %g s", name_of(number), self._config.timeouts.drain)
-            self._stop()
+        if not self._draining:
+            self._drain(name_of(number))
         elif time.monotonic() >= self._again:
             log.warning("%s: stopping at once", name_of(number))
             self._kill(128 + number)
+
+    def _drain(self, why: str) -> None:
+        """Stops, but lets balancers notice before, and requests and tunnels end."""
+        times = self._config.timeouts
+        if times.drain_delay:
+            log.info("%s: draining in %g s, for at most %g s", why, times.drain_delay, times.drain)
+        else:
+            log.info("%s: draining for at most %g s", why, times.drain)
+        self._draining = True
+        self._again = time.monotonic() + AGAIN
+        self._stop_at = time.monotonic() + times.drain_delay
+        self._control.tell_admin({"state": "draining"})
 
     def _pass_on(self, number: int) -> None:
         """SIGUSR1, as logrotate(8) sends it to nginx or squid, and SIGQUIT."""
@@ -335,16 +440,32 @@ class Supervisor:
                 os.kill(slot.pid, number)
 
     def _stop(self) -> None:
-        self._stopping = True
-        self._again = time.monotonic() + AGAIN
+        """No new clients."""
+        if not self._draining:
+            self._again = time.monotonic() + AGAIN
+        self._draining = self._stopping = True
         self._deadline = time.monotonic() + self._config.timeouts.drain + GRACE
         os.close(self._held)
         # The workers' copies stay open until they have emptied their queues.
         self._listening.close()
 
+    def _end_admin(self) -> None:
+        """It ends when its channel does, or is killed."""
+        if self._admin is None or not self._admin.pid:
+            return
+        self._killed = True  # nobody is started any more
+        self._admin.hang_up()
+        end = time.monotonic() + LEAVE_SECONDS
+        while self._admin.pid and time.monotonic() < end:
+            signal.sigtimedwait({signal.SIGCHLD}, max(0.0, end - time.monotonic()))
+            self._reap()
+        if self._admin.pid:
+            os.kill(self._admin.pid, signal.SIGKILL)
+            os.waitpid(self._admin.pid, 0)
+
     def _kill(self, status: int) -> None:
-        self._killed = True
+        self._stopping = self._killed = True
         self._status = status
-        for slot in self._slots:
+        for slot in self._children:
             if slot.pid:
                 os.kill(slot.pid, signal.SIGKILL)

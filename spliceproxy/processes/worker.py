@@ -11,6 +11,8 @@ import socket
 import time
 from collections.abc import Sequence
 
+from spliceproxy.admin.channel import Channel
+from spliceproxy.admin.worker import Replies
 from spliceproxy.config import Config
 from spliceproxy.messages import log, plain
 from spliceproxy.observe.board import Board
@@ -62,9 +64,11 @@ def run(
     lifeline: int,
     index: int,
     board: Board,
+    control: Channel,
 ) -> int:
     """The life of a worker, which has the row ``index`` of the board; returns its exit status. End
-    of file on ``lifeline`` means that the supervisor wants it to drain, or is dead."""
+    of file on ``lifeline`` means that the supervisor wants it to drain, or is dead. ``control`` is
+    where it is asked."""
     row = board.row(index)
     row[columns.PID] = os.getpid()
     row[columns.STARTED] = time.time_ns() // 1000
@@ -84,7 +88,9 @@ def run(
             "compiler and Python's headers"
         )
     try:
-        loop.run_until_complete(_work(config, sockets, lifeline, relay, ready, board, index))
+        loop.run_until_complete(
+            _work(config, sockets, lifeline, control, relay, ready, board, index)
+        )
         return 0
     except _Unusable as error:
         if index == 0:
@@ -102,6 +108,7 @@ async def _work(
     config: Config,
     sockets: Sequence[socket.socket],
     lifeline: int,
+    control: Channel,
     relay: Relay,
     ready: str,
     board: Board,
@@ -122,12 +129,24 @@ async def _work(
     loop.add_signal_handler(signal.SIGQUIT, Dumps(instance.services.relay).show)
     for number in UNUSED:
         loop.add_signal_handler(number, tell_unused, number)
+    replies = _replies(instance, control)
     instance.start()
     board.row(index)[columns.UP] = 1
+    replies.start()
     if ready:
         log.info("%s", ready)
     await _end_of_file(lifeline)
-    await instance.stop()
+    try:
+        await instance.stop()
+    finally:
+        replies.stop()
+
+
+def _replies(instance: Instance, control: Channel) -> Replies:
+    """What an operator may ask this worker."""
+    replies = Replies(instance.services.loop, control)
+    replies.register("ping", lambda _: {"pid": os.getpid()})
+    return replies
 
 
 _NO_MEMORY = b"no memory is left: this worker cannot go on and ends\n"

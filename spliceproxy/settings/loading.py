@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import redirect_stdout
 from dataclasses import fields, is_dataclass
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 from spliceproxy.config import Address, AuthConfig, Config, PolicyConfig
@@ -57,6 +58,8 @@ def load(
     found.update({name: Found(value, f"--{name}") for name, value in flags.items()})
     config = _build(found)
     problems.extend(_contradictions(config, found))
+    if config.admin.token_file is not None:
+        problems.extend(_tokens(config.admin.token_file, found))
     if config.auth != AuthConfig():
         problems.extend(_auth(config.auth, found))
     if bool(config.policy.locked) != bool(config.policy.learn):
@@ -105,6 +108,7 @@ def _contradictions(config: Config, found: Mapping[str, Found]) -> Iterator[str]
     for one, other in combinations(config.listen, 2):
         if _overlap(one, other):
             yield f"{listen} {other}: it overlaps with {listen} {one}; give each address once"
+    yield from _admin(config, found, listen)
     yield from _not_together(
         found, "serve", "default-backend", "answer requests to the proxy itself"
     )
@@ -114,6 +118,31 @@ def _contradictions(config: Config, found: Mapping[str, Found]) -> Iterator[str]
             f"{found['engine'].where} native: the compiled module is not built; allowed: auto, "
             "splice, copy, or install it again with a C compiler"
         )
+
+
+def _admin(config: Config, found: Mapping[str, Found], listen: str) -> Iterator[str]:
+    address = config.admin.address
+    if address is None:
+        return
+    start = f"{found['admin'].where} {address}:"
+    if not address.path and config.admin.token_file is None:
+        yield (
+            f"{start} anybody who can connect to it could stop the proxy; allowed: unix:/path, or "
+            "an address together with --admin-token-file"
+        )
+    for one in config.listen:
+        if _overlap(one, address):
+            yield f"{start} it overlaps with {listen} {one}; give each its own address"
+
+
+def _tokens(path: Path, found: Mapping[str, Found]) -> Iterator[str]:
+    from spliceproxy.settings import token
+
+    try:
+        token.watch(path)
+    except ValueError as error:
+        for problem in str(error).split("\n"):
+            yield f"{found['admin-token-file'].where} {problem}"
 
 
 def _not_together(found: Mapping[str, Found], one: str, other: str, what: str) -> Iterator[str]:

@@ -84,6 +84,13 @@ NOTES: Mapping[str, str] = {
     "give up after 10 s; with this default they get an answer before.",
     "timeout-half-close": "See [half-close.md](half-close.md).",
     "timeout-drain": "Docker kills what has not ended 10 s after its SIGTERM.",
+    "drain-delay": "The time of `timeout-drain` begins behind it.",
+    "admin": "It is off by default. On TCP, `admin-token-file` is required; on a Unix socket the "
+    "permissions of its file decide. See [admin.md](admin.md).",
+    "admin-token-file": "A line is a token of 16 characters or more, each of which is right; a "
+    "line that begins with `#` says nothing. The file is read again when it changes.",
+    "admin-hosts": "A request to any other name gets 421, because a page of somebody else's may "
+    "have sent it.",
     "access-log": "`-` and `/dev/stdout` are standard output, `/dev/stderr` is standard error. See "
     "[log.md](log.md).",
     "log-level": "Messages of this level and of the more serious ones are written. `debug` tells "

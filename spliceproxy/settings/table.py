@@ -58,6 +58,7 @@ HOW = "processes and connections"
 POLICY = "who may use it, and for what"
 FIELDS = "fields of forwarded requests"
 TIMEOUTS = "timeouts"
+OPERATORS = "for operators"
 LOGS = "logs and information"
 
 SECTIONS: Mapping[str, str] = {
@@ -66,6 +67,7 @@ SECTIONS: Mapping[str, str] = {
     POLICY: "",
     FIELDS: "",
     TIMEOUTS: "In seconds; fractions are allowed. More than 0, and at most a year.",
+    OPERATORS: "",
     LOGS: "",
 }
 """The parts of --help, in their order, with what stands above each."""
@@ -391,6 +393,45 @@ SETTINGS = (
         values.SECONDS_OR_NONE,
         "for requests and tunnels to finish after SIGTERM; may be 0",
         TIMEOUTS,
+    ),
+    Setting(
+        "drain-delay",
+        "timeouts.drain_delay",
+        values.SECONDS_OR_NONE,
+        "for balancers to notice that /readyz of --admin says 503, after SIGTERM and before new "
+        "clients are refused; may be 0",
+        TIMEOUTS,
+    ),
+    Setting(
+        "admin",
+        "admin.address",
+        values.ADMIN,
+        "address where operators ask the proxy what it does: 127.0.0.1:9810, [::1]:9810, "
+        "unix:/path, or off",
+        OPERATORS,
+        default="off",
+    ),
+    Setting(
+        "admin-token-file",
+        "admin.token_file",
+        values.FILE_TO_READ,
+        "file with the token that operators must give; required unless --admin is a Unix socket",
+        OPERATORS,
+    ),
+    Setting(
+        "admin-hosts",
+        "admin.hosts",
+        values.NAME,
+        "names of this machine by which browsers may come to the admin address, beside localhost "
+        "and addresses",
+        many=True,
+        empty="none",
+    ),
+    Setting(
+        "admin-mode",
+        "admin.mode",
+        values.MODE,
+        "permissions of the file, where --admin is a Unix socket",
     ),
     Setting(
         "access-log",

@@ -34,6 +34,7 @@ _DIGITS = re.compile(r"[0-9]{1,9}")
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # RFC 9110 section 5.6.2
 _DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*(:[^\W\d]\w*)?")
 _ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+_MODE = re.compile(r"0[0-7]{3}")
 
 RESERVED = ("clients", "default", "guard", "locked")
 """Ids of refusals that come from no rule."""
@@ -60,6 +61,15 @@ def _address(text: str, folder: str) -> Address:
     if port < 0 or (host and not address):
         refuse()
     return Address(host=address, port=port)
+
+
+def _admin(text: str, folder: str) -> Address | None:
+    """The address, None for off."""
+    return None if text == "off" else _address(text, folder)
+
+
+def _name(text: str, _: str) -> str:
+    return text.lower() if _NAME.fullmatch(text) and len(text) <= NAME_MAX else refuse()
 
 
 def _backend(text: str, _: str) -> tuple[str, int]:
@@ -95,6 +105,18 @@ ADDRESS = Kind(
     ":8888, 127.0.0.1:8888, [::1]:8888 (an IP address, a port from 0 to 65535) or unix:/path",
     metavar="ADDR",
 )
+ADMIN = Kind(
+    _admin,
+    "127.0.0.1:9810, [::1]:9810, :9810 (every address), unix:/path, or off",
+    metavar="ADDR",
+)
+MODE = Kind(
+    lambda text, _: int(text, 8) if _MODE.fullmatch(text) else refuse(),
+    "a mode in octal digits, from 0000 to 0777, such as 0660",
+    schema={"pattern": f"^{_MODE.pattern}$"},
+    write=lambda value: f"{value:04o}",
+)
+NAME = Kind(_name, "the name of a host, without a port")
 BACKEND = Kind(
     _backend,
     "HOST:PORT, with a name, an IPv4 or an [IPv6] address, and a port from 1 to 65535",

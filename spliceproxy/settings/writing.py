@@ -14,14 +14,19 @@ def to_toml(config: Config, leave_out: Container[str] = ()) -> str:
     name). ValueError for a text that is not Unicode, as file names may be."""
     import tomli_w
 
-    settings = (setting for setting in SETTINGS if setting.name not in leave_out)
-    text = tomli_w.dumps(_plain(config, settings, Config(listen=())))
+    text = tomli_w.dumps(to_plain(config, leave_out))
     try:
         text.encode()
     except UnicodeEncodeError as error:
         bad = error.object[error.start : error.end]
         raise ValueError(f"cannot be written as TOML: {bad!r} is not Unicode") from None
     return text
+
+
+def to_plain(config: Config, leave_out: Container[str] = ()) -> dict[str, Any]:
+    """The same as tables, lists and plain values."""
+    settings = (setting for setting in SETTINGS if setting.name not in leave_out)
+    return _plain(config, settings, Config(listen=()))
 
 
 def _plain(owner: object, settings: Iterable[Setting], defaults: object) -> dict[str, Any]:

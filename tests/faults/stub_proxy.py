@@ -18,6 +18,7 @@ import termios
 import time
 from collections.abc import Sequence
 
+from spliceproxy.admin.channel import Channel
 from spliceproxy.cli import main as cli
 from spliceproxy.config import Config
 from spliceproxy.observe.board import Board
@@ -75,7 +76,12 @@ class Worker:
 
 
 def serve(
-    config: Config, sockets: Sequence[socket.socket], lifeline: int, index: int, board: Board
+    config: Config,
+    sockets: Sequence[socket.socket],
+    lifeline: int,
+    index: int,
+    board: Board,
+    control: Channel,
 ) -> int:
     if MODE == "exit":
         return 3

@@ -19,6 +19,7 @@ ROOMS = (
     "cli",
     "embed",
     "processes",
+    "admin",
     "settings",
     "front",
     "forward",

@@ -20,6 +20,7 @@ from spliceproxy.cli.flags import COMMANDS
 from spliceproxy.config import (
     CONDITIONS,
     Address,
+    AdminConfig,
     AuthConfig,
     Config,
     PolicyConfig,
@@ -67,6 +68,11 @@ timeout-dns = 0.5
 timeout-idle = 4
 timeout-half-close = 5
 timeout-drain = 0
+drain-delay = 6.5
+admin = "unix:asked"
+admin-token-file = "token"
+admin-hosts = ["Proxy.Example", "proxy"]
+admin-mode = "0660"
 access-log = "log"
 log-query = false
 log-level = "debug"
@@ -114,6 +120,7 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "map").write_text("192.0.2.0/24 eve\n")
     (tmp_path / "hook.py").write_text("def decide(request): ...\n")
     (tmp_path / "lock").touch()
+    (tmp_path / "token").write_text("0123456789abcdef\n")
     return tmp_path
 
 
@@ -156,10 +163,16 @@ def test_every_key(folder: Path) -> None:
         max_connections=1000,
         via="",
         forwarded_for="on",
-        timeouts=Timeouts(1.0, 2.5, 0.5, 4.0, 5.0, 0.0),
+        timeouts=Timeouts(1.0, 2.5, 0.5, 4.0, 5.0, 0.0, 6.5),
         access_log=f"{folder}/log",
         log_query=False,
         log_level="debug",
+        admin=AdminConfig(
+            address=Address(path=f"{folder}/asked"),
+            mode=0o660,
+            token_file=folder / "token",
+            hosts=("proxy.example", "proxy"),
+        ),
         auth=AuthConfig(
             user=("ada", "se:cret"),
             htpasswd=folder / "users",
@@ -278,7 +291,9 @@ def test_every_variable(folder: Path) -> None:
         text = ", ".join(str(one).lower() if one is True else str(one) for one in texts)
         if value is False:
             text = "false"
-        rebased = re.sub(r"\b(site|users|map|hook\.py|seen|lock|log|sock)\b", rf"{folder}/\1", text)
+        rebased = re.sub(
+            r"\b(site|users|map|hook\.py|seen|lock|log|sock|asked|token)\b", rf"{folder}/\1", text
+        )
         variable = f"SPLICEPROXY_{name.upper().replace('-', '_')}"
         by_variable = load({}, None, {variable: rebased}, start=False)[0]
         by_file = read(folder, tomli_w.dumps({name: value}))
@@ -465,6 +480,16 @@ def test_bad_options_of_commands(
         ),
         # together
         ("listen = [':1', ':1']", "listen :1: it overlaps with listen :1; give each"),
+        ("admin = ':9810'", "admin :9810: anybody who can connect to it could stop the proxy; all"),
+        (
+            "listen = ['127.0.0.1:1']\nadmin = ':1'\nadmin-token-file = 'token'",
+            "admin :1: it overlaps with listen 127.0.0.1:1; give each its own address",
+        ),
+        ("admin = 'localhost:1'", "admin: invalid value 'localhost:1'; allowed: 127.0.0.1:9810,"),
+        ("admin-mode = '660'", "admin-mode: invalid value '660'; allowed: a mode in octal dig"),
+        ("admin-hosts = ['a:1']", "admin-hosts: invalid value 'a:1'; allowed: the name of a host"),
+        ("admin-token-file = 'lock'", "admin-token-file {}/lock: there is no token in it"),
+        ("admin-token-file = 'map'", "admin-token-file {}/map:1: a token has letters, digits and"),
         ("learn = 'seen'\nlocked = 'lock'", "seen: it cannot be combined with locked; only one"),
         ("access-log = 'site'", "access-log {}/site: cannot write to it (Is a directory)"),
         ("access-log = 'a/b'", "access-log {}/a/b: cannot write to it (No such file or directory)"),
@@ -593,7 +618,7 @@ def values_of(config: Config) -> dict[str, Any]:
 def test_lists_that_may_be_empty() -> None:
     """Nobody, no exceptions, a group of nobody."""
     legal = {one.name for one in LISTS if one.empty}
-    assert legal == {"allow-clients", "guard-allow", "guard-deny", "groups"}
+    assert legal == {"admin-hosts", "allow-clients", "guard-allow", "guard-deny", "groups"}
     conditions = [one.path for one in BY_NAME["rule"].fields if one.many]
     assert tuple(conditions) == CONDITIONS
     assert not any(one.empty for one in BY_NAME["rule"].fields)

@@ -1,0 +1,64 @@
+"""The admin process: it answers people, so that no worker has to.
+
+The supervisor forks it, and starts another when it ends. It has no part in anybody's traffic. It
+listens on a socket of the supervisor's, in which those wait who come while there is none. What it
+does not know by itself it asks the workers, by a channel to each (:mod:`spliceproxy.admin.links`).
+It ends with the supervisor, whose channel ends then, and stays while the workers drain.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from pathlib import Path
+
+from spliceproxy.admin.access import Gate
+from spliceproxy.admin.channel import Channel
+from spliceproxy.admin.desk import Desk
+from spliceproxy.admin.effective import Effective
+from spliceproxy.admin.health import Health
+from spliceproxy.admin.http import Server, Table
+from spliceproxy.config import Config
+from spliceproxy.messages import log
+from spliceproxy.observe.board import Board
+
+TITLE = "spliceproxy-adm"
+"""What ps(1) shows of it as its command; the kernel keeps 15 characters (proc(5))."""
+
+
+def run(
+    config: Config, sock: socket.socket, channel: Channel, board: Board, *, draining: bool
+) -> int:
+    """The life of the admin process, which listens on ``sock``; returns its exit status."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/comm").write_text(TITLE)
+    # asyncio's own loop: there is little to do, and all of it is asyncio's streams.
+    loop = asyncio.new_event_loop()
+    loop.set_exception_handler(_tell)
+    loop.run_until_complete(_serve(sock, config, channel, board, draining=draining))
+    return 0
+
+
+async def _serve(
+    sock: socket.socket, config: Config, channel: Channel, board: Board, *, draining: bool
+) -> None:
+    desk = Desk(config, channel, board, draining=draining)
+    server = Server(table_of(desk), Gate(config.admin))
+    start = asyncio.start_unix_server if sock.family == socket.AF_UNIX else asyncio.start_server
+    await start(server.serve, sock=sock)
+    await desk.ended
+
+
+def table_of(desk: Desk) -> Table:
+    """All that people may ask for: each module adds its own paths."""
+    table = Table()
+    for one in (Health(desk), Effective(desk)):
+        one.add_to(table)
+    return table
+
+
+def _tell(loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
+    error = context.get("exception")
+    if not isinstance(error, OSError):  # a client that has left
+        log.error("the admin process: %s", context["message"], exc_info=error)  # type: ignore[arg-type]

@@ -1,0 +1,275 @@
+"""A worker's side of the control channel: it answers questions about itself.
+
+Each question has a name, and a function that answers it with one message, or with an iterator of
+several. A part of an answer is made for each turn of the event loop, and only while whoever asks
+has taken those before, so no question of a person's holds up a client.
+
+    {"ask": NAME, "id": 7, ...}     a question; without an id nobody wants an answer
+    {"more": 7}                     one more part of the answer may be sent
+    {"cancel": 7}                   nobody wants the rest
+    {"meet": "admin"} and a descriptor: the end of a channel to somebody else who will ask
+    {"re": 7, ...}                  a part of an answer; the last one has "end": true
+    {"event": {...}, "lost": 3}     something has happened; so many before it were not told
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from spliceproxy.admin.channel import Channel, Closed, Message, close_all
+from spliceproxy.messages import log
+
+Answer = Callable[[Message], Mapping[str, Any] | Iterator[Mapping[str, Any]]]
+"""Answers a question. ValueError: it makes no sense, and why."""
+
+MOST_OPEN = 64
+"""Questions of one peer that are answered at the same time."""
+
+PARTS = 4
+"""Parts of an answer that may be on their way."""
+
+MOST_READ = 16
+"""Messages of one peer that are read before the event loop goes on."""
+
+MOST_EVENTS = 256
+"""Events that wait until a peer reads. More are counted only."""
+
+
+class Replies:
+    """Of one worker. ``channel`` is its end of that to the supervisor; it is this object's."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, channel: Channel) -> None:
+        self.loop = loop
+        self._answers: dict[str, Answer] = {}
+        self._peers: set[_Peer] = set()
+        self._supervisor = channel
+        self.listened: list[Callable[[bool], None]] = []
+        """Each is told when somebody begins to listen to events (true), and when nobody does any
+        more."""
+        self.register("events", self._listen)
+
+    def register(self, name: str, answer: Answer) -> None:
+        """``answer`` is asked what has this name."""
+        self._answers[name] = answer
+
+    def start(self) -> None:
+        """Begins to answer."""
+        self._add(self._supervisor)
+
+    def stop(self) -> None:
+        """Ends every channel. Idempotent."""
+        for peer in list(self._peers):
+            peer.close()
+
+    def tell(self, event: Mapping[str, Any]) -> None:
+        """Tells those who listen that something has happened."""
+        for peer in self._peers:
+            if peer.listens:
+                peer.tell(event)
+
+    # What the peers call
+
+    def answer(self, question: Message) -> Mapping[str, Any] | Iterator[Mapping[str, Any]]:
+        """The answer. ValueError."""
+        found = self._answers.get(str(question.get("ask")))
+        if found is None:
+            raise ValueError(f"there is no question {question.get('ask')!r}")
+        return found(question)
+
+    def meet(self, fds: list[int]) -> None:
+        """Somebody new will ask."""
+        if len(fds) != 1:
+            close_all(fds)
+            return
+        self._add(Channel.of(fds[0]))
+
+    def gone(self, peer: _Peer) -> None:
+        """A peer has ended."""
+        self._peers.discard(peer)
+        self._hear()
+
+    def _add(self, channel: Channel) -> None:
+        peer = _Peer(self, channel)
+        self._peers.add(peer)
+        peer.start()
+
+    def _listen(self, question: Message) -> Mapping[str, Any]:
+        # _Peer has done it, for it knows whose question this is.
+        self._hear()
+        return {}
+
+    def _hear(self) -> None:
+        wanted = any(peer.listens for peer in self._peers)
+        for told in self.listened:
+            told(wanted)
+
+
+class _Peer:
+    """Somebody who asks."""
+
+    def __init__(self, replies: Replies, channel: Channel) -> None:
+        self._replies = replies
+        self._channel = channel
+        self._loop = replies.loop
+        self._open: dict[int, _Open] = {}
+        self._ready: deque[int] = deque()  # of these, whose next part may be made
+        self._unsent: deque[Mapping[str, Any]] = deque()
+        self._events: deque[Mapping[str, Any]] = deque()
+        self._lost = 0  # events
+        self._blocked = False
+        self._due = False
+        self._closed = False
+        self.listens = False
+
+    def start(self) -> None:
+        self._loop.add_reader(self._channel.fileno(), self._read)
+
+    def close(self) -> None:
+        """Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        self._loop.remove_reader(self._channel.fileno())
+        if self._blocked:
+            self._loop.remove_writer(self._channel.fileno())
+        self._channel.close()
+        self._open.clear()
+        self._replies.gone(self)
+
+    def tell(self, event: Mapping[str, Any]) -> None:
+        if len(self._events) >= MOST_EVENTS:
+            self._lost += 1
+            return
+        self._events.append(event)
+        self._go_on()
+
+    # Reading
+
+    def _read(self) -> None:
+        for _ in range(MOST_READ):
+            try:
+                found = self._channel.receive()
+            except Closed:
+                self.close()
+                return
+            if found is None:
+                return
+            message, fds = found
+            if "meet" in message:
+                self._replies.meet(fds)
+                continue
+            close_all(fds)
+            self._take(message)
+            if self._closed:
+                return
+
+    def _take(self, message: Message) -> None:
+        if "more" in message:
+            running = self._open.get(message["more"])
+            if running is not None:
+                running.parts += 1
+                if running.parts == 1:
+                    self._ready.append(running.ident)
+                    self._go_on()
+        elif "cancel" in message:
+            self._open.pop(message["cancel"], None)
+        else:
+            self._begin(message)
+
+    def _begin(self, question: Message) -> None:
+        ident = question.get("id")
+        if question.get("ask") == "events":
+            self.listens = bool(question.get("on"))
+        try:
+            if len(self._open) >= MOST_OPEN:
+                raise ValueError("too many questions at the same time")
+            answer = self._replies.answer(question)
+        except ValueError as error:
+            self._say(ident, {"error": str(error), "end": True})
+        except Exception:
+            log.exception("a question of an operator's could not be answered")
+            self._say(ident, {"error": "a fault of the proxy's own; see its messages", "end": True})
+        else:
+            if isinstance(answer, Mapping):
+                self._say(ident, {**answer, "end": True})
+            elif ident is not None:
+                self._open[ident] = _Open(ident, answer)
+                self._ready.append(ident)
+                self._go_on()
+
+    # Writing
+
+    def _say(self, ident: int | None, part: Mapping[str, Any]) -> None:
+        if ident is not None:
+            self._unsent.append({"re": ident, **part})
+            self._go_on()
+
+    def _go_on(self) -> None:
+        if not (self._due or self._blocked or self._closed):
+            self._due = True
+            self._loop.call_soon(self._turn)
+
+    def _turn(self) -> None:
+        """One message, and the next one at the next turn of the event loop."""
+        self._due = False
+        if self._closed:
+            return
+        if not self._unsent:
+            self._make()
+        if self._unsent:
+            try:
+                if not self._channel.send(self._unsent[0]):
+                    self._blocked = True
+                    self._loop.add_writer(self._channel.fileno(), self._unblock)
+                    return
+            except Closed:
+                self.close()
+                return
+            self._unsent.popleft()
+        if self._unsent or self._events or self._ready:
+            self._go_on()
+
+    def _unblock(self) -> None:
+        self._blocked = False
+        self._loop.remove_writer(self._channel.fileno())
+        self._go_on()
+
+    def _make(self) -> None:
+        """The next thing to say, if there is any: an event, or a part of an answer."""
+        if self._events:
+            lost, self._lost = self._lost, 0
+            self._unsent.append({"event": self._events.popleft(), "lost": lost})
+            return
+        if not self._ready:
+            return
+        running = self._open.get(self._ready.popleft())
+        if running is None:  # cancelled
+            return
+        try:
+            part = next(running.rest, None)
+        except Exception:
+            log.exception("a question of an operator's could not be answered")
+            part = {"error": "a fault of the proxy's own; see its messages", "end": True}
+            del self._open[running.ident]
+        else:
+            running.parts -= 1
+            if part is None:
+                part = {"end": True}
+                del self._open[running.ident]
+            elif running.parts:
+                self._ready.append(running.ident)
+        self._unsent.append({"re": running.ident, **part})
+
+
+class _Open:
+    """A question whose answer has several parts. ``parts`` may be sent now."""
+
+    __slots__ = ("ident", "parts", "rest")
+
+    def __init__(self, ident: int, rest: Iterator[Mapping[str, Any]]) -> None:
+        self.ident = ident
+        self.rest = rest
+        self.parts = PARTS

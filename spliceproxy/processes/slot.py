@@ -1,0 +1,54 @@
+"""The place of a child of the supervisor's: who runs there, and when the next one starts."""
+
+from __future__ import annotations
+
+import time
+
+from spliceproxy.admin.channel import Channel
+
+BACKOFF_FIRST = 0.1
+BACKOFF_LAST = 10.0
+"""Seconds from a child's death to the next start. There are none the first time. While it dies
+young, they double between these two."""
+
+
+class Slot:
+    """Of a worker, or of the admin process. ``pid`` is the process that runs there, 0 for none;
+    ``channel`` the supervisor's end of the control channel to it."""
+
+    __slots__ = ("channel", "delay", "due", "index", "name", "pid", "started", "starts")
+
+    def __init__(self, name: str, index: int) -> None:
+        self.name = name
+        self.index = index
+        self.pid = 0
+        self.channel: Channel | None = None
+        self.starts = 0
+        self.started = 0.0
+        self.due = 0.0  # when the next one starts, time.monotonic()
+        self.delay = 0.0  # what the next young death will cost
+
+    def begin(self, pid: int, channel: Channel) -> None:
+        """A process runs here from now on."""
+        self.pid = pid
+        self.channel = channel
+        self.starts += 1
+        self.started = time.monotonic()
+
+    def end(self) -> None:
+        """It runs no more."""
+        self.pid = 0
+        self.hang_up()
+
+    def hang_up(self) -> None:
+        """Closes the channel. Idempotent."""
+        channel, self.channel = self.channel, None
+        if channel is not None:
+            channel.close()
+
+    def postpone(self) -> float:
+        """Sets the next start; returns the seconds until then."""
+        wait = self.delay
+        self.due = time.monotonic() + wait
+        self.delay = min(max(2 * wait, BACKOFF_FIRST), BACKOFF_LAST)
+        return wait

@@ -1,0 +1,34 @@
+"""A proxy with an admin address."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from admin_rig import Admin, NewAdmin, token_file
+from harness import ProxyProcess
+
+
+@pytest.fixture
+def new_admin(tmp_path: Path) -> Iterator[NewAdmin]:
+    """Starts a proxy with --admin on TCP, or with ``unix=True`` on a Unix socket."""
+    started: list[ProxyProcess] = []
+
+    def start(*args: str, unix: bool = False, **kwargs: Any) -> Admin:
+        folder = tmp_path / f"proxy{len(started)}"
+        folder.mkdir()
+        path = str(folder / "admin.sock") if unix else ""
+        if unix:
+            args = ("--admin", f"unix:{path}", *args)
+        else:
+            args = ("--admin", "127.0.0.1:0", "--admin-token-file", str(token_file(folder)), *args)
+        proxy = ProxyProcess(folder, *args, **kwargs)
+        started.append(proxy)
+        return Admin(proxy, path)
+
+    yield start
+    for proxy in started:
+        proxy.kill()
+        assert "Traceback" not in proxy.stderr(), proxy.stderr()

@@ -1,0 +1,160 @@
+"""Who may ask at the admin address: tokens, names, pages of others, and files."""
+
+from __future__ import annotations
+
+import base64
+import os
+import socket
+import stat
+from pathlib import Path
+
+import pytest
+from admin_rig import TOKEN, Admin, NewAdmin
+from harness import wait_for
+
+
+@pytest.fixture
+def admin(new_admin: NewAdmin) -> Admin:
+    return new_admin()
+
+
+def basic(password: str) -> str:
+    return "Basic " + base64.b64encode(f"anybody:{password}".encode()).decode()
+
+
+def test_without_a_token_nothing_is_told(admin: Admin) -> None:
+    for path in ("/config", "/nothing-here"):
+        answer = admin.ask(path, token=None)
+        assert answer.status == 401
+        assert answer.fields["WWW-Authenticate"].startswith("Basic realm=")
+    assert admin.ask("/config").status == 200
+    assert admin.ask("/nothing-here").status == 404
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        f"Bearer {TOKEN}x",
+        f"Bearer {TOKEN[:-1]}",
+        "Bearer ",
+        "Bearer",
+        f"Digest {TOKEN}",
+        TOKEN,
+        basic("wrong"),
+        basic(""),
+        "Basic ???",
+        "Bearer \xff\xff",
+    ],
+)
+def test_a_wrong_token(admin: Admin, value: str) -> None:
+    assert admin.ask("/config", Authorization=value).status == 401
+
+
+def test_bearer_and_basic(admin: Admin) -> None:
+    assert admin.ask("/config", Authorization=f"bearer {TOKEN}").status == 200
+    assert admin.ask("/config", Authorization=basic(TOKEN)).status == 200
+
+
+def test_two_tokens_are_none(admin: Admin) -> None:
+    with admin.socket() as s:
+        s.sendall(
+            f"GET /config HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\n"
+            f"Authorization: Bearer {TOKEN}\r\n\r\n".encode()
+        )
+        assert s.recv(1000).startswith(b"HTTP/1.1 401 ")
+
+
+@pytest.mark.parametrize(
+    ("fields", "status"),
+    [
+        ({}, 403),
+        ({"Sec_Fetch_Site": "cross-site"}, 403),
+        ({"Sec_Fetch_Site": "same-site"}, 403),
+        ({"Sec_Fetch_Site": "none"}, 403),
+        ({"Sec_Fetch_Site": "cross-site", "Origin": "OWN"}, 403),
+        ({"Origin": "http://attacker.test"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Sec_Fetch_Site": "same-origin"}, 404),
+        ({"Origin": "OWN"}, 404),
+    ],
+)
+def test_a_browser_changes_things_from_our_own_page_only(
+    admin: Admin, fields: dict[str, str], status: int
+) -> None:
+    """The path does not exist: 404 says that the request was let in."""
+    own = {
+        name: value.replace("OWN", f"http://127.0.0.1:{admin.port}")
+        for name, value in fields.items()
+    }
+    assert admin.ask("/nothing", "POST", Authorization=basic(TOKEN), **own).status == status
+    assert admin.ask("/nothing", "POST", **own).status == 404  # no browser sends Bearer by itself
+    assert admin.ask("/nothing", "GET", Authorization=basic(TOKEN), **own).status == 404
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("127.0.0.1", 200),
+        ("10.1.2.3:9810", 200),
+        ("[::1]:9810", 200),
+        ("localhost", 200),
+        ("LOCALHOST:80", 200),
+        ("proxy.example", 200),
+        ("Proxy.Example.:9810", 200),
+        ("attacker.test", 421),
+        ("attacker.test:9810", 421),
+        ("127.0.0.1.attacker.test", 421),
+        ("localhost.attacker.test", 421),
+        ("0x7f.1", 421),
+        ("", 421),
+    ],
+)
+def test_the_host_field_is_ours(new_admin: NewAdmin, host: str, status: int) -> None:
+    admin = new_admin(env={"SPLICEPROXY_ADMIN_HOSTS": "proxy.example"})
+    assert admin.ask("/config", Host=host).status == status
+    assert admin.ask("/readyz", token=None, Host=host).status == 200
+
+
+def test_a_token_is_followed_when_its_file_changes(admin: Admin) -> None:
+    path = admin.proxy.stderr_path.with_name("token")
+    path.write_text("# two of them, while it is replaced\nanother-token-of-tests\n" + TOKEN)
+    assert admin.ask("/config").status == 200
+    wait_for(
+        lambda: admin.ask("/config", token="another-token-of-tests").status == 200, "a new token"
+    )
+    path.write_text("another-token-of-tests")
+    wait_for(lambda: admin.ask("/config").status == 401, "the end of the old token")
+
+
+def test_permissions_decide_on_a_unix_socket(new_admin: NewAdmin) -> None:
+    admin = new_admin(unix=True)
+    assert admin.ask("/config").status == 200
+    assert stat.S_IMODE(os.stat(admin.path).st_mode) == 0o600
+    # No browser gets there, so any name will do: it may come by a server in front.
+    assert admin.ask("/config", Host="proxy.example").status == 200
+    other = new_admin(unix=True, env={"SPLICEPROXY_ADMIN_MODE": "0660"})
+    assert stat.S_IMODE(os.stat(other.path).st_mode) == 0o660
+    other.proxy.stop()
+    assert not Path(other.path).exists()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can be somebody else")
+def test_another_user_cannot_connect(new_admin: NewAdmin) -> None:
+    admin = new_admin(unix=True)
+    for folder in Path(admin.path).parents:  # nothing but the file itself stands in the way
+        if folder == Path("/tmp"):
+            break
+        folder.chmod(folder.stat().st_mode | 0o111)
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            os.setgroups([])
+            os.setgid(65534)
+            os.setuid(65534)
+            socket.socket(socket.AF_UNIX).connect(admin.path)
+        except PermissionError:
+            status = 13
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 13
