@@ -31,6 +31,11 @@ from spliceproxy.processes.supervisor import AGAIN
 STUB = Path(__file__).with_name("stub_proxy.py")
 
 
+def is_stopped(pid: int) -> bool:
+    """Whether SIGSTOP has done its work: until then sigtimedwait(2) may take one more signal."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
 class Stub:
     """stub_proxy.py as a process."""
 
@@ -378,6 +383,7 @@ def test_death_just_before_a_stop_is_none_while_draining(new_stub: NewStub) -> N
     stub = new_stub()
     pid = stub.worker()
     stub.signal(signal.SIGSTOP)
+    wait_for(lambda: is_stopped(stub.process.pid), "the supervisor's stop")
     os.kill(pid, signal.SIGKILL)
     # Its main thread is a zombie before the others have ended, and waitpid(2) waits for all.
     wait_for(lambda: has_signal(stub.process.pid, "ShdPnd", signal.SIGCHLD), "the worker's end")
