@@ -22,8 +22,7 @@ cdef class NativeLane:
         lane.refusals = words.REFUSALS
         for error in errnos.TRANSIENT:
             lane.transient[<int>error] = True
-        for letter in options.asks:
-            lane.asks[ord(letter)] = True
+        self.ask_about(options.asks)
         lane.idle_most = options.idle_most
         lane.idle_each = options.idle_each
         if options.lines is not None:
@@ -273,6 +272,13 @@ cdef class NativeLane:
         end_asking(&self.relay.state, slot)
         give_back(&self.relay.state, slot, G_REQUEST)
         return True
+
+    def ask_about(self, str kinds not None):
+        """The owner answers questions about these kinds of requests, and no others."""
+        cdef Lane *lane = &self.relay.state
+        memset(lane.asks, 0, sizeof(lane.asks))
+        for letter in kinds:
+            lane.asks[<unsigned char>ord(letter)] = True
 
     def forget(self):
         """Forgets every route."""

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from spliceproxy.admin.channel import Channel, Message, close_all
+from spliceproxy.admin.events import Events
 from spliceproxy.admin.links import Link, Refused, Unanswered, Worker
 from spliceproxy.config import Config
 from spliceproxy.messages import log
@@ -27,6 +28,8 @@ class Desk:
         self.draining = draining
         self.started = time.monotonic()
         self.workers: dict[int, Worker] = {}
+        self.events = Events(self)
+        self.publish = self.events.publish
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done when the supervisor has ended, or wants this process to."""
         self.supervisor = Link("the supervisor", channel, self._told, self._end)
@@ -43,6 +46,21 @@ class Desk:
         close_all(fds)
         if message.get("state") == "draining":
             self.draining = True
+            self.publish("state", {"state": "draining"})
+        elif "gone" in message:
+            what = {"index": message["gone"], "pid": message["pid"], "how": message["how"]}
+            self.publish("worker", {"what": "ended", **what})
+
+    def listen(self, *, on: bool) -> None:
+        """The workers tell what happens, or cease to."""
+        for worker in list(self.workers.values()):
+            self._listen(worker, on=on)
+
+    def _listen(self, worker: Worker, *, on: bool) -> None:
+        try:
+            worker.link.tell({"ask": "events", "on": on})
+        except Unanswered as error:
+            log.warning("no events: %s", error)
 
     def _meet(self, index: int, pid: int, channel: Channel) -> None:
         before = self.workers.pop(index, None)
@@ -56,10 +74,17 @@ class Desk:
         link = Link(f"worker {index} (pid {pid})", channel, self._said, ended)
         worker = Worker(index, pid, link)
         self.workers[index] = worker
+        self.publish("worker", {"what": "started", "index": index, "pid": pid})
+        if self.events.heard:
+            self._listen(worker, on=True)
 
     def _said(self, message: Message, fds: list[int]) -> None:
         """By a worker, without being asked."""
         close_all(fds)
+        for event in message.get("events", ()):
+            self.publish(event.pop("kind", "lost"), event)
+        if message.get("lost"):
+            self.publish("lost", {"events": message["lost"]})
 
     async def ask_all(
         self, name: str, seconds: float = ANSWER_SECONDS, **values: Any

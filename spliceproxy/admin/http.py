@@ -95,13 +95,14 @@ class Request:
 @dataclass
 class Response:
     """``body`` is all of it, or its parts as they come. ``endless``: its parts come for as long as
-    the client listens."""
+    the client listens. ``slow`` is called where a client that does not read is cut off."""
 
     status: int = 200
     body: bytes | AsyncIterator[bytes] = b""
     type: str = "text/plain; charset=utf-8"
     fields: Mapping[str, str] = field(default_factory=dict)
     endless: bool = False
+    slow: Callable[[], None] | None = None
 
     @classmethod
     def text(cls, text: str, status: int = 200) -> Response:
@@ -119,6 +120,10 @@ class Refusal(Exception):
         super().__init__(text)
         self.response = Response.text(text, status)
         self.response.fields = fields or {}
+
+
+class Gone(Exception):
+    """The client has left, or its time is over."""
 
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -187,8 +192,8 @@ class Server:
             while await self._one(connection):
                 pass
             await connection.finish()
-        except (OSError, asyncio.TimeoutError, EOFError):
-            pass  # the client has left, or does not read
+        except (Gone, OSError, asyncio.TimeoutError):
+            pass  # or it does not read
         finally:
             self._connections -= 1
             writer.transport.abort()
@@ -206,6 +211,8 @@ class Server:
             response = Response.text(str(error), error.status)
         except Refusal as refusal:
             response = refusal.response
+        except Gone:
+            raise
         except Exception:
             log.exception("a request to the admin address could not be answered")
             response = Response.text("a fault of the proxy's own; see its messages", 500)
@@ -268,14 +275,18 @@ class Server:
             await _end(body)
         elif response.endless:
             assert reader is not None
-            await _until_left(reader, _send_parts(writer, body, chunked=chunked))
+            await _until_left(reader, _send_parts(writer, body, response.slow, chunked=chunked))
         else:
-            await _send_parts(writer, body, chunked=chunked)
+            await _send_parts(writer, body, response.slow, chunked=chunked)
         return keep
 
 
 async def _send_parts(
-    writer: asyncio.StreamWriter, parts: AsyncIterator[bytes], *, chunked: bool
+    writer: asyncio.StreamWriter,
+    parts: AsyncIterator[bytes],
+    slow: Callable[[], None] | None,
+    *,
+    chunked: bool,
 ) -> None:
     """If they end by an exception, the client sees that the answer is cut short."""
     try:
@@ -288,6 +299,8 @@ async def _send_parts(
         await _drained(writer)
     except Exception as error:
         writer.transport.abort()
+        if slow is not None and isinstance(error, asyncio.TimeoutError):
+            slow()
         if not isinstance(error, (OSError, asyncio.TimeoutError)):
             log.exception("an answer of the admin address was cut short")
         raise ConnectionAbortedError from error
@@ -340,12 +353,12 @@ class _Connection:
             skip_empty_lines(buffer)
         self._until = time.monotonic() + HEAD_SECONDS
         seen = 0
-        while (end := find_head_end(buffer, seen)) < 0:
+        while (end := find_head_end(buffer, seen)) < 0 and len(buffer) <= HEAD_MOST:
             seen = len(buffer)
-            if seen > HEAD_MOST:
-                raise Refusal(431, f"a head has at most {HEAD_MOST} bytes")
             if not await self._more():
-                raise EOFError
+                raise Gone
+        if not 0 <= end <= HEAD_MOST:
+            raise Refusal(431, f"a head has at most {HEAD_MOST} bytes")
         head = parse_request(bytes(buffer[:end]))
         del buffer[:end]
         self.complete = head.body()[0] is Body.NONE
@@ -364,7 +377,7 @@ class _Connection:
             self.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         while len(self._buffer) < length:
             if not await self._more():
-                raise EOFError
+                raise Gone
         body = bytes(self._buffer[:length])
         del self._buffer[:length]
         self.complete = True
@@ -382,8 +395,11 @@ class _Connection:
             self._buffer.clear()
 
     async def _more(self) -> bool:
-        """Reads on; false at the end of file. TimeoutError when the time is over."""
+        """Reads on; false at the end of file. Gone."""
         left = max(0.0, self._until - time.monotonic())
-        data = await asyncio.wait_for(self.reader.read(CHUNK), left)
+        try:
+            data = await asyncio.wait_for(self.reader.read(CHUNK), left)
+        except (OSError, asyncio.TimeoutError) as error:
+            raise Gone from error
         self._buffer += data
         return bool(data)

@@ -9,7 +9,7 @@ has taken those before, so no question of a person's holds up a client.
     {"cancel": 7}                   nobody wants the rest
     {"meet": "admin"} and a descriptor: the end of a channel to somebody else who will ask
     {"re": 7, ...}                  a part of an answer; the last one has "end": true
-    {"event": {...}, "lost": 3}     something has happened; so many before it were not told
+    {"events": [{...}], "lost": 3}  what has happened; so many more were not told
 """
 
 from __future__ import annotations
@@ -36,6 +36,12 @@ MOST_READ = 16
 
 MOST_EVENTS = 256
 """Events that wait until a peer reads. More are counted only."""
+
+EVENTS = 8
+"""Events of one message. With the longest texts that they have (EVENT_TEXT), they fit into it."""
+
+EVENT_TEXT = 512
+"""Characters of a text in an event."""
 
 
 class Replies:
@@ -228,6 +234,8 @@ class _Peer:
             except Closed:
                 self.close()
                 return
+            except ValueError:
+                log.exception("an answer to an operator was too long, and is lost")
             self._unsent.popleft()
         if self._unsent or self._events or self._ready:
             self._go_on()
@@ -241,7 +249,10 @@ class _Peer:
         """The next thing to say, if there is any: an event, or a part of an answer."""
         if self._events:
             lost, self._lost = self._lost, 0
-            self._unsent.append({"event": self._events.popleft(), "lost": lost})
+            count = min(len(self._events), EVENTS)
+            self._unsent.append(
+                {"events": [self._events.popleft() for _ in range(count)], "lost": lost}
+            )
             return
         if not self._ready:
             return

@@ -170,8 +170,7 @@ class Lane:
         seconds for it."""
         news = _News(records)
         rewriting = Rewriting.of(config)
-        if not rewriting.repeatable:
-            asks = "".join(kind for kind in asks if kind == CONNECT)
+        asks = _askable(asks, forwards=rewriting.repeatable)
         options = lane_options(
             config.timeouts,
             rewriting.via,
@@ -193,6 +192,13 @@ class Lane:
     def answer_by(self, answers: Answers) -> None:
         """``answers`` is asked; to be said before there is a client."""
         self._news.asked, self._news.left = answers.asked, answers.left
+
+    def ask_about(self, asks: str) -> None:
+        """From now on somebody is asked about these kinds, and what has been decided is
+        forgotten. Without a kind each request comes back, and can be looked at."""
+        self._asks = _askable(asks, forwards=self._forwards)
+        self._native.ask_about(self._asks)
+        self._native.forget()
 
     def report_to(self, front: Front) -> None:
         """``front`` goes on with what comes back; to be said before there is a client."""
@@ -336,6 +342,11 @@ class Lane:
         except BaseException:
             sock.close()
             raise
+
+
+def _askable(asks: str, *, forwards: bool) -> str:
+    """Of these kinds, those that the lane can serve where it is told."""
+    return asks if forwards else "".join(kind for kind in asks if kind == CONNECT)
 
 
 def own_ports() -> tuple[int, int]:

@@ -12,16 +12,18 @@ class Records:
     """Those of one worker. ``log`` is None where none is kept. ``watch`` is told each record;
     None: nobody wants to see them."""
 
-    __slots__ = ("_watch", "log")
+    __slots__ = ("_watch", "listener", "log")
 
     def __init__(self, log: AccessLog | None, watch: Callable[[Record], None] | None) -> None:
         self.log = log
         self._watch = watch
+        # Told each record that is written here, while an operator wants to know.
+        self.listener: Callable[[Record], None] | None = None
 
     @property
     def wanted(self) -> bool:
         """Whether anybody is to see a record."""
-        return self.log is not None or self._watch is not None
+        return self.log is not None or self._watch is not None or self.listener is not None
 
     @property
     def watched(self) -> bool:
@@ -35,6 +37,8 @@ class Records:
             record.trace.end(record)
         if self.log is not None:
             self.log.write(record)
+        if self.listener is not None:
+            self.listener(record)
         if self._watch is not None:
             self._watch(record)
 

@@ -2,9 +2,9 @@
 fault. docs/operation.md says what the words mean.
 
 A line begins with the number of the client's connection, which no other in this worker has.
-Whether there are such lines at all is decided once, when a worker starts. Where there are none, a
-connection and a record have None instead of a :class:`Trace`, and each point costs one look at
-that.
+Whether there are such lines is decided when a worker starts, and again when an operator asks for
+another level. Where there are none, a connection and a record have None instead of a
+:class:`Trace`, and each point costs one look at that.
 
 What comes from a client is escaped and cut as in the access log. Of a request nothing is shown but
 its method, its target and its version.

@@ -52,10 +52,9 @@ class Instance:
         driver = RelayDriver(relay, loop)
         own = Own(sock.getsockname() for sock in sockets)
         tracer = Tracer.of(config)
-        asks = kinds_asked(config)
         # Who traces sees each request, and so does a witness.
-        if tracer is not None or policy.witnessed:
-            asks = ""
+        self._asks = "" if policy.witnessed else kinds_asked(config)
+        asks = self._asks if tracer is None else ""
         waits = 2 * config.policy.hook_timeout  # the second time with the addresses
         lane = Lane.of(relay, driver, config, policy, records, own, asks, waits)
         idle = IdlePool(loop) if lane is None else lane
@@ -94,6 +93,15 @@ class Instance:
         self.services.policy.start()
         self._server.start()
         self._rest.start()
+
+    def trace(self) -> None:
+        """Begins to trace requests, or ceases, as the level of messages says by now."""
+        services = self.services
+        tracer = Tracer.of(services.config)
+        if (tracer is None) != (services.tracer is None):
+            services.tracer = tracer
+            if services.lane is not None:
+                services.lane.ask_about(self._asks if tracer is None else "")
 
     async def stop(self) -> None:
         """Refuses new clients and gives requests and tunnels ``timeouts.drain`` seconds to end by

@@ -20,6 +20,7 @@ worker has ended, and its own end disturbs nobody.
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import resource
 import signal
@@ -29,6 +30,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+from spliceproxy.admin import level
 from spliceproxy.admin.channel import Channel, Message
 from spliceproxy.config import Address, Config
 from spliceproxy.messages import log, plain
@@ -406,11 +408,30 @@ class Supervisor:
 
     def _on_message(self, slot: Slot, message: Message) -> None:
         """From the admin process, which waits for an answer."""
-        asked, ident = message.get("ask"), message.get("id")
-        if slot is not self._admin:
+        asked = message.get("ask") if slot is self._admin else None
+        answer: Message
+        if asked == "drain":
+            answer = {"draining": True, "before": self._draining}
+            if not self._draining:
+                self._drain("an operator")
+        elif asked == "log-level":
+            answer = self._set_level(message.get("level"))
+        else:
             log.warning("%s said what nobody understands", slot.name)
-            return
-        self._control.tell(slot, {"re": ident, "error": f"unknown: {asked!r}", "end": True})
+            answer = {"error": f"there is no question {asked!r}"}
+        self._control.tell(slot, {**answer, "re": message.get("id"), "end": True})
+
+    def _set_level(self, wanted: object) -> Message:
+        """For this process, those that it will fork, and those that it has."""
+        try:
+            before = level.set_to(wanted)
+        except ValueError as error:
+            return {"error": str(error)}
+        log.log(
+            logging.getLogger().level, "messages are written from level %s on: an operator", wanted
+        )
+        self._control.tell_workers({"ask": "log-level", "level": wanted})
+        return {"before": before}
 
     # Stopping
 

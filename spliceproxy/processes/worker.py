@@ -11,6 +11,7 @@ import socket
 import time
 from collections.abc import Sequence
 
+from spliceproxy.admin import happenings, level
 from spliceproxy.admin.channel import Channel
 from spliceproxy.admin.worker import Replies
 from spliceproxy.config import Config
@@ -146,6 +147,8 @@ def _replies(instance: Instance, control: Channel) -> Replies:
     """What an operator may ask this worker."""
     replies = Replies(instance.services.loop, control)
     replies.register("ping", lambda _: {"pid": os.getpid()})
+    replies.register("log-level", level.answer(instance.trace))
+    happenings.tell(instance.services.records, replies)
     return replies
 
 

@@ -337,6 +337,10 @@ class Lane(Protocol):
         """Gives the client of a question back, with what the owner has ``decided`` about it. False
         if nobody waits for its answer any more."""
 
+    def ask_about(self, kinds: str) -> None:
+        """From now on the owner is asked about these kinds of requests (``LaneOptions.asks``), and
+        gets the others back."""
+
     def forget(self) -> None:
         """Forgets every route."""
 

@@ -1,0 +1,55 @@
+"""What an operator tells the whole proxy: to drain, and how much to say.
+
+Both go to the supervisor, which does it for every worker, also for those to come.
+"""
+
+from __future__ import annotations
+
+from spliceproxy.admin import level
+from spliceproxy.admin.channel import Message
+from spliceproxy.admin.desk import ANSWER_SECONDS, Desk
+from spliceproxy.admin.http import Refusal, Request, Response, Table
+from spliceproxy.admin.links import Refused, Unanswered
+
+
+class Steering:
+    """Of one ``desk``."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+
+    def add_to(self, table: Table) -> None:
+        table.add("/drain", POST=self.drain)
+        table.add("/log-level", GET=self.log_level, POST=self.set_log_level)
+
+    async def drain(self, request: Request) -> Response:
+        """As SIGTERM: a graceful stop. A second time it changes nothing."""
+        return Response.json(await self._tell("drain"), 202)
+
+    async def log_level(self, request: Request) -> Response:
+        return Response.json({"level": level.current()})
+
+    async def set_log_level(self, request: Request) -> Response:
+        """``level`` in the query, or in the JSON of the body."""
+        wanted = request.one("level")
+        if not wanted:
+            said = request.json()
+            wanted = said.get("level", "") if isinstance(said, dict) else ""
+        try:
+            before = level.set_to(wanted)
+        except ValueError as error:
+            raise Refusal(400, str(error)) from None
+        await self._tell("log-level", level=wanted)
+        # The supervisor has told them, too. Asked here they say that they have heard of it.
+        answers = await self._desk.ask_all("log-level", level=wanted)
+        silent = [answer for answer in answers.values() if isinstance(answer, str)]
+        self._desk.publish("log-level", {"level": wanted, "before": before})
+        return Response.json({"level": wanted, "before": before, "silent": silent})
+
+    async def _tell(self, name: str, **values: str) -> Message:
+        try:
+            return await self._desk.supervisor.ask(name, ANSWER_SECONDS, **values)
+        except Unanswered as error:
+            raise Refusal(503, str(error)) from None
+        except Refused as error:
+            raise Refusal(400, str(error)) from None

@@ -1,0 +1,273 @@
+"""The control channel: messages, descriptors, and answers that hold up nobody."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from harness import wait_for
+
+from spliceproxy.admin.channel import MAX_MESSAGE, Channel, Closed, pair
+from spliceproxy.admin.links import Link, Refused, Unanswered
+from spliceproxy.admin.worker import MOST_EVENTS, PARTS, Replies
+
+
+def test_messages_come_whole_and_in_order() -> None:
+    one, other = pair()
+    with one, other:
+        assert other.receive() is None
+        assert one.send({"a": "\udcff\u20ac\x00\n", "n": 1 << 60})
+        assert one.send({"b": []})
+        assert other.receive() == ({"a": "\udcff\u20ac\x00\n", "n": 1 << 60}, [])
+        assert other.receive() == ({"b": []}, [])
+        with pytest.raises(ValueError, match="a message of"):
+            one.send({"a": "x" * MAX_MESSAGE})
+        one.close()
+        with pytest.raises(Closed):
+            other.receive()
+        with pytest.raises(Closed):
+            other.send({})
+
+
+def test_descriptors_come_along() -> None:
+    one, other = pair()
+    reader, writer = os.pipe()
+    with one, other:
+        assert one.send({"here": 1}, [writer])
+        os.close(writer)
+        found = other.receive()
+        assert found is not None
+        message, (fd,) = found
+        assert message == {"here": 1}
+        assert not os.get_inheritable(fd)
+        os.write(fd, b"x")
+        os.close(fd)
+        assert os.read(reader, 2) == b"x"
+        os.close(reader)
+
+
+def test_a_full_channel_refuses() -> None:
+    one, other = pair()
+    with one, other:
+        sent = 0
+        while one.send({"n": sent, "text": "x" * 1000}):
+            sent += 1
+        assert sent > 10
+        assert other.receive() is not None
+        assert one.send({})
+
+
+HEARS = """
+import os, signal
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGIO})
+from spliceproxy.processes.control import Control
+own, other = Control.open()
+assert signal.sigtimedwait({signal.SIGIO}, 0) is None
+pid = os.fork()
+if pid == 0:
+    own.close()
+    other.send({"from": "a child"})
+    signal.pause()
+other.close()
+assert signal.sigtimedwait({signal.SIGIO}, 20)
+assert own.receive() == ({"from": "a child"}, [])
+assert own.receive() is None
+os.kill(pid, signal.SIGKILL)
+os.waitpid(pid, 0)
+"""
+
+
+def test_the_supervisor_hears_of_messages_by_a_signal() -> None:
+    """In a process that has no other thread, which might take the signal."""
+    subprocess.run([sys.executable, "-c", HEARS], check=True, timeout=60)
+
+
+class Rig:
+    """A worker's side and the admin process's on one event loop."""
+
+    def __init__(self) -> None:
+        loop = asyncio.get_running_loop()
+        supervisor, self.held = pair()
+        one, other = pair()
+        self.replies = Replies(loop, supervisor)
+        self.told: list[dict[str, Any]] = []
+        self.more = asyncio.Event()
+        self.channel = other
+        with one:
+            assert self.held.send({"meet": "admin"}, [one.fileno()])
+        self.replies.start()
+        self.link = Link("the worker", other, self._told, lambda: None)
+
+    def _told(self, message: dict[str, Any], fds: list[int]) -> None:
+        self.told.append(message)
+        self.more.set()
+
+    async def has_told(self, events: int) -> list[dict[str, Any]]:
+        """So many events, as soon as there are."""
+        while len(found := [event for one in self.told for event in one["events"]]) < events:
+            self.more.clear()
+            await self.more.wait()
+        return found
+
+    def close(self) -> None:
+        self.link.close()
+        self.replies.stop()
+        self.held.close()
+
+
+@pytest.fixture
+def made() -> list[int]:
+    return []
+
+
+def count_to(most: int, made: list[int]) -> Iterator[dict[str, int]]:
+    for number in range(most):
+        made.append(number)
+        yield {"number": number}
+
+
+def run(test: Any) -> None:
+    async def main() -> None:
+        rig = Rig()
+        try:
+            await asyncio.wait_for(test(rig), 30)
+        finally:
+            rig.close()
+
+    asyncio.run(main())
+
+
+def test_questions_are_answered_by_their_name() -> None:
+    async def test(rig: Rig) -> None:
+        rig.replies.register("double", lambda question: {"is": 2 * question["of"]})
+        assert await rig.link.ask("double", 20, of=4) == {"is": 8}
+        with pytest.raises(Refused, match="there is no question 'other'"):
+            await rig.link.ask("other", 20)
+
+    run(test)
+
+
+def test_a_fault_of_one_answer_is_no_other_ones(caplog: pytest.LogCaptureFixture) -> None:
+    def later(question: object) -> Iterator[dict[str, int]]:
+        yield {"number": 1}
+        raise RuntimeError("a fault")
+
+    def fault(question: object) -> dict[str, Any]:
+        raise RuntimeError("a fault")
+
+    async def test(rig: Rig) -> None:
+        rig.replies.register("fault", fault)
+        rig.replies.register("later", later)
+        rig.replies.register("ping", lambda _: {"ok": True})
+        with pytest.raises(Refused, match="a fault of the proxy's own"):
+            await rig.link.ask("fault", 20)
+        parts = rig.link.parts("later", 20)
+        assert await anext(parts) == {"number": 1}
+        with pytest.raises(Refused, match="a fault of the proxy's own"):
+            await anext(parts)
+        assert await rig.link.ask("ping", 20) == {"ok": True}
+
+    run(test)
+    assert "RuntimeError: a fault" in caplog.text
+
+
+def test_a_long_answer_waits_for_its_reader(made: list[int]) -> None:
+    async def test(rig: Rig) -> None:
+        rig.replies.register("count", lambda _: count_to(100, made))
+        rig.replies.register("ping", lambda _: {"ok": True})
+        parts = rig.link.parts("count", 20)
+        assert await anext(parts) == {"number": 0}
+        assert await rig.link.ask("ping", 20) == {"ok": True}  # it is held up by no other answer
+        await asyncio.sleep(0.05)
+        assert len(made) == PARTS
+        rest = [part["number"] async for part in parts if part]
+        assert rest == list(range(1, 100))
+
+    run(test)
+
+
+def test_an_answer_that_nobody_wants_ends(made: list[int]) -> None:
+    async def test(rig: Rig) -> None:
+        rig.replies.register("count", lambda _: count_to(100, made))
+        rig.replies.register("ping", lambda _: {"ok": True})
+        parts = rig.link.parts("count", 20)
+        assert await anext(parts) == {"number": 0}
+        await parts.aclose()  # type: ignore[attr-defined]
+        for _ in range(10):
+            assert await rig.link.ask("ping", 20) == {"ok": True}
+        assert len(made) < 10
+
+    run(test)
+
+
+def tell_on(link: Link) -> None:
+    while True:
+        link.tell({"text": "x" * 1000})
+
+
+def test_nobody_waits_for_a_worker_that_is_silent() -> None:
+    async def test(rig: Rig) -> None:
+        rig.replies.register("count", lambda _: iter(()))
+        rig.replies.stop()
+        with pytest.raises(Unanswered, match="the worker has ended"):
+            await rig.link.ask("count", 20)
+
+    run(test)
+
+    async def silent() -> None:
+        one, other = pair()
+        with one:
+            link = Link("the worker", other, lambda *_: None, lambda: None)
+            with pytest.raises(Unanswered, match="the worker does not answer"):
+                await link.ask("ping", 0.01)
+            with pytest.raises(Unanswered, match="does not read"):
+                tell_on(link)
+            link.close()
+
+    asyncio.run(silent())
+
+
+def test_events_that_nobody_reads_are_counted() -> None:
+    async def test(rig: Rig) -> None:
+        heard: list[bool] = []
+        deaf = asyncio.Event()
+        rig.replies.listened += [heard.append, lambda on: None if on else deaf.set()]
+        rig.replies.tell({"kind": "unheard"})
+        await rig.link.ask("events", 20, on=True)
+        assert heard[-1]
+        for number in range(MOST_EVENTS + 10):
+            rig.replies.tell({"kind": "test", "number": number})
+        told = await rig.has_told(MOST_EVENTS)
+        assert [event["number"] for event in told] == list(range(MOST_EVENTS))
+        assert sum(one["lost"] for one in rig.told) == 10
+        rig.link.close()
+        await deaf.wait()
+
+    run(test)
+
+
+def test_whoever_is_met_without_a_descriptor_is_nobody() -> None:
+    async def test(rig: Rig) -> None:
+        rig.held.send({"meet": "admin"})
+        with socket.socket() as s:
+            rig.held.send({"meet": "admin"}, [s.fileno(), s.fileno()])
+        rig.replies.register("ping", lambda _: {"ok": True})
+        assert await rig.link.ask("ping", 20) == {"ok": True}
+
+    before = len(os.listdir("/proc/self/fd"))
+    run(test)
+    wait_for(lambda: len(os.listdir("/proc/self/fd")) == before, "no descriptor is left")
+
+
+def test_no_message_ends_the_channel() -> None:
+    one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with Channel(one) as channel, other:
+        other.send(b"[]")
+        with pytest.raises(Closed, match="no message"):
+            channel.receive()
