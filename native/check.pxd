@@ -31,10 +31,12 @@ from core.types cimport (
     Way, Wheel,
 )
 from dump cimport Line, describe, line_add
+from lane.routes cimport origin_find
+from lane.sums cimport SUMS_MOST
 from lane.types cimport (
     CLIENT, Connection, Ended, Exchange, G_CLOSED, Item, LISTENER, Lane, ORIGIN, Origin, P_ASK,
     P_BODY, P_DIAL, P_HEAD, P_QUEUE, P_WAIT, Q_ASK, Q_DIAL, Q_HEAD, Q_ORIGIN_IDLE, Q_QUEUE, Q_RACE,
-    Table, Token,
+    SUM_KINDS, Table, Token,
     connection_of, exchange_of,
 )
 from lane.upload cimport uploaded, uploading
@@ -399,6 +401,33 @@ cdef inline int32_t check_table(const Lane *lane, const Table *t) noexcept nogil
     return count
 
 
+cdef inline void check_sums(const Lane *lane) noexcept nogil:
+    """What is put aside is so for an origin that is held, and where somebody wants it."""
+    cdef const Core *c = &lane.core
+    cdef const Exchange *x
+    cdef int32_t slot
+    cdef int kind
+    for kind in range(SUM_KINDS):
+        check_table(lane, &lane.sums.tables[kind])
+        if lane.sums.tables[kind].count > SUMS_MOST:
+            fail(lane, "the sums are bounded", NOWHERE)
+    for slot in range(c.capacity):
+        if c.flows[slot].kind != CLIENT and c.flows[slot].kind != TUNNEL:
+            continue
+        x = exchange_of(&c.flows[slot])
+        if x == NULL:
+            continue
+        if (x.summing != NULL or x.aside_requests) and not lane.sums.on:
+            fail(lane, "nothing is added up where nobody asks for it", slot)
+        if x.summing != NULL and origin_find(
+            &lane.routes, x.summing.item.key, x.summing.item.key_size) != x.summing:
+            fail(lane, "an exchange holds the origin that it adds up for", slot)
+        if x.summed_received > x.head + c.flows[slot].way[0].copied + (
+            c.flows[slot].way[0].spliced
+        ) and x.phase == P_BODY:
+            fail(lane, "no more is added up than has moved", slot)
+
+
 cdef inline void check_origins(const Lane *lane) noexcept nogil:
     """The tables, the idle connections of each origin, and the clients that wait for one."""
     cdef const Core *c = &lane.core
@@ -518,6 +547,7 @@ cdef inline void check(const Lane *lane) noexcept nogil:
     check_queues(lane)
     check_counters(lane)
     check_origins(lane)
+    check_sums(lane)
     check_asking(lane)
     check_pipes(lane)
     check_records(lane)

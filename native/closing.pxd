@@ -26,6 +26,7 @@ from lane.log cimport exchange_over
 from lane.origins cimport connection_take_out, idle_drop
 from lane.records cimport record_drop
 from lane.routes cimport let_go
+from lane.sums cimport sum_aside
 from lane.types cimport (
     CLIENT, Exchange, G_CLOSED, LISTENER, Lane, ORIGIN, connection_of, exchange_of,
 )
@@ -126,6 +127,7 @@ cdef inline void lose(Lane *lane, int32_t slot) noexcept nogil:
 
 cdef inline void exchange_free(Lane *lane, Exchange *x) noexcept nogil:
     let_go(&lane.routes, x)
+    sum_aside(lane, x)
     record_drop(x)
     forget_decision(x)
     free(x.block)

@@ -18,6 +18,11 @@ cdef inline bint records_wait(const Lane *lane) noexcept:
     return lane.records.first != NULL or lane.records.unused != NULL
 
 
+cdef inline bint sums_wait(const Lane *lane) noexcept:
+    """Whether the owner is to be told that there are many sums."""
+    return lane.sums.full and not lane.sums.told
+
+
 cdef list news(NativeRelay relay):
     """What there is to say. Without memory for that nothing is forgotten, and it is tried
     again for a moment: only other processes and the log's thread can free any meanwhile.
@@ -46,6 +51,13 @@ cdef list gather(NativeRelay relay):
                 lane.log.dropped = 0
         except MemoryError:
             lane.log.told = False
+            raise
+    if sums_wait(lane):
+        lane.sums.told = True
+        try:
+            relay.owner.summed()
+        except MemoryError:
+            lane.sums.told = False
             raise
     if lane.accept_error:
         error, lane.accept_error = lane.accept_error, 0  # it comes again, if that is in vain

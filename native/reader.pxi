@@ -37,7 +37,9 @@ cdef class Reader:
         ends = None
         if relay.closed:  # by what was asked
             return 0
-        if ended or lane.accept_error or log_waits(lane) or records_wait(lane):
+        if ended or lane.accept_error or log_waits(lane) or records_wait(lane) or (
+            sums_wait(lane)
+        ):
             try:
                 ends = news(relay)
             except MemoryError:

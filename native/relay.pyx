@@ -69,10 +69,11 @@ from lane.routes cimport (
     KEY_MAX, address_of, address_set, group_put, origin_find, origin_hold, origin_release,
     route_key, route_put, routes_clear, routes_free, routes_init, target_new, target_release,
 )
+from lane.sums cimport sum_live, sums_clear, sums_free, sums_init
 from lane.types cimport (
-    Asked, CAUSES, CAUSE_WORDS, CLIENT, DIALLED, Ended, Exchange, G_CLOSED, G_REQUEST, G_RESPONSE,
-    G_UNANSWERED, LISTENER, Lane, LineForm, Log, ORIGIN, Origin, PEER_MAX, P_DIAL, P_HEAD, Part,
-    Q_ASK, Q_DIAL, Q_HEAD, Q_ORIGIN_IDLE, Q_QUEUE, Q_RACE, Records, Routes, Target, Token, USER_MAX,
+    Asked, BY_FAILURE, CAUSES, CAUSE_WORDS, CLIENT, DIALLED, Ended, Exchange, G_CLOSED, G_REQUEST, G_RESPONSE,
+    G_UNANSWERED, Item, LISTENER, Lane, LineForm, Log, ORIGIN, Origin, PEER_MAX, P_DIAL, P_HEAD, Part,
+    Q_ASK, Q_DIAL, Q_HEAD, Q_ORIGIN_IDLE, Q_QUEUE, Q_RACE, Records, Routes, SUM_KINDS, Sum, Sums, Target, Token, USER_MAX,
     cause_words, connection_of, exchange_of,
 )
 from lane.waiting cimport QUEUE_MS
@@ -170,6 +171,7 @@ cdef class NativeRelay:
         free(self.state.plain.name)
         free(self.state.plain.via)
         free(self.state.log.at)
+        sums_free(&self.state.sums)
         routes_free(&self.state.routes)
         self._give_up_tokens()
 

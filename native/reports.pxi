@@ -13,6 +13,8 @@ cdef int agree(str what, object owners, tuple words, int count) except -1:
 
 agree("reasons", interface.REASONS,
       tuple([reason_words[i].decode() for i in range(REASON_WORDS)]), REASONS)
+if len(words.SUMS) != SUM_KINDS:
+    raise ImportError(f"the compiled relay has {SUM_KINDS} kinds of sums, not {words.SUMS}")
 agree("causes", words.CAUSES, tuple([cause_words[i].decode() for i in range(CAUSE_WORDS)]), CAUSES)
 
 
@@ -153,6 +155,20 @@ cdef class Ending:
     @property
     def reported(self):
         return self.token.reported
+
+
+cdef object sum_made(int kind, const Sum *s):
+    """A sum as the owner has it."""
+    cdef const char *key = s.item.key
+    cdef size_t size = s.item.key_size
+    reason = ""
+    if kind == BY_FAILURE:
+        reason = interface.REASONS[<uint8_t>key[0]]
+        key += 1
+        size -= 1
+    return words.Sum(
+        words.SUMS[kind], key[:size] if size else b"", s.requests, s.received, s.sent, reason,
+        s.last / 1e6, s.client.decode("ascii"), s.peer.decode("ascii"))
 
 
 cdef tuple failures(const Exchange *x):

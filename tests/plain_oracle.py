@@ -82,6 +82,7 @@ class Plain:
         log: bool = False,
         query: bool = True,
         watched: bool = False,
+        summed: bool = False,
         asks: str = "",
         timeouts: Timeouts | None = None,
     ) -> None:
@@ -91,6 +92,7 @@ class Plain:
         self.relay = NativeRelay(RelayOptions())
         self.handoffs: list[Handoff] = []
         self.missed: list[int] = []
+        self.hurried: list[bool] = []
         self.records: list[Record] = []
         self._listener = socket.create_server((HOST, 0))
         config: Any = SimpleNamespace(
@@ -103,8 +105,10 @@ class Plain:
         records: Any = SimpleNamespace(
             log=object() if log else None,
             watched=watched,
+            tally=object() if summed else None,
+            hurry=lambda: self.hurried.append(True),
             ended=self.records.extend,
-            follow=lambda take: None,
+            follow=lambda made: None,
             expect=int,
             miss=self.missed.append,
         )

@@ -17,6 +17,7 @@ from core.slots cimport list_add, list_take
 from core.types cimport Core, FREE, IN_LANE, NOWHERE, Q_FINISHED
 from http.plain cimport Head, Text
 from lane.records cimport token_release
+from lane.sums cimport sum_user
 from lane.types cimport (
     CLIENT, Exchange, Lane, Part, P_ASK, P_HEAD, Q_ASK, exchange_of,
 )
@@ -59,6 +60,7 @@ cdef inline void begin_asking(
     x.asked.credentials = part_of(x, head.credentials)
     x.asked.kind = kind
     x.asked.told = False
+    sum_user(lane, x, b"")
     x.user[0] = 0
     x.phase = P_ASK
     list_add(c, &lane.asking, IN_LANE, slot)

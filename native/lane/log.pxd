@@ -10,6 +10,7 @@ from libc.stdlib cimport realloc
 from core cimport linux
 from lane.line cimport LINE_MOST, write_line
 from lane.records cimport record_end
+from lane.sums cimport is_failure, sum_exchange, sum_failure
 from lane.types cimport Exchange, Lane
 
 cdef enum:
@@ -63,11 +64,16 @@ cdef inline void log_put(
 cdef inline void exchange_over(
     Lane *lane, Exchange *x, uint64_t received, uint64_t sent, uint8_t reason
 ) noexcept nogil:
-    """An exchange, or the tunnel that it became, is over: for the log and the record."""
+    """An exchange, or the tunnel that it became, is over: for the log, the record and the
+    sums."""
     cdef int64_t ended, took
-    if not lane.log.on and x.record == NULL:
+    if lane.sums.on:
+        sum_exchange(lane, x, received, sent)
+    if not lane.log.on and x.record == NULL and not (lane.sums.on and is_failure(reason)):
         return
     ended = wall_us()
+    if lane.sums.on and is_failure(reason):
+        sum_failure(lane, x, reason, ended)
     took = now_us() - x.started
     if lane.log.on:
         log_put(lane, x, ended, took, received, sent, reason)

@@ -25,6 +25,7 @@ from lane.origins cimport (
 from lane.received cimport body_at_hand, keep, keep_head
 from lane.records cimport record_begin
 from lane.routes cimport KEY_MAX, address_of, group_of, let_go, route_find, route_key
+from lane.sums cimport sum_user
 from lane.types cimport (
     Connection, Exchange, G_REQUEST, G_RETRY, Lane, Origin, PEER_MAX, P_WAIT, Q_QUEUE, Route,
     Target, connection_of, exchange_of,
@@ -195,6 +196,7 @@ cdef inline void start(Lane *lane, int32_t slot, Target *t, const Out *out) noex
     cdef Exchange *x = exchange_of(&lane.core.flows[slot])
     cdef bint tunnel = x.method == CONNECT
     cdef int32_t connection = NOWHERE
+    sum_user(lane, x, t.user)
     memcpy(x.user, t.user, strlen(t.user) + 1)
     if not tunnel:
         connection = idle_for(lane, slot, t)
@@ -271,6 +273,8 @@ cdef inline void begin_exchange(Lane *lane, int32_t slot) noexcept nogil:
     x.status = 0
     x.type_size = 0
     x.peer[0] = 0
+    x.summed = False
+    x.summed_received = x.summed_sent = 0
     c.flows[slot].way[0].copied = c.flows[slot].way[0].spliced = 0
     c.flows[slot].way[1].copied = c.flows[slot].way[1].spliced = 0
     c.flows[slot].way[0].flags = c.flows[slot].way[1].flags = 0

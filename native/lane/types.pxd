@@ -105,6 +105,14 @@ cdef struct Ended:          # an exchange that somebody wants a record of; its f
     char client[PEER_MAX]
     char peer[PEER_MAX]
 
+# Lane.sums.tables: what is added up by (sums.pxd)
+cdef enum:
+    BY_DESTINATION
+    BY_CLIENT
+    BY_USER
+    BY_FAILURE
+    SUM_KINDS
+
 cdef struct Item:           # of a Table; what it is the first member of is in one block with it
     Item *next              # in the same bucket
     const char *key
@@ -120,6 +128,22 @@ cdef struct Table:
     int32_t count
     size_t size             # bytes of all items
     size_t most
+
+cdef struct Sum:            # of what exchanges have moved (sums.pxd); its key follows
+    Item item
+    uint64_t requests
+    uint64_t received       # bytes from clients
+    uint64_t sent           # bytes to clients
+    int64_t last            # us, CLOCK_REALTIME; of a failure, as the rest:
+    char client[PEER_MAX]   # of the last one
+    char peer[PEER_MAX]
+
+cdef struct Sums:
+    Table tables[SUM_KINDS]
+    uint64_t missed         # what found no room
+    bint on
+    bint full               # the owner should take them
+    bint told               # and knows
 
 cdef struct Address:
     char raw[ADDRESS_MAX]   # struct sockaddr_in or sockaddr_in6
@@ -195,6 +219,14 @@ cdef struct Exchange:       # of a CLIENT, and of the tunnel that it became
     uint32_t requests       # answered so far
     int64_t started         # us, when the head in work was there; 0: not known
     int64_t dialling        # us, since when its origin is dialled; 0: it is not
+    # Of sums.pxd: what the sums have of the request in work and its response, and what is put
+    # aside for them of requests to `summing`.
+    uint64_t summed_received
+    uint64_t summed_sent
+    Origin *summing         # held, NULL
+    uint64_t aside_received
+    uint64_t aside_sent
+    uint32_t aside_requests
     uint16_t status
     uint8_t phase
     uint8_t method
@@ -203,6 +235,7 @@ cdef struct Exchange:       # of a CLIENT, and of the tunnel that it became
     uint8_t spent           # the origin connection cannot be used again
     uint8_t reused
     uint8_t final           # the request may not be repeated
+    uint8_t summed          # the sums have it
     Asked asked             # P_ASK
     char *answer            # of the origin, received and not consumed, when given back
     uint32_t answer_size
@@ -265,6 +298,7 @@ cdef struct Lane:
     char *established       # the answer to CONNECT
     size_t established_size
     Log log
+    Sums sums
     Records records
     bint recorded           # the owner wants records
     int clients

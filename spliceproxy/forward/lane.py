@@ -100,6 +100,9 @@ class _News:
     def dropped(self, count: int) -> None:
         self._records.miss(count)
 
+    def summed(self) -> None:
+        self._records.hurry()
+
     def lost(self, count: int) -> None:
         self.front.lost(count)
 
@@ -123,6 +126,8 @@ class Lane:
         "hand_back",
         "recorded",
         "refuse",
+        "sum_live",
+        "take_sums",
     )
 
     def __init__(
@@ -151,6 +156,8 @@ class Lane:
         self.answer = native.answer
         self.hand_back = native.hand_back
         self.refuse = native.refuse
+        self.sum_live = native.sum_live
+        self.take_sums = native.take_sums
 
     @classmethod
     def of(
@@ -179,11 +186,12 @@ class Lane:
             asks=asks,
             ask=ASK + config.timeouts.lookup + waits,
             record=record_of if records.watched else None,
+            sums=records.tally is not None,
         )
         native = relay.lane(options, news)
         if native is None:
             return None
-        records.follow(native.take_log)
+        records.follow(native)
         forwards, recorded = rewriting.repeatable, records.watched
         return cls(
             native, news, driver, policy, own, forwards=forwards, recorded=recorded, asks=asks
@@ -365,6 +373,7 @@ def lane_options(
     keyed: bool,
     lines: LineForm | None,
     record: Callable[[type[Any]], type[Record]] | None,
+    sums: bool = False,
     asks: str = "",
     ask: float = ASK,
 ) -> LaneOptions:
@@ -394,6 +403,7 @@ def lane_options(
         asks=asks,
         lines=lines,
         record=record,
+        sums=sums,
     )
 
 

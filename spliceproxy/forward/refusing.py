@@ -30,7 +30,7 @@ def note_refusal(record: Record, error: Failure | HeadError) -> None:
     record.status = error.status
     record.blame(error.error, error.where if isinstance(error, Failure) else "")
     if isinstance(error, Denied):
-        record.rule = error.rule
+        record.rule, record.why = error.rule, error.reason
 
 
 def refusal(

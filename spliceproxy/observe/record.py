@@ -60,6 +60,7 @@ class Record(metaclass=ABCMeta):  # noqa: B024 - one of the lane's is a Record, 
         "trace",
         "tried",
         "user",
+        "why",
     )
 
     def __init__(self, client: str, started: float = 0.0, trace: Trace | None = None) -> None:
@@ -84,6 +85,7 @@ class Record(metaclass=ABCMeta):  # noqa: B024 - one of the lane's is a Record, 
         self.error: ErrorType | Literal[""] = ""
         self.failed = ""  # the address:port that this is about, "" for none
         self.rule = ""  # the id of what denied the request
+        self.why = ""  # a sentence about that, for a person
         self.reported: tuple[str, ...] = ()  # ids of rules that only report, and would have
         self.tags: Mapping[str, str] = _NO_TAGS  # the policy hook's
         self.reason = ""  # how it ended: the relay's reason, "" for a plain end
@@ -132,7 +134,7 @@ def record_of(ending: type[Any]) -> type[Record]:
         trace = None
         tried: tuple[tuple[str, int], ...] = ()
         dialling_since = looked_up = 0.0
-        error = failed = rule = ""
+        error = failed = rule = why = ""
         ended = True
         destination = Record.destination
         __repr__ = Record.__repr__

@@ -6,16 +6,24 @@ from collections.abc import Callable
 
 from spliceproxy.observe.accesslog import AccessLog
 from spliceproxy.observe.record import Record
+from spliceproxy.observe.tally import Tally
+from spliceproxy.relay.lane import Made
 
 
 class Records:
     """Those of one worker. ``log`` is None where none is kept. ``watch`` is told each record;
-    None: nobody wants to see them."""
+    None: nobody wants to see them. ``tally`` is None where nobody may ask for it."""
 
-    __slots__ = ("_watch", "listener", "log")
+    __slots__ = ("_watch", "listener", "log", "tally")
 
-    def __init__(self, log: AccessLog | None, watch: Callable[[Record], None] | None) -> None:
+    def __init__(
+        self,
+        log: AccessLog | None,
+        watch: Callable[[Record], None] | None,
+        tally: Tally | None = None,
+    ) -> None:
         self.log = log
+        self.tally = tally
         self._watch = watch
         # Told each record that is written here, while an operator wants to know.
         self.listener: Callable[[Record], None] | None = None
@@ -23,7 +31,7 @@ class Records:
     @property
     def wanted(self) -> bool:
         """Whether anybody is to see a record."""
-        return self.log is not None or self._watch is not None or self.listener is not None
+        return any(one is not None for one in (self.log, self._watch, self.listener, self.tally))
 
     @property
     def watched(self) -> bool:
@@ -39,6 +47,8 @@ class Records:
             self.log.write(record)
         if self.listener is not None:
             self.listener(record)
+        if self.tally is not None:
+            self.tally.see(record)
         if self._watch is not None:
             self._watch(record)
 
@@ -54,10 +64,17 @@ class Records:
             self.ended(list(each))
             raise
 
-    def follow(self, more: Callable[[], tuple[bytes, int]]) -> None:
-        """As of :meth:`AccessLog.follow`."""
+    def follow(self, made: Made) -> None:
+        """What the relay has made of the exchanges that it served alone is taken as well."""
         if self.log is not None:
-            self.log.follow(more)
+            self.log.follow(made.take_log)
+        if self.tally is not None:
+            self.tally.follow(made)
+
+    def hurry(self) -> None:
+        """As of :meth:`Tally.hurry`."""
+        if self.tally is not None:
+            self.tally.hurry()
 
     def expect(self, many: bool) -> None:
         """As of :meth:`AccessLog.expect`."""
@@ -71,5 +88,7 @@ class Records:
 
     async def close(self) -> None:
         """Writes what is left. Idempotent; write nothing after it."""
+        if self.tally is not None:
+            self.tally.stop()
         if self.log is not None:
             await self.log.close()

@@ -17,6 +17,7 @@ from spliceproxy.forward.services import Services
 from spliceproxy.front.server import Server
 from spliceproxy.observe.accesslog import open_log
 from spliceproxy.observe.records import Records
+from spliceproxy.observe.tally import Tally
 from spliceproxy.observe.trace import Tracer
 from spliceproxy.policy.engine import Policy
 from spliceproxy.processes.rest import Rest
@@ -48,7 +49,10 @@ class Instance:
 
             site = Site(config.serve, links=config.serve_links)
         log = open_log(config.access_log, loop, query=config.log_query)
-        records = Records(log, policy.closed if policy.watches else None)
+        tally = None
+        if config.admin.address is not None:
+            tally = Tally(loop, query=config.log_query)
+        records = Records(log, policy.closed if policy.watches else None, tally)
         driver = RelayDriver(relay, loop)
         own = Own(sock.getsockname() for sock in sockets)
         tracer = Tracer.of(config)

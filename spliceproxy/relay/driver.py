@@ -50,6 +50,11 @@ class RelayDriver:
         return self._loop
 
     @property
+    def engine(self) -> str:
+        """The name of the relay's engine."""
+        return self._relay.engine
+
+    @property
     def tunnels(self) -> int:
         """Tunnels that have not been reported as ended."""
         return self._relay.tunnels

@@ -110,6 +110,28 @@ class LineForm(NamedTuple):
     query: bool  # of a target is written, not its question mark alone
 
 
+SUMS = ("destinations", "clients", "users", "failures")
+"""What the lane adds up by, in the order of native/lane/types.pxd."""
+
+
+class Sum(NamedTuple):
+    """What exchanges have moved that have one key in common, since the last time that it was
+    asked. ``key`` is an address of a client, the name of a user (UTF-8), or a destination: the
+    target of a CONNECT as it is written, or the key of an origin (:meth:`Lane.add_route`); b""
+    where that is not known. Of ``failures``, which end with a ``reason`` (``interface.REASONS``),
+    the key is the destination, and the rest is of the last one; else it is "" and 0.0."""
+
+    kind: str  # one of SUMS
+    key: bytes
+    requests: int
+    received: int  # bytes from clients
+    sent: int  # bytes to clients
+    reason: str
+    last: float  # Unix time
+    client: str
+    peer: str
+
+
 class LaneOptions(NamedTuple):
     """Settings of the lane. The rules say what becomes of a field, by its name in lower
     case; a field without a rule is forwarded as it is."""
@@ -134,6 +156,7 @@ class LaneOptions(NamedTuple):
     lines: LineForm | None  # None: there is no log, and nothing is kept for one
     # Makes the class of records from the relay's own (Ending). None: there are no tokens.
     record: Callable[[type[Any]], type[Any]] | None
+    sums: bool = False  # what exchanges move is added up (Lane.take_sums)
 
 
 class Question(Protocol):
@@ -239,11 +262,29 @@ class LaneOwner(Protocol):
     def dropped(self, count: int) -> None:
         """So many more lines are lost, for there was no memory to keep them."""
 
+    def summed(self) -> None:
+        """There are many sums to be taken."""
+
     def lost(self, count: int) -> None:
         """So many clients were closed, for there was no memory to give them back."""
 
 
-class Lane(Protocol):
+class Made(Protocol):
+    """What the lane makes of exchanges that it served alone, until its owner takes it."""
+
+    def take_log(self) -> tuple[bytes, int]:
+        """The lines that were made since the last call, and how many there are."""
+
+    def sum_live(self, slot: int) -> int:
+        """Adds up what tunnels and answers have moved that have not ended, some thousand slots
+        from ``slot`` on; returns the slot to go on with, -1 behind the last. It stops early where
+        there are many sums: they are to be taken first."""
+
+    def take_sums(self) -> tuple[list[Sum], int]:
+        """What has been added up since the last call, and how many sums found no room."""
+
+
+class Lane(Made, Protocol):
     """What the owner asks of its lane. It reads from sockets, and tells its owner what comes of
     it, within :meth:`Relay.step` alone."""
 
@@ -354,6 +395,3 @@ class Lane(Protocol):
 
     def close_idle(self) -> None:
         """Closes every idle connection."""
-
-    def take_log(self) -> tuple[bytes, int]:
-        """The lines that were made since the last call, and how many there are."""

@@ -125,6 +125,7 @@ VALUES: dict[str, Any] = {
     "tags": {"team": "web"},
     "reported": ("would-deny",),
     "rule": "",
+    "why": "",
     "error": "",
     "failed": "",
     "reason": "",
