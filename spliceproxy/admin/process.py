@@ -20,6 +20,7 @@ from spliceproxy.admin.effective import Effective
 from spliceproxy.admin.health import Health
 from spliceproxy.admin.http import Server, Table
 from spliceproxy.admin.steering import Steering
+from spliceproxy.admin.views import Views
 from spliceproxy.config import Config
 from spliceproxy.messages import log
 from spliceproxy.observe.board import Board
@@ -54,7 +55,7 @@ async def _serve(
 def table_of(desk: Desk) -> Table:
     """All that people may ask for: each module adds its own paths."""
     table = Table()
-    for one in (Health(desk), Effective(desk), Steering(desk), desk.events):
+    for one in (Health(desk), Effective(desk), Steering(desk), Views(desk), desk.events):
         one.add_to(table)
     return table
 

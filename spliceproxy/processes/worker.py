@@ -11,7 +11,7 @@ import socket
 import time
 from collections.abc import Sequence
 
-from spliceproxy.admin import happenings, level
+from spliceproxy.admin import happenings, level, tallies
 from spliceproxy.admin.channel import Channel
 from spliceproxy.admin.worker import Replies
 from spliceproxy.config import Config
@@ -149,6 +149,10 @@ def _replies(instance: Instance, control: Channel) -> Replies:
     replies.register("ping", lambda _: {"pid": os.getpid()})
     replies.register("log-level", level.answer(instance.trace))
     happenings.tell(instance.services.records, replies)
+    tally = instance.services.records.tally
+    if tally is not None:
+        engine = instance.services.relay.engine
+        replies.register("tally", lambda _: tallies.answer(tally, engine))
     return replies
 
 

@@ -1,0 +1,149 @@
+"""Metrics as text: the Prometheus text format 0.0.4, and OpenMetrics 1.0.
+
+https://prometheus.io/docs/instrumenting/exposition_formats/ and
+https://prometheus.io/docs/specs/om/open_metrics_spec/
+
+The two differ in little that matters here: what the family of a counter or an info is called, how
+the bounds of a histogram are written, the unit, and the end. prometheus_client would do this, too;
+but it counts by itself what the board has counted already, and its writer takes longer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+Labels = Mapping[str, str]
+Kind = Literal["counter", "gauge", "histogram", "info"]
+
+TEXT = "text/plain; version=0.0.4; charset=utf-8"
+OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+
+_UNITS = ("seconds", "bytes", "ratio", "info")
+_ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n"}
+_HELP_ESCAPES = {"\\": "\\\\", "\n": "\\n"}
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """How often values were at most each of ``bounds``, but more than the one before; the last of
+    ``counts`` is of those beyond all of them. ``total`` is the sum of the values."""
+
+    bounds: Sequence[float]
+    counts: Sequence[int]
+    total: float
+
+
+Value = int | float | Histogram
+
+
+@dataclass(frozen=True)
+class Family:
+    """A metric family. ``name`` is without the suffix that its type adds (``_total``, ``_info``),
+    and ends with the unit, if it has one."""
+
+    name: str
+    kind: Kind
+    help: str
+    samples: Sequence[tuple[Labels, Value]]
+
+    @property
+    def unit(self) -> str:
+        """The base unit, "" without one."""
+        last = self.name.rpartition("_")[2]
+        return last if last in _UNITS and self.kind != "info" else ""
+
+
+def render(families: Iterable[Family], *, openmetrics: bool) -> bytes:
+    """The whole text. A family without a sample is left out."""
+    lines: list[str] = []
+    for family in families:
+        if not family.samples:
+            continue
+        name, kind = family.name, str(family.kind)
+        suffix = {"counter": "_total", "info": "_info"}.get(kind, "")
+        if not openmetrics:
+            name += suffix
+            kind = "gauge" if kind == "info" else kind
+        lines.append(f"# HELP {name} {_escaped_help(family.help)}")
+        lines.append(f"# TYPE {name} {kind}")
+        if openmetrics:
+            if family.unit:
+                lines.append(f"# UNIT {name} {family.unit}")
+            name += suffix
+        for labels, value in family.samples:
+            pairs = _pairs(tuple(labels.items()))
+            if isinstance(value, Histogram):
+                lines.extend(_histogram(name, pairs, value))
+            else:
+                lines.append(f"{name}{_braces(pairs)} {_number(value)}")
+    if openmetrics:
+        lines.append("# EOF")
+    lines.append("")
+    return "\n".join(lines).encode()
+
+
+def _histogram(name: str, pairs: str, value: Histogram) -> Iterable[str]:
+    count = 0
+    comma = "," if pairs else ""
+    for bound, more in zip((*value.bounds, None), value.counts, strict=True):
+        count += more
+        le = "+Inf" if bound is None else repr(float(bound))
+        yield f'{name}_bucket{{{pairs}{comma}le="{le}"}} {count}'
+    yield f"{name}_sum{_braces(pairs)} {_number(value.total)}"
+    yield f"{name}_count{_braces(pairs)} {count}"
+
+
+def _braces(pairs: str) -> str:
+    return f"{{{pairs}}}" if pairs else ""
+
+
+@lru_cache(maxsize=8192)
+def _pairs(labels: tuple[tuple[str, str], ...]) -> str:
+    return ",".join([f'{name}="{_escaped(value)}"' for name, value in labels])
+
+
+def _escaped(text: str) -> str:
+    # A lone surrogate has no UTF-8 form, and must not cost the others their numbers.
+    text = text.encode("utf-8", "backslashreplace").decode()
+    return "".join([_ESCAPES.get(character, character) for character in text])
+
+
+def _escaped_help(text: str) -> str:
+    return "".join([_HELP_ESCAPES.get(character, character) for character in text])
+
+
+def _number(value: int | float) -> str:
+    return str(value) if isinstance(value, int) else repr(float(value))
+
+
+# ---- which of the two --------------------------------------------------------------------------
+
+_RANGE = re.compile(r"\s*([^;,\s]+)\s*((?:;[^,]*)?)")
+_QUALITY = re.compile(r";\s*q\s*=\s*([^;,\s]*)", re.IGNORECASE)
+
+
+def wants_openmetrics(accept: str) -> bool:
+    """Whether a value of Accept (RFC 9110 section 12.5.1) names OpenMetrics, and likes it no less
+    than plain text. Who names neither gets the older one."""
+    return _quality(accept, "application/openmetrics-text") > 0.0 and (
+        _quality(accept, "application/openmetrics-text") >= _quality(accept, "text/plain")
+    )
+
+
+def _quality(accept: str, media_type: str) -> float:
+    """The largest one of the ranges that name this type; 0.0 without one."""
+    found = 0.0
+    for part in accept.split(","):
+        match = _RANGE.match(part)
+        if match is None or match[1].lower() != media_type:
+            continue
+        quality = _QUALITY.search(match[2])
+        try:
+            found = max(found, float(quality[1]) if quality else 1.0)
+        except ValueError:
+            continue
+    return found

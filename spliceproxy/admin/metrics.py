@@ -1,0 +1,151 @@
+"""The metrics of ``GET /metrics``, made from what the board says and from /proc.
+
+The families are those of the table of columns (:mod:`spliceproxy.relay.columns`), summed over all
+workers, dead ones included. So a counter never goes back. What belongs to one worker has its number
+as a label, and begins anew with its process. No label has a value that a client chooses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+from spliceproxy.admin.exposition import Family, Histogram, Kind, Labels, Value
+from spliceproxy.admin.usage import Usage, started_at
+from spliceproxy.observe.board import Reading, Values
+from spliceproxy.relay import columns
+from spliceproxy.version import __version__
+
+PREFIX = "spliceproxy_"
+
+_SKIPPED = ("worker_up", "worker_pid", "worker_started")
+"""What is told of each worker by itself."""
+
+
+class Process(NamedTuple):
+    """A process of the proxy: ``name`` is the number of a worker, ``supervisor`` or ``admin``."""
+
+    name: str
+    pid: int
+    usage: Usage
+
+
+def families(reading: Reading, processes: Iterable[Process], *, engine: str) -> Iterator[Family]:
+    """All of them, in their order."""
+    totals = reading.totals()
+    yield Family(
+        PREFIX + "build", "info", "The version of the proxy.", [({"version": __version__}, 1)]
+    )
+    # No worker has said it yet where it is "".
+    known: list[tuple[Labels, Value]] = [({"engine": engine}, 1)] if engine else []
+    yield Family(PREFIX + "engine", "info", "What moves the bytes.", known)
+    for name, family in columns.FAMILIES.items():
+        if name not in _SKIPPED:
+            yield _family(family, totals[name])
+    yield from _workers(reading)
+    yield from _processes(list(processes))
+
+
+def _family(family: columns.Family, values: Values) -> Family:
+    name = PREFIX + family.name
+    if family.kind == columns.HISTOGRAM:
+        return Family(name, "histogram", family.help, [({}, histogram(values))])
+    kind: Kind = "counter" if family.kind == columns.COUNTER else "gauge"
+    samples = [
+        (dict(zip(family.labels, labels, strict=True)), number) for labels, number in values.items()
+    ]
+    return Family(name, kind, family.help, samples)
+
+
+def histogram(values: Values) -> Histogram:
+    """That of a family of the board's, whose times are microseconds, in seconds."""
+    *counts, total = values.values()
+    return Histogram([bound / 1e6 for bound in columns.BOUNDS], counts, total / 1e6)
+
+
+def _workers(reading: Reading) -> Iterator[Family]:
+    """What is worth to be known of each worker: whether one is sick, and how even their load is."""
+
+    def of(name: str) -> list[tuple[Labels, Value]]:
+        return [
+            ({"worker": str(index)}, of_worker(reading, index, name))
+            for index in range(reading.workers)
+        ]
+
+    yield Family(PREFIX + "worker_up", "gauge", "Whether the worker serves.", of("worker_up"))
+    yield Family(
+        PREFIX + "worker_tunnels", "gauge", "Tunnels of the worker that are open.", of("tunnels")
+    )
+    yield Family(
+        PREFIX + "worker_connections",
+        "gauge",
+        "Connections of clients with the worker, tunnels not counted.",
+        of("connections"),
+    )
+    yield Family(
+        PREFIX + "worker_requests",
+        "counter",
+        "Requests of the worker that are over, since it was started.",
+        of("requests"),
+    )
+
+
+def of_worker(reading: Reading, index: int, name: str) -> int:
+    """The sum of a family of the table, of one worker."""
+    family = columns.FAMILIES[name]
+    return sum(reading.rows[index + 1][family.first : family.first + len(family.values)])
+
+
+def _processes(processes: list[Process]) -> Iterator[Family]:
+    def of(what: str) -> list[tuple[Labels, Value]]:
+        return [({"process": one.name}, getattr(one.usage, what)) for one in processes]
+
+    yield Family(
+        PREFIX + "process_cpu_seconds",
+        "counter",
+        "CPU time of each process, user and system, since it was started.",
+        of("cpu"),
+    )
+    yield Family(
+        PREFIX + "process_resident_memory_bytes",
+        "gauge",
+        "Memory of each process, with what processes share.",
+        of("memory"),
+    )
+    yield Family(
+        PREFIX + "process_open_fds", "gauge", "Descriptors that are open.", of("descriptors")
+    )
+    yield Family(
+        PREFIX + "process_max_fds",
+        "gauge",
+        "Descriptors that a process may have; 0 for any number.",
+        of("most_descriptors"),
+    )
+    yield Family(PREFIX + "process_threads", "gauge", "Threads of each process.", of("threads"))
+    yield Family(
+        PREFIX + "process_start_time_seconds",
+        "gauge",
+        "When the process was started, in Unix time.",
+        [({"process": one.name}, round(started_at(one.usage), 2)) for one in processes],
+    )
+
+
+def quantile(before: Histogram, after: Histogram, share: float) -> float | None:
+    """Seconds below which this share of the values is that came between the two; None without
+    one. It is as exact as the buckets are: within one, values are taken to lie evenly."""
+    counts = [b - a for a, b in zip(before.counts, after.counts, strict=True)]
+    wanted = share * sum(counts)
+    if wanted <= 0:
+        return None
+    low = 0.0
+    for bound, count in zip(after.bounds, counts, strict=False):
+        if count >= wanted:
+            return low + (bound - low) * wanted / count
+        wanted -= count
+        low = bound
+    return low  # beyond the last bound
+
+
+def labels_of(values: Mapping[tuple[str, ...], int]) -> dict[str, int]:
+    """Those of a family with one label, which are not 0."""
+    return {label: number for (label,), number in values.items() if number}

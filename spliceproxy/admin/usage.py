@@ -1,0 +1,71 @@
+"""What processes use, read from /proc (proc(5))."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import NamedTuple
+
+_TICKS = os.sysconf("SC_CLK_TCK")
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+class Usage(NamedTuple):
+    """Of one process."""
+
+    cpu: float  # seconds, user and system
+    started: float  # seconds after the start of the machine
+    memory: int  # resident bytes, with those that processes share
+    threads: int
+    descriptors: int  # open ones
+    most_descriptors: int  # that it may have
+
+
+def started_at(one: Usage) -> float:
+    """When a process was started, Unix time."""
+    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + one.started
+
+
+def usage(pid: int) -> Usage | None:
+    """None where there is no such process any more, or it may not be looked at."""
+    try:
+        stat = _read(f"/proc/{pid}/stat")
+        # The second field is a name in parentheses, and may have both in it.
+        fields = stat[stat.rindex(b")") + 2 :].split()
+        return Usage(
+            cpu=(int(fields[11]) + int(fields[12])) / _TICKS,
+            started=int(fields[19]) / _TICKS,
+            memory=int(fields[21]) * _PAGE,
+            threads=int(fields[17]),
+            descriptors=_descriptors(pid),
+            most_descriptors=_limit(pid),
+        )
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def _descriptors(pid: int) -> int:
+    """Linux 6.2 and later says the number as the size of the directory."""
+    path = f"/proc/{pid}/fd"
+    size = os.stat(path).st_size
+    if size:
+        return size
+    with os.scandir(path) as each:
+        return sum(1 for _ in each)
+
+
+def _limit(pid: int) -> int:
+    """The soft limit; 0 for none."""
+    for line in _read(f"/proc/{pid}/limits").splitlines():
+        if line.startswith(b"Max open files"):
+            soft = line[len(b"Max open files") :].split()[0]
+            return 0 if soft == b"unlimited" else int(soft)
+    return 0
+
+
+def _read(path: str) -> bytes:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(fd, 65536)
+    finally:
+        os.close(fd)

@@ -1,0 +1,136 @@
+"""What people and monitors look at: ``/metrics``, ``/stats.json`` and the page at ``/``."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Mapping
+
+from spliceproxy.admin import stats, tallies
+from spliceproxy.admin.desk import Desk
+from spliceproxy.admin.exposition import OPENMETRICS, TEXT, render, wants_openmetrics
+from spliceproxy.admin.http import Refusal, Request, Response, Table
+from spliceproxy.admin.metrics import Process, families, of_worker
+from spliceproxy.admin.page import page
+from spliceproxy.admin.sampling import STEP, Samples, sample
+from spliceproxy.admin.tallies import Tallies
+from spliceproxy.admin.usage import Usage, started_at, usage
+from spliceproxy.messages import log
+from spliceproxy.observe.board import Reading, Unreadable
+
+FRESH = 1.0
+"""Seconds for which what the workers have said of their tallies is said again."""
+
+TOP = 50
+"""Rows of each list."""
+
+
+class Views:
+    """Of one ``desk``."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self._samples = Samples()
+        self._tallies = Tallies()
+        self._asked = -FRESH  # time.monotonic(), when the workers were asked last
+        self._asking: asyncio.Task[Tallies] | None = None
+        self._sampling = asyncio.ensure_future(self._sample())
+
+    def add_to(self, table: Table) -> None:
+        table.add("/metrics", open=True, GET=self.metrics)
+        table.add("/stats.json", GET=self.stats)
+        table.add("/", GET=self.page)
+
+    # ---- what is asked -----------------------------------------------------------------
+
+    async def metrics(self, request: Request) -> Response:
+        """In the format that Accept prefers."""
+        accept = b",".join(request.head.values(b"accept")).decode("latin-1")
+        openmetrics = wants_openmetrics(accept)
+        text = render(
+            families(self._read(), self._processes(), engine=self._tallies.engine),
+            openmetrics=openmetrics,
+        )
+        return Response(200, text, OPENMETRICS if openmetrics else TEXT, {"Vary": "Accept"})
+
+    async def stats(self, request: Request) -> Response:
+        """``since``: the history begins behind this moment."""
+        try:
+            since = float(request.one("since", "0"))
+        except ValueError:
+            raise Refusal(400, "since is a number of seconds, Unix time") from None
+        await self._refresh()
+        reading = self._read()
+        value = stats.stats(
+            reading,
+            self._samples,
+            sample(reading, self._usage(reading)),
+            self._tallies,
+            started=self._started(),
+            draining=self._desk.draining,
+            engine=self._tallies.engine,
+            since=since,
+        )
+        return Response.json(value)
+
+    async def page(self, request: Request) -> Response:
+        text, policy = page()
+        fields = {"Content-Security-Policy": policy}
+        return Response(200, text, "text/html; charset=utf-8", fields)
+
+    # ---- what it is made from ----------------------------------------------------------
+
+    def _read(self) -> Reading:
+        try:
+            return self._desk.board.read()
+        except Unreadable:
+            raise Refusal(503, "the counters cannot be read just now") from None
+
+    def _usage(self, reading: Reading) -> Mapping[int, Usage]:
+        found: dict[int, Usage] = {}
+        for at in range(reading.workers):
+            pid = of_worker(reading, at, "worker_pid")
+            one = usage(pid) if pid else None
+            if one is not None:
+                found[pid] = one
+        return found
+
+    @staticmethod
+    def _started() -> float:
+        """When the proxy was started, Unix time."""
+        supervisor = usage(os.getppid())
+        return time.time() if supervisor is None else started_at(supervisor)
+
+    def _processes(self) -> list[Process]:
+        known = {str(worker.index): worker.pid for worker in self._desk.workers.values()}
+        names = {**dict(sorted(known.items())), "supervisor": os.getppid(), "admin": os.getpid()}
+        return [
+            Process(name, pid, one)
+            for name, pid in names.items()
+            if (one := usage(pid)) is not None
+        ]
+
+    async def _sample(self) -> None:
+        """Keeps the history, for as long as this process lives."""
+        while True:
+            try:
+                reading = self._desk.board.read()
+                self._samples.add(sample(reading, self._usage(reading)))
+                if not self._tallies.engine:
+                    await self._refresh()
+            except Unreadable:
+                pass
+            except Exception:
+                log.exception("a sample of the counters could not be taken")
+            await asyncio.sleep(STEP)
+
+    async def _refresh(self) -> None:
+        """Asks the workers, unless somebody has a moment ago. Those who ask at the same time share
+        one answer."""
+        if time.monotonic() < self._asked + FRESH:
+            return
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.ensure_future(tallies.ask(self._desk, TOP))
+        self._tallies = await asyncio.shield(self._asking)
+        self._asked = time.monotonic()

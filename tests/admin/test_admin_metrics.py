@@ -1,0 +1,207 @@
+"""``/metrics`` and ``/stats.json`` of a proxy with real clients: both formats can be
+read, and no label has a value of a client."""
+
+from __future__ import annotations
+
+import http.server
+import re
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from admin_rig import Admin, NewAdmin
+from harness import need, wait_for
+
+parser = pytest.importorskip("prometheus_client.parser")
+openmetrics = pytest.importorskip("prometheus_client.openmetrics.parser")
+
+ACCEPT = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"
+
+Numbers = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+
+class _Origin(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        self.send_response(int(self.path[1:] or 200))
+        self.send_header("Content-Length", "5")
+        self.end_headers()
+        self.wfile.write(b"hello")
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def origin() -> Iterator[int]:
+    """Answers /404 with 404."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Origin)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server.server_port
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def echo() -> Iterator[int]:
+    """Sends back what it gets, until the end."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve(peer: socket.socket) -> None:
+        with peer:
+            while data := peer.recv(65536):
+                peer.sendall(data)
+
+    def accept() -> None:
+        while True:
+            try:
+                peer, _ = listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=serve, args=(peer,), daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+    yield listener.getsockname()[1]
+    listener.shutdown(socket.SHUT_RDWR)
+    listener.close()
+
+
+def numbers(admin: Admin, accept: str = "") -> Numbers:
+    """Each sample, as the parser of that format reads it."""
+    answer = admin.ask("/metrics", token=None, Accept=accept)
+    assert answer.status == 200
+    new = answer.fields["Content-Type"].startswith("application/openmetrics-text")
+    assert new is (accept == ACCEPT)
+    parse = (openmetrics if new else parser).text_string_to_metric_families
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in parse(answer.text)
+        for sample in family.samples
+    }
+
+
+def value(found: Numbers, name: str, **labels: str) -> float:
+    """The sum of the samples with these labels, whatever others they have."""
+    wanted = set(labels.items())
+    return sum(
+        number
+        for (one, pairs), number in found.items()
+        if one == f"spliceproxy_{name}" and wanted <= pairs
+    )
+
+
+def ask(admin: Admin, head: str) -> bytes:
+    """One request on a connection of its own; all of the answer."""
+    with socket.create_connection(("127.0.0.1", admin.proxy.port), 20) as client:
+        client.sendall(head.encode())
+        found = b""
+        while data := client.recv(65536):
+            found += data
+        return found
+
+
+def get(admin: Admin, port: int, path: str = "/", method: str = "GET") -> int:
+    at = f"127.0.0.1:{port}"
+    head = f"{method} http://{at}{path} HTTP/1.1\r\nHost: {at}\r\nConnection: close\r\n\r\n"
+    return int(ask(admin, head)[9:12])
+
+
+class Tunnel:
+    """A tunnel to a port of this machine."""
+
+    def __init__(self, admin: Admin, port: int) -> None:
+        at = f"127.0.0.1:{port}"
+        self.socket = socket.create_connection(("127.0.0.1", admin.proxy.port), 20)
+        self.head = f"CONNECT {at} HTTP/1.1\r\nHost: {at}\r\n\r\n".encode()
+        self.socket.sendall(self.head)
+        self.answer = self.socket.recv(65536)
+        assert self.answer.startswith(b"HTTP/1.1 200 ")
+
+    def echo(self, size: int) -> None:
+        self.socket.sendall(bytes(size))
+        left = size
+        while left:
+            left -= len(self.socket.recv(65536))
+
+    def close(self) -> None:
+        self.socket.shutdown(socket.SHUT_WR)
+        assert self.socket.recv(1) == b""
+        self.socket.close()
+
+
+def test_both_formats_say_the_same(new_admin: NewAdmin, origin: int) -> None:
+    admin = new_admin("--guard", "off")
+    get(admin, origin)
+    old, new = numbers(admin), numbers(admin, ACCEPT)
+    changing = re.compile("engine_info")  # as soon as a worker has said it
+    assert {k for k in old if not changing.search(k[0])} == {
+        k for k in new if not changing.search(k[0])
+    }
+    for process in ("0", "supervisor", "admin"):
+        assert value(old, "process_resident_memory_bytes", process=process) > 1e6
+        assert 3 < value(old, "process_open_fds", process=process) < 100
+        assert value(old, "process_start_time_seconds", process=process) > 1.7e9
+    assert value(old, "build_info") == 1
+    settled = "the name of the engine"
+    wait_for(lambda: value(numbers(admin), "engine_info", engine="native") == 1, settled)
+
+
+def test_promtool_takes_it(new_admin: NewAdmin) -> None:
+    admin = new_admin()
+    text = admin.ask("/metrics", token=None).body
+    done = subprocess.run(
+        [need("promtool"), "check", "metrics"], input=text, capture_output=True, timeout=60
+    )
+    assert (done.returncode, done.stdout, done.stderr.decode()) == (0, b"", "")
+
+
+def test_no_label_has_a_value_of_a_client(new_admin: NewAdmin, origin: int) -> None:
+    admin = new_admin("--guard", "off", "--auth", "ann:secret")
+    get(admin, origin)
+    before = {name for name in numbers(admin) if "engine" not in name[0]}
+    for head in (
+        'EVIL"} http://evil.example/ HTTP/1.1\r\nHost: evil.example\r\n\r\n',
+        "EVIL http://evil.example/ HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n",
+        "GET http://evil.example/evil HTTP/1.1\r\nHost: evil.example\r\n"
+        "Proxy-Authorization: Basic ZXZpbDpldmls\r\nConnection: close\r\n\r\n",
+        "CONNECT evil.example:1 HTTP/1.1\r\nHost: evil.example:1\r\nConnection: close\r\n\r\n",
+    ):
+        ask(admin, head)
+    text = admin.ask("/metrics", token=None).text
+    assert "evil" not in text.lower()
+    assert {name for name in numbers(admin) if "engine" not in name[0]} == before
+
+
+def test_a_tunnel_is_in_the_lists_while_it_lives(new_admin: NewAdmin, echo: int) -> None:
+    admin = new_admin("--guard", "off")
+    tunnel = Tunnel(admin, echo)
+
+    def row() -> Any:
+        rows = admin.get("/stats.json")["top"]["recent"]["destinations"]["bytes"]["rows"]
+        return next((one for one in rows if one["key"] == f"127.0.0.1:{echo}"), None)
+
+    for size in (50_000, 150_000):
+        tunnel.echo(50_000 if size == 50_000 else 100_000)
+        wait_for(lambda n=size: (one := row()) and one["bytes_to_client"] >= n, "its bytes")
+        assert row()["requests"] == 1
+    tunnel.close()
+    sent = len(tunnel.head) + 150_000, len(tunnel.answer) + 150_000
+    wait_for(
+        lambda: (row()["bytes_from_client"], row()["bytes_to_client"]) == sent, "all of its bytes"
+    )
+    assert row()["requests"] == 1
+
+
+def test_what_makes_no_sense_is_refused(new_admin: NewAdmin) -> None:
+    admin = new_admin()
+    assert admin.ask("/stats.json?since=yesterday").status == 400
+    assert admin.ask("/stats.json?since=1&since=2").status == 400
+    assert admin.ask("/stats.json", token=None).status == 401
+    assert admin.ask("/metrics", method="POST").status == 405
+    assert admin.ask("/stats.json?since=1e300").json["history"]["rows"] == []

@@ -1,0 +1,78 @@
+"""The metrics that are made of the board: their page has them all, their names are in the
+convention, and quantiles are within their bucket."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from spliceproxy.admin.exposition import Family, Histogram
+from spliceproxy.admin.metrics import Process, families, quantile
+from spliceproxy.admin.usage import usage
+from spliceproxy.observe.board import Board
+
+PAGE = Path(__file__).parents[2] / "docs" / "monitoring.md"
+SUFFIXES = {"counter": "_total", "info": "_info"}
+
+
+def found() -> list[Family]:
+    own = usage(os.getpid())
+    assert own is not None
+    reading = Board.private().read()
+    return list(families(reading, [Process("admin", os.getpid(), own)], engine="native"))
+
+
+def test_the_page_has_each_metric_with_its_labels() -> None:
+    if not PAGE.exists():
+        pytest.skip("not in a source tree")
+    _, _, table = PAGE.read_text().partition("| metric | labels |")
+    table, _, _ = table.partition("\n\n")
+    written = {
+        name: set(re.findall("`(.*?)`", labels))
+        for name, labels in re.findall(r"^\| `(\w+)`[^|]*\|([^|]*)\|", table, re.M)
+    }
+    for family in found():
+        name = family.name.removeprefix("spliceproxy_") + SUFFIXES.get(family.kind, "")
+        labels = set(family.samples[0][0]) if family.samples else set()
+        assert written.pop(name, None) == labels, name
+    assert written == {}
+
+
+def test_names_are_in_the_convention() -> None:
+    names = [family.name for family in found()]
+    assert len(names) == len(set(names))
+    for family in found():
+        assert re.fullmatch("spliceproxy(_[a-z]+)+", family.name)
+        assert family.help.endswith(".")
+        assert not family.name.endswith(("_total", "_info", "_sum", "_count", "_bucket"))
+        if family.kind == "histogram":
+            assert family.name.endswith("_seconds")
+
+
+def test_what_a_process_uses_is_what_it_says_itself() -> None:
+    own = usage(os.getpid())
+    assert own is not None
+    assert own.descriptors == len(os.listdir("/proc/self/fd")) - 1
+    assert 1e6 < own.memory < 1e11
+    assert own.threads >= 1
+    assert usage(2**22 + 1) is None
+
+
+@pytest.mark.parametrize(
+    ("counts", "share", "seconds"),
+    [
+        ((0, 0, 0), 0.5, None),
+        ((10, 0, 0), 0.5, 0.5),
+        ((10, 10, 0), 0.5, 1.0),
+        ((10, 10, 0), 0.75, 1.5),
+        ((0, 0, 5), 0.5, 2.0),  # beyond the last bound
+        ((1, 0, 9), 0.05, 0.5),
+    ],
+)
+def test_quantiles(counts: tuple[int, ...], share: float, seconds: float | None) -> None:
+    before = Histogram((1.0, 2.0), (1, 2, 3), 0.0)
+    after = Histogram((1.0, 2.0), [a + b for a, b in zip(before.counts, counts, strict=True)], 0.0)
+    assert quantile(before, after, share) == seconds
