@@ -60,6 +60,20 @@ def unacknowledged(sock: socket.socket) -> int:
     return int(struct.unpack("i", answer)[0])
 
 
+_INFO_SIZE = 512
+"""More than struct tcp_info has (Linux 6.18)."""
+
+
+def info(sock: socket.socket) -> bytes:
+    """The raw ``struct tcp_info`` (tcp(7)), empty if the socket has none."""
+    if sock.family == socket.AF_UNIX:
+        return b""
+    try:
+        return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO_SIZE)
+    except OSError:
+        return b""
+
+
 class SendQueue:
     """What waits before a reset, or before a close that may become one: a reset overtakes
     data, and its peer would lose what it has not acknowledged.

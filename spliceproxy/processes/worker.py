@@ -122,7 +122,7 @@ async def _work(
         policy = Policy(config, resolver)
     except ValueError as error:
         raise _Unusable(error) from error
-    instance = Instance(config, sockets, relay, resolver, policy)
+    instance = Instance(config, sockets, relay, resolver, policy, index)
     instance.services.relay.on_stuck = _die
     access_log = instance.services.records.log
     if access_log is not None:

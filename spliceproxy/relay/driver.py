@@ -104,6 +104,13 @@ class RelayDriver:
                 if end is not None and cancelled is not None:
                     cancelled(end)
 
+    def kill(self, ident: int) -> bool:
+        """Resets a tunnel for an operator (interface.Relay.kill)."""
+        killed = not self._closed and self._relay.kill(ident)
+        if killed:
+            self._arm()
+        return killed
+
     def abort_all(self) -> None:
         """Resets every tunnel; their ends are reported soon."""
         if not self._closed:

@@ -87,6 +87,7 @@ ORIGIN_RESET = "origin-reset"
 IDLE = "idle-timeout"
 HALF_CLOSE = "half-close-timeout"
 ABORTED = "aborted"  # abort(), cancel() or close()
+KILLED = "killed"  # kill(): an operator has ended it
 SOURCE_EOF = "source-eof"  # transfer only: FIN before `length` bytes
 SOURCE_ERROR = "source-error"  # transfer only
 TARGET_ERROR = "target-error"  # transfer only
@@ -104,6 +105,7 @@ REASONS = (
     TARGET_IDLE,
     HALF_CLOSE,
     ABORTED,
+    KILLED,
 )
 """All of them in the order of the enum Reason of native/core/types.pxd: the compiled module
 compares them when it is imported."""
@@ -111,7 +113,11 @@ compares them when it is imported."""
 
 class TunnelEnd(NamedTuple):
     """How a tunnel ended. Early data counts as copied; ``*_info`` are the raw
-    ``struct tcp_info`` (tcp(7)) of each leg, empty where the socket has none."""
+    ``struct tcp_info`` (tcp(7)) of each leg, empty where the socket has none. ``silent`` is "c" or
+    "s" where a time limit has ended it: the client or the origin (server) does not take what
+    there is for it, has yet to end, or was spoken to last. ``waits`` are milliseconds: until the
+    client took bytes, for bytes of the origin, until the origin took bytes, and the silence of
+    the origin in which none were due."""
 
     reason: str
     errno: int
@@ -121,15 +127,20 @@ class TunnelEnd(NamedTuple):
     down_spliced: int
     client_info: bytes
     origin_info: bytes
+    silent: str = ""
+    waits: tuple[int, int, int, int] = (0, 0, 0, 0)
 
 
 class TransferEnd(NamedTuple):
-    """How a transfer ended: ``copied`` + ``spliced`` bytes reached the target's socket."""
+    """How a transfer ended: ``copied`` + ``spliced`` bytes reached the target's socket. It has
+    waited ``for_target`` milliseconds until that took bytes, and ``for_source`` for the source."""
 
     reason: str
     errno: int
     copied: int
     spliced: int
+    for_target: int = 0
+    for_source: int = 0
 
 
 class RelayStats(NamedTuple):
@@ -200,6 +211,9 @@ class Relay(Protocol):
 
     def abort(self, ident: int) -> None:
         """Resets both legs of a tunnel; its end (ABORTED) comes from the next ``step``."""
+
+    def kill(self, ident: int) -> bool:
+        """The same for an operator: KILLED. Whether there was such a tunnel."""
 
     def abort_all(self) -> None:
         """:meth:`abort` for every tunnel."""

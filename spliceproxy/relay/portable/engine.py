@@ -10,6 +10,7 @@ from time import monotonic
 from spliceproxy.relay.interface import (
     ABORTED,
     CHUNK,
+    KILLED,
     SPLICE_MIN,
     STEP_SECONDS,
     RelayOptions,
@@ -86,6 +87,14 @@ class CopyRelay:
         if isinstance(flow, Tunnel):
             flow.end(ABORTED)
             self._shared.poller.reap()
+
+    def kill(self, ident: int) -> bool:
+        flow = self._shared.flows.get(ident)
+        if not isinstance(flow, Tunnel):
+            return False
+        flow.end(KILLED)
+        self._shared.poller.reap()
+        return True
 
     def abort_all(self) -> None:
         for flow in list(self._shared.flows.values()):

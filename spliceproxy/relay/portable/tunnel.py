@@ -26,7 +26,7 @@ How a tunnel ends:
     the other side fails, too       at once, both reset; named after the side that failed first,
                                     which is not one that has left
     idle or half_close is over      IDLE, HALF_CLOSE: both reset; in DRAIN as when a side fails
-    abort                           ABORTED, both reset
+    abort, kill                     ABORTED, KILLED, both reset
 
 With a dead side a read of 0 is no FIN: after a reset the kernel says 0 as well.
 """
@@ -35,6 +35,7 @@ from __future__ import annotations
 
 import socket
 from errno import EPIPE
+from time import monotonic
 
 from spliceproxy.net import tcp
 from spliceproxy.relay.interface import (
@@ -46,8 +47,9 @@ from spliceproxy.relay.interface import (
     TunnelEnd,
 )
 from spliceproxy.relay.portable.moves import BLOCKED, OVER, READY, SOURCE_FAILED, Way
-from spliceproxy.relay.portable.poller import ERR, GONE, HUP, IN, OUT, Leg, tcp_info
+from spliceproxy.relay.portable.poller import ERR, GONE, HUP, IN, OUT, Leg
 from spliceproxy.relay.portable.shared import Shared
+from spliceproxy.relay.portable.waits import end_wait, silent_side, waits_of
 
 # Phases, in the order in which a tunnel goes through some of them.
 OPEN = 0
@@ -79,6 +81,7 @@ class Tunnel:
         "_queue",
         "_reason",
         "_shared",
+        "_spoke",
         "_token",
         "_ways",
         "due",
@@ -107,6 +110,7 @@ class Tunnel:
         self._legs = (Leg(self, client, up, down), Leg(self, origin, down, up))
         self._phase = OPEN
         self._dead = NOBODY
+        self._spoke = CLIENT if early[0] else ORIGIN  # whose bytes were the last
         self._reason = DONE  # what a dead side will have ended it with
         self._errno = 0  # of the first failure
         self._queue: tcp.SendQueue | None = None  # of the living side, in ACK
@@ -128,9 +132,11 @@ class Tunnel:
         self._shared.flows[self.ident] = self
         self._shared.tunnels += 1
         self._shared.deadlines.set(self, now + self._shared.options.idle)
+        spoke = self._spoke
         for side in (CLIENT, ORIGIN):
             if self._ways[side].state == BLOCKED:
                 self._serve(side, now, False)
+        self._spoke = spoke  # the answer to CONNECT is none to the client's bytes
 
     def event(self, leg: Leg, mask: int, now: float) -> None:
         """Serves one epoll event: the flush before the read, for it frees a pipe."""
@@ -171,8 +177,10 @@ class Tunnel:
             up.spliced,
             down.copied,
             down.spliced,
-            tcp_info(self._legs[CLIENT].sock),
-            tcp_info(self._legs[ORIGIN].sock),
+            tcp.info(self._legs[CLIENT].sock),
+            tcp.info(self._legs[ORIGIN].sock),
+            silent_side(self._ways, self._spoke) if reason in (IDLE, HALF_CLOSE) else "",
+            waits_of(self._ways, monotonic(), self._spoke),
         )
         for leg in self._legs:
             shared.poller.discard(leg, reset=reason != DONE)
@@ -187,7 +195,12 @@ class Tunnel:
     def _serve(self, side: int, now: float, readable: bool) -> None:
         """A turn of the way that reads this side."""
         way = self._ways[side]
+        asked = self._spoke != side
+        end_wait(way, self._ways[1 - side], now, due=False, asked=asked)
+        before = way.copied + way.spliced
         state = self._shared.mover.turn(way, now, readable)
+        if way.copied + way.spliced != before:
+            self._spoke = side
         if state == way.state:
             return
         if state <= OVER:
