@@ -17,12 +17,14 @@ from core.resets cimport reset_on_close
 from core.service cimport watch
 from core.slots cimport slot_free
 from core.types cimport (
-    Core, FREE, Flow, INFO_MAX, IN_QUEUE, NARROW, NOWHERE, Q_FINISHED, R_ABORTED, R_DONE, TRANSFER,
-    TUNNEL, UNREGISTERED,
+    Core, FREE, Flow, INFO_MAX, IN_QUEUE, NARROW, NOWHERE, Q_FINISHED, R_ABORTED, R_DONE,
+    R_HALF_CLOSE, R_IDLE, TRANSFER, TUNNEL, UNREGISTERED,
 )
+from core.waits cimport end_waits, silent_side
 from lane.asking cimport forget_decision
 from lane.ends cimport give_back
 from lane.log cimport exchange_over
+from lane.notes cimport note_release
 from lane.origins cimport connection_take_out, idle_drop
 from lane.records cimport record_drop
 from lane.routes cimport let_go
@@ -76,6 +78,15 @@ cdef inline void release(Lane *lane, int32_t slot) noexcept nogil:
     cdef Flow *f = &c.flows[slot]
     cdef Exchange *x = exchange_of(f)
     cdef int s
+    if f.kind == TUNNEL and x != NULL:
+        exchange_over(lane, slot, f.reason, 0)
+    elif f.kind == TUNNEL:
+        end_waits(c, f, False)
+        if f.reason == R_IDLE or f.reason == R_HALF_CLOSE:
+            f.silent = silent_side(f)
+        read_infos(f)
+    elif f.kind == TRANSFER:
+        end_waits(c, f, True)
     for s in range(2):
         drop_pending(c, &f.way[s])
     if f.kind == CLIENT:
@@ -85,12 +96,6 @@ cdef inline void release(Lane *lane, int32_t slot) noexcept nogil:
         c.ended += 1
     elif f.way[0].flags & NARROW:
         widen(&f.way[0], f.fd[0], f.fd[1])  # they go back to their owner
-    if f.kind == TUNNEL and x == NULL:
-        read_infos(f)
-    elif f.kind == TUNNEL:
-        exchange_over(
-            lane, x, x.head + f.way[0].copied + f.way[0].spliced,
-            f.way[1].copied + f.way[1].spliced, f.reason)
     for s in range(2):
         if f.kind == TUNNEL:
             if f.reason != R_DONE:
@@ -129,6 +134,7 @@ cdef inline void exchange_free(Lane *lane, Exchange *x) noexcept nogil:
     let_go(&lane.routes, x)
     sum_aside(lane, x)
     record_drop(x)
+    note_release(x.note)
     forget_decision(x)
     free(x.block)
     free(x.answer)

@@ -27,7 +27,7 @@ cdef class Question:
     cdef NativeRelay relay
     cdef int32_t slot
     cdef uint32_t generation
-    cdef uint32_t number    # requests of this client that were answered before
+    cdef uint32_t before    # requests of this client that were answered
     cdef Asked asked
     cdef uint8_t how        # its method
     cdef list lines         # its fields, once somebody has looked at them
@@ -130,6 +130,14 @@ cdef class Question:
         return exchange_of(&self.relay.state.core.flows[slot]).started / 1e6
 
     @property
+    def number(self):
+        """Of the request, for its record; 0 where there is no log."""
+        cdef int32_t slot = self._slot()
+        if slot == NOWHERE:
+            return 0
+        return exchange_of(&self.relay.state.core.flows[slot]).number
+
+    @property
     def followed(self):
         """Whether the client has said more than this request."""
         cdef int32_t slot = self._slot()
@@ -158,7 +166,7 @@ cdef class Question:
         if self.relay.closed:
             return NOWHERE
         return open_question(
-            &self.relay.state.core, self.slot, self.generation, self.number)
+            &self.relay.state.core, self.slot, self.generation, self.before)
 
 
 cdef list fields_of(NativeRelay relay, bytes head):
@@ -181,7 +189,7 @@ cdef Question question_of(NativeRelay relay, int32_t slot):
     q.relay = relay
     q.slot = slot
     q.generation = f.generation
-    q.number = x.requests
+    q.before = x.requests
     q.asked = x.asked
     q.how = x.method
     q.head = x.data[:x.head]

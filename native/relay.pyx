@@ -39,14 +39,17 @@ from core cimport linux
 from closing cimport close_finished, finish_all, forget, lose
 from core.moves cimport TARGET_FAILED, send_or_hold
 from core.pipes cimport pool_empty
-from core.queues cimport enter_queue, finish, last_active, wheel_init
+from core.queues cimport enter_queue, finish, wheel_init
 from core.service cimport register_sides, settle, side_failed, watch
 from core.slots cimport list_init, slot_free, slot_take, slots_reserve
 from core.types cimport (
     Core, FREE, Flow, INFO_MAX, IN_LANE, Limits, NOWHERE, QUEUES, Q_FINISHED, Q_HALF, Q_IDLE,
-    Q_LANE, Q_YOUNG, REASONS, REASON_WORDS, R_ABORTED, R_DONE, R_KILLED, SPLICING, STOPPED,
-    TRANSFER, TUNNEL, UNREGISTERED, Way, reason_words,
+    Q_LANE, Q_YOUNG, REASONS, REASON_WORDS, R_ABORTED, R_DONE, R_KILLED,
+    SPLICING, STOPPED, TRANSFER,
+    TUNNEL, UNREGISTERED, Way, reason_words,
 )
+from core.tcpinfo cimport TcpLeg
+from core.waits cimport begin_wait
 from dump cimport Line, describe, describe_all
 from http.plain cimport (
     AUTHORIZATION, CODING, CONNECT, CONNECTION, CREDENTIALS, DATE, DROP, Field, HOST, Head,
@@ -57,8 +60,11 @@ from http.plain_request cimport read_request
 from lane.asking cimport end_asking, left_asking, open_question, tell_asked
 from lane.clients cimport client_new
 from lane.ends cimport cut, give_back
-from lane.line cimport LINE_MOST, LINE_REST, word_at
-from lane.log cimport LOG_BATCH, now_us
+from lane.facts cimport NUMBER_BITS, now_us, stalled_by
+from lane.json_line cimport JSON_REST
+from lane.line cimport LINE_MOST, LINE_REST
+from lane.log cimport LOG_BATCH
+from lane.notes cimport note_new, note_release
 from lane.origins cimport (
     connection_new, connection_take_out, idle_drop, idle_oldest, idle_put, idle_use,
 )
@@ -71,10 +77,11 @@ from lane.routes cimport (
 )
 from lane.sums cimport sum_live, sums_clear, sums_free, sums_init
 from lane.types cimport (
-    Asked, BY_FAILURE, CAUSES, CAUSE_WORDS, CLIENT, DIALLED, Ended, Exchange, G_CLOSED, G_REQUEST, G_RESPONSE,
-    G_UNANSWERED, Item, LISTENER, Lane, LineForm, Log, ORIGIN, Origin, PEER_MAX, P_DIAL, P_HEAD, Part,
-    Q_ASK, Q_DIAL, Q_HEAD, Q_ORIGIN_IDLE, Q_QUEUE, Q_RACE, Records, Routes, SUM_KINDS, Sum, Sums, Target, Token, USER_MAX,
-    cause_words, connection_of, exchange_of,
+    Asked, BY_FAILURE, CAUSES, CAUSE_WORDS, CLIENT, DIALLED, Ended, Exchange, Facts, G_CLOSED,
+    G_REQUEST, G_RESPONSE, G_UNANSWERED, Item, L_JSON, LISTENER, Lane, LineForm, Log, ORIGIN, Origin,
+    PEER_MAX, P_DIAL, P_HEAD, Part, Q_ASK, Q_DIAL, Q_HEAD, Q_ORIGIN_IDLE, Q_QUEUE, Q_RACE, Records,
+    Routes, STALLED_WORDS, STALLS, SUM_KINDS, Sum, Sums, Target, Token, USER_MAX, cause_words,
+    connection_of, exchange_of, stalled_words,
 )
 from lane.waiting cimport QUEUE_MS
 from names cimport KIND_NAMES, PHASE_NAMES, QUEUE_NAMES, WAY_FLAG_NAMES
@@ -83,7 +90,7 @@ from step cimport clock_ms, next_due, run
 from spliceproxy.net import errnos, tcp
 from spliceproxy.relay import interface, quota
 from spliceproxy.relay import lane as words
-from spliceproxy.relay.interface import FlowView, RelayStats, TransferEnd, TunnelEnd
+from spliceproxy.relay.interface import RelayStats, TransferEnd, TunnelEnd
 from spliceproxy.relay.lane import Handoff
 
 YOUNG = 30.0
@@ -172,6 +179,7 @@ cdef class NativeRelay:
         free(self.state.plain.via)
         free(self.state.log.at)
         sums_free(&self.state.sums)
+        note_release(self.state.log.note)
         routes_free(&self.state.routes)
         self._give_up_tokens()
 
@@ -226,6 +234,9 @@ cdef class NativeRelay:
         cdef Flow *f = &c.flows[slot]
         Py_INCREF(token)
         f.token = <PyObject *>token
+        begin_wait(c, &f.way[0])
+        begin_wait(c, &f.way[1])
+        f.spoke = 1
         if f.kind == TUNNEL:
             c.tunnels += 1
         else:
@@ -249,6 +260,7 @@ cdef class NativeRelay:
         cdef Flow *f = &c.flows[slot]
         if not data or f.way[s].flags & STOPPED:
             return
+        f.spoke = s == 1 and f.spoke  # the answer to CONNECT is none to the client's bytes
         if send_or_hold(c, &f.way[s], f.fd[1 - s], data, len(data)) == TARGET_FAILED:
             side_failed(c, f, 1 - s, linux.errno)
 
@@ -292,15 +304,14 @@ cdef class NativeRelay:
         if slot != NOWHERE and self.state.core.flows[slot].kind == TUNNEL:
             finish(&self.state.core, slot, R_ABORTED)
 
-    def flows(self, int most):
-        """What is there now, in lists that are made as they are wanted."""
-        cdef int32_t slot = 0
-        while slot >= 0 and not self.closed:
-            found, slot = views_from(self, slot, most)
-            yield found
-
     def kill(self, uint64_t ident):
-        return not self.closed and end_for_operator(self, ident)
+        cdef int32_t slot = self._find(ident)
+        if slot == NOWHERE or self.state.core.flows[slot].kind != TUNNEL:
+            return False
+        if self.state.core.flows[slot].queue == Q_FINISHED:
+            return False
+        finish(&self.state.core, slot, R_KILLED)
+        return True
 
     def abort_all(self):
         cdef int32_t slot
@@ -413,7 +424,6 @@ cdef class NativeRelay:
 
 include "reader.pxi"
 include "reports.pxi"
-include "flows.pxi"
 include "news.pxi"
 include "questions.pxi"
 include "lane/lane.pxi"

@@ -15,6 +15,8 @@ agree("reasons", interface.REASONS,
       tuple([reason_words[i].decode() for i in range(REASON_WORDS)]), REASONS)
 if len(words.SUMS) != SUM_KINDS:
     raise ImportError(f"the compiled relay has {SUM_KINDS} kinds of sums, not {words.SUMS}")
+agree("verdicts", words.STALLED,
+      tuple([stalled_words[i].decode() for i in range(STALLED_WORDS)]), STALLS)
 agree("causes", words.CAUSES, tuple([cause_words[i].decode() for i in range(CAUSE_WORDS)]), CAUSES)
 
 
@@ -38,11 +40,15 @@ cdef object end_of(const Flow *f):
     cdef const Way *up = &f.way[0]
     cdef const Way *down = &f.way[1]
     if f.kind == TRANSFER:
-        return TransferEnd(interface.REASONS[f.reason], f.err, up.copied, up.spliced)
+        return TransferEnd(
+            interface.REASONS[f.reason], f.err, up.copied, up.spliced, up.for_target,
+            up.for_source)
     return TunnelEnd(
         interface.REASONS[f.reason], f.err, up.copied, up.spliced, down.copied, down.spliced,
         f.info[:f.info_len[0]] if f.info_len[0] else b"",
         f.info[INFO_MAX:INFO_MAX + f.info_len[1]] if f.info_len[1] else b"",
+        chr(f.silent) if f.silent else "",
+        (down.for_target, down.for_source, up.for_target, down.silent),
     )
 
 
@@ -101,12 +107,18 @@ cdef class Ending:
         return text[:self.at.target_size].decode("ascii")
 
     @property
+    def lines(self):
+        """The lines of the head that follow the first; none where heads are not kept."""
+        cdef const char *head = <const char *>(self.at + 1)
+        return head[:self.at.head_size].rstrip(b"\r\n").split(b"\r\n")[1:]
+
+    @property
     def peer(self):
         return self.at.peer.decode("ascii")
 
     @property
     def status(self):
-        return self.at.status
+        return self.at.facts.status
 
     @property
     def content_type(self):
@@ -114,27 +126,62 @@ cdef class Ending:
 
     @property
     def reason(self):
-        return "" if self.at.reason == R_DONE else interface.REASONS[self.at.reason]
+        cdef uint8_t reason = self.at.facts.reason
+        return "" if reason == R_DONE else interface.REASONS[reason]
 
     @property
     def started(self):
-        return self.at.started / 1e6
+        return self.at.facts.started / 1e6
 
     @property
     def seconds(self):
-        return self.at.took / 1e6
+        return self.at.facts.took / 1e6
 
     @property
     def ended_at(self):
-        return self.at.ended / 1e6
+        return self.at.facts.ended / 1e6
 
     @property
     def bytes_in(self):
-        return self.at.received
+        return self.at.facts.received
 
     @property
     def bytes_out(self):
-        return self.at.sent
+        return self.at.facts.sent
+
+    @property
+    def spliced_in(self):
+        return self.at.facts.received_spliced
+
+    @property
+    def spliced_out(self):
+        return self.at.facts.sent_spliced
+
+    @property
+    def number(self):
+        return self.at.facts.number
+
+    @property
+    def stages(self):
+        """Microseconds of question, dns, dial, first byte, and all."""
+        cdef const Facts *facts = &self.at.facts
+        return facts.question, facts.dns, facts.dial, facts.first_byte, facts.took
+
+    @property
+    def termination(self):
+        return chr(self.at.facts.by or c'-') + chr(self.at.facts.at or c'-')
+
+    @property
+    def stalled(self):
+        return words.STALLED[self.at.facts.stalled]
+
+    @property
+    def client_leg(self):
+        return leg_of(&self.at.facts, 0)
+
+    @property
+    def origin_leg(self):
+        return leg_of(&self.at.facts, 1)
 
     @property
     def host(self):
@@ -171,6 +218,35 @@ cdef object sum_made(int kind, const Sum *s):
         s.last / 1e6, s.client.decode("ascii"), s.peer.decode("ascii"))
 
 
+cdef object leg_of(const Facts *facts, int s):
+    """The values of a TcpInfo (spliceproxy/observe/tcpinfo.py) of a leg, None where it is not
+    known."""
+    cdef const TcpLeg *leg = &facts.tcp[s]
+    if not facts.informed & (1 << s):
+        return None
+    return (
+        leg.rtt, leg.rttvar, leg.retransmits, leg.bytes_acked, leg.bytes_received, leg.min_rtt,
+        leg.delivery_rate, leg.busy, leg.rwnd_limited, leg.sndbuf_limited, leg.mss, leg.window,
+        leg.bytes_sent, leg.bytes_retrans,
+    )
+
+
+cdef const TcpLeg *leg_from(object info, TcpLeg *leg) except *:
+    if info is None:
+        return NULL
+    leg.busy, leg.rwnd_limited = info.busy_time, info.rwnd_limited
+    leg.mss, leg.window = info.mss, info.window
+    return leg
+
+
+def judge(waits, client, origin):
+    """As observe.stalled.stalled_by, which a test compares with it."""
+    cdef TcpLeg legs[2]
+    return words.STALLED[stalled_by(
+        max(waits.window, 0), waits.client, waits.client_target, waits.origin,
+        waits.origin_target, leg_from(client, &legs[0]), leg_from(origin, &legs[1]))]
+
+
 cdef tuple failures(const Exchange *x):
     """The attempts to connect that have failed: (address, errno) of each."""
     cdef list failed = []
@@ -192,4 +268,6 @@ cdef object handoff(Flow *f):
         f.way[0].left, f.way[1].copied if x.cause == G_RESPONSE or x.cause == G_UNANSWERED else 0,
         getattr(<object>x.record.token.object, "reported", ()) if x.record != NULL else (),
         <object>x.decided.object if x.decided != NULL else None,
+        x.number, (x.question, x.dns, x.dial, x.first_byte), f.way[0].spliced,
+        (f.way[0].for_source, f.way[1].for_target, f.way[1].for_source, f.way[0].for_target),
     )

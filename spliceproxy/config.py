@@ -149,6 +149,7 @@ class Config:
     forwarded_for: str = "transparent"  # http1.chain.FORWARDED_MODES
     timeouts: Timeouts = field(default_factory=Timeouts)
     access_log: str = "-"  # "-" standard output, "off", or a path
+    log_format: str = "native"  # observe.formats.NAMES
     log_query: bool = True  # targets in the log have their query
     log_level: str = "info"
     admin: AdminConfig = field(default_factory=AdminConfig)

@@ -34,11 +34,12 @@ from spliceproxy.http1.head import (
     parse_response,
 )
 from spliceproxy.http1.rewrite import client_response, interim_response, origin_request
+from spliceproxy.observe.formats import format_of
 from spliceproxy.observe.record import Record
 from spliceproxy.policy.standing import Standing
 from spliceproxy.policy.verdict import Verdict
 from spliceproxy.relay.interface import RelayOptions
-from spliceproxy.relay.lane import LINGER, REQUEST, RESPONSE, Handoff, Question
+from spliceproxy.relay.lane import LINGER, NATIVE, REQUEST, RESPONSE, Handoff, Question
 
 CLIENT = Standing(True, True, True, 0)
 NAME = b"sp"
@@ -52,6 +53,9 @@ OK_GOT = b"HTTP/1.1 200 OK\r\nDate: d\r\nContent-Length: 2\r\nVia: 1.1 sp\r\n\r\
 OK_LAST = (
     b"HTTP/1.1 200 OK\r\nDate: d\r\nContent-Length: 2\r\nConnection: close\r\nVia: 1.1 sp\r\n\r\nok"
 )
+
+WORKER = 3
+"""The number of the worker that has the lane."""
 
 PATIENCE = 20.0
 ROOM = 1 << 16
@@ -81,6 +85,7 @@ class Plain:
         *,
         log: bool = False,
         query: bool = True,
+        form: str = NATIVE,
         watched: bool = False,
         summed: bool = False,
         asks: str = "",
@@ -99,14 +104,16 @@ class Plain:
             timeouts=timeouts or Timeouts(),
             forwarded_for="transparent",
             via=via.decode(),
-            log_query=query,
         )
         policy: Any = SimpleNamespace(identifies=False)
         records: Any = SimpleNamespace(
-            log=object() if log else None,
-            watched=watched,
             tally=object() if summed else None,
             hurry=lambda: self.hurried.append(True),
+            lines=format_of(form, query=query).lane if log else None,
+            note=format_of(form).note if log else None,
+            recorded=watched,
+            fields=False,
+            worker=WORKER,
             ended=self.records.extend,
             follow=lambda made: None,
             expect=int,

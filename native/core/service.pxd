@@ -21,7 +21,7 @@ After a failure was seen, a read of 0 is no FIN: the kernel reports an error onc
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
 from core cimport linux
-from core.moves cimport Moved, OVER, SOURCE_FAILED, TARGET_FAILED, drop_pending, pending, turn
+from core.moves cimport DRY, Moved, OVER, SOURCE_FAILED, TARGET_FAILED, drop_pending, pending, turn
 from core.queues cimport enter_queue, finish
 from core.resets cimport finish_acknowledged
 from core.slots cimport slot_free
@@ -30,6 +30,7 @@ from core.types cimport (
     R_ORIGIN_RESET, R_SOURCE_EOF, R_SOURCE_ERROR, R_TARGET_ERROR, STOPPED, TRANSFER, TUNNEL,
     UNREGISTERED, Way,
 )
+from core.waits cimport after_turn, end_wait
 
 
 cdef inline uint8_t failure_of(const Flow *f, int s) noexcept nogil:
@@ -51,7 +52,12 @@ cdef inline void side_failed(Core *c, Flow *f, int s, int error) noexcept nogil:
 cdef inline void serve_way(Core *c, Flow *f, int s, bint readable) noexcept nogil:
     """The turn of the way that starts at side s."""
     cdef Way *w = &f.way[s]
-    cdef Moved r = turn(c, w, f.fd[s], f.fd[1 - s], readable)
+    cdef Moved r
+    end_wait(c, w, &f.way[1 - s], f.kind == TRANSFER, f.spoke != s)
+    r = turn(c, w, f.fd[s], f.fd[1 - s], readable)
+    after_turn(c, w, r)
+    if r < DRY:
+        f.spoke = <uint8_t>s
     if r == OVER:
         w.flags |= ENDED
     elif r == SOURCE_FAILED:

@@ -95,6 +95,10 @@ cdef struct Way:
     uint8_t streak          # bulk reads in a row while copying, chatty ones while splicing
     uint8_t stalls          # readable, yet splice said EAGAIN: an urgent byte?
     uint8_t shrinks_at      # PROMISED: when it has taken so much (crowd.pxd)
+    uint32_t mark           # ms, since when it waits as it does now (waits.pxd); 0: it does not
+    uint32_t for_source     # ms that it has waited for bytes that were due
+    uint32_t for_target     # ms that it has waited until they were taken
+    uint32_t silent         # ms without bytes, of which nobody knows whether they were due
 
 cdef struct Flow:
     int fd[2]
@@ -116,6 +120,8 @@ cdef struct Flow:
     uint8_t dead            # bit s: side s failed
     uint8_t dupped          # bit s: fd[s] is our own dup(2)
     uint8_t put_off         # bit s: an event of side s is in Core.bulk
+    uint8_t spoke           # a tunnel: the side whose bytes were the last
+    uint8_t silent          # a tunnel that a time limit has ended: whose it was (waits.pxd)
 
 cdef struct Wheel:
     int64_t timeout         # ms

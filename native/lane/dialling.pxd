@@ -12,7 +12,7 @@ from core.queues cimport enter_queue, leave_queue, wheel_of
 from core.slots cimport list_add, slots_reserve
 from core.types cimport Core, IN_LANE, NOWHERE
 from lane.ends cimport give_back
-from lane.log cimport now_us
+from lane.facts cimport now_us
 from lane.origins cimport connection_dial, serve_client
 from lane.types cimport (
     Exchange, G_REQUEST, Lane, P_DIAL, Q_DIAL, Q_RACE, TIME_IS_UP, connection_of, exchange_of,

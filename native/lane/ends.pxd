@@ -7,6 +7,7 @@ from libc.stdint cimport int32_t, uint8_t
 
 from core.queues cimport finish
 from core.types cimport Core, Flow, NOWHERE, R_ABORTED, R_NONE
+from core.waits cimport end_waits
 from lane.asking cimport end_asking
 from lane.log cimport exchange_over
 from lane.origins cimport attempts_drop, connection_drop
@@ -17,13 +18,9 @@ from lane.types cimport (
 from lane.waiting cimport end_waiting
 
 
-cdef inline void note(Lane *lane, int32_t slot, uint8_t reason) noexcept nogil:
-    """The exchange in work is over."""
-    cdef const Flow *f = &lane.core.flows[slot]
-    cdef Exchange *x = exchange_of(f)
-    exchange_over(
-        lane, x, x.head + f.way[0].copied + f.way[0].spliced,
-        f.way[1].copied + f.way[1].spliced, reason)
+cdef inline void note(Lane *lane, int32_t slot, uint8_t reason, uint8_t by) noexcept nogil:
+    """The exchange in work is over. `by`: as of `facts_of`."""
+    exchange_over(lane, slot, reason, by)
 
 
 cdef inline void give_back(Lane *lane, int32_t slot, uint8_t cause) noexcept nogil:
@@ -31,8 +28,10 @@ cdef inline void give_back(Lane *lane, int32_t slot, uint8_t cause) noexcept nog
     cdef Core *c = &lane.core
     cdef Flow *f = &c.flows[slot]
     cdef Exchange *x = exchange_of(f)
+    if cause == G_RESPONSE or cause == G_UNANSWERED:
+        end_waits(c, f, True)
     if (cause == G_RESPONSE or cause == G_UNANSWERED) and not reclaim(c, f):
-        note(lane, slot, R_ABORTED)
+        note(lane, slot, R_ABORTED, 0)
         cause = G_CLOSED
     x.cause = cause
     if x.phase == P_QUEUE:
@@ -52,7 +51,13 @@ cdef inline void close_client(Lane *lane, int32_t slot) noexcept nogil:
     give_back(lane, slot, G_CLOSED)
 
 
-cdef inline void cut(Lane *lane, int32_t slot, uint8_t reason) noexcept nogil:
-    """Ends an exchange in the middle, visibly: the client's connection is closed."""
-    note(lane, slot, reason)
+cdef inline void cut_by(Lane *lane, int32_t slot, uint8_t reason, uint8_t by) noexcept nogil:
+    """Ends an exchange in the middle, visibly: the client's connection is closed. `by`: who ends it,
+    where the reason does not say it; or 0."""
+    note(lane, slot, reason, by)
     close_client(lane, slot)
+
+
+cdef inline void cut(Lane *lane, int32_t slot, uint8_t reason) noexcept nogil:
+    """The same, for a reason that says who has ended it."""
+    cut_by(lane, slot, reason, 0)

@@ -27,7 +27,7 @@ from core.service cimport watch
 from core.slots cimport slots_reserve
 from core.types cimport Core, Flow, NOWHERE, Q_FINISHED, R_CLIENT_RESET, R_IDLE
 from lane.dialling cimport attempts_late
-from lane.ends cimport close_client, cut, give_back
+from lane.ends cimport close_client, cut, cut_by, give_back
 from lane.origins cimport idle_drop
 from lane.received cimport keep, room_left
 from lane.request cimport attempt_over, queued_long, read_next
@@ -55,7 +55,7 @@ cdef inline void overhear(Lane *lane, int32_t slot) noexcept nogil:
         cut(lane, slot, R_CLIENT_RESET)
     elif n == 0 or room_left(x) == 0:
         if watch(c, slot, 0, f.mask[0] & ~<uint32_t>linux.EPOLLIN) < 0:
-            cut(lane, slot, R_CLIENT_RESET)
+            cut_by(lane, slot, R_CLIENT_RESET, c'P')
 
 
 cdef inline void client_event(Lane *lane, int32_t slot, uint32_t events) noexcept nogil:

@@ -30,7 +30,7 @@ cdef class NativeLane:
         lane.idle_most = options.idle_most
         lane.idle_each = options.idle_each
         if options.lines is not None:
-            set_line_form(&lane.log.form, options.lines)
+            set_line_form(&lane.log, options.lines)
             lane.log.on = True
         lane.first_port, lane.last_port = options.ports
         if not routes_init(&lane.routes):
@@ -55,6 +55,10 @@ cdef class NativeLane:
         if options.sums and not sums_init(&lane.sums):
             sums_free(&lane.sums)
             raise MemoryError
+        lane.heads = options.heads
+        lane.timed = lane.recorded or lane.log.on
+        lane.informed = lane.recorded or lane.log.form.kind == L_JSON
+        lane.number = <uint64_t>options.worker << NUMBER_BITS
         relay.record = Ending if options.record is None else options.record(Ending)
 
     @property
@@ -156,14 +160,14 @@ cdef class NativeLane:
 
     def add_route(self, str kind, str group, bytes credentials, bytes authority, bytes key,
                   bytes host, double seconds, tuple addresses, uint16_t port, str source,
-                  str user, token=None):
+                  str user, token=None, bytes note not None=b""):
         """Requests of this kind, group of clients, credentials and authority may go to the
         origin `key` for so many seconds: to one of `addresses`, dialled from `source`."""
         cdef bytes shown = user.encode()
         cdef Target *target
-        if len(shown) >= USER_MAX:
+        if len(shown) >= USER_MAX or len(note) > self.relay.state.log.note_most:
             return
-        target = self._target(key, host, addresses, port, source, shown, token)
+        target = self._target(key, host, addresses, port, source, shown, token, note)
         try:
             self._repeat(ord(kind), group, credentials, authority, target, seconds)
         finally:
@@ -187,7 +191,7 @@ cdef class NativeLane:
 
     cdef Target *_target(
         self, bytes key, bytes host, tuple addresses, uint16_t port, str source, bytes user,
-        object token,
+        object token, bytes note,
     ) except NULL:
         """Where requests may go, held once. Of more than DIALLED addresses only the first are
         in it. ValueError where there is none, or one is no IP address."""
@@ -216,6 +220,10 @@ cdef class NativeLane:
             if target.origin == NULL:
                 raise MemoryError
             target.token = token_new(self.relay, token)
+            if note:
+                target.note = note_new(as_text(note))
+                if target.note == NULL:
+                    raise MemoryError
         except BaseException:
             target_release(routes, target)
             raise
@@ -226,7 +234,7 @@ cdef class NativeLane:
     def answer(self, Question question not None, str group, bytes key not None,
                bytes host not None, tuple addresses not None, uint16_t port, double seconds,
                str user not None, token, str source not None="",
-               double spent=0.0, decided=None):
+               double spent=0.0, decided=None, bytes note not None=b""):
         """The request of a question may go to the origin `key`, at one of these addresses; for
         so many seconds others like it may, of clients of this `group`. False where nobody waits
         for that any more."""
@@ -236,11 +244,11 @@ cdef class NativeLane:
         cdef int32_t slot = question._slot()
         if slot == NOWHERE:
             return False
-        if len(shown) >= USER_MAX:
+        if len(shown) >= USER_MAX or len(note) > lane.log.note_most:
             return self.hand_back(question, decided)
         if not slots_reserve(&lane.core, 1):
             raise MemoryError
-        target = self._target(key, host, addresses, port, source, shown, token)
+        target = self._target(key, host, addresses, port, source, shown, token, note)
         try:
             if seconds > 0 and group is not None:
                 self.add_client(question.client, group)
@@ -250,6 +258,7 @@ cdef class NativeLane:
                 self._repeat(question.asked.kind, group, question.credentials, named, target,
                              seconds)
             if spent > 0.0:
+                exchange_of(&lane.core.flows[slot]).dns = <uint32_t>min(spent * 1e6, 4e9)
                 exchange_of(&lane.core.flows[slot]).dialling = (
                     now_us() - <int64_t>(spent * 1e6))
             exchange_of(&lane.core.flows[slot]).decided = token_new(self.relay, decided)

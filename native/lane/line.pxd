@@ -1,4 +1,4 @@
-"""A line of the access log, as spliceproxy/observe/accesslog.py has it (`format_line`): what can
+"""A line of the access log, as spliceproxy/observe/native_line.py has it (`format_line`): what can
 be said of an exchange of the lane, or of the tunnel that it became.
 
 The owner names the bytes that stay as they are, and the longest texts. Each line has an upper
@@ -10,7 +10,7 @@ from libc.string cimport memchr, memcpy, strlen
 
 from core.types cimport R_DONE, R_HALF_CLOSE, R_IDLE, R_NONE, R_TARGET_IDLE
 from http.plain cimport CONNECT, Text
-from lane.types cimport Exchange, LineForm
+from lane.types cimport Exchange, Facts, L_NATIVE, LineForm
 
 cdef enum:
     # Bytes of the longest line with its LF: one write(2) to a pipe (PIPE_BUF).
@@ -113,11 +113,10 @@ cdef inline char *add_result(char *to, const Exchange *x, uint8_t reason) noexce
 
 
 cdef inline size_t write_line(
-    char *to, const LineForm *form, const Exchange *x, int64_t ended, int64_t took,
-    uint64_t received, uint64_t sent, uint8_t reason
+    char *to, const LineForm *form, const Exchange *x, const Facts *facts
 ) noexcept nogil:
-    """The line with its LF, for which there are LINE_MOST bytes; its size. `ended` is the time
-    of day, `took` how long it lasted, both in microseconds."""
+    """The line with its LF, for which there are LINE_MOST bytes; its size."""
+    cdef int64_t ended = (facts.ended + 500) // 1000
     cdef char *at = to
     cdef const char *query
     cdef Text method = word_at(x.data)
@@ -126,20 +125,19 @@ cdef inline size_t write_line(
         query = <const char *>memchr(target.at, c'?', target.size)
         if query != NULL:
             target.size = query - target.at + 1
-    ended = (ended + 500) // 1000
     at = add_number(at, ended // 1000, 0, 0)
     at = add_text(at, ".", 1)
     at = add_number(at, ended % 1000, 3, c'0')
     at = add_text(at, " ", 1)
-    at = add_number(at, took // 1000, 6, c' ')
+    at = add_number(at, facts.took // 1000, 6, c' ')
     at = add_text(at, " ", 1)
     at = add_field(at, x.address, strlen(x.address), form.target, form.address_most, False)
     at = add_text(at, " ", 1)
-    at = add_result(at, x, reason)
+    at = add_result(at, x, facts.reason)
     at = add_text(at, "/", 1)
-    at = add_number(at, x.status, 3, c'0')
+    at = add_number(at, facts.status, 3, c'0')
     at = add_text(at, " ", 1)
-    at = add_number(at, sent, 0, 0)
+    at = add_number(at, facts.sent, 0, 0)
     at = add_text(at, " ", 1)
     at = add_field(at, method.at, method.size, form.target, form.method_most, False)
     at = add_text(at, " ", 1)
@@ -150,7 +148,8 @@ cdef inline size_t write_line(
     at = add_field(at, x.peer, strlen(x.peer), form.target, form.address_most, False)
     at = add_text(at, " ", 1)
     at = add_field(at, x.type, type_size(x), form.target, form.type_most, True)
-    at = add_text(at, " in=", 4)
-    at = add_number(at, received, 0, 0)
+    if form.kind == L_NATIVE:
+        at = add_text(at, " in=", 4)
+        at = add_number(at, facts.received, 0, 0)
     at = add_text(at, "\n", 1)
     return at - to

@@ -4,31 +4,21 @@ A line is made where an exchange ends, into the buffer that the owner takes as i
 long as the values that it is made from, so to keep those for later would be more work.
 """
 
-from libc.stdint cimport int64_t, uint8_t, uint64_t
+from libc.stdint cimport int32_t, uint8_t
 from libc.stdlib cimport realloc
 
-from core cimport linux
+from core.types cimport Flow
+from lane.facts cimport facts_of
+from lane.json_line cimport write_json
 from lane.line cimport LINE_MOST, write_line
 from lane.records cimport record_end
 from lane.sums cimport is_failure, sum_exchange, sum_failure
-from lane.types cimport Exchange, Lane
+from lane.types cimport Exchange, Facts, L_JSON, Lane, exchange_of
 
 cdef enum:
     LOG_BATCH = 262144      # bytes of which the owner is told anew
     LOG_ROOM = 65536        # bytes to begin with
     LOG_MOST = 4194304      # beyond it lines are dropped; the owner is told how many
-
-
-cdef inline int64_t wall_us() noexcept nogil:
-    cdef linux.timespec t
-    linux.clock_gettime(linux.CLOCK_REALTIME, &t)
-    return <int64_t>t.tv_sec * 1000000 + t.tv_nsec // 1000
-
-
-cdef inline int64_t now_us() noexcept nogil:
-    cdef linux.timespec t
-    linux.clock_gettime(linux.CLOCK_MONOTONIC, &t)
-    return <int64_t>t.tv_sec * 1000000 + t.tv_nsec // 1000
 
 
 cdef inline bint log_room(Lane *lane) noexcept nogil:
@@ -47,34 +37,36 @@ cdef inline bint log_room(Lane *lane) noexcept nogil:
     return True
 
 
-cdef inline void log_put(
-    Lane *lane, const Exchange *x, int64_t ended, int64_t took, uint64_t received,
-    uint64_t sent, uint8_t reason,
-) noexcept nogil:
-    """Adds a line, as of `write_line`."""
+cdef inline void log_put(Lane *lane, const Exchange *x, const Facts *facts) noexcept nogil:
+    """Adds a line, in the format that the owner wants."""
     if not log_room(lane):
         lane.log.dropped += 1
         lane.counters.dropped += 1
         return
-    lane.log.used += write_line(
-        lane.log.at + lane.log.used, &lane.log.form, x, ended, took, received, sent, reason)
+    if lane.log.form.kind == L_JSON:
+        lane.log.used += write_json(lane.log.at + lane.log.used, &lane.log, x, facts, "end")
+    else:
+        lane.log.used += write_line(lane.log.at + lane.log.used, &lane.log.form, x, facts)
     lane.log.count += 1
 
 
 cdef inline void exchange_over(
-    Lane *lane, Exchange *x, uint64_t received, uint64_t sent, uint8_t reason
+    Lane *lane, int32_t slot, uint8_t reason, uint8_t by
 ) noexcept nogil:
     """An exchange, or the tunnel that it became, is over: for the log, the record and the
-    sums."""
-    cdef int64_t ended, took
+    sums. The rest is as of `facts_of`."""
+    cdef const Flow *f = &lane.core.flows[slot]
+    cdef Exchange *x = exchange_of(f)
+    cdef bint failed = lane.sums.on and is_failure(reason)
+    cdef Facts facts
     if lane.sums.on:
-        sum_exchange(lane, x, received, sent)
-    if not lane.log.on and x.record == NULL and not (lane.sums.on and is_failure(reason)):
+        sum_exchange(lane, x, x.head + f.way[0].copied + f.way[0].spliced,
+                     f.way[1].copied + f.way[1].spliced)
+    if not lane.log.on and x.record == NULL and not failed:
         return
-    ended = wall_us()
-    if lane.sums.on and is_failure(reason):
-        sum_failure(lane, x, reason, ended)
-    took = now_us() - x.started
+    facts_of(lane, slot, reason, by, &facts)
+    if failed:
+        sum_failure(lane, x, reason, facts.ended)
     if lane.log.on:
-        log_put(lane, x, ended, took, received, sent, reason)
-    record_end(&lane.records, x, ended, took, received, sent, reason)
+        log_put(lane, x, &facts)
+    record_end(&lane.records, x, &facts)

@@ -9,13 +9,13 @@ Tokens are counted by their users here, in the relay's thread. What nobody uses 
 aside until the relay has the GIL.
 """
 
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
 from http.plain cimport Text
 from lane.line cimport word_at
-from lane.types cimport Ended, Exchange, PEER_MAX, Records, Token
+from lane.types cimport Ended, Exchange, Facts, PEER_MAX, Records, Token
 
 
 cdef inline void token_release(Token *t) noexcept nogil:
@@ -28,9 +28,9 @@ cdef inline void token_release(Token *t) noexcept nogil:
         t.unused[0] = t
 
 
-cdef inline bint record_begin(Exchange *x, Token *token) noexcept nogil:
+cdef inline bint record_begin(Exchange *x, Token *token, bint heads) noexcept nogil:
     """A request begins, whose head is the first of what was received, and whose end is wanted by
-    whoever has the token (NULL: nobody). False without memory."""
+    whoever has the token (NULL: nobody). `heads`: with the whole head. False without memory."""
     cdef Text method, target
     cdef size_t size
     cdef Ended *e
@@ -38,7 +38,7 @@ cdef inline bint record_begin(Exchange *x, Token *token) noexcept nogil:
         return True
     method = word_at(x.data)
     target = word_at(x.data + method.size + 1)
-    size = method.size + 1 + target.size
+    size = x.head if heads else method.size + 1 + target.size
     e = <Ended *>malloc(sizeof(Ended) + size)
     if e == NULL:
         return False
@@ -46,6 +46,7 @@ cdef inline bint record_begin(Exchange *x, Token *token) noexcept nogil:
     memcpy(e.client, x.address, PEER_MAX)
     e.method_size = <uint32_t>method.size
     e.target_size = <uint32_t>target.size
+    e.head_size = x.head if heads else 0
     e.token = token
     token.users += 1
     x.record = e
@@ -64,22 +65,13 @@ cdef inline void record_drop(Exchange *x) noexcept nogil:
         x.record = NULL
 
 
-cdef inline void record_end(
-    Records *records, Exchange *x, int64_t ended, int64_t took, uint64_t received, uint64_t sent,
-    uint8_t reason,
-) noexcept nogil:
-    """The request, or the tunnel that it became, is over: as of `write_line`."""
+cdef inline void record_end(Records *records, Exchange *x, const Facts *facts) noexcept nogil:
+    """The request, or the tunnel that it became, is over."""
     cdef Ended *e = x.record
     if e == NULL:
         return
     x.record = NULL
-    e.ended = ended
-    e.started = x.started
-    e.took = took
-    e.received = received
-    e.sent = sent
-    e.reason = reason
-    e.status = x.status
+    e.facts = facts[0]
     e.type_size = x.type_size
     memcpy(e.type, x.type, x.type_size)
     memcpy(e.peer, x.peer, PEER_MAX)

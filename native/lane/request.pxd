@@ -11,6 +11,7 @@ from core.queues cimport enter_queue, leave_queue
 from core.service cimport settle, side_failed, watch
 from core.slots cimport list_take
 from core.types cimport Core, Flow, IN_LANE, NOWHERE, Q_YOUNG, TUNNEL
+from core.waits cimport begin_wait, forget_waits
 from http.plain cimport (
     CONNECT, Field, GET, HEAD, Head, OTHER, Out, PLAIN_FIELDS, Text, full, head_end,
 )
@@ -18,7 +19,8 @@ from http.plain_request cimport read_request, write_request
 from lane.asking cimport begin_asking, end_asking, forget_decision, may_ask
 from lane.dialling cimport attempt, attempt_failed, dial, error_of
 from lane.ends cimport close_client, give_back
-from lane.log cimport now_us
+from lane.facts cimport begin_stages, stage_over
+from lane.notes cimport take_note
 from lane.origins cimport (
     attempt_drop, attempts_drop, bind, connection_free, idle_drop, idle_take, is_self, own_take,
 )
@@ -172,6 +174,7 @@ cdef inline void send_request(Lane *lane, int32_t slot, const Out *out) noexcept
         return
     x.phase = P_WAIT
     f.way[1].active = c.now
+    begin_wait(c, &f.way[1])
     enter_queue(c, slot, Q_YOUNG)
     if x.length > 0:
         begin_upload(lane, slot, body, n - size)
@@ -198,6 +201,7 @@ cdef inline void start(Lane *lane, int32_t slot, Target *t, const Out *out) noex
     cdef int32_t connection = NOWHERE
     sum_user(lane, x, t.user)
     memcpy(x.user, t.user, strlen(t.user) + 1)
+    take_note(x, t.note)
     if not tunnel:
         connection = idle_for(lane, slot, t)
     if connection != NOWHERE:
@@ -218,6 +222,7 @@ cdef inline void send_waiting(Lane *lane, int32_t slot) noexcept nogil:
     cdef Exchange *x = exchange_of(&lane.core.flows[slot])
     cdef Out out
     reached(lane, slot)
+    x.dial = stage_over(lane, x)
     if not prepare(lane, x, x.target, &out):
         give_back(lane, slot, G_REQUEST)
         return
@@ -268,16 +273,18 @@ cdef inline void begin_exchange(Lane *lane, int32_t slot) noexcept nogil:
     """Nothing is known of the request whose head is there."""
     cdef Core *c = &lane.core
     cdef Exchange *x = exchange_of(&c.flows[slot])
-    if lane.log.on or lane.recorded:
-        x.started = now_us()
+    begin_stages(lane, x)
     x.status = 0
     x.type_size = 0
     x.peer[0] = 0
     x.summed = False
     x.summed_received = x.summed_sent = 0
+    take_note(x, NULL)
     c.flows[slot].way[0].copied = c.flows[slot].way[0].spliced = 0
     c.flows[slot].way[1].copied = c.flows[slot].way[1].spliced = 0
     c.flows[slot].way[0].flags = c.flows[slot].way[1].flags = 0
+    forget_waits(&c.flows[slot].way[0])
+    forget_waits(&c.flows[slot].way[1])
 
 
 cdef inline void begin(Lane *lane, int32_t slot, const char *data, size_t n) noexcept nogil:
@@ -307,7 +314,7 @@ cdef inline void begin(Lane *lane, int32_t slot, const char *data, size_t n) noe
         begin_exchange(lane, slot)
         begin_asking(lane, slot, &head, kind_of(&head))
     elif r == NULL or not write_for(lane, r.target, &head, fields, count, &out) or (
-        not record_begin(x, r.target.token)
+        not record_begin(x, r.target.token, lane.heads)
     ):
         give_back(lane, slot, G_REQUEST)
     else:
@@ -319,8 +326,10 @@ cdef inline void go_on(Lane *lane, int32_t slot, Target *t) noexcept nogil:
     """The owner has said where a request may go."""
     cdef Exchange *x = exchange_of(&lane.core.flows[slot])
     cdef Out out
+    cdef uint32_t waited = stage_over(lane, x)
     end_asking(lane, slot)
-    if prepare(lane, x, t, &out) and record_begin(x, t.token):
+    x.question = waited - min(x.dns, waited)
+    if prepare(lane, x, t, &out) and record_begin(x, t.token, lane.heads):
         start(lane, slot, t, &out)
     else:
         give_back(lane, slot, G_REQUEST)
@@ -363,6 +372,9 @@ cdef inline void become_tunnel(Lane *lane, int32_t slot) noexcept nogil:
     f.mask[1] = linux.EPOLLIN
     f.way[0].left = f.way[1].left = -1
     f.way[0].active = f.way[1].active = c.now
+    begin_wait(c, &f.way[0])
+    begin_wait(c, &f.way[1])
+    f.spoke = x.have == x.head  # else what came with the head is the last
     lane.clients -= 1
     c.tunnels += 1
     enter_queue(c, slot, Q_YOUNG)
@@ -386,6 +398,7 @@ cdef inline void connected(Lane *lane, int32_t slot, int32_t connection) noexcep
     x.connection = connection
     if x.method == CONNECT:
         reached(lane, slot)
+        x.dial = stage_over(lane, x)
         let_go(&lane.routes, x)
         become_tunnel(lane, slot)
     elif watch(c, connection, 0, linux.EPOLLIN) < 0:

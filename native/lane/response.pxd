@@ -14,10 +14,12 @@ from core.types cimport (
     Core, Flow, NARROW, NOWHERE, Q_FINISHED, R_ABORTED, R_CLIENT_RESET, R_NONE, R_SOURCE_EOF,
     R_SOURCE_ERROR, SPLICING, UNREGISTERED, Way,
 )
+from core.waits cimport after_turn, end_wait
 from http.plain cimport Field, HEAD, Head, Out, PLAIN_FIELDS, full, head_end, put
 from http.plain_response cimport join_chunks, put_chunk_size, read_response, write_response
 from lane.asking cimport end_asking, forget_decision
-from lane.ends cimport close_client, cut, give_back, note
+from lane.ends cimport close_client, cut, cut_by, give_back, note
+from lane.facts cimport stage_over
 from lane.origins cimport connection_drop, idle_put, is_silent
 from lane.received cimport RESUME, consume
 from lane.request cimport PLAIN_OUT, begin, start_next
@@ -41,7 +43,7 @@ cdef inline void next_request(Lane *lane, int32_t slot, bint careful) noexcept n
     cdef Flow *f = &c.flows[slot]
     cdef Exchange *x = exchange_of(f)
     cdef uint32_t mask = f.mask[0] & linux.EPOLLIN
-    x.started = x.dialling = 0
+    x.number = x.started = x.dialling = 0
     x.requests += 1
     forget_decision(x)
     consume(x)
@@ -81,7 +83,7 @@ cdef inline void answered(Lane *lane, int32_t slot) noexcept nogil:
     if f.way[0].flags & NARROW:
         widen(&f.way[0], f.fd[0], c.flows[connection].fd[0])
     lane.counters.exchanges += 1
-    note(lane, slot, R_NONE)
+    note(lane, slot, R_NONE, 0)
     x.connection = NOWHERE
     if origin != NULL:
         origin.holders += 1  # the connection may be the last that does
@@ -143,7 +145,7 @@ cdef inline void after_move(Lane *lane, int32_t slot) noexcept nogil:
     if watch(c, slot, 0, mask) < 0 or watch(
         c, x.connection, 0,
         <uint32_t>UNREGISTERED if blocked or w.left == 0 else linux.EPOLLIN) < 0:
-        cut(lane, slot, R_SOURCE_ERROR)
+        cut_by(lane, slot, R_SOURCE_ERROR, c'P')
 
 
 cdef inline void move_body(Lane *lane, int32_t slot, bint readable) noexcept nogil:
@@ -151,7 +153,10 @@ cdef inline void move_body(Lane *lane, int32_t slot, bint readable) noexcept nog
     cdef Core *c = &lane.core
     cdef Flow *f = &c.flows[slot]
     cdef int fd = c.flows[exchange_of(f).connection].fd[0]
-    cdef Moved r = turn(c, &f.way[1], fd, f.fd[0], readable)
+    cdef Moved r
+    end_wait(c, &f.way[1], &f.way[0], True, True)
+    r = turn(c, &f.way[1], fd, f.fd[0], readable)
+    after_turn(c, &f.way[1], r)
     if r == OVER:
         cut(lane, slot, R_SOURCE_EOF)
     elif r == SOURCE_FAILED:
@@ -171,6 +176,7 @@ cdef inline void send_response(
     cdef Way *w = &f.way[1]
     cdef size_t size = out.at - lane.out
     cdef ssize_t m = linux.send_two(f.fd[0], lane.out, size, body, n)
+    end_wait(c, w, &f.way[0], True, True)
     if m < 0:
         if linux.errno != linux.EAGAIN:
             cut(lane, slot, R_CLIENT_RESET)
@@ -316,6 +322,8 @@ cdef inline void read_answer(Lane *lane, int32_t slot) noexcept nogil:
         again = x.reused and not x.final and c.flows[slot].way[1].copied == 0
         give_back(lane, slot, G_RETRY if again else G_RESPONSE)
         return
+    if x.first_byte == 0:
+        x.first_byte = stage_over(lane, x)
     while n > 0:
         size = answer(lane, slot, data, n)
         if size == 0 or c.flows[slot].queue == Q_FINISHED:

@@ -19,6 +19,7 @@ from libc.string cimport memcpy, memset, strlen
 from core cimport linux
 from core.slots cimport list_init
 from http.plain cimport Text
+from lane.notes cimport note_release
 from lane.records cimport token_release
 from lane.table cimport (
     hash_of, table_add, table_find, table_init, table_next, table_oldest, table_take,
@@ -128,6 +129,7 @@ cdef inline void target_release(Routes *r, Target *t) noexcept nogil:
         if t.origin != NULL:
             origin_release(r, t.origin)
         token_release(t.token)
+        note_release(t.note)
         free(t)
 
 

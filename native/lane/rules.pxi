@@ -75,8 +75,9 @@ cdef int set_rules(Rule *rules, table) except -1:
     return 0
 
 
-cdef int set_line_form(LineForm *form, options) except -1:
+cdef int set_line_form(Log *log, options) except -1:
     """How lines of the log are written."""
+    cdef LineForm *form = &log.form
     cdef uint8_t b
     for b in options.target:
         form.target[b] = True
@@ -87,9 +88,14 @@ cdef int set_line_form(LineForm *form, options) except -1:
     form.user_most = options.user_most
     form.address_most = options.address_most
     form.type_most = options.type_most
-    if form.method_most + form.target_most + form.user_most + 2 * form.address_most + (
-        form.type_most
-    ) > LINE_MOST - LINE_REST:
-        raise ValueError("a line of the log may be longer than its buffer")
     form.query = options.query
+    form.kind = (words.NATIVE, words.SQUID, words.JSON).index(options.name)
+    log.note_most = options.note_most
+    most = form.method_most + form.target_most + 2 * form.address_most + form.type_most
+    most += log.note_most + JSON_REST if form.kind == L_JSON else form.user_most + LINE_REST
+    if most > LINE_MOST:
+        raise ValueError("a line of the log may be longer than its buffer")
+    log.note = note_new(as_text(options.note))
+    if log.note == NULL:
+        raise MemoryError
     return 0

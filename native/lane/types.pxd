@@ -9,6 +9,7 @@ of a client, also when it has become a tunnel; a Connection on that of an origin
 from cpython.ref cimport PyObject
 from libc.stdint cimport int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
+from core.tcpinfo cimport TcpLeg
 from core.types cimport Core, Flow, LANE_KIND, List, Q_LANE
 from http.plain cimport Plain
 
@@ -20,6 +21,7 @@ cdef enum:
     ERRNOS = 256            # more than there are errno
     BATCH = 32              # events taken from epoll at a time (step.pxd)
     DIALLED = 8             # addresses of one target that are dialled here
+    SECOND_TEXT = 19        # of a time without its fraction
     TIME_IS_UP = -1         # stands for an errno where our limit ended an attempt to connect
     # Slots that are reserved before a batch. An event opens two connections at most: where an
     # exchange ends, for a client that waits and for the next request. An attempt to connect
@@ -88,18 +90,48 @@ cdef struct Token:          # of the owner's, for a record of each exchange that
     Token *next             # in the list `unused`, where nobody has it
     Token **unused
 
-cdef struct Ended:          # an exchange that somebody wants a record of; its first words follow
-    Token *token
-    Ended *next             # in Records, when it is over
+# Who is to blame where an exchange took long (facts.pxd). As of Reason: the words are below.
+cdef enum Stalled:
+    J_UNKNOWN               # it was short, or nobody asks
+    J_NONE, J_CLIENT, J_ORIGIN, J_NETWORK
+    STALLS
+
+cdef extern from *:
+    """
+    static const char *const stalled_words[] = {"", "none", "client", "origin", "network"};
+    #define STALLED_WORDS ((int)(sizeof(stalled_words) / sizeof(stalled_words[0])))
+    """
+    const char *stalled_words[]
+    int STALLED_WORDS
+
+cdef struct Facts:          # of an exchange that is over, beside its texts
+    uint64_t number         # its id
     int64_t ended           # us, CLOCK_REALTIME
     int64_t started         # us, CLOCK_MONOTONIC
     int64_t took            # us
     uint64_t received       # bytes of the request
     uint64_t sent           # bytes of the response
-    uint32_t method_size
-    uint32_t target_size    # behind the method and a space
+    uint64_t received_spliced   # of these
+    uint64_t sent_spliced
+    uint32_t question       # us, each stage by itself; 0 where there was none
+    uint32_t dns
+    uint32_t dial
+    uint32_t first_byte
     uint16_t status
     uint8_t reason
+    uint8_t by              # who has ended it, and where it was: docs/log.md has the letters
+    uint8_t at
+    uint8_t stalled
+    uint8_t informed        # bit s: tcp[s] is known
+    TcpLeg tcp[2]           # of the client, of the origin
+
+cdef struct Ended:          # an exchange that somebody wants a record of; its first words follow
+    Token *token
+    Ended *next             # in Records, when it is over
+    Facts facts
+    uint32_t method_size
+    uint32_t target_size    # behind the method and a space
+    uint32_t head_size      # 0: only these are kept
     uint8_t type_size
     char type[TYPE_MAX]
     char client[PEER_MAX]
@@ -112,6 +144,11 @@ cdef enum:
     BY_USER
     BY_FAILURE
     SUM_KINDS
+
+cdef struct Note:           # what the lines of all requests on a route have in common
+    int32_t holders         # the target, and exchanges
+    uint32_t size
+    char *text              # it follows
 
 cdef struct Item:           # of a Table; what it is the first member of is in one block with it
     Item *next              # in the same bucket
@@ -160,6 +197,7 @@ cdef struct Target:         # where requests may go. Its addresses follow, and t
     uint8_t count           # addresses, in the order in which they are tried
     uint8_t bound           # behind them follows the one to dial from
     Token *token            # for a record of each request, or NULL
+    Note *note              # for their lines; held, NULL without one
 
 cdef struct Route:          # a decision that may be repeated
     Item item
@@ -217,7 +255,13 @@ cdef struct Exchange:       # of a CLIENT, and of the tunnel that it became
     uint8_t failures        # of `failed`
     Failed failed[DIALLED]  # attempts, in the order in which they failed
     uint32_t requests       # answered so far
+    uint64_t number         # of the request in work, its id; 0: it has none
     int64_t started         # us, when the head in work was there; 0: not known
+    int64_t lap             # us, when the last of the stages below was over
+    uint32_t question       # us, each by itself
+    uint32_t dns
+    uint32_t dial
+    uint32_t first_byte     # of the answer
     int64_t dialling        # us, since when its origin is dialled; 0: it is not
     # Of sums.pxd: what the sums have of the request in work and its response, and what is put
     # aside for them of requests to `summing`.
@@ -242,6 +286,7 @@ cdef struct Exchange:       # of a CLIENT, and of the tunnel that it became
     uint8_t type_size
     char type[TYPE_MAX]     # Content-Type, for the log and the record
     Ended *record           # of the request in work, NULL if nobody wants one
+    Note *note              # for the line of the request in work; held, or NULL
     char user[USER_MAX]
     char peer[PEER_MAX]
     char address[PEER_MAX]  # the client's
@@ -257,7 +302,12 @@ cdef struct Connection:     # of an ORIGIN
     uint8_t address         # which of the target's is dialled
     char peer[PEER_MAX]
 
-cdef struct LineForm:       # of the access log (line.pxd)
+# LineForm.kind
+cdef enum:
+    L_NATIVE, L_SQUID, L_JSON
+
+cdef struct LineForm:       # of the access log (line.pxd, json_line.pxd)
+    uint8_t kind
     uint8_t target[256]     # 1 for a byte that stays as it is
     uint8_t user[256]       # the same in the name of a user
     uint32_t method_most    # characters of the longest texts
@@ -276,6 +326,10 @@ cdef struct Log:
     bint on
     bint told               # the owner knows that there are some
     LineForm form
+    Note *note              # JSON: of a request without a route
+    uint32_t note_most      # bytes of the longest
+    int64_t second          # of which `second_text` is the time
+    char second_text[SECOND_TEXT]
 
 cdef struct Records:        # of exchanges that are over, until the owner is told
     Ended *first
@@ -301,6 +355,10 @@ cdef struct Lane:
     Sums sums
     Records records
     bint recorded           # the owner wants records
+    bint heads              # with the whole head of each request
+    bint timed              # somebody wants to know how long each stage takes
+    bint informed           # or what the kernel knows of the connections
+    uint64_t number         # of the last exchange
     int clients
     int others              # connections of clients that the owner has
     int most                # of all of them; beyond it they are refused, 0: no limit

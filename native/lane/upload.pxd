@@ -25,7 +25,8 @@ from core.types cimport (
     Core, ENDED, Flow, R_ABORTED, R_SOURCE_EOF, R_SOURCE_ERROR, SPLICING, STOPPED, UNREGISTERED,
     Way,
 )
-from lane.ends cimport cut
+from core.waits cimport after_turn, begin_wait, end_wait
+from lane.ends cimport cut, cut_by
 from lane.received cimport drop_body, room_left
 from lane.types cimport Exchange, Lane, P_BODY, P_WAIT, exchange_of
 
@@ -64,7 +65,7 @@ cdef inline void watch_both(Lane *lane, int32_t slot) noexcept nogil:
     if not down_waits and (x.phase == P_WAIT or f.way[1].left != 0):
         origin |= linux.EPOLLIN
     if watch(c, slot, 0, or_none(client)) < 0 or watch(c, x.connection, 0, or_none(origin)) < 0:
-        cut(lane, slot, R_SOURCE_ERROR)
+        cut_by(lane, slot, R_SOURCE_ERROR, c'P')
 
 
 cdef inline void move_upload(Lane *lane, int32_t slot, bint readable) noexcept nogil:
@@ -73,9 +74,12 @@ cdef inline void move_upload(Lane *lane, int32_t slot, bint readable) noexcept n
     cdef Flow *f = &c.flows[slot]
     cdef Exchange *x = exchange_of(f)
     cdef Way *w = &f.way[0]
-    cdef Moved r = turn(c, w, f.fd[0], c.flows[x.connection].fd[0], readable)
+    cdef Moved r
+    end_wait(c, w, &f.way[1], True, True)
+    r = turn(c, w, f.fd[0], c.flows[x.connection].fd[0], readable)
+    after_turn(c, w, r)
     if r == SOURCE_FAILED or (r == OVER and x.phase == P_WAIT):
-        cut(lane, slot, R_SOURCE_EOF if r == OVER else R_SOURCE_ERROR)
+        cut_by(lane, slot, R_SOURCE_EOF if r == OVER else R_SOURCE_ERROR, c'C')
         return
     if r == OVER:
         w.flags |= ENDED
@@ -91,6 +95,7 @@ cdef inline void move_upload(Lane *lane, int32_t slot, bint readable) noexcept n
         w.active = f.way[1].active
     elif not uploading(f):
         w.active = c.now  # the time for the answer begins
+        begin_wait(c, &f.way[1])
     watch_both(lane, slot)
 
 
@@ -108,6 +113,9 @@ cdef inline void begin_upload(Lane *lane, int32_t slot, size_t body, size_t sent
         cut(lane, slot, R_ABORTED)
         return
     drop_body(x, body)
+    if w.held != NULL or w.left > 0:
+        f.way[1].mark = 0  # no answer is due
+        begin_wait(c, w)
     if w.held != NULL:
         watch_both(lane, slot)
     elif w.left > 0:

@@ -23,7 +23,9 @@ from spliceproxy.forward.resumed import Decided, carry
 from spliceproxy.forward.services import Services
 from spliceproxy.http1.target import split_authority
 from spliceproxy.messages import log
-from spliceproxy.observe.record import Record
+from spliceproxy.observe.record import Record, microseconds
+from spliceproxy.observe.records import Records
+from spliceproxy.observe.termination import QUESTION
 from spliceproxy.policy.standing import Standing
 from spliceproxy.policy.verdict import Verdict
 from spliceproxy.relay.interface import CLIENT_RESET
@@ -66,6 +68,7 @@ class Answering:
         "_knows_peers",
         "_lane",
         "_names",
+        "_note",
         "_own",
         "_place",
         "_recorded",
@@ -88,6 +91,7 @@ class Answering:
         self._asking = services.asking
         self._knows_peers = services.policy.knows_peers
         self._recorded = lane.recorded
+        self._note = lane.note
         self._place = lru_cache(maxsize=PLACES)(self._read)
         self._client = lru_cache(maxsize=CLIENTS)(self._standing)
         self._waiting: dict[int, asyncio.Task[None]] = {}
@@ -163,7 +167,8 @@ class Answering:
             seconds = self._lane.seconds(answer)
         # What has been reported is not to be said again where the client comes back.
         token = one.notes() if self._recorded or one.reported else None
-        how = seconds, one.user, token, source, one.looked_up, decided
+        note = self._note(one) if self._note is not None else b""
+        how = seconds, one.user, token, source, one.looked_up, decided, note
         self._lane.answer(one, group, key, field, addresses, port, *how)
 
     def _is_late(self, host: str) -> bool:
@@ -182,7 +187,7 @@ class Answering:
             and (one.kind != CONNECT or (bool(challenge(error)) and not one.followed))
         )
         page = refusal(error, one, services.reasons, minor=1, close=not keep, date=services.date())
-        record = _record(one) if services.records.wanted else None
+        record = _record(services.records, one) if services.records.wanted else None
         sent = self._lane.refuse(one, page, keep)
         if sent < 0:
             self._lane.hand_back(one, Decided(error, one))
@@ -246,11 +251,17 @@ class Answering:
 _new = tuple.__new__  # of a NamedTuple, without the call of its own __new__
 
 
-def _record(one: Asked) -> Record:
+def _record(records: Records, one: Asked) -> Record:
     """What is known of a request that gets its answer here."""
-    record = Record(one.client, one.started or time.monotonic())
+    now = time.monotonic()
+    record = records.new(one.client, one.started or now)
+    record.number = one.number or record.number
+    record.stage = QUESTION
+    if records.fields:
+        record.fields = one.fields
     record.method = one.method
     record.target = one.head.split(b" ", 2)[1].decode("ascii")
     carry(one, record)
+    record.question = microseconds(now - record.started - one.looked_up)
     record.bytes_in = len(one.head)
     return record

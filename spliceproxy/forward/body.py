@@ -152,3 +152,7 @@ def _count(source: Stream, target: Stream, end: TransferEnd) -> None:
     moved = end.copied + end.spliced
     source.received += moved
     target.sent += moved
+    source.spliced_in += end.spliced
+    target.spliced_out += end.spliced
+    source.waited_read += end.for_source / 1e3
+    target.waited_write += end.for_target / 1e3

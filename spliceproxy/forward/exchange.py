@@ -7,6 +7,7 @@ the first segment: an origin may answer early, and 100 (Continue) comes before t
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 
 from spliceproxy.errors import ClientGone, Failure, PeerGone
@@ -17,13 +18,18 @@ from spliceproxy.forward.responses import DeadReuse, ResponseReader
 from spliceproxy.forward.resumed import Resumed
 from spliceproxy.forward.services import Services
 from spliceproxy.forward.tunnel import hand_over
+from spliceproxy.forward.waited import Waited
 from spliceproxy.http1.authentication import request_binds, response_binds
 from spliceproxy.http1.chunked import ChunkedDecoder
 from spliceproxy.http1.errors import HeadError
 from spliceproxy.http1.framing import Body
 from spliceproxy.http1.head import RequestHead, ResponseHead
 from spliceproxy.http1.rewrite import may_switch
+from spliceproxy.net import tcp
 from spliceproxy.net.stream import Stream
+from spliceproxy.observe.record import microseconds
+from spliceproxy.observe.stalled import SECOND
+from spliceproxy.observe.termination import ANSWER, CONNECT, DATA
 from spliceproxy.policy.verdict import Verdict
 from spliceproxy.relay.interface import CLIENT_RESET, IDLE, SOURCE_ERROR, TARGET_IDLE
 from spliceproxy.upstream.bound import BoundOrigin
@@ -60,6 +66,7 @@ class Exchange:
         "_start",
         "_upload",
         "_verdict",
+        "_waited",
         "answered",
         "cut_by_reset",
         "uploaded",
@@ -91,6 +98,7 @@ class Exchange:
         self._origin_failed = False  # the upload found its connection broken
         # What had come from the client before the body, and been sent before the response.
         self._start = client.received - len(client.buffer), client.sent
+        self._waited = Waited(client)
         self._sound = True  # what it has sent needed no lenience
         self._upload: asyncio.Task[None] | None = None
         self.uploaded = True  # nothing of the request's body is left to be read
@@ -129,6 +137,7 @@ class Exchange:
                     await _stop(self._upload)
             finally:
                 self._upload = None  # its end has a traceback, which has this exchange
+                self._inform()
                 self._close_origin()
 
     # ---- the origin --------------------------------------------------------------------
@@ -142,6 +151,7 @@ class Exchange:
         if resumed.origin is not None:
             # What has gone through the relay is this exchange's, too.
             self._client.received += self._length - resumed.left
+            self._client.spliced_in += resumed.spliced
             self._client.sent += resumed.interim
             self._client.message_start += resumed.interim
         return resumed.origin is not None and resumed.reused
@@ -176,13 +186,24 @@ class Exchange:
 
     async def _dial(self) -> None:
         self._client.watch(self._client_gone)
-        asking = self._services.asking
-        self._origin, self._verdict = await asking.dial(self._question, self._verdict)
+        record, since = self._record, time.monotonic()
+        record.stage = CONNECT
+        try:
+            asking = self._services.asking
+            self._origin, self._verdict = await asking.dial(self._question, self._verdict)
+        finally:
+            record.dial += microseconds(time.monotonic() - since)
 
     def _close_origin(self) -> None:
         if self._origin is not None:
             self._origin.close()
             self._origin = None
+
+    def _inform(self) -> None:
+        """What is known of both connections, if the request takes long."""
+        if self._origin is not None and time.monotonic() - self._record.started >= SECOND:
+            info = tcp.info(self._client.sock), tcp.info(self._origin.sock)
+            self._record.inform(*info, self._waited.waits(self._origin))
 
     def _client_gone(self) -> None:
         self._abort(ClientGone())
@@ -190,7 +211,9 @@ class Exchange:
     async def _attempt(self, *, reused: bool) -> bool:
         origin = self._origin
         assert origin is not None
+        self._record.stage = ANSWER
         resumed = self._resumed if self._resumed is not None and self._resumed.origin else None
+        self._waited.begin(origin, resumed)
         reader = ResponseReader(origin, begun=resumed is not None and resumed.interim > 0)
         try:
             if resumed is None:
@@ -269,6 +292,7 @@ class Exchange:
             else:
                 await self._services.mover.length(self._client, origin, length, head)
             self.uploaded = True
+            self._waited.uploaded()
             self._client.watch(self._client_gone)
         except TargetFailed as error:
             if error.reason == TARGET_IDLE and not self.answered:
@@ -295,6 +319,8 @@ class Exchange:
         self._limit_response(origin)
         while True:
             response = await reader.next()
+            if not self._record.first_byte:
+                self._record.first_byte = self._waited.until(reader.first)
             self._binds = self._binds or response_binds(response)
             if response.status >= 200 or response.status == 101:
                 return response
@@ -369,7 +395,7 @@ class Exchange:
             close=close,
             date=self._services.date(),
         )
-        self._record.status = response.status
+        self._record.status, self._record.stage = response.status, DATA
         self._record.content_type = (response.get(b"content-type") or b"").decode("latin-1")
         self.answered = True
         self.cut_by_reset = out == Body.CLOSE
@@ -378,6 +404,7 @@ class Exchange:
         except TargetFailed as error:
             raise ClientGone(IDLE if error.reason == TARGET_IDLE else CLIENT_RESET) from error
         self.cut_by_reset = False  # it is whole
+        self._inform()
         if stays and self._sound and self.uploaded and not (self._binds and close):
             if self._binds:
                 self._bound.put(self._verdict.key, origin, self._record.peer)

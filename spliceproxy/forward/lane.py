@@ -21,12 +21,11 @@ from spliceproxy.http1.authentication import PER_REQUEST
 from spliceproxy.http1.head import RequestHead
 from spliceproxy.http1.rewrite import ESTABLISHED, host_field
 from spliceproxy.net.stream import Stream
-from spliceproxy.observe.accesslog import line_form
 from spliceproxy.observe.record import Record, record_of
 from spliceproxy.observe.records import Records
 from spliceproxy.policy.engine import Policy
 from spliceproxy.policy.standing import Standing
-from spliceproxy.policy.verdict import Verdict
+from spliceproxy.policy.verdict import Notes, Verdict
 from spliceproxy.relay.driver import RelayDriver
 from spliceproxy.relay.interface import Relay
 from spliceproxy.relay.lane import Handoff, LaneOptions, LineForm, Question
@@ -124,6 +123,7 @@ class Lane:
         "_policy",
         "answer",
         "hand_back",
+        "note",
         "recorded",
         "refuse",
         "sum_live",
@@ -141,10 +141,11 @@ class Lane:
         forwards: bool,
         recorded: bool,
         asks: str,
+        note: Callable[[Notes], bytes] | None,
     ) -> None:
         """Of :meth:`of`. ``native`` is the relay's side; not ``forwards``: it cannot rewrite heads,
         and is for CONNECT only; ``recorded``: somebody wants a record of each request; ``asks``:
-        the kinds that it asks about."""
+        the kinds that it asks about; ``note``: as of :attr:`Records.note`."""
         self._native = native
         self._news = news
         self._driver = driver
@@ -153,6 +154,7 @@ class Lane:
         self.recorded = recorded
         self._asks = asks
         self._forwards = forwards
+        self.note = note
         self.answer = native.answer
         self.hand_back = native.hand_back
         self.refuse = native.refuse
@@ -182,19 +184,29 @@ class Lane:
             config.timeouts,
             rewriting.via,
             keyed=policy.identifies,
-            lines=None if records.log is None else line_form(query=config.log_query),
+            lines=records.lines,
             asks=asks,
             ask=ASK + config.timeouts.lookup + waits,
-            record=record_of if records.watched else None,
+            record=record_of if records.recorded else None,
             sums=records.tally is not None,
+            heads=records.fields,
+            worker=records.worker,
         )
         native = relay.lane(options, news)
         if native is None:
             return None
         records.follow(native)
-        forwards, recorded = rewriting.repeatable, records.watched
+        forwards, recorded = rewriting.repeatable, records.recorded
         return cls(
-            native, news, driver, policy, own, forwards=forwards, recorded=recorded, asks=asks
+            native,
+            news,
+            driver,
+            policy,
+            own,
+            forwards=forwards,
+            recorded=recorded,
+            asks=asks,
+            note=records.note,
         )
 
     def answer_by(self, answers: Answers) -> None:
@@ -287,6 +299,7 @@ class Lane:
             verdict.source_address,
             record.user,
             record if self.recorded else None,
+            self.note(record) if self.note is not None else b"",
         )
         self._native.add_client(record.client, group)
         return True
@@ -376,6 +389,8 @@ def lane_options(
     sums: bool = False,
     asks: str = "",
     ask: float = ASK,
+    worker: int = 0,
+    heads: bool = False,
 ) -> LaneOptions:
     """The relay's settings. ``via`` is our pseudonym, b"" for none; ``keyed``: a decision
     depends on the client's credentials. ``asks``: the kinds that may ask, and ``ask`` for how
@@ -404,6 +419,8 @@ def lane_options(
         lines=lines,
         record=record,
         sums=sums,
+        worker=worker,
+        heads=heads,
     )
 
 

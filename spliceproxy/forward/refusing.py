@@ -31,6 +31,8 @@ def note_refusal(record: Record, error: Failure | HeadError) -> None:
     record.blame(error.error, error.where if isinstance(error, Failure) else "")
     if isinstance(error, Denied):
         record.rule, record.why = error.rule, error.reason
+    else:
+        record.detail = error.detail
 
 
 def refusal(

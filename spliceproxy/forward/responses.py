@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from spliceproxy.errors import Failure, PeerGone
 from spliceproxy.http1.errors import HeadError
 from spliceproxy.http1.head import MAX_EMPTY, ResponseHead, find_head_end, parse_response
@@ -16,15 +18,17 @@ class DeadReuse(Exception):
 class ResponseReader:
     """To be made before the request is sent, or, ``begun``, when an interim response to it has
     been read. ``sound``: all that has come could be read strictly, so that the connection may
-    serve another request."""
+    serve another request. ``first`` is when the first bytes came, in monotonic seconds; 0.0 if none
+    have come here."""
 
-    __slots__ = ("_before", "_origin", "sound")
+    __slots__ = ("_before", "_origin", "first", "sound")
 
     def __init__(self, origin: Stream, *, begun: bool = False) -> None:
         self._origin = origin
         # Bytes that are no answer to it; -1: it has begun.
         self._before = -1 if begun else origin.received - len(origin.buffer)
         self.sound = True
+        self.first = 0.0
 
     async def next(self) -> ResponseHead:
         """The next head, interim or final. HeadError(502); DeadReuse where the origin has sent
@@ -46,6 +50,7 @@ class ResponseReader:
                     await origin.readable()
                 if not await origin.fill():
                     break
+                self.first = self.first or time.monotonic()
         except PeerGone as error:
             if origin.received == self._before:
                 raise DeadReuse from error

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from spliceproxy.errors import Failure
 from spliceproxy.net.stream import Stream
+from spliceproxy.observe.record import Record
 from spliceproxy.policy.verdict import Notes, Verdict
 from spliceproxy.relay.lane import LINGER, REQUEST, RESPONSE, RETRY, UNANSWERED, Handoff
 
@@ -44,7 +45,9 @@ class Resumed:
     that have failed, ``reported`` the rules that only report, and have done so. ``left`` bytes of
     the request's body are still to be sent, and ``interim`` bytes of interim responses have been
     passed on. ``decided`` is the answer to its question, if the relay has asked one: nobody is
-    asked again.
+    asked again. ``number`` is the request's, 0 for none, ``stages`` are the times that it has taken
+    so far, ``spliced`` those bytes of its body that were sent without being copied, and ``waits``
+    what it was waited for (:class:`relay.lane.Handoff`).
     """
 
     cause: str
@@ -57,6 +60,10 @@ class Resumed:
     interim: int = 0
     reported: tuple[str, ...] = ()
     decided: Decided | None = None
+    number: int = 0
+    stages: tuple[int, int, int, int] = (0, 0, 0, 0)
+    spliced: int = 0
+    waits: tuple[int, int, int, int] = (0, 0, 0, 0)
 
     @classmethod
     def of(cls, handoff: Handoff, origin: Stream | None) -> Resumed:
@@ -72,6 +79,10 @@ class Resumed:
             handoff.sent,
             handoff.reported,
             handoff.decided,
+            handoff.number,
+            handoff.stages,
+            handoff.spliced,
+            handoff.waits,
         )
 
     @property
@@ -93,6 +104,15 @@ class Resumed:
     def dialling_since(self) -> float:
         """Since when the relay has tried to connect, in vain; 0.0 where it has not tried."""
         return self.started if self.cause == REQUEST else 0.0
+
+    def note(self, record: Record) -> None:
+        """Writes down what the relay has done of the request."""
+        record.started = self.started or record.started
+        record.dialling_since = self.dialling_since
+        record.tried, record.reported = self.tried, self.reported
+        if self.number:
+            record.number = self.number
+            record.question, _, record.dial, record.first_byte = self.stages
 
     def close(self) -> None:
         """Closes the connection to the origin, if nobody has taken it."""

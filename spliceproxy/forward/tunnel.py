@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from functools import partial
 from os import strerror
 
@@ -10,6 +11,8 @@ from spliceproxy.errors import EXHAUSTED
 from spliceproxy.forward.services import Services
 from spliceproxy.net.stream import Stream
 from spliceproxy.observe.record import Record
+from spliceproxy.observe.stalled import Waits
+from spliceproxy.observe.termination import DATA, DRAINED
 from spliceproxy.relay.interface import ABORTED, DONE, TunnelEnd
 
 
@@ -39,21 +42,25 @@ def hand_over(
         record.trace.handed_over()
 
 
-def record_of(token: object) -> Record | None:
-    """What is known of a tunnel that was handed over, by the token that the relay has of it; None
-    for any other token."""
-    if isinstance(token, partial) and token.func is _ended:
-        record: Record = token.args[1]
-        return record
-    return None
-
-
 def _ended(services: Services, record: Record, end: TunnelEnd) -> None:
     record.bytes_in += end.up_copied + end.up_spliced
     record.bytes_out += end.down_copied + end.down_spliced
+    record.spliced_in += end.up_spliced
+    record.spliced_out += end.down_spliced
+    record.stage, record.by = DATA, end.silent
+    taken, said, origin_takes, silent = end.waits
+    spent = (record.question + record.dial) / 1e3 + record.looked_up * 1e3
+    window = int((time.monotonic() - record.started) * 1e3 - spent) - silent
+    record.inform(
+        end.client_info,
+        end.origin_info,
+        Waits(window, taken, taken, said + origin_takes, origin_takes),
+    )
+    if end.reason == ABORTED and services.draining:
+        record.by = DRAINED
     if end.reason != DONE:
         record.reason = end.reason
     if end.errno in EXHAUSTED:  # neither side has left
-        record.reason, record.error = ABORTED, "proxy_internal_error"
+        record.reason, record.error, record.by = ABORTED, "proxy_internal_error", ""
         services.faults.say(end.errno, logging.ERROR, "a tunnel was cut: %s", strerror(end.errno))
     services.records.write(record)

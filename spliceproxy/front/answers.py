@@ -10,6 +10,7 @@ from spliceproxy.http1.framing import Body
 from spliceproxy.http1.head import RequestHead
 from spliceproxy.net.stream import Stream
 from spliceproxy.observe.record import Record
+from spliceproxy.observe.termination import DATA
 from spliceproxy.relay.interface import CLIENT_RESET
 from spliceproxy.site.pages import options_answer, trace_answer
 
@@ -46,6 +47,7 @@ class Answers:
         assert site is not None
         idle = self._services.config.timeouts.idle
         keep = self._may_continue(head)
+        record.stage = DATA
         with site.find(head) as answer:
             record.status = answer.status
             self._stream.write_limit.set(

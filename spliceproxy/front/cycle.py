@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from spliceproxy.errors import ClientGone, Failure, Killed, PeerGone, internal
+from spliceproxy.errors import ClientGone, Failure, PeerGone, internal
 from spliceproxy.forward.asking import Question
 from spliceproxy.forward.body import SourceFailed
 from spliceproxy.forward.exchange import Exchange
@@ -19,7 +19,8 @@ from spliceproxy.http1.errors import HeadError
 from spliceproxy.http1.framing import Body
 from spliceproxy.http1.head import RequestHead
 from spliceproxy.http1.rewrite import ESTABLISHED
-from spliceproxy.observe.record import Record
+from spliceproxy.observe.record import microseconds
+from spliceproxy.observe.termination import CONNECT, DATA, DRAINED, QUESTION
 from spliceproxy.policy.verdict import Verdict
 from spliceproxy.relay.interface import ABORTED
 from spliceproxy.site.pages import HOW_TO_CONFIGURE
@@ -45,6 +46,7 @@ class Cycle:
         "_record",
         "_sent",
         "_services",
+        "_spliced",
         "_stream",
         "close",
         "cut_by_reset",
@@ -62,14 +64,17 @@ class Cycle:
         self.close: Callable[[], Awaitable[None]] | None = None
         self.cut_by_reset = False
         self.plain = False
-        self._record = Record(connection.address, time.monotonic(), connection.trace)
+        self._record = self._services.records.new(
+            connection.address, time.monotonic(), connection.trace
+        )
+        self._spliced = connection.stream.spliced_in, connection.stream.spliced_out
 
     async def run(self) -> bool:
         """Answers the request, and logs it; returns whether another may follow."""
         try:
             return await self._answer()
         except asyncio.CancelledError:
-            self._record.reason = ABORTED
+            self._record.reason, self._record.by = ABORTED, DRAINED
             raise
         finally:
             # It is over when the answer is with the kernel: what the client takes to read it,
@@ -101,14 +106,6 @@ class Cycle:
             error.__traceback__ = None
             del error
 
-    @property
-    def so_far(self) -> tuple[Record, int, int]:
-        """What is known of the request until it is over, and the bytes that it has received and
-        sent. A body that the relay moves counts when all of it has been moved."""
-        stream = self._stream
-        received = stream.received - len(stream.buffer) - self._received
-        return self._record, received, stream.sent - self._sent
-
     def _log(self) -> None:
         """Writes the record of a request; a tunnel's is written when it ends."""
         stream, record = self._stream, self._record
@@ -118,6 +115,8 @@ class Cycle:
         waits = len(stream.buffer) if self._head is not None else 0
         record.bytes_in = stream.received - waits - self._received
         record.bytes_out = stream.sent - self._sent
+        record.spliced_in = stream.spliced_in - self._spliced[0]
+        record.spliced_out = stream.spliced_out - self._spliced[1]
         self._services.records.write(record)
 
     # ---- where it goes -----------------------------------------------------------------
@@ -125,18 +124,7 @@ class Cycle:
     async def _dispatch(self, head: RequestHead) -> bool:
         self._head = head
         self._connection.answering()
-        record, resumed = self._record, self._connection.resumed
-        # As in the lane, the time of a request begins when its whole head is there.
-        record.started = time.monotonic()
-        if resumed is not None:
-            record.started = resumed.started or record.started
-            record.dialling_since = resumed.dialling_since
-            record.tried = resumed.tried
-            record.reported = resumed.reported
-        record.method = head.method
-        record.target = head.target
-        if record.trace is not None:
-            record.trace.head(head.method, head.target, head.minor)
+        self._note(head)
         if self._connection.beyond and not await self._connection.admitted():
             raise Failure(
                 "connection_limit_reached", "this proxy has reached its limit on connections"
@@ -161,6 +149,23 @@ class Cycle:
             raise Failure("http_request_error", HOW_TO_CONFIGURE, why="this is a proxy")
         return await self._forward(head, *backend, own=True)
 
+    def _note(self, head: RequestHead) -> None:
+        """What the record says of the head, and of what the relay has done."""
+        record, resumed = self._record, self._connection.resumed
+        # As in the lane, the time of a request begins when its whole head is there.
+        begun, record.started = record.started, time.monotonic()
+        record.head = microseconds(record.started - begun)
+        record.stage = QUESTION
+        if resumed is not None:
+            resumed.note(record)
+        record.method = head.method
+        record.target = head.target
+        record.minor = head.minor
+        if self._services.records.fields:
+            record.fields = head.fields
+        if record.trace is not None:
+            record.trace.head(head.method, head.target, head.minor)
+
     async def _connect(self, head: RequestHead) -> None:
         services = self._services
         head.body()  # CONNECT with a body is an error
@@ -168,8 +173,11 @@ class Cycle:
         question = Question(self._connection.standing, head, head.host, head.port, self._record)
         verdict = await self._decide(question)
         services.asking.repeat(question, head, verdict)
+        record = self._record
+        record.stage, since = CONNECT, time.monotonic()
         origin, _ = await services.asking.dial(question, verdict)
-        self._record.status = 200
+        record.dial += microseconds(time.monotonic() - since)
+        record.status, record.stage = 200, DATA
         try:
             hand_over(services, self._stream, origin, ESTABLISHED, self._record)
         finally:
@@ -207,7 +215,11 @@ class Cycle:
         decided = resumed.decided if resumed is not None else None
         if decided is not None:
             return decided.note(question.record)
-        return await self._services.asking.answer(question)
+        record, since = question.record, time.monotonic()
+        try:
+            return await self._services.asking.answer(question)
+        finally:
+            record.question = microseconds(time.monotonic() - since - record.looked_up)
 
     def _check_loop(self, head: RequestHead) -> None:
         via = self._services.rewriting.via
@@ -262,13 +274,12 @@ class Cycle:
                 self.close = stream.close_gently
             return keep
         assert isinstance(error, (ClientGone, SourceFailed))
-        record.reason = error.reason
+        faults.note_gone(record, error)
         return False
 
     def _cut(self, error: Exception) -> None:
         """An answer has begun and will not be whole: the client must see that."""
         exchange = self._exchange
         faults.note_cut(self._record, error)
-        gone = isinstance(error, ClientGone) and not isinstance(error, Killed)
-        if exchange is not None and exchange.cut_by_reset and not gone:
+        if exchange is not None and exchange.cut_by_reset and not isinstance(error, ClientGone):
             self.close = self._stream.reset_after_sent

@@ -12,6 +12,7 @@ from spliceproxy.http1.errors import HeadError
 from spliceproxy.messages import plain
 from spliceproxy.net.stream import Stream
 from spliceproxy.observe.record import Record
+from spliceproxy.observe.termination import CLIENT, CLIENT_LIMIT
 from spliceproxy.relay.interface import ABORTED, IDLE, SOURCE_ERROR
 from spliceproxy.seldom import Seldom
 from spliceproxy.site.pages import NO_MEMORY
@@ -35,13 +36,22 @@ def tell(faults: Seldom, client: str, error: Exception) -> None:
 def note_cut(record: Record, error: Exception) -> None:
     """An answer has begun and will not be whole, for this reason."""
     if isinstance(error, (ClientGone, SourceFailed)):
-        record.reason = error.reason
+        note_gone(record, error)
     elif isinstance(error, Failure):
         record.blame(error.error)
+        record.detail = error.detail
         record.reason = ABORTED if error.error == "proxy_internal_error" else IDLE
     elif isinstance(error, HeadError):
         record.blame(error.error)
+        record.detail = error.detail
         record.reason = SOURCE_ERROR
+
+
+def note_gone(record: Record, error: ClientGone | SourceFailed) -> None:
+    """The client has left, or the origin has ended its answer too early."""
+    record.reason = error.reason
+    if isinstance(error, ClientGone):
+        record.by = CLIENT_LIMIT if error.reason == IDLE else CLIENT
 
 
 async def last_words(client: Stream, *, asked: bool) -> None:

@@ -33,6 +33,8 @@ class Stream:
     """One connected socket. ``buffer`` holds what was received and not yet consumed:
     a consumer deletes what it takes from the front. ``received`` and ``sent`` count bytes.
     ``read_limit`` and ``write_limit`` hold for the waits of either direction.
+    ``spliced_in`` and ``spliced_out`` are those of them that the relay has spliced; who uses it
+    counts them. ``waited_read`` and ``waited_write`` are seconds of the event loop's clock.
     ``message_start`` is ``sent`` as it was between two messages: its user sets it.
     ``released`` is called once, just before the socket is closed, or when it has another
     owner.
@@ -55,6 +57,10 @@ class Stream:
         "released",
         "sent",
         "sock",
+        "spliced_in",
+        "spliced_out",
+        "waited_read",
+        "waited_write",
         "write_limit",
     )
 
@@ -64,6 +70,8 @@ class Stream:
         self.buffer = bytearray()
         self.received = 0
         self.sent = 0
+        self.spliced_in = self.spliced_out = 0
+        self.waited_read = self.waited_write = 0.0
         self.detached = False
         self.message_start = 0
         self.released: Callable[[], None] | None = None
@@ -103,9 +111,11 @@ class Stream:
         if not self._reading:
             self._reading = True
             self._loop.add_reader(self.fd, self._on_readable)
+        since = self._loop.time()
         try:
             await wait
         finally:
+            self.waited_read += self._loop.time() - since
             self.read_limit.end()
 
     def _on_readable(self) -> None:
@@ -231,9 +241,11 @@ class Stream:
         wait = self.write_limit.begin()
         self._turn = 0
         self._loop.add_writer(self.fd, self.write_limit.wake)
+        since = self._loop.time()
         try:
             await wait
         finally:
+            self.waited_write += self._loop.time() - since
             self.write_limit.end()
             if self.fd >= 0:
                 self._loop.remove_writer(self.fd)

@@ -35,7 +35,6 @@ _OPTIONS = (
     (socket.SOL_SOCKET, socket.SO_OOBINLINE, 1),
 )
 
-_RTT = struct.Struct("=68xI")
 _NO_LINGER = struct.pack("ii", 1, 0)
 
 
@@ -61,14 +60,18 @@ def unacknowledged(sock: socket.socket) -> int:
     return int(struct.unpack("i", answer)[0])
 
 
-def round_trip(sock: socket.socket) -> int:
-    """Microseconds of the smoothed round trip (tcpi_rtt of TCP_INFO, tcp(7)); -1 where there is
-    none, as on a Unix socket."""
+_INFO_SIZE = 512
+"""More than struct tcp_info has (Linux 6.18)."""
+
+
+def info(sock: socket.socket) -> bytes:
+    """The raw ``struct tcp_info`` (tcp(7)), empty if the socket has none."""
+    if sock.family == socket.AF_UNIX:
+        return b""
     try:
-        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _RTT.size)
+        return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO_SIZE)
     except OSError:
-        return -1
-    return int(_RTT.unpack(info)[0]) if len(info) == _RTT.size else -1
+        return b""
 
 
 class SendQueue:

@@ -2,31 +2,45 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from spliceproxy.observe.accesslog import AccessLog
 from spliceproxy.observe.record import Record
 from spliceproxy.observe.tally import Tally
-from spliceproxy.relay.lane import Made
+from spliceproxy.policy.verdict import Notes
+from spliceproxy.relay.lane import NUMBER_BITS, LineForm, Made
+
+if TYPE_CHECKING:
+    from spliceproxy.observe.trace import Trace
 
 
 class Records:
-    """Those of one worker. ``log`` is None where none is kept. ``watch`` is told each record;
-    None: nobody wants to see them. ``tally`` is None where nobody may ask for it."""
+    """Those of one worker, which has the number ``worker``. ``log`` is None where none is kept.
+    ``watch`` is told each record; None: nobody wants to see them. ``tally`` is None where nobody
+    may ask for it."""
 
-    __slots__ = ("_watch", "listener", "log", "tally")
+    __slots__ = ("_numbers", "_watch", "listener", "log", "tally", "worker")
 
     def __init__(
         self,
         log: AccessLog | None,
         watch: Callable[[Record], None] | None,
         tally: Tally | None = None,
+        worker: int = 0,
     ) -> None:
         self.log = log
         self.tally = tally
+        self.worker = worker
         self._watch = watch
         # Told each record that is written here, while an operator wants to know.
         self.listener: Callable[[Record], None] | None = None
+        self._numbers = itertools.count((worker << NUMBER_BITS) + 1, 2)
+
+    def new(self, client: str, started: float, trace: Trace | None = None) -> Record:
+        """The record of a request that begins."""
+        return Record(client, started, trace, next(self._numbers))
 
     @property
     def wanted(self) -> bool:
@@ -37,6 +51,26 @@ class Records:
     def watched(self) -> bool:
         """Whether somebody is to see every record."""
         return self._watch is not None
+
+    @property
+    def recorded(self) -> bool:
+        """Whether somebody wants a record of each request in the lane."""
+        return self.watched or (self.log is not None and self.log.form.lane is None)
+
+    @property
+    def fields(self) -> bool:
+        """Whether records are to have the fields of their requests."""
+        return self.log is not None and self.log.form.fields
+
+    @property
+    def lines(self) -> LineForm | None:
+        """How the relay is to write lines; None where nobody wants them from it."""
+        return None if self.log is None else self.log.form.lane
+
+    @property
+    def note(self) -> Callable[[Notes], bytes] | None:
+        """Makes what the lines of all requests on a route have in common; None: nothing."""
+        return None if self.log is None else self.log.form.note
 
     def write(self, record: Record) -> None:
         """Ends a record and passes it on."""
@@ -53,7 +87,14 @@ class Records:
             self._watch(record)
 
     def ended(self, records: list[Record]) -> None:
-        """The same for those of the lane, which have ended and are in the log."""
+        """The same for those of the lane, which have ended. They are in the log, unless it gets
+        them from here."""
+        if self.log is not None and self.log.form.lane is None:
+            for record in records:
+                self.log.write(record)
+        self._watched(records)
+
+    def _watched(self, records: list[Record]) -> None:
         if self._watch is None:
             return
         each = iter(records)
@@ -61,7 +102,7 @@ class Records:
             for record in each:
                 self._watch(record)
         except BaseException:  # Ctrl-C in on_close
-            self.ended(list(each))
+            self._watched(list(each))
             raise
 
     def follow(self, made: Made) -> None:

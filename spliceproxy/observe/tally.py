@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from spliceproxy.errors import ErrorType
 from spliceproxy.http1.target import split_authority
-from spliceproxy.observe.accesslog import without_query
+from spliceproxy.observe.native_line import without_query
 from spliceproxy.observe.record import Record, endpoint
 from spliceproxy.observe.top import Key, Ranking, Tops
 from spliceproxy.relay import interface

@@ -22,7 +22,7 @@ from errno import errorcode
 from spliceproxy.config import Config
 from spliceproxy.errors import Denied, Failure
 from spliceproxy.messages import log
-from spliceproxy.observe.accesslog import escape, why, without_query
+from spliceproxy.observe.native_line import escape, why, without_query
 from spliceproxy.observe.record import Record, endpoint
 
 TARGET_MAX = 1024

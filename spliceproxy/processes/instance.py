@@ -16,6 +16,7 @@ from spliceproxy.forward.rewriting import Rewriting
 from spliceproxy.forward.services import Services
 from spliceproxy.front.server import Server
 from spliceproxy.observe.accesslog import open_log
+from spliceproxy.observe.formats import format_of
 from spliceproxy.observe.records import Records
 from spliceproxy.observe.tally import Tally
 from spliceproxy.observe.trace import Tracer
@@ -32,7 +33,8 @@ from spliceproxy.upstream.resolver import Resolver
 
 class Instance:
     """Create it inside its event loop. It owns ``sockets``, ``relay``, ``resolver`` and
-    ``policy`` then, and :meth:`stop` ends them. After an OSError it owns nothing."""
+    ``policy`` then, and :meth:`stop` ends them. It is that of the ``worker`` with this
+    number. After an OSError it owns nothing."""
 
     def __init__(
         self,
@@ -41,6 +43,7 @@ class Instance:
         relay: Relay,
         resolver: Resolver,
         policy: Policy,
+        worker: int = 0,
     ) -> None:
         loop = asyncio.get_running_loop()
         site = None
@@ -48,11 +51,12 @@ class Instance:
             from spliceproxy.site.files import Site
 
             site = Site(config.serve, links=config.serve_links)
-        log = open_log(config.access_log, loop, query=config.log_query)
+        form = format_of(config.log_format, query=config.log_query)
+        log = open_log(config.access_log, loop, form)
         tally = None
         if config.admin.address is not None:
             tally = Tally(loop, query=config.log_query)
-        records = Records(log, policy.closed if policy.watches else None, tally)
+        records = Records(log, policy.closed if policy.watches else None, tally, worker)
         driver = RelayDriver(relay, loop)
         own = Own(sock.getsockname() for sock in sockets)
         tracer = Tracer.of(config)
@@ -90,12 +94,12 @@ class Instance:
             self._answering = Answering(self.services, lane, resolver, own)
         self._rest = Rest(loop)
         limit = -(-config.max_connections // config.workers)
-        self.server = Server(self.services, sockets, limit)
+        self._server = Server(self.services, sockets, limit)
 
     def start(self) -> None:
         """Begins to accept clients."""
         self.services.policy.start()
-        self.server.start()
+        self._server.start()
         self._rest.start()
 
     def trace(self) -> None:
@@ -113,9 +117,9 @@ class Instance:
         services = self.services
         self._rest.stop()
         try:
-            await self.server.drain(services.config.timeouts.drain)
+            await self._server.drain(services.config.timeouts.drain)
         except asyncio.CancelledError:
-            await self.server.drain(0.0)
+            await self._server.drain(0.0)
             raise
         finally:
             async with AsyncExitStack() as ends:  # each, whatever becomes of those before

@@ -16,7 +16,7 @@ share the numbers below, and use them as is best for them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from spliceproxy.config import Config
@@ -113,7 +113,11 @@ compares them when it is imported."""
 
 class TunnelEnd(NamedTuple):
     """How a tunnel ended. Early data counts as copied; ``*_info`` are the raw
-    ``struct tcp_info`` (tcp(7)) of each leg, empty where the socket has none."""
+    ``struct tcp_info`` (tcp(7)) of each leg, empty where the socket has none. ``silent`` is "c" or
+    "s" where a time limit has ended it: the client or the origin (server) does not take what
+    there is for it, has yet to end, or was spoken to last. ``waits`` are milliseconds: until the
+    client took bytes, for bytes of the origin, until the origin took bytes, and the silence of
+    the origin in which none were due."""
 
     reason: str
     errno: int
@@ -123,41 +127,20 @@ class TunnelEnd(NamedTuple):
     down_spliced: int
     client_info: bytes
     origin_info: bytes
+    silent: str = ""
+    waits: tuple[int, int, int, int] = (0, 0, 0, 0)
 
 
 class TransferEnd(NamedTuple):
-    """How a transfer ended: ``copied`` + ``spliced`` bytes reached the target's socket."""
+    """How a transfer ended: ``copied`` + ``spliced`` bytes reached the target's socket. It has
+    waited ``for_target`` milliseconds until that took bytes, and ``for_source`` for the source."""
 
     reason: str
     errno: int
     copied: int
     spliced: int
-
-
-class FlowView(NamedTuple):
-    """What an operator sees of a tunnel, or of a request in the lane, that lives. ``token`` is that
-    of :meth:`Relay.tunnel`, or the lane's token of the request; None: neither has one. The
-    engines without a lane know a tunnel's token and bytes only, and leave the texts to its owner.
-    """
-
-    ident: int  # for Relay.kill
-    tunnel: bool  # else a request
-    phase: str  # "tunnel", or what the request waits for: ask, queue, dial, wait, body
-    token: object
-    client: str
-    user: str
-    method: str
-    target: str
-    peer: str  # the origin's address
-    started: float  # monotonic seconds, when its head was there; 0.0 where that is not known
-    rests: float  # seconds without a byte
-    up_copied: int  # with the head of a request
-    up_spliced: int
-    down_copied: int
-    down_spliced: int
-    splices: bool  # at least one way, now
-    client_rtt: int  # µs, smoothed; -1 where there is none
-    origin_rtt: int
+    for_target: int = 0
+    for_source: int = 0
 
 
 class RelayStats(NamedTuple):
@@ -229,16 +212,11 @@ class Relay(Protocol):
     def abort(self, ident: int) -> None:
         """Resets both legs of a tunnel; its end (ABORTED) comes from the next ``step``."""
 
+    def kill(self, ident: int) -> bool:
+        """The same for an operator: KILLED. Whether there was such a tunnel."""
+
     def abort_all(self) -> None:
         """:meth:`abort` for every tunnel."""
-
-    def flows(self, most: int) -> Iterator[list[FlowView]]:
-        """The tunnels, and the requests of the lane that are being served, at most so many at a
-        time. Each list is made when it is asked for, with bounded work, and may be empty; what
-        begins or ends between two of them may be missed."""
-
-    def kill(self, ident: int) -> bool:
-        """Ends a flow of :meth:`flows` for an operator: KILLED. False: there is none any more."""
 
     def step(self) -> list[tuple[object, object]]:
         """Serves what is ready, within STEP_SECONDS, and returns what has ended: for each flow

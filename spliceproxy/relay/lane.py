@@ -38,6 +38,14 @@ CAUSES = (
 compares them when it is imported."""
 
 
+STALLED = ("", "none", "client", "origin", "network")
+"""Who has kept an exchange of a second or more waiting, "" where that is not known, in the order of
+the enum Stalled of native/lane/types.pxd."""
+
+NUMBER_BITS = 40
+"""Bits of the number of a request (its id) in which requests are counted; above them is the number
+of the worker. The lane has the even numbers, and its owner the odd ones."""
+
 TIME_IS_UP = -1
 """Stands for an errno where the limit of the lane, not the kernel's, ended an attempt."""
 
@@ -76,6 +84,13 @@ class Handoff:
     # What the owner has said to the question about the first request in ``buffer``
     # (:meth:`Lane.answer`); None where it has not been asked.
     decided: Any = None
+    number: int = 0  # of the request, as in its record; 0 where it has none
+    # Of the request, in microseconds: question, dns, dial, first byte.
+    stages: tuple[int, int, int, int] = (0, 0, 0, 0)
+    spliced: int = 0  # of the bytes of the request's body that were sent
+    # Milliseconds, since its connection was there: for bytes of the client, until that took any,
+    # for bytes of the origin, and until that took any.
+    waits: tuple[int, int, int, int] = (0, 0, 0, 0)
 
     def take_client(self) -> int:
         """The client's descriptor: the caller's alone from now on."""
@@ -95,8 +110,14 @@ class Handoff:
             os.close(self.take_origin())
 
 
+NATIVE = "native"
+SQUID = "squid"  # its ten fields alone
+JSON = "json"
+"""The formats in which the lane writes lines."""
+
+
 class LineForm(NamedTuple):
-    """How the lane writes a line of the log (``observe.accesslog.format_line``). The bytes are
+    """How the lane writes a line of the log (``observe.formats``). The bytes are
     those that stay as they are in a text; any other is written as %XX. A text that is longer
     is cut."""
 
@@ -108,6 +129,9 @@ class LineForm(NamedTuple):
     address_most: int
     type_most: int
     query: bool  # of a target is written, not its question mark alone
+    name: str = NATIVE
+    note: bytes = b""  # JSON: that of a request without a route (Lane.add_route)
+    note_most: int = 0  # bytes of the longest note
 
 
 SUMS = ("destinations", "clients", "users", "failures")
@@ -157,6 +181,8 @@ class LaneOptions(NamedTuple):
     # Makes the class of records from the relay's own (Ending). None: there are no tokens.
     record: Callable[[type[Any]], type[Any]] | None
     sums: bool = False  # what exchanges move is added up (Lane.take_sums)
+    worker: int = 0  # its number, for the ids of requests
+    heads: bool = False  # records have the lines of the request's head
 
 
 class Question(Protocol):
@@ -226,6 +252,10 @@ class Question(Protocol):
     @property
     def started(self) -> float:
         """Monotonic seconds, when the head was there; 0.0 if there is no log, or nobody waits."""
+
+    @property
+    def number(self) -> int:
+        """Of the request, for its record; 0 where nobody wants one, or nobody waits."""
 
     @property
     def followed(self) -> bool:
@@ -334,15 +364,16 @@ class Lane(Made, Protocol):
         source: str,
         user: str,
         token: object = None,
+        note: bytes = b"",
     ) -> None:
         """Requests of this kind, group of clients, credentials and authority may go to the
         origin ``key`` for so many seconds. ``addresses`` are those that may be dialled, at least
         one, in the order to try; idle connections to one of them may be used, too. Only the first
         eight count: if all of these fail, the client comes back. ``source`` is the address to
         dial from, "" for any; the others are of its family. ``host`` is the Host field to send,
-        ``user`` whom the log names. With a ``token`` the owner is told how each of these requests
-        ends (:meth:`LaneOwner.ended`). A route may be forgotten at any time, where there are
-        many. ValueError for what is no IP address."""
+        ``user`` whom the log names, and ``note`` what its lines say of each of these requests. With
+        a ``token`` the owner is told how each of them ends (:meth:`LaneOwner.ended`). A route may
+        be forgotten at any time, where there are many. ValueError for what is no IP address."""
 
     def answer(
         self,
@@ -358,6 +389,7 @@ class Lane(Made, Protocol):
         source: str = "",
         spent: float = 0.0,
         decided: object = None,
+        note: bytes = b"",
     ) -> bool:
         """The request of a question may go to the origin ``key``, at one of ``addresses``. So may
         others like it, of clients of ``group``, for so many seconds: as of :meth:`add_route`. With

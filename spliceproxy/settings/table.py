@@ -442,6 +442,15 @@ SETTINGS = (
         default="-",
     ),
     Setting(
+        "log-format",
+        "log_format",
+        values.LOG_FORMAT,
+        "format of the access log. native: the ten fields of squid, and more behind them; squid: "
+        "these ten alone; common, combined: as web servers write; json: an object a line; or a "
+        "format of your own in squid's codes, such as '%ts %>a %rm %ru %>Hs'",
+        LOGS,
+    ),
+    Setting(
         "log-query",
         "log_query",
         values.SWITCH,

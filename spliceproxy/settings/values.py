@@ -12,6 +12,8 @@ import stat
 from pathlib import Path
 
 from spliceproxy.config import Address
+from spliceproxy.observe.formats import NAMES as FORMATS
+from spliceproxy.observe.formats import check as check_format
 from spliceproxy.policy.decision import STATUSES, check_status
 from spliceproxy.policy.hosts import ALLOWED as HOSTS_ALLOWED
 from spliceproxy.policy.hosts import parse_pattern
@@ -185,6 +187,11 @@ def _log_file(text: str, folder: str) -> str:
     return text if text in ("-", "off") else os.path.abspath(os.path.join(folder, text))
 
 
+def _log_format(text: str, folder: str) -> str:
+    check_format(text)
+    return text
+
+
 def _hook(text: str, folder: str) -> str:
     file, py, function = text.rpartition(".py")
     if py and (not function or function.startswith(":")):
@@ -198,6 +205,11 @@ def _hook(text: str, folder: str) -> str:
 DIRECTORY = Kind(_directory, "a directory that exists and can be read", metavar="DIR")
 FILE_TO_READ = Kind(_file_to_read, "a file that exists and can be read", metavar="FILE")
 FILE_TO_WRITE = Kind(_file_to_write, "a file in a directory that exists", metavar="FILE")
+LOG_FORMAT = Kind(
+    _log_format,
+    f"{', '.join(FORMATS)}, or a format with squid's codes",
+    metavar="FORMAT",
+)
 LOG_FILE = Kind(_log_file, "a file, - or off", metavar="FILE")
 HOOK = Kind(
     _hook,

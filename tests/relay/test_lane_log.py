@@ -1,13 +1,19 @@
-"""Lines of the access log that the lane makes: byte for byte those of ``format_line``."""
+"""Lines of the access log that the lane makes, in each of its formats: byte for byte those that
+``observe.formats`` makes of a record."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import select
 import socket
+import struct
 from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
 
+import jsonschema
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -16,20 +22,24 @@ from relay_rig import native_relay, tcp_pair
 
 from spliceproxy.forward.lane import origin_key
 from spliceproxy.http1.head import parse_request
-from spliceproxy.observe.accesslog import format_line, without_query
+from spliceproxy.observe import json_line
+from spliceproxy.observe.formats import NAMES, format_of
+from spliceproxy.observe.native_line import without_query
 from spliceproxy.observe.record import Record
 from spliceproxy.policy.verdict import Verdict
 from spliceproxy.relay import interface
+from spliceproxy.relay.lane import NUMBER_BITS
 
 PEER = HOST
 
 
-@pytest.fixture(scope="module")
-def plains() -> Iterator[dict[bool, Plain]]:
+@pytest.fixture(scope="module", params=[name for name in NAMES if format_of(name).lane])
+def plains(request: pytest.FixtureRequest) -> Iterator[dict[bool, Plain]]:
     native_relay()
+    form = request.param
     with contextlib.ExitStack() as stack:
         yield {
-            query: stack.enter_context(contextlib.closing(Plain(log=True, query=query)))
+            query: stack.enter_context(contextlib.closing(Plain(log=True, query=query, form=form)))
             for query in (True, False)
         }
 
@@ -40,14 +50,42 @@ def line_of(plain: Plain) -> bytes:
     return line
 
 
+SCHEMA = json.loads(Path(json_line.__file__).with_name("json_line.schema.json").read_text("ascii"))
+
+
 def expected(line: bytes, **values: object) -> bytes:
-    """The line for these values; the times are those that ``line`` has."""
-    ended, took = line.split()[:2]
+    """The line for these values. The times, and what the kernel knows, are those that ``line``
+    has."""
     record = Record("")
-    record.ended_at, record.seconds = float(ended), (int(took) + 0.5) / 1000
+    if line.startswith(b"{"):
+        found = json.loads(line)
+        jsonschema.validate(found, SCHEMA)
+        record.ended_at = datetime.fromisoformat(found["time"].replace("Z", "+00:00")).timestamp()
+        worker, number = map(int, found["id"].split("-"))
+        record.number = (worker << NUMBER_BITS) + number
+        record.seconds = (found["total_us"] + 0.5) / 1e6
+        record.question, record.dial = found["question_us"], found["dial_us"]
+        record.first_byte, record.looked_up = found["first_byte_us"], found["dns_us"] / 1e6
+        record.inform(_raw(found["client_tcp"]), _raw(found["origin_tcp"]), None)
+    else:
+        ended, took = line.split()[:2]
+        record.ended_at, record.seconds = float(ended), (int(took) + 0.5) / 1000
     for name, value in values.items():
         setattr(record, name, value)
-    return format_line(record).encode("ascii")
+    name = "json" if line.startswith(b"{") else "native" if b" in=" in line else "squid"
+    return format_of(name).line(record).encode("ascii")
+
+
+def _raw(leg: dict[str, int] | None) -> bytes:
+    """A struct tcp_info that says the same."""
+    if leg is None:
+        return b""
+    raw = bytearray(256)
+    struct.pack_into("=II", raw, 68, leg["rtt_us"], leg["rttvar_us"])
+    struct.pack_into("=I", raw, 100, leg["retransmits"])
+    rest = leg["delivery_rate"], leg["busy_us"], leg["rwnd_limited_us"], leg["sndbuf_limited_us"]
+    struct.pack_into("=QQQQ", raw, 160, *rest)
+    return bytes(raw)
 
 
 def asked(one: Conversation, head: bytes, user: str) -> socket.socket:
@@ -120,7 +158,7 @@ def test_a_line_of_an_answer_that_is_cut_short(plains: dict[bool, Plain]) -> Non
         got = received(one.client)
         assert got
     line = line_of(plain)
-    assert b" TCP_MISS_ABORTED/200 " in line
+    assert b" TCP_MISS_ABORTED/200 " in line or b'"termination":"SD"' in line
     assert line == expected(
         line,
         method="GET",
@@ -128,6 +166,7 @@ def test_a_line_of_an_answer_that_is_cut_short(plains: dict[bool, Plain]) -> Non
         peer=PEER,
         status=200,
         reason=interface.SOURCE_EOF,
+        stage="D",
         bytes_in=len(HEAD),
         bytes_out=len(got),
     )
@@ -146,6 +185,7 @@ def test_a_line_of_a_client_that_leaves_before_its_answer(plains: dict[bool, Pla
         target="http://o/",
         peer=PEER,
         reason=interface.CLIENT_RESET,
+        stage="H",
         bytes_in=len(HEAD),
     )
 
@@ -174,7 +214,8 @@ def test_a_line_of_a_tunnel(plains: dict[bool, Plain]) -> None:
         target="o:1",
         peer=PEER,
         status=200,
-        reason=interface.DONE if b"_ABORTED" not in line else interface.ORIGIN_RESET,
+        reason=interface.ORIGIN_RESET if b"_ABORTED" in line or b'"SD"' in line else interface.DONE,
+        stage="D",
         bytes_in=len(head) + 5,
         bytes_out=len(got),
     )
@@ -196,7 +237,10 @@ def test_a_line_names_the_client(plains: dict[bool, Plain], address: str) -> Non
         assert found is not None
         one.send(one.keys[found[0]], OK)
     line = line_of(plain)
-    assert line.split()[2] == expected(line, client=address).split()[2]
+    if line.startswith(b"{"):
+        assert json.loads(line)["client"] == (address or None)
+    else:
+        assert line.split()[2] == expected(line, client=address).split()[2]
 
 
 def test_the_owner_is_told_of_many_lines_once_more(plains: dict[bool, Plain]) -> None:
@@ -209,7 +253,7 @@ def test_the_owner_is_told_of_many_lines_once_more(plains: dict[bool, Plain]) ->
         head = b"GET http://o/%b HTTP/1.1\r\nHost: o\r\n\r\n" % (b"x" * 2900)
         with conversation(plain) as one:
             origin = asked(one, head, "")
-            for number in range(100):
+            for number in range(250):
                 if number:
                     one.send(one.client, head)
                     assert received(origin)

@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Any
 
 import pytest
-from plain_oracle import CLIENT, HOST, OK, Conversation, Plain, conversation, received
+from plain_oracle import CLIENT, HOST, OK, WORKER, Conversation, Plain, conversation, received
 from relay_rig import native_relay
 
 from spliceproxy.forward.lane import origin_key
@@ -89,6 +89,10 @@ def test_a_record_says_what_is_known(plain: Plain) -> None:
     assert 0.0 <= record.seconds <= time.monotonic() - began
     found = {name: getattr(record, name) for name in VALUES}
     assert found == {**VALUES, "bytes_in": len(HEAD), "bytes_out": len(got)}
+    assert record.id == f"{WORKER}-2"
+    assert record.number == (WORKER << 40) + 2
+    assert 0 < record.first_byte <= record.times.total
+    assert record.times == (0, 0, 0, 0, record.first_byte, int(record.seconds * 1e6))
     assert repr(record) == f"<Record GET 'http://o/a?b' status=200 bytes_out={len(got)}>"
     with pytest.raises(AttributeError):
         record.status = 404
@@ -126,6 +130,7 @@ VALUES: dict[str, Any] = {
     "reported": ("would-deny",),
     "rule": "",
     "why": "",
+    "detail": "",
     "error": "",
     "failed": "",
     "reason": "",
@@ -136,13 +141,27 @@ VALUES: dict[str, Any] = {
     "tried": (),
     "dialling_since": 0.0,
     "looked_up": 0.0,
+    "generation": 1,
+    "minor": 1,
+    "fields": [],
+    "spliced_in": 0,
+    "spliced_out": 0,
+    "head": 0,
+    "question": 0,
+    "dial": 0,
+    "by": "",
+    "stage": "-",
+    "termination": "--",
+    "stalled": "",
+    "client_tcp": None,
+    "origin_tcp": None,
 }
 
 
 def test_a_record_has_all_that_a_record_has() -> None:
-    times = {"ended_at", "started", "seconds"}
+    times = {"ended_at", "started", "seconds", "first_byte", "times", "id", "number"}
     names = {name for name in dir(Record) if not name.startswith("_")}
-    assert names - {"register", "blame", "end"} == {*VALUES, *times}
+    assert names - {"register", "blame", "end", "inform", "field"} == {*VALUES, *times}
 
 
 def test_each_request_has_a_record_in_order(plain: Plain) -> None:

@@ -18,7 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spliceproxy.observe import accesslog
-from spliceproxy.observe.accesslog import AccessLog, format_line, open_log
+from spliceproxy.observe.accesslog import AccessLog, open_log
+from spliceproxy.observe.native_line import format_line
 from spliceproxy.observe.record import Record
 from spliceproxy.relay import interface
 

@@ -12,7 +12,7 @@ import pytest
 from spliceproxy.errors import STATUS, WHY, ErrorType, Failure
 from spliceproxy.forward import dialing, origin_faults
 from spliceproxy.http1.errors import HeadError
-from spliceproxy.observe import accesslog, record
+from spliceproxy.observe import native_line, record
 from spliceproxy.upstream import dialer
 
 TYPES = get_args(ErrorType)
@@ -36,7 +36,7 @@ def test_every_bad_head_has_a_type(status: int) -> None:
 @pytest.mark.parametrize(
     "some",
     [
-        accesslog._DENIED,
+        native_line._DENIED,
         dialer._ERRNOS,
         dialing._FINAL,
         origin_faults._OF_ANSWERS,

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from spliceproxy.observe.accesslog import format_line
+from spliceproxy.observe.native_line import format_line
 from spliceproxy.observe.record import Record
 from spliceproxy.site.pages import Denial, error_page
 

@@ -74,6 +74,7 @@ admin-token-file = "token"
 admin-hosts = ["Proxy.Example", "proxy"]
 admin-mode = "0660"
 access-log = "log"
+log-format = "json"
 log-query = false
 log-level = "debug"
 
@@ -165,6 +166,7 @@ def test_every_key(folder: Path) -> None:
         forwarded_for="on",
         timeouts=Timeouts(1.0, 2.5, 0.5, 4.0, 5.0, 0.0, 6.5),
         access_log=f"{folder}/log",
+        log_format="json",
         log_query=False,
         log_level="debug",
         admin=AdminConfig(

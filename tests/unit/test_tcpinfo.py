@@ -57,9 +57,18 @@ def test_the_times(pair):
 
 def test_every_field_is_read_from_its_offset():
     raw = bytearray(256)
-    for offset, value in ((68, 1), (72, 2), (100, 3), (148, 6)):
+    for offset, value in ((16, 11), (68, 1), (72, 2), (100, 3), (148, 6), (228, 12)):
         struct.pack_into("=I", raw, offset, value)
-    for offset, value in ((120, 4), (128, 5), (160, 7), (168, 8), (176, 9), (184, 10)):
+    for offset, value in (
+        (120, 4),
+        (128, 5),
+        (160, 7),
+        (168, 8),
+        (176, 9),
+        (184, 10),
+        (200, 13),
+        (208, 14),
+    ):
         struct.pack_into("=Q", raw, offset, value)
     assert decode(bytes(raw)) == TcpInfo(
         rtt=1,
@@ -72,6 +81,10 @@ def test_every_field_is_read_from_its_offset():
         busy_time=8,
         rwnd_limited=9,
         sndbuf_limited=10,
+        mss=11,
+        window=12,
+        bytes_sent=13,
+        bytes_retrans=14,
     )
 
 
@@ -81,7 +94,8 @@ def test_an_older_kernel_returns_less(pair):
     server.recv(1)
     raw = read(client)
     # 104 bytes was the whole struct up to Linux 3.14.
-    assert decode(raw[:104]) == TcpInfo(*decode(raw)[:2], decode(raw).retransmits, *[0] * 7)
+    whole = decode(raw)
+    assert decode(raw[:104]) == TcpInfo(*whole[:2], whole.retransmits, *[0] * 7, mss=whole.mss)
     assert decode(b"") == TcpInfo(*[0] * 10)
 
 

@@ -58,13 +58,17 @@ class Way:
         "active",
         "copied",
         "errno",
+        "for_source",
+        "for_target",
         "held",
         "in_pipe",
         "left",
+        "mark",
         "mode",
         "narrow",
         "pipe",
         "shrinks_at",
+        "silent",
         "source",
         "spliced",
         "stalls",
@@ -90,6 +94,8 @@ class Way:
         self.copied = 0
         self.spliced = 0
         self.active = now  # when a byte or FIN last moved, monotonic seconds
+        self.mark = now  # since when it waits as it does now (waits.py)
+        self.for_source = self.for_target = self.silent = 0.0
 
     def describe(self) -> str:
         """For :meth:`Relay.dump`."""

@@ -21,8 +21,6 @@ ERR = select.EPOLLERR
 HUP = select.EPOLLHUP
 GONE = select.EPOLLERR | select.EPOLLHUP
 
-_TCP_INFO_SIZE = 512  # more than any kernel's struct tcp_info
-
 
 class Flow(Protocol):
     """A tunnel or a transfer: whose a leg is. ``due`` is its deadline, monotonic seconds."""
@@ -157,13 +155,3 @@ class Poller:
     def close(self) -> None:
         """Closes epoll; the legs must be gone."""
         self._epoll.close()
-
-
-def tcp_info(sock: socket.socket) -> bytes:
-    """The raw ``struct tcp_info`` (tcp(7)), empty if the socket has none."""
-    if sock.family == socket.AF_UNIX:
-        return b""
-    try:
-        return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_SIZE)
-    except OSError:
-        return b""

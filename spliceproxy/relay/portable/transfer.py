@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import socket
 from errno import EPIPE
+from time import monotonic
 
 from spliceproxy.relay.interface import (
     ABORTED,
@@ -32,6 +33,7 @@ from spliceproxy.relay.portable.crowd import widen
 from spliceproxy.relay.portable.moves import BLOCKED, OVER, SOURCE_FAILED, TARGET_FAILED, Way
 from spliceproxy.relay.portable.poller import ERR, GONE, IN, Leg
 from spliceproxy.relay.portable.shared import Shared
+from spliceproxy.relay.portable.waits import end_wait
 
 
 class Transfer:
@@ -110,14 +112,23 @@ class Transfer:
 
     def _end(self, reason: str, errno: int) -> None:
         way = self._way
+        end_wait(way, way, monotonic(), due=True, asked=True)
         self._shared.ends[self.ident] = (
             self._token,
-            TransferEnd(reason, errno, way.copied, way.spliced),
+            TransferEnd(
+                reason,
+                errno,
+                way.copied,
+                way.spliced,
+                int(way.for_target * 1e3),
+                int(way.for_source * 1e3),
+            ),
         )
         self.drop()
 
     def _serve(self, now: float, readable: bool) -> None:
         way = self._way
+        end_wait(way, way, now, due=True, asked=True)
         state = self._shared.mover.turn(way, now, readable)
         if state == way.state:
             return

@@ -35,6 +35,7 @@ from __future__ import annotations
 
 import socket
 from errno import EPIPE
+from time import monotonic
 
 from spliceproxy.net import tcp
 from spliceproxy.relay.interface import (
@@ -43,12 +44,12 @@ from spliceproxy.relay.interface import (
     HALF_CLOSE,
     IDLE,
     ORIGIN_RESET,
-    FlowView,
     TunnelEnd,
 )
-from spliceproxy.relay.portable.moves import BLOCKED, OVER, READY, SOURCE_FAILED, SPLICE, Way
-from spliceproxy.relay.portable.poller import ERR, GONE, HUP, IN, OUT, Leg, tcp_info
+from spliceproxy.relay.portable.moves import BLOCKED, OVER, READY, SOURCE_FAILED, Way
+from spliceproxy.relay.portable.poller import ERR, GONE, HUP, IN, OUT, Leg
 from spliceproxy.relay.portable.shared import Shared
+from spliceproxy.relay.portable.waits import end_wait, silent_side, waits_of
 
 # Phases, in the order in which a tunnel goes through some of them.
 OPEN = 0
@@ -80,6 +81,7 @@ class Tunnel:
         "_queue",
         "_reason",
         "_shared",
+        "_spoke",
         "_token",
         "_ways",
         "due",
@@ -108,6 +110,7 @@ class Tunnel:
         self._legs = (Leg(self, client, up, down), Leg(self, origin, down, up))
         self._phase = OPEN
         self._dead = NOBODY
+        self._spoke = CLIENT if early[0] else ORIGIN  # whose bytes were the last
         self._reason = DONE  # what a dead side will have ended it with
         self._errno = 0  # of the first failure
         self._queue: tcp.SendQueue | None = None  # of the living side, in ACK
@@ -123,25 +126,17 @@ class Tunnel:
             f"rests={now - max(up.active, down.active):.3f} due={self.due - now:.3f}{dead}"
         )
 
-    def view(self, now: float) -> FlowView:
-        """For :meth:`Relay.flows`."""
-        up, down = self._ways
-        client, origin = (tcp.round_trip(leg.sock) for leg in self._legs)
-        return FlowView(
-            self.ident, True, "tunnel", self._token, "", "", "", "", "", 0.0,
-            now - max(up.active, down.active), up.copied, up.spliced, down.copied, down.spliced,
-            SPLICE in (up.mode, down.mode), client, origin,
-        )  # fmt: skip
-
     def start(self, now: float) -> None:
         """Joins epoll and sends the early data. OSError: it did neither."""
         self._shared.poller.add(*self._legs)
         self._shared.flows[self.ident] = self
         self._shared.tunnels += 1
         self._shared.deadlines.set(self, now + self._shared.options.idle)
+        spoke = self._spoke
         for side in (CLIENT, ORIGIN):
             if self._ways[side].state == BLOCKED:
                 self._serve(side, now, False)
+        self._spoke = spoke  # the answer to CONNECT is none to the client's bytes
 
     def event(self, leg: Leg, mask: int, now: float) -> None:
         """Serves one epoll event: the flush before the read, for it frees a pipe."""
@@ -182,8 +177,10 @@ class Tunnel:
             up.spliced,
             down.copied,
             down.spliced,
-            tcp_info(self._legs[CLIENT].sock),
-            tcp_info(self._legs[ORIGIN].sock),
+            tcp.info(self._legs[CLIENT].sock),
+            tcp.info(self._legs[ORIGIN].sock),
+            silent_side(self._ways, self._spoke) if reason in (IDLE, HALF_CLOSE) else "",
+            waits_of(self._ways, monotonic(), self._spoke),
         )
         for leg in self._legs:
             shared.poller.discard(leg, reset=reason != DONE)
@@ -198,7 +195,12 @@ class Tunnel:
     def _serve(self, side: int, now: float, readable: bool) -> None:
         """A turn of the way that reads this side."""
         way = self._ways[side]
+        asked = self._spoke != side
+        end_wait(way, self._ways[1 - side], now, due=False, asked=asked)
+        before = way.copied + way.spliced
         state = self._shared.mover.turn(way, now, readable)
+        if way.copied + way.spliced != before:
+            self._spoke = side
         if state == way.state:
             return
         if state <= OVER:

@@ -1,0 +1,195 @@
+"""What is known of an exchange, or of the tunnel that it became, when it is over: its times, who has
+ended it, and who has kept it waiting. The letters are those of docs/log.md, and the same as in
+spliceproxy/observe/termination.py and spliceproxy/observe/stalled.py.
+
+Clocks are read only where somebody wants the times (Lane.timed), and TCP_INFO only for what somebody
+wants it of: tunnels, and exchanges that took a second.
+"""
+
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+
+from core cimport linux
+from core.moves cimport pending
+from core.tcpinfo cimport TcpLeg, tcp_read
+from core.types cimport (
+    ENDED, Flow, NOWHERE, R_ABORTED, R_CLIENT_RESET, R_DONE, R_HALF_CLOSE, R_IDLE, R_KILLED,
+    R_NONE, R_ORIGIN_RESET, R_TARGET_IDLE, TUNNEL, Way,
+)
+from core.waits cimport end_waits, silent_side
+from lane.types cimport (
+    Exchange, Facts, J_CLIENT, J_NETWORK, J_NONE, J_ORIGIN, J_UNKNOWN, Lane, P_ASK, P_BODY,
+    P_DIAL, P_QUEUE, P_WAIT, exchange_of,
+)
+
+cdef enum:
+    SECOND = 1000000        # us, from which on TCP_INFO is read, and somebody is to blame
+    NUMBER_BITS = 40        # of an id; above them is the number of the worker
+    UINT32_MOST = 0xffffffff
+
+
+cdef inline int64_t wall_us() noexcept nogil:
+    cdef linux.timespec t
+    linux.clock_gettime(linux.CLOCK_REALTIME, &t)
+    return <int64_t>t.tv_sec * 1000000 + t.tv_nsec // 1000
+
+
+cdef inline int64_t now_us() noexcept nogil:
+    cdef linux.timespec t
+    linux.clock_gettime(linux.CLOCK_MONOTONIC, &t)
+    return <int64_t>t.tv_sec * 1000000 + t.tv_nsec // 1000
+
+
+cdef inline void begin_stages(Lane *lane, Exchange *x) noexcept nogil:
+    """The head of a request is there."""
+    x.number = 0
+    x.question = x.dns = x.dial = x.first_byte = 0
+    if lane.timed:
+        x.started = x.lap = now_us()
+        lane.number += 2  # the owner has the odd ones
+        x.number = lane.number
+
+
+cdef inline uint32_t stage_over(const Lane *lane, Exchange *x) noexcept nogil:
+    """Microseconds since the last call for this exchange; 0 where nobody wants to know them."""
+    cdef int64_t now
+    cdef int64_t span
+    if not lane.timed:
+        return 0
+    now = now_us()
+    span = now - x.lap
+    x.lap = now
+    return <uint32_t>min(max(span, 0), <int64_t>UINT32_MOST)
+
+
+# ---- who has ended it ------------------------------------------------------------------------
+
+cdef inline uint8_t stage_of(const Flow *f) noexcept nogil:
+    """The second letter, for what is ended where it is now."""
+    cdef uint8_t phase
+    if f.kind == TUNNEL:
+        return c'D'
+    phase = exchange_of(f).phase
+    if phase == P_ASK:
+        return c'Q'
+    if phase == P_QUEUE or phase == P_DIAL:
+        return c'C'
+    return c'H' if phase == P_WAIT else c'D'
+
+
+cdef inline uint8_t blamed(const Lane *lane, const Flow *f, uint8_t reason) noexcept nogil:
+    """The first letter, from why it has ended. A source that fails is the origin while an answer
+    is on its way, and else the client."""
+    if reason == R_NONE or reason == R_DONE:
+        return c'-'
+    if reason == R_CLIENT_RESET:
+        return c'C'
+    if reason == R_ORIGIN_RESET:
+        return c'S'
+    if reason == R_KILLED:
+        return c'K'
+    if reason == R_ABORTED:
+        return c'D' if lane.draining else c'P'
+    if reason == R_IDLE or reason == R_HALF_CLOSE or reason == R_TARGET_IDLE:
+        if f.kind == TUNNEL:
+            return silent_side(f)
+        return c'c' if pending(&f.way[1]) else c's'
+    return c'S' if exchange_of(f).phase == P_BODY else c'C'
+
+
+# ---- who has kept it waiting -----------------------------------------------------------------
+
+cdef inline uint8_t hindered(const TcpLeg *leg) noexcept nogil:
+    """What has kept us from sending to a peer: its program that does not read (J_NONE), or the
+    network between. Linux counts the time with data to send (busy), and of that the time in which
+    the peer's window was shut. A stopped program may have that at 0 while a retransmission is
+    under way, but then its window is smaller than a segment."""
+    if leg.busy == 0 or leg.window < leg.mss or leg.rwnd_limited * 100 > leg.busy:
+        return J_NONE
+    return J_NETWORK
+
+
+cdef inline uint8_t stalled_by(
+    uint32_t window, uint32_t client, uint32_t client_target, uint32_t origin,
+    uint32_t origin_target, const TcpLeg *client_leg, const TcpLeg *origin_leg
+) noexcept nogil:
+    """Who has caused 80 % of a `window` of a second or more, all in ms. `client` is the time that was waited for the
+    client, of which `client_target` until it took what was sent; likewise `origin`. The legs are
+    NULL where nothing is known of them."""
+    if window < SECOND // 1000 or (client * 5 < window * 4 and origin * 5 < window * 4):
+        return J_NONE
+    if client >= origin:
+        if client_target * 2 > client and client_leg != NULL and (
+            hindered(client_leg) == J_NETWORK
+        ):
+            return J_NETWORK
+        return J_CLIENT
+    if origin_target * 2 > origin and origin_leg != NULL and hindered(origin_leg) == J_NETWORK:
+        return J_NETWORK
+    return J_ORIGIN
+
+
+cdef inline uint8_t judge_flow(Lane *lane, Flow *f, const Exchange *x, Facts *facts) noexcept nogil:
+    """Who has kept an exchange or a tunnel waiting, since there was a connection."""
+    cdef Way *up = &f.way[0]
+    cdef Way *down = &f.way[1]
+    cdef bint tunnel = f.kind == TUNNEL
+    cdef int64_t spent = facts.question + <int64_t>facts.dns + facts.dial
+    cdef int64_t window = (facts.took - spent) // 1000
+    cdef uint32_t client
+    if facts.took < SECOND:
+        return J_UNKNOWN
+    end_waits(&lane.core, f, not tunnel)
+    client = down.for_target
+    if not tunnel:
+        client += up.for_source
+    else:
+        window -= down.silent
+    return stalled_by(
+        <uint32_t>max(window, 0), client, down.for_target, down.for_source + up.for_target,
+        up.for_target, &facts.tcp[0] if facts.informed & 1 else NULL,
+        &facts.tcp[1] if facts.informed & 2 else NULL)
+
+
+# ---- all of it -------------------------------------------------------------------------------
+
+cdef inline void inform(Lane *lane, const Flow *f, const Exchange *x, Facts *facts) noexcept nogil:
+    """TCP_INFO of both legs."""
+    cdef int fd = f.fd[1] if f.kind == TUNNEL else NOWHERE
+    if x.connection != NOWHERE:
+        fd = lane.core.flows[x.connection].fd[0]
+    if tcp_read(f.fd[0], &facts.tcp[0]):
+        facts.informed |= 1
+    if fd >= 0 and tcp_read(fd, &facts.tcp[1]):
+        facts.informed |= 2
+
+
+cdef inline void facts_of(
+    Lane *lane, int32_t slot, uint8_t reason, uint8_t by, Facts *facts
+) noexcept nogil:
+    """Of an exchange or tunnel that ends now, for this reason. `by`: who ends it, 0 for who the
+    reason is about."""
+    cdef Flow *f = &lane.core.flows[slot]
+    cdef const Exchange *x = exchange_of(f)
+    cdef const Way *up = &f.way[0]
+    cdef const Way *down = &f.way[1]
+    facts.number = x.number
+    facts.ended = wall_us()
+    facts.started = x.started
+    facts.took = now_us() - x.started
+    facts.received = x.head + up.copied + up.spliced
+    facts.sent = down.copied + down.spliced
+    facts.received_spliced = up.spliced
+    facts.sent_spliced = down.spliced
+    facts.question = x.question
+    facts.dns = x.dns
+    facts.dial = x.dial
+    facts.first_byte = x.first_byte
+    facts.status = x.status
+    facts.reason = reason
+    facts.by = by if by else blamed(lane, f, reason)
+    facts.at = c'-' if facts.by == c'-' else stage_of(f)
+    facts.informed = 0
+    facts.stalled = J_UNKNOWN
+    if lane.informed and (f.kind == TUNNEL or facts.took >= SECOND):
+        inform(lane, f, x, facts)
+        facts.stalled = judge_flow(lane, f, x, facts)
