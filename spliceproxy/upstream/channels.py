@@ -56,6 +56,7 @@ class Channels:
         "_patient",
         "_patient_heard",
         "_patient_since",
+        "_patient_stamp",
         "_since",
         "_stamp",
         "_timeout",
@@ -71,6 +72,7 @@ class Channels:
         self._patient: Callable[[], Channel | None] = lambda: None  # a weak reference
         self._patient_heard = False
         self._patient_since = 0.0
+        self._patient_stamp: tuple[int, ...] = ()
         self._lookups = 0
         self._since = clock()
         self._check_at = clock()
@@ -114,11 +116,17 @@ class Channels:
         other can be made. It closes itself with its last look-up."""
         channel = self._patient()
         age = self._clock() - self._patient_since
-        used_up = channel is None or (self._patient_heard and age >= PATIENT_AGE)
+        stamp = _stamp()
+        used_up = (
+            channel is None
+            or (self._patient_heard and age >= PATIENT_AGE)
+            or stamp != self._patient_stamp  # it may never hear the servers that it asks
+        )
         if used_up and not is_exhausted():
             channel = self._open(self._timeout, 1)
             self._patient = weakref.ref(channel)
             self._patient_since = self._clock()
+            self._patient_stamp = stamp
             self._patient_heard = False
         return channel or self._usual or self.usual()
 

@@ -415,6 +415,29 @@ def test_a_change_of_resolv_conf_is_followed(
     run(body())
 
 
+def test_a_slow_name_is_asked_of_the_servers_of_the_moment(
+    run: Run[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those from before a change of resolv.conf may never answer: then the channel is not
+    replaced for that."""
+    file = tmp_path / "resolv.conf"
+    file.write_text("nameserver 127.0.0.1\n")
+    monkeypatch.setattr(channels, "RESOLV_CONF", str(file))
+
+    async def body() -> None:
+        made = channels.Channels(4.0, None, lambda: 0.0)
+        before = made.patient()
+        assert made.patient() is before
+        file.write_text("nameserver 127.0.0.53\n")
+        after = made.patient()
+        assert after is not before
+        assert made.patient() is after
+        await before.close()
+        await after.close()
+
+    run(body())
+
+
 def test_unreadable_hosts_file_is_reported_once(
     run: Run[Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
