@@ -70,7 +70,8 @@ class Channel:
     def ask(self, name: str, family: socket.AddressFamily, answered: Answered) -> None:
         """Asks for the addresses of one family of an absolute name. ``answered`` is called later,
         once, and never within this call. Until then the channel lives on."""
-        self._open += 1
+        if self._timer is None:
+            self._timer = self._loop.call_later(TICK, self._tick)
         self._asking = True
         try:
             self._ares.getaddrinfo(
@@ -82,8 +83,7 @@ class Channel:
             )
         finally:
             self._asking = False
-        if self._timer is None:
-            self._timer = self._loop.call_later(TICK, self._tick)
+        self._open += 1  # where it raises nothing is open
 
     def _answered(
         self, answered: Answered, result: AddrInfoResult | None, error: int | None
@@ -98,9 +98,11 @@ class Channel:
         self._timer = None
         if not self._open and not self._watched:
             return
-        self._ares.process_fd(_SOCKET_BAD, _SOCKET_BAD)  # what is late is asked again, or fails
-        if self._open or self._watched:
-            self._timer = self._loop.call_later(TICK, self._tick)
+        try:
+            self._ares.process_fd(_SOCKET_BAD, _SOCKET_BAD)  # what is late is asked again, or fails
+        finally:
+            if self._open or self._watched:
+                self._timer = self._loop.call_later(TICK, self._tick)
 
     # The loop holds the channel while it watches a socket: c-ares asks servers that have failed
     # before once more, behind a question that is answered, and closes that socket later.

@@ -144,10 +144,14 @@ class IdlePool:
             self._idle.pop(key, None)
 
     def _sweep(self) -> None:
+        self._timer = None
         now = self._loop.time()
-        for key in list(self._idle):
-            self._drop(key, lambda entry: entry[2] <= now)
-        self._timer = self._loop.call_later(1.0, self._sweep) if self._idle else None
+        try:
+            for key in list(self._idle):
+                self._drop(key, lambda entry: entry[2] <= now)
+        finally:
+            if self._idle:
+                self._timer = self._loop.call_later(1.0, self._sweep)
 
     def close(self) -> None:
         """Closes every idle connection."""

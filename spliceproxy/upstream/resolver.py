@@ -15,6 +15,7 @@ absolute.
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import socket
 import time
@@ -23,6 +24,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from spliceproxy.errors import Failure
+from spliceproxy.messages import log
+from spliceproxy.seldom import Seldom
 from spliceproxy.upstream import ares, search
 from spliceproxy.upstream.addresses import literal
 from spliceproxy.upstream.answers import FAMILIES, Answer, Cache, Part, answer_of, failed, part_of
@@ -49,6 +52,7 @@ LOOPBACK = ("::1", "127.0.0.1")
 _NAME = re.compile(r"(?=.{1,253}\.?\Z)[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*\.?\Z")
 _ENDS_IN_NUMBER = re.compile(r"(?:\A|\.)(?:[0-9]+|0x[0-9a-f]*)\.?\Z")
 _NO_NAME = "no valid host name"
+_FAULT = "the look-up of a name has failed within the proxy"
 
 
 class _Query:
@@ -112,7 +116,11 @@ class _Lookup:
         self.channel = channel
 
     def answered(self, result: AddrInfoResult | None, error: int | None) -> None:
-        self.resolver.answered(self, part_of(result, error))
+        """c-ares calls this, and hears of no fault."""
+        try:
+            self.resolver.answered(self, part_of(result, error))
+        except Exception as fault:  # noqa: BLE001 - it is told
+            self.resolver.failed(self.query, fault)
 
 
 class Resolver:
@@ -143,6 +151,7 @@ class Resolver:
         # By the clock of the moment: tests set it.
         self._channels = Channels(timeout, nameservers, lambda: self.clock())
         self._search: search.Search | None = None
+        self._faults = Seldom(log)
         self._closed = False
 
     def cached(self, host: str) -> tuple[str, ...] | None:
@@ -251,29 +260,56 @@ class Resolver:
 
     def _look_up(self, query: _Query, family: socket.AddressFamily, channel: ares.Channel) -> None:
         lookup = _Lookup(self, query, family, channel)
-        channel.ask(query.candidate, family, lookup.answered)
-        query.asked[family] += 1
         self._lookups.add(lookup)
+        query.asked[family] += 1
+        try:
+            channel.ask(query.candidate, family, lookup.answered)
+        except BaseException:
+            query.asked[family] -= 1
+            self._lookups.discard(lookup)
+            raise
 
     def _tick(self) -> None:
-        """Looks at what is late. Both lists are in the order of time."""
+        """Looks at what is late, and comes again while anybody waits."""
         self._timer = None
-        now = self._loop.time()
-        while self._impatient and self._impatient[0][0] <= now:
-            _, query, candidate = self._impatient.popleft()
-            if not query.over and candidate == query.candidate:
-                self._persist(query)
+        try:
+            self._look_at_late(self._loop.time())
+        finally:
+            if self._queries:
+                self._timer = self._loop.call_later(ares.TICK, self._tick)
+            else:
+                self._impatient.clear()
+
+    def _look_at_late(self, now: float) -> None:
+        """Both lists are in the order of time. A fault is that of one look-up: what is behind it
+        has its turn."""
         expired = []
         for query in self._queries.values():
             if query.expires > now:
                 break
             expired.append(query)
         for query in expired:
-            self._expired(query)
-        if self._queries:
-            self._timer = self._loop.call_later(ares.TICK, self._tick)
-        else:
-            self._impatient.clear()
+            try:
+                self._expired(query)
+            except Exception as fault:  # noqa: BLE001 - it is told
+                self.failed(query, fault)
+        while self._impatient and self._impatient[0][0] <= now:
+            _, query, candidate = self._impatient.popleft()
+            if query.over or candidate != query.candidate:
+                continue
+            try:
+                self._persist(query)
+            except Exception as fault:  # noqa: BLE001 - it is told
+                self._tell(fault)  # what was asked before may be answered yet
+
+    def _tell(self, fault: Exception) -> None:
+        self._faults.say("fault", logging.ERROR, _FAULT, error=fault)
+
+    def failed(self, query: _Query, fault: Exception) -> None:
+        """A fault of ours ends a look-up."""
+        self._tell(fault)
+        if not query.over:
+            self._settle(query, failed(query.name, _FAULT, "proxy_internal_error"))
 
     def _persist(self, query: _Query) -> None:
         """A name is slow, or its packets are lost."""
@@ -296,11 +332,19 @@ class Resolver:
         if query.over:
             self._keep_late(query)
         elif len(query.parts) == len(FAMILIES):
-            if self._is_elsewhere(query) and self._next_candidate(query):
-                return
-            self._settle(query, answer_of(query.name, query.parts, self.clock()))
+            self._complete(query)
         elif part.addresses:
             query.timer = self._loop.call_later(RESOLUTION_DELAY, self._go_on, query)
+
+    def _complete(self, query: _Query) -> None:
+        """All is known of a candidate."""
+        try:
+            if self._is_elsewhere(query) and self._next_candidate(query):
+                return
+        except Failure as failure:
+            self._settle(query, failed(query.name, failure.detail, failure.error, failure.why))
+            return
+        self._settle(query, answer_of(query.name, query.parts, self.clock()))
 
     def _is_elsewhere(self, query: _Query) -> bool:
         """Whether the name that was asked for is not there, so that another may be meant.
@@ -335,16 +379,18 @@ class Resolver:
         query.over = True
         self._queries.pop(query.name, None)
         first = query.answer
-        if first is not None and query.whole is None:
-            query.whole = self._loop.create_future()
-        if not self._closed and (answer.addresses or answer.error == "dns_error"):
-            if first is not None and first.addresses != answer.addresses:
-                answer = answer._replace(whole=query.whole)
-            self._cache.keep(query.name, answer, self.clock())
-        if first is None:
-            query.tell(answer)
-        if query.whole is not None:
-            query.whole.set_result(None)
+        try:
+            if first is not None and query.whole is None:
+                query.whole = self._loop.create_future()
+            if not self._closed and (answer.addresses or answer.error == "dns_error"):
+                if first is not None and first.addresses != answer.addresses:
+                    answer = answer._replace(whole=query.whole)
+                self._cache.keep(query.name, answer, self.clock())
+        finally:
+            if first is None:
+                query.tell(answer)
+            if query.whole is not None:
+                query.whole.set_result(None)
 
     def _keep_late(self, query: _Query) -> None:
         """Keeps what comes after the limit, unless a newer query has found more."""

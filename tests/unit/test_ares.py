@@ -36,6 +36,19 @@ def server(heard: Callable[[bytes, Any], None]) -> tuple[socket.socket, str]:
     return sock, f"127.0.0.1:{sock.getsockname()[1]}"
 
 
+def test_a_question_that_cannot_be_asked_is_not_open() -> None:
+    """A channel with an open question would tick for ever."""
+
+    async def main() -> None:
+        channel = Channel(0.3, 1, ["127.0.0.1:9"])
+        with pytest.raises(TypeError):
+            channel.ask("a.example.", None, print)  # type: ignore[arg-type]
+        assert channel._open == 0
+        await channel.close()
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize("kind", ["asyncio", "uvloop"])
 def test_what_is_asked_behind_an_answer_ends(kind: str) -> None:
     """Of a server that has failed before, c-ares asks the question once more by itself. The

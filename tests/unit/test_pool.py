@@ -161,3 +161,28 @@ def test_how_many(descriptors: int, most: int, monkeypatch: pytest.MonkeyPatch) 
     limit = module.resource.RLIM_INFINITY if descriptors < 0 else descriptors
     monkeypatch.setattr(module.resource, "getrlimit", lambda _: (limit, limit))
     assert module.most_idle() == most
+
+
+def test_a_fault_while_one_is_closed_does_not_keep_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What is not closed now is looked at again."""
+    monkeypatch.setattr(module, "MAX_IDLE", 0.05)
+
+    async def test(rig: Rig) -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
+        faults = [MemoryError()]
+        real = Stream.close
+
+        def close(stream: Stream) -> None:
+            if faults:
+                raise faults.pop()
+            real(stream)
+
+        monkeypatch.setattr(Stream, "close", close)
+        rig.put(1)
+        rig.put(2)
+        await asyncio.wait_for(rig.closed(1), 20)
+        assert rig.ended == [True, True]
+
+    run(test)

@@ -693,6 +693,85 @@ def test_bad_name_servers_are_named(run: Run[Any]) -> None:
     run(main())
 
 
+# Faults of our own
+
+
+def test_a_fault_while_names_are_slow_ends_no_limit(
+    run: Run[Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def patient(self: channels.Channels) -> ares.Channel:
+        raise MemoryError
+
+    monkeypatch.setattr(channels.Channels, "patient", patient)
+    # c-ares has no limit of its own meanwhile.
+    monkeypatch.setattr(channels, "QUERY_SHARE", 0.001)
+    monkeypatch.setattr(channels, "QUERY_TIMEOUT", 3600.0)
+
+    async def body(world: World) -> None:
+        world.server.silent = True
+        asked = asyncio.gather(*map(world.fails, ("a.test", "b.test", "c.test")))
+        failures = await asyncio.wait_for(asked, 20)
+        assert [failure.error for failure in failures] == ["dns_timeout"] * 3
+
+    in_world(run, body, timeout=1.0)
+    (said,) = caplog.records
+    assert said.exc_info
+
+
+def test_a_fault_at_the_end_of_one_look_up_is_not_that_of_another(
+    run: Run[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = module.answer_of
+
+    def answer_of(name: str, *parts: Any) -> answers.Answer:
+        if name == "a.test":
+            raise MemoryError
+        return real(name, *parts)
+
+    monkeypatch.setattr(module, "answer_of", answer_of)
+
+    async def body(world: World) -> None:
+        world.server.silent = True
+        asked = asyncio.gather(*map(world.fails, ("a.test", "b.test")))
+        failures = await asyncio.wait_for(asked, 20)
+        errors = [failure.error for failure in failures]
+        assert errors == ["proxy_internal_error", "dns_timeout"]
+        assert await asyncio.wait_for(world.fails("a.test"), 20)  # it is asked for again
+
+    in_world(run, body, timeout=0.5)
+
+
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [
+        (Failure("connection_limit_reached", "none left"), "connection_limit_reached"),
+        (MemoryError(), "proxy_internal_error"),
+    ],
+)
+def test_a_next_name_that_cannot_be_asked_for(
+    run: Run[Any], monkeypatch: pytest.MonkeyPatch, fault: Exception, error: str
+) -> None:
+    """c-ares calls us there, and an exception would be lost in it."""
+    searching(monkeypatch, "prod.test")
+    real = channels.Channels.usual
+    calls: list[int] = []
+
+    def usual(self: channels.Channels) -> ares.Channel:
+        calls.append(1)
+        if len(calls) > 1:
+            raise fault
+        return real(self)
+
+    monkeypatch.setattr(channels.Channels, "usual", usual)
+
+    async def body(world: World) -> None:
+        failure = await asyncio.wait_for(world.fails("a.test"), 20)
+        assert failure.error == error
+        assert len(calls) == 2
+
+    in_world(run, body, timeout=60.0)
+
+
 # One family without the other
 
 
