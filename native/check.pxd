@@ -318,6 +318,8 @@ cdef inline void check_client(const Lane *lane, int32_t slot) noexcept nogil:
         fail(lane, "a client has an origin connection once it has connected", slot)
     if (x.target != NULL) != (x.phase == P_QUEUE or x.phase == P_DIAL):
         fail(lane, "a client holds its target until there is a connection", slot)
+    if (x.phase < P_DIAL and x.dialling != 0) or (x.phase == P_DIAL and x.dialling == 0):
+        fail(lane, "an origin is dialled from its first attempt on", slot)
     check_attempts(lane, slot)
     if not x.head <= x.have <= x.room or x.data < x.block or x.data + x.have > x.block + x.room:
         fail(lane, "what was received of a client is within its block", slot)

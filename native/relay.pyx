@@ -69,7 +69,7 @@ from lane.origins cimport (
     connection_new, connection_take_out, idle_drop, idle_oldest, idle_put, idle_use,
 )
 from lane.records cimport record_begin, record_free, record_take, token_release
-from lane.request cimport PLAIN_OUT, begin, go_on
+from lane.request cimport PLAIN_OUT, begin, go_on, start_next
 from lane.response cimport refuse
 from lane.routes cimport (
     KEY_MAX, address_of, address_set, group_put, origin_find, origin_hold, origin_release,

@@ -69,10 +69,10 @@ cdef inline void attempt(Lane *lane, int32_t slot) noexcept nogil:
 
 cdef inline void dial(Lane *lane, int32_t slot) noexcept nogil:
     """Connects to the target that the exchange holds. There must be a free slot. What its owner
-    has spent on the look-up of a name is a part of the time for all attempts."""
+    has spent on the look-up of a name is a part of the time for all attempts; the time in P_QUEUE
+    between the two is none."""
     cdef Exchange *x = exchange_of(&lane.core.flows[slot])
-    if x.dialling == 0:
-        x.dialling = now_us()
+    x.dialling = now_us() - x.dns
     x.begun = x.failures = 0
     x.phase = P_DIAL
     attempt(lane, slot)

@@ -24,6 +24,9 @@ cdef class NativeLane:
         wheel_init(c, Q_QUEUE, QUEUE_MS)
         wheel_init(c, Q_ORIGIN_IDLE, <int64_t>(options.idle * 1000))
         lane.refusals = words.REFUSALS
+        lane.busy_most = words.BUSY
+        lane.extra_most = words.EXTRA
+        lane.late_ms = <int32_t>(words.LATE * 1000)
         for error in errnos.TRANSIENT:
             lane.transient[<int>error] = True
         self.ask_about(options.asks)
@@ -257,10 +260,7 @@ cdef class NativeLane:
                     named = question.method.encode("ascii") + b" " + named  # as with_method has it
                 self._repeat(question.asked.kind, group, question.credentials, named, target,
                              seconds)
-            if spent > 0.0:
-                exchange_of(&lane.core.flows[slot]).dns = <uint32_t>min(spent * 1e6, 4e9)
-                exchange_of(&lane.core.flows[slot]).dialling = (
-                    now_us() - <int64_t>(spent * 1e6))
+            exchange_of(&lane.core.flows[slot]).dns = <uint32_t>min(spent * 1e6, 4e9)
             exchange_of(&lane.core.flows[slot]).decided = token_new(self.relay, decided)
             lane.core.now = clock_ms(linux.CLOCK_MONOTONIC_COARSE)
             go_on(lane, slot, target)
@@ -329,20 +329,24 @@ cdef class NativeLane:
         cdef int32_t slot = NOWHERE
         try:
             put_text(text, peer)
-            if not slots_reserve(c, 1):
+            if not slots_reserve(c, 2):  # one for whoever waits for it, and dials even so
                 raise MemoryError
             c.now = clock_ms(linux.CLOCK_MONOTONIC_COARSE)
             origin = origin_hold(&lane.routes, key, len(key))
             if origin != NULL:
                 slot = connection_new(lane, fd, origin, text)
-                origin_release(&lane.routes, origin)
             if slot == NOWHERE:
                 raise MemoryError
         except BaseException:
+            if origin != NULL:
+                origin_release(&lane.routes, origin)
             linux.close(fd)
             raise
         connection_of(&c.flows[slot]).probed = True  # by whoever has made it
         idle_put(lane, slot)
+        start_next(lane, origin)
+        origin_release(&lane.routes, origin)
+        close_finished(lane)
 
     def close_idle(self):
         """Closes every idle connection."""

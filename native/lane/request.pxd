@@ -230,43 +230,41 @@ cdef inline void send_waiting(Lane *lane, int32_t slot) noexcept nogil:
     send_request(lane, slot, &out)
 
 
-cdef inline void start_next(Lane *lane, Origin *origin) noexcept nogil:
-    """An exchange with this origin is over: a client that waits for one has its turn."""
-    cdef Core *c = &lane.core
-    cdef int32_t slot = origin.waiting.last
-    cdef int32_t connection
-    cdef Exchange *x
-    cdef Out out
-    if slot == NOWHERE:
-        return
-    end_waiting(lane, slot)
-    x = exchange_of(&c.flows[slot])
-    connection = idle_for(lane, slot, x.target)
-    if connection == NOWHERE and may_have_more(lane, origin):
-        dial(lane, slot)
-    elif connection == NOWHERE and origin.idle.first != NOWHERE:
-        # It may not be sent on the one that is idle now, but it keeps its turn: a new one takes
-        # the place of that.
-        idle_drop(lane, origin.idle.first)
-        dial(lane, slot)
-    elif connection == NOWHERE:
-        begin_waiting(lane, slot)
-    else:
+cdef inline bint take_turn(Lane *lane, int32_t slot) noexcept nogil:
+    """Goes on with a client that waits; false, and it waits on, if there is no connection for it
+    and none may be made. There must be a free slot."""
+    cdef const Target *t = exchange_of(&lane.core.flows[slot]).target
+    cdef int32_t connection = idle_for(lane, slot, t)
+    if connection != NOWHERE:
+        end_waiting(lane, slot)
         bind(lane, slot, connection)
         send_waiting(lane, slot)
+        return True
+    if not may_have_more(lane, t.origin):
+        if t.origin.idle.first == NOWHERE:
+            return False
+        # It may not be sent on the one that is idle now, but it keeps its turn: a new one takes
+        # the place of that.
+        idle_drop(lane, t.origin.idle.first)
+    end_waiting(lane, slot)
+    dial(lane, slot)
+    return True
+
+
+cdef inline void start_next(Lane *lane, Origin *origin) noexcept nogil:
+    """A connection to this origin is idle, or one may be made in the place of one that is closed:
+    the client that has waited longest has its turn."""
+    if origin.waiting.last != NOWHERE:
+        take_turn(lane, origin.waiting.last)
 
 
 cdef inline void queued_long(Lane *lane, int32_t slot) noexcept nogil:
     """A client has waited for a while."""
     cdef Core *c = &lane.core
-    cdef Exchange *x = exchange_of(&c.flows[slot])
-    if not may_have_more(lane, x.target.origin):
+    if not take_turn(lane, slot):
         c.flows[slot].way[1].active = c.now
         leave_queue(c, slot)
         enter_queue(c, slot, Q_QUEUE)
-        return
-    end_waiting(lane, slot)
-    dial(lane, slot)
 
 
 cdef inline void begin_exchange(Lane *lane, int32_t slot) noexcept nogil:

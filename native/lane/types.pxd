@@ -226,7 +226,7 @@ cdef struct Origin:         # what idle connections are kept by
     int32_t answers         # in this second
     int32_t answers_before  # in the one before
     int64_t spell           # ms, when the spell began of which `extra` is
-    int32_t extra           # connections that were made beyond BUSY
+    int32_t extra           # connections that were made beyond Lane.busy_most
 
 cdef struct Routes:
     Table routes
@@ -262,7 +262,7 @@ cdef struct Exchange:       # of a CLIENT, and of the tunnel that it became
     uint32_t dns
     uint32_t dial
     uint32_t first_byte     # of the answer
-    int64_t dialling        # us, since when its origin is dialled; 0: it is not
+    int64_t dialling        # us, since when its origin is dialled, `dns` before that; 0: it is not
     # Of sums.pxd: what the sums have of the request in work and its response, and what is put
     # aside for them of requests to `summing`.
     uint64_t summed_received
@@ -368,6 +368,9 @@ cdef struct Lane:
     int last_port
     int accept_error        # errno of an accept(2) that the owner must deal with, 0
     int64_t looked          # ms, when Origin.late was counted
+    int32_t busy_most       # connections to one origin that will soon be free: more clients wait
+    int32_t extra_most      # beyond these, that are made in QUEUE_MS (waiting.pxd)
+    int32_t late_ms         # in use, before which no connection is late
     int idle_count          # connections to origins
     int idle_most           # in all
     int idle_each           # per origin

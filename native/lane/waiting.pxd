@@ -1,13 +1,14 @@
 """Clients that wait for a connection to their origin, and when they need not.
 
 An origin that answers soon is best served through few connections: thousands of clients
-would otherwise open thousands. A client waits for one of BUSY that will soon be free. What
-has been in use for longer than the others is none of these: a long poll, an event stream, a
-large answer. So a client waits behind other short exchanges, and for no other's long ones.
+would otherwise open thousands. A client waits for one of those that will soon be free, if there
+are Lane.busy_most. What has been in use for longer than the others is none of these: a long poll,
+an event stream, a large answer. So a client waits behind other short exchanges, and for no
+other's long ones.
 
-How long that is follows from the rate of answers: BUSY connections to an origin that has
-much to do are all in use for BUSY / rate seconds, and more of them would not help. Twice
-that is long. Where the rate is less than one a second for each, LATE_MS is.
+How long that is follows from the rate of answers: N connections to an origin that has much to do
+are all in use for N / rate seconds, and more of them would not help. Twice that is long. Where
+the rate is less than one a second for each, Lane.late_ms is.
 """
 
 from libc.stdint cimport int32_t, int64_t
@@ -21,10 +22,7 @@ from lane.types cimport (
 )
 
 cdef enum:
-    BUSY = 512              # connections to one origin that will soon be free: more clients wait
-    LATE_MS = 500           # ms in use, before which no connection is late
     QUEUE_MS = 100          # ms after which a client that waits looks whether it must
-    EXTRA = 128             # connections beyond BUSY that are made in such a time
 
 
 cdef inline void count_answer(Lane *lane, Origin *o) noexcept nogil:
@@ -42,14 +40,14 @@ cdef inline int32_t late_after(const Lane *lane, const Origin *o) noexcept nogil
     cdef int32_t rate = 0
     if c.now - o.second < 2000:
         rate = max(o.answers, o.answers_before)
-    if rate < BUSY:
-        return LATE_MS
-    return max(<int32_t>LATE_MS, <int32_t>(2000 * <int64_t>o.busy // rate))
+    if rate < lane.busy_most:
+        return lane.late_ms
+    return max(lane.late_ms, <int32_t>(2000 * <int64_t>o.busy // rate))
 
 
 cdef inline void count_late(Lane *lane) noexcept nogil:
     """Of each origin, the connections that have been in use for long. Looks at every flow,
-    and so every QUEUE_MS at most, and only where an origin has BUSY connections in use."""
+    and so every QUEUE_MS at most, and only where an origin has many connections in use."""
     cdef Core *c = &lane.core
     cdef int32_t i
     cdef const Flow *f
@@ -77,16 +75,16 @@ cdef inline void count_late(Lane *lane) noexcept nogil:
 cdef inline bint may_have_more(Lane *lane, Origin *o) noexcept nogil:
     """Whether one more connection may be made now."""
     cdef Core *c = &lane.core
-    if o.busy < BUSY:  # some have ended without an answer, or were given back
+    if o.busy < lane.busy_most:  # some have ended without an answer, or were given back
         return True
     count_late(lane)
-    if o.busy - o.late >= BUSY:
+    if o.busy - o.late >= lane.busy_most:
         return False
     if c.now - o.spell >= QUEUE_MS:
         o.spell = c.now
         o.extra = 0
     o.extra += 1
-    return o.extra <= EXTRA
+    return o.extra <= lane.extra_most
 
 
 cdef inline void begin_waiting(Lane *lane, int32_t slot) noexcept nogil:

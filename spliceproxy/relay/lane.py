@@ -17,6 +17,15 @@ REFUSALS = 64
 """Clients beyond the limit on connections that their owner answers at the same time. Further
 ones wait to be accepted."""
 
+BUSY = 512
+"""Connections to one origin that will soon be free: further clients wait for one of them."""
+
+EXTRA = 128
+"""Connections beyond BUSY that are made within 100 ms, while those are in use for long."""
+
+LATE = 0.5
+"""Seconds for which a connection is in use before it counts as one that will not soon be free."""
+
 # Why a client is given back.
 REQUEST = "request"  # a request that its owner must look at, maybe not all of it
 RETRY = "retry"  # a request; the idle connection it was sent on was dead, take a new one
