@@ -16,7 +16,9 @@ are lent, and that is to ways whose targets are full, each way that splices beco
 A receive buffer must not become smaller than what the source has been told that it may send:
 what has no room is dropped, and sent again. So at first little more is promised
 (TCP_WINDOW_CLAMP), and the buffer shrinks when as much has come as was promised at most: what
-has been taken since and what is unread are then as much as the window was (Way.shrinks_at).
+has been taken since and what is unread are then as much as the window was (Way.shrinks_at). That
+was no larger than its bound, nor than the buffer: a way that has been wide again has no bound
+that tells anything.
 
 A way that can only copy is narrow at once: it gains nothing by large buffers. When few pipes
 have been lent for Limits.crowd_lasts all of it is undone. Unix sockets have none of these options; they
@@ -61,8 +63,9 @@ cdef inline uint8_t units_taken(const Way *w) noexcept nogil:
 
 cdef inline void narrow(Core *c, Way *w, int source, int target) noexcept nogil:
     """From now on this way takes less."""
-    cdef int window = 0
-    cdef linux.socklen_t size = sizeof(window)
+    cdef int window = ANY_WINDOW
+    cdef int buffer = ANY_WINDOW
+    cdef linux.socklen_t size = sizeof(int)
     w.flags |= <uint8_t>NARROW
     set_int(target, linux.IPPROTO_TCP, linux.TCP_NOTSENT_LOWAT, c.limits.narrow_unsent)
     if not is_near(c, source):
@@ -70,6 +73,8 @@ cdef inline void narrow(Core *c, Way *w, int source, int target) noexcept nogil:
     if set_int(source, linux.SOL_SOCKET, linux.SO_BUF_LOCK, linux.SOCK_RCVBUF_LOCK) < 0:
         return
     linux.getsockopt(source, linux.IPPROTO_TCP, linux.TCP_WINDOW_CLAMP, &window, &size)
+    linux.getsockopt(source, linux.SOL_SOCKET, linux.SO_RCVBUF, &buffer, &size)
+    window = min(window, buffer)
     set_int(source, linux.IPPROTO_TCP, linux.TCP_WINDOW_CLAMP, c.limits.narrow_receive)
     w.flags |= <uint8_t>PROMISED
     w.shrinks_at = <uint8_t>(units_taken(w) + min((window >> UNIT_SHIFT) + 1, <int>UNITS))

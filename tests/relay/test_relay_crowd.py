@@ -16,9 +16,14 @@ import pytest
 from relay_rig import PATIENCE, payload, tcp_pair
 
 from spliceproxy.relay import interface
-from spliceproxy.relay.interface import CROWD, NARROW_UNSENT, Relay
+from spliceproxy.relay.interface import CROWD, NARROW_RECEIVE, NARROW_UNSENT, Relay
 from spliceproxy.relay.portable import moves
-from spliceproxy.relay.portable.crowd import SO_BUF_LOCK, TCP_NOTSENT_LOWAT
+from spliceproxy.relay.portable.crowd import (
+    ANY_WINDOW,
+    SO_BUF_LOCK,
+    TCP_NOTSENT_LOWAT,
+    TCP_WINDOW_CLAMP,
+)
 
 MIB = 1 << 20
 BLOCK = payload(MIB)  # its bytes are compared, however often it goes round
@@ -128,6 +133,26 @@ def test_many_stalled_downloads_hold_little(crowd: Crowd) -> None:
     crowd.stall(*crowd.all)
     # Without the bound it is 8, and with it about one; how much exactly the kernel says.
     assert crowd.mean(*crowd.all) < 2, "of all, when they stall again"
+
+
+@pytest.mark.parametrize("engine", ["native", "splice"], indirect=True)
+def test_a_buffer_shrinks_when_it_has_been_emptied_once(crowd: Crowd) -> None:
+    """Also where the window has no bound, as a way leaves it that was narrow before."""
+    one = crowd.add()
+
+    def room() -> int:
+        return one.source.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+
+    crowd.receive(lambda one: room() > 4 * NARROW_RECEIVE)
+    one.source.setsockopt(socket.IPPROTO_TCP, TCP_WINDOW_CLAMP, ANY_WINDOW)
+    for _ in range(CROWD + 2):
+        crowd.stall(crowd.add())
+    crowd.all = [one]
+    crowd.receive(lambda one: one.source.getsockopt(socket.SOL_SOCKET, SO_BUF_LOCK) != 0)
+    began, promised = one.got, room()
+    crowd.receive(lambda one: room() == 2 * NARROW_RECEIVE)
+    # What lies in the sockets and in the pipe has been taken, or is yet to come.
+    assert one.got - began <= promised + 10 * MIB
 
 
 def test_sockets_of_a_transfer_go_back_as_they_came(crowd: Crowd) -> None:

@@ -19,6 +19,9 @@ SO_BUF_LOCK = 72  # Linux 5.14
 SOCK_RCVBUF_LOCK = 2
 
 ANY_WINDOW = 1 << 30
+MOST_WINDOW = 15 << 20
+"""Bytes that are waited for at most until a buffer shrinks: UNITS in C, where they are counted in a
+byte. Few windows are larger."""
 MIN_RTT_AT = 148  # tcpi_min_rtt in struct tcp_info, us, since Linux 4.9
 MIN_RTT_SIZE = 4
 
@@ -60,7 +63,11 @@ def narrow(way: Narrowed) -> None:
     _set(way.target, socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, NARROW_UNSENT)
     source = way.source
     if is_near(source) and _set(source, socket.SOL_SOCKET, SO_BUF_LOCK, SOCK_RCVBUF_LOCK):
-        window = source.getsockopt(socket.IPPROTO_TCP, TCP_WINDOW_CLAMP)
+        window = min(
+            source.getsockopt(socket.IPPROTO_TCP, TCP_WINDOW_CLAMP),
+            source.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF),
+            MOST_WINDOW,
+        )
         _set(source, socket.IPPROTO_TCP, TCP_WINDOW_CLAMP, NARROW_RECEIVE)
         way.shrinks_at = way.copied + way.spliced + window
 
