@@ -177,7 +177,10 @@ class Server:
 
     def _go_on(self) -> None:
         self._resume = None
-        self.start()
+        try:
+            self.start()
+        except (OSError, MemoryError) as error:
+            self._pause(f"listen: {error!r}")  # and another try
 
     def _stop_accepting(self) -> None:
         if self._services.lane is not None:
@@ -204,7 +207,7 @@ class Server:
         lane = self._services.lane
         if lane is not None:
             lane.give_back()
-            self._services.relay.step()
+            await self._services.relay.step()
         # New tasks have not begun to run: let them get to their first read.
         await asyncio.sleep(0)
         for connection in list(self._tasks.values()):

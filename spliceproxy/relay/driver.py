@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import errno
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextvars import copy_context
 from time import monotonic
 
 from spliceproxy.messages import log
@@ -28,6 +29,9 @@ once: where they are named in an "except" the pair itself needs memory."""
 class RelayDriver:
     """Steps a relay when the loop says that it is readable, and when a timer says so.
 
+    A step calls whoever is to be told or asked. So it is made by the loop, never within a task
+    and never with the context variables of one: what is asked belongs to no other request.
+
     ``on_stuck`` is called where there is no memory to say what has ended: whoever waits for
     that would wait for ever. All methods belong to the loop's thread.
     """
@@ -37,6 +41,7 @@ class RelayDriver:
         self._loop = loop
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0  # monotonic seconds
+        self._context = copy_context()  # of a step that the loop makes by our order
         self._transfers: set[asyncio.Future[TransferEnd]] = set()
         self._waiters: list[asyncio.Future[None]] = []
         self._closed = False
@@ -149,13 +154,32 @@ class RelayDriver:
         if self._closed:
             raise OSError(errno.EBADF, "the relay is closed")
 
-    def step(self) -> None:
+    async def step(self) -> None:
+        """Lets the loop make a step, and waits for that."""
+        made: asyncio.Future[None] = self._loop.create_future()
+
+        def make() -> None:
+            try:
+                if not self._closed:
+                    self._step()
+            finally:
+                if not made.done():
+                    made.set_result(None)
+
+        self._loop.call_soon(make, context=self._context)
+        await made
+
+    def _step(self) -> None:
         """Serves what is ready, and hands out what has ended."""
         try:
             ends = self._relay.step()
         except MemoryError:
             self._stuck()
             return
+        except BaseException:  # of what was asked; the next step says what else there is
+            if not self._closed:
+                self._arm()
+            raise
         self._report(ends)
 
     def _stuck(self) -> None:
@@ -167,19 +191,21 @@ class RelayDriver:
 
     def _report(self, ends: list[tuple[object, object]]) -> None:
         """After a step."""
-        if ends:
-            self._dispatch(ends)
-        if not self._closed:  # by a ``done``
-            self._arm()
-        if self._waiters and not self._relay.tunnels and not self._relay.clients:
-            for waiter in self._waiters:
-                if not waiter.done():
-                    waiter.set_result(None)
-            self._waiters.clear()
+        try:
+            if ends:
+                self._dispatch(ends)
+        finally:
+            if not self._closed:  # by a ``done``
+                self._arm()
+            if self._waiters and not self._relay.tunnels and not self._relay.clients:
+                for waiter in self._waiters:
+                    if not waiter.done():
+                        waiter.set_result(None)
+                self._waiters.clear()
 
     def _fire(self) -> None:
         self._timer = None
-        self.step()
+        self._step()
         if not self._starved and (turns := self._relay.stats().pipe_starved):
             self._starved = True
             log.warning(
@@ -222,11 +248,11 @@ class RelayDriver:
                 return
             self._timer.cancel()
         self._timer_at = at
-        self._timer = self._loop.call_later(wake, self._fire)
+        self._timer = self._loop.call_later(wake, self._fire, context=self._context)
 
-    def _dispatch(self, ends: list[tuple[object, object]]) -> None:
+    def _dispatch(self, ends: Iterable[tuple[object, object]]) -> None:
         """Tells each token of its end. The relay has forgotten them: none may be lost."""
-        each = None
+        each: Iterator[tuple[object, object]] | None = None
         left = TRIES
         while each is None:
             try:
@@ -247,6 +273,9 @@ class RelayDriver:
                     token.set_result(end)
             except Exception:  # noqa: BLE001 - it is logged
                 self._lost(token, end)
+            except BaseException:  # it ends the loop; what is left may be waited for even so
+                self._dispatch(each)
+                raise
 
     def _lost(self, token: object, end: object) -> None:
         """Nobody has taken what the relay had to say. Called while the exception is handled. It

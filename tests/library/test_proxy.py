@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import os
 import socket
@@ -17,9 +18,10 @@ from harness import read_head, serving
 
 import spliceproxy
 from spliceproxy import Allow, AuthConfig, Config, Deny, Proxy, Record, Request, Timeouts
+from spliceproxy.forward.lane import Lane
 from spliceproxy.processes.listeners import ListenError
 from spliceproxy.processes.worker import new_loop
-from spliceproxy.relay.choice import EngineError
+from spliceproxy.relay.choice import NATIVE_MODULE, EngineError
 
 Run = Callable[[Callable[[], Awaitable[None]]], None]
 
@@ -432,3 +434,27 @@ def test_a_client_that_comes_at_the_very_end_is_closed(run: Run) -> None:
                 assert outer.recv(1) == b""
 
     run(main)
+
+
+def test_a_pause_ends_though_a_socket_cannot_be_listened_to_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """There is no memory for it, or epoll takes no more."""
+    pytest.importorskip(NATIVE_MODULE)
+    faults: list[Exception] = [MemoryError(), OSError(errno.ENOSPC, "no watch is left")]
+    real = Lane.listen
+
+    def listen(lane: Lane, sock: socket.socket) -> None:
+        if faults:
+            raise faults.pop()
+        real(lane, sock)
+
+    async def main() -> None:
+        async with Proxy() as proxy:
+            monkeypatch.setattr(Lane, "listen", listen)
+            assert proxy._instance is not None
+            proxy._instance._server._pause("of a test")
+            assert b" 400 " in await get(proxy, "/")
+            assert not faults
+
+    asyncio.run(asyncio.wait_for(main(), 20))

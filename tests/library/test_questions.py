@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -288,5 +289,41 @@ def test_a_function_is_called_once_where_the_lane_cannot_go_on(
                 assert len(calls) == 2 * number + 2
             assert stats(proxy).given_back >= 6  # each time it was the lane that asked
             client.writer.close()
+
+    run(main)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="asyncio.timeout is new in Python 3.11")
+def test_what_is_asked_while_a_proxy_stops_does_not_end_that() -> None:
+    """A function with a limit of its own cancels the task that it runs in: that must not be the
+    one that stops the proxy."""
+    tasks: list[object] = []
+
+    async def limited(request: Request) -> Allow | Deny:
+        tasks.append(asyncio.current_task())
+        try:
+            async with asyncio.timeout(0.01):
+                await asyncio.sleep(3600)
+        except TimeoutError:
+            return Deny("slow", status=403)
+        return Allow()
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        outer, inner = socket.socketpair()
+        with outer:
+            for sock in (outer, inner):
+                sock.setblocking(False)
+            async with Proxy(policy=limited, config=config()) as proxy:
+                assert proxy._instance is not None
+                lane = proxy._instance.services.lane
+                assert lane is not None
+                # As by who has answered one request and read the next already. The loop does not
+                # turn before the proxy stops.
+                request = b"GET http://a.test/ HTTP/1.1\r\nHost: a.test\r\n\r\n"
+                lane._native.hand_over(inner.detach(), "127.0.0.1", request, 1)
+            assert (await loop.sock_recv(outer, 1000)).startswith(b"HTTP/1.1 403 ")
+        assert len(tasks) == 1
+        assert tasks[0] is not asyncio.current_task()
 
     run(main)

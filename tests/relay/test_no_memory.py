@@ -296,7 +296,7 @@ def test_who_cannot_say_what_has_ended_ends() -> None:
         stuck = asyncio.Event()
         driver.on_stuck = stuck.set
         relay.refusals = 1
-        driver.step()
+        await driver.step()
         await asyncio.wait_for(stuck.wait(), 20)
         driver.close()
         return stuck.is_set()

@@ -76,9 +76,9 @@ def test_one_timer_at_most(new_rig: Callable[..., Rig]) -> None:
     made: list[Any] = []
     real = rig.loop.call_later
 
-    def call_later(delay: float, callback: Any, *args: Any) -> Any:
+    def call_later(delay: float, callback: Any, *args: Any, **how: Any) -> Any:
         made.append(delay)
-        return real(delay, callback, *args)
+        return real(delay, callback, *args, **how)
 
     rig.driver._loop = Spy(rig.loop, call_later)
     tunnels = [rig.tunnel() for _ in range(20)]
