@@ -5,16 +5,21 @@ Decisions are asked for in tasks, and between two of them. Most coroutines end w
 waited, and a task for each would cost more than they do. So one task is kept ready. A coroutine is
 begun as if that task were running. If it waits, that task runs the rest, and another one is made
 ready. The standard library has the means for it ("Extending", asyncio-extending).
+
+A coroutine may keep its task, and cancel it later. So a task that is kept runs no other coroutine:
+it ends, as any task does whose coroutine has ended.
 """
 
 from __future__ import annotations
 
 import asyncio
+import sys
 from asyncio.tasks import _enter_task, _leave_task
 from collections.abc import Awaitable, Coroutine
 from contextvars import Context, copy_context
 from functools import partial
 from typing import Any
+from weakref import getweakrefcount
 
 from spliceproxy.policy.steps import (
     Cancelled,
@@ -50,6 +55,7 @@ class _Spare:
         self._given: asyncio.Future[None] = loop.create_future()
         self._rest: tuple[_Steps, Pending, float, Leave] | None = None
         self._waits = False
+        self._unkept: tuple[object, ...] | None = None
         self.task: asyncio.Task[Outcome] = loop.create_task(self._run())
 
     @property
@@ -57,13 +63,22 @@ class _Spare:
         """Not before its first turn: a task that is cancelled before has run nothing."""
         return self._waits and not self._given.done()
 
+    @property
+    def is_over(self) -> bool:
+        """Whether it will not be ready any more."""
+        return self._given.done()
+
     def begin(
         self, coroutine: Coroutine[Any, Any, Any], held: Held, context: Context | None = None
     ) -> tuple[bool, Any]:
-        """As :func:`first_step`; with what it waits for as the rest's first argument."""
+        """As :func:`first_step`; with what it waits for as the rest's first argument. Where it
+        has ended, and somebody has kept the task, the task ends, too."""
         # What it sets is not seen by the coroutine that comes next.
         if context is None:
             context = copy_context()
+        if self._unkept is None:
+            self._unkept = self._holders()
+        over = True
         running = asyncio.current_task(self.loop)
         if running is not None:
             _leave_task(self.loop, running)
@@ -74,9 +89,16 @@ class _Spare:
             _leave_task(self.loop, self.task)
             if running is not None:
                 _enter_task(self.loop, running)
+            if over and self._holders() != self._unkept and not self._given.done():
+                self._given.set_result(None)
         if over:
             return True, found
         return False, (_Steps(coroutine, held, self.task, context), found)
+
+    def _holders(self) -> tuple[object, ...]:
+        """Another value than before where somebody has kept the task, or changed it."""
+        task = self.task
+        return sys.getrefcount(task), getweakrefcount(task), task._callbacks, task.get_name()
 
     def go_on(self, steps: _Steps, awaited: Pending, seconds: float, leave: Leave) -> None:
         """The task runs the rest."""
@@ -92,7 +114,9 @@ class _Spare:
         except asyncio.CancelledError as error:
             cancelled = error
         if self._rest is None:
-            raise asyncio.CancelledError
+            if cancelled is not None:
+                raise cancelled
+            return None, None
         return await _outcome(rest_in_time(*self._rest, cancelled))
 
 
@@ -148,7 +172,7 @@ class Tasks:
         spare = self._spare
         if spare is not None and spare.ready:
             return spare
-        if spare is None or spare.loop is not loop or spare.task.done():
+        if spare is None or spare.loop is not loop or spare.is_over:
             self._spare = _Spare(loop)
         return None
 

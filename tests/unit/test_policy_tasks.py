@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import sys
+import weakref
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import suppress
 from contextvars import ContextVar
@@ -72,10 +73,10 @@ async def end(hook: Hook) -> None:
 
 
 def test_what_ends_at_once_costs_no_task(run: Any) -> None:
-    tasks: list[object] = []
+    tasks: list[int] = []
 
     async def authorize(request: Request) -> Allow | Deny:
-        tasks.append(asyncio.current_task())
+        tasks.append(id(asyncio.current_task()))  # it keeps none
         return Deny("no") if request.port == 1 else Allow()
 
     async def main() -> None:
@@ -88,11 +89,76 @@ def test_what_ends_at_once_costs_no_task(run: Any) -> None:
         assert await outside(lambda: hook.begin(ASK._replace(port=1))) == (Deny("no"), 0.0)
         assert asyncio.all_tasks() == before
         assert len(set(tasks)) == 1
-        assert tasks[0] in before - {asyncio.current_task()}
+        assert tasks[0] in map(id, before - {asyncio.current_task()})
         # Within a task it is that one's.
         assert await hook.ask(ASK) == (Allow(), 0.0)
-        assert tasks[-1] is asyncio.current_task()
+        assert tasks[-1] == id(asyncio.current_task())
         await end(hook)
+
+    run(main())
+
+
+def cancel_later(task: asyncio.Task[Any], kept: list[Any]) -> None:
+    kept.append(task.cancel)
+
+
+def keep_weakly(task: asyncio.Task[Any], kept: list[Any]) -> None:
+    known = weakref.ref(task)
+
+    def cancel() -> None:
+        task = known()
+        if task is not None:
+            task.cancel()
+
+    kept.append(cancel)
+
+
+def be_told(task: asyncio.Task[Any], kept: list[Any]) -> None:
+    task.add_done_callback(kept.append)
+
+
+def give_a_name(task: asyncio.Task[Any], kept: list[Any]) -> None:
+    task.set_name("of the first")
+
+
+@pytest.mark.parametrize("how", [cancel_later, keep_weakly, be_told, give_a_name])
+def test_a_task_that_was_kept_is_nobody_elses(
+    run: Any, how: Callable[[asyncio.Task[Any], list[Any]], None]
+) -> None:
+    """A call may keep its task, and cancel it when it has long ended: no other call hears of
+    that."""
+    kept: list[Any] = []
+    tasks: list[tuple[int, str]] = []
+
+    async def authorize(request: Request) -> Allow:
+        task = asyncio.current_task()
+        assert task is not None
+        tasks.append((id(task), task.get_name()))
+        if request.port == 1:
+            how(task, kept)
+        else:
+            await asyncio.sleep(0)
+            for cancel in kept:
+                if callable(cancel):
+                    cancel()
+            await asyncio.sleep(0)
+        return Allow()
+
+    async def main() -> None:
+        hook = Hook(Functions(authorize), NEVER)
+        await ready(hook)
+        tasks.clear()
+        assert await outside(lambda: hook.begin(ASK._replace(port=1))) == (Allow(), 0.0)
+        if how is be_told:  # as any task, it ends with its coroutine
+            await asyncio.wait_for(until(lambda: bool(kept)), 20)
+            assert kept[0].done()
+            assert not kept[0].cancelled()
+        found = await outside(lambda: hook.begin(ASK))
+        assert await asyncio.wait_for(found, 20) == (Allow(), 0.0)
+        assert tasks[0] != tasks[1]
+        assert tasks[1][1] != "of the first"
+        await end(hook)
+        assert hook.failures == 0
 
     run(main())
 
@@ -290,13 +356,13 @@ def test_faults(run: Any, error: BaseException, waits: bool, monkeypatch: Any) -
 @pytest.mark.parametrize("within", [False, True])
 def test_on_close_runs_apart(run: Any, within: bool) -> None:
     """In no task of the connection's, and in none at all where it ends at once."""
-    seen: list[tuple[object, object]] = []
+    seen: list[tuple[object, int]] = []
 
     async def on_close(record: object) -> None:
-        seen.append((record, asyncio.current_task()))
+        seen.append((record, id(asyncio.current_task())))  # it keeps none
         if record == "waits":
             await asyncio.sleep(0)
-            seen.append(("waited", asyncio.current_task()))
+            seen.append(("waited", id(asyncio.current_task())))
 
     async def main() -> None:
         hook = Hook(Functions(None, on_close), NEVER)
@@ -316,8 +382,8 @@ def test_on_close_runs_apart(run: Any, within: bool) -> None:
         assert asyncio.all_tasks() == before
         await close("waits")
         await until(lambda: len(seen) == 4)
-        assert seen[2][1] is seen[3][1]
-        assert asyncio.current_task() not in [task for _, task in seen]
+        assert seen[2][1] == seen[3][1]
+        assert id(asyncio.current_task()) not in [task for _, task in seen]
         await end(hook)
         assert hook.failures == 0
 
