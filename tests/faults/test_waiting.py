@@ -21,8 +21,6 @@ Address = tuple[str, int]
 
 ANSWER = b"HTTP/1.1 200 OK\r\nDate: Tue, 15 Nov 1994 08:12:31 GMT\r\nContent-Length: 2\r\n\r\nok"
 LONG_POLLS = 508
-QUEUED = "queued"
-RATE = 900
 SHORT = 0.007  # seconds that a short answer takes: 570 a second come through four connections
 
 
@@ -36,14 +34,12 @@ def descriptors() -> Iterator[None]:
 
 
 class Origin:
-    """Answers each GET after the time that its path says ("/1.5"), or when it is its turn
-    ("/queued"), on a loop in a thread.
+    """Answers each GET after the time that its path says ("/1.5"), on a loop in a thread.
     ``open`` and ``most``: connections now, and at the most."""
 
     def __init__(self) -> None:
         self.loop = new_loop()[0]
         self.open = self.most = 0
-        self._free = 0.0
         self.asked: dict[str, int] = {}
         self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self._thread.start()
@@ -61,19 +57,10 @@ class Origin:
                 head = await reader.readuntil(b"\r\n\r\n")
                 path = head.split(b" ", 2)[1].decode().rpartition("/")[2]
                 self.asked[path] = self.asked.get(path, 0) + 1
-                if path == QUEUED:
-                    await self._turn()
-                else:
-                    await asyncio.sleep(float(path or 0))
+                await asyncio.sleep(float(path or 0))
                 writer.write(ANSWER)
         self.open -= 1
         writer.close()
-
-    async def _turn(self) -> None:
-        """One after another, RATE a second."""
-        now = self.loop.time()
-        self._free = max(self._free + 1 / RATE, now)
-        await asyncio.sleep(self._free - now)
 
     def close(self) -> None:
         async def end() -> None:
@@ -195,25 +182,6 @@ def test_an_origin_that_answers_late_gets_more_connections(
 
     run(main())
     assert slow_origin.most > 800
-
-
-def test_an_origin_that_has_much_to_do_gets_few_connections(
-    slow_origin: Origin, new_proxy: NewProxy
-) -> None:
-    """Each exchange takes more than half a second, since there are many: with more
-    connections it would take longer."""
-    proxy = new_proxy("--engine", "native")
-    data = request(slow_origin.address).replace(b"/ HTTP", b"/queued HTTP", 1)
-
-    async def main() -> None:
-        many = await clients(proxy, 1500)
-        await many[0].get(data)
-        await asyncio.gather(*(rounds(one, data, 3) for one in many))
-        for one in many:
-            one.close()
-
-    run(main())
-    assert slow_origin.most <= 800
 
 
 def test_an_origin_that_answers_soon_gets_few_connections(
