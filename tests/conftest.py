@@ -10,12 +10,18 @@ import freshness
 import pytest
 import skipping
 from harness import Nginx, ProxyProcess
+from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).parents[1]
 
 
 def pytest_configure(config: pytest.Config) -> None:
     skipping.register(config)
+    # No test of values depends on speed: by default an example fails that takes 0.2 s.
+    settings.register_profile(
+        "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    )
+    settings.load_profile("any machine")
     stale = freshness.newer_source(ROOT)
     if stale is not None:
         raise pytest.UsageError(
