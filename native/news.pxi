@@ -1,5 +1,5 @@
-"""What there is to say after a step: records, ends, clients that are given back. Nothing is forgotten
-where there is no memory to say it."""
+"""What there is to say after a step: records, ends, clients that are given back. Nothing is
+forgotten where there is no memory to say it."""
 
 cdef enum:
     # To say what there is to say, without memory for that: as in spliceproxy/relay/driver.py.
