@@ -11,8 +11,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 from spliceproxy.messages import log
 from spliceproxy.observe import losses
@@ -20,6 +21,7 @@ from spliceproxy.observe.formats import Format, format_of
 from spliceproxy.observe.linewriter import STUCK_SECONDS, LineWriter
 from spliceproxy.observe.record import Record
 from spliceproxy.observe.standard import STANDARD
+from spliceproxy.observe.syslog import SyslogWriter, address_of, is_syslog
 from spliceproxy.relay.lane import NATIVE
 
 FLUSH_SECONDS = 0.2
@@ -56,8 +58,9 @@ class AccessLog:
     def __init__(
         self, path: str, loop: asyncio.AbstractEventLoop, form: Format | None = None
     ) -> None:
-        """``path`` is a file to append to, or one of STANDARD. OSError if it cannot be opened
-        (a FIFO also when it has no reader). ``form`` is the format, by default the native one."""
+        """``path`` is a file to append to, one of STANDARD, or syslog (observe.syslog). OSError
+        if it cannot be opened (a FIFO also when it has no reader). ``form`` is the format, by
+        default the native one."""
         self._loop = loop
         self.form = form or format_of(NATIVE)
         self._records: list[Record] = []
@@ -66,16 +69,7 @@ class AccessLog:
         self._closed = False
         self._done = asyncio.Event()
         self._reopens = path not in STANDARD
-        self._writer = LineWriter(
-            partial(_open, path),
-            close=True,
-            limit=MAX_PENDING,
-            told=_tell_dropped,
-            failed=lambda text: log.error("access log: %s", text),
-            note=partial(losses.note, losses.LINES),
-            lose=partial(losses.lose, losses.LINES),
-            name="access-log",
-        )
+        self._writer = _writer(path)
         self._more: Callable[[], tuple[bytes, int]] = _no_more
 
     def follow(self, more: Callable[[], tuple[bytes, int]]) -> None:
@@ -153,6 +147,20 @@ class AccessLog:
         """In the thread, when it has written everything."""
         with contextlib.suppress(RuntimeError):  # close() gave up, and the loop is closed
             self._loop.call_soon_threadsafe(self._done.set)
+
+
+def _writer(path: str) -> LineWriter:
+    options: Mapping[str, Any] = {
+        "limit": MAX_PENDING,
+        "told": _tell_dropped,
+        "failed": lambda text: log.error("access log: %s", text),
+        "note": partial(losses.note, losses.LINES),
+        "lose": partial(losses.lose, losses.LINES),
+        "name": "access-log",
+    }
+    if is_syslog(path):
+        return SyslogWriter(address_of(path), **options)
+    return LineWriter(partial(_open, path), close=True, **options)
 
 
 def _no_more() -> tuple[bytes, int]:

@@ -195,10 +195,7 @@ class LineWriter:
         for what is written is no loss, even if the reader takes nothing behind it."""
         start = 0
         while start < len(text) and not self._gone:
-            end = len(text)
-            if end - start > self._most:
-                most = start + self._most
-                end = text.rfind(b"\n", start, most) + 1 or most  # no line is cut but a longer one
+            end = self._chunk_end(text, start)
             chunk = text[start:end]
             try:
                 # The LF ends what a failed write has left of another line.
@@ -229,6 +226,19 @@ class LineWriter:
                 self._lose(lines, True)
         return lines
 
+    def _chunk_end(self, text: bytes, start: int) -> int:
+        """Of what is written at once."""
+        if len(text) - start <= self._most:
+            return len(text)
+        most = start + self._most
+        return text.rfind(b"\n", start, most) + 1 or most  # no line is cut but a longer one
+
+    def _wait(self) -> None:
+        """Until the descriptor takes something."""
+        poll = select.poll()
+        poll.register(self._fd, select.POLLOUT)
+        poll.poll()
+
     def _write(self, chunk: bytes) -> None:
         """All of it. Only a write of more than PIPE_BUF bytes or a full disk is partial,
         so the rest of it follows at once and no line is torn by another process."""
@@ -237,9 +247,7 @@ class LineWriter:
             try:
                 written = os.write(self._fd, chunk)
             except BlockingIOError:
-                poll = select.poll()
-                poll.register(self._fd, select.POLLOUT)
-                poll.poll()
+                self._wait()
                 continue
             self.moved += written
             self._torn = chunk[written - 1] != 0x0A

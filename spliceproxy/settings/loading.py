@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from spliceproxy.config import Address, AuthConfig, Config, PolicyConfig
+from spliceproxy.messages import plain
 from spliceproxy.observe.standard import STANDARD
+from spliceproxy.observe.syslog import address_of, connect, is_syslog
 from spliceproxy.policy.conditions import RuleError
 from spliceproxy.policy.rules import RuleSet
 from spliceproxy.settings import cpus
@@ -256,6 +258,13 @@ def native_is_for_debugging() -> bool:
 
 def log_faults(path: str, where: str, *, create: bool) -> Iterator[str]:
     """Opens the file as the log will, to find any fault now."""
+    if is_syslog(path):
+        try:
+            if create:  # else it may be for another machine
+                os.close(connect(address_of(path)))
+        except OSError as error:
+            yield f"{where} {path}: cannot send to it ({plain(error)}); allowed: a syslog daemon"
+        return
     flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
     try:
         os.close(os.open(path, flags | os.O_CREAT if create else flags, 0o640))

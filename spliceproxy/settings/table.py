@@ -437,7 +437,8 @@ SETTINGS = (
         "access-log",
         "access_log",
         values.LOG_FILE,
-        "one line per request and tunnel: a file, - for standard output, or off",
+        "one line per request and tunnel: a file, - for standard output, syslog: for the daemon of "
+        "this machine, syslog:HOST:PORT for another by UDP, or off",
         LOGS,
         default="-",
     ),

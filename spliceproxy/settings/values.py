@@ -14,6 +14,7 @@ from pathlib import Path
 from spliceproxy.config import Address
 from spliceproxy.observe.formats import NAMES as FORMATS
 from spliceproxy.observe.formats import check as check_format
+from spliceproxy.observe.syslog import address_of, is_syslog
 from spliceproxy.policy.decision import STATUSES, check_status
 from spliceproxy.policy.hosts import ALLOWED as HOSTS_ALLOWED
 from spliceproxy.policy.hosts import parse_pattern
@@ -184,6 +185,9 @@ def _other(path: Path, text: str) -> str:
 def _log_file(text: str, folder: str) -> str:
     if not text:
         refuse()
+    if is_syslog(text):
+        address_of(text)
+        return text
     return text if text in ("-", "off") else os.path.abspath(os.path.join(folder, text))
 
 
@@ -210,7 +214,11 @@ LOG_FORMAT = Kind(
     f"{', '.join(FORMATS)}, or a format with squid's codes",
     metavar="FORMAT",
 )
-LOG_FILE = Kind(_log_file, "a file, - or off", metavar="FILE")
+LOG_FILE = Kind(
+    _log_file,
+    "a file, -, off, syslog:, syslog:/socket or syslog:HOST:PORT",
+    metavar="FILE",
+)
 HOOK = Kind(
     _hook,
     "a FILE.py that exists or the dotted name of a module, and :function after it if needed",
