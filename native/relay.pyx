@@ -39,14 +39,13 @@ from core cimport linux
 from closing cimport close_finished, finish_all, forget, lose
 from core.moves cimport TARGET_FAILED, send_or_hold
 from core.pipes cimport pool_empty
-from core.queues cimport enter_queue, finish, wheel_init
+from core.queues cimport enter_queue, finish, last_active, wheel_init
 from core.service cimport register_sides, settle, side_failed, watch
 from core.slots cimport list_init, slot_free, slot_take, slots_reserve
 from core.types cimport (
     Core, FREE, Flow, INFO_MAX, IN_LANE, Limits, NOWHERE, QUEUES, Q_FINISHED, Q_HALF, Q_IDLE,
-    Q_LANE, Q_YOUNG, REASONS, REASON_WORDS, R_ABORTED, R_DONE, R_KILLED,
-    SPLICING, STOPPED, TRANSFER,
-    TUNNEL, UNREGISTERED, Way, reason_words,
+    Q_LANE, Q_YOUNG, REASONS, REASON_WORDS, R_ABORTED, R_DONE, R_KILLED, SPLICING, STOPPED,
+    TRANSFER, TUNNEL, UNREGISTERED, Way, reason_words,
 )
 from core.tcpinfo cimport TcpLeg
 from core.waits cimport begin_wait
@@ -62,7 +61,7 @@ from lane.clients cimport client_new
 from lane.ends cimport cut, give_back
 from lane.facts cimport NUMBER_BITS, now_us, stalled_by
 from lane.json_line cimport JSON_REST
-from lane.line cimport LINE_MOST, LINE_REST
+from lane.line cimport LINE_MOST, LINE_REST, word_at
 from lane.log cimport LOG_BATCH
 from lane.notes cimport note_new, note_release
 from lane.origins cimport (
@@ -90,7 +89,7 @@ from step cimport clock_ms, next_due, run
 from spliceproxy.net import errnos, tcp
 from spliceproxy.relay import interface, quota
 from spliceproxy.relay import lane as words
-from spliceproxy.relay.interface import RelayStats, TransferEnd, TunnelEnd
+from spliceproxy.relay.interface import FlowView, RelayStats, TransferEnd, TunnelEnd
 from spliceproxy.relay.lane import Handoff
 
 YOUNG = 30.0
@@ -304,14 +303,15 @@ cdef class NativeRelay:
         if slot != NOWHERE and self.state.core.flows[slot].kind == TUNNEL:
             finish(&self.state.core, slot, R_ABORTED)
 
+    def flows(self, int most):
+        """What is there now, in lists that are made as they are wanted."""
+        cdef int32_t slot = 0
+        while slot >= 0 and not self.closed:
+            found, slot = views_from(self, slot, most)
+            yield found
+
     def kill(self, uint64_t ident):
-        cdef int32_t slot = self._find(ident)
-        if slot == NOWHERE or self.state.core.flows[slot].kind != TUNNEL:
-            return False
-        if self.state.core.flows[slot].queue == Q_FINISHED:
-            return False
-        finish(&self.state.core, slot, R_KILLED)
-        return True
+        return not self.closed and end_for_operator(self, ident)
 
     def abort_all(self):
         cdef int32_t slot
@@ -424,6 +424,7 @@ cdef class NativeRelay:
 
 include "reader.pxi"
 include "reports.pxi"
+include "flows.pxi"
 include "news.pxi"
 include "questions.pxi"
 include "lane/lane.pxi"

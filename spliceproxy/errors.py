@@ -186,3 +186,10 @@ class ClientGone(Exception):
     def __init__(self, reason: str = "client-reset") -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+class Killed(ClientGone):
+    """An operator has ended the request. The client is there, and learns that it is cut short."""
+
+    def __init__(self) -> None:
+        super().__init__("killed")

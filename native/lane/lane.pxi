@@ -59,7 +59,7 @@ cdef class NativeLane:
             sums_free(&lane.sums)
             raise MemoryError
         lane.heads = options.heads
-        lane.timed = lane.recorded or lane.log.on
+        lane.timed = lane.recorded or lane.log.on or options.sums
         lane.informed = lane.recorded or lane.log.form.kind == L_JSON
         lane.number = <uint64_t>options.worker << NUMBER_BITS
         relay.record = Ending if options.record is None else options.record(Ending)

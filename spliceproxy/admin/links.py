@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any
 
 from spliceproxy.admin.channel import Channel, Closed, Message, close_all
@@ -72,7 +72,9 @@ class Link:
             return part
         return {}
 
-    async def parts(self, name: str, seconds: float, **values: Any) -> AsyncIterator[Message]:
+    async def parts(
+        self, name: str, seconds: float, **values: Any
+    ) -> AsyncGenerator[Message, None]:
         """The parts of an answer, each within so many seconds. Unanswered; Refused."""
         ident = next(self._idents)
         queue = self._open[ident] = asyncio.Queue()

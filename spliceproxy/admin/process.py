@@ -20,6 +20,7 @@ from spliceproxy.admin.effective import Effective
 from spliceproxy.admin.health import Health
 from spliceproxy.admin.http import Server, Table
 from spliceproxy.admin.steering import Steering
+from spliceproxy.admin.tunnels import Tunnels
 from spliceproxy.admin.views import Views
 from spliceproxy.config import Config
 from spliceproxy.messages import log
@@ -55,7 +56,15 @@ async def _serve(
 def table_of(desk: Desk) -> Table:
     """All that people may ask for: each module adds its own paths."""
     table = Table()
-    for one in (Health(desk), Effective(desk), Steering(desk), Views(desk), desk.events):
+    parts = (
+        Health(desk),
+        Effective(desk),
+        Steering(desk),
+        Tunnels(desk),
+        Views(desk),
+        desk.events,
+    )
+    for one in parts:
         one.add_to(table)
     return table
 

@@ -42,6 +42,15 @@ def hand_over(
         record.trace.handed_over()
 
 
+def record_of(token: object) -> Record | None:
+    """What is known of a tunnel that was handed over, by the token that the relay has of it; None
+    for any other token."""
+    if isinstance(token, partial) and token.func is _ended:
+        record: Record = token.args[1]
+        return record
+    return None
+
+
 def _ended(services: Services, record: Record, end: TunnelEnd) -> None:
     record.bytes_in += end.up_copied + end.up_spliced
     record.bytes_out += end.down_copied + end.down_spliced

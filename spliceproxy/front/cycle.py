@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from spliceproxy.errors import ClientGone, Failure, PeerGone, internal
+from spliceproxy.errors import ClientGone, Failure, Killed, PeerGone, internal
 from spliceproxy.forward.asking import Question
 from spliceproxy.forward.body import SourceFailed
 from spliceproxy.forward.exchange import Exchange
@@ -19,7 +19,7 @@ from spliceproxy.http1.errors import HeadError
 from spliceproxy.http1.framing import Body
 from spliceproxy.http1.head import RequestHead
 from spliceproxy.http1.rewrite import ESTABLISHED
-from spliceproxy.observe.record import microseconds
+from spliceproxy.observe.record import Record, microseconds
 from spliceproxy.observe.termination import CONNECT, DATA, DRAINED, QUESTION
 from spliceproxy.policy.verdict import Verdict
 from spliceproxy.relay.interface import ABORTED
@@ -105,6 +105,14 @@ class Cycle:
             # a fault that was known before: these have the fault itself.
             error.__traceback__ = None
             del error
+
+    @property
+    def so_far(self) -> tuple[Record, int, int]:
+        """What is known of the request until it is over, and the bytes that it has received and
+        sent. A body that the relay moves counts when all of it has been moved."""
+        stream = self._stream
+        received = stream.received - len(stream.buffer) - self._received
+        return self._record, received, stream.sent - self._sent
 
     def _log(self) -> None:
         """Writes the record of a request; a tunnel's is written when it ends."""
@@ -281,5 +289,6 @@ class Cycle:
         """An answer has begun and will not be whole: the client must see that."""
         exchange = self._exchange
         faults.note_cut(self._record, error)
-        if exchange is not None and exchange.cut_by_reset and not isinstance(error, ClientGone):
+        gone = isinstance(error, ClientGone) and not isinstance(error, Killed)
+        if exchange is not None and exchange.cut_by_reset and not gone:
             self.close = self._stream.reset_after_sent

@@ -240,6 +240,11 @@ class Connection:
             self.cause = cause
             self._task.cancel()
 
+    @property
+    def request(self) -> Cycle | None:
+        """The request that is being served."""
+        return self._cycle if self.phase is Phase.ANSWER else None
+
     def client_gone(self) -> None:
         """The client has left while a request of its was served."""
         self.abort(ClientGone())

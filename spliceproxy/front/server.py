@@ -7,7 +7,7 @@ import errno
 import logging
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 from spliceproxy.forward.services import Services
@@ -53,6 +53,10 @@ class Server:
         lane = self._services.lane
         more = lane.clients if lane is not None else 0
         return self._held + self._services.relay.tunnels + more
+
+    def requests(self) -> Iterator[Connection]:
+        """The connections here that serve a request now. Others may come and go meanwhile."""
+        return (one for one in list(self._tasks.values()) if one.request is not None)
 
     def start(self) -> None:
         """Begins to accept."""

@@ -35,6 +35,7 @@ _OPTIONS = (
     (socket.SOL_SOCKET, socket.SO_OOBINLINE, 1),
 )
 
+_RTT = struct.Struct("=68xI")
 _NO_LINGER = struct.pack("ii", 1, 0)
 
 
@@ -72,6 +73,16 @@ def info(sock: socket.socket) -> bytes:
         return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO_SIZE)
     except OSError:
         return b""
+
+
+def round_trip(sock: socket.socket) -> int:
+    """Microseconds of the smoothed round trip (tcpi_rtt of TCP_INFO, tcp(7)); -1 where there is
+    none, as on a Unix socket."""
+    try:
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _RTT.size)
+    except OSError:
+        return -1
+    return int(_RTT.unpack(info)[0]) if len(info) == _RTT.size else -1
 
 
 class SendQueue:

@@ -94,12 +94,12 @@ class Instance:
             self._answering = Answering(self.services, lane, resolver, own)
         self._rest = Rest(loop)
         limit = -(-config.max_connections // config.workers)
-        self._server = Server(self.services, sockets, limit)
+        self.server = Server(self.services, sockets, limit)
 
     def start(self) -> None:
         """Begins to accept clients."""
         self.services.policy.start()
-        self._server.start()
+        self.server.start()
         self._rest.start()
 
     def trace(self) -> None:
@@ -117,9 +117,9 @@ class Instance:
         services = self.services
         self._rest.stop()
         try:
-            await self._server.drain(services.config.timeouts.drain)
+            await self.server.drain(services.config.timeouts.drain)
         except asyncio.CancelledError:
-            await self._server.drain(0.0)
+            await self.server.drain(0.0)
             raise
         finally:
             async with AsyncExitStack() as ends:  # each, whatever becomes of those before

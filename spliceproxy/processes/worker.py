@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from spliceproxy.admin import happenings, level, tallies
 from spliceproxy.admin.channel import Channel
+from spliceproxy.admin.flows import Flows
 from spliceproxy.admin.worker import Replies
 from spliceproxy.config import Config
 from spliceproxy.messages import log, plain
@@ -130,7 +131,7 @@ async def _work(
     loop.add_signal_handler(signal.SIGQUIT, Dumps(instance.services.relay).show)
     for number in UNUSED:
         loop.add_signal_handler(number, tell_unused, number)
-    replies = _replies(instance, control)
+    replies = _replies(instance, control, index)
     instance.start()
     board.row(index)[columns.UP] = 1
     replies.start()
@@ -143,7 +144,7 @@ async def _work(
         replies.stop()
 
 
-def _replies(instance: Instance, control: Channel) -> Replies:
+def _replies(instance: Instance, control: Channel, index: int) -> Replies:
     """What an operator may ask this worker."""
     replies = Replies(instance.services.loop, control)
     replies.register("ping", lambda _: {"pid": os.getpid()})
@@ -153,6 +154,9 @@ def _replies(instance: Instance, control: Channel) -> Replies:
     if tally is not None:
         engine = instance.services.relay.engine
         replies.register("tally", lambda _: tallies.answer(tally, engine))
+    flows = Flows(instance.services, instance.server, index)
+    replies.register("tunnels", flows.tunnels)
+    replies.register("kill", flows.kill)
     return replies
 
 

@@ -12,7 +12,7 @@ from time import monotonic
 
 from spliceproxy.messages import log
 from spliceproxy.net.deadline import TICK
-from spliceproxy.relay.interface import Relay, TransferEnd, TunnelEnd
+from spliceproxy.relay.interface import FlowView, Relay, TransferEnd, TunnelEnd
 from spliceproxy.relay.lane import Handoff
 
 TRIES = 100
@@ -109,13 +109,6 @@ class RelayDriver:
                 if end is not None and cancelled is not None:
                     cancelled(end)
 
-    def kill(self, ident: int) -> bool:
-        """Resets a tunnel for an operator (interface.Relay.kill)."""
-        killed = not self._closed and self._relay.kill(ident)
-        if killed:
-            self._arm()
-        return killed
-
     def abort_all(self) -> None:
         """Resets every tunnel; their ends are reported soon."""
         if not self._closed:
@@ -128,6 +121,17 @@ class RelayDriver:
             waiter: asyncio.Future[None] = self._loop.create_future()
             self._waiters.append(waiter)
             await waiter
+
+    def flows(self, most: int) -> Iterator[list[FlowView]]:
+        """What lives, in lists that are made one at a time (interface.Relay.flows)."""
+        return iter(()) if self._closed else self._relay.flows(most)
+
+    def kill(self, ident: int) -> bool:
+        """Ends what an operator has seen (interface.Relay.kill); its end is reported soon."""
+        killed = not self._closed and self._relay.kill(ident)
+        if killed:
+            self._arm()
+        return killed
 
     def dump(self, most: int) -> str:
         """What the relay has (interface.Relay.dump)."""

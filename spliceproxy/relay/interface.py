@@ -16,7 +16,7 @@ share the numbers below, and use them as is best for them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple, Protocol
 
 from spliceproxy.config import Config
@@ -143,6 +143,34 @@ class TransferEnd(NamedTuple):
     for_source: int = 0
 
 
+class FlowView(NamedTuple):
+    """What an operator sees of a tunnel, or of a request in the lane, that lives. ``token`` is that
+    of :meth:`Relay.tunnel`, or the lane's token of the request; None: neither has one. The
+    engines without a lane know a tunnel's token and bytes only, and leave the texts to its owner.
+    """
+
+    ident: int  # for Relay.kill
+    number: int  # of the request in the lane, as in its record; 0 where it has none
+    tunnel: bool  # else a request
+    phase: str  # "tunnel", or what the request waits for: ask, queue, dial, wait, body
+    token: object
+    client: str
+    user: str
+    method: str
+    target: str
+    peer: str  # the origin's address
+    note: str  # of the owner's, for its lines (Lane.answer); "" without one
+    started: float  # monotonic seconds, when its head was there; 0.0 where that is not known
+    rests: float  # seconds without a byte
+    up_copied: int  # with the head of a request
+    up_spliced: int
+    down_copied: int
+    down_spliced: int
+    splices: bool  # at least one way, now
+    client_rtt: int  # µs, smoothed; -1 where there is none
+    origin_rtt: int
+
+
 class RelayStats(NamedTuple):
     """The first four are numbers of now, the others count since the start."""
 
@@ -212,11 +240,16 @@ class Relay(Protocol):
     def abort(self, ident: int) -> None:
         """Resets both legs of a tunnel; its end (ABORTED) comes from the next ``step``."""
 
-    def kill(self, ident: int) -> bool:
-        """The same for an operator: KILLED. Whether there was such a tunnel."""
-
     def abort_all(self) -> None:
         """:meth:`abort` for every tunnel."""
+
+    def flows(self, most: int) -> Iterator[list[FlowView]]:
+        """The tunnels, and the requests of the lane that are being served, at most so many at a
+        time. Each list is made when it is asked for, with bounded work, and may be empty; what
+        begins or ends between two of them may be missed."""
+
+    def kill(self, ident: int) -> bool:
+        """Ends a flow of :meth:`flows` for an operator: KILLED. False: there is none any more."""
 
     def step(self) -> list[tuple[object, object]]:
         """Serves what is ready, within STEP_SECONDS, and returns what has ended: for each flow

@@ -189,7 +189,9 @@ class LaneOptions(NamedTuple):
     lines: LineForm | None  # None: there is no log, and nothing is kept for one
     # Makes the class of records from the relay's own (Ending). None: there are no tokens.
     record: Callable[[type[Any]], type[Any]] | None
-    sums: bool = False  # what exchanges move is added up (Lane.take_sums)
+    # What exchanges move is added up (Lane.take_sums), and they have numbers and times, for whoever
+    # asks what there is (Relay.flows).
+    sums: bool = False
     worker: int = 0  # its number, for the ids of requests
     heads: bool = False  # records have the lines of the request's head
 

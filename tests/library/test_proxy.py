@@ -423,7 +423,7 @@ def test_a_client_that_comes_at_the_very_end_is_closed(run: Run) -> None:
     async def main() -> None:
         async with Proxy(config=Config(listen=("127.0.0.1:0",), access_log="off")) as proxy:
             assert proxy._instance is not None
-            server = proxy._instance._server
+            server = proxy._instance.server
             outer, inner = socket.socketpair()
             with outer:
                 server._begin(inner, ("127.0.0.1", 1))

@@ -176,7 +176,7 @@ class Left(NamedTuple):
 async def at_rest(world: World) -> Left:
     """What is left, when nobody is connected any more and everything has come to its end."""
     proxy = world.proxy
-    await until(lambda: not proxy.connections and not proxy.instance._server._tasks, "rest")
+    await until(lambda: not proxy.connections and not proxy.instance.server._tasks, "rest")
     proxy.instance.services.origins.close_idle()
     await until(lambda: not world.origins.connections, "the end of the origin's connections")
     left = _left(world)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import count, islice
 from time import monotonic
 
@@ -13,6 +13,7 @@ from spliceproxy.relay.interface import (
     KILLED,
     SPLICE_MIN,
     STEP_SECONDS,
+    FlowView,
     RelayOptions,
     RelayStats,
     TransferEnd,
@@ -95,6 +96,14 @@ class CopyRelay:
         flow.end(KILLED)
         self._shared.poller.reap()
         return True
+
+    def flows(self, most: int) -> Iterator[list[FlowView]]:
+        shared = self._shared
+        idents = iter(list(shared.flows))
+        while some := list(islice(idents, most)):
+            now = monotonic()
+            tunnels = [flow for one in some if isinstance(flow := shared.flows.get(one), Tunnel)]
+            yield [flow.view(now) for flow in tunnels]
 
     def abort_all(self) -> None:
         for flow in list(self._shared.flows.values()):

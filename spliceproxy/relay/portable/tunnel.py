@@ -44,9 +44,10 @@ from spliceproxy.relay.interface import (
     HALF_CLOSE,
     IDLE,
     ORIGIN_RESET,
+    FlowView,
     TunnelEnd,
 )
-from spliceproxy.relay.portable.moves import BLOCKED, OVER, READY, SOURCE_FAILED, Way
+from spliceproxy.relay.portable.moves import BLOCKED, OVER, READY, SOURCE_FAILED, SPLICE, Way
 from spliceproxy.relay.portable.poller import ERR, GONE, HUP, IN, OUT, Leg
 from spliceproxy.relay.portable.shared import Shared
 from spliceproxy.relay.portable.waits import end_wait, silent_side, waits_of
@@ -125,6 +126,16 @@ class Tunnel:
             f"up({up.describe()}) down({down.describe()}) "
             f"rests={now - max(up.active, down.active):.3f} due={self.due - now:.3f}{dead}"
         )
+
+    def view(self, now: float) -> FlowView:
+        """For :meth:`Relay.flows`."""
+        up, down = self._ways
+        client, origin = (tcp.round_trip(leg.sock) for leg in self._legs)
+        return FlowView(
+            self.ident, 0, True, "tunnel", self._token, "", "", "", "", "", "", 0.0,
+            now - max(up.active, down.active), up.copied, up.spliced, down.copied, down.spliced,
+            SPLICE in (up.mode, down.mode), client, origin,
+        )  # fmt: skip
 
     def start(self, now: float) -> None:
         """Joins epoll and sends the early data. OSError: it did neither."""

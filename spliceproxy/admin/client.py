@@ -1,0 +1,140 @@
+"""Asks a running proxy at its admin address, for the commands."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import socket
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from spliceproxy.config import Address
+from spliceproxy.settings import token
+from spliceproxy.settings.kind import Invalid
+from spliceproxy.settings.sources import CONFIG_VARIABLE, Found, from_environment, from_file
+from spliceproxy.settings.table import BY_NAME
+
+ADMIN = "admin"
+TOKEN_FILE = "admin-token-file"
+
+SECONDS = 30.0
+"""That an answer, or the next part of one, may take."""
+
+_HERE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}
+"""Where to connect for an address that stands for every address."""
+
+
+class Unknown(ValueError):
+    """Nothing says where the admin address is, or with which token; a line for each mistake."""
+
+
+class NoAnswer(OSError):
+    """The proxy does not answer, or says no; the text says what."""
+
+
+class Answer(NamedTuple):
+    status: int
+    type: str
+    body: bytes
+
+    @property
+    def text(self) -> str:
+        return self.body.decode("utf-8", "replace")
+
+
+class Client:
+    """Of the proxy at ``address``. ``token`` is "" where none is needed."""
+
+    def __init__(self, address: Address, token: str) -> None:
+        self.address = address
+        self._token = token
+
+    def get(self, path: str) -> Any:
+        """The JSON that is there. NoAnswer."""
+        return self._json("GET", path)
+
+    def delete(self, path: str) -> Any:
+        """What is said of an end. NoAnswer."""
+        return self._json("DELETE", path)
+
+    def post(self, path: str) -> Any:
+        """What is said of a change. NoAnswer."""
+        return self._json("POST", path)
+
+    def ask(self, method: str, path: str, fields: Mapping[str, str] | None = None) -> Answer:
+        """Any answer. NoAnswer: there is none."""
+        connection = _Connection(self.address)
+        sent = {"Authorization": f"Bearer {self._token}"} if self._token else {}
+        try:
+            connection.request(method, path, headers={**sent, **(fields or {})})
+            answer = connection.getresponse()
+            return Answer(answer.status, answer.getheader("Content-Type", ""), answer.read())
+        except (OSError, http.client.HTTPException) as error:
+            why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            raise NoAnswer(f"{self.address}: {why or type(error).__name__}") from None
+        finally:
+            connection.close()
+
+    def _json(self, method: str, path: str) -> Any:
+        answer = self.ask(method, path, {"Accept": "application/json"})
+        if answer.status >= 300:
+            raise NoAnswer(f"{answer.text.strip()} ({answer.status})")
+        try:
+            return json.loads(answer.body)
+        except ValueError:
+            raise NoAnswer(f"{self.address}: no answer of spliceproxy's") from None
+
+
+class _Connection(http.client.HTTPConnection):
+    def __init__(self, address: Address) -> None:
+        host = _HERE.get(address.host, address.host)
+        super().__init__(host, address.port or None, timeout=SECONDS)
+        self._path = address.path
+
+    def connect(self) -> None:
+        if not self._path:
+            super().connect()
+            return
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(SECONDS)
+        self.sock.connect(self._path)
+
+
+def find(
+    admin: str | None,
+    token_file: str | None,
+    config: str | None,
+    environ: Mapping[str, str] = os.environ,
+) -> Client:
+    """The client for what the flags of a command say; what they do not say is in the environment,
+    or in the file of settings. Nothing else of the file has to be right. Unknown."""
+    problems: list[str] = []
+    found: dict[str, Found] = {}
+    if config is not None:
+        found = from_file(config, "--config", problems)
+    elif CONFIG_VARIABLE in environ:
+        found = from_file(environ[CONFIG_VARIABLE], CONFIG_VARIABLE, problems)
+    found.update(from_environment(environ, problems))
+    for name, text in ((ADMIN, admin), (TOKEN_FILE, token_file)):
+        if text is not None:
+            try:
+                found[name] = Found(BY_NAME[name].kind.read(text, ""), f"--{name}")
+            except Invalid as error:
+                raise Unknown(f"--{name}: {error}") from None
+    address = found[ADMIN].value if ADMIN in found else None
+    if address is None:
+        concerned = [line for line in problems if ADMIN in line.lower()] or problems
+        what = "nothing says where the proxy is; give --admin, or --config with a file that has it"
+        raise Unknown("\n".join(concerned) or what)
+    return Client(address, "" if address.path else _token(found, problems))
+
+
+def _token(found: Mapping[str, Found], problems: list[str]) -> str:
+    if TOKEN_FILE not in found:
+        concerned = [line for line in problems if "token" in line.lower()]
+        raise Unknown("\n".join(concerned) or "a token is needed; give --admin-token-file")
+    try:
+        return token.watch(found[TOKEN_FILE].value).value[0]
+    except ValueError as error:
+        raise Unknown(f"{found[TOKEN_FILE].where} {error}") from None

@@ -1,0 +1,135 @@
+"""Which tunnels and requests are meant: the filters of ``/tunnels``.
+
+A filter is the value of a parameter of the query. Of those with the same name one must match, of
+those with different names each. The admin process reads them, and the workers apply them.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from spliceproxy.policy.hosts import parse_pattern
+from spliceproxy.policy.names import canonical
+from spliceproxy.policy.networks import parse_network
+
+Flow = Mapping[str, Any]
+"""A tunnel or request, as ``/tunnels`` shows it."""
+
+Test = Callable[[Flow], bool]
+
+_SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,6})?").fullmatch
+_NUMBER = re.compile(r"[0-9]{1,9}").fullmatch
+_KINDS = ("tunnel", "request")
+
+
+def _text(name: str) -> Callable[[str], Test]:
+    return lambda text: lambda flow: bool(flow[name] == text)
+
+
+def _network(name: str) -> Callable[[str], Test]:
+    """A network or an address; "unix" is a client of a Unix socket."""
+
+    def make(text: str) -> Test:
+        if text == "unix":
+            return lambda flow: bool(flow[name] == text)
+        network = parse_network(text)
+
+        def is_in(flow: Flow) -> bool:
+            try:
+                return ipaddress.ip_address(flow[name]) in network
+            except ValueError:
+                return False
+
+        return is_in
+
+    return make
+
+
+def _host(text: str) -> Test:
+    """As in ``hosts`` of a rule."""
+    pattern = parse_pattern(text)
+
+    def matches(flow: Flow) -> bool:
+        try:
+            host = canonical(flow["host"])
+        except ValueError:
+            return False
+        if pattern.regex is not None:
+            return pattern.regex.fullmatch(host) is not None
+        return (pattern.itself and host == pattern.name) or (
+            pattern.below and host.endswith(f".{pattern.name}")
+        )
+
+    return matches
+
+
+def _port(text: str) -> Test:
+    if not _NUMBER(text):
+        raise ValueError("allowed: a port")
+    port = int(text)
+    return lambda flow: bool(flow["port"] == port)
+
+
+def _tag(text: str) -> Test:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError("allowed: NAME=VALUE")
+    return lambda flow: bool(flow["tags"].get(name) == value)
+
+
+def _older(text: str) -> Test:
+    if not _SECONDS(text):
+        raise ValueError("allowed: seconds")
+    seconds = float(text)
+    return lambda flow: flow["age"] is not None and bool(flow["age"] >= seconds)
+
+
+def _kind(text: str) -> Test:
+    if text not in _KINDS:
+        raise ValueError(f"allowed: {', '.join(_KINDS)}")
+    return lambda flow: bool(flow["kind"] == text)
+
+
+def _worker(text: str) -> Test:
+    if not _NUMBER(text):
+        raise ValueError("allowed: the number of a worker")
+    index = int(text)
+    return lambda flow: bool(flow["worker"] == index)
+
+
+FILTERS: Mapping[str, Callable[[str], Test]] = {
+    "id": _text("id"),
+    "client": _network("client"),
+    "user": _text("user"),
+    "method": _text("method"),
+    "host": _host,
+    "port": _port,
+    "peer": _network("peer"),
+    "rule": _text("rule"),
+    "tag": _tag,
+    "kind": _kind,
+    "older": _older,
+    "worker": _worker,
+}
+"""The filters that there are."""
+
+
+class Filter:
+    """Of a query's parameters. ValueError says which of them is wrong, and what is allowed."""
+
+    def __init__(self, query: Mapping[str, Sequence[str]]) -> None:
+        self._tests: list[list[Test]] = []
+        for name, values in query.items():
+            make = FILTERS.get(name)
+            if make is None:
+                raise ValueError(f"there is no filter {name!r}; allowed: {', '.join(FILTERS)}")
+            try:
+                self._tests.append([make(value) for value in values])
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from None
+
+    def matches(self, flow: Flow) -> bool:
+        return all(any(test(flow) for test in tests) for tests in self._tests)

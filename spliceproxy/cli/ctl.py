@@ -1,0 +1,267 @@
+"""``spliceproxy ctl``: asks and steers a running proxy, for people and scripts."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+from urllib.parse import quote, urlencode
+
+from spliceproxy.admin.client import Client, NoAnswer, Unknown, find
+from spliceproxy.cli.flags import Parser, add_help, escaped
+
+Row = Sequence[object]
+
+
+class Usage(ValueError):
+    """A command was given what it does not take."""
+
+
+class Verb(NamedTuple):
+    """``run`` gets what stands behind the verb, prints, and returns the exit status."""
+
+    run: Callable[[Client, Sequence[str], bool], int]
+    arguments: str
+    text: str
+
+
+def run(argv: Sequence[str]) -> int:
+    """The command, with the arguments behind its name; returns the exit status."""
+    width = max(len(f"{name} {verb.arguments}") for name, verb in VERBS.items())
+    verbs = "\n".join(
+        f"  {f'{name} {verb.arguments}':<{width}}  {verb.text}" for name, verb in VERBS.items()
+    )
+    parser = Parser(
+        prog="spliceproxy ctl",
+        usage="%(prog)s [option]... VERB [ARGUMENT]...",
+        description="Asks and steers a running proxy at its admin address.",
+        epilog=f"verbs:\n{verbs}\n\n"
+        "A filter is NAME=VALUE, such as user=alice or host=.example.com; docs/admin.md\n"
+        "has all of them.\n\n"
+        "examples:\n"
+        "  spliceproxy ctl --config /etc/spliceproxy.toml tunnels older=3600\n"
+        "  spliceproxy ctl --admin unix:/run/spliceproxy/admin.sock kill user=alice\n\n"
+        "exit status: 0 it is done; 1 it is not: nothing matches, or the proxy does not\n"
+        "answer or says no; 2 wrong usage",
+    )
+    parser.add_argument("verb", metavar="VERB", help="what to do; see below")
+    parser.add_argument("arguments", metavar="ARGUMENT", nargs="*", help="of the verb")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--admin", metavar="ADDR", help="the admin address of the proxy")
+    parser.add_argument("--admin-token-file", metavar="FILE", help="the file with the token")
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        help="the settings of the proxy, which say both unless an option or a variable does",
+    )
+    add_help(parser)
+    flags = parser.parse_args(argv)
+    verb = VERBS.get(flags.verb)
+    if verb is None:
+        parser.error(f"no such verb: {flags.verb!r}; allowed: {', '.join(VERBS)}")
+    try:
+        client = find(flags.admin, flags.admin_token_file, flags.config)
+        return verb.run(client, flags.arguments, flags.json)
+    except Usage as error:
+        parser.error(f"{flags.verb}: {error}")
+    except Unknown as error:
+        parser.fail(*str(error).split("\n"))
+    except NoAnswer as error:
+        print(f"{parser.prog}: {escaped(str(error))}", file=sys.stderr)
+        return 1
+
+
+# ---- the verbs -------------------------------------------------------------------------------
+
+
+def _drain(client: Client, arguments: Sequence[str], as_json: bool) -> int:
+    _none(arguments)
+    said = client.post("/drain")
+    _say(said, "it was draining already" if said["before"] else "it drains", as_json)
+    return 0
+
+
+def _tunnels(client: Client, arguments: Sequence[str], as_json: bool) -> int:
+    found = client.get(f"/tunnels{_query(arguments)}")
+    tunnels = sorted(found["tunnels"], key=lambda one: -(one["age"] or 0))
+    if as_json:
+        _say(found, "", as_json)
+    else:
+        _table(
+            ("ID", "AGE", "CLIENT", "USER", "IN", "OUT", "IN/s", "OUT/s", "TARGET"),
+            [
+                (
+                    one["id"],
+                    _age(one["age"]),
+                    one["client"],
+                    one["user"] or "-",
+                    _size(one["in_copied"] + one["in_spliced"]),
+                    _size(one["out_copied"] + one["out_spliced"]),
+                    _size(one["in_rate"]),
+                    _size(one["out_rate"]),
+                    f"{one['method']} {one['target']}",
+                )
+                for one in tunnels
+            ],
+        )
+    return _unless_silent(found)
+
+
+def _kill(client: Client, arguments: Sequence[str], as_json: bool) -> int:
+    if not arguments:
+        raise Usage("give an id or a filter; spliceproxy ctl tunnels FILTER shows what it matches")
+    if len(arguments) == 1 and "=" not in arguments[0]:
+        said = client.delete(f"/tunnels/{quote(arguments[0], safe='')}")
+    else:
+        said = client.delete(f"/tunnels{_query(arguments)}")
+    _say(said, f"ended: {said['killed']}", as_json)
+    return _unless_silent(said) if said["killed"] else 1
+
+
+def _denials(client: Client, arguments: Sequence[str], as_json: bool) -> int:
+    _none(arguments)
+    denials = client.get("/stats.json")["denials"]
+    if as_json:
+        _say(denials, "", as_json)
+    else:
+        _table(
+            ("TIME", "RULE", "CLIENT", "USER", "REQUEST", "REASON"),
+            [
+                (
+                    _moment(one["time"]),
+                    one["rule"],
+                    one["client"] or "unix",
+                    one["user"] or "-",
+                    f"{one['method']} {one['target']}",
+                    one["reason"],
+                )
+                for one in denials
+            ],
+        )
+    return 0
+
+
+def _config(client: Client, arguments: Sequence[str], as_json: bool) -> int:
+    _none(arguments)
+    if as_json:
+        _say(client.get("/config"), "", as_json)
+        return 0
+    answer = client.ask("GET", "/config?format=toml")
+    if answer.status != 200:
+        raise NoAnswer(answer.text.strip())
+    sys.stdout.write(answer.text)
+    return 0
+
+
+def _top_users(client: Client, arguments: Sequence[str], as_json: bool) -> int:
+    _none(arguments)
+    rows = client.get("/stats.json")["top"]["all"]["users"]["bytes"]["rows"]
+    if as_json:
+        _say(rows, "", as_json)
+    else:
+        _table(
+            ("USER", "BYTES", "FROM CLIENT", "TO CLIENT", "REQUESTS"),
+            [
+                (
+                    one["key"] or "-",
+                    _size(one["bytes"]),
+                    _size(one["bytes_from_client"]),
+                    _size(one["bytes_to_client"]),
+                    one["requests"],
+                )
+                for one in rows
+            ],
+        )
+    return 0
+
+
+def _log_level(client: Client, arguments: Sequence[str], as_json: bool) -> int:
+    if len(arguments) > 1:
+        raise Usage("give one level, or none to see what it is")
+    if arguments:
+        said = client.post(f"/log-level?{urlencode({'level': arguments[0]})}")
+        _say(said, f"{said['level']}, before {said['before']}", as_json)
+        return _unless_silent(said)
+    said = client.get("/log-level")
+    _say(said, said["level"], as_json)
+    return 0
+
+
+def _health(client: Client, arguments: Sequence[str], as_json: bool) -> int:
+    _none(arguments)
+    answer = client.ask("GET", "/healthz")
+    healthy = answer.status == 200
+    _say({"healthy": healthy, "text": answer.text.strip()}, answer.text.strip(), as_json)
+    return 0 if healthy else 1
+
+
+VERBS: Mapping[str, Verb] = {
+    "tunnels": Verb(_tunnels, "[FILTER]...", "list live tunnels and running requests"),
+    "kill": Verb(_kill, "ID | FILTER...", "end them"),
+    "denials": Verb(_denials, "", "the last requests that were denied, and why"),
+    "top-users": Verb(_top_users, "", "users by bytes"),
+    "config": Verb(_config, "", "the effective settings"),
+    "log-level": Verb(_log_level, "[LEVEL]", "show or change the level of messages"),
+    "health": Verb(_health, "", "ask every worker whether it serves"),
+    "drain": Verb(_drain, "", "begin a graceful stop"),
+}
+"""The verbs, in the order of --help."""
+
+
+# ---- what they have in common ----------------------------------------------------------------
+
+
+def _none(arguments: Sequence[str]) -> None:
+    if arguments:
+        raise Usage(f"it takes no argument, but was given {arguments[0]!r}")
+
+
+def _query(arguments: Sequence[str]) -> str:
+    pairs = []
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if not equals or not name:
+            raise Usage(f"{argument!r} is no filter; allowed: NAME=VALUE")
+        pairs.append((name, value))
+    return f"?{urlencode(pairs)}" if pairs else ""
+
+
+def _say(value: Any, text: str, as_json: bool) -> None:
+    print(json.dumps(value, indent=2) if as_json else escaped(text))
+
+
+def _unless_silent(said: Mapping[str, Any]) -> int:
+    for line in said["silent"]:
+        print(f"spliceproxy ctl: {escaped(line)}", file=sys.stderr)
+    return 1 if said["silent"] else 0
+
+
+def _table(head: Row, rows: Sequence[Row]) -> None:
+    """Columns as wide as they have to be; what comes from a client cannot leave its cell."""
+    lines = [[escaped(str(cell)) for cell in row] for row in (head, *rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        print("  ".join(f"{cell:<{w}}" for cell, w in zip(line, widths, strict=True)).rstrip())
+
+
+def _size(number: float) -> str:
+    for unit in ("", "k", "M", "G", "T"):
+        if number < 1000 or unit == "T":
+            return f"{number:.0f}{unit}" if not unit or number >= 100 else f"{number:.1f}{unit}"
+        number /= 1000
+    raise AssertionError
+
+
+def _age(seconds: float | None) -> str:
+    if seconds is None:
+        return "-"
+    whole = int(seconds)
+    hours, rest = divmod(whole, 3600)
+    return f"{hours}:{rest // 60:02}:{rest % 60:02}"
+
+
+def _moment(seconds: float) -> str:
+    from datetime import datetime
+
+    return datetime.fromtimestamp(seconds).astimezone().isoformat(" ", "seconds")

@@ -1,0 +1,150 @@
+"""``spliceproxy ctl``: for people and scripts."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from admin_rig import Admin, NewAdmin
+from harness import serving, wait_for
+
+
+def ctl(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    clean = {name: value for name, value in os.environ.items() if "SPLICEPROXY" not in name}
+    return subprocess.run(
+        [sys.executable, "-m", "spliceproxy", "ctl", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        env={**clean, **(env or {})},
+    )
+
+
+def where(admin: Admin) -> Sequence[str]:
+    """The options by which ctl finds this proxy."""
+    if admin.path:
+        return ("--admin", f"unix:{admin.path}")
+    token = str(admin.proxy.stderr_path.with_name("token"))
+    return ("--admin", f"127.0.0.1:{admin.port}", "--admin-token-file", token)
+
+
+@pytest.mark.parametrize("unix", [True, False])
+def test_tunnels_and_kill(new_admin: NewAdmin, unix: bool) -> None:
+    admin = new_admin(unix=unix, workers=2)
+    options = where(admin)
+
+    def wait(s: object) -> None:
+        with contextlib.suppress(OSError):
+            s.recv(1)  # type: ignore[attr-defined]
+
+    with serving(wait) as (host, port), contextlib.ExitStack() as stack:
+        for _ in range(3):
+            stack.enter_context(admin.proxy.tunnel(host, port))
+        done = ctl(*options, "tunnels")
+        head, *lines = done.stdout.splitlines()
+        assert head.split() == [
+            "ID",
+            "AGE",
+            "CLIENT",
+            "USER",
+            "IN",
+            "OUT",
+            "IN/s",
+            "OUT/s",
+            "TARGET",
+        ]
+        assert len(lines) == 3
+        assert all(line.endswith(f"CONNECT {host}:{port}") for line in lines)
+        found = json.loads(ctl(*options, "--json", "tunnels", f"port={port}").stdout)
+        assert len(found["tunnels"]) == 3
+        ident = found["tunnels"][0]["id"]
+        assert ident in {line.split()[0] for line in lines}
+        done = ctl(*options, "kill", ident)
+        assert (done.returncode, done.stdout) == (0, "ended: 1\n")
+        done = ctl(*options, "kill", ident)
+        assert done.returncode == 1
+        assert "there is no tunnel or request with this id (404)" in done.stderr
+        done = ctl(*options, "kill", f"port={port}", f"host={host}", "--json")
+        assert (done.returncode, json.loads(done.stdout)["killed"]) == (0, 2)
+        done = ctl(*options, "kill", f"port={port}")
+        assert (done.returncode, done.stdout) == (1, "ended: 0\n")
+
+
+def test_settings_level_health_and_drain(new_admin: NewAdmin) -> None:
+    admin = new_admin("--auth", "ada:secret-word")
+    options = where(admin)
+    wait_for(lambda: admin.ask("/healthz").status == 200, "health")
+    done = ctl(*options, "health")
+    assert (done.returncode, done.stdout) == (0, "ok: workers that answer: 1\n")
+    done = ctl(*options, "config")
+    assert 'log-level = "info"' in done.stdout
+    assert "secret-word" not in done.stdout
+    assert json.loads(ctl(*options, "config", "--json").stdout)["log-level"] == "info"
+    assert ctl(*options, "log-level").stdout == "info\n"
+    assert ctl(*options, "log-level", "warning").stdout == "warning, before info\n"
+    done = ctl(*options, "log-level", "loud")
+    assert done.returncode == 1
+    assert "level: allowed: debug, info, warning, error (400)" in done.stderr
+    done = ctl(*options, "drain")
+    assert (done.returncode, done.stdout) == (0, "it drains\n")
+    assert admin.proxy.process.wait(20) == 0
+    done = ctl(*options, "health")
+    assert done.returncode == 1
+    assert "Connection refused" in done.stderr
+
+
+def test_where_it_finds_the_address(new_admin: NewAdmin, tmp_path: Path) -> None:
+    admin = new_admin()
+    token = admin.proxy.stderr_path.with_name("token")
+    file = tmp_path / "proxy.toml"
+    # Whoever asks need not be able to read or write all that the proxy can.
+    file.write_text(
+        f'admin = "127.0.0.1:{admin.port}"\nadmin-token-file = "{token}"\n'
+        'htpasswd = "absent"\naccess-log = "/absent/log"\n'
+    )
+    assert ctl("--config", str(file), "log-level").stdout == "info\n"
+    assert ctl("log-level", env={"SPLICEPROXY_CONFIG": str(file)}).stdout == "info\n"
+    variables = {
+        "SPLICEPROXY_ADMIN": f"127.0.0.1:{admin.port}",
+        "SPLICEPROXY_ADMIN_TOKEN_FILE": str(token),
+    }
+    assert ctl("log-level", env=variables).stdout == "info\n"
+    other = tmp_path / "other"
+    other.write_text("another-token-of-tests\n")
+    done = ctl("--admin-token-file", str(other), "log-level", env=variables)
+    assert done.returncode == 1
+    assert "a token is required" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (("tunnels",), "nothing says where the proxy is; give --admin, or --config with a file"),
+        (("--admin", "localhost", "tunnels"), "--admin: invalid value 'localhost'; allowed: 127"),
+        (("--admin", "127.0.0.1:1", "tunnels"), "a token is needed; give --admin-token-file"),
+        (("--admin", "unix:/absent", "explode"), "no such verb: 'explode'; allowed: tunnels, kill"),
+        (("--admin", "unix:/absent", "drain", "now"), "drain: it takes no argument, but was given"),
+        (("--admin", "unix:/absent", "tunnels", "x"), "tunnels: 'x' is no filter; allowed: NAME="),
+        (("--admin", "unix:/absent", "kill"), "kill: give an id or a filter; spliceproxy ctl tun"),
+        (("--config", "/absent", "drain"), "--config /absent: cannot read it (No such file or"),
+        (("--adminn", "x", "drain"), "--adminn: no such option; did you mean --admin"),
+        ((), "the following arguments are required: VERB"),
+    ],
+)
+def test_wrong_usage(arguments: Sequence[str], why: str) -> None:
+    done = ctl(*arguments)
+    assert done.returncode == 2, done
+    assert f"spliceproxy ctl: {why}" in done.stderr
+
+
+def test_nobody_is_there(tmp_path: Path) -> None:
+    done = ctl("--admin", f"unix:{tmp_path}/absent", "drain")
+    assert done.returncode == 1
+    assert "No such file or directory" in done.stderr
