@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from admin_rig import Admin, NewAdmin
-from harness import serving, wait_for
+from harness import read_head, serving, wait_for
 
 
 def ctl(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -148,3 +149,33 @@ def test_nobody_is_there(tmp_path: Path) -> None:
     done = ctl("--admin", f"unix:{tmp_path}/absent", "drain")
     assert done.returncode == 1
     assert "No such file or directory" in done.stderr
+
+
+def test_denials_and_top_users(new_admin: NewAdmin) -> None:
+    admin = new_admin("--auth", "ada:word", workers=2)
+    options = where(admin)
+    credentials = "Proxy-Authorization: Basic YWRhOndvcmQ=\r\n"
+
+    def ask(text: str) -> None:
+        with admin.proxy.connect() as s:
+            s.sendall(f"{text} HTTP/1.1\r\nHost: x\r\n{credentials}\r\n".encode())
+            read_head(s)
+
+    ask("GET http://169.254.169.254/a")
+
+    def answer(s: socket.socket) -> None:
+        read_head(s)
+        s.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n" + b"x" * 5000)
+
+    with serving(answer) as (host, port):
+        ask(f"GET http://{host}:{port}/")
+    wait_for(lambda: "169.254.169.254" in ctl(*options, "denials").stdout, "the denial", 60)
+    head, line = ctl(*options, "denials").stdout.splitlines()
+    assert head.split() == ["TIME", "RULE", "CLIENT", "USER", "REQUEST", "REASON"]
+    assert " guard " in line
+    assert " ada " in line
+    assert json.loads(ctl(*options, "--json", "denials").stdout)[0]["rule"] == "guard"
+    wait_for(lambda: " 5." in ctl(*options, "top-users").stdout, "the bytes", 60)
+    head, line = ctl(*options, "top-users").stdout.splitlines()
+    assert head.split()[:2] == ["USER", "BYTES"]
+    assert line.split()[0] == "ada"
