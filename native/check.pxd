@@ -16,6 +16,7 @@ go to standard error, and to the report of the sanitizers. The rules:
 - A request's body is on its way only behind its head; whoever has to go on with it, its client or
   its origin, is watched for that.
 - A free slot has nothing attached.
+- After so many guesses epoll is asked.
 - Each record has a token that knows of users; a client between two requests has no record.
 """
 
@@ -23,6 +24,7 @@ from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
 from core cimport linux
+from core.guess cimport BLIND, PAUSE, SURE, VAIN
 from core.moves cimport pending
 from core.slots cimport slot_of
 from core.types cimport (
@@ -543,6 +545,15 @@ cdef inline void check_put_off(const Lane *lane) noexcept nogil:
         fail(lane, "an event is put off once where its flow says so", NOWHERE)
 
 
+cdef inline void check_guesses(const Lane *lane) noexcept nogil:
+    """What is foreseen."""
+    cdef const Core *c = &lane.core
+    if not 0 <= c.guesses <= BLIND:
+        fail(lane, "epoll is asked after so many guesses", NOWHERE)
+    if not 0 <= c.foresight <= SURE or not 0 <= c.vain < VAIN or not 0 <= c.pause <= PAUSE:
+        fail(lane, "what guesses are made by is within its bounds", NOWHERE)
+
+
 cdef inline void check(const Lane *lane) noexcept nogil:
     """All rules, after a batch."""
     check_flows(lane)
@@ -554,3 +565,4 @@ cdef inline void check(const Lane *lane) noexcept nogil:
     check_pipes(lane)
     check_records(lane)
     check_put_off(lane)
+    check_guesses(lane)

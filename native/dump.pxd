@@ -170,9 +170,10 @@ cdef inline void describe_all(const Lane *lane, Line *line) noexcept nogil:
     line_add(line, " routes=%d groups=%d origins=%d put-off=%d pipes=%d+%d/%d",
              <int>lane.routes.routes.count, <int>lane.routes.groups.count,
              <int>lane.routes.origins.count, c.bulk_count, c.pool.lent, c.pool.idle, c.pool.limit)
-    line_add(line, " copied=%llu spliced=%llu events=%llu steps=%llu",
+    line_add(line, " copied=%llu spliced=%llu events=%llu guesses=%llu steps=%llu",
              <unsigned long long>c.counters.copied, <unsigned long long>c.counters.spliced,
-             <unsigned long long>c.counters.events, <unsigned long long>c.counters.steps)
+             <unsigned long long>c.counters.events, <unsigned long long>c.counters.guesses,
+             <unsigned long long>c.counters.steps)
     line_add(line, " exchanges=%llu given-back=%llu log-dropped=%llu",
              <unsigned long long>lane.counters.exchanges,
              <unsigned long long>lane.counters.given_back,

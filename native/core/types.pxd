@@ -147,6 +147,7 @@ cdef struct Counters:
     uint64_t fallbacks
     uint64_t urgent
     uint64_t events
+    uint64_t guesses        # of these, without epoll
     uint64_t steps
 
 cdef struct Limits:
@@ -194,6 +195,11 @@ cdef struct Core:
     int bulk_count
     int64_t ack_next        # ms, next look at the send queues
     int64_t crowd_until     # ms, until when ways are narrow
+    uint64_t foreseen       # the tag of the event that comes next (guess.pxd),
+    int foresight           # if so many in a row were foreseen
+    int guesses             # since epoll was asked
+    int vain                # second guesses in a row that were wrong
+    int pause               # steps without one
     int tunnels
     int transfers
     int ended               # tunnels that are closed, and not yet reported
