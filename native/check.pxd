@@ -14,13 +14,13 @@ go to standard error, and to the report of the sanitizers. The rules:
   dials, each address that was tried is in work, or has failed.
 - A table counts its items, and an origin is held by whatever leads to it.
 - A request's body is on its way only behind its head; whoever has to go on with it, its client or
-  its origin, is watched for that.
+  its origin, is watched for that. Of a chunked body as much is left as was announced.
 - A free slot has nothing attached.
 - After so many guesses epoll is asked.
 - Each record has a token that knows of users; a client between two requests has no record.
 """
 
-from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
 from core cimport linux
@@ -28,11 +28,12 @@ from core.guess cimport BLIND, PAUSE, SURE, VAIN
 from core.moves cimport pending
 from core.slots cimport slot_of
 from core.types cimport (
-    BUCKETS, BULK_ROOM, Core, FREE, Flow, IN_LANE, IN_QUEUE, List, NARROW, NOWHERE, PROMISED,
-    QUEUES, Q_ACK, Q_FINISHED, Q_IDLE, Q_LANE, Q_NONE, Q_YOUNG, TRANSFER, TUNNEL, UNREGISTERED,
+    BUCKETS, BULK_ROOM, Core, ENDED, FREE, Flow, IN_LANE, IN_QUEUE, List, NARROW, NOWHERE, PROMISED,
+    QUEUES, Q_ACK, Q_FINISHED, Q_IDLE, Q_LANE, Q_NONE, Q_YOUNG, STOPPED, TRANSFER, TUNNEL, UNREGISTERED,
     Way, Wheel,
 )
 from dump cimport Line, describe, line_add
+from http.chunks cimport Chunks, LINE_KEPT, WHOLE
 from lane.routes cimport origin_find
 from lane.sums cimport SUMS_MOST
 from lane.types cimport (
@@ -272,11 +273,11 @@ cdef inline void check_upload(const Lane *lane, int32_t slot) noexcept nogil:
     cdef const Flow *f = &c.flows[slot]
     cdef const Exchange *x = exchange_of(f)
     cdef const Way *w = &f.way[0]
-    if w.left < 0:
+    if w.left < 0 and not x.up.on:
         fail(lane, "what is left of a request's body is known", slot)
     if uploaded(f):
         return
-    if x.phase < P_WAIT or x.length <= 0 or w.left > x.length:
+    if x.phase < P_WAIT or (not x.up.on and (x.length <= 0 or w.left > x.length)):
         fail(lane, "a body is on its way behind its head", slot)
     if not uploading(f):
         return
@@ -287,6 +288,25 @@ cdef inline void check_upload(const Lane *lane, int32_t slot) noexcept nogil:
             fail(lane, "an origin that a body waits for is watched", slot)
     elif not has(f.mask[0], linux.EPOLLIN):
         fail(lane, "a client that a body is to come from is watched", slot)
+
+
+cdef inline void check_chunks(
+    const Lane *lane, int32_t slot, const Chunks *k, const Way *w
+) noexcept nogil:
+    """A chunked body on its way."""
+    cdef int64_t left = -1
+    if k.kept > LINE_KEPT or (k.kept and (k.rest > 0 or k.rest == WHOLE)):
+        fail(lane, "what is kept of a body is the beginning of a line", slot)
+    if w.flags & (ENDED | STOPPED):
+        return
+    if k.odd:
+        fail(lane, "what is odd is given back at once", slot)
+    if k.rest == WHOLE:
+        left = 0
+    elif k.open and k.rest > 0:
+        left = k.rest
+    if w.left != left:
+        fail(lane, "a way has as much left as the chunk that was announced", slot)
 
 
 cdef inline void check_client(const Lane *lane, int32_t slot) noexcept nogil:
@@ -326,6 +346,10 @@ cdef inline void check_client(const Lane *lane, int32_t slot) noexcept nogil:
     if not x.head <= x.have <= x.room or x.data < x.block or x.data + x.have > x.block + x.room:
         fail(lane, "what was received of a client is within its block", slot)
     check_upload(lane, slot)
+    if x.up.on and x.phase >= P_WAIT:
+        check_chunks(lane, slot, &x.up, &f.way[0])
+    if x.down.on and x.phase == P_BODY:
+        check_chunks(lane, slot, &x.down, &f.way[1])
 
 
 cdef inline void check_flows(const Lane *lane) noexcept nogil:

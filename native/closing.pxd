@@ -30,7 +30,7 @@ from lane.records cimport record_drop
 from lane.routes cimport let_go
 from lane.sums cimport sum_aside
 from lane.types cimport (
-    CLIENT, Exchange, G_CLOSED, LISTENER, Lane, ORIGIN, connection_of, exchange_of,
+    CLIENT, Exchange, G_CLOSED, LISTENER, Lane, ORIGIN, connection_of, exchange_of, with_origin,
 )
 
 
@@ -71,6 +71,12 @@ cdef inline void release_client(Lane *lane, int32_t slot) noexcept nogil:
         x.connection = NOWHERE
 
 
+cdef inline void drop_both(Core *c, Flow *f) noexcept nogil:
+    """Forgets what waits to be sent, both ways."""
+    drop_pending(c, &f.way[0])
+    drop_pending(c, &f.way[1])
+
+
 cdef inline void release(Lane *lane, int32_t slot) noexcept nogil:
     """Takes a finished flow's descriptors out of epoll: a tunnel's are closed, a
     transfer's go back to their owner."""
@@ -87,8 +93,8 @@ cdef inline void release(Lane *lane, int32_t slot) noexcept nogil:
         read_infos(f)
     elif f.kind == TRANSFER:
         end_waits(c, f, True)
-    for s in range(2):
-        drop_pending(c, &f.way[s])
+    if f.kind != CLIENT or not with_origin(x.cause):
+        drop_both(c, f)  # else it goes to the owner
     if f.kind == CLIENT:
         release_client(lane, slot)
         return
@@ -158,6 +164,7 @@ cdef inline PyObject *forget(Lane *lane, int32_t slot) noexcept nogil:
         c.transfers -= 1
     elif exchange_of(f).cause != G_CLOSED:
         lane.clients -= 1
+    drop_both(c, f)
     free(f.info)
     f.info = NULL
     if f.attached != NULL:

@@ -156,7 +156,7 @@ cdef class Question:
         if slot == NOWHERE:
             return True
         x = exchange_of(&self.relay.state.core.flows[slot])
-        return x.close or x.length >= 0
+        return x.close or x.length >= 0 or x.up.on
 
     cdef bytes _part(self, const Part *part):
         cdef const char *head = self.head

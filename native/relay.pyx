@@ -43,13 +43,14 @@ from core.queues cimport enter_queue, finish, last_active, wheel_init
 from core.service cimport register_sides, settle, side_failed, watch
 from core.slots cimport list_init, slot_free, slot_take, slots_reserve
 from core.types cimport (
-    Core, FREE, Flow, INFO_MAX, IN_LANE, Limits, NOWHERE, QUEUES, Q_FINISHED, Q_HALF, Q_IDLE,
-    Q_LANE, Q_YOUNG, REASONS, REASON_WORDS, R_ABORTED, R_DONE, R_KILLED, SPLICING, STOPPED,
+    AROUND, Core, FREE, Flow, INFO_MAX, IN_LANE, Limits, NOWHERE, QUEUES, Q_FINISHED, Q_HALF,
+    Q_IDLE, Q_LANE, Q_YOUNG, REASONS, REASON_WORDS, R_ABORTED, R_DONE, R_KILLED, SPLICING, STOPPED,
     TRANSFER, TUNNEL, UNREGISTERED, Way, reason_words,
 )
 from core.tcpinfo cimport TcpLeg
 from core.waits cimport begin_wait
 from dump cimport Line, describe, describe_all
+from http.chunks cimport Chunks
 from http.plain cimport (
     AUTHORIZATION, CODING, CONNECT, CONNECTION, CREDENTIALS, DATE, DROP, Field, HOST, Head,
     LENGTH, NAME_MAX, NOT_PLAIN, OTHER, PASS, PLAIN_FIELDS, PROXY_CONNECTION, Rule, SLOTS, TYPE,
@@ -76,11 +77,11 @@ from lane.routes cimport (
 )
 from lane.sums cimport sum_live, sums_clear, sums_free, sums_init
 from lane.types cimport (
-    Asked, BY_FAILURE, CAUSES, CAUSE_WORDS, CLIENT, DIALLED, Ended, Exchange, Facts, G_CLOSED,
-    G_REQUEST, G_RESPONSE, G_UNANSWERED, Item, L_JSON, LISTENER, Lane, LineForm, Log, ORIGIN, Origin,
-    PEER_MAX, P_DIAL, P_HEAD, Part, Q_ASK, Q_DIAL, Q_HEAD, Q_ORIGIN_IDLE, Q_QUEUE, Q_RACE, Records,
-    Routes, STALLED_WORDS, STALLS, SUM_KINDS, Sum, Sums, Target, Token, USER_MAX, cause_words,
-    connection_of, exchange_of, stalled_words,
+    Asked, BY_FAILURE, CAUSES, CAUSE_WORDS, CLIENT, DIALLED, Ended, Exchange, Facts, G_BODY,
+    G_CLOSED, G_REQUEST, G_RESPONSE, G_UNANSWERED, Item, L_JSON, LISTENER, Lane, LineForm, Log,
+    ORIGIN, Origin, PEER_MAX, P_DIAL, P_HEAD, Part, Q_ASK, Q_DIAL, Q_HEAD, Q_ORIGIN_IDLE, Q_QUEUE,
+    Q_RACE, Records, Routes, STALLED_WORDS, STALLS, SUM_KINDS, Sum, Sums, Target, Token, USER_MAX,
+    cause_words, connection_of, exchange_of, stalled_words, with_origin,
 )
 from lane.waiting cimport QUEUE_MS
 from names cimport KIND_NAMES, PHASE_NAMES, QUEUE_NAMES, WAY_FLAG_NAMES
@@ -132,7 +133,7 @@ cdef class NativeRelay:
         if options.max_pipes >= 0:
             c.pool.limit = options.max_pipes
         c.limits.crowd = min(<int>interface.CROWD, c.pool.limit - 1)
-        c.buffer = <char *>malloc(c.limits.chunk)
+        c.buffer = <char *>malloc(c.limits.chunk + AROUND)
         c.pool.fds = <int *>calloc(max(c.pool.limit, 1) * 2, sizeof(int))
         if c.buffer == NULL or c.pool.fds == NULL:
             raise MemoryError

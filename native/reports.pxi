@@ -257,6 +257,27 @@ cdef tuple failures(const Exchange *x):
     return tuple(failed)
 
 
+cdef bytes owed_of(const Way *w):
+    """What has been read for the target, and it has not taken."""
+    return w.held[w.held_at:w.held_end] if w.held != NULL else b""
+
+
+cdef object chunks_of(const Chunks *k, const Way *w):
+    """How far a body has come; None if it is not chunked."""
+    if not k.on:
+        return None
+    return words.Chunks(k.rest, k.open != 0, owed_of(w), k.taken)
+
+
+cdef object begun_of(const Flow *f):
+    """The response of which the client has a part."""
+    cdef const Exchange *x = exchange_of(f)
+    cdef const Way *w = &f.way[1]
+    return words.Begun(
+        x.status, x.type[:x.type_size].decode("latin-1"), x.close != 0, x.spent == 0,
+        w.copied + w.spliced, w.spliced, max(w.left, 0), owed_of(w), chunks_of(&x.down, w))
+
+
 cdef object handoff(Flow *f):
     cdef Exchange *x = exchange_of(f)
     return Handoff(
@@ -270,4 +291,6 @@ cdef object handoff(Flow *f):
         <object>x.decided.object if x.decided != NULL else None,
         x.number, (x.question, x.dns, x.dial, x.first_byte), f.way[0].spliced,
         (f.way[0].for_source, f.way[1].for_target, f.way[1].for_source, f.way[0].for_target),
+        chunks_of(&x.up, &f.way[0]) if with_origin(x.cause) else None,
+        begun_of(f) if x.cause == G_BODY else None,
     )

@@ -63,6 +63,7 @@ class Message:
     trailers: list[tuple[bytes, bytes]] = field(default_factory=list)
     body: bytearray = field(default_factory=bytearray)
     done: bool = False
+    chunks: bytes = field(default=b"", compare=False)  # a chunked body, as it came
 
 
 class Reader:
@@ -120,7 +121,9 @@ class Reader:
         kind, _ = self.bodies[-1]
         if kind == Body.CHUNKED:
             assert self._decoder is not None
+            before = bytes(self.buffer)
             message.body += self._decoder.decode(self.buffer)
+            message.chunks += before[: len(before) - len(self.buffer)]
             message.trailers = self._decoder.trailers
             self._note(self._decoder.sound)
             if self._decoder.done:

@@ -9,6 +9,7 @@ the peers are socket pairs, and :meth:`Plain.step` is called by hand.
 from __future__ import annotations
 
 import contextlib
+import re
 import select
 import socket
 import time
@@ -24,6 +25,7 @@ from spliceproxy.forward.lane import Lane, origin_key
 from spliceproxy.http1.authentication import request_binds, response_binds
 from spliceproxy.http1.chain import has_passed
 from spliceproxy.http1.chunked import LAST_CHUNK, ChunkedDecoder, chunk
+from spliceproxy.http1.dates import fixdate
 from spliceproxy.http1.errors import HeadError
 from spliceproxy.http1.framing import Body
 from spliceproxy.http1.head import (
@@ -38,8 +40,17 @@ from spliceproxy.observe.formats import format_of
 from spliceproxy.observe.record import Record
 from spliceproxy.policy.standing import Standing
 from spliceproxy.policy.verdict import Verdict
-from spliceproxy.relay.interface import RelayOptions
-from spliceproxy.relay.lane import LINGER, NATIVE, REQUEST, RESPONSE, Handoff, Question
+from spliceproxy.relay.interface import SPLICE_MIN, RelayOptions
+from spliceproxy.relay.lane import (
+    BODY,
+    LINGER,
+    NATIVE,
+    REQUEST,
+    RESPONSE,
+    Chunks,
+    Handoff,
+    Question,
+)
 
 CLIENT = Standing(True, True, True, 0)
 NAME = b"sp"
@@ -321,7 +332,7 @@ def check_requests(plain: Plain, data: bytes, cuts: Sequence[int] = ()) -> int:
             while True:
                 handoff = one.given_back()
                 if handoff is not None:
-                    _check_request_back(handoff, data[done:sent], served)
+                    _check_request_back(one, handoff, data[done:sent], served)
                     return served
                 if one.plain.dialling:
                     size = _check_dialled(one, data[done:sent])
@@ -342,7 +353,18 @@ def check_requests(plain: Plain, data: bytes, cuts: Sequence[int] = ()) -> int:
         return served
 
 
-def _check_request_back(handoff: Handoff, rest: bytes, served: int) -> None:
+def _check_request_back(one: Conversation, handoff: Handoff, rest: bytes, served: int) -> None:
+    if handoff.cause == RESPONSE:
+        asked = one.asked()
+        if asked is not None:
+            got = asked[1]
+        else:
+            with one.plain.accept() as peer:  # it was dialled in the same step
+                peer.setblocking(False)
+                got = received(peer) or b""
+        head, size = _meant(rest, one.plain.via)
+        _check_chunks_back(handoff, head, rest, size, got, one.plain.via)
+        return
     if (handoff.cause, handoff.origin) != (REQUEST, -1) or handoff.requests != served:
         _differ("another hand-off", handoff=handoff, served=served)
     if handoff.buffer != rest:
@@ -354,8 +376,7 @@ def _meant(data: bytes, via: bytes) -> tuple[RequestHead, int]:
     try:
         end = find_head_end(bytearray(data))
         head = parse_request(data[: max(end, 0)])
-        if head.body()[0] not in (Body.NONE, Body.LENGTH):
-            _differ("a body that is not for the relay", data=data)
+        head.body()
     except HeadError as error:
         raise Difference(f"the relay takes what http1 refuses: {error}: {data!r}") from None
     if via and has_passed(head, via):
@@ -387,6 +408,8 @@ def _check_request(
     """``data``, whose head has ``size`` bytes, is what ``origin`` has ``got``, of the body what
     there is of it. Answers it, and returns how much that was."""
     kind, length = head.body()
+    if kind == Body.CHUNKED:
+        return _check_chunked_request(one, origin, head, data, size, got)
     body = data[size : size + length]
     want = origin_request(head, kind, one.plain.via) + body
     if got != want:
@@ -395,6 +418,40 @@ def _check_request(
     early = len(body) < length  # the answer overtakes the rest
     _check_reply(one, origin, head, data[size:], last=early or not head.persistent)
     return size
+
+
+def _check_chunked_request(
+    one: Conversation, origin: socket.socket, head: RequestHead, data: bytes, size: int, got: bytes
+) -> int:
+    handoff = one.given_back()
+    if handoff is not None:
+        _check_chunks_back(handoff, head, data, size, got, one.plain.via)
+        one.client.close()
+        return len(data)
+    want = origin_request(head, Body.CHUNKED, one.plain.via)
+    body = Unchunked(400, data[size:])
+    if got != want + framed(body.payload, body.done):
+        _differ("another request", got=got, want=want, body=data[size:])
+    if not is_plain_body(data[size:]):
+        _differ("not for the relay alone", data=data)
+    size += body.used
+    if not body.done:
+        size = len(data)
+    _check_reply(one, origin, head, data[size:], last=not (body.done and head.persistent))
+    return size
+
+
+def _check_chunks_back(
+    handoff: Handoff, head: RequestHead, data: bytes, size: int, got: bytes, via: bytes
+) -> None:
+    """The origin has been sent the request as far as its body is plain."""
+    want = origin_request(head, Body.CHUNKED, via)
+    if handoff.cause != RESPONSE or handoff.chunks is None or handoff.buffer[:size] != data[:size]:
+        _differ("another hand-off", handoff=handoff)
+        return
+    if got[: len(want)] != want:
+        _differ("another request", got=got, want=want)
+    check_rest(400, data[size:], got[len(want) :], handoff.chunks, handoff.buffer[size:])
 
 
 def _may_repeat(head: RequestHead) -> bool:
@@ -481,14 +538,14 @@ def check_response(
         one.send(origin, first)
         handoff = one.given_back()
         if handoff is not None and not (last and handoff.cause == LINGER):
-            _check_response_back(one, handoff, ask, first, b"")
+            _check_response_back(one, handoff, ask, first, b"", last)
             return False
         got = received(one.client) or b""
         if first != data:
             one.send(origin, data[cut:])
             handoff = one.given_back()
             if handoff is not None and handoff.cause != LINGER:
-                _check_response_back(one, handoff, ask, data, got)
+                _check_response_back(one, handoff, ask, data, got, last)
                 return False
             got += received(one.client) or b""
         data, got = _check_interims(one, data, got)
@@ -512,9 +569,12 @@ def _check_interims(one: Conversation, data: bytes, got: bytes) -> tuple[bytes, 
 
 
 def _check_response_back(
-    one: Conversation, handoff: Handoff, ask: bytes, answer: bytes, got: bytes
+    one: Conversation, handoff: Handoff, ask: bytes, answer: bytes, got: bytes, last: bool
 ) -> None:
     """``got`` is what the client has taken already."""
+    if handoff.cause == BODY:
+        _check_body_back(one, handoff, ask, answer, got, last)
+        return
     if handoff.cause != RESPONSE or handoff.origin < 0 or not handoff.reused:
         _differ("another hand-off", handoff=handoff)
     passed_on = len(answer) - len(handoff.answer)
@@ -524,6 +584,45 @@ def _check_response_back(
         _differ("not the bytes that were sent", handoff=handoff, answer=answer)
     if rest or handoff.sent != len(got):
         _differ("not what the client was sent", handoff=handoff, got=got)
+
+
+def _check_body_back(
+    one: Conversation, handoff: Handoff, ask: bytes, answer: bytes, got: bytes, last: bool
+) -> None:
+    """The client has been sent a response as far as its body is plain."""
+    begun = handoff.begun
+    got += received(one.client) or b""
+    if begun is None or begun.chunks is None or begun.sent != len(got) or handoff.buffer != ask:
+        _differ("another hand-off", handoff=handoff, got=got)
+        return
+    data, got = _check_interims(one, answer, got)
+    head, size = _meant_response(data)
+    if (begun.status, begun.closes, begun.keeps) != (head.status, last, head.persistent):
+        _differ("another hand-off", handoff=handoff, data=data)
+    want = _client_head(one, head, Body.CHUNKED, last, got)
+    check_rest(502, data[size:], got[len(want) :], begun.chunks, handoff.answer)
+
+
+def _client_head(
+    one: Conversation, head: ResponseHead, kind: Body, last: bool, got: bytes
+) -> bytes:
+    """What ``got`` has to begin with. A date that is the relay's is of now."""
+    date = b"none"
+    if not head.values(b"date"):
+        date = _date_of(got)
+    via = one.plain.via
+    want = client_response(head, kind, minor=1, close=last, via=via, date=date)
+    if got[: len(want)] != want:
+        _differ("another response", got=got, want=want)
+    return want
+
+
+def _date_of(got: bytes) -> bytes:
+    dates = [line[6:] for line in got.split(b"\r\n") if line.startswith(b"Date: ")]
+    now = time.time()
+    if not dates or dates[-1] not in [fixdate(now - i).encode() for i in range(3)]:
+        _differ("no date of now", got=got)
+    return dates[-1]
 
 
 def _check_answer(
@@ -536,15 +635,11 @@ def _check_answer(
         raise Difference(f"the relay takes what http1 refuses: {error}: {data!r}") from None
     if kind == Body.CLOSE or head.status < 200 or response_binds(head):
         _differ("not for the relay alone", data=data)
-    via = one.plain.via
-    want = client_response(head, kind, minor=1, close=last, via=via, date=b"none")
+    want = _client_head(one, head, kind, last, got)
     if kind == Body.CHUNKED:
-        payload, length = _dechunked(data[size:])
-        want += chunk(payload) + LAST_CHUNK
-    else:
-        want += data[size : size + length]
-    if got != want:
-        _differ("another response", got=got, want=want)
+        length = _check_chunks(data[size:], got[len(want) :])
+    elif got != want + data[size : size + length]:
+        _differ("another response", got=got, want=want, data=data)
     kept = one.plain.lane._native.idle
     # A socket pair's bytes are acknowledged when they are read: it lingers, or has not.
     lingers = one.lingers or any(h.cause == LINGER for h in one.plain.handoffs)
@@ -563,17 +658,92 @@ def _check_answer(
         _differ("the client's connection", end=end, last=last, data=data)
 
 
-def _dechunked(body: bytes) -> tuple[bytes, int]:
-    """The payload of a whole chunked body, and the size of the body."""
-    buffer = bytearray(body)
-    decoder = ChunkedDecoder(502)
-    try:
-        payload = decoder.decode(buffer)
-    except HeadError as error:
-        raise Difference(f"the relay takes what http1 refuses: {error}: {body!r}") from None
-    if not decoder.done or decoder.trailers or not decoder.sound:
+# ---- chunks ------------------------------------------------------------------------------
+
+
+class Unchunked:
+    """What http1 makes of a chunked body, or of a part of it that begins at ``rest``."""
+
+    def __init__(self, status: int, body: bytes, rest: int = -1) -> None:
+        buffer = bytearray(body)
+        decoder = ChunkedDecoder(status, rest)
+        self.error = ""
+        try:
+            self.payload = decoder.decode(buffer)
+        except HeadError as error:
+            self.payload, self.error = decoder.good, str(error)
+        self.done, self.trailers = decoder.done, decoder.trailers
+        self.used = len(body) - len(buffer)
+
+    def end(self) -> object:
+        """What it ends with."""
+        return self.done, self.trailers, self.error
+
+
+def framed(payload: bytes, done: bool) -> bytes:
+    """As it goes on: in one chunk."""
+    return chunk(payload) + (LAST_CHUNK if done else b"")
+
+
+def _read_framed(got: bytes) -> tuple[bytes, bool]:
+    """The payload of what was framed by the relay, and whether it is whole: no part of a small
+    chunk, and nothing that could be written otherwise."""
+    payload, written, at = b"", b"", 0
+    while at < len(got):
+        size = int(got[at : got.index(b"\r\n", at)], 16)
+        at = got.index(b"\r\n", at) + 2
+        piece = got[at : at + size]
+        payload += piece
+        if size >= SPLICE_MIN and at + size > len(got):
+            return payload, False  # the rest of it goes on as it is
+        written += framed(piece, not size)
+        at += size + 2
+    if written != got:
+        _differ("another frame", got=got, want=written)
+    return payload, got.endswith(LAST_CHUNK)
+
+
+def _check_chunks(body: bytes, got: bytes) -> int:
+    """``got`` was made from a chunked body; the size of that, or more if it is not whole."""
+    whole = Unchunked(502, body)
+    if not is_plain_body(body):
         _differ("not for the relay alone", body=body)
-    return payload, len(body) - len(buffer)
+    if _read_framed(got) != (whole.payload, whole.done):
+        _differ("another body", got=got, body=body)
+    return whole.used if whole.done else len(body) + 1
+
+
+def is_plain_body(body: bytes) -> bool:
+    """Whether a chunked body, as far as it is there, is what the relay may read: sizes of up to 16
+    digits, without anything beside them, and no trailers."""
+    while body:
+        line, end, behind = body.partition(b"\r\n")
+        if not end:
+            digits = line.removesuffix(b"\r")
+            return bool(re.fullmatch(rb"[0-9A-Fa-f]{1,16}", digits)) and int(digits, 16) < 1 << 63
+        if not re.fullmatch(rb"[0-9A-Fa-f]{1,16}", line) or int(line, 16) >= 1 << 63:
+            return False
+        size = int(line, 16)
+        behind_it = behind[size : size + 2]
+        if behind_it != b"\r\n"[: len(behind_it)]:
+            return False
+        if not size or len(behind) < size + 2:
+            return True
+        body = behind[size + 2 :]
+    return True
+
+
+def check_rest(status: int, body: bytes, got: bytes, chunks: Chunks, rest: bytes) -> None:
+    """A body that was given back in the middle: ``got`` and ``chunks.owed`` have been made from its
+    beginning, and ``rest`` is what comes next of it."""
+    if is_plain_body(body):
+        _differ("a plain body is given back", body=body)
+    payload, done = _read_framed(got + chunks.owed)
+    whole, end = Unchunked(status, body), Unchunked(status, rest, chunks.rest)
+    if done or chunks.open or payload + end.payload != whole.payload or end.end() != whole.end():
+        _differ("another body", got=got, rest=rest, chunks=chunks, body=body)
+    if chunks.taken != len(body) - len(rest):
+        _differ("another place", chunks=chunks, rest=rest, body=body)
 
 
 def _meant_response(data: bytes) -> tuple[ResponseHead, int]:

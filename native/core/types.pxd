@@ -17,6 +17,7 @@ cdef enum:
     BUCKETS = 64            # a timeout is exact to its 64th part
     BULK_ROOM = 256         # events that are put off
     INFO_MAX = 256          # room for one struct tcp_info
+    AROUND = 64             # bytes of the buffer beyond a chunk, for what is written around it
     LANE_QUEUES = 6         # wheels for the lane
 
 cdef enum Kind:
@@ -180,7 +181,7 @@ cdef struct Event:
 
 cdef struct Core:
     int epfd
-    char *buffer            # limits.chunk bytes, shared by every flow
+    char *buffer            # limits.chunk bytes and AROUND, shared by every flow
     Flow *flows
     int32_t capacity
     int32_t used

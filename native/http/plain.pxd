@@ -12,6 +12,8 @@ plain_response.pxd.
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.string cimport memchr, memcpy
 
+from http.dates cimport Date
+
 cdef enum:
     PLAIN_HEAD = 8192       # a longer head is not plain
     PLAIN_FIELDS = 100      # nor one with more fields
@@ -32,7 +34,7 @@ cdef enum Action:
     CREDENTIALS             # part of what a route is found by; does not go on
     LENGTH                  # Content-Length
     CODING                  # chunked, and nothing else; written anew
-    DATE                    # there must be one
+    DATE                    # Date: where there is none one is written
     TYPE                    # Content-Type: goes on, and into the log
 
 cdef enum Method:
@@ -83,6 +85,7 @@ cdef struct Plain:
     char *via               # our Via line; empty without a name
     size_t name_size
     size_t via_size
+    Date date
 
 
 cdef inline void put(Out *out, const char *data, size_t n) noexcept nogil:
@@ -128,6 +131,12 @@ cdef inline bint same(Text text, const char *lower, size_t n) noexcept nogil:
         if b != lower[i]:
             return False
     return True
+
+
+cdef inline bint is_chunked(Text value) noexcept nogil:
+    """Whether the value of a Transfer-Encoding says this alone. Behind it not even a blank is plain:
+    some readers take a tab there for a part of the coding."""
+    return same(value, b"chunked", 7) and value.at[7] == c'\r'
 
 
 cdef inline bint contains(Text text, const char *lower, size_t n) noexcept nogil:

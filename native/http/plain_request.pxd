@@ -4,9 +4,9 @@ from libc.stdint cimport uint8_t
 from libc.string cimport memchr, memcmp, memset
 
 from http.plain cimport (
-    AUTHORIZATION, CONNECT, CONNECTION, CREDENTIALS, DROP, Field, GET, HEAD, HOST, Head, LENGTH,
+    AUTHORIZATION, CODING, CONNECT, CONNECTION, CREDENTIALS, DROP, Field, GET, HEAD, HOST, Head, LENGTH,
     METHOD_MAX, OTHER, Out, PASS, PLAIN_HEAD, PROXY_CONNECTION, Plain, Text, VIA, contains,
-    has_scheme, number, put, put_field, read_fields, read_option,
+    has_scheme, is_chunked, number, put, put_field, read_fields, read_option,
 )
 
 
@@ -126,9 +126,15 @@ cdef inline int read_request(
             if head.length < 0:
                 return -1
             field.action = PASS
+        elif field.action == CODING:
+            # RFC 9112 section 6.1: one coding, and no length beside it.
+            if head.chunked or head.method == CONNECT or not is_chunked(field.value):
+                return -1
+            head.chunked = True
+            field.action = DROP
         else:
             return -1
-    if count < 0 or head.host.size == 0:
+    if count < 0 or head.host.size == 0 or (head.chunked and head.length >= 0):
         return -1
     head.close = (option if option >= 0 else proxy_option) == 1
     return count
@@ -153,5 +159,7 @@ cdef inline void write_request(
             put(out, b": ", 2)
             put(out, host.at, host.size)
             put(out, b"\r\n", 2)
+    if head.chunked:
+        put(out, b"Transfer-Encoding: chunked\r\n", 28)
     put(out, plain.via, plain.via_size)
     put(out, b"\r\n", 2)

@@ -1,12 +1,12 @@
-"""Plain responses: the head of one read, and written for its client; a chunked body that is
-all there."""
+"""Plain responses: the head of one read, and written for its client."""
 
 from libc.stdint cimport uint8_t
-from libc.string cimport memcmp, memmove, memset
+from libc.string cimport memcmp, memset
 
+from http.dates cimport DATE_SIZE
 from http.plain cimport (
     CODING, CONNECTION, DATE, DROP, Field, Head, LENGTH, Out, PASS, PLAIN_HEAD, Plain, TYPE,
-    is_digit, number, put, put_field, read_fields, read_option, same,
+    is_chunked, is_digit, number, put, put_field, read_fields, read_option,
 )
 
 cdef inline const char *status_line(
@@ -59,7 +59,7 @@ cdef inline int read_response(
             if not read_option(field.value, &option):
                 return -1
         elif field.action == CODING:
-            if head.chunked or not same(field.value, b"chunked", 7):
+            if head.chunked or not is_chunked(field.value):
                 return -1
             head.chunked = True
             field.action = DROP
@@ -76,8 +76,6 @@ cdef inline int read_response(
         # Framing means nothing here, and an origin that writes it may mean something else.
         if head.chunked or head.length >= 0 or option >= 0:
             return -1
-    elif not head.dated:
-        return -1
     head.close = option == 1
     return count
 
@@ -85,7 +83,8 @@ cdef inline int read_response(
 cdef inline void write_response(
     Out *out, const Plain *plain, const Head *head, const Field *fields, int count, bint close
 ) noexcept nogil:
-    """The head for the client; `close` says that its connection ends."""
+    """The head for the client; `close` says that its connection ends. `plain.date` is for one
+    without a date (RFC 9110 section 6.6.1)."""
     cdef int i
     put(out, head.line.at, head.line.size)
     for i in range(count):
@@ -93,62 +92,9 @@ cdef inline void write_response(
             put_field(out, &fields[i])
     if head.chunked:
         put(out, b"Transfer-Encoding: chunked\r\n", 28)
+    if head.status >= 200 and not head.dated:
+        put(out, plain.date.line, DATE_SIZE)
     if close:
         put(out, b"Connection: close\r\n", 19)
     put(out, plain.via, plain.via_size)
     put(out, b"\r\n", 2)
-
-
-cdef inline int hex_value(char b) noexcept nogil:
-    if is_digit(b):
-        return b - c'0'
-    if c'A' <= b <= c'F':
-        return b - c'A' + 10
-    return b - c'a' + 10 if c'a' <= b <= c'f' else -1
-
-
-cdef inline ssize_t join_chunks(char *data, size_t n, size_t *used) noexcept nogil:
-    """Moves the payload of a whole chunked body to the front of `data`; returns its size,
-    and in `used` that of the body. -1 where the body is not whole, or has anything but
-    chunks without extensions in it; `data` is then as it was."""
-    cdef const char *p = data
-    cdef const char *end = data + n
-    cdef char *to = data
-    cdef size_t size
-    cdef int pass_, digits
-    for pass_ in range(2):  # looks first, then moves
-        p = data
-        while True:
-            size = 0
-            digits = 0
-            while p < end and digits < 8 and hex_value(p[0]) >= 0:
-                size = size * 16 + hex_value(p[0])
-                digits += 1
-                p += 1
-            if digits == 0 or <size_t>(end - p) < size + 4 or p[0] != c'\r' or p[1] != c'\n':
-                return -1
-            p += 2
-            if p[size] != c'\r' or p[size + 1] != c'\n':
-                return -1
-            if size == 0:
-                p += 2
-                break
-            if pass_ == 1:
-                memmove(to, p, size)
-                to += size
-            p += size + 2
-    used[0] = p - data
-    return to - data
-
-
-cdef inline void put_chunk_size(Out *out, size_t size) noexcept nogil:
-    """The line before a chunk, which is not empty."""
-    cdef char text[18]
-    cdef int at = 16
-    text[16] = c'\r'
-    text[17] = c'\n'
-    while size:
-        at -= 1
-        text[at] = b"0123456789abcdef"[size % 16]
-        size //= 16
-    put(out, text + at, 18 - at)

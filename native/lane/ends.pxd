@@ -13,7 +13,7 @@ from lane.log cimport exchange_over
 from lane.origins cimport attempts_drop, connection_drop
 from lane.received cimport reclaim
 from lane.types cimport (
-    Exchange, G_CLOSED, G_RESPONSE, G_UNANSWERED, Lane, P_ASK, P_QUEUE, exchange_of,
+    Exchange, G_CLOSED, Lane, P_ASK, P_QUEUE, exchange_of, with_origin,
 )
 from lane.waiting cimport end_waiting
 
@@ -28,9 +28,9 @@ cdef inline void give_back(Lane *lane, int32_t slot, uint8_t cause) noexcept nog
     cdef Core *c = &lane.core
     cdef Flow *f = &c.flows[slot]
     cdef Exchange *x = exchange_of(f)
-    if cause == G_RESPONSE or cause == G_UNANSWERED:
+    if with_origin(cause):
         end_waits(c, f, True)
-    if (cause == G_RESPONSE or cause == G_UNANSWERED) and not reclaim(c, f):
+    if with_origin(cause) and not reclaim(c, f):
         note(lane, slot, R_ABORTED, 0)
         cause = G_CLOSED
     x.cause = cause
@@ -39,7 +39,7 @@ cdef inline void give_back(Lane *lane, int32_t slot, uint8_t cause) noexcept nog
     elif x.phase == P_ASK and not x.asked.told:
         end_asking(lane, slot)
     attempts_drop(lane, x)
-    if x.connection != NOWHERE and cause != G_RESPONSE and cause != G_UNANSWERED:
+    if x.connection != NOWHERE and not with_origin(cause):
         connection_drop(lane, x.connection)
         x.connection = NOWHERE
     if cause != G_CLOSED:

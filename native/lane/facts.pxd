@@ -16,6 +16,7 @@ from core.types cimport (
     R_NONE, R_ORIGIN_RESET, R_TARGET_IDLE, TUNNEL, Way,
 )
 from core.waits cimport end_waits, silent_side
+from lane.received cimport received
 from lane.types cimport (
     Exchange, Facts, J_CLIENT, J_NETWORK, J_NONE, J_ORIGIN, J_UNKNOWN, Lane, P_ASK, P_BODY,
     P_DIAL, P_QUEUE, P_WAIT, exchange_of,
@@ -176,7 +177,7 @@ cdef inline void facts_of(
     facts.ended = wall_us()
     facts.started = x.started
     facts.took = now_us() - x.started
-    facts.received = x.head + up.copied + up.spliced
+    facts.received = received(f)
     facts.sent = down.copied + down.spliced
     facts.received_spliced = up.spliced
     facts.sent_spliced = down.spliced

@@ -11,6 +11,7 @@ from core.types cimport Flow
 from lane.facts cimport facts_of
 from lane.json_line cimport write_json
 from lane.line cimport LINE_MOST, write_line
+from lane.received cimport received
 from lane.records cimport record_end
 from lane.sums cimport is_failure, sum_exchange, sum_failure
 from lane.types cimport Exchange, Facts, L_JSON, Lane, exchange_of
@@ -60,8 +61,7 @@ cdef inline void exchange_over(
     cdef bint failed = lane.sums.on and is_failure(reason)
     cdef Facts facts
     if lane.sums.on:
-        sum_exchange(lane, x, x.head + f.way[0].copied + f.way[0].spliced,
-                     f.way[1].copied + f.way[1].spliced)
+        sum_exchange(lane, x, received(f), f.way[1].copied + f.way[1].spliced)
     if not lane.log.on and x.record == NULL and not failed:
         return
     facts_of(lane, slot, reason, by, &facts)

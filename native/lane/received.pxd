@@ -5,7 +5,7 @@ consumed is stepped over, not moved, but for what follows a body. So a client th
 fills the buffers of the kernel, not this one.
 """
 
-from libc.stdint cimport int64_t, uint32_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memmove
 
@@ -65,15 +65,28 @@ cdef inline void drop_body(Exchange *x, size_t n) noexcept nogil:
         memmove(x.data + x.head, x.data + x.head + n, x.have - x.head)
 
 
+cdef inline uint64_t received(const Flow *f) noexcept nogil:
+    """Bytes of the request that is on its way, or of the tunnel that it became, as they came."""
+    cdef const Exchange *x = exchange_of(f)
+    if x.up.on:
+        return x.head + x.up.taken
+    return x.head + f.way[0].copied + f.way[0].spliced
+
+
 cdef inline bint reclaim(Core *c, Flow *f) noexcept nogil:
     """Puts what was read of the request's body and not sent back behind its head; false without
-    memory."""
+    memory. What was framed anew stays in Way.held, to be sent before anything else; so does what
+    is held of the response."""
     cdef Exchange *x = exchange_of(f)
     cdef Way *w = &f.way[0]
     cdef char *block
     cdef size_t n
-    if w.in_pipe and not unpipe(c, w):
+    if (w.in_pipe and not unpipe(c, w)) or (f.way[1].in_pipe and not unpipe(c, &f.way[1])):
         return False
+    if x.up.on:
+        n = x.up.kept
+        x.up.kept = 0
+        return keep(x, x.up.line, n)
     if w.held == NULL:
         return True
     n = w.held_end - w.held_at

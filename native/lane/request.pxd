@@ -12,11 +12,13 @@ from core.service cimport settle, side_failed, watch
 from core.slots cimport list_take
 from core.types cimport Core, Flow, IN_LANE, NOWHERE, Q_YOUNG, TUNNEL
 from core.waits cimport begin_wait, forget_waits
+from http.chunks cimport FRONT, chunks_begin
 from http.plain cimport (
     CONNECT, Field, GET, HEAD, Head, OTHER, Out, PLAIN_FIELDS, Text, full, head_end,
 )
 from http.plain_request cimport read_request, write_request
 from lane.asking cimport begin_asking, end_asking, forget_decision, may_ask
+from lane.chunked cimport take_chunks
 from lane.dialling cimport attempt, attempt_failed, dial, error_of
 from lane.ends cimport close_client, give_back
 from lane.facts cimport begin_stages, stage_over
@@ -32,7 +34,7 @@ from lane.types cimport (
     Connection, Exchange, G_REQUEST, G_RETRY, Lane, Origin, PEER_MAX, P_WAIT, Q_QUEUE, Route,
     Target, connection_of, exchange_of,
 )
-from lane.upload cimport begin_upload
+from lane.upload cimport begin_chunks, begin_upload
 from lane.waiting cimport begin_waiting, end_waiting, may_have_more
 
 cdef enum:
@@ -88,7 +90,8 @@ cdef inline void learn(Exchange *x, const Head *head) noexcept nogil:
     x.method = head.method
     x.length = head.length
     # As spliceproxy/forward/exchange.py has it: nothing with a body, be it empty, is sent again.
-    x.final = head.length >= 0 or not is_idempotent(head)
+    x.final = head.length >= 0 or head.chunked or not is_idempotent(head)
+    chunks_begin(&x.up, head.chunked)
     x.close = head.close
 
 
@@ -160,14 +163,23 @@ cdef inline void send_request(Lane *lane, int32_t slot, const Out *out) noexcept
     cdef Flow *f = &c.flows[slot]
     cdef Exchange *x = exchange_of(f)
     cdef size_t size = out.at - lane.out
-    cdef size_t body = body_at_hand(x)
+    cdef Text body, behind
     cdef int fd = c.flows[x.connection].fd[0]
     cdef ssize_t n
     x.reused = not connection_of(&c.flows[x.connection]).fresh
-    if body == 0:
+    body.at = behind.at = x.data + x.head
+    body.size = body_at_hand(x)
+    behind.size = 0
+    if x.up.on and x.have - x.head > c.limits.chunk:
+        give_back(lane, slot, G_REQUEST)
+        return
+    if x.up.on:
+        body = take_chunks(
+            c, &f.way[0], &x.up, body.at, x.have - x.head, c.buffer + FRONT, &behind)
+    if body.size == 0:
         n = linux.send(fd, lane.out, size, linux.MSG_DONTWAIT | linux.MSG_NOSIGNAL)
     else:
-        n = linux.send_two(fd, lane.out, size, x.data + x.head, body)
+        n = linux.send_two(fd, lane.out, size, body.at, body.size)
     if n < <ssize_t>size:
         # Nobody can act on a part of a head: even what may not be repeated is sent again.
         give_back(lane, slot, G_RETRY if x.reused and not x.final else G_REQUEST)
@@ -176,8 +188,10 @@ cdef inline void send_request(Lane *lane, int32_t slot, const Out *out) noexcept
     f.way[1].active = c.now
     begin_wait(c, &f.way[1])
     enter_queue(c, slot, Q_YOUNG)
-    if x.length > 0:
-        begin_upload(lane, slot, body, n - size)
+    if x.up.on:
+        begin_chunks(lane, slot, body, x.have - x.head - behind.size, n - size)
+    elif x.length > 0:
+        begin_upload(lane, slot, body.size, n - size)
 
 
 cdef inline void reached(Lane *lane, int32_t slot) noexcept nogil:

@@ -15,24 +15,26 @@ from core.types cimport (
     R_SOURCE_ERROR, SPLICING, UNREGISTERED, Way,
 )
 from core.waits cimport after_turn, end_wait
-from http.plain cimport Field, HEAD, Head, Out, PLAIN_FIELDS, full, head_end, put
-from http.plain_response cimport join_chunks, put_chunk_size, read_response, write_response
+from http.chunks cimport chunks_begin
+from http.dates cimport date_line
+from http.plain cimport Field, HEAD, Head, Out, PLAIN_FIELDS, Text, full, head_end
+from http.plain_response cimport read_response, write_response
 from lane.asking cimport end_asking, forget_decision
+from lane.chunked cimport chunks_turn, take_chunks
 from lane.ends cimport close_client, cut, cut_by, give_back, note
-from lane.facts cimport stage_over
+from lane.facts cimport stage_over, wall_us
 from lane.origins cimport connection_drop, idle_put, is_silent
 from lane.received cimport RESUME, consume
 from lane.request cimport PLAIN_OUT, begin, start_next
 from lane.routes cimport origin_release
 from lane.types cimport (
-    Exchange, G_LINGER, G_REQUEST, G_RESPONSE, G_RETRY, Lane, Origin, P_BODY, P_HEAD, Q_HEAD,
+    Exchange, G_BODY, G_LINGER, G_REQUEST, G_RESPONSE, G_RETRY, Lane, Origin, P_BODY, P_HEAD, Q_HEAD,
     connection_of, exchange_of,
 )
 from lane.upload cimport uploaded, watch_both
 from lane.waiting cimport count_answer
 
 cdef enum:
-    ROOM_FOR_SIZE = 32      # of a chunk behind it
     UNREAD = 8192           # bytes that a client has not taken: the owner sends what is interim
 
 
@@ -148,27 +150,52 @@ cdef inline void after_move(Lane *lane, int32_t slot) noexcept nogil:
         cut_by(lane, slot, R_SOURCE_ERROR, c'P')
 
 
+cdef inline bint leave_answer(
+    Lane *lane, int32_t slot, const char *data, size_t n
+) noexcept nogil:
+    """Keeps what an origin has said for its owner; where there is no memory the client is cut,
+    and it is false."""
+    cdef Exchange *x = exchange_of(&lane.core.flows[slot])
+    x.answer = <char *>malloc(n)
+    if x.answer == NULL:
+        cut(lane, slot, R_ABORTED)
+        return False
+    memcpy(x.answer, data, n)
+    x.answer_size = <uint32_t>n
+    return True
+
+
 cdef inline void move_body(Lane *lane, int32_t slot, bint readable) noexcept nogil:
     """The turn of a body."""
     cdef Core *c = &lane.core
     cdef Flow *f = &c.flows[slot]
-    cdef int fd = c.flows[exchange_of(f).connection].fd[0]
+    cdef Exchange *x = exchange_of(f)
+    cdef int fd = c.flows[x.connection].fd[0]
+    cdef Text behind
     cdef Moved r
+    behind.size = 0
     end_wait(c, &f.way[1], &f.way[0], True, True)
-    r = turn(c, &f.way[1], fd, f.fd[0], readable)
+    if x.down.on:
+        r = chunks_turn(c, &f.way[1], &x.down, fd, f.fd[0], readable, &behind)
+    else:
+        r = turn(c, &f.way[1], fd, f.fd[0], readable)
     after_turn(c, &f.way[1], r)
+    x.spent |= behind.size > 0 and not x.down.odd
     if r == OVER:
         cut(lane, slot, R_SOURCE_EOF)
     elif r == SOURCE_FAILED:
         cut(lane, slot, R_SOURCE_ERROR)
     elif r == TARGET_FAILED:
         cut(lane, slot, R_CLIENT_RESET)
+    elif x.down.odd:
+        if leave_answer(lane, slot, behind.at, behind.size):
+            give_back(lane, slot, G_BODY)
     else:
         after_move(lane, slot)
 
 
 cdef inline void send_response(
-    Lane *lane, int32_t slot, const Out *out, char *body, size_t n
+    Lane *lane, int32_t slot, const Out *out, const char *body, size_t n
 ) noexcept nogil:
     """The first part of the answer: the head in lane.out and `n` bytes of the body."""
     cdef Core *c = &lane.core
@@ -206,36 +233,37 @@ cdef inline bint has_body(const Exchange *x) noexcept nogil:
     return x.method != HEAD and x.status != 204 and x.status != 304
 
 
-cdef inline ssize_t body_of(
-    Exchange *x, const Head *head, char *body, size_t n, Out *out, int64_t *left
+cdef inline bint has_frame(const Exchange *x, Head *head) noexcept nogil:
+    """Whether it is known where the body ends; one without any has no framing afterwards. False
+    where the owner must frame it."""
+    if has_body(x):
+        return head.chunked or head.length >= 0
+    if x.status == 204 and (head.chunked or head.length >= 0):
+        return False
+    head.chunked = False
+    return True
+
+
+cdef inline Text body_of(
+    Core *c, Way *w, Exchange *x, const Head *head, char *body, size_t n, Text *behind
 ) noexcept nogil:
-    """How many of the `n` bytes behind the head go to the client; `left` are still to come.
-    What goes before them is added to the head. -1 where the owner must frame this body."""
-    cdef int64_t length = head.length
-    cdef size_t used = 0
-    cdef ssize_t size
-    left[0] = 0
-    if not has_body(x):
-        if head.chunked or (head.status == 204 and length >= 0):
-            return -1
-        length = 0
-    elif head.chunked:
-        size = join_chunks(body, n, &used)
-        if size < 0:
-            return -1
-        x.spent |= n > used
-        if size == 0:
-            put(out, b"0\r\n\r\n", 5)
-            return 0
-        put_chunk_size(out, size)
-        memcpy(body + size, b"\r\n0\r\n\r\n", 7)  # it had more of its own
-        return size + 7
-    if length < 0:
-        return -1
-    x.spent |= <int64_t>n > length
-    size = min(<int64_t>n, length)
-    left[0] = length - size
-    return size
+    """What of the `n` bytes behind the head goes to the client, and what is `behind` the body, or
+    odd in it. There is room of a head before it, and AROUND behind."""
+    cdef int64_t length = head.length if has_body(x) else 0
+    cdef Text part
+    w.flags = 0
+    w.streak = w.stalls = 0
+    chunks_begin(&x.down, head.chunked)
+    if head.chunked:
+        return take_chunks(c, w, &x.down, body, n, body, behind)
+    part.at = body
+    part.size = <size_t>min(<int64_t>n, length)
+    behind.at = body + part.size
+    behind.size = n - part.size
+    w.left = length - part.size
+    if w.left >= c.limits.splice_min:
+        w.flags = SPLICING
+    return part
 
 
 cdef inline bint pass_interim(Lane *lane, int32_t slot, const Out *out) noexcept nogil:
@@ -270,6 +298,8 @@ cdef inline ssize_t answer(Lane *lane, int32_t slot, char *data, ssize_t n) noex
     cdef Field fields[PLAIN_FIELDS]
     cdef Head head
     cdef Out out
+    cdef Text body, behind
+    cdef bint close
     cdef int count
     cdef ssize_t size = head_end(data, n)
     if size < 0:
@@ -283,23 +313,30 @@ cdef inline ssize_t answer(Lane *lane, int32_t slot, char *data, ssize_t n) noex
         write_response(&out, &lane.plain, &head, fields, count, False)
         return size if not full(&out) and pass_interim(lane, slot, &out) else -1
     x.status = <uint16_t>head.status
-    x.spent = head.close
+    if not has_frame(x, &head):
+        return -1
+    if not head.dated:
+        date_line(&lane.plain.date, wall_us() // 1000000)
     # Behind an answer that overtakes the request's body nobody could tell what is the next
     # request.
-    x.close |= lane.draining or not uploaded(f)
-    write_response(&out, &lane.plain, &head, fields, count, x.close)
+    close = x.close or lane.draining or not uploaded(f)
+    write_response(&out, &lane.plain, &head, fields, count, close)
+    if full(&out):
+        return -1
+    x.close = close
+    x.spent = head.close
     x.type_size = <uint8_t>min(head.type.size, sizeof(x.type))
     if x.type_size:
         memcpy(x.type, head.type.at, x.type_size)
-    if out.end - out.at < ROOM_FOR_SIZE:
-        return -1
-    n = body_of(x, &head, data + size, n - size, &out, &w.left)
-    if n < 0:
-        return -1
-    w.flags = SPLICING if w.left >= c.limits.splice_min else 0
-    w.streak = w.stalls = 0
+    body = body_of(c, w, x, &head, data + size, n - size, &behind)
+    x.spent |= behind.size > 0 and not x.down.odd
     x.phase = P_BODY
-    send_response(lane, slot, &out, data + size, n)
+    if not x.down.odd:
+        send_response(lane, slot, &out, body.at, body.size)
+    elif leave_answer(lane, slot, behind.at, behind.size):
+        send_response(lane, slot, &out, body.at, body.size)
+        if f.queue != Q_FINISHED:
+            give_back(lane, slot, G_BODY)
     return 0
 
 
@@ -334,10 +371,5 @@ cdef inline void read_answer(Lane *lane, int32_t slot) noexcept nogil:
         n -= size
     if n > 0:
         x.status = 0
-        x.answer = <char *>malloc(n)
-        if x.answer == NULL:
-            cut(lane, slot, R_ABORTED)
-            return
-        memcpy(x.answer, data, n)
-        x.answer_size = <uint32_t>n
-        give_back(lane, slot, G_RESPONSE)
+        if leave_answer(lane, slot, data, n):
+            give_back(lane, slot, G_RESPONSE)

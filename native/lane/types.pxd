@@ -11,6 +11,7 @@ from libc.stdint cimport int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t,
 
 from core.tcpinfo cimport TcpLeg
 from core.types cimport Core, Flow, LANE_KIND, List, Q_LANE
+from http.chunks cimport Chunks
 from http.plain cimport Plain
 
 cdef enum:
@@ -59,6 +60,7 @@ cdef enum Cause:
     G_RETRY                 # a request whose reused origin connection was dead
     G_RESPONSE              # a request and its origin, which has been sent it
     G_UNANSWERED            # the same, but the time for the response is up
+    G_BODY                  # the same, and the client has a part of the response's body
     G_LINGER                # answered in full, to be closed with care
     G_REFUSED               # a new client beyond the limit
     CAUSES
@@ -66,7 +68,7 @@ cdef enum Cause:
 cdef extern from *:
     """
     static const char *const cause_words[] = {
-        "", "request", "retry", "response", "unanswered", "linger", "refused",
+        "", "request", "retry", "response", "unanswered", "body", "linger", "refused",
     };
     #define CAUSE_WORDS ((int)(sizeof(cause_words) / sizeof(cause_words[0])))
     """
@@ -244,7 +246,9 @@ cdef struct Exchange:       # of a CLIENT, and of the tunnel that it became
     uint32_t room
     uint32_t have           # bytes at `data`
     uint32_t head           # bytes of the head in work
-    int64_t length          # of the body of the request in work; -1: it has none
+    int64_t length          # of the body of the request in work; -1: it has none, or chunks
+    Chunks up               # that body, where it is chunked
+    Chunks down             # the same of the response
     int32_t connection      # slot of its origin connection, NOWHERE
     int32_t own             # slot of the one that it used last, if that is still its own
     int32_t origin_fd       # given back with it
@@ -386,3 +390,8 @@ cdef inline Exchange *exchange_of(const Flow *f) noexcept nogil:
 cdef inline Connection *connection_of(const Flow *f) noexcept nogil:
     """Of an ORIGIN."""
     return <Connection *>f.attached
+
+
+cdef inline bint with_origin(uint8_t cause) noexcept nogil:
+    """Whether a client is given back with its origin connection, on which its request was sent."""
+    return cause == G_RESPONSE or cause == G_UNANSWERED or cause == G_BODY

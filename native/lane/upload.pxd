@@ -26,9 +26,11 @@ from core.types cimport (
     Way,
 )
 from core.waits cimport after_turn, begin_wait, end_wait
-from lane.ends cimport cut, cut_by
-from lane.received cimport drop_body, room_left
-from lane.types cimport Exchange, Lane, P_BODY, P_WAIT, exchange_of
+from http.plain cimport Text
+from lane.chunked cimport chunks_turn
+from lane.ends cimport cut, cut_by, give_back
+from lane.received cimport drop_body, keep, room_left
+from lane.types cimport Exchange, G_BODY, G_RESPONSE, Lane, P_BODY, P_WAIT, exchange_of
 
 
 cdef inline bint uploaded(const Flow *f) noexcept nogil:
@@ -74,10 +76,19 @@ cdef inline void move_upload(Lane *lane, int32_t slot, bint readable) noexcept n
     cdef Flow *f = &c.flows[slot]
     cdef Exchange *x = exchange_of(f)
     cdef Way *w = &f.way[0]
+    cdef int fd = c.flows[x.connection].fd[0]
+    cdef Text behind
     cdef Moved r
+    behind.size = 0
     end_wait(c, w, &f.way[1], True, True)
-    r = turn(c, w, f.fd[0], c.flows[x.connection].fd[0], readable)
+    if x.up.on:
+        r = chunks_turn(c, w, &x.up, f.fd[0], fd, readable, &behind)
+    else:
+        r = turn(c, w, f.fd[0], fd, readable)
     after_turn(c, w, r)
+    if behind.size and not keep(x, behind.at, behind.size):
+        cut(lane, slot, R_ABORTED)
+        return
     if r == SOURCE_FAILED or (r == OVER and x.phase == P_WAIT):
         cut_by(lane, slot, R_SOURCE_EOF if r == OVER else R_SOURCE_ERROR, c'C')
         return
@@ -90,6 +101,9 @@ cdef inline void move_upload(Lane *lane, int32_t slot, bint readable) noexcept n
         w.flags |= STOPPED
         if w.left == 0:
             w.left = 1  # not all was taken, whatever was lost on its way
+    if x.up.odd and not w.flags & STOPPED:
+        give_back(lane, slot, G_RESPONSE if x.phase == P_WAIT else G_BODY)
+        return
     if x.phase == P_BODY:
         # The answer has a limit of its own, which the upload does not put off.
         w.active = f.way[1].active
@@ -97,6 +111,31 @@ cdef inline void move_upload(Lane *lane, int32_t slot, bint readable) noexcept n
         w.active = c.now  # the time for the answer begins
         begin_wait(c, &f.way[1])
     watch_both(lane, slot)
+
+
+cdef inline void begin_chunks(
+    Lane *lane, int32_t slot, Text body, size_t n, size_t sent
+) noexcept nogil:
+    """The head is sent, and of `body`, which was made from the `n` bytes behind it, `sent`."""
+    cdef Core *c = &lane.core
+    cdef Flow *f = &c.flows[slot]
+    cdef Exchange *x = exchange_of(f)
+    cdef Way *w = &f.way[0]
+    account(c, w, sent, False)
+    w.streak = w.stalls = 0
+    if sent < body.size and not hold(w, body.at + sent, body.size - sent):
+        cut(lane, slot, R_ABORTED)
+        return
+    drop_body(x, n)
+    if not uploaded(f):
+        f.way[1].mark = 0  # no answer is due
+        begin_wait(c, w)
+    if x.up.odd:
+        give_back(lane, slot, G_RESPONSE)
+    elif w.held != NULL:
+        watch_both(lane, slot)
+    elif w.left != 0:
+        move_upload(lane, slot, False)  # more of it has probably come by now
 
 
 cdef inline void begin_upload(Lane *lane, int32_t slot, size_t body, size_t sent) noexcept nogil:

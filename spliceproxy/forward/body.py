@@ -20,6 +20,7 @@ from spliceproxy.net.stream import Stream
 from spliceproxy.relay import interface
 from spliceproxy.relay.driver import RelayDriver
 from spliceproxy.relay.interface import TransferEnd
+from spliceproxy.relay.lane import Chunks
 
 
 class SourceFailed(Exception):
@@ -82,10 +83,28 @@ class BodyMover:
         prefix: bytes,
         *,
         framed: bool,
+        begun: Chunks | None = None,
     ) -> None:
         """A chunked body, ``framed`` anew, or its payload alone. HeadError where
-        the framing is broken. Chunks that do not fit the buffer are passed through the relay."""
+        the framing is broken. Chunks that do not fit the buffer are passed through the relay.
+        ``begun``: how far one has come already that is framed, and has no ``prefix``."""
         source.unwatch()
+        if begun is not None:
+            prefix = await self._end_chunk(source, target, decoder, begun)
+        if decoder.done:
+            await self._send(target, prefix)
+        else:
+            await self._chunks(source, target, decoder, prefix, framed=framed)
+
+    async def _chunks(
+        self,
+        source: Stream,
+        target: Stream,
+        decoder: ChunkedDecoder,
+        prefix: bytes,
+        *,
+        framed: bool,
+    ) -> None:
         while True:
             try:
                 payload = decoder.decode(source.buffer)
@@ -114,6 +133,19 @@ class BodyMover:
                 prefix = b"\r\n"
             await self._transfer(source, target, left)
             decoder.skip(left)
+
+    async def _end_chunk(
+        self, source: Stream, target: Stream, decoder: ChunkedDecoder, begun: Chunks
+    ) -> bytes:
+        """Ends the chunk that the target has been told of, if there is one; returns what is to be
+        sent before the next."""
+        if not begun.open:
+            return begun.owed
+        if not begun.rest:
+            return begun.owed + b"\r\n"
+        await self.length(source, target, begun.rest, begun.owed)
+        decoder.skip(begun.rest)
+        return b"\r\n"
 
     async def _fill(self, source: Stream) -> None:
         source.read_limit.set("connection_read_timeout", "the body stalled", self._idle)

@@ -32,6 +32,7 @@ from spliceproxy.observe.stalled import SECOND
 from spliceproxy.observe.termination import ANSWER, CONNECT, DATA
 from spliceproxy.policy.verdict import Verdict
 from spliceproxy.relay.interface import CLIENT_RESET, IDLE, SOURCE_ERROR, TARGET_IDLE
+from spliceproxy.relay.lane import Begun, Chunks
 from spliceproxy.upstream.bound import BoundOrigin
 
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
@@ -150,7 +151,8 @@ class Exchange:
         self._origin, self._record.peer = resumed.origin, resumed.peer
         if resumed.origin is not None:
             # What has gone through the relay is this exchange's, too.
-            self._client.received += self._length - resumed.left
+            chunks = resumed.chunks
+            self._client.received += self._length - resumed.left if chunks is None else chunks.taken
             self._client.spliced_in += resumed.spliced
             self._client.sent += resumed.interim
             self._client.message_start += resumed.interim
@@ -219,9 +221,11 @@ class Exchange:
             if resumed is None:
                 await self._send_request(origin)
             elif resumed.late:
-                raise self._late(resumed.left)
+                raise self._late(resumed)
             else:
-                self._go_on(origin, resumed.left)
+                self._go_on(origin, resumed)
+                if resumed.begun is not None:
+                    return await self._answer_rest(origin, resumed.begun)
             response = await self._final_response(origin, reader)
             self._sound = reader.sound
         except DeadReuse:
@@ -260,35 +264,43 @@ class Exchange:
             self._services.config.timeouts.idle,
         )
 
-    def _go_on(self, origin: Stream, left: int) -> None:
-        """The relay has sent the request, but for ``left`` bytes of its body."""
+    def _go_on(self, origin: Stream, resumed: Resumed) -> None:
+        """The relay has sent the request, maybe but for a part of its body."""
         self._write_limit(origin)
-        if left:
-            self._begin_upload(origin, b"", left)
+        if resumed.uploads:
+            self._begin_upload(origin, b"", resumed.left, resumed.chunks)
         else:
             self._client.watch(self._client_gone)
 
-    def _late(self, left: int) -> Failure:
+    def _late(self, resumed: Resumed) -> Failure:
         """Whoever had to go on when the relay's time limit was over."""
-        if not left:
+        if not resumed.uploads:
             return Failure("http_response_timeout", "the origin does not answer")
         self.uploaded = False
-        return _origin_takes_none() if self._client.buffer else _body_stalled()
+        chunks = resumed.chunks
+        waits = self._client.buffer if chunks is None else chunks.owed
+        return _origin_takes_none() if waits else _body_stalled()
 
-    def _begin_upload(self, origin: Stream, head: bytes, length: int) -> None:
+    def _begin_upload(
+        self, origin: Stream, head: bytes, length: int, begun: Chunks | None = None
+    ) -> None:
         self.uploaded = False
         # From here on the upload finds out that the client has left. Its task begins a turn later,
         # when an answer that was there may have made the client end already.
         self._client.unwatch()
-        self._upload = asyncio.ensure_future(self._send_body(origin, head, length))
+        self._upload = asyncio.ensure_future(self._send_body(origin, head, length, begun))
 
-    async def _send_body(self, origin: Stream, head: bytes, length: int) -> None:
+    async def _send_body(
+        self, origin: Stream, head: bytes, length: int, begun: Chunks | None
+    ) -> None:
         """The task that sends a request whose body is still coming, ``length`` bytes if it is not
-        chunked."""
+        chunked; ``begun``: how far a chunked one has come."""
         try:
             if self._body == Body.CHUNKED:
-                decoder = ChunkedDecoder(400)
-                await self._services.mover.chunked(self._client, origin, decoder, head, framed=True)
+                decoder = ChunkedDecoder(400) if begun is None else ChunkedDecoder(400, begun.rest)
+                await self._services.mover.chunked(
+                    self._client, origin, decoder, head, framed=True, begun=begun
+                )
             else:
                 await self._services.mover.length(self._client, origin, length, head)
             self.uploaded = True
@@ -405,22 +417,53 @@ class Exchange:
             raise ClientGone(IDLE if error.reason == TARGET_IDLE else CLIENT_RESET) from error
         self.cut_by_reset = False  # it is whole
         self._inform()
-        if stays and self._sound and self.uploaded and not (self._binds and close):
-            if self._binds:
-                self._bound.put(self._verdict.key, origin, self._record.peer)
-            else:  # who has a bound connection of its own tells clients apart, too
-                self._services.origins.put(
-                    self._verdict.key, origin, self._record.peer, self._bound
-                )
-            self._origin = None
+        if stays and not (self._binds and close):
+            self._keep_origin(origin)
         return not close and (self._sound or not self._binds)
 
+    async def _answer_rest(self, origin: Stream, begun: Begun) -> bool:
+        """The rest of a response that the relay has begun to send."""
+        self._record.status, self._record.stage = begun.status, DATA
+        self._record.content_type = begun.content_type
+        self.answered = True
+        kind = Body.LENGTH if begun.chunks is None else Body.CHUNKED
+        owed = begun.owed if begun.chunks is None else b""
+        try:
+            await self._send_response(
+                origin, kind, begun.left, owed, framed=True, begun=begun.chunks
+            )
+        except TargetFailed as error:
+            raise ClientGone(IDLE if error.reason == TARGET_IDLE else CLIENT_RESET) from error
+        self._inform()
+        if begun.keeps:
+            self._keep_origin(origin)
+        return not begun.closes
+
+    def _keep_origin(self, origin: Stream) -> None:
+        """The response is over: its connection may serve again, if all of it was sound."""
+        if not (self._sound and self.uploaded):
+            return
+        if self._binds:
+            self._bound.put(self._verdict.key, origin, self._record.peer)
+        else:  # who has a bound connection of its own tells clients apart, too
+            self._services.origins.put(self._verdict.key, origin, self._record.peer, self._bound)
+        self._origin = None
+
     async def _send_response(
-        self, origin: Stream, kind: Body, length: int, prefix: bytes, *, framed: bool
+        self,
+        origin: Stream,
+        kind: Body,
+        length: int,
+        prefix: bytes,
+        *,
+        framed: bool,
+        begun: Chunks | None = None,
     ) -> None:
         if kind == Body.CHUNKED:
-            decoder = ChunkedDecoder(502)
-            await self._services.mover.chunked(origin, self._client, decoder, prefix, framed=framed)
+            decoder = ChunkedDecoder(502) if begun is None else ChunkedDecoder(502, begun.rest)
+            await self._services.mover.chunked(
+                origin, self._client, decoder, prefix, framed=framed, begun=begun
+            )
             self._sound = self._sound and decoder.sound
         elif kind == Body.CLOSE:
             await self._services.mover.until_end(origin, self._client, prefix)

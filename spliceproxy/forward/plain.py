@@ -3,7 +3,7 @@
 
 The tables say what becomes of a field, in the words of the relay; a field that is in
 neither goes on as it is. What has a rule in :mod:`http1.rewrite` and none here makes a message
-that is not plain, and so does whatever frames a request's body but one Content-Length.
+that is not plain, and so does whatever frames a request's body but one Content-Length, or chunks.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ REQUEST_RULES: dict[bytes, str] = dict.fromkeys(sorted(REQUEST_DROPS), _NOT_PLAI
     b"max-forwards": _NOT_PLAIN,  # of OPTIONS and TRACE it is counted down
     b"proxy-authorization": "credentials",
     b"proxy-connection": "proxy-connection",
+    b"transfer-encoding": "coding",
     b"via": "via",
 }
 

@@ -9,7 +9,17 @@ from spliceproxy.errors import Failure
 from spliceproxy.net.stream import Stream
 from spliceproxy.observe.record import Record
 from spliceproxy.policy.verdict import Notes, Verdict
-from spliceproxy.relay.lane import LINGER, REQUEST, RESPONSE, RETRY, UNANSWERED, Handoff
+from spliceproxy.relay.lane import (
+    BODY,
+    LINGER,
+    REQUEST,
+    RESPONSE,
+    RETRY,
+    UNANSWERED,
+    Begun,
+    Chunks,
+    Handoff,
+)
 
 
 def carry(known: Notes, notes: Notes) -> None:
@@ -47,7 +57,9 @@ class Resumed:
     passed on. ``decided`` is the answer to its question, if the relay has asked one: nobody is
     asked again. ``number`` is the request's, 0 for none, ``stages`` are the times that it has taken
     so far, ``spliced`` those bytes of its body that were sent without being copied, and ``waits``
-    what it was waited for (:class:`relay.lane.Handoff`).
+    what it was waited for (:class:`relay.lane.Handoff`). ``chunks`` is how far the request's body
+    has come if it is chunked, and ``begun`` the response if the client has been sent a part of its
+    body.
     """
 
     cause: str
@@ -64,6 +76,8 @@ class Resumed:
     stages: tuple[int, int, int, int] = (0, 0, 0, 0)
     spliced: int = 0
     waits: tuple[int, int, int, int] = (0, 0, 0, 0)
+    chunks: Chunks | None = None
+    begun: Begun | None = None
 
     @classmethod
     def of(cls, handoff: Handoff, origin: Stream | None) -> Resumed:
@@ -83,6 +97,8 @@ class Resumed:
             handoff.stages,
             handoff.spliced,
             handoff.waits,
+            handoff.chunks,
+            handoff.begun,
         )
 
     @property
@@ -93,7 +109,19 @@ class Resumed:
     @property
     def sent(self) -> bool:
         """Whether the relay has sent the request to an origin, with success or without."""
-        return self.cause in (RETRY, RESPONSE, UNANSWERED)
+        return self.cause in (RETRY, RESPONSE, UNANSWERED, BODY)
+
+    @property
+    def answered(self) -> int:
+        """Bytes that the client has been sent, if some of its answer is among them."""
+        return self.begun.sent if self.begun is not None else 0
+
+    @property
+    def uploads(self) -> bool:
+        """Whether some of the request's body is still to be sent."""
+        if self.chunks is not None:
+            return not self.chunks.over or self.chunks.owed != b""
+        return self.left > 0
 
     @property
     def late(self) -> bool:

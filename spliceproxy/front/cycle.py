@@ -166,6 +166,8 @@ class Cycle:
         record.stage = QUESTION
         if resumed is not None:
             resumed.note(record)
+            self._stream.sent += resumed.answered  # from here on a fault cuts the answer
+            self._stream.spliced_out += resumed.begun.spliced if resumed.begun else 0
         record.method = head.method
         record.target = head.target
         record.minor = head.minor

@@ -101,15 +101,17 @@ class ChunkedDecoder:
         "trailers",
     )
 
-    def __init__(self, status: int) -> None:
+    def __init__(self, status: int, rest: int = -1) -> None:
+        """``rest`` bytes of a chunk's payload come first, and with 0 the CRLF behind it; -1: the
+        body begins, or a chunk; -2: there is no more."""
         self._status = status
         self._lenient = status == 502
-        self._between = False  # the CRLF behind a chunk's payload is still to come
+        self._between = rest == 0  # the CRLF behind a chunk's payload is still to come
         self._searched = -1  # bytes of the trailer section looked at; -1: not there yet
-        self.done = False
+        self.done = rest == -2
         self.good = b""  # the payload of the call that raised, before the fault
         self.paused = False  # there is more to take from the buffer: call again
-        self.remaining = 0  # payload of the current chunk not yet seen
+        self.remaining = max(rest, 0)  # payload of the current chunk not yet seen
         self.sound = True  # nothing had to be read leniently
         self.trailers: list[tuple[bytes, bytes]] = []
 

@@ -31,6 +31,7 @@ REQUEST = "request"  # a request that its owner must look at, maybe not all of i
 RETRY = "retry"  # a request; the idle connection it was sent on was dead, take a new one
 RESPONSE = "response"  # a request, and its origin, which has been sent it
 UNANSWERED = "unanswered"  # the same, but the time limit for the response is over
+BODY = "body"  # the same, and the client has been sent a part of the response's body
 REFUSED = "refused"  # a new client beyond the limit
 LINGER = "linger"  # no request: it has its answer, and is to be closed with care
 
@@ -40,6 +41,7 @@ CAUSES = (
     RETRY,
     RESPONSE,
     UNANSWERED,
+    BODY,
     LINGER,
     REFUSED,
 )
@@ -59,12 +61,42 @@ TIME_IS_UP = -1
 """Stands for an errno where the limit of the lane, not the kernel's, ended an attempt."""
 
 
+class Chunks(NamedTuple):
+    """How far a chunked body has come. ``rest`` bytes of its sender's chunk are still to come; 0:
+    the CRLF behind its payload, -1: the next size, -2: nothing. ``open``: the receiver has been
+    told of so many. It is to be sent ``owed`` before anything else."""
+
+    rest: int
+    open: bool
+    owed: bytes
+    taken: int  # bytes of the body that are done with, as its sender has framed it
+
+    @property
+    def over(self) -> bool:
+        """Whether the sender has sent all of it."""
+        return self.rest == -2
+
+
+class Begun(NamedTuple):
+    """A response of whose body the client has been sent a part."""
+
+    status: int
+    content_type: str
+    closes: bool  # the client has been told that its connection ends
+    keeps: bool  # the origin's may be used again
+    sent: int  # bytes that the client has been sent, of interim responses, too
+    spliced: int  # of these
+    left: int  # bytes of the body still to be read, if it is not chunked
+    owed: bytes  # to be sent before them
+    chunks: Chunks | None
+
+
 @dataclass(slots=True)
 class Handoff:
     """A client connection that its owner goes on with. The descriptors are the owner's, who
     takes them with :meth:`take_client` and :meth:`take_origin`; :meth:`close` closes the rest.
 
-    ``origin`` is -1 but for RESPONSE and UNANSWERED; then ``buffer`` begins with the head
+    ``origin`` is -1 but for RESPONSE, UNANSWERED and BODY; then ``buffer`` begins with the head
     of the request that it was sent, ``answer`` is what it has said so far, and ``reused``
     whether its connection had served before.
     """
@@ -84,8 +116,8 @@ class Handoff:
     # In a REQUEST: the attempts to connect that have failed, in the order in which they did, each
     # as (address, errno).
     tried: tuple[tuple[str, int], ...] = ()
-    # Bytes of the request's body which its origin has not been sent: those at the front of what is
-    # behind the head, and those still to come.
+    # Bytes of the request's body, if it has a length, which its origin has not been sent: those at
+    # the front of what is behind the head, and those still to come.
     left: int = 0
     sent: int = 0  # bytes of interim responses that the client has been sent
     # Of the request, where it had an answer: what its token has by this name.
@@ -100,6 +132,9 @@ class Handoff:
     # Milliseconds, since its connection was there: for bytes of the client, until that took any,
     # for bytes of the origin, and until that took any.
     waits: tuple[int, int, int, int] = (0, 0, 0, 0)
+    # Of the request's body, if that is chunked: behind the head in ``buffer`` is what comes next.
+    chunks: Chunks | None = None
+    begun: Begun | None = None  # in a BODY: its response, which goes on in ``answer``
 
     def take_client(self) -> int:
         """The client's descriptor: the caller's alone from now on."""

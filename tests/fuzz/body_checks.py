@@ -60,11 +60,32 @@ class Reply:
     size: int
     close: bool
     silent: bool  # it closes instead
+    each: int  # bytes of a chunk; 0: the answer has a length
+    last: str  # the end of its chunks
 
     def data(self) -> bytes:
         close = "Connection: close\r\n" if self.close else ""
-        head = f"HTTP/1.1 200 OK\r\nDate: d\r\nContent-Length: {self.size}\r\n{close}\r\n"
-        return head.encode() + b"a" * self.size
+        framing = "Transfer-Encoding: chunked" if self.each else f"Content-Length: {self.size}"
+        head = f"HTTP/1.1 200 OK\r\nDate: d\r\n{framing}\r\n{close}\r\n".encode()
+        if not self.each:
+            return head + b"a" * self.size
+        sizes = [min(self.each, self.size - at) for at in range(0, self.size, self.each)]
+        return head + b"".join(map(_chunk, sizes)) + self.last.encode()
+
+
+def _chunk(size: int) -> bytes:
+    return b"%x\r\n%b\r\n" % (size, b"a" * size)
+
+
+LASTS = ("0\r\n\r\n",) * 8 + (
+    "000\r\n\r\n",
+    "0\r\nA: b\r\n\r\n",
+    "0;x\r\n\r\n",
+    "0 \r\n\r\n",
+    "",
+    "x",
+)
+"""Ends of an answer in chunks; with some of them it is none."""
 
 
 @dataclass(frozen=True)
@@ -91,11 +112,12 @@ def _request(any_of: random.Random, where: str, number: int) -> bytes:
     lines += any_of.sample(EXTRA, any_of.choice((0, 0, 1, 2)))
     size = any_of.choice(SIZES)
     body = any_of.randbytes(size)
-    if any_of.random() < 0.15:
+    if any_of.random() < 0.3:
         lines.append("Transfer-Encoding: chunked")
-        half = size // 2
-        pieces = [piece for piece in (body[:half], body[half:]) if piece]
-        body = b"".join(b"%x\r\n%b\r\n" % (len(one), one) for one in pieces) + b"0\r\n\r\n"
+        cuts = sorted(any_of.randrange(size + 1) for _ in range(any_of.choice((0, 1, 1, 5))))
+        pieces = [body[a:b] for a, b in zip([0, *cuts], [*cuts, size], strict=True) if b > a]
+        body = b"".join(b"%x\r\n%b\r\n" % (len(one), one) for one in pieces)
+        body += any_of.choice(LASTS[:-2]).encode()
     elif method not in ("GET", "OPTIONS") or any_of.random() < 0.3:
         lines.append("Content-Length: " + any_of.choice(LENGTHS).format(size, size))
     else:
@@ -110,6 +132,8 @@ def _reply(any_of: random.Random) -> Reply:
         size=any_of.choice((0, 2, 2, 2, 5000, 100_000)),
         close=any_of.random() < 0.15,
         silent=any_of.random() < 0.06,
+        each=any_of.choice((0, 0, 0, 3000, 20_000, 100_000)),
+        last=any_of.choice(LASTS),
     )
 
 
@@ -309,6 +333,8 @@ def _compare(talk: Talk, native: Seen, copy: Seen) -> None:
         ours, theirs = (b" ".join(_STATUS.findall(one)) for one in (ours, theirs))
         if ours.startswith(theirs) or theirs.startswith(ours):
             return
+    if b"Transfer-Encoding: chunked" in theirs:
+        ours, theirs = _answers(ours), _answers(theirs)
     if ours != theirs:
         raise Difference(f"the client: {_short(ours)}\n  not {_short(theirs)}\n  of {_told(talk)}")
     if native.over != copy.over:
@@ -332,6 +358,13 @@ def _messages(stream: bytes, *, early: bool) -> list[object]:
         return [(message.start, message.fields) for message in reader.messages]
     chunked = [kind == Body.CHUNKED for kind, _ in reader.bodies]
     return [reader.messages, chunked, b"" if any(chunked) else bytes(reader.buffer)]
+
+
+def _answers(stream: bytes) -> bytes:
+    """The same of what a client has got, as text."""
+    reader = Reader(True)
+    reader.feed(stream)
+    return repr((reader.messages, bytes(reader.buffer))).encode()
 
 
 def _short(data: bytes) -> str:

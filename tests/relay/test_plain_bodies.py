@@ -14,8 +14,9 @@ import pytest
 from plain_oracle import OK, OK_GOT, OK_LAST, Conversation, Plain, conversation, received
 from relay_rig import native_relay
 
+from spliceproxy.http1.chunked import LAST_CHUNK, ChunkedDecoder, chunk
 from spliceproxy.relay.interface import CHUNK
-from spliceproxy.relay.lane import LINGER, RESPONSE, Handoff
+from spliceproxy.relay.lane import BODY, LINGER, RESPONSE, Handoff
 
 PATIENCE = 20.0
 BIG = 8 << 20
@@ -356,3 +357,192 @@ def test_a_failure_there_is_not_repeated(one: Conversation, answer: bytes) -> No
     assert handoff.buffer == HEAD % 1
     assert (handoff.left, handoff.reused) == (0, True)
     assert not one.plain.dialling
+
+
+# ---- chunks --------------------------------------------------------------------------------
+
+CHUNKED = HEAD.replace(b"Content-Length: %d", b"Transfer-Encoding: chunked")
+CHUNKED_GOT = b"POST / HTTP/1.1\r\nHost: o\r\nTransfer-Encoding: chunked\r\nVia: 1.1 sp\r\n\r\n"
+ANSWER = b"HTTP/1.1 200 OK\r\nDate: d\r\nTransfer-Encoding: chunked\r\n\r\n"
+ANSWER_GOT = ANSWER[:-2] + b"Via: 1.1 sp\r\n\r\n"
+GET = b"GET http://o/ HTTP/1.1\r\nHost: o\r\n\r\n"
+
+
+def chunks(body: bytes, size: int) -> bytes:
+    parts = [body[i : i + size] for i in range(0, len(body), size)]
+    return b"".join(chunk(part) for part in parts) + LAST_CHUNK
+
+
+def pass_on(one: Conversation, source: socket.socket, target: socket.socket, data: bytes) -> bytes:
+    """Sends all of it, and what the other one has got when nothing happens any more."""
+    rest, got = memoryview(data), bytearray()
+    quiet = 0
+    while quiet < 20:
+        before = one.plain.relay.stats().events, len(rest), len(got)
+        with contextlib.suppress(BlockingIOError):
+            rest = rest[source.send(rest[:150_000]) :] if rest else rest
+        one.plain.step()
+        got += received(target) or b""
+        same = before == (one.plain.relay.stats().events, len(rest), len(got))
+        quiet = quiet + 1 if same else 0
+    assert not rest, f"{len(rest)} bytes of {len(data)} are not taken"
+    return bytes(got)
+
+
+def payload(framed: bytes) -> bytes:
+    """Of a whole chunked body."""
+    buffer, decoder, made = bytearray(framed), ChunkedDecoder(400), bytearray()
+    while True:
+        made += decoder.decode(buffer)
+        if not decoder.paused:
+            break
+    assert decoder.done, f"not whole: {framed[-50:]!r}"
+    assert not buffer, f"behind the body: {buffer[:50]!r}"
+    return bytes(made)
+
+
+SIZES = [(1, 1), (1000, 1), (5000, 7), (300_000, 1000), (300_000, 65_535), (300_000, 65_536)]
+SIZES += [(300_000, 65_537), (1 << 20, 200_000), (BIG, 4096), (BIG, BIG)]
+
+
+@pytest.mark.parametrize(("size", "each"), SIZES)
+def test_chunks_of_a_request_arrive(plain: Plain, one: Conversation, size: int, each: int) -> None:
+    body = os.urandom(size)
+    one.send(one.client, CHUNKED)
+    origin = dialled(one)
+    got = pass_on(one, one.client, origin, chunks(body, each))
+    assert got.startswith(CHUNKED_GOT)
+    assert payload(got[len(CHUNKED_GOT) :]) == body
+    one.send(origin, OK)
+    assert received(one.client) == OK_GOT
+    assert plain.relay.stats().given_back == 0
+    assert plain.lane._native.idle == 1
+    if each == BIG:
+        assert plain.relay.stats().spliced > size // 2
+
+
+@pytest.mark.parametrize(("size", "each"), SIZES)
+def test_chunks_of_an_answer_arrive(plain: Plain, one: Conversation, size: int, each: int) -> None:
+    body = os.urandom(size)
+    one.send(one.client, GET)
+    origin = one.keys[KEY]
+    assert received(origin)
+    got = pass_on(one, origin, one.client, ANSWER + chunks(body, each))
+    assert got.startswith(ANSWER_GOT)
+    assert payload(got[len(ANSWER_GOT) :]) == body
+    assert plain.relay.stats().exchanges == 1
+    assert plain.relay.stats().given_back == 0
+    assert plain.lane._native.idle == 1
+    if each == BIG:
+        assert plain.relay.stats().spliced > size // 2
+
+
+@pytest.mark.parametrize("each", [7, 4096, 100_000, BIG])
+@pytest.mark.parametrize("end", [b"0\r\nA: b\r\n\r\n", b"x", b"5;a\r\nhello\r\n"])
+def test_an_odd_end_of_an_answer(plain: Plain, one: Conversation, each: int, end: bytes) -> None:
+    """What the client has got, what it is owed, and what comes back, make up the answer."""
+    body = os.urandom(1 << 20 if each > 7 else 5000)
+    one.send(one.client, GET)
+    origin = one.keys[KEY]
+    assert received(origin)
+    framed = chunks(body, each).removesuffix(LAST_CHUNK)
+    rest = memoryview(ANSWER + framed + end)
+    while rest:  # the client reads nothing before it is given back, or all is sent
+        before = plain.relay.stats().events
+        with contextlib.suppress(BlockingIOError):
+            rest = rest[origin.send(rest) :]
+        plain.step()
+        if plain.relay.stats().events == before:
+            break
+    got = bytearray()
+    limit = time.monotonic() + PATIENCE
+    while not plain.handoffs:
+        assert time.monotonic() < limit
+        got += received(one.client) or b""
+        with contextlib.suppress(BlockingIOError):
+            rest = rest[origin.send(rest) :] if rest else rest
+        plain.step()
+    handoff = one.given_back()
+    assert handoff is not None
+    assert handoff.begun is not None
+    assert handoff.begun.chunks is not None
+    got += received_all(one.client)
+    assert got.startswith(ANSWER_GOT)
+    assert (handoff.cause, handoff.begun.sent) == (BODY, len(got))
+    assert handoff.begun.chunks.rest == -1
+    assert handoff.begun.chunks.taken == len(framed)
+    framed_anew = bytes(got[len(ANSWER_GOT) :]) + handoff.begun.chunks.owed
+    assert payload(framed_anew + LAST_CHUNK) == body
+    assert handoff.answer + rest.tobytes() == end
+
+
+@pytest.mark.parametrize("each", [7, 4096, 100_000, BIG])
+@pytest.mark.parametrize("answer", [b"HTTP/1.1 200 OK\r\n\r\n", b"H", b""])
+def test_chunks_given_back_in_the_middle(
+    plain: Plain, one: Conversation, each: int, answer: bytes
+) -> None:
+    """What the origin has got, what it is owed, what comes back and what the client is still to
+    send make up the body."""
+    body = os.urandom(BIG if each > 7 else 5000)
+    one.send(one.client, CHUNKED)
+    origin = dialled(one)
+    whole = chunks(body, each)
+    rest = memoryview(whole[:-7])
+    while rest:
+        try:
+            rest = rest[one.client.send(rest) :]
+        except BlockingIOError:
+            pass
+        before = plain.relay.stats().events
+        plain.step()
+        if plain.relay.stats().events == before:
+            break
+    plain.step()
+    if answer:
+        one.send(origin, answer)
+    else:
+        origin.shutdown(socket.SHUT_WR)
+        plain.step()
+    handoff = back(one)
+    made = handoff.chunks
+    assert made is not None
+    got = received_all(origin)
+    assert got.startswith(CHUNKED_GOT)
+    sent = got[len(CHUNKED_GOT) :] + made.owed
+    waits = handoff.buffer[len(CHUNKED) :]
+    if len(body) == BIG:
+        assert made.owed, "nothing was on its way"
+    with socket.socket(fileno=os.dup(handoff.client)) as left:
+        left.setblocking(False)
+        waits += received_all(left) + bytes(rest) + whole[-7:]
+    assert made.taken == len(whole) - len(waits)
+    if made.open:
+        sent += waits[: made.rest] + b"\r\n"
+    waits = waits[made.rest + 2 :] if made.open else waits
+    decoder, buffer = ChunkedDecoder(400, -1 if made.open else made.rest), bytearray(waits)
+    last = bytearray()
+    while not decoder.done:
+        last += decoder.decode(buffer)
+    assert payload(sent + chunk(bytes(last)) + LAST_CHUNK) == body
+
+
+def test_a_client_that_ends_in_the_middle_of_chunks(plain: Plain, one: Conversation) -> None:
+    one.send(one.client, CHUNKED + b"5\r\nhello\r\n5\r\nhe")
+    origin = dialled(one)
+    one.client.shutdown(socket.SHUT_WR)
+    plain.step()
+    assert received(origin) == CHUNKED_GOT + b"7\r\nhellohe\r\n"
+    assert received(origin) is None
+    assert received(one.client) is None
+    assert one.given_back() is None
+
+
+def test_an_answer_that_ends_in_the_middle_of_chunks(plain: Plain, one: Conversation) -> None:
+    one.send(one.client, GET)
+    origin = one.keys[KEY]
+    one.send(origin, ANSWER + b"5\r\nhello\r\n5\r\nhe")
+    assert received(one.client) == ANSWER_GOT + b"7\r\nhellohe\r\n"
+    origin.close()
+    plain.step()
+    assert received(one.client) is None
+    assert one.given_back() is None

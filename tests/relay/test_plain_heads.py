@@ -62,6 +62,39 @@ PLAIN = {
     "many": (ASK + ASK.replace(b"o/", b"o/2") + ASK.replace(b"GET", b"HEAD")) * 10,
 }
 
+CHUNKS = POST.replace(b"Content-Length: 5", b"Transfer-Encoding: chunked")[:-5]
+
+PLAIN |= {
+    "chunks": CHUNKS + b"5\r\nhello\r\n0\r\n\r\n",
+    "many chunks": CHUNKS + b"0A\r\n0123456789\r\n1\r\nx\r\n" * 20 + b"000\r\n\r\n",
+    "no chunks": CHUNKS + b"0\r\n\r\n",
+    "chunks of a GET": CHUNKS.replace(b"POST", b"GET") + b"0\r\n\r\n",
+    "chunks, other case": CHUNKS.replace(b"chunked", b"CHUNKED") + b"0\r\n\r\n",
+    "chunks, then close": CHUNKS.replace(b"Host", b"Connection: close\r\nHost") + b"0\r\n\r\n",
+    "chunks, pipelined": (CHUNKS + b"2\r\nhi\r\n0\r\n\r\n" + ASK) * 3,
+    "chunks and an expectation": (
+        CHUNKS.replace(b"Host", b"Expect: 100-continue\r\nHost") + b"1\r\nx\r\n0\r\n\r\n"
+    ),
+}
+
+ODD_CHUNKS = {
+    "extension": b"2;a=b\r\nhi\r\n0\r\n\r\n",
+    "extension of the last": b"2\r\nhi\r\n0;a\r\n\r\n",
+    "blank": b"2 \r\nhi\r\n0\r\n\r\n",
+    "trailers": b"2\r\nhi\r\n0\r\nA: b\r\n\r\n",
+    "sign": b"+2\r\nhi\r\n0\r\n\r\n",
+    "0x": b"0x2\r\nhi\r\n0\r\n\r\n",
+    "bare LF": b"2\nhi\n0\n\n",
+    "bare LF behind a chunk": b"2\r\nhi\n0\r\n\r\n",
+    "bare LF behind the last": b"2\r\nhi\r\n0\r\n\n",
+    "bare CR": b"2\rhi\r0\r\r",
+    "longer than it says": b"2\r\nhi!\r\n0\r\n\r\n",
+    "no size": b"2\r\nhi\r\n\r\n",
+    "2^63": b"1\r\nx\r\n8000000000000000\r\nhi\r\n",
+    "17 digits": b"1\r\nx\r\n00000000000000002\r\nhi\r\n",
+}
+"""Chunked bodies, of requests and of responses, that are not for the relay from some byte on."""
+
 NOT_PLAIN = {
     "nothing of it": b"(",
     "part": ASK[:-2],
@@ -115,7 +148,16 @@ NOT_PLAIN = {
     "33 bytes of method": ASK.replace(b"GET", b"M" * 33),
     "no token": ASK.replace(b"GET", b"G(T"),
     "no method": ASK.replace(b"GET", b""),
-    "Transfer-Encoding": ASK[:-2] + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "two codings": ASK[:-2] + b"Transfer-Encoding: chunked\r\n" * 2 + b"\r\n0\r\n\r\n",
+    "a list of codings": ASK[:-2] + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+    "another coding": ASK[:-2] + b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
+    "a tab behind the coding": ASK[:-2] + b"Transfer-Encoding: chunked\t\r\n\r\n0\r\n\r\n",
+    "no coding": ASK[:-2] + b"Transfer-Encoding:\r\n\r\n0\r\n\r\n",
+    "a coding with a parameter": ASK[:-2] + b"Transfer-Encoding: chunked;a=b\r\n\r\n0\r\n\r\n",
+    "a coding of CONNECT": (
+        b"CONNECT o:443 HTTP/1.1\r\nHost: o:443\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+    ),
+    "coding and length": POST.replace(b"\r\n\r\n", b"\r\nTransfer-Encoding: chunked\r\n\r\n"),
     "NTLM": ASK[:-2] + b"Authorization: NTLM TlRM\r\n\r\n",
     "negotiate": ASK[:-2] + b"Authorization: negotiate TlRM\r\n\r\n",
     "a longer scheme": ASK[:-2] + b"Authorization: Basic1 eDp5\r\n\r\n",
@@ -181,6 +223,11 @@ PLAIN_RESPONSES = {
     "304 without length": b"HTTP/1.1 304 x\r\nDate: \t d \r\n\r\n",
     "204": b"HTTP/1.1 204 x\r\nDate: d\r\n\r\n",
     "18 digits": RESPONSE.replace(b"h: 2", b"h: 999999999999999999"),
+    "no date": RESPONSE.replace(b"Date", b"Dat"),
+    "no date, close": RESPONSE.replace(b"Date: d", b"Connection: close"),
+    "chunks without a date": (
+        b"HTTP/1.1 500 x\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"
+    ),
     "two dates": RESPONSE.replace(b"Date", b"Date: e\r\nDate"),
     "type": RESPONSE.replace(b"Date", b"Content-Type: " + b"x" * 100 + b"\r\nDate"),
     "100": b"HTTP/1.1 100 Continue\r\n\r\n" + RESPONSE,
@@ -204,20 +251,13 @@ CHUNKED_RESPONSES = {
     "another answer behind": b"2\r\nok\r\n0\r\n\r\nHTTP/1.1 200 OK\r\n\r\n",
 }
 
-OTHER_CHUNKED = {
+CHUNKED_RESPONSES |= {
     "not whole": b"2\r\nok\r\n0\r\n",
     "no end": b"2\r\nok\r\n",
     "cut": b"5\r\nhel",
-    "extension": b"2;a=b\r\nok\r\n0\r\n\r\n",
-    "trailers": b"2\r\nok\r\n0\r\nA: b\r\n\r\n",
-    "space": b"2 \r\nok\r\n0\r\n\r\n",
-    "sign": b"+2\r\nok\r\n0\r\n\r\n",
-    "0x": b"0x2\r\nok\r\n0\r\n\r\n",
     "nine digits": b"000000002\r\nok\r\n0\r\n\r\n",
+    "16 digits": b"7fffffffffffffff\r\nok",
     "huge": b"ffffffff\r\nok\r\n0\r\n\r\n",
-    "bare LF": b"2\nok\n0\n\n",
-    "longer than it says": b"2\r\nokk\r\n0\r\n\r\n",
-    "no size": b"\r\nok\r\n0\r\n\r\n",
 }
 
 OTHER_RESPONSES = {
@@ -229,9 +269,9 @@ OTHER_RESPONSES = {
     "100, then part": b"HTTP/1.1 100 Continue\r\n\r\n" + RESPONSE[:20],
     "100, then no length": b"HTTP/1.1 100 Continue\r\n\r\n" + RESPONSE.replace(b"h: 2", b"h: "),
     "101": b"HTTP/1.1 101 x\r\nDate: d\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
-    "no date": RESPONSE.replace(b"Date", b"Dat"),
     "no length": RESPONSE.replace(b"Content-Length", b"Content-Lengt"),
     "chunked": RESPONSE.replace(b"Content-Length: 2", b"Transfer-Encoding: chunked"),
+    "a tab behind the coding": CHUNKED.replace(b"chunked", b"chunked\t") + b"0\r\n\r\n",
     "both": RESPONSE.replace(b"Date", b"Transfer-Encoding: chunked\r\nDate"),
     "two lengths": RESPONSE.replace(b"Date", b"Content-Length: 2\r\nDate"),
     "two other lengths": RESPONSE.replace(b"Date", b"Content-Length: 3\r\nDate"),
@@ -288,16 +328,28 @@ def test_whole_chunked_responses_are_passed_on(plain: Plain, name: str) -> None:
     data = CHUNKED + CHUNKED_RESPONSES[name]
     assert check_response(plain, data)
     assert check_response(plain, data, last=True)
-    assert not check_response(plain, data, b"HEAD")
+    assert check_response(plain, data, b"HEAD")
     for cut in range(1, min(len(data), 200)):
         check_response(plain, data, cut=cut)
 
 
-@pytest.mark.parametrize("name", OTHER_CHUNKED)
-def test_other_chunked_responses_are_given_back(plain: Plain, name: str) -> None:
-    data = CHUNKED + OTHER_CHUNKED[name]
+@pytest.mark.parametrize("name", ODD_CHUNKS)
+def test_odd_chunks_of_responses_are_given_back(plain: Plain, name: str) -> None:
+    data = CHUNKED + ODD_CHUNKS[name]
     assert not check_response(plain, data)
     assert not check_response(plain, data.replace(b"chunked", b"gzip, chunked"))
+    for last in (False, True):
+        for cut in range(len(CHUNKED), len(data)):
+            assert not check_response(plain, data, last=last, cut=cut)
+
+
+@pytest.mark.parametrize("name", ODD_CHUNKS)
+def test_odd_chunks_of_requests_are_given_back(plain: Plain, name: str) -> None:
+    data = CHUNKS + ODD_CHUNKS[name]
+    for ahead in (b"", ASK, CHUNKS + b"0\r\n\r\n"):
+        assert check_requests(plain, ahead + data) >= bool(ahead)
+        for cut in range(len(data)):
+            check_requests(plain, ahead + data, [len(ahead) + cut])
 
 
 @pytest.mark.parametrize("name", OTHER_RESPONSES)

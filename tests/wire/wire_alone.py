@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from oracle import Reader, read
+from plain_oracle import is_plain_body
 from wire_case import Case
 
 from spliceproxy.forward.plain import REQUEST_RULES, RESPONSE_RULES, is_plain, written_authority
@@ -22,25 +23,28 @@ SETTINGS = {"via", "default_backend"}
 """With others, and what they change, a case may leave the lane."""
 
 VERBS = {
-    *("sends", "gets", "closed", "sees_fin", "probed", "consumed"),
+    *("sends", "gets", "gets_chunked", "closed", "sees_fin", "probed", "consumed"),
 }
 """A case with other steps may leave it: where somebody breaks off, or is waited for."""
 
 
 # fmt: off
 ALSO = frozenset((
-    "client-ends-after-answer", "client-ends-inside-length", "client-ends-inside-long",
+    "client-ends-after-answer", "client-ends-before-last-line", "client-ends-between-chunks",
+    "client-ends-inside-chunk", "client-ends-inside-length", "client-ends-inside-long",
     "client-ends-while-waiting", "client-ends-within-answer", "client-resets-after-answer",
-    "client-resets-after-body", "client-resets-inside-answer", "client-resets-inside-length",
-    "client-resets-inside-long", "client-resets-inside-long-answer",
-    "client-resets-while-waiting", "connect-behind-request", "connect-early-data", "connect-ipv6",
-    "connect-plain", "connect-reset-by-client", "connect-reset-by-origin", "draining",
-    "expect-100", "expect-not-awaited", "long-target", "no-loop-other-port",
-    "origin-ends-before-body", "origin-ends-inside-length", "origin-ends-inside-long",
+    "client-resets-after-body", "client-resets-between-chunks", "client-resets-inside-answer",
+    "client-resets-inside-chunks", "client-resets-inside-length", "client-resets-inside-long",
+    "client-resets-inside-long-answer", "client-resets-while-waiting", "connect-behind-request",
+    "connect-early-data", "connect-ipv6", "connect-plain", "connect-reset-by-client",
+    "connect-reset-by-origin", "draining", "expect-100", "expect-chunked", "expect-not-awaited",
+    "long-target", "no-loop-other-port", "origin-ends-before-body", "origin-ends-before-last-line",
+    "origin-ends-between-chunks", "origin-ends-inside-big-chunk", "origin-ends-inside-chunk",
+    "origin-ends-inside-length", "origin-ends-inside-long", "origin-resets-between-chunks",
     "origin-resets-inside-length", "origin-resets-inside-long", "own-that-closes",
-    "pipeline-then-half-close", "pool-after-head", "pool-drops-what-closes",
-    "pool-drops-what-resets", "pool-last-in-first-out", "pool-not-with-body-behind-head",
-    "response-100", "response-103-twice", "response-chunks", "response-chunks-none",
+    "pipeline-behind-chunks", "pipeline-then-half-close", "pool-after-head",
+    "pool-drops-what-closes", "pool-drops-what-resets", "pool-last-in-first-out",
+    "pool-not-with-body-behind-head", "response-100", "response-103-twice",
     "response-chunks-then-junk", "response-junk-behind-length", "silent-client",
 ))
 # fmt: on
@@ -53,8 +57,6 @@ NEVER = {
     "via-name-in-comment": "our name is somewhere in Via",
     "via-name-as-part": "likewise",
     "answer-reason-missing": "a status line without its last space",
-    "response-head-chunked": "chunks that are not there",
-    "response-304-chunked-dropped": "likewise",
     "early-answer-body-goes-on": "the answer is over before the request",
     "lenient-version-1.2": "another version of HTTP/1",
     "lenient-version-1.9": "likewise",
@@ -97,8 +99,8 @@ def _requests(case: Case, peer: str) -> list[RequestHead] | None:
     if reader.refused is not None or (reader.buffer and not _is_tunnel(reader)):
         return None
     heads = [head for head in reader.heads if isinstance(head, RequestHead)]
-    for head, message, (kind, _) in zip(heads, reader.messages, reader.bodies, strict=True):
-        if not message.done or kind == Body.CHUNKED or not _is_plain(case, head):
+    for head, message in zip(heads, reader.messages, strict=True):
+        if not message.done or not is_plain_body(message.chunks) or not _is_plain(case, head):
             return None
     return heads
 
@@ -151,9 +153,12 @@ def _are_plain_answers(case: Case, peer: str, heads: list[RequestHead]) -> bool:
         return False
     pairs = zip(reader.heads, reader.messages, reader.bodies, strict=True)
     return all(
-        isinstance(head, ResponseHead) and message.done and _is_plain_answer(head, kind)
+        isinstance(head, ResponseHead)
+        and message.done
+        and is_plain_body(message.chunks)
+        and _is_plain_answer(head, kind)
         for head, message, (kind, _) in pairs
-    ) and all(kind != Body.CHUNKED for kind, _ in reader.bodies)
+    )
 
 
 def _is_plain_answer(head: ResponseHead, kind: Body) -> bool:
@@ -163,7 +168,6 @@ def _is_plain_answer(head: ResponseHead, kind: Body) -> bool:
         and 200 <= head.status <= 599
         and head.sound
         and kind != Body.CLOSE
-        and bool(head.values(b"date"))
         and not response_binds(head)
         and len(head.fields) <= PLAIN_FIELDS
         and _is_one_number(head.values(b"content-length"))

@@ -248,6 +248,47 @@ CHUNKS = [
         ],
     ),
     Case(
+        "chunks-plain-in-parts",
+        "9112 7.1",
+        [
+            C.sends(CHUNKED + "5\nhe"),
+            O.gets(CHUNKED_GOT + "2\nhe\n"),
+            C.sends("llo\n1"),
+            O.gets("3\nllo\n"),
+            C.sends("\n!\n6\n world\n00"),
+            O.gets("7\n! world\n"),
+            C.sends(b"0\r"),
+            C.consumed(),
+            C.sends(b"\n\r"),
+            C.consumed(),
+            C.sends(b"\n"),
+            O.gets("0\n\n"),
+            O.sends(OK),
+            C.gets(OK_GOT),
+        ],
+    ),
+    Case(
+        "chunks-plain-cut",
+        "9112 7.1",
+        [
+            C.sends(CHUNKED + "005\nhello\nB\n wide\n wor\n00\n\n"),
+            O.gets_chunked(CHUNKED_GOT, b"hello wide\r\n wor"),
+            O.sends(OK),
+            C.gets(OK_GOT),
+        ],
+        everywhere=True,
+    ),
+    Case(
+        "chunk-plain-big",
+        "9112 7.1",
+        [
+            C.sends(wire(CHUNKED + "1\n!\n40000\n") + BIG + wire("\n2\nhi\n0\n\n")),
+            O.gets_chunked(CHUNKED_GOT, b"!" + BIG + b"hi"),
+            O.sends(OK),
+            C.gets(OK_GOT),
+        ],
+    ),
+    Case(
         "chunks-cut",
         "9112 7.1",
         [
