@@ -95,6 +95,14 @@ def alive(pid: int) -> bool:
         return False
 
 
+def stop(pid: int) -> None:
+    """SIGSTOP, and until it has done its work: until then a process serves what comes. SIGCONT
+    lets it go on."""
+    os.kill(pid, signal.SIGSTOP)
+    stat = Path(f"/proc/{pid}/stat")  # proc(5): the state is behind the name
+    wait_for(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T", "the stop")
+
+
 def has_signal(pid: int, field: str, number: int) -> bool:
     """Whether a signal is in a mask of /proc/PID/status (proc(5)): ShdPnd, those that wait for
     the process, SigCgt, those that it has a handler for."""

@@ -28,7 +28,7 @@ from fault_peers import (
     sees_end,
     send_what_goes,
 )
-from harness import ProxyProcess, read_all, wait_for
+from harness import ProxyProcess, read_all, stop, wait_for
 from test_client_faults import Swallower
 
 NewProxy = Callable[..., ProxyProcess]
@@ -255,7 +255,7 @@ def test_origin_resets_while_the_upload_runs(
             reader = Reader(client)
             while not reader.data.endswith(b"y" * 100_000):
                 assert reader.more()
-            os.kill(worker, signal.SIGSTOP)
+            stop(worker)
             client.sendall(b"z" * (60_000 if turn % 2 else 10))
             reset(server)
             os.kill(worker, signal.SIGCONT)

@@ -31,7 +31,16 @@ from fault_peers import (
     send_what_goes,
     settle,
 )
-from harness import ProxyProcess, descriptors, memory, read_all, read_exactly, serving, wait_for
+from harness import (
+    ProxyProcess,
+    descriptors,
+    memory,
+    read_all,
+    read_exactly,
+    serving,
+    stop,
+    wait_for,
+)
 
 NewProxy = Callable[..., ProxyProcess]
 
@@ -115,7 +124,7 @@ def test_while_resolving(
 @contextlib.contextmanager
 def stopped(pid: int) -> Iterator[None]:
     """Meanwhile what comes for a process piles up."""
-    os.kill(pid, signal.SIGSTOP)
+    stop(pid)
     try:
         yield
     finally:
@@ -541,7 +550,7 @@ def test_body_behind_an_early_answer_is_no_request(
         client.sendall(b"x" * 500)
         server.recv(1)
         # Both sides become ready while the worker sleeps, the client first.
-        os.kill(proxy.worker, signal.SIGSTOP)
+        stop(proxy.worker)
         client.sendall(b"x" * 500)
         server.sendall(response(b"no", status="413 Content Too Large"))
         server.close()  # with unread input: RST

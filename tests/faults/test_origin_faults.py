@@ -25,7 +25,7 @@ from fault_peers import (
     sees_end,
     send_what_goes,
 )
-from harness import ProxyProcess, read_exactly, serving
+from harness import ProxyProcess, read_exactly, serving, stop
 
 NewProxy = Callable[..., ProxyProcess]
 Script = Callable[[socket.socket], None]
@@ -607,7 +607,7 @@ def test_idle_connection_closed_just_before(
         head(first)
         first.sendall(response(b"one"))
         assert reader.answer().body == b"one"
-        os.kill(proxy.worker, signal.SIGSTOP)
+        stop(proxy.worker)
         client.sendall(request(origin.getsockname()))
         end(first)
         os.kill(proxy.worker, signal.SIGCONT)

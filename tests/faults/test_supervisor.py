@@ -23,17 +23,13 @@ from harness import (
     read_all,
     read_head,
     serving,
+    stop,
     wait_for,
 )
 
 from spliceproxy.processes.supervisor import AGAIN
 
 STUB = Path(__file__).with_name("stub_proxy.py")
-
-
-def is_stopped(pid: int) -> bool:
-    """Whether SIGSTOP has done its work: until then sigtimedwait(2) may take one more signal."""
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
 
 class Stub:
@@ -246,7 +242,7 @@ def test_killed_worker_is_replaced_and_others_live_on(new_stub: NewStub) -> None
 def test_connection_made_while_no_worker_runs_is_served_by_the_next(new_stub: NewStub) -> None:
     stub = new_stub()
     old = stub.worker()
-    stub.signal(signal.SIGSTOP)  # no replacement yet
+    stop(stub.process.pid)  # no replacement yet
     os.kill(old, signal.SIGKILL)
     wait_for(lambda: not alive(old), "the worker's end")
     with stub.connect() as s:
@@ -309,7 +305,7 @@ def test_stop_signal_drains(new_stub: NewStub, number: signal.Signals) -> None:
 def test_connection_in_the_queue_is_served_before_the_end(new_stub: NewStub) -> None:
     stub = new_stub()
     worker = stub.worker()
-    os.kill(worker, signal.SIGSTOP)
+    stop(worker)
     with stub.connect() as s:
         s.sendall(b"pid\n")
         stub.signal(signal.SIGTERM)
@@ -382,8 +378,7 @@ def test_death_just_before_a_stop_is_none_while_draining(new_stub: NewStub) -> N
     """Both signals are there when the supervisor looks: SIGTERM is the first by its number."""
     stub = new_stub()
     pid = stub.worker()
-    stub.signal(signal.SIGSTOP)
-    wait_for(lambda: is_stopped(stub.process.pid), "the supervisor's stop")
+    stop(stub.process.pid)
     os.kill(pid, signal.SIGKILL)
     # Its main thread is a zombie before the others have ended, and waitpid(2) waits for all.
     wait_for(lambda: has_signal(stub.process.pid, "ShdPnd", signal.SIGCHLD), "the worker's end")
@@ -411,7 +406,7 @@ def test_ignored_hangup_stays_ignored(new_stub: NewStub) -> None:
     # As under nohup(1). Were it not ignored, the lower signal would be taken first.
     stub = new_stub(ignore=signal.SIGHUP)
     stub.worker()
-    stub.signal(signal.SIGSTOP)
+    stop(stub.process.pid)
     stub.signal(signal.SIGHUP)
     stub.signal(signal.SIGTERM)
     stub.signal(signal.SIGCONT)

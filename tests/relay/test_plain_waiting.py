@@ -168,10 +168,10 @@ def test_an_origin_that_has_much_to_do_gets_few_connections() -> None:
             crowd.fill(BUSY - 1)
             crowd.ask()
             waiting = len(crowd.waiting)
-            if time.monotonic() - began < 0.8 * SECONDS:
+            if time.monotonic() - began < 0.8:  # all answers are of one second
                 assert waiting == 1
                 crowd.until(lambda: not crowd.waiting)  # then they are late
-                assert time.monotonic() - began > SECONDS
+                assert time.monotonic() - began > 0.9 * SECONDS
                 return
     pytest.fail("the machine was held up each time")
 
