@@ -1,8 +1,9 @@
-"""What processes use, read from /proc (proc(5))."""
+"""What processes use: read from /proc (proc(5)), but for limits."""
 
 from __future__ import annotations
 
 import os
+import resource
 import time
 from typing import NamedTuple
 
@@ -55,12 +56,9 @@ def _descriptors(pid: int) -> int:
 
 
 def _limit(pid: int) -> int:
-    """The soft limit; 0 for none."""
-    for line in _read(f"/proc/{pid}/limits").splitlines():
-        if line.startswith(b"Max open files"):
-            soft = line[len(b"Max open files") :].split()[0]
-            return 0 if soft == b"unlimited" else int(soft)
-    return 0
+    """The soft limit; 0 for none (prlimit(2))."""
+    soft, _ = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    return 0 if soft == resource.RLIM_INFINITY else soft
 
 
 def _read(path: str) -> bytes:

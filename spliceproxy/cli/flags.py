@@ -35,6 +35,7 @@ COMMANDS: Mapping[str, Command] = {
     "ctl": Command("ctl", "ask or steer a running proxy"),
     "explain": Command("explain", "say what would happen to a request, and why"),
     "import": Command("importing", "convert a tinyproxy.conf into TOML"),
+    "top": Command("top", "show live tunnels and requests in a terminal"),
 }
 
 

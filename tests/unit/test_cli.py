@@ -319,7 +319,10 @@ def test_bad_choice(flag: str, allowed: str, capsys: pytest.CaptureFixture[str])
         ("--via a check", "check: a command comes before all options (see --help)"),
         ("--via a :8888", ":8888: only options and their values are allowed here (see --help)"),
         ("127.0.0.1:8888", "127.0.0.1:8888"),
-        ("chekc", "no such command: 'chekc'; allowed: check, ctl, explain, import, or an option"),
+        (
+            "chekc",
+            "no such command: 'chekc'; allowed: check, ctl, explain, import, top, or an option",
+        ),
         ("--workers", "--workers: expected one argument"),
         ("--serve-links=yes", "--serve-links: it takes no value, but was given 'yes' (see --help)"),
         ("chekc", "or an option; did you mean check? (see --help)"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,7 @@ def test_what_a_process_uses_is_what_it_says_itself() -> None:
     assert own is not None
     assert own.descriptors == len(os.listdir("/proc/self/fd")) - 1
     assert 1e6 < own.memory < 1e11
+    assert own.most_descriptors == resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     assert own.threads >= 1
     assert usage(2**22 + 1) is None
 
