@@ -60,6 +60,8 @@ cdef class NativeLane:
             raise MemoryError
         lane.heads = options.heads
         lane.timed = lane.recorded or lane.log.on or options.sums
+        if lane.log.form.kind != L_JSON:
+            lane.log.note_most = options.note_most
         lane.informed = lane.recorded or lane.log.form.kind == L_JSON
         lane.number = <uint64_t>options.worker << NUMBER_BITS
         relay.record = Ending if options.record is None else options.record(Ending)

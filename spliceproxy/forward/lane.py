@@ -21,6 +21,7 @@ from spliceproxy.http1.authentication import PER_REQUEST
 from spliceproxy.http1.head import RequestHead
 from spliceproxy.http1.rewrite import ESTABLISHED, host_field
 from spliceproxy.net.stream import Stream
+from spliceproxy.observe import json_line
 from spliceproxy.observe.record import Record, record_of
 from spliceproxy.observe.records import Records
 from spliceproxy.policy.engine import Policy
@@ -206,7 +207,7 @@ class Lane:
             forwards=forwards,
             recorded=recorded,
             asks=asks,
-            note=records.note,
+            note=records.note or (shown_note if records.tally is not None else None),
         )
 
     def answer_by(self, answers: Answers) -> None:
@@ -419,9 +420,16 @@ def lane_options(
         lines=lines,
         record=record,
         sums=sums,
+        note_most=json_line.NOTE_MAX if sums else 0,
         worker=worker,
         heads=heads,
     )
+
+
+def shown_note(notes: Notes) -> bytes:
+    """What the lane keeps for operators who ask what there is: the tags, of which it knows nothing
+    otherwise."""
+    return json_line.note(notes) if notes.tags else b""
 
 
 def origin_key(key: Key) -> bytes:

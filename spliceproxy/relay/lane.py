@@ -227,6 +227,7 @@ class LaneOptions(NamedTuple):
     # What exchanges move is added up (Lane.take_sums), and they have numbers and times, for whoever
     # asks what there is (Relay.flows).
     sums: bool = False
+    note_most: int = 0  # bytes of the longest note of a route, where the lines have none
     worker: int = 0  # its number, for the ids of requests
     heads: bool = False  # records have the lines of the request's head
 
