@@ -36,12 +36,14 @@ def event(record: Record) -> dict[str, Any]:
         "target": record.target,
         "peer": record.peer,
         "rule": record.rule,
+        "why": record.why,
         "error": record.error,
         "where": record.failed,
         "reason": record.reason,
     }
     return {
         "kind": "denied" if record.rule else "failed",
+        "id": record.id,
         "status": record.status,
         "seconds": round(record.seconds, 6),
         **{name: text[:EVENT_TEXT] for name, text in texts.items()},

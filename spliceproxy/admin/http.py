@@ -226,7 +226,7 @@ class Server:
         self._gate.check(head, open=route is not None and route.open)
         body = await connection.body(head)
         if route is None:
-            raise Refusal(404, "there is nothing at this path; GET / has a list")
+            raise Refusal(404, "there is nothing at this path")
         if head.method == "OPTIONS":
             return Response(204, fields={"Allow": route.allowed})
         method = "GET" if head.method == "HEAD" else head.method
