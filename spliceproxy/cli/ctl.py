@@ -154,18 +154,21 @@ def _config(client: Client, arguments: Sequence[str], as_json: bool) -> int:
     return 0
 
 
-def _top_users(client: Client, arguments: Sequence[str], as_json: bool) -> int:
-    _none(arguments)
-    rows = client.get("/stats.json")["top"]["all"]["users"]["bytes"]["rows"]
-    if as_json:
-        _say(rows, "", as_json)
-    else:
+def _top(kind: str) -> Callable[[Client, Sequence[str], bool], int]:
+    """Those of one list of /stats.json, by bytes both ways since the workers were started."""
+
+    def run(client: Client, arguments: Sequence[str], as_json: bool) -> int:
+        _none(arguments)
+        rows = client.get("/stats.json")["top"]["all"][kind]["bytes"]["rows"]
+        if as_json:
+            _say(rows, "", as_json)
+            return 0
         _table(
-            ("USER", "BYTES", "FROM CLIENT", "TO CLIENT", "REQUESTS"),
+            (kind[:-1].upper(), "BYTES", "FROM CLIENT", "TO CLIENT", "REQUESTS"),
             [
                 (
                     one["key"] or "-",
-                    _size(one["bytes"]),
+                    ("<=" if one["error"] else "") + _size(one["bytes"]),
                     _size(one["bytes_from_client"]),
                     _size(one["bytes_to_client"]),
                     one["requests"],
@@ -173,7 +176,59 @@ def _top_users(client: Client, arguments: Sequence[str], as_json: bool) -> int:
                 for one in rows
             ],
         )
+        return 0
+
+    return run
+
+
+def _failures(client: Client, arguments: Sequence[str], as_json: bool) -> int:
+    _none(arguments)
+    failures = client.get("/stats.json")["failures"]
+    if as_json:
+        _say(failures, "", as_json)
+    else:
+        _table(
+            ("LAST", "COUNT", "KIND", "WHERE", "ADDRESS", "LAST CLIENT"),
+            [
+                (
+                    _moment(one["last"]),
+                    one["hour"],
+                    one["kind"],
+                    one["where"] or "-",
+                    one["address"] or "-",
+                    one["client"] or "unix",
+                )
+                for one in failures
+            ],
+        )
     return 0
+
+
+def _workers(client: Client, arguments: Sequence[str], as_json: bool) -> int:
+    """Status 1 where one is down."""
+    _none(arguments)
+    workers = client.get("/stats.json")["workers"]
+    if as_json:
+        _say(workers, "", as_json)
+    else:
+        _table(
+            ("WORKER", "STATE", "PID", "AGE", "CPU", "MEMORY", "FDS", "TUNNELS", "CLIENTS"),
+            [
+                (
+                    one["index"],
+                    "up" if one["up"] else "down",
+                    one["pid"] or "-",
+                    _age(one["uptime"]),
+                    "-" if one["cpu_ratio"] is None else f"{one['cpu_ratio']:.0%}",
+                    "-" if one["memory_bytes"] is None else _size(one["memory_bytes"]),
+                    "-" if one["descriptors"] is None else one["descriptors"],
+                    one["tunnels"],
+                    one["connections"],
+                )
+                for one in workers
+            ],
+        )
+    return 0 if all(one["up"] for one in workers) else 1
 
 
 def _log_level(client: Client, arguments: Sequence[str], as_json: bool) -> int:
@@ -200,7 +255,11 @@ VERBS: Mapping[str, Verb] = {
     "tunnels": Verb(_tunnels, "[FILTER]...", "list live tunnels and running requests"),
     "kill": Verb(_kill, "ID | FILTER...", "end them"),
     "denials": Verb(_denials, "", "the last requests that were denied, and why"),
-    "top-users": Verb(_top_users, "", "users by bytes"),
+    "failures": Verb(_failures, "", "what failed in the last hour, and where"),
+    "top-users": Verb(_top("users"), "", "users by bytes both ways"),
+    "top-clients": Verb(_top("clients"), "", "addresses of clients, likewise"),
+    "top-destinations": Verb(_top("destinations"), "", "destinations, likewise"),
+    "workers": Verb(_workers, "", "each worker, and what it uses"),
     "config": Verb(_config, "", "the effective settings"),
     "log-level": Verb(_log_level, "[LEVEL]", "show or change the level of messages"),
     "health": Verb(_health, "", "ask every worker whether it serves"),
