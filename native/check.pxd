@@ -17,6 +17,7 @@ go to standard error, and to the report of the sanitizers. The rules:
   its origin, is watched for that. Of a chunked body as much is left as was announced.
 - A free slot has nothing attached.
 - After so many guesses epoll is asked.
+- A way knows whether it goes to the client: its bytes are counted by that.
 - Each record has a token that knows of users; a client between two requests has no record.
 """
 
@@ -28,7 +29,7 @@ from core.guess cimport BLIND, PAUSE, SURE, VAIN
 from core.moves cimport pending
 from core.slots cimport slot_of
 from core.types cimport (
-    BUCKETS, BULK_ROOM, Core, ENDED, FREE, Flow, IN_LANE, IN_QUEUE, List, NARROW, NOWHERE, PROMISED,
+    BUCKETS, BULK_ROOM, Core, DOWN, ENDED, FREE, Flow, IN_LANE, IN_QUEUE, List, NARROW, NOWHERE, PROMISED,
     QUEUES, Q_ACK, Q_FINISHED, Q_IDLE, Q_LANE, Q_NONE, Q_YOUNG, STOPPED, TRANSFER, TUNNEL, UNREGISTERED,
     Way, Wheel,
 )
@@ -359,6 +360,10 @@ cdef inline void check_flows(const Lane *lane) noexcept nogil:
     cdef const Connection *k
     for slot in range(c.capacity):
         f = &c.flows[slot]
+        if (f.kind == TUNNEL or f.kind == CLIENT) and (
+            f.way[0].flags & DOWN or not f.way[1].flags & DOWN
+        ):
+            fail(lane, "a way knows whether it goes to the client", slot)
         if f.kind == FREE:
             if f.attached != NULL or f.token != NULL or f.way[0].held != NULL or (
                 f.way[1].held != NULL or f.queue != Q_NONE

@@ -10,6 +10,7 @@ from libc.stdint cimport int32_t, uint32_t
 from libc.stdlib cimport free, malloc
 
 from core cimport linux
+from core.counts cimport K_TUNNELS_ENDED, count_up
 from core.crowd cimport widen
 from core.moves cimport drop_pending
 from core.queues cimport finish
@@ -22,6 +23,7 @@ from core.types cimport (
 )
 from core.waits cimport end_waits, silent_side
 from lane.asking cimport forget_decision
+from lane.counts cimport K_LOST
 from lane.ends cimport give_back
 from lane.log cimport exchange_over
 from lane.notes cimport note_release
@@ -100,6 +102,7 @@ cdef inline void release(Lane *lane, int32_t slot) noexcept nogil:
         return
     if f.kind == TUNNEL:
         c.ended += 1
+        count_up(c, K_TUNNELS_ENDED + f.reason - R_DONE)
     elif f.way[0].flags & NARROW:
         widen(&f.way[0], f.fd[0], f.fd[1])  # they go back to their owner
     for s in range(2):
@@ -130,7 +133,8 @@ cdef inline void lose(Lane *lane, int32_t slot) noexcept nogil:
     cdef const Exchange *x = exchange_of(f)
     if x.cause == G_CLOSED:
         return
-    lane.counters.lost += 1
+    lane.lost += 1
+    count_up(&lane.core, K_LOST)
     linux.close(f.fd[0])
     if x.origin_fd != NOWHERE:
         linux.close(x.origin_fd)

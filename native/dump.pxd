@@ -5,10 +5,12 @@ There is no payload in it, no target, no credential and no user: only addresses.
 
 from libc.stdint cimport int32_t, int64_t
 
+from core.counts cimport K_EVENTS, K_GUESSES, K_STEPS, bytes_counted
 from core.queues cimport last_active
 from core.types cimport (
     Core, FREE, Flow, Q_FINISHED, REASONS, TRANSFER, TUNNEL, Way, reason_words,
 )
+from lane.counts cimport K_LANE_REQUESTS, K_LINES_LOST, given_back_counted
 from lane.types cimport (
     CAUSES, CLIENT, Connection, Exchange, Lane, ORIGIN, P_DIAL, cause_words, connection_of,
     exchange_of,
@@ -81,7 +83,7 @@ cdef inline void describe_way(Line *line, const Way *w, const char *name) noexce
         bit += 1
     if w.held != NULL:
         waits += w.held_end - w.held_at
-    line_add(line, "%swaits=%llu", either(w.flags != 0, " ", ""), waits)
+    line_add(line, "%swaits=%llu", either(gap[0] != 0, " ", ""), waits)
     if w.left >= 0:
         line_add(line, " left=%lld", <long long>w.left)
     line_add(line, " copied=%llu spliced=%llu)", <unsigned long long>w.copied,
@@ -171,12 +173,13 @@ cdef inline void describe_all(const Lane *lane, Line *line) noexcept nogil:
              <int>lane.routes.routes.count, <int>lane.routes.groups.count,
              <int>lane.routes.origins.count, c.bulk_count, c.pool.lent, c.pool.idle, c.pool.limit)
     line_add(line, " copied=%llu spliced=%llu events=%llu guesses=%llu steps=%llu",
-             <unsigned long long>c.counters.copied, <unsigned long long>c.counters.spliced,
-             <unsigned long long>c.counters.events, <unsigned long long>c.counters.guesses,
-             <unsigned long long>c.counters.steps)
+             <unsigned long long>bytes_counted(c, False),
+             <unsigned long long>bytes_counted(c, True),
+             <unsigned long long>c.row[K_EVENTS], <unsigned long long>c.row[K_GUESSES],
+             <unsigned long long>c.row[K_STEPS])
     line_add(line, " exchanges=%llu given-back=%llu log-dropped=%llu",
-             <unsigned long long>lane.counters.exchanges,
-             <unsigned long long>lane.counters.given_back,
-             <unsigned long long>lane.counters.dropped)
+             <unsigned long long>c.row[K_LANE_REQUESTS],
+             <unsigned long long>given_back_counted(lane),
+             <unsigned long long>c.row[K_LINES_LOST])
     if lane.draining:
         line_add(line, " draining")

@@ -66,10 +66,10 @@ cdef list gather(NativeRelay relay):
     if c.closed == NOWHERE:
         return ends
     gather_ends(relay, ends)
-    if lane.counters.lost:
+    if lane.lost:
         try:
-            relay.owner.lost(lane.counters.lost)
-            lane.counters.lost = 0
+            relay.owner.lost(lane.lost)
+            lane.lost = 0
         except MemoryError:
             pass  # it is said with the next end
     return ends

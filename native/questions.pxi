@@ -18,6 +18,7 @@ cdef class Notes:
     cdef readonly str user
     cdef readonly object tags
     cdef readonly tuple reported
+    cdef readonly str allowed_by
 
 
 cdef class Question:
@@ -39,6 +40,7 @@ cdef class Question:
     cdef public object tags
     cdef public tuple reported
     cdef public double looked_up
+    cdef public str allowed_by
     cdef public object trace
 
     def notes(self):
@@ -49,6 +51,7 @@ cdef class Question:
         notes.user = self.user
         notes.tags = self.tags
         notes.reported = self.reported
+        notes.allowed_by = self.allowed_by
         return notes
 
     @property
@@ -194,7 +197,7 @@ cdef Question question_of(NativeRelay relay, int32_t slot):
     q.how = x.method
     q.head = x.data[:x.head]
     q.client = x.address.decode("ascii")
-    q.host = q.user = ""
+    q.host = q.user = q.allowed_by = ""
     q.tags = NO_TAGS
     q.reported = ()
     return q

@@ -28,6 +28,7 @@ import warnings
 from os import urandom
 from types import MappingProxyType
 
+from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_SetFromErrno
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
@@ -37,13 +38,17 @@ from libc.string cimport memcpy, memset
 
 from core cimport linux
 from closing cimport close_finished, finish_all, forget, lose
+from core.counts cimport (
+    K_BYTES, K_EVENTS, K_GUESSES, K_PIPES, K_PIPE_STARVED, K_SPLICE_FALLBACKS, K_STEPS, K_TRANSFERS, K_TUNNELS,
+    K_TUNNELS_BEGUN, K_TUNNELS_ENDED, K_URGENT, bytes_counted, count_up,
+)
 from core.moves cimport TARGET_FAILED, send_or_hold
 from core.pipes cimport pool_empty
 from core.queues cimport enter_queue, finish, last_active, wheel_init
 from core.service cimport register_sides, settle, side_failed, watch
 from core.slots cimport list_init, slot_free, slot_take, slots_reserve
 from core.types cimport (
-    AROUND, Core, FREE, Flow, INFO_MAX, IN_LANE, Limits, NOWHERE, QUEUES, Q_FINISHED, Q_HALF,
+    AROUND, Core, DOWN, FREE, Flow, INFO_MAX, IN_LANE, Limits, NOWHERE, QUEUES, Q_FINISHED, Q_HALF,
     Q_IDLE, Q_LANE, Q_YOUNG, REASONS, REASON_WORDS, R_ABORTED, R_DONE, R_KILLED, SPLICING, STOPPED,
     TRANSFER, TUNNEL, UNREGISTERED, Way, reason_words,
 )
@@ -59,6 +64,13 @@ from http.plain cimport (
 from http.plain_request cimport read_request
 from lane.asking cimport end_asking, left_asking, open_question, tell_asked
 from lane.clients cimport client_new
+from lane.counts cimport (
+    BUCKETS, DIAL_ERRORS, K_CLIENTS, K_CONNECTIONS_BEGUN, K_DIALS, K_DIAL_ERRORS, K_DIAL_SECONDS,
+    K_FIRST_BYTE_SECONDS, K_GIVEN_BACK, K_LANE_REQUESTS, K_LINES_LOST, K_LOST, K_ORIGINS_IDLE,
+    K_PYTHON, K_QUESTIONS, K_QUESTIONS_OPEN, K_REQUESTS, K_REUSES, K_ROUTE_HITS, METHOD_KINDS,
+    STATUS_KINDS,
+    bucket_bounds, given_back_counted, publish,
+)
 from lane.ends cimport cut, give_back
 from lane.facts cimport NUMBER_BITS, now_us, stalled_by
 from lane.json_line cimport JSON_REST
@@ -77,7 +89,7 @@ from lane.routes cimport (
 )
 from lane.sums cimport sum_live, sums_clear, sums_free, sums_init
 from lane.types cimport (
-    Asked, BY_FAILURE, CAUSES, CAUSE_WORDS, CLIENT, DIALLED, Ended, Exchange, Facts, G_BODY,
+    Asked, BY_FAILURE, CAUSES, CAUSE_WORDS, CLIENT, DIALLED, ERRNOS, Ended, Exchange, Facts, G_BODY,
     G_CLOSED, G_REQUEST, G_RESPONSE, G_UNANSWERED, Item, L_JSON, LISTENER, Lane, LineForm, Log,
     ORIGIN, Origin, PEER_MAX, P_DIAL, P_HEAD, Part, Q_ASK, Q_DIAL, Q_HEAD, Q_ORIGIN_IDLE, Q_QUEUE,
     Q_RACE, Records, Routes, STALLED_WORDS, STALLS, SUM_KINDS, Sum, Sums, Target, Token, USER_MAX,
@@ -88,7 +100,7 @@ from names cimport KIND_NAMES, PHASE_NAMES, QUEUE_NAMES, WAY_FLAG_NAMES
 from step cimport clock_ms, next_due, run
 
 from spliceproxy.net import errnos, tcp
-from spliceproxy.relay import interface, quota
+from spliceproxy.relay import columns, interface, quota
 from spliceproxy.relay import lane as words
 from spliceproxy.relay.interface import FlowView, RelayStats, TransferEnd, TunnelEnd
 from spliceproxy.relay.lane import Handoff
@@ -96,6 +108,24 @@ from spliceproxy.relay.lane import Handoff
 YOUNG = 30.0
 """Seconds without a byte after which the origin of a tunnel, or of an exchange, gets TCP
 keep-alive."""
+
+
+cdef enum:
+    MOST_COLUMNS = 2048
+
+cdef uint64_t uncounted[MOST_COLUMNS]
+
+
+cdef uint64_t *numbers_of(object row) except NULL:
+    """The address of a row, which stays where it is for as long as the row is there."""
+    cdef Py_buffer buffer
+    cdef void *at
+    if len(row) != columns.WIDTH or row.format != "Q" or len(row) > MOST_COLUMNS:
+        raise ValueError("what is counted into is a row of spliceproxy.relay.columns")
+    PyObject_GetBuffer(row, &buffer, PyBUF_WRITABLE)
+    at = buffer.buf
+    PyBuffer_Release(&buffer)
+    return <uint64_t *>at
 
 
 cdef class NativeRelay:
@@ -107,6 +137,7 @@ cdef class NativeRelay:
     cdef object owner       # of the lane; holds this object, too
     cdef object record      # the class of its records, a subclass of Ending
     cdef int64_t told       # ms, what next_wake said last
+    cdef object row         # what is counted: memory of the owner's
 
     def __cinit__(self, options):
         memset(&self.state, 0, sizeof(Lane))
@@ -117,8 +148,10 @@ cdef class NativeRelay:
 
     def __init__(self, options):
         cdef Core *c = &self.state.core
-        if not self.closed:
+        if not self.closed or c.row != NULL:
             raise RuntimeError("the relay is open already")
+        self.row = columns.private() if options.row is None else options.row
+        c.row = numbers_of(self.row)
         self._set_limits()
         c.free = c.finished = c.closed = NOWHERE
         list_init(&c.acking)
@@ -168,6 +201,8 @@ cdef class NativeRelay:
 
     def __dealloc__(self):
         if not self.closed:
+            # Of two that are garbage the row may have gone before its relay.
+            self.state.core.row = &uncounted[0]
             warnings.warn("a relay was dropped open", ResourceWarning)
             self._shut()
         free(self.state.core.buffer)
@@ -239,9 +274,11 @@ cdef class NativeRelay:
         f.spoke = 1
         if f.kind == TUNNEL:
             c.tunnels += 1
+            count_up(c, K_TUNNELS_BEGUN)
         else:
             c.transfers += 1
         enter_queue(c, slot, Q_IDLE)
+        publish(&self.state)
 
     def tunnel(self, int client, int origin, bytes to_origin, bytes to_client, token):
         cdef Core *c = &self.state.core
@@ -264,15 +301,16 @@ cdef class NativeRelay:
         if send_or_hold(c, &f.way[s], f.fd[1 - s], data, len(data)) == TARGET_FAILED:
             side_failed(c, f, 1 - s, linux.errno)
 
-    def transfer(self, int source, int target, int64_t length, token):
+    def transfer(self, int source, int target, int64_t length, token, bint to_client=False):
         cdef Core *c = &self.state.core
         cdef int32_t slot = self._slot(source, target, TRANSFER)
         cdef Flow *f = &c.flows[slot]
         ident = self._ident(slot)
         f.way[0].left = length
-        f.way[1].flags = STOPPED
+        f.way[1].flags |= STOPPED
+        f.way[0].flags = DOWN if to_client else 0
         if length >= c.limits.splice_min:
-            f.way[0].flags = SPLICING
+            f.way[0].flags |= SPLICING
         self._register(slot)
         self._start(slot, token)
         settle(c, slot, -1)
@@ -368,10 +406,10 @@ cdef class NativeRelay:
         cdef Lane *lane = &self.state
         cdef Core *c = &lane.core
         return RelayStats(
-            c.tunnels, c.transfers, c.pool.lent, c.pool.idle, c.counters.copied,
-            c.counters.spliced, c.counters.starved, c.counters.fallbacks,
-            c.counters.urgent, c.counters.events, c.counters.steps, lane.counters.exchanges,
-            lane.counters.given_back,
+            c.tunnels, c.transfers, c.pool.lent, c.pool.idle, bytes_counted(c, False),
+            bytes_counted(c, True), c.row[K_PIPE_STARVED], c.row[K_SPLICE_FALLBACKS],
+            c.row[K_URGENT], c.row[K_EVENTS], c.row[K_STEPS], c.row[K_LANE_REQUESTS],
+            given_back_counted(lane),
         )
 
     def dump(self, int most):

@@ -20,6 +20,61 @@ agree("verdicts", words.STALLED,
 agree("causes", words.CAUSES, tuple([cause_words[i].decode() for i in range(CAUSE_WORDS)]), CAUSES)
 
 
+COLUMNS = {
+    "bytes": K_BYTES,
+    "tunnels_begun": K_TUNNELS_BEGUN,
+    "tunnels_ended": K_TUNNELS_ENDED,
+    "splice_fallbacks": K_SPLICE_FALLBACKS,
+    "urgent_stalls": K_URGENT,
+    "pipe_shortages": K_PIPE_STARVED,
+    "relay_events": K_EVENTS,
+    "relay_guesses": K_GUESSES,
+    "relay_steps": K_STEPS,
+    "tunnels": K_TUNNELS,
+    "transfers": K_TRANSFERS,
+    "pipes": K_PIPES,
+    "requests": K_REQUESTS,
+    "lane_requests": K_LANE_REQUESTS,
+    "given_back": K_GIVEN_BACK,
+    "clients_lost": K_LOST,
+    "connections_begun": K_CONNECTIONS_BEGUN,
+    "route_hits": K_ROUTE_HITS,
+    "questions": K_QUESTIONS,
+    "origin_reuses": K_REUSES,
+    "dials": K_DIALS,
+    "dial_errors": K_DIAL_ERRORS,
+    "dial_seconds": K_DIAL_SECONDS,
+    "first_byte_seconds": K_FIRST_BYTE_SECONDS,
+    "log_lines_lost": K_LINES_LOST,
+    "connections": K_CLIENTS,
+    "questions_open": K_QUESTIONS_OPEN,
+    "origin_connections_idle": K_ORIGINS_IDLE,
+    "": K_PYTHON,
+}
+"""The first column of each family that C counts, and the one behind the last of them."""
+
+
+cdef int agree_on_columns() except -1:
+    """ImportError unless the owner has the same columns."""
+    cdef dict firsts = {}
+    for name, family in columns.FAMILIES.items():
+        if name not in COLUMNS:
+            firsts[""] = family.first
+            break
+        firsts[name] = family.first
+    bounds = tuple([bucket_bounds[i] for i in range(BUCKETS)])
+    owners = firsts, len(columns.METHODS), len(columns.STATUSES), columns.BOUNDS, len(
+        columns.DIAL_ERRORS)
+    if owners != (COLUMNS, METHOD_KINDS, STATUS_KINDS, bounds, DIAL_ERRORS):
+        raise ImportError(
+            "the compiled relay was built from other sources: it counts in other columns than "
+            f"spliceproxy.relay.columns: {COLUMNS}, {bounds}; {owners}")
+    return 0
+
+
+agree_on_columns()
+
+
 cdef tuple names_in(const char *const *names):
     cdef list found = []
     while names[len(found)] != NULL:
@@ -203,6 +258,10 @@ cdef class Ending:
     def reported(self):
         return self.token.reported
 
+    @property
+    def allowed_by(self):
+        return self.token.allowed_by
+
 
 cdef object sum_made(int kind, const Sum *s):
     """A sum as the owner has it."""
@@ -293,4 +352,5 @@ cdef object handoff(Flow *f):
         (f.way[0].for_source, f.way[1].for_target, f.way[1].for_source, f.way[0].for_target),
         chunks_of(&x.up, &f.way[0]) if with_origin(x.cause) else None,
         begun_of(f) if x.cause == G_BODY else None,
+        f.way[0].copied + f.way[0].spliced,
     )

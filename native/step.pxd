@@ -5,6 +5,7 @@ from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint8_t, uint32_t, uint64_
 from core cimport linux
 from check cimport CHECKED, check
 from closing cimport close_finished
+from core.counts cimport K_EVENTS, K_STEPS, count_up
 from core.bulk cimport put_off, take_put_off
 from core.guess cimport SURE, foresee, guess
 from core.moves cimport pending, splices
@@ -18,6 +19,7 @@ from core.types cimport (
     R_IDLE, R_TARGET_IDLE, TRANSFER, TUNNEL, WHEELS, Wheel,
 )
 from lane.clients cimport accept_clients
+from lane.counts cimport publish
 from lane.exchange cimport client_event, exchange_late, origin_event
 from lane.origins cimport idle_drop, probe
 from lane.types cimport (
@@ -59,7 +61,7 @@ cdef inline void serve(Lane *lane, int32_t slot, uint64_t tag, uint32_t events) 
     """One event."""
     cdef Core *c = &lane.core
     cdef uint8_t kind = c.flows[slot].kind
-    c.counters.events += 1
+    count_up(c, K_EVENTS)
     if kind == LISTENER:
         accept_clients(lane, slot)
     elif kind == CLIENT:
@@ -232,8 +234,9 @@ cdef inline void run(Lane *lane) noexcept nogil:
     cdef Core *c = &lane.core
     cdef int64_t end
     cdef bint all_seen
-    c.counters.steps += 1
+    count_up(c, K_STEPS)
     if c.foresight == SURE and run_guesses(lane):
+        publish(lane)
         return
     end = clock_us() + c.limits.step_us
     while True:
@@ -245,3 +248,4 @@ cdef inline void run(Lane *lane) noexcept nogil:
         if clock_us() >= end:
             break
     tick(lane)
+    publish(lane)

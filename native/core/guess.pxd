@@ -12,6 +12,7 @@ loop again.
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 
 from core cimport linux
+from core.counts cimport K_EVENTS, K_GUESSES, count_up
 from core.service cimport serve_event
 from core.slots cimport slot_of
 from core.types cimport Core, Flow, NOWHERE, SPLICING, TUNNEL
@@ -48,8 +49,8 @@ cdef inline bint hear(Core *c) noexcept nogil:
     serve_event(c, slot, s, linux.EPOLLIN)
     if f.way[s].copied == before:
         return False
-    c.counters.events += 1
-    c.counters.guesses += 1
+    count_up(c, K_EVENTS)
+    count_up(c, K_GUESSES)
     c.guesses += 1
     c.foreseen ^= 1
     return True

@@ -18,6 +18,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
 from core cimport linux
+from core.counts cimport K_PIPE_STARVED, K_SPLICE_FALLBACKS, K_URGENT, count_up, count_bytes
 from core.crowd cimport fit, narrow, shrink
 from core.pipes cimport pool_get, pool_kill, pool_put
 from core.types cimport COPY_ONLY, Core, ENDED, NARROW, PROMISED, SPLICING, STOPPED, Way
@@ -54,10 +55,9 @@ cdef inline void account(Core *c, Way *w, ssize_t n, bint spliced) noexcept nogi
     """n bytes have reached the target's socket."""
     if spliced:
         w.spliced += n
-        c.counters.spliced += n
     else:
         w.copied += n
-        c.counters.copied += n
+    count_bytes(c, w, n, spliced)
     c.moved += n
     w.active = c.now
 
@@ -114,7 +114,7 @@ cdef inline Moved flush_held(Core *c, Way *w, int target) noexcept nogil:
 
 cdef inline void give_up_splice(Core *c, Way *w) noexcept nogil:
     w.flags = (w.flags & ~<uint8_t>SPLICING) | <uint8_t>COPY_ONLY
-    c.counters.fallbacks += 1
+    count_up(c, K_SPLICE_FALLBACKS)
 
 
 cdef inline bint unpipe(Core *c, Way *w) noexcept nogil:
@@ -213,7 +213,7 @@ cdef inline Moved stalled(Core *c, Way *w, int source, int target) noexcept nogi
     w.stalls += 1
     if w.stalls < 2:
         return DRY
-    c.counters.urgent += 1
+    count_up(c, K_URGENT)
     return copy_for_good(c, w, source, target)
 
 
@@ -237,7 +237,7 @@ cdef inline Moved splice_step(
     cdef Moved sent
     fit(c, w, source, target)
     if not pool_get(c, w):
-        c.counters.starved += 1
+        count_up(c, K_PIPE_STARVED)
         return copy_step(c, w, source, target)
     want = ask(w, min(c.limits.narrow_read, <size_t>c.pool.size) if w.flags & NARROW else <size_t>c.pool.size)
     while True:

@@ -10,7 +10,7 @@ from libc.stdlib cimport realloc
 from libc.string cimport memset
 
 from core.types cimport (
-    Core, FREE, Flow, IN_LANE, IN_QUEUE, List, NOWHERE, Neighbours, Q_FINISHED, Q_NONE,
+    Core, DOWN, FREE, Flow, IN_LANE, IN_QUEUE, List, NOWHERE, Neighbours, Q_FINISHED, Q_NONE,
     UNREGISTERED,
 )
 
@@ -91,6 +91,7 @@ cdef inline int32_t slot_take(Core *c, int a, int b, uint8_t kind) noexcept nogi
         f.way[s].left = -1
         f.way[s].active = c.now
         f.way[s].pipe_r = f.way[s].pipe_w = NOWHERE
+    f.way[1].flags = DOWN
     return slot
 
 

@@ -34,6 +34,9 @@ cdef enum:
     NARROW = 32             # takes less, because many targets are full (crowd.pxd)
     PROMISED = 64           # its source may still send more than the buffer is to hold
 
+cdef enum:
+    DOWN = 128              # Way.flags, too: it leads to a client, for as long as there is the way
+
 # Flow.queue: where a flow waits, and for what
 cdef enum Queue:
     Q_NONE
@@ -141,16 +144,6 @@ cdef struct Pool:
     int64_t used            # ms, last lent or returned
     int64_t retry           # ms, no new pipe before: the last one was refused
 
-cdef struct Counters:
-    uint64_t copied
-    uint64_t spliced
-    uint64_t starved
-    uint64_t fallbacks
-    uint64_t urgent
-    uint64_t events
-    uint64_t guesses        # of these, without epoll
-    uint64_t steps
-
 cdef struct Limits:
     size_t chunk
     ssize_t bulk_read
@@ -206,5 +199,5 @@ cdef struct Core:
     int ended               # tunnels that are closed, and not yet reported
     Wheel wheels[WHEELS]    # of Q_YOUNG and what comes behind it
     Pool pool
-    Counters counters
+    uint64_t *row           # what is counted (counts.pxd); the owner's memory
     Limits limits

@@ -12,10 +12,12 @@ question is known by its slot, generation and number of its request.
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t
 from libc.string cimport memcmp
 
+from core.counts cimport count_up
 from core.queues cimport enter_queue
 from core.slots cimport list_add, list_take
 from core.types cimport Core, FREE, IN_LANE, NOWHERE, Q_FINISHED
 from http.plain cimport Head, Text
+from lane.counts cimport K_QUESTIONS
 from lane.records cimport token_release
 from lane.sums cimport sum_user
 from lane.types cimport (
@@ -63,6 +65,7 @@ cdef inline void begin_asking(
     sum_user(lane, x, b"")
     x.user[0] = 0
     x.phase = P_ASK
+    count_up(c, K_QUESTIONS)
     list_add(c, &lane.asking, IN_LANE, slot)
     c.flows[slot].way[1].active = c.now
     enter_queue(c, slot, Q_ASK)

@@ -5,10 +5,12 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
 
 from core cimport linux
+from core.counts cimport count_up
 from core.queues cimport enter_queue
 from core.service cimport watch
 from core.slots cimport list_init, slot_free, slot_take, slots_reserve
 from core.types cimport Core, NOWHERE
+from lane.counts cimport K_CONNECTIONS_BEGUN
 from lane.ends cimport give_back
 from lane.request cimport read_next
 from lane.types cimport (
@@ -87,6 +89,7 @@ cdef inline void accept_clients(Lane *lane, int32_t listener) noexcept nogil:
             lane.accept_error = linux.errno
             linux.close(client)
             return
+        count_up(c, K_CONNECTIONS_BEGUN)
         address_text(<linux.sockaddr *>address, exchange_of(&c.flows[slot]).address)
         if lane.most and taken >= lane.most:
             give_back(lane, slot, G_REFUSED)

@@ -11,6 +11,7 @@ from core cimport linux
 from core.queues cimport enter_queue, leave_queue, wheel_of
 from core.slots cimport list_add, slots_reserve
 from core.types cimport Core, IN_LANE, NOWHERE
+from lane.counts cimport count_failed_dial
 from lane.ends cimport give_back
 from lane.facts cimport now_us
 from lane.origins cimport connection_dial, serve_client
@@ -28,7 +29,10 @@ cdef inline int error_of(int fd) noexcept nogil:
     return error
 
 
-cdef inline void attempt_failed(Exchange *x, uint8_t address, int error) noexcept nogil:
+cdef inline void attempt_failed(
+    Lane *lane, Exchange *x, uint8_t address, int error
+) noexcept nogil:
+    count_failed_dial(lane, error)
     x.failed[x.failures].address = address
     x.failed[x.failures].error = <int16_t>error
     x.failures += 1
@@ -60,7 +64,7 @@ cdef inline void attempt(Lane *lane, int32_t slot) noexcept nogil:
             serve_client(lane, connection, slot)
             list_add(c, &x.attempts, IN_LANE, connection)
             break
-        attempt_failed(x, address, linux.errno)
+        attempt_failed(lane, x, address, linux.errno)
     if x.attempts.first == NOWHERE:
         give_back(lane, slot, G_REQUEST)
     else:
@@ -86,5 +90,5 @@ cdef inline void attempts_late(Lane *lane, int32_t slot, bint race) noexcept nog
         slots_reserve(c, 1)
         attempt(lane, slot)
         return
-    attempt_failed(x, connection_of(&c.flows[x.attempts.last]).address, TIME_IS_UP)
+    attempt_failed(lane, x, connection_of(&c.flows[x.attempts.last]).address, TIME_IS_UP)
     give_back(lane, slot, G_REQUEST)

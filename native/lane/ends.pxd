@@ -5,21 +5,24 @@ Functions that end a client leave its slot in Q_FINISHED; nothing may touch it a
 
 from libc.stdint cimport int32_t, uint8_t
 
+from core.counts cimport count_up
 from core.queues cimport finish
 from core.types cimport Core, Flow, NOWHERE, R_ABORTED, R_NONE
 from core.waits cimport end_waits
 from lane.asking cimport end_asking
+from lane.counts cimport K_GIVEN_BACK, count_request
 from lane.log cimport exchange_over
 from lane.origins cimport attempts_drop, connection_drop
 from lane.received cimport reclaim
 from lane.types cimport (
-    Exchange, G_CLOSED, Lane, P_ASK, P_QUEUE, exchange_of, with_origin,
+    Exchange, G_CLOSED, G_REQUEST, Lane, P_ASK, P_QUEUE, exchange_of, with_origin,
 )
 from lane.waiting cimport end_waiting
 
 
 cdef inline void note(Lane *lane, int32_t slot, uint8_t reason, uint8_t by) noexcept nogil:
     """The exchange in work is over. `by`: as of `facts_of`."""
+    count_request(lane, &lane.core.flows[slot])
     exchange_over(lane, slot, reason, by)
 
 
@@ -43,7 +46,7 @@ cdef inline void give_back(Lane *lane, int32_t slot, uint8_t cause) noexcept nog
         connection_drop(lane, x.connection)
         x.connection = NOWHERE
     if cause != G_CLOSED:
-        lane.counters.given_back += 1
+        count_up(c, K_GIVEN_BACK + cause - G_REQUEST)
     finish(c, slot, R_NONE)
 
 

@@ -64,6 +64,10 @@ cdef class NativeLane:
             lane.log.note_most = options.note_most
         lane.informed = lane.recorded or lane.log.form.kind == L_JSON
         lane.number = <uint64_t>options.worker << NUMBER_BITS
+        for error in range(min(len(options.dial_errors), ERRNOS)):
+            if options.dial_errors[error] >= DIAL_ERRORS:
+                raise ValueError(f"no Proxy Error Type: {options.dial_errors[error]}")
+            lane.dial_errors[<int>error] = options.dial_errors[error]
         relay.record = Ending if options.record is None else options.record(Ending)
 
     @property
@@ -165,14 +169,14 @@ cdef class NativeLane:
 
     def add_route(self, str kind, str group, bytes credentials, bytes authority, bytes key,
                   bytes host, double seconds, tuple addresses, uint16_t port, str source,
-                  str user, token=None, bytes note not None=b""):
+                  str user, token=None, bytes note not None=b"", uint16_t decision=0):
         """Requests of this kind, group of clients, credentials and authority may go to the
         origin `key` for so many seconds: to one of `addresses`, dialled from `source`."""
         cdef bytes shown = user.encode()
         cdef Target *target
         if len(shown) >= USER_MAX or len(note) > self.relay.state.log.note_most:
             return
-        target = self._target(key, host, addresses, port, source, shown, token, note)
+        target = self._target(key, host, addresses, port, source, shown, token, note, decision)
         try:
             self._repeat(ord(kind), group, credentials, authority, target, seconds)
         finally:
@@ -196,7 +200,7 @@ cdef class NativeLane:
 
     cdef Target *_target(
         self, bytes key, bytes host, tuple addresses, uint16_t port, str source, bytes user,
-        object token, bytes note,
+        object token, bytes note, uint16_t decision,
     ) except NULL:
         """Where requests may go, held once. Of more than DIALLED addresses only the first are
         in it. ValueError where there is none, or one is no IP address."""
@@ -207,6 +211,8 @@ cdef class NativeLane:
         cdef int i
         if count == 0:
             raise ValueError("no address")
+        if decision >= columns.WIDTH:
+            raise ValueError(f"no column: {decision}")
         target = target_new(count + 1, as_text(host), as_text(user))
         if target == NULL:
             raise MemoryError
@@ -216,6 +222,7 @@ cdef class NativeLane:
                 if not address_set(address_of(target, i), text, port):
                     raise ValueError(f"no IP address: {addresses[i]!r}")
             target.count = <uint8_t>count
+            target.decision = decision
             if source:
                 text = source.encode("ascii")
                 if not address_set(address_of(target, count), text, 0):
@@ -239,7 +246,7 @@ cdef class NativeLane:
     def answer(self, Question question not None, str group, bytes key not None,
                bytes host not None, tuple addresses not None, uint16_t port, double seconds,
                str user not None, token, str source not None="",
-               double spent=0.0, decided=None, bytes note not None=b""):
+               double spent=0.0, decided=None, bytes note not None=b"", uint16_t decision=0):
         """The request of a question may go to the origin `key`, at one of these addresses; for
         so many seconds others like it may, of clients of this `group`. False where nobody waits
         for that any more."""
@@ -253,7 +260,7 @@ cdef class NativeLane:
             return self.hand_back(question, decided)
         if not slots_reserve(&lane.core, 1):
             raise MemoryError
-        target = self._target(key, host, addresses, port, source, shown, token, note)
+        target = self._target(key, host, addresses, port, source, shown, token, note, decision)
         try:
             if seconds > 0 and group is not None:
                 self.add_client(question.client, group)

@@ -7,7 +7,9 @@ long as the values that it is made from, so to keep those for later would be mor
 from libc.stdint cimport int32_t, uint8_t
 from libc.stdlib cimport realloc
 
+from core.counts cimport count_up
 from core.types cimport Flow
+from lane.counts cimport K_LINES_LOST
 from lane.facts cimport facts_of
 from lane.json_line cimport write_json
 from lane.line cimport LINE_MOST, write_line
@@ -42,7 +44,7 @@ cdef inline void log_put(Lane *lane, const Exchange *x, const Facts *facts) noex
     """Adds a line, in the format that the owner wants."""
     if not log_room(lane):
         lane.log.dropped += 1
-        lane.counters.dropped += 1
+        count_up(&lane.core, K_LINES_LOST)
         return
     if lane.log.form.kind == L_JSON:
         lane.log.used += write_json(lane.log.at + lane.log.used, &lane.log, x, facts, "end")

@@ -6,11 +6,12 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, strlen
 
 from core cimport linux
+from core.counts cimport K_TUNNELS_BEGUN, count_up
 from core.moves cimport TARGET_FAILED, send_or_hold
 from core.queues cimport enter_queue, leave_queue
 from core.service cimport settle, side_failed, watch
 from core.slots cimport list_take
-from core.types cimport Core, Flow, IN_LANE, NOWHERE, Q_YOUNG, TUNNEL
+from core.types cimport Core, DOWN, Flow, IN_LANE, NOWHERE, Q_YOUNG, TUNNEL
 from core.waits cimport begin_wait, forget_waits
 from http.chunks cimport FRONT, chunks_begin
 from http.plain cimport (
@@ -19,9 +20,12 @@ from http.plain cimport (
 from http.plain_request cimport read_request, write_request
 from lane.asking cimport begin_asking, end_asking, forget_decision, may_ask
 from lane.chunked cimport take_chunks
+from lane.counts cimport (
+    K_DIALS, K_DIAL_SECONDS, K_REUSES, K_ROUTE_HITS, count_request, count_time,
+)
 from lane.dialling cimport attempt, attempt_failed, dial, error_of
 from lane.ends cimport close_client, give_back
-from lane.facts cimport begin_stages, stage_over
+from lane.facts cimport begin_stages, now_us, stage_over
 from lane.notes cimport take_note
 from lane.origins cimport (
     attempt_drop, attempts_drop, bind, connection_free, idle_drop, idle_take, is_self, own_take,
@@ -167,6 +171,8 @@ cdef inline void send_request(Lane *lane, int32_t slot, const Out *out) noexcept
     cdef int fd = c.flows[x.connection].fd[0]
     cdef ssize_t n
     x.reused = not connection_of(&c.flows[x.connection]).fresh
+    if x.reused:
+        count_up(c, K_REUSES)
     body.at = behind.at = x.data + x.head
     body.size = body_at_hand(x)
     behind.size = 0
@@ -216,6 +222,7 @@ cdef inline void start(Lane *lane, int32_t slot, Target *t, const Out *out) noex
     sum_user(lane, x, t.user)
     memcpy(x.user, t.user, strlen(t.user) + 1)
     take_note(x, t.note)
+    x.decision = t.decision
     if not tunnel:
         connection = idle_for(lane, slot, t)
     if connection != NOWHERE:
@@ -286,7 +293,7 @@ cdef inline void begin_exchange(Lane *lane, int32_t slot) noexcept nogil:
     cdef Core *c = &lane.core
     cdef Exchange *x = exchange_of(&c.flows[slot])
     begin_stages(lane, x)
-    x.status = 0
+    x.status = x.decision = 0
     x.type_size = 0
     x.peer[0] = 0
     x.summed = False
@@ -294,7 +301,8 @@ cdef inline void begin_exchange(Lane *lane, int32_t slot) noexcept nogil:
     take_note(x, NULL)
     c.flows[slot].way[0].copied = c.flows[slot].way[0].spliced = 0
     c.flows[slot].way[1].copied = c.flows[slot].way[1].spliced = 0
-    c.flows[slot].way[0].flags = c.flows[slot].way[1].flags = 0
+    c.flows[slot].way[0].flags = 0
+    c.flows[slot].way[1].flags = DOWN
     forget_waits(&c.flows[slot].way[0])
     forget_waits(&c.flows[slot].way[1])
 
@@ -330,6 +338,7 @@ cdef inline void begin(Lane *lane, int32_t slot, const char *data, size_t n) noe
     ):
         give_back(lane, slot, G_REQUEST)
     else:
+        count_up(c, K_ROUTE_HITS)
         begin_exchange(lane, slot)
         start(lane, slot, r.target, &out)
 
@@ -378,6 +387,8 @@ cdef inline void become_tunnel(Lane *lane, int32_t slot) noexcept nogil:
     connection_free(lane, x.connection)
     x.connection = NOWHERE
     x.status = 200
+    count_request(lane, f)
+    count_up(c, K_TUNNELS_BEGUN)
     forget_decision(x)
     f.kind = TUNNEL
     f.fd[1] = fd
@@ -405,6 +416,9 @@ cdef inline void connected(Lane *lane, int32_t slot, int32_t connection) noexcep
     """An attempt to connect has succeeded: the others are given up."""
     cdef Core *c = &lane.core
     cdef Exchange *x = exchange_of(&c.flows[slot])
+    count_up(c, K_DIALS)
+    if lane.timed:
+        count_time(lane, K_DIAL_SECONDS, now_us() - x.dialling)
     list_take(c, &x.attempts, IN_LANE, connection)
     attempts_drop(lane, x)
     x.connection = connection
@@ -435,6 +449,6 @@ cdef inline void attempt_over(
     if error == 0:
         connected(lane, slot, connection)
         return
-    attempt_failed(x, k.address, error)
+    attempt_failed(lane, x, k.address, error)
     attempt_drop(lane, x, connection)
     attempt(lane, slot)

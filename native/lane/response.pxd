@@ -5,13 +5,14 @@ from libc.stdlib cimport malloc
 from libc.string cimport memcpy
 
 from core cimport linux
+from core.counts cimport count_up, count_bytes
 from core.crowd cimport widen
 from core.moves cimport Moved, OVER, SOURCE_FAILED, TARGET_FAILED, pending, turn
 from core.queues cimport enter_queue, leave_queue
 from core.resets cimport send_queue
 from core.service cimport watch
 from core.types cimport (
-    Core, Flow, NARROW, NOWHERE, Q_FINISHED, R_ABORTED, R_CLIENT_RESET, R_NONE, R_SOURCE_EOF,
+    Core, DOWN, Flow, NARROW, NOWHERE, Q_FINISHED, R_ABORTED, R_CLIENT_RESET, R_NONE, R_SOURCE_EOF,
     R_SOURCE_ERROR, SPLICING, UNREGISTERED, Way,
 )
 from core.waits cimport after_turn, end_wait
@@ -21,6 +22,7 @@ from http.plain cimport Field, HEAD, Head, Out, PLAIN_FIELDS, Text, full, head_e
 from http.plain_response cimport read_response, write_response
 from lane.asking cimport end_asking, forget_decision
 from lane.chunked cimport chunks_turn, take_chunks
+from lane.counts cimport K_FIRST_BYTE_SECONDS, K_LANE_REQUESTS, count_time
 from lane.ends cimport close_client, cut, cut_by, give_back, note
 from lane.facts cimport stage_over, wall_us
 from lane.origins cimport connection_drop, idle_put, is_silent
@@ -84,7 +86,7 @@ cdef inline void answered(Lane *lane, int32_t slot) noexcept nogil:
         widen(&f.way[1], c.flows[connection].fd[0], f.fd[0])
     if f.way[0].flags & NARROW:
         widen(&f.way[0], f.fd[0], c.flows[connection].fd[0])
-    lane.counters.exchanges += 1
+    count_up(c, K_LANE_REQUESTS)
     note(lane, slot, R_NONE, 0)
     x.connection = NOWHERE
     if origin != NULL:
@@ -211,7 +213,7 @@ cdef inline void send_response(
         m = 0
     w.copied += m
     w.active = c.now
-    c.counters.copied += m
+    count_bytes(c, w, m, False)
     if <size_t>m == size + n:
         after_move(lane, slot)
         return
@@ -251,7 +253,7 @@ cdef inline Text body_of(
     odd in it. There is room of a head before it, and AROUND behind."""
     cdef int64_t length = head.length if has_body(x) else 0
     cdef Text part
-    w.flags = 0
+    w.flags = DOWN
     w.streak = w.stalls = 0
     chunks_begin(&x.down, head.chunked)
     if head.chunked:
@@ -262,7 +264,7 @@ cdef inline Text body_of(
     behind.size = n - part.size
     w.left = length - part.size
     if w.left >= c.limits.splice_min:
-        w.flags = SPLICING
+        w.flags |= SPLICING
     return part
 
 
@@ -279,7 +281,7 @@ cdef inline bint pass_interim(Lane *lane, int32_t slot, const Out *out) noexcept
     n = linux.send(f.fd[0], lane.out, size, linux.MSG_DONTWAIT | linux.MSG_NOSIGNAL)
     if n == size:
         f.way[1].copied += n
-        c.counters.copied += n
+        count_bytes(c, &f.way[1], n, False)
     elif n < 0 and linux.errno == linux.EAGAIN:
         return False
     else:
@@ -331,6 +333,8 @@ cdef inline ssize_t answer(Lane *lane, int32_t slot, char *data, ssize_t n) noex
     body = body_of(c, w, x, &head, data + size, n - size, &behind)
     x.spent |= behind.size > 0 and not x.down.odd
     x.phase = P_BODY
+    if lane.timed:
+        count_time(lane, K_FIRST_BYTE_SECONDS, x.lap - x.started)
     if not x.down.odd:
         send_response(lane, slot, &out, body.at, body.size)
     elif leave_answer(lane, slot, behind.at, behind.size):

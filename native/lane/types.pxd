@@ -200,6 +200,7 @@ cdef struct Target:         # where requests may go. Its addresses follow, and t
     uint8_t bound           # behind them follows the one to dial from
     Token *token            # for a record of each request, or NULL
     Note *note              # for their lines; held, NULL without one
+    uint16_t decision       # the column of what was decided (counts.pxd), 0: none
 
 cdef struct Route:          # a decision that may be repeated
     Item item
@@ -276,6 +277,7 @@ cdef struct Exchange:       # of a CLIENT, and of the tunnel that it became
     uint64_t aside_sent
     uint32_t aside_requests
     uint16_t status
+    uint16_t decision       # as of its Target, once it has had one
     uint8_t phase
     uint8_t method
     uint8_t cause
@@ -340,12 +342,6 @@ cdef struct Records:        # of exchanges that are over, until the owner is tol
     Ended *last
     Token *unused           # to be given up by whoever has the GIL
 
-cdef struct LaneCounters:
-    uint64_t exchanges      # answered without the owner
-    uint64_t given_back     # clients that the owner had to go on with
-    uint64_t dropped        # log entries, without memory
-    uint64_t lost           # clients that were closed, without memory to give them back
-
 cdef struct Lane:
     Core core
     Plain plain
@@ -379,7 +375,10 @@ cdef struct Lane:
     int idle_most           # in all
     int idle_each           # per origin
     bint draining
-    LaneCounters counters
+    int lost                # clients that were closed, without memory to give them back, and
+                            # that the owner has not been told of
+    int64_t uncounted       # bytes from clients that were counted too much so far; 0 or less
+    uint8_t dial_errors[ERRNOS]     # by errno, at 0 for TIME_IS_UP: which Proxy Error Type
 
 
 cdef inline Exchange *exchange_of(const Flow *f) noexcept nogil:

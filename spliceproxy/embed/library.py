@@ -13,6 +13,7 @@ from types import TracebackType
 
 from spliceproxy.config import Address, Config, Timeouts
 from spliceproxy.embed.destinations import Destinations, tell
+from spliceproxy.observe.counts import Counts
 from spliceproxy.observe.record import Record
 from spliceproxy.policy.engine import Policy
 from spliceproxy.policy.functions import Authorize, OnClose, checked
@@ -131,13 +132,21 @@ class Proxy:
         async with AsyncExitStack() as undo:
             listening = listeners.bind(self._config.listen, 1)
             undo.callback(listening.close)
-            relay, _ = choose(self._config.engine, RelayOptions.of(self._config))
+            counts = Counts.private()
+            relay, _ = choose(self._config.engine, RelayOptions.of(self._config, counts.row))
             undo.callback(relay.close)
-            resolver = Resolver(self._config.timeouts.lookup)
+            resolver = Resolver(self._config.timeouts.lookup, row=counts.row)
             undo.push_async_callback(resolver.close)
             witness = None if self._records is None else _Recorder(self._records)
-            policy = Policy(self._config, resolver, self._functions, witness=witness)
-            instance = Instance(self._config, listening.of(0), relay, resolver, policy)
+            policy = Policy(
+                self._config,
+                resolver,
+                self._functions,
+                witness=witness,
+                row=counts.row,
+                report=counts.report,
+            )
+            instance = Instance(self._config, listening.of(0), relay, resolver, policy, counts)
             undo.pop_all()
         instance.start()
         self._instance, self._listening = instance, listening

@@ -62,6 +62,7 @@ class Answering:
     """Of one worker's ``lane``. ``own`` are the addresses to which nothing is sent."""
 
     __slots__ = (
+        "_allowed",
         "_asking",
         "_backend",
         "_client",
@@ -88,6 +89,7 @@ class Answering:
         self._names = names
         self._own = own
         self._backend = services.config.default_backend
+        self._allowed = services.counts.allowed
         self._asking = services.asking
         self._knows_peers = services.policy.knows_peers
         self._recorded = lane.recorded
@@ -168,7 +170,8 @@ class Answering:
         # What has been reported is not to be said again where the client comes back.
         token = one.notes() if self._recorded or one.reported else None
         note = self._note(one) if self._note is not None else b""
-        how = seconds, one.user, token, source, one.looked_up, decided, note
+        decision = self._allowed[one.allowed_by]
+        how = seconds, one.user, token, source, one.looked_up, decided, note, decision
         self._lane.answer(one, group, key, field, addresses, port, *how)
 
     def _is_late(self, host: str) -> bool:
@@ -191,8 +194,10 @@ class Answering:
         sent = self._lane.refuse(one, page, keep)
         if sent < 0:
             self._lane.hand_back(one, Decided(error, one))
-        elif record is not None:
-            note_refusal(record, error)
+            return
+        services.counts.refused(one.method, error, len(one.head), sent)
+        if record is not None:
+            note_refusal(record, error, services.counts)
             record.bytes_out = sent
             record.reason = CLIENT_RESET if sent < len(page) else ""
             services.records.write(record)

@@ -3,7 +3,8 @@
 Each function sends ``prefix`` (the head) together with what is already in the source's
 buffer, and leaves in that buffer what follows the body. Large parts of known length go
 through the relay, which gives the sockets back. Nobody else may read from the source
-meanwhile: what a watch had put into its buffer would be overtaken.
+meanwhile: what a watch had put into its buffer would be overtaken. ``to_client``: the body is that
+of a response.
 """
 
 from __future__ import annotations
@@ -51,7 +52,9 @@ class BodyMover:
         self._idle = idle
         self._pseudonym = pseudonym
 
-    async def length(self, source: Stream, target: Stream, length: int, prefix: bytes) -> None:
+    async def length(
+        self, source: Stream, target: Stream, length: int, prefix: bytes, *, to_client: bool
+    ) -> None:
         """Exactly ``length`` bytes."""
         source.unwatch()
         first = bytes(source.buffer[:length])
@@ -59,7 +62,7 @@ class BodyMover:
         await self._send(target, prefix + first)
         left = length - len(first)
         if left >= interface.SPLICE_MIN:
-            await self._transfer(source, target, left)
+            await self._transfer(source, target, left, to_client=to_client)
             return
         while left:
             await self._fill(source)
@@ -69,11 +72,11 @@ class BodyMover:
             left -= len(part)
 
     async def until_end(self, source: Stream, target: Stream, prefix: bytes) -> None:
-        """Everything until FIN."""
+        """Everything until FIN, which is how a response ends only."""
         source.unwatch()
         await self._send(target, prefix + source.buffer)
         source.buffer.clear()
-        await self._transfer(source, target, -1)
+        await self._transfer(source, target, -1, to_client=True)
 
     async def chunked(
         self,
@@ -83,6 +86,7 @@ class BodyMover:
         prefix: bytes,
         *,
         framed: bool,
+        to_client: bool,
         begun: Chunks | None = None,
     ) -> None:
         """A chunked body, ``framed`` anew, or its payload alone. HeadError where
@@ -90,11 +94,11 @@ class BodyMover:
         ``begun``: how far one has come already that is framed, and has no ``prefix``."""
         source.unwatch()
         if begun is not None:
-            prefix = await self._end_chunk(source, target, decoder, begun)
+            prefix = await self._end_chunk(source, target, decoder, begun, to_client=to_client)
         if decoder.done:
             await self._send(target, prefix)
         else:
-            await self._chunks(source, target, decoder, prefix, framed=framed)
+            await self._chunks(source, target, decoder, prefix, framed=framed, to_client=to_client)
 
     async def _chunks(
         self,
@@ -104,6 +108,7 @@ class BodyMover:
         prefix: bytes,
         *,
         framed: bool,
+        to_client: bool,
     ) -> None:
         while True:
             try:
@@ -131,11 +136,17 @@ class BodyMover:
             if framed:
                 await self._send(target, chunk_head(left))
                 prefix = b"\r\n"
-            await self._transfer(source, target, left)
+            await self._transfer(source, target, left, to_client=to_client)
             decoder.skip(left)
 
     async def _end_chunk(
-        self, source: Stream, target: Stream, decoder: ChunkedDecoder, begun: Chunks
+        self,
+        source: Stream,
+        target: Stream,
+        decoder: ChunkedDecoder,
+        begun: Chunks,
+        *,
+        to_client: bool,
     ) -> bytes:
         """Ends the chunk that the target has been told of, if there is one; returns what is to be
         sent before the next."""
@@ -143,7 +154,7 @@ class BodyMover:
             return begun.owed
         if not begun.rest:
             return begun.owed + b"\r\n"
-        await self.length(source, target, begun.rest, begun.owed)
+        await self.length(source, target, begun.rest, begun.owed, to_client=to_client)
         decoder.skip(begun.rest)
         return b"\r\n"
 
@@ -167,10 +178,12 @@ class BodyMover:
         except Failure as error:
             raise TargetFailed(interface.TARGET_IDLE) from error
 
-    async def _transfer(self, source: Stream, target: Stream, length: int) -> None:
+    async def _transfer(
+        self, source: Stream, target: Stream, length: int, *, to_client: bool
+    ) -> None:
         source.pause()
-        count = partial(_count, source, target)
-        end = await self._relay.transfer(source.fd, target.fd, length, count)
+        count = partial(_count, source, target, to_client)
+        end = await self._relay.transfer(source.fd, target.fd, length, count, to_client=to_client)
         count(end)
         if end.errno in EXHAUSTED:  # neither socket says so, but our own kernel
             raise OSError(end.errno, os.strerror(end.errno))
@@ -180,7 +193,7 @@ class BodyMover:
             raise SourceFailed(end.reason)
 
 
-def _count(source: Stream, target: Stream, end: TransferEnd) -> None:
+def _count(source: Stream, target: Stream, to_client: bool, end: TransferEnd) -> None:
     moved = end.copied + end.spliced
     source.received += moved
     target.sent += moved
@@ -188,3 +201,7 @@ def _count(source: Stream, target: Stream, end: TransferEnd) -> None:
     target.spliced_out += end.spliced
     source.waited_read += end.for_source / 1e3
     target.waited_write += end.for_target / 1e3
+    if to_client:
+        target.relayed_out += moved
+    else:
+        source.relayed_in += moved

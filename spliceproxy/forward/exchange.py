@@ -31,6 +31,7 @@ from spliceproxy.observe.record import microseconds
 from spliceproxy.observe.stalled import SECOND
 from spliceproxy.observe.termination import ANSWER, CONNECT, DATA
 from spliceproxy.policy.verdict import Verdict
+from spliceproxy.relay.columns import FIRST_BYTE_SECONDS, observe
 from spliceproxy.relay.interface import CLIENT_RESET, IDLE, SOURCE_ERROR, TARGET_IDLE
 from spliceproxy.relay.lane import Begun, Chunks
 from spliceproxy.upstream.bound import BoundOrigin
@@ -153,8 +154,10 @@ class Exchange:
             # What has gone through the relay is this exchange's, too.
             chunks = resumed.chunks
             self._client.received += self._length - resumed.left if chunks is None else chunks.taken
+            self._client.relayed_in += resumed.moved
             self._client.spliced_in += resumed.spliced
             self._client.sent += resumed.interim
+            self._client.relayed_out += resumed.interim
             self._client.message_start += resumed.interim
         return resumed.origin is not None and resumed.reused
 
@@ -299,10 +302,18 @@ class Exchange:
             if self._body == Body.CHUNKED:
                 decoder = ChunkedDecoder(400) if begun is None else ChunkedDecoder(400, begun.rest)
                 await self._services.mover.chunked(
-                    self._client, origin, decoder, head, framed=True, begun=begun
+                    self._client,
+                    origin,
+                    decoder,
+                    head,
+                    framed=True,
+                    begun=begun,
+                    to_client=False,
                 )
             else:
-                await self._services.mover.length(self._client, origin, length, head)
+                await self._services.mover.length(
+                    self._client, origin, length, head, to_client=False
+                )
             self.uploaded = True
             self._waited.uploaded()
             self._client.watch(self._client_gone)
@@ -335,6 +346,8 @@ class Exchange:
                 self._record.first_byte = self._waited.until(reader.first)
             self._binds = self._binds or response_binds(response)
             if response.status >= 200 or response.status == 101:
+                waited = time.monotonic() - self._record.started
+                observe(self._services.counts.row, FIRST_BYTE_SECONDS, int(waited * 1e6))
                 return response
             if self._head.minor:
                 await self._send_interim(response)
@@ -462,7 +475,7 @@ class Exchange:
         if kind == Body.CHUNKED:
             decoder = ChunkedDecoder(502) if begun is None else ChunkedDecoder(502, begun.rest)
             await self._services.mover.chunked(
-                origin, self._client, decoder, prefix, framed=framed, begun=begun
+                origin, self._client, decoder, prefix, framed=framed, begun=begun, to_client=True
             )
             self._sound = self._sound and decoder.sound
         elif kind == Body.CLOSE:
@@ -474,7 +487,7 @@ class Exchange:
                 if self._origin_failed:
                     raise SourceFailed(SOURCE_ERROR)
         else:
-            await self._services.mover.length(origin, self._client, length, prefix)
+            await self._services.mover.length(origin, self._client, length, prefix, to_client=True)
 
 
 def _client_failed(error: SourceFailed) -> Exception:

@@ -31,7 +31,7 @@ from spliceproxy.relay.driver import RelayDriver
 from spliceproxy.relay.interface import Relay
 from spliceproxy.relay.lane import Handoff, LaneOptions, LineForm, Question
 from spliceproxy.relay.lane import Lane as NativeLane
-from spliceproxy.upstream.dialer import ATTEMPT_DELAY, from_source
+from spliceproxy.upstream.dialer import ATTEMPT_DELAY, dial_error_table, from_source
 from spliceproxy.upstream.own import Own
 from spliceproxy.upstream.pool import MAX_IDLE, PER_ORIGIN, Key, most_idle
 
@@ -301,6 +301,7 @@ class Lane:
             record.user,
             record if self.recorded else None,
             self.note(record) if self.note is not None else b"",
+            record.decision,
         )
         self._native.add_client(record.client, group)
         return True
@@ -423,6 +424,7 @@ def lane_options(
         note_most=json_line.NOTE_MAX if sums else 0,
         worker=worker,
         heads=heads,
+        dial_errors=dial_error_table(),
     )
 
 

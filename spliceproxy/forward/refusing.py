@@ -7,6 +7,7 @@ from typing import Protocol
 
 from spliceproxy.errors import Denied, ErrorType, Failure
 from spliceproxy.http1.errors import HeadError
+from spliceproxy.observe.counts import Counts
 from spliceproxy.observe.record import Record
 from spliceproxy.policy.auth import Unauthenticated
 from spliceproxy.site.pages import Denial, error_page
@@ -25,9 +26,10 @@ def challenge(error: Failure | HeadError) -> tuple[bytes, ...]:
     return error.fields if isinstance(error, Unauthenticated) else ()
 
 
-def note_refusal(record: Record, error: Failure | HeadError) -> None:
+def note_refusal(record: Record, error: Failure | HeadError, counts: Counts) -> None:
     """The request is answered with this."""
     record.status = error.status
+    record.decision = counts.refusal(error) or record.decision
     record.blame(error.error, error.where if isinstance(error, Failure) else "")
     if isinstance(error, Denied):
         record.rule, record.why = error.rule, error.reason

@@ -26,6 +26,7 @@ def carry(known: Notes, notes: Notes) -> None:
     """Writes down what is known of a request in the notes that go on with it."""
     notes.host, notes.port, notes.user = known.host, known.port, known.user
     notes.tags, notes.reported, notes.looked_up = known.tags, known.reported, known.looked_up
+    notes.allowed_by = known.allowed_by
 
 
 class Decided(NamedTuple):
@@ -59,7 +60,7 @@ class Resumed:
     so far, ``spliced`` those bytes of its body that were sent without being copied, and ``waits``
     what it was waited for (:class:`relay.lane.Handoff`). ``chunks`` is how far the request's body
     has come if it is chunked, and ``begun`` the response if the client has been sent a part of its
-    body.
+    body. ``moved`` bytes of the request's body were counted in the relay.
     """
 
     cause: str
@@ -78,6 +79,7 @@ class Resumed:
     waits: tuple[int, int, int, int] = (0, 0, 0, 0)
     chunks: Chunks | None = None
     begun: Begun | None = None
+    moved: int = 0
 
     @classmethod
     def of(cls, handoff: Handoff, origin: Stream | None) -> Resumed:
@@ -99,6 +101,7 @@ class Resumed:
             handoff.waits,
             handoff.chunks,
             handoff.begun,
+            handoff.moved,
         )
 
     @property

@@ -17,6 +17,7 @@ from spliceproxy.forward.lane import Lane
 from spliceproxy.forward.rewriting import Rewriting
 from spliceproxy.http1.dates import fixdate
 from spliceproxy.messages import log
+from spliceproxy.observe.counts import Counts
 from spliceproxy.observe.records import Records
 from spliceproxy.observe.trace import Tracer
 from spliceproxy.policy.engine import Policy
@@ -40,6 +41,7 @@ class Services:
     relay: RelayDriver
     mover: BodyMover
     records: Records
+    counts: Counts
     policy: Policy
     lane: Lane | None
     origins: Origins

@@ -13,6 +13,7 @@ from spliceproxy.net.stream import Stream
 from spliceproxy.observe.record import Record
 from spliceproxy.observe.stalled import Waits
 from spliceproxy.observe.termination import DATA, DRAINED
+from spliceproxy.relay.columns import ERROR_COLUMNS
 from spliceproxy.relay.interface import ABORTED, DONE, TunnelEnd
 
 
@@ -34,6 +35,7 @@ def hand_over(
         to_client,
         partial(_ended, services, record),
     )
+    services.counts.request(record, client)
     try:
         client.detach()
     finally:
@@ -71,5 +73,6 @@ def _ended(services: Services, record: Record, end: TunnelEnd) -> None:
         record.reason = end.reason
     if end.errno in EXHAUSTED:  # neither side has left
         record.reason, record.error, record.by = ABORTED, "proxy_internal_error", ""
+        services.counts.row[ERROR_COLUMNS[record.error]] += 1
         services.faults.say(end.errno, logging.ERROR, "a tunnel was cut: %s", strerror(end.errno))
     services.records.write(record)

@@ -67,7 +67,7 @@ class Answers:
     ) -> bool:
         """To a request that failed; ``head`` is None where it had none. Not ``keep``: the
         connection ends in any case. Where it ends, the caller has to close it gently."""
-        note_refusal(record, error)
+        note_refusal(record, error, self._services.counts)
         keep = (
             keep
             and head is not None

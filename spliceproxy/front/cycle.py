@@ -125,6 +125,7 @@ class Cycle:
         record.bytes_out = stream.sent - self._sent
         record.spliced_in = stream.spliced_in - self._spliced[0]
         record.spliced_out = stream.spliced_out - self._spliced[1]
+        self._services.counts.request(record, stream)
         self._services.records.write(record)
 
     # ---- where it goes -----------------------------------------------------------------
@@ -167,6 +168,7 @@ class Cycle:
         if resumed is not None:
             resumed.note(record)
             self._stream.sent += resumed.answered  # from here on a fault cuts the answer
+            self._stream.relayed_out += resumed.answered
             self._stream.spliced_out += resumed.begun.spliced if resumed.begun else 0
         record.method = head.method
         record.target = head.target
@@ -224,12 +226,15 @@ class Cycle:
         resumed = self._connection.resumed
         decided = resumed.decided if resumed is not None else None
         if decided is not None:
-            return decided.note(question.record)
-        record, since = question.record, time.monotonic()
-        try:
-            return await self._services.asking.answer(question)
-        finally:
-            record.question = microseconds(time.monotonic() - since - record.looked_up)
+            verdict = decided.note(question.record)
+        else:
+            record, since = question.record, time.monotonic()
+            try:
+                verdict = await self._services.asking.answer(question)
+            finally:
+                record.question = microseconds(time.monotonic() - since - record.looked_up)
+        self._record.decision = self._services.counts.allowed[self._record.allowed_by]
+        return verdict
 
     def _check_loop(self, head: RequestHead) -> None:
         via = self._services.rewriting.via

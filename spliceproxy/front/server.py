@@ -15,6 +15,7 @@ from spliceproxy.front.http1 import Connection
 from spliceproxy.messages import log
 from spliceproxy.net.errnos import TRANSIENT
 from spliceproxy.net.stream import Stream
+from spliceproxy.relay.columns import CLIENTS, CONNECTIONS_BEGUN
 from spliceproxy.relay.lane import REFUSALS, REFUSED, Handoff
 
 BATCH = 64
@@ -91,6 +92,7 @@ class Server:
 
     def _begin(self, client: socket.socket, address: object) -> None:
         client.setblocking(False)
+        self._services.counts.row[CONNECTIONS_BEGUN] += 1
         refuse = bool(self._limit) and self.connections >= self._limit
         stream = Stream(client, self._loop)
         admit = self._admit if refuse else None
@@ -148,6 +150,7 @@ class Server:
 
     def _count(self, more: int) -> None:
         self._held += more
+        self._services.counts.row[CLIENTS + 1] = self._held
         if self._limit and self._services.lane is not None:
             self._services.lane.limit(self._limit, self._held)
 

@@ -33,8 +33,9 @@ class Stream:
     """One connected socket. ``buffer`` holds what was received and not yet consumed:
     a consumer deletes what it takes from the front. ``received`` and ``sent`` count bytes.
     ``read_limit`` and ``write_limit`` hold for the waits of either direction.
-    ``spliced_in`` and ``spliced_out`` are those of them that the relay has spliced; who uses it
-    counts them. ``waited_read`` and ``waited_write`` are seconds of the event loop's clock.
+    ``spliced_in`` and ``spliced_out`` are those of them that the relay has spliced, and
+    ``relayed_in`` and ``relayed_out`` those that it has moved in whatever way, and counted; who
+    uses it counts them. ``waited_read`` and ``waited_write`` are seconds of the event loop's clock.
     ``message_start`` is ``sent`` as it was between two messages: its user sets it.
     ``released`` is called once, just before the socket is closed, or when it has another
     owner.
@@ -54,6 +55,8 @@ class Stream:
         "message_start",
         "read_limit",
         "received",
+        "relayed_in",
+        "relayed_out",
         "released",
         "sent",
         "sock",
@@ -71,6 +74,7 @@ class Stream:
         self.received = 0
         self.sent = 0
         self.spliced_in = self.spliced_out = 0
+        self.relayed_in = self.relayed_out = 0
         self.waited_read = self.waited_write = 0.0
         self.detached = False
         self.message_start = 0

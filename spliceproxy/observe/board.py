@@ -4,6 +4,7 @@
     names        of the columns behind those of the table (observe.names)
     row 0        the base: what workers that have ended have counted, and the supervisor's own
     row 1, 2...  of each worker (relay.columns)
+    regions      of each worker: what is counted by keys (observe.keyed)
 
 The supervisor makes it before its first fork (memfd_create(2): a program that takes over can be
 given the descriptor). Each row has one writer, who adds plainly and asks nobody. Whoever reads sees
@@ -25,6 +26,7 @@ import zlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
+from spliceproxy.observe.keyed import REGION, Keyed
 from spliceproxy.observe.names import ENTRY, Names
 from spliceproxy.relay.columns import DYNAMIC, FAMILIES, FIXED, KEPT, WIDTH, WORKER
 
@@ -41,6 +43,7 @@ _HEAD = struct.Struct("=8sIIIII")  # magic, version, workers, fixed, dynamic, ta
 _PAGE = 4096
 _FOLDS = 8  # as a number of the first page
 _NAMES = 9
+_SECRET = slice(128, 144)  # bytes of the first page
 
 _ROW = 8 * WIDTH
 _AT_NAMES = _PAGE
@@ -102,6 +105,8 @@ class Board:
         self._head = memory[:_PAGE].cast("Q")
         self._rows = memory[_AT_ROWS : _AT_ROWS + _ROW * (workers + 1)]
         self._numbers = self._rows.cast("Q")
+        regions = memory[_at_regions(workers) : _size(workers)]
+        self.keyed = Keyed(regions, workers, bytes(memory[_SECRET]))
         self.names = Names(memory[_AT_NAMES:_AT_ROWS], self._head[_NAMES : _NAMES + 1], fd)
 
     @classmethod
@@ -117,6 +122,7 @@ class Board:
             os.close(fd)
             raise
         _HEAD.pack_into(memory, 0, MAGIC, VERSION, workers, FIXED, DYNAMIC, _table())
+        memory[_SECRET] = os.urandom(16)
         return cls(memory, fd, workers)
 
     @classmethod
@@ -137,7 +143,9 @@ class Board:
     @classmethod
     def private(cls) -> Self:
         """One that nobody shares, for one worker."""
-        return cls(memoryview(bytearray(_size(1))), -1, 1)
+        memory = memoryview(bytearray(_size(1)))
+        memory[_SECRET] = os.urandom(16)
+        return cls(memory, -1, 1)
 
     # ---- who counts ----------------------------------------------------------------------
 
@@ -186,8 +194,12 @@ class Board:
 _EMPTY = memoryview(bytes(_ROW)).cast("Q")
 
 
-def _size(workers: int) -> int:
+def _at_regions(workers: int) -> int:
     return -(-(_AT_ROWS + _ROW * (workers + 1)) // _PAGE) * _PAGE
+
+
+def _size(workers: int) -> int:
+    return _at_regions(workers) + workers * REGION
 
 
 def _table() -> int:

@@ -12,6 +12,7 @@ import fcntl
 import os
 import re
 import time
+from collections.abc import Iterable
 
 from spliceproxy.relay.columns import DYNAMIC, FAMILIES, FIXED, OTHER
 
@@ -23,8 +24,10 @@ ROOM_FOR_FUNCTIONS = DYNAMIC // 2
 configuration have the rest for themselves."""
 
 TRIES = 100
+PATIENT_TRIES = 10_000
 TRY_SECONDS = 0.0001
-"""How often the lock is tried for, and how far apart. It is held for some microseconds."""
+"""How often the lock is tried for, where a request waits and where none does, and how far apart. It
+is held for some microseconds, and for some milliseconds while rules are added."""
 
 _SEPARATOR = "\x1f"
 _ID = re.compile(r"[A-Za-z0-9._:-]{1,64}").fullmatch
@@ -71,14 +74,28 @@ class Names:
         other = self._columns[family, (*values[:-1], OTHER)]
         if not _ID(values[-1]):
             return other
-        if not self._lock():
+        if not self._lock(TRIES):
             return other  # for this once
         try:
-            column = self._find(key)
-            if column is None:
-                column = self._add(key) if self.count < most else other
+            return self._place(key, most) or other
         finally:
             self._unlock()
+
+    def add(self, family: str, names: Iterable[tuple[str, ...]]) -> None:
+        """Gives each of these label values its column, as far as there is room."""
+        if self._lock(PATIENT_TRIES):
+            try:
+                for values in names:
+                    if _ID(values[-1]):
+                        self._place((family, values), DYNAMIC)
+            finally:
+                self._unlock()
+
+    def _place(self, key: tuple[str, tuple[str, ...]], most: int) -> int | None:
+        """Its column, under the lock; None where there is no room for it."""
+        column = self._find(key)
+        if column is None and self.count < most:
+            column = self._add(key)
         return column
 
     def _find(self, key: tuple[str, tuple[str, ...]]) -> int | None:
@@ -102,10 +119,10 @@ class Names:
         family, *values = text.split(_SEPARATOR)
         return family, tuple(values)
 
-    def _lock(self) -> bool:
+    def _lock(self, tries: int) -> bool:
         if self._fd < 0:
             return True
-        for _ in range(TRIES):
+        for _ in range(tries):
             try:
                 fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, 0, os.SEEK_SET)
                 return True

@@ -54,11 +54,13 @@ class Record(metaclass=ABCMeta):  # noqa: B024 - one of the lane's is a Record, 
         "_client_info",
         "_origin_info",
         "_waits",
+        "allowed_by",
         "by",
         "bytes_in",
         "bytes_out",
         "client",
         "content_type",
+        "decision",
         "detail",
         "dial",
         "dialling_since",
@@ -124,6 +126,8 @@ class Record(metaclass=ABCMeta):  # noqa: B024 - one of the lane's is a Record, 
         self.rule = ""  # the id of what denied the request
         self.why = ""  # a sentence about that, for a person
         self.detail = ""  # why it has failed, in words; it may quote the request
+        self.allowed_by = ""  # the id of the rule that allowed it, "" if none has matched
+        self.decision = 0  # the column in which that is counted (relay.columns), 0: none yet
         self.reported: tuple[str, ...] = ()  # ids of rules that only report, and would have
         self.tags: Mapping[str, str] = _NO_TAGS  # the policy hook's
         self.reason = ""  # how it ended: the relay's reason, "" for a plain end
@@ -237,6 +241,7 @@ def record_of(ending: type[Any]) -> type[Record]:
         tried: tuple[tuple[str, int], ...] = ()
         dialling_since = looked_up = 0.0
         error = failed = rule = why = detail = ""
+        decision = 0
         ended = True
         generation = Record.generation
         minor = 1

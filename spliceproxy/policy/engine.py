@@ -18,7 +18,7 @@ query carries data out, too. A decision waits for nothing but a password's hash,
 from __future__ import annotations
 
 import socket
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -48,6 +48,10 @@ CACHED = 4096
 """Addresses of clients whose standing is remembered."""
 
 
+def _nobody(rule: str) -> None:
+    """Nobody counts the rules that only report."""
+
+
 class Policy:
     """The policy of one worker. :meth:`finish` is called inside its event loop. ValueError for
     settings that make no sense (RuleError and HookError are ValueErrors)."""
@@ -60,10 +64,13 @@ class Policy:
         *,
         authenticator: Authenticator | None = None,
         witness: Witness | None = None,
+        row: memoryview | None = None,
+        report: Callable[[str], None] = _nobody,
     ) -> None:
         """``functions`` stand in for those that ``config.policy.hook`` names, and the
         ``authenticator`` for that of ``config.auth``. A ``witness`` sees each request, so
-        that no decision may be repeated."""
+        that no decision may be repeated. Faults of functions are counted in ``row``
+        (relay.columns); ``report`` is as of :class:`Judge`."""
         policy = config.policy
         self._witness = witness
         self._repeat = REPEAT if witness is None else 0.0
@@ -74,7 +81,7 @@ class Policy:
         self._rules = RuleSet(policy.rules, policy.default)
         self._ruled = bool(policy.rules) or policy.default == "deny"
         self._locked = None if policy.locked is None else Locked(policy.locked)
-        self._judge = Judge(policy, witness)
+        self._judge = Judge(policy, witness, report)
         # Who serves files or stands before a backend of its own is no open relay.
         self._clients = None if policy.clients is None else ClientNetworks(policy.clients)
         if policy.guard_local not in ("loopback", "none"):
@@ -85,7 +92,7 @@ class Policy:
         self._vouches = self._clients is None and self._auth.enabled
         if functions is None and policy.hook:
             functions = load(policy.hook)
-        self._hook = Hook(functions or Functions(), policy.hook_timeout, policy.hook_cache)
+        self._hook = Hook(functions or Functions(), policy.hook_timeout, policy.hook_cache, row)
         self._asks = self._hook.decides
         self._standing = lru_cache(maxsize=CACHED)(self._standing_of)
         self._destinations = Destinations(names, self._judge, self._hook, witness)
@@ -187,6 +194,11 @@ class Policy:
     def identifies(self) -> bool:
         """Whether an answer may depend on the client's credentials."""
         return self._auth.enabled
+
+    @property
+    def rules(self) -> list[tuple[str, str]]:
+        """Action ("allow", "deny") and id of each rule, in their order."""
+        return self._rules.actions
 
     @property
     def witnessed(self) -> bool:

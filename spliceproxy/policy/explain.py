@@ -132,6 +132,7 @@ class _Notes:
     user: str = ""
     tags: Mapping[str, str] = field(default_factory=dict)
     reported: tuple[str, ...] = ()
+    allowed_by: str = ""
     looked_up: float = 0.0
 
 

@@ -24,6 +24,7 @@ from spliceproxy.policy.functions import Functions, wants_addresses
 from spliceproxy.policy.request import Request
 from spliceproxy.policy.steps import SOON, Late
 from spliceproxy.policy.tasks import Outcome, Tasks
+from spliceproxy.relay import columns
 from spliceproxy.seldom import Seldom
 
 CACHED = 4096
@@ -66,7 +67,13 @@ class Hook:
     """Calls the functions. ``timeout`` in seconds; ``cache``: seconds that an answer is used
     again for the same client, user, method, host, port and addresses, 0 for never."""
 
-    def __init__(self, functions: Functions, timeout: float, cache: float = 0.0) -> None:
+    def __init__(
+        self,
+        functions: Functions,
+        timeout: float,
+        cache: float = 0.0,
+        row: memoryview | None = None,
+    ) -> None:
         self._functions = functions
         self._timeout = timeout
         self._authorize: Any = functions.authorize
@@ -79,8 +86,17 @@ class Hook:
         self._logged: set[tuple[str, str]] = set()
         self._holding = Seldom(log)
         self.wants_addresses = wants_addresses(functions.authorize)
-        self.failures = 0  # calls that raised, were late, or answered something else
-        self.dropped = 0  # calls of on_close that were not made
+        self._row = columns.private() if row is None else row
+
+    @property
+    def failures(self) -> int:
+        """Calls that raised, were late, or answered something else."""
+        return self._row[columns.FUNCTION_FAILURES]
+
+    @property
+    def dropped(self) -> int:
+        """Calls of ``on_close`` that were not made."""
+        return self._row[columns.CLOSINGS_DROPPED]
 
     @property
     def decides(self) -> bool:
@@ -203,7 +219,7 @@ class Hook:
             self._held_by_on_close(time.perf_counter() - before)
         if isinstance(result, Awaitable):
             if len(self._closing) >= CLOSING:
-                self.dropped += 1
+                self._row[columns.CLOSINGS_DROPPED] += 1
                 if isinstance(result, Coroutine):
                     result.close()
                 return
@@ -261,7 +277,7 @@ class Hook:
 
     def _failed(self, function: str, error: BaseException | None) -> None:
         """Counts a fault; logs the first of its kind. None: it was late."""
-        self.failures += 1
+        self._row[columns.FUNCTION_FAILURES] += 1
         place = ""
         trace = error.__traceback__ if error is not None else None
         while trace is not None:
@@ -281,7 +297,7 @@ class Hook:
         calls have failed."""
         if self._closing:
             _, left = await asyncio.wait(self._closing, timeout=END)
-            self.dropped += len(left)
+            self._row[columns.CLOSINGS_DROPPED] += len(left)
             for task in left:
                 task.cancel()
             if left:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from spliceproxy.config import PolicyConfig
@@ -34,16 +35,20 @@ class Case(NamedTuple):
 
 
 class Judge:
-    """Of one policy. ``witness`` may be None."""
+    """Of one policy. ``witness`` may be None. ``report`` is told the id of a rule that only
+    reports, once for each request that it would have decided otherwise."""
 
-    __slots__ = ("_enforce", "_guard", "_witness")
+    __slots__ = ("_enforce", "_guard", "_report", "_witness")
 
-    def __init__(self, policy: PolicyConfig, witness: Witness | None) -> None:
+    def __init__(
+        self, policy: PolicyConfig, witness: Witness | None, report: Callable[[str], None]
+    ) -> None:
         """ValueError for settings that make no sense."""
         guard = Guard(policy.guard, policy.guard_allow, policy.guard_deny)
         self._guard = guard if policy.guard != "off" or policy.guard_deny else None
         self._enforce = not policy.report_only
         self._witness = witness
+        self._report = report
 
     def settle(self, case: Case, selected: Selection) -> float | None:
         """The seconds as :meth:`apply` returns them, if what the rules say is the same for every
@@ -84,8 +89,10 @@ class Judge:
         logged once for each rule."""
         if self._witness is not None:
             self._witness.ruled(selected, match, addresses)
-        if match.allow and not match.reports:
-            return REPEAT
+        if match.allow:
+            case.notes.allowed_by = match.rule
+            if not match.reports:
+                return REPEAT
         would = [(rule, "deny" if match.allow else "allow") for rule in match.reports]
         if not match.allow:
             if self._enforce:
@@ -96,6 +103,7 @@ class Judge:
             if rule in notes.reported:
                 continue
             notes.reported = *notes.reported, rule
+            self._report(rule)
             log.info(
                 "rule %s (report only) would %s: client %s, %s %s:%d",
                 rule,

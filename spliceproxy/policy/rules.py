@@ -72,6 +72,11 @@ class RuleSet:
         self._made = lru_cache(maxsize=CACHED)(partial(Selection, self))
 
     @property
+    def actions(self) -> list[tuple[str, str]]:
+        """Action and id of each rule, in their order."""
+        return [("allow" if match.allow else "deny", match.rule) for match in self._matches]
+
+    @property
     def repeat_for(self) -> float:
         """Seconds for which a decision holds: until the next minute if rules look at the
         clock, else infinite."""

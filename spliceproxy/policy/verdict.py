@@ -39,6 +39,7 @@ class Notes(Protocol):
     tags: Mapping[str, str]
     reported: tuple[str, ...]  # ids of rules that only report, and would have denied or allowed
     looked_up: float  # seconds for which a name was waited for
+    allowed_by: str  # the id of the rule that has allowed it, "" if no rule has matched
 
 
 class Names(Protocol):

@@ -16,6 +16,7 @@ from spliceproxy.forward.rewriting import Rewriting
 from spliceproxy.forward.services import Services
 from spliceproxy.front.server import Server
 from spliceproxy.observe.accesslog import open_log
+from spliceproxy.observe.counts import Counts
 from spliceproxy.observe.formats import format_of
 from spliceproxy.observe.records import Records
 from spliceproxy.observe.tally import Tally
@@ -33,8 +34,8 @@ from spliceproxy.upstream.resolver import Resolver
 
 class Instance:
     """Create it inside its event loop. It owns ``sockets``, ``relay``, ``resolver`` and
-    ``policy`` then, and :meth:`stop` ends them. It is that of the ``worker`` with this
-    number. After an OSError it owns nothing."""
+    ``policy`` then, and :meth:`stop` ends them. ``counts`` has the row that these count in, too.
+    It is that of the ``worker`` with this number. After an OSError it owns nothing."""
 
     def __init__(
         self,
@@ -43,9 +44,11 @@ class Instance:
         relay: Relay,
         resolver: Resolver,
         policy: Policy,
+        counts: Counts,
         worker: int = 0,
     ) -> None:
         loop = asyncio.get_running_loop()
+        counts.expect(policy.rules)
         site = None
         if config.serve is not None:
             from spliceproxy.site.files import Site
@@ -68,7 +71,7 @@ class Instance:
         idle = IdlePool(loop) if lane is None else lane
         # With files to serve a request that leads back here is no loop.
         never = own if site is None else None
-        origins = Origins(loop, Dialer(config.timeouts.dial), idle, never)
+        origins = Origins(loop, Dialer(config.timeouts.dial, counts.row), idle, never)
         self._learned = None
         if config.policy.learn is not None:
             from spliceproxy.policy.learn import Learned
@@ -82,6 +85,7 @@ class Instance:
             relay=driver,
             mover=BodyMover(driver, config.timeouts.idle, Rewriting.of(config).via),
             records=records,
+            counts=counts,
             policy=policy,
             lane=lane,
             origins=origins,

@@ -18,6 +18,7 @@ from spliceproxy.admin.worker import Replies
 from spliceproxy.config import Config
 from spliceproxy.messages import log, plain
 from spliceproxy.observe.board import Board
+from spliceproxy.observe.counts import Counts
 from spliceproxy.observe.trace import is_traced
 from spliceproxy.policy.engine import Policy
 from spliceproxy.processes.dumps import Dumps
@@ -74,8 +75,9 @@ def run(
     row = board.row(index)
     row[columns.PID] = os.getpid()
     row[columns.STARTED] = time.time_ns() // 1000
+    board.keyed.of(index).repair()
     try:
-        relay, why = choose(config.engine, RelayOptions.of(config))
+        relay, why = choose(config.engine, RelayOptions.of(config, row))
     except EngineError as error:
         if index == 0:
             log.error("--engine: %s", error)
@@ -118,12 +120,13 @@ async def _work(
 ) -> None:
     """``ready`` is logged when clients are accepted."""
     loop = asyncio.get_running_loop()
-    resolver = Resolver(config.timeouts.lookup)
+    counts = Counts.of(board, index)
+    resolver = Resolver(config.timeouts.lookup, row=counts.row)
     try:
-        policy = Policy(config, resolver)
+        policy = Policy(config, resolver, row=counts.row, report=counts.report)
     except ValueError as error:
         raise _Unusable(error) from error
-    instance = Instance(config, sockets, relay, resolver, policy, index)
+    instance = Instance(config, sockets, relay, resolver, policy, counts, index)
     instance.services.relay.on_stuck = _die
     access_log = instance.services.records.log
     if access_log is not None:
@@ -133,11 +136,12 @@ async def _work(
         loop.add_signal_handler(number, tell_unused, number)
     replies = _replies(instance, control, index)
     instance.start()
-    board.row(index)[columns.UP] = 1
+    counts.row[columns.UP] = 1
     replies.start()
     if ready:
         log.info("%s", ready)
     await _end_of_file(lifeline)
+    counts.row[columns.UP] = 0
     try:
         await instance.stop()
     finally:

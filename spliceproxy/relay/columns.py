@@ -155,6 +155,7 @@ PIPE_STARVED = _family(
     "pipe_shortages", COUNTER, "Turns that wanted a pipe and copied, for there was none."
 )
 RELAY_EVENTS = _family("relay_events", COUNTER, "Events that the relay has served.")
+RELAY_GUESSES = _family("relay_guesses", COUNTER, "Of these, those that epoll was not asked for.")
 RELAY_STEPS = _family("relay_steps", COUNTER, "Wake-ups of the relay.")
 TUNNELS = _family("tunnels", GAUGE, "Tunnels that are open.")
 TRANSFERS = _family("transfers", GAUGE, "Bodies that the relay moves for Python.")
@@ -187,7 +188,9 @@ DIAL_FAILURES = _family(
     _each(DIAL_ERRORS),
     "error",
 )
-DIAL_SECONDS = _histogram("dial_seconds", "Time until an origin was connected to.")
+DIAL_SECONDS = _histogram(
+    "dial_seconds", "Time until an origin was connected to, the look-up of its name included."
+)
 FIRST_BYTE_SECONDS = _histogram(
     "first_byte_seconds", "Time from a request's head to the first byte of its response."
 )

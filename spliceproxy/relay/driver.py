@@ -87,6 +87,8 @@ class RelayDriver:
         target: int,
         length: int,
         cancelled: Callable[[TransferEnd], None] | None = None,
+        *,
+        to_client: bool = False,
     ) -> TransferEnd:
         """Moves ``length`` bytes (interface.Relay.transfer) and waits for the end. If it is
         cancelled, ``cancelled`` is told how far it came.
@@ -99,7 +101,7 @@ class RelayDriver:
         self._transfers.add(future)
         ident: int | None = None
         try:
-            ident = self._relay.transfer(source, target, length, future)
+            ident = self._relay.transfer(source, target, length, future, to_client)
             self._arm()
             return await future
         finally:

@@ -225,8 +225,11 @@ class Relay(Protocol):
         are still the caller's.
         """
 
-    def transfer(self, source: int, target: int, length: int, token: object) -> int:
+    def transfer(
+        self, source: int, target: int, length: int, token: object, to_client: bool = False
+    ) -> int:
         """Moves exactly ``length`` bytes (-1: until FIN) one way; returns the id of the transfer.
+        ``to_client``: they are counted as bytes to a client, else as bytes from one.
 
         No byte beyond ``length`` is read from the source, and FIN is not passed on. Both
         descriptors may be in a second transfer the other way at the same time.
@@ -292,9 +295,11 @@ class RelayOptions(NamedTuple):
     half_close: float = 60.0  # the same, once one side has ended
     max_pipes: int = -1  # -1: what the pipe quota of this user affords
     shares: int = 1  # processes that use this quota
+    # What is counted (relay.columns), to be added to by the relay; None: a row of its own.
+    row: memoryview | None = None
 
     @classmethod
-    def of(cls, config: Config) -> RelayOptions:
+    def of(cls, config: Config, row: memoryview | None = None) -> RelayOptions:
         """Those of a worker that has this configuration: the one place where they are made."""
         times = config.timeouts
-        return cls(idle=times.idle, half_close=times.half_close, shares=config.workers)
+        return cls(times.idle, times.half_close, shares=config.workers, row=row)

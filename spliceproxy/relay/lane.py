@@ -135,6 +135,7 @@ class Handoff:
     # Of the request's body, if that is chunked: behind the head in ``buffer`` is what comes next.
     chunks: Chunks | None = None
     begun: Begun | None = None  # in a BODY: its response, which goes on in ``answer``
+    moved: int = 0  # bytes of the request's body that its origin was sent, and were counted
 
     def take_client(self) -> int:
         """The client's descriptor: the caller's alone from now on."""
@@ -230,6 +231,8 @@ class LaneOptions(NamedTuple):
     note_most: int = 0  # bytes of the longest note of a route, where the lines have none
     worker: int = 0  # its number, for the ids of requests
     heads: bool = False  # records have the lines of the request's head
+    # By errno, at 0 for TIME_IS_UP: the place of its Proxy Error Type among relay.columns'.
+    dial_errors: bytes = b""
 
 
 class Question(Protocol):
@@ -244,6 +247,7 @@ class Question(Protocol):
     tags: Mapping[str, str]
     reported: tuple[str, ...]
     looked_up: float
+    allowed_by: str
     trace: Any
 
     @property
@@ -281,7 +285,8 @@ class Question(Protocol):
     def values(self, name: bytes) -> list[bytes]: ...
 
     def notes(self) -> object:
-        """Host, port, user, tags and reported, as they are now: a token (:meth:`Lane.answer`)."""
+        """Host, port, user, tags, reported and allowed_by, as they are now: a token
+        (:meth:`Lane.answer`)."""
 
     @property
     def waits(self) -> bool:
@@ -412,6 +417,7 @@ class Lane(Made, Protocol):
         user: str,
         token: object = None,
         note: bytes = b"",
+        decision: int = 0,
     ) -> None:
         """Requests of this kind, group of clients, credentials and authority may go to the
         origin ``key`` for so many seconds. ``addresses`` are those that may be dialled, at least
@@ -419,8 +425,9 @@ class Lane(Made, Protocol):
         eight count: if all of these fail, the client comes back. ``source`` is the address to
         dial from, "" for any; the others are of its family. ``host`` is the Host field to send,
         ``user`` whom the log names, and ``note`` what its lines say of each of these requests. With
-        a ``token`` the owner is told how each of them ends (:meth:`LaneOwner.ended`). A route may
-        be forgotten at any time, where there are many. ValueError for what is no IP address."""
+        a ``token`` the owner is told how each of them ends (:meth:`LaneOwner.ended`); ``decision``
+        is the column in which each is counted, 0 for none. A route may be forgotten at any time,
+        where there are many. ValueError for what is no IP address."""
 
     def answer(
         self,
@@ -437,11 +444,12 @@ class Lane(Made, Protocol):
         spent: float = 0.0,
         decided: object = None,
         note: bytes = b"",
+        decision: int = 0,
     ) -> bool:
         """The request of a question may go to the origin ``key``, at one of ``addresses``. So may
         others like it, of clients of ``group``, for so many seconds: as of :meth:`add_route`. With
         0 seconds, or without a group, none may. ``spent`` seconds of the time for all attempts to
-        connect are over. ``token``: for records of them, as of
+        connect are over. ``token`` and ``decision``: as of
         :meth:`add_route`. A client whose user has a name of 64 bytes or more is given back. False,
         and nothing is done, if nobody waits for the answer any more. Where this raises the
         question is as it was."""

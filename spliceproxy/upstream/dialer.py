@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import time
 from collections.abc import Mapping, Sequence
 from errno import (
     EACCES,
@@ -31,6 +32,7 @@ from spliceproxy.errors import EXHAUSTED, NOTHING_LEFT, ErrorType, Failure
 from spliceproxy.net import tcp
 from spliceproxy.net.errnos import NO_WAY
 from spliceproxy.observe.trace import Attempts
+from spliceproxy.relay import columns
 from spliceproxy.relay.lane import TIME_IS_UP
 
 ATTEMPT_DELAY = 0.25
@@ -70,12 +72,14 @@ def from_source(addresses: tuple[str, ...], source: str) -> tuple[str, ...]:
 
 
 class Dialer:
-    """Makes connections, each within ``timeout`` seconds."""
+    """Makes connections, each within ``timeout`` seconds, and counts them in ``row``
+    (relay.columns)."""
 
-    __slots__ = ("_timeout",)
+    __slots__ = ("_row", "_timeout")
 
-    def __init__(self, timeout: float) -> None:
+    def __init__(self, timeout: float, row: memoryview | None = None) -> None:
         self._timeout = timeout
+        self._row = columns.private() if row is None else row
 
     async def connect(
         self,
@@ -99,7 +103,13 @@ class Dialer:
                 "destination_ip_unroutable",
                 f"the server has no address that can be dialled from {source}",
             )
-        return await _Race(addresses, port, self._timeout, source, spent, attempts).run()
+        began = time.monotonic() - spent
+        race = _Race(addresses, port, self._timeout, source, spent, attempts, self._row)
+        found = await race.run()
+        self._row[columns.DIALS] += 1
+        waited = time.monotonic() - began
+        columns.observe(self._row, columns.DIAL_SECONDS, int(waited * 1e6))
+        return found
 
     def failure_of(
         self,
@@ -138,6 +148,7 @@ class _Race:
         "_loop",
         "_pending",
         "_port",
+        "_row",
         "_source",
         "_timeout",
         "_total",
@@ -149,9 +160,11 @@ class _Race:
         port: int,
         limit: float,
         source: str,
-        spent: float = 0.0,
-        attempts: Attempts | None = None,
+        spent: float,
+        attempts: Attempts | None,
+        row: memoryview,
     ) -> None:
+        self._row = row
         self._loop = asyncio.get_running_loop()
         self._addresses = iter(addresses)  # those not tried yet
         self._left = self._total = len(addresses)
@@ -252,6 +265,7 @@ class _Race:
     def _fail(self, address: str, errno: int | None) -> None:
         if self._attempts is not None:
             self._attempts.end(address, errno or 0)
+        self._count(errno)
         failed = (_RANKS[_type(errno)], address, errno or 0)
         if self._failed is None or failed[0] < self._failed[0]:  # the first of its rank
             self._failed = failed
@@ -261,7 +275,11 @@ class _Race:
         if not self._done.done():
             _, address = next(iter(self._pending.values()))
             self._failed = (0, address, TIME_IS_UP)
+            self._count(ETIMEDOUT)
             self._done.set_result(-1)
+
+    def _count(self, errno: int | None) -> None:
+        self._row[columns.DIAL_ERROR_COLUMNS[_type(errno)]] += 1
 
 
 def _open(address: str, source: str) -> socket.socket:
@@ -290,6 +308,13 @@ def _socket_error(sock: socket.socket, address: str, port: int) -> int:
     if not errno and port >= 1024 and sock.getsockname()[:2] == (address, port):
         return ECONNREFUSED
     return errno
+
+
+def dial_error_table() -> bytes:
+    """By errno up to 255, at 0 for TIME_IS_UP: the place of its error among the columns of
+    ``dial_errors``."""
+    errnos = (ETIMEDOUT, *range(1, 256))
+    return bytes(columns.DIAL_ERRORS.index(_type(errno)) for errno in errnos)
 
 
 def _type(errno: int | None) -> ErrorType:

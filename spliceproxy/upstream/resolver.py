@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 
 from spliceproxy.errors import Failure
 from spliceproxy.messages import log
+from spliceproxy.relay import columns
 from spliceproxy.seldom import Seldom
 from spliceproxy.upstream import ares, search
 from spliceproxy.upstream.addresses import literal
@@ -128,7 +129,7 @@ class Resolver:
 
     ``timeout`` is the limit for one name in seconds. ``nameservers`` (``IP``, ``IP:PORT`` or
     ``[IPv6]:PORT``) replace those of resolv.conf. ``clock`` gives the seconds by which
-    entries age; tests may set it.
+    entries age; tests may set it. What is asked and kept is counted in ``row`` (relay.columns).
     """
 
     def __init__(
@@ -137,11 +138,13 @@ class Resolver:
         *,
         nameservers: Sequence[str] | None = None,
         hosts_file: str = "/etc/hosts",
+        row: memoryview | None = None,
     ) -> None:
         self.clock: Callable[[], float] = time.monotonic
         self._loop = asyncio.get_running_loop()
         self._timeout = timeout
         self._hosts = Hosts(hosts_file)
+        self._row = columns.private() if row is None else row
         self._cache = Cache()
         self._queries: dict[str, _Query] = {}  # begun longest ago first
         self._lookups: set[_Lookup] = set()  # that c-ares has not finished
@@ -241,6 +244,8 @@ class Resolver:
         query = _Query(name, candidates, self._loop.time() + self._timeout)
         self._next_candidate(query)
         self._queries[name] = query
+        self._row[columns.LOOKUPS] += 1
+        self._row[columns.NAMES_ASKED] = len(self._queries)
         if self._timer is None:
             self._timer = self._loop.call_later(ares.TICK, self._tick)
         return query
@@ -378,6 +383,7 @@ class Resolver:
             query.timer.cancel()
         query.over = True
         self._queries.pop(query.name, None)
+        self._row[columns.NAMES_ASKED] = len(self._queries)
         first = query.answer
         try:
             if first is not None and query.whole is None:
@@ -385,7 +391,7 @@ class Resolver:
             if not self._closed and (answer.addresses or answer.error == "dns_error"):
                 if first is not None and first.addresses != answer.addresses:
                     answer = answer._replace(whole=query.whole)
-                self._cache.keep(query.name, answer, self.clock())
+                self._keep(query.name, answer, self.clock())
         finally:
             if first is None:
                 query.tell(answer)
@@ -399,7 +405,11 @@ class Resolver:
         known = self._cache.fresh(query.name, now)
         newer = known.addresses if known is not None else ()
         if answer.addresses and set(newer) <= set(answer.addresses):
-            self._cache.keep(query.name, answer, now)
+            self._keep(query.name, answer, now)
+
+    def _keep(self, name: str, answer: Answer, now: float) -> None:
+        self._cache.keep(name, answer, now)
+        self._row[columns.NAMES_CACHED] = len(self._cache)
 
 
 def unasked(name: str) -> tuple[str, ...] | None:

@@ -47,7 +47,7 @@ def decision(user: str = "ann") -> Record:
     record = Decision("192.0.2.99")  # of another client: each record has its own
     record.host, record.port, record.user = "o", 80, user
     record.tags = MappingProxyType({"team": "web"})
-    record.reported = ("would-deny",)
+    record.reported, record.allowed_by = ("would-deny",), "web"
     record.method, record.target, record.status = "HEAD", "http://o/other", 500
     return record
 
@@ -128,6 +128,8 @@ VALUES: dict[str, Any] = {
     "content_type": "text/\xe9",
     "tags": {"team": "web"},
     "reported": ("would-deny",),
+    "allowed_by": "web",
+    "decision": 0,
     "rule": "",
     "why": "",
     "detail": "",

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from spliceproxy.observe.board import _FOLDS, Board, Unreadable
+from spliceproxy.observe.keyed import ENTRY, SETS, WAYS, Kind
 from spliceproxy.observe.names import ROOM_FOR_FUNCTIONS
 from spliceproxy.relay import columns
 from spliceproxy.relay.columns import (
@@ -323,3 +324,110 @@ def test_who_dies_with_the_lock_holds_up_nobody() -> None:
     assert board.names.column("decisions", DENY, "ads") == FIXED
     os.close(ready)
     os.close(told)
+
+
+# ---- keys ----------------------------------------------------------------------------------
+
+
+def test_what_workers_know_of_a_key_is_summed() -> None:
+    board = Board.create(2)
+
+    def work() -> None:
+        board.keyed.of(1).add(Kind.NETWORK, "192.0.2.0/24", 1, 500, now=70)
+
+    in_a_child(work)
+    region = board.keyed.of(0)
+    region.add(Kind.NETWORK, "192.0.2.0/24", 2, now=50)
+    region.add(Kind.NETWORK, "192.0.2.0/24", 3, 7, now=60)
+    region.add(Kind.USER, "192.0.2.0/24", 9, now=90)
+    other = Board.attach(os.dup(board.fd)).keyed
+    assert other.get(Kind.NETWORK, "192.0.2.0/24") == ("192.0.2.0/24", 70, (6, 507, 0, 0, 0))
+    assert other.get(Kind.DESTINATION, "192.0.2.0/24") is None
+    assert other.entries(Kind.USER) == [("192.0.2.0/24", 90, (9, 0, 0, 0, 0))]
+
+
+@pytest.mark.parametrize("end", ["", "é\udc80", " \n\x00"])
+def test_long_keys_are_told_apart(end: str) -> None:
+    region = Board.private().keyed.of(0)
+    texts = [f"{'x' * 200}{n}{end}" for n in range(2)] + ["", "\x00", "\x00\x00"]
+    for n, text in enumerate(texts):
+        region.add(Kind.DESTINATION, text, n + 1, now=1)
+    for n, text in enumerate(texts):
+        found = region.get(Kind.DESTINATION, text)
+        assert found is not None
+        assert found.values[0] == n + 1
+    assert len(list(region.entries(Kind.DESTINATION))) == len(texts)
+
+
+def test_the_oldest_key_gives_its_place() -> None:
+    region = Board.private().keyed.of(0)
+    for n in range(3 * SETS * WAYS):
+        region.add(Kind.USER, f"user-{n}", 1, now=n)
+        region.add(Kind.USER, "always", 1, now=n)
+    entries = {entry.key: entry for entry in region.entries(Kind.USER)}
+    assert len(entries) == SETS * WAYS
+    assert entries["always"].values[0] == 3 * SETS * WAYS
+    # Sets are not filled evenly, so some go earlier than the oldest of all.
+    newest = [f"user-{n}" for n in range(2 * SETS * WAYS, 3 * SETS * WAYS)]
+    kept = sum(key in entries for key in newest)
+    assert kept > 0.75 * len(newest)
+    last = [f"user-{n}" for n in range(3 * SETS * WAYS - 256, 3 * SETS * WAYS)]
+    assert all(key in entries for key in last)
+
+
+def test_a_key_that_is_forgotten_makes_room() -> None:
+    region = Board.private().keyed.of(0)
+    region.add(Kind.USER, "alice", 5, now=1)
+    region.forget(Kind.USER, "alice")
+    region.forget(Kind.USER, "bob")
+    assert region.get(Kind.USER, "alice") is None
+    region.add(Kind.USER, "alice", 1, now=2)
+    assert region.get(Kind.USER, "alice") == ("alice", 2, (1, 0, 0, 0, 0))
+
+
+def test_what_a_killed_worker_knew_is_its_successors() -> None:
+    board = Board.create(1)
+    ready, told = os.pipe()
+
+    def work() -> None:
+        region = board.keyed.of(0)
+        region.add(Kind.USER, "alice", 5, now=1)
+        # It dies while it makes an entry.
+        at = region._make(region._label(Kind.USER, "bob"))
+        region._words[at * (ENTRY // 8)] += 1
+        os.write(told, b".")
+        signal.pause()
+
+    with child(work):
+        assert os.read(ready, 1) == b"."
+    os.close(ready)
+    os.close(told)
+    region = board.keyed.of(0)
+    assert region.get(Kind.USER, "bob") is None  # no reader waits for it
+    region.repair()
+    assert [entry.key for entry in region.entries(Kind.USER)] == ["alice"]
+    region.add(Kind.USER, "bob", 1, now=2)
+    assert {entry.key for entry in board.keyed.entries(Kind.USER)} == {"alice", "bob"}
+
+
+def test_a_reader_never_sees_the_numbers_of_another_key() -> None:
+    board = Board.create(1)
+
+    def work() -> None:
+        region = board.keyed.of(0)
+        n = 0
+        while True:
+            n += 1
+            key = n % (4 * SETS * WAYS)
+            region.add(Kind.USER, f"{key}", key, key, now=n)
+            region.forget(Kind.USER, f"{key}")
+            region.add(Kind.USER, f"{key}", key, key, now=n)
+
+    seen = 0
+    with child(work):
+        while seen < 20_000:
+            for entry in board.keyed.entries(Kind.USER):
+                seen += 1
+                for value in entry.values[:2]:
+                    assert value % max(int(entry.key), 1) == 0
+                    assert value // max(int(entry.key), 1) <= 1

@@ -17,6 +17,7 @@ from harness import free_port
 
 from spliceproxy.errors import Failure
 from spliceproxy.net import tcp
+from spliceproxy.relay import columns
 from spliceproxy.upstream import dialer as module
 from spliceproxy.upstream.dialer import Dialer
 
@@ -488,7 +489,7 @@ def test_cancelling_beside_the_winner(run: Run, port: int, hole: str) -> None:
 
     async def main() -> None:
         before = _descriptors()
-        race = module._Race([hole, "127.0.0.1"], port, NEVER, "")
+        race = module._Race([hole, "127.0.0.1"], port, NEVER, "", 0.0, None, columns.private())
         task = asyncio.create_task(race.run())
         race._done.add_done_callback(lambda _: task.cancel())
         with pytest.raises(asyncio.CancelledError):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from spliceproxy.config import Config
+from spliceproxy.observe.counts import Counts
 from spliceproxy.policy.engine import Policy
 from spliceproxy.processes.instance import Instance
 from spliceproxy.relay.choice import choose
@@ -41,9 +42,10 @@ def test_what_fails_at_the_end_leaves_nothing_open(engine: str, tmp_path: Path) 
         config = Config(listen=(), engine=engine, access_log=str(path))
         relay, _ = choose(config.engine, RelayOptions())
         resolver = _Resolver(config.timeouts.lookup)
+        counts = Counts.private()
         listener = socket.create_server(("127.0.0.1", 0))
         listener.setblocking(False)
-        instance = Instance(config, [listener], relay, resolver, _Broken(config, resolver))
+        instance = Instance(config, [listener], relay, resolver, _Broken(config, resolver), counts)
         instance.start()
         reader, writer = await asyncio.open_connection(*listener.getsockname())
         writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")

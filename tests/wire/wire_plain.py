@@ -42,6 +42,7 @@ from spliceproxy.http1.dates import fixdate
 from spliceproxy.http1.errors import HeadError
 from spliceproxy.http1.head import RequestHead, parse_request
 from spliceproxy.net.stream import Stream
+from spliceproxy.observe.counts import Counts
 from spliceproxy.observe.record import Record
 from spliceproxy.policy.engine import Policy
 from spliceproxy.policy.standing import Standing
@@ -196,6 +197,7 @@ class PlainRun(Run):
             relay=self.driver,
             mover=BodyMover(self.driver, config.timeouts.idle, config.via.encode()),
             records=records,
+            counts=Counts.private(),
             policy=policy,
             lane=lane,
             origins=origins,

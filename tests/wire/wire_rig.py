@@ -21,6 +21,7 @@ from spliceproxy.forward.services import Services
 from spliceproxy.front.http1 import Connection
 from spliceproxy.net.stream import Stream
 from spliceproxy.observe.accesslog import AccessLog
+from spliceproxy.observe.counts import Counts
 from spliceproxy.observe.record import Record
 from spliceproxy.observe.records import Records
 from spliceproxy.policy.engine import Policy
@@ -204,6 +205,7 @@ class Run:
             relay=rig.driver,
             mover=BodyMover(rig.driver, config.timeouts.idle, config.via.encode()),
             records=_Records(self),
+            counts=Counts.private(),
             policy=policy,
             lane=None,
             origins=origins,

@@ -59,6 +59,8 @@ _WHY = {
 }
 """The same for the reason phrase: on it people see which of these it is."""
 
+_REASONS = {_MISSING: "missing", _UNSOUND: "malformed", _WRONG: "wrong"}
+
 
 @dataclass(eq=False, slots=True)
 class _Attempt:
@@ -237,6 +239,7 @@ class Authenticator:
                 429,
                 (b"Retry-After: %d" % math.ceil(later.seconds),),
                 why="too many wrong passwords",
+                reason="throttled",
             ) from None
         except Full:
             detail = "too many passwords are being checked"
@@ -330,7 +333,9 @@ class Authenticator:
     # ---- refusals --------------------------------------------------------------------------
 
     def _unauthenticated(self, detail: str) -> Unauthenticated:
-        return Unauthenticated(detail, 407, self._challenge, why=_WHY[detail])
+        return Unauthenticated(
+            detail, 407, self._challenge, why=_WHY[detail], reason=_REASONS[detail]
+        )
 
     def _say_too_many(self, attempt: _Attempt) -> None:
         """Once a second of a network: it may try as often as it likes."""

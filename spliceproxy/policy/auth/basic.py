@@ -15,12 +15,21 @@ class Unauthenticated(Failure):
     """A client that must say who it is (407), or has to wait before it tries again (429).
 
     ``why`` is for the reason phrase; ``fields`` are the answer's further field lines, without
-    CRLF.
+    CRLF. ``reason`` is one of relay.columns' UNIDENTIFIED.
     """
 
-    def __init__(self, detail: str, status: int, fields: tuple[bytes, ...], *, why: str) -> None:
+    def __init__(
+        self,
+        detail: str,
+        status: int,
+        fields: tuple[bytes, ...],
+        *,
+        why: str,
+        reason: str = "wrong",
+    ) -> None:
         super().__init__("http_request_denied", detail, status, why=why)
         self.fields = fields
+        self.reason = reason
 
 
 def user_pass(value: bytes) -> bytes | None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from itertools import count, islice
 from time import monotonic
 
+from spliceproxy.relay import columns
 from spliceproxy.relay.interface import (
     ABORTED,
     CHUNK,
@@ -36,14 +37,13 @@ class CopyRelay:
     engine = "copy"
 
     def __init__(self, options: RelayOptions) -> None:
-        self._shared = Shared(options, self._mover(options))
+        self._row = columns.private() if options.row is None else options.row
+        self._shared = Shared(options, self._mover(options), self._row)
         self._idents = count(1)
-        self._events = 0
-        self._steps = 0
         self._closed = False
 
     def _mover(self, options: RelayOptions) -> Copier:
-        return Copier()
+        return Copier(self._row)
 
     def lane(self, options: LaneOptions, owner: LaneOwner) -> None:
         return None
@@ -61,13 +61,17 @@ class CopyRelay:
         self._shared.poller.reap()
         return flow.ident
 
-    def transfer(self, source: int, target: int, length: int, token: object) -> int:
+    def transfer(
+        self, source: int, target: int, length: int, token: object, to_client: bool = False
+    ) -> int:
         if length < -1:
             raise ValueError(f"length {length}: not a number of bytes or -1")
         now = monotonic()
         socks = _adopt(source, target)
         mode = SPLICE if length >= SPLICE_MIN else COPY
-        flow = Transfer(self._shared, next(self._idents), token, socks, length, mode, now)
+        flow = Transfer(
+            self._shared, next(self._idents), token, socks, length, mode, now, to_client=to_client
+        )
         flow.start(now)
         self._shared.poller.reap()
         return flow.ident
@@ -123,15 +127,16 @@ class CopyRelay:
 
     def step(self) -> list[tuple[object, object]]:
         shared = self._shared
-        self._steps += 1
+        row = self._row
+        row[columns.RELAY_STEPS] += 1
         if not self._closed:
             start = now = monotonic()
             self._wake_due(now)
             mover = shared.mover
             while True:
-                before = mover.copied + mover.spliced
+                before = mover.moved
                 events = shared.poller.wait(BATCH)
-                self._events += len(events)
+                row[columns.RELAY_EVENTS] += len(events)
                 for entry, mask in events:
                     leg = shared.poller.leg(entry)
                     if leg is not None:
@@ -142,7 +147,7 @@ class CopyRelay:
                     break
                 # A batch that is not full was all there was; but by the time that much
                 # has been moved there is more.
-                if len(events) < BATCH and mover.copied + mover.spliced - before < CHUNK:
+                if len(events) < BATCH and mover.moved - before < CHUNK:
                     break
         if not shared.ends:
             return []
@@ -170,20 +175,19 @@ class CopyRelay:
         return None if when is None else max(0.0, when - monotonic())
 
     def stats(self) -> RelayStats:
-        shared = self._shared
-        mover = shared.mover
+        shared, row = self._shared, self._row
         return RelayStats(
             tunnels=shared.tunnels,
             transfers=len(shared.flows) - shared.tunnels,
             pipes_lent=0,
             pipes_idle=0,
-            copied=mover.copied,
-            spliced=mover.spliced,
-            pipe_starved=mover.starved,
-            splice_fallbacks=mover.fallbacks,
-            urgent_stalls=mover.urgent_stalls,
-            events=self._events,
-            steps=self._steps,
+            copied=row[columns.IN_COPIED] + row[columns.OUT_COPIED],
+            spliced=row[columns.IN_SPLICED] + row[columns.OUT_SPLICED],
+            pipe_starved=row[columns.PIPE_STARVED],
+            splice_fallbacks=row[columns.SPLICE_FALLBACKS],
+            urgent_stalls=row[columns.URGENT],
+            events=row[columns.RELAY_EVENTS],
+            steps=row[columns.RELAY_STEPS],
         )
 
     def dump(self, most: int) -> str:
@@ -232,7 +236,7 @@ class SpliceRelay(CopyRelay):
 
     def _mover(self, options: RelayOptions) -> Copier:
         self._pool = PipePool(options.max_pipes, options.shares)
-        return Splicer(self._pool)
+        return Splicer(self._row, self._pool)
 
     def stats(self) -> RelayStats:
         return super().stats()._replace(pipes_lent=self._pool.lent, pipes_idle=self._pool.idle)

@@ -12,6 +12,15 @@ import os
 from errno import EINVAL, ENOSYS, EPERM
 from socket import MSG_NOSIGNAL, MSG_PEEK, socket
 
+from spliceproxy.relay.columns import (
+    IN_COPIED,
+    IN_SPLICED,
+    OUT_COPIED,
+    OUT_SPLICED,
+    PIPE_STARVED,
+    SPLICE_FALLBACKS,
+    URGENT,
+)
 from spliceproxy.relay.interface import (
     BULK_READ,
     CHATTY_READ,
@@ -75,9 +84,13 @@ class Way:
         "state",
         "streak",
         "target",
+        "to_client",
     )
 
-    def __init__(self, source: socket, target: socket, left: int, now: float) -> None:
+    def __init__(
+        self, source: socket, target: socket, left: int, now: float, *, to_client: bool = False
+    ) -> None:
+        self.to_client = to_client
         self.source = source
         self.target = target
         self.left = left
@@ -114,17 +127,15 @@ class Way:
 
 
 class Copier:
-    """Moves bytes with recv(2) and send(2) through one buffer for all ways."""
+    """Moves bytes with recv(2) and send(2) through one buffer for all ways, and counts them in
+    ``row``. ``moved``: bytes of all ways."""
 
-    def __init__(self) -> None:
+    def __init__(self, row: memoryview) -> None:
+        self._row = row
         self._buffer = memoryview(bytearray(CHUNK))
         self._asked = CHUNK  # bytes that the last read asked for
         self._got = 0  # bytes that it got
-        self.copied = 0
-        self.spliced = 0
-        self.starved = 0
-        self.fallbacks = 0
-        self.urgent_stalls = 0
+        self.moved = 0
 
     def turn(self, way: Way, now: float, readable: bool) -> int:
         """Flushes what is pending, or reads and writes within the bounds of one turn.
@@ -208,7 +219,8 @@ class Copier:
         if sent:
             way.active = now
             way.copied += sent
-            self.copied += sent
+            self.moved += sent
+            self._row[OUT_COPIED if way.to_client else IN_COPIED] += sent
         if sent == len(held):
             way.held = None
             return READY
@@ -225,8 +237,8 @@ class Splicer(Copier):
     pipe buffers, asking for more would cork the tail for 200 ms (Linux 6.5 and later).
     """
 
-    def __init__(self, pool: PipePool) -> None:
-        super().__init__()
+    def __init__(self, row: memoryview, pool: PipePool) -> None:
+        super().__init__(row)
         self.pool = pool
         self._crowd = min(CROWD, pool.limit - 1)
         self._crowd_until = 0.0
@@ -280,7 +292,7 @@ class Splicer(Copier):
     def _borrow(self, way: Way, now: float) -> bool:
         way.pipe = self.pool.get(now)
         if way.pipe is None:
-            self.starved += 1
+            self._row[PIPE_STARVED] += 1
         return way.pipe is not None
 
     def _splice_in(self, way: Way, now: float) -> int:
@@ -297,7 +309,7 @@ class Splicer(Copier):
             return super()._read(way, now)
         if got == 0 and way.source.recv(1, MSG_PEEK):
             # An urgent byte with a FIN somewhere behind it: not the end yet.
-            self.urgent_stalls += 1
+            self._row[URGENT] += 1
             self._give_up(way)
             return super()._read(way, now)
         self._asked = ask
@@ -319,12 +331,12 @@ class Splicer(Copier):
             return
         way.stalls += 1
         if way.stalls >= STALLS:
-            self.urgent_stalls += 1
+            self._row[URGENT] += 1
             self._give_up(way)
 
     def _give_up(self, way: Way) -> None:
         way.mode = COPY_FOR_GOOD
-        self.fallbacks += 1
+        self._row[SPLICE_FALLBACKS] += 1
 
     def _flush(self, way: Way, now: float) -> int:
         if not way.in_pipe:
@@ -345,7 +357,8 @@ class Splicer(Copier):
             return super()._flush(way, now)
         way.active = now
         way.spliced += sent
-        self.spliced += sent
+        self.moved += sent
+        self._row[OUT_SPLICED if way.to_client else IN_SPLICED] += sent
         way.in_pipe -= sent
         return BLOCKED if way.in_pipe else READY
 

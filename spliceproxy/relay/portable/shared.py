@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from spliceproxy.relay import columns
 from spliceproxy.relay.interface import RelayOptions, TransferEnd, TunnelEnd
 from spliceproxy.relay.portable.deadlines import Deadlines
 from spliceproxy.relay.portable.moves import Copier
@@ -12,13 +13,19 @@ class Shared:
     """The engine's state: its flows by id, what moves their bytes, and what has ended since
     the last step."""
 
-    __slots__ = ("deadlines", "ends", "flows", "mover", "options", "poller", "tunnels")
+    __slots__ = ("deadlines", "ends", "flows", "mover", "options", "poller", "row", "tunnels")
 
-    def __init__(self, options: RelayOptions, mover: Copier) -> None:
+    def __init__(self, options: RelayOptions, mover: Copier, row: memoryview) -> None:
         self.options = options
+        self.row = row  # what is counted
         self.mover = mover
         self.poller = Poller()
         self.deadlines = Deadlines()
         self.flows: dict[int, Flow] = {}
         self.tunnels = 0  # of the flows
         self.ends: dict[int, tuple[object, TunnelEnd | TransferEnd]] = {}
+
+    def count_flows(self) -> None:
+        """Of each kind, as many as there are now."""
+        self.row[columns.TUNNELS] = self.tunnels
+        self.row[columns.TRANSFERS] = len(self.flows) - self.tunnels

@@ -50,13 +50,15 @@ class Transfer:
         length: int,
         mode: int,
         now: float,
+        *,
+        to_client: bool,
     ) -> None:
         source, target = socks
         self.ident = ident
         self.due = 0.0
         self._shared = shared
         self._token = token
-        self._way = way = Way(source, target, length, now)
+        self._way = way = Way(source, target, length, now, to_client=to_client)
         way.mode = mode
         self._source = Leg(self, source, way, None)
         self._target = Leg(self, target, None, way)
@@ -74,6 +76,7 @@ class Transfer:
         """Joins epoll; the target too, whose reset would else be seen by a write only."""
         self._shared.poller.add(self._source, self._target)
         self._shared.flows[self.ident] = self
+        self._shared.count_flows()
         if self._way.left == 0:
             self._end(DONE, 0)
         else:
@@ -109,6 +112,7 @@ class Transfer:
         self._shared.poller.hand_back(self._target)
         self._shared.mover.drop(self._way)
         del self._shared.flows[self.ident]
+        self._shared.count_flows()
 
     def _end(self, reason: str, errno: int) -> None:
         way = self._way

@@ -38,12 +38,14 @@ from errno import EPIPE
 from time import monotonic
 
 from spliceproxy.net import tcp
+from spliceproxy.relay import columns
 from spliceproxy.relay.interface import (
     CLIENT_RESET,
     DONE,
     HALF_CLOSE,
     IDLE,
     ORIGIN_RESET,
+    REASONS,
     FlowView,
     TunnelEnd,
 )
@@ -100,7 +102,7 @@ class Tunnel:
     ) -> None:
         client, origin = socks
         up = Way(client, origin, -1, now)
-        down = Way(origin, client, -1, now)
+        down = Way(origin, client, -1, now, to_client=True)
         up.hold(early[0])
         down.hold(early[1])
         self.ident = ident
@@ -142,6 +144,8 @@ class Tunnel:
         self._shared.poller.add(*self._legs)
         self._shared.flows[self.ident] = self
         self._shared.tunnels += 1
+        self._shared.row[columns.TUNNELS_BEGUN] += 1
+        self._shared.count_flows()
         self._shared.deadlines.set(self, now + self._shared.options.idle)
         spoke = self._spoke
         for side in (CLIENT, ORIGIN):
@@ -199,6 +203,8 @@ class Tunnel:
             shared.mover.drop(way)
         del shared.flows[self.ident]
         shared.tunnels -= 1
+        shared.row[columns.TUNNELS_ENDED + REASONS.index(reason) - 1] += 1
+        shared.count_flows()
         shared.ends[self.ident] = (self._token, report)
 
     # ---- what an event leads to --------------------------------------------------------
