@@ -37,6 +37,7 @@ cdef object view_of(NativeRelay relay, int32_t slot, int64_t now):
     cdef Text method, target
     cdef uint64_t head = 0
     cdef uint64_t number = 0
+    cdef int decision = 0
     names = ("", "", "", "", "", "")
     token = None
     begun = 0.0
@@ -58,12 +59,13 @@ cdef object view_of(NativeRelay relay, int32_t slot, int64_t now):
             x.note.text[:x.note.size].decode("ascii") if x.note != NULL else "",
         )
         number = x.number
+        decision = x.decision
         if x.record != NULL:
             token = <object>x.record.token.object
     return FlowView(
         relay._ident_of(slot), number, f.kind == TUNNEL,
-        "tunnel" if f.kind == TUNNEL else name_in(PHASE_NAMES, x.phase), token, *names, begun,
-        max(now - last_active(f), 0) / 1000.0, head + up.copied, up.spliced, down.copied,
+        "tunnel" if f.kind == TUNNEL else name_in(PHASE_NAMES, x.phase), token, *names, decision,
+        begun, max(now - last_active(f), 0) / 1000.0, head + up.copied, up.spliced, down.copied,
         down.spliced, (up.flags | down.flags) & SPLICING != 0, rtt_of(f.fd[0]),
         rtt_of(origin) if origin != NOWHERE else -1,
     )

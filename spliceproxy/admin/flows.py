@@ -48,6 +48,8 @@ class Flows:
         self._services = services
         self._server = server
         self._worker = worker
+        # By the column in which it is counted, the rule that has allowed a request.
+        self._rules = {column: rule for rule, column in services.counts.allowed.items() if rule}
 
     # ---- what is asked -----------------------------------------------------------------
 
@@ -143,7 +145,7 @@ class Flows:
             "method": record.method[:TEXT],
             **self._to(record.method, record.target),
             "peer": record.peer,
-            "rule": record.rule,
+            "rule": record.rule or record.allowed_by,
             "tags": _shown(record.tags),
             "generation": record.generation,
         }
@@ -156,7 +158,7 @@ class Flows:
             "method": view.method[:TEXT],
             **self._to(view.method, view.target),
             "peer": view.peer,
-            "rule": "",
+            "rule": self._rules.get(view.decision, ""),
             "tags": _shown(_tags(view)),
             "generation": Record.generation,
         }

@@ -160,6 +160,7 @@ class FlowView(NamedTuple):
     target: str
     peer: str  # the origin's address
     note: str  # of the owner's, for its lines (Lane.answer); "" without one
+    decision: int  # the column of what was decided, likewise; 0 where there is none
     started: float  # monotonic seconds, when its head was there; 0.0 where that is not known
     rests: float  # seconds without a byte
     up_copied: int  # with the head of a request

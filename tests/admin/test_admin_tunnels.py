@@ -67,8 +67,10 @@ def holding() -> Iterator[tuple[tuple[str, int], threading.Event]]:
 
 
 @pytest.mark.parametrize("engine", ["native", "splice"])
-def test_a_tunnel(new_admin: NewAdmin, engine: str) -> None:
-    admin = new_admin("--engine", engine)
+def test_a_tunnel(new_admin: NewAdmin, engine: str, tmp_path: Path) -> None:
+    rules = tmp_path / "rules.toml"
+    rules.write_text('[[rule]]\nid = "here"\naction = "allow"\nhosts = ["127.0.0.1"]\n')
+    admin = new_admin("--config", str(rules), "--engine", engine)
     assert shown(admin) == []
     with echoing() as (host, port), admin.proxy.tunnel(host, port) as s:
         s.sendall(b"12345")
@@ -80,6 +82,7 @@ def test_a_tunnel(new_admin: NewAdmin, engine: str) -> None:
         )  # fmt: skip
         assert (one["host"], one["port"], one["peer"]) == (host, port, host)
         assert (one["client"], one["user"], one["tags"]) == ("127.0.0.1", "", {})
+        assert one["rule"] == "here"
         assert one["in_copied"] > 5
         assert one["out_copied"] > 5
         assert one["path"] == "copied"

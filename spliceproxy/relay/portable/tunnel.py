@@ -134,7 +134,7 @@ class Tunnel:
         up, down = self._ways
         client, origin = (tcp.round_trip(leg.sock) for leg in self._legs)
         return FlowView(
-            self.ident, 0, True, "tunnel", self._token, "", "", "", "", "", "", 0.0,
+            self.ident, 0, True, "tunnel", self._token, "", "", "", "", "", "", 0, 0.0,
             now - max(up.active, down.active), up.copied, up.spliced, down.copied, down.spliced,
             SPLICE in (up.mode, down.mode), client, origin,
         )  # fmt: skip
