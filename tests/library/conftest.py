@@ -1,21 +1,12 @@
-"""An origin that answers every request."""
+"""An origin that answers every request, and the engines."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import suppress
-from socket import socket
 
 import pytest
-from harness import read_head, serving
-
-ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
-
-
-def answer(connection: socket) -> None:
-    with suppress(ConnectionError):  # a proxy that ends cuts off what is open
-        while read_head(connection):
-            connection.sendall(ANSWER)
+from harness import serving
+from library_rig import answer
 
 
 @pytest.fixture
@@ -23,3 +14,11 @@ def origin() -> Iterator[str]:
     """Its ``host:port``."""
     with serving(answer) as (host, port):
         yield f"{host}:{port}"
+
+
+@pytest.fixture(params=["native", "copy"])
+def engine(request: pytest.FixtureRequest) -> str:
+    """With the lane, and without."""
+    if request.param == "native":
+        pytest.importorskip("spliceproxy.relay._native")
+    return str(request.param)

@@ -6,13 +6,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
-from socket import create_server, socket
+from socket import create_server
 
 import pytest
-from harness import read_head, serving
+from harness import serving
+from library_rig import answer, ask, connected, lane_of, run, tunnel
 
 from spliceproxy import (
     Allow,
@@ -26,38 +25,9 @@ from spliceproxy import (
 )
 from spliceproxy.config import RuleConfig
 from spliceproxy.policy.lockfile import parse
-from spliceproxy.processes.worker import new_loop
 
-ANSWER = b"HTTP/1.1 200 OK\r\nDate: d\r\nContent-Length: 5\r\n\r\nhello"
 ROUNDS = 10
 REPORTS = RuleConfig("later", "deny", ports=("1-65535",), report_only=True)
-
-
-def answer(connection: socket) -> None:
-    with suppress(ConnectionError):
-        while read_head(connection):
-            connection.sendall(ANSWER)
-
-
-@pytest.fixture
-def origin() -> Iterator[str]:
-    with serving(answer) as (host, port):
-        yield f"{host}:{port}"
-
-
-@pytest.fixture(params=["native", "copy"])
-def engine(request: pytest.FixtureRequest) -> str:
-    if request.param == "native":
-        pytest.importorskip("spliceproxy.relay._native")
-    return str(request.param)
-
-
-def run(main: Callable[[], Awaitable[None]]) -> None:
-    loop = new_loop()[0]
-    try:
-        loop.run_until_complete(main())
-    finally:
-        loop.close()
 
 
 def config(engine: str, policy: PolicyConfig, auth: AuthConfig | None = None) -> Config:
@@ -72,34 +42,16 @@ def config(engine: str, policy: PolicyConfig, auth: AuthConfig | None = None) ->
     )
 
 
-async def connected(proxy: Proxy) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    if proxy.url.startswith("unix:"):
-        return await asyncio.open_unix_connection(proxy.url.removeprefix("unix:"))
-    return await asyncio.open_connection("127.0.0.1", int(proxy.url.rsplit(":", 1)[1]))
+async def ask_all(proxy: Proxy, origin: str) -> None:
+    """Requests on one connection, and a tunnel."""
+    await ask(proxy, origin, ROUNDS)
+    await tunnel(proxy, origin)
 
 
-async def ask(proxy: Proxy, origin: str, count: int = ROUNDS) -> None:
-    """So many requests on one connection, and a tunnel."""
-    reader, writer = await connected(proxy)
-    for number in range(count):
-        writer.write(f"GET http://{origin}/{number} HTTP/1.1\r\nHost: {origin}\r\n\r\n".encode())
-        await asyncio.wait_for(reader.readuntil(b"hello"), 20)
-    writer.close()
-    reader, writer = await connected(proxy)
-    writer.write(
-        f"CONNECT {origin} HTTP/1.1\r\nHost: {origin}\r\n\r\nGET / HTTP/1.1\r\n\r\n".encode()
-    )
-    await asyncio.wait_for(reader.readuntil(b"hello"), 20)
-    writer.close()
-
-
-def check_lane(proxy: Proxy, count: int = ROUNDS) -> None:
+def check_lane(proxy: Proxy, engine: str, count: int = ROUNDS) -> None:
     """All of it was served in the lane, if there is one."""
-    assert proxy._instance is not None
-    relay = proxy._instance.services.relay._relay
-    if relay.engine == "native":
-        stats = relay.stats()
-        assert (stats.exchanges, stats.given_back) == (count, 0)
+    if engine == "native":
+        assert lane_of(proxy) == (count, 0)
 
 
 def told(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -115,8 +67,8 @@ def test_a_rule_that_only_reports(
     async def main() -> None:
         policy = PolicyConfig(rules=(REPORTS,))
         async with Proxy(config=config(engine, policy), on_close=seen.append) as proxy:
-            await ask(proxy, origin)
-            check_lane(proxy)
+            await ask_all(proxy, origin)
+            check_lane(proxy, engine)
         assert told(caplog) == [
             f"rule later (report only) would deny: client 127.0.0.1, {method} {origin}"
             for method in ("GET",) * ROUNDS + ("CONNECT",)
@@ -162,9 +114,9 @@ def test_learning(engine: str, origin: str, tmp_path: Path) -> None:
         policy = PolicyConfig(learn=file)
         with serving(answer) as (host, port):
             async with Proxy(config=config(engine, policy)) as proxy:
-                await ask(proxy, origin)
-                await ask(proxy, f"{host}:{port}")
-                check_lane(proxy, 2 * ROUNDS)
+                await ask_all(proxy, origin)
+                await ask_all(proxy, f"{host}:{port}")
+                check_lane(proxy, engine, 2 * ROUNDS)
         rules = parse(file.read_bytes(), str(file))
         ports = {text for rule in rules if rule.action == "allow" for text in rule.ports or ()}
         assert ports == {origin.rpartition(":")[2], str(port)}
@@ -190,8 +142,8 @@ def test_users_by_the_process_behind_a_unix_socket(
             policy=authorize,
             on_close=seen.append,
         ) as proxy:
-            await ask(proxy, origin)
-            check_lane(proxy)
+            await ask_all(proxy, origin)
+            check_lane(proxy, engine)
         assert asked == ["builder"] * (ROUNDS + 1)
         assert [(record.user, record.client) for record in seen] == [("builder", "")] * len(asked)
 
