@@ -18,7 +18,8 @@ go to standard error, and to the report of the sanitizers. The rules:
 - A free slot has nothing attached.
 - After so many guesses epoll is asked.
 - A way knows whether it goes to the client: its bytes are counted by that.
-- Each record has a token that knows of users; a client between two requests has no record.
+- Each record has a token that knows of users, once the owner was asked; a client between two
+  requests has no record.
 """
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
@@ -524,8 +525,8 @@ cdef inline void check_records(const Lane *lane) noexcept nogil:
     cdef const Exchange *x
     cdef int32_t slot
     while e != NULL:
-        if e.token == NULL or e.token.users == 0:
-            fail(lane, "a record has a token", NOWHERE)
+        if e.token != NULL and e.token.users == 0:
+            fail(lane, "the token of a record has a user", NOWHERE)
         last = e
         e = e.next
     if last != lane.records.last:
@@ -545,8 +546,11 @@ cdef inline void check_records(const Lane *lane) noexcept nogil:
                 fail(lane, "an answer is for one request", slot)
         if x == NULL or x.record == NULL:
             continue
-        if x.record.token == NULL or x.record.token.users == 0:
-            fail(lane, "the record of an exchange has a token", slot)
+        if x.record.token == NULL:
+            if c.flows[slot].queue != Q_FINISHED and (x.phase != P_ASK or x.asked.told):
+                fail(lane, "a record has a token once its owner is asked", slot)
+        elif x.record.token.users == 0:
+            fail(lane, "the token of a record has a user", slot)
         if c.flows[slot].queue != Q_FINISHED and x.phase == P_HEAD:
             fail(lane, "a client between two requests has no record", slot)
 

@@ -10,15 +10,53 @@ cdef enum:
     ROUNDS = 8              # of those in a step
 
 
-cdef class Notes:
-    """What was decided about a request, for its record and for those of requests like it."""
+cdef class Known:
+    """What is known of a request beyond its head, as it was at one moment: for its record, for
+    those of requests on the same route, and for whoever goes on with it. It holds nothing else."""
 
     cdef readonly str host
     cdef readonly int port
     cdef readonly str user
     cdef readonly object tags
     cdef readonly tuple reported
+    cdef readonly double looked_up
     cdef readonly str allowed_by
+
+    def __cinit__(self):
+        self.host = self.user = self.allowed_by = ""
+        self.tags = NO_TAGS
+        self.reported = ()
+
+
+cdef Known UNKNOWN = Known()
+
+
+cdef Known known_of(notes):
+    """Of any object with these attributes."""
+    cdef Known known = Known.__new__(Known)
+    known.host = notes.host
+    known.port = notes.port
+    known.user = notes.user
+    known.tags = notes.tags
+    known.reported = notes.reported
+    known.looked_up = notes.looked_up
+    known.allowed_by = notes.allowed_by
+    return known
+
+
+cdef size_t size_of(token) except? 0:
+    """About as many bytes as a token holds by itself."""
+    cdef Known known
+    cdef size_t size = sizeof(Token) + sizeof(PyObject)
+    if type(token) is not Known:
+        return size
+    known = token
+    size += getsizeof(known) + getsizeof(known.host) + getsizeof(known.user)
+    if known.tags is not NO_TAGS:
+        size += getsizeof(known.tags)
+        for name, value in known.tags.items():
+            size += getsizeof(name) + getsizeof(value)
+    return size
 
 
 cdef class Question:
@@ -34,25 +72,43 @@ cdef class Question:
     cdef list lines         # its fields, once somebody has looked at them
     cdef readonly bytes head
     cdef readonly str client
+    cdef readonly double started
+    cdef str identified     # the user
     cdef public str host
     cdef public int port
-    cdef public str user
     cdef public object tags
     cdef public tuple reported
     cdef public double looked_up
     cdef public str allowed_by
     cdef public object trace
 
-    def notes(self):
-        """What has been decided: a token for its record. The head is not kept with it."""
-        cdef Notes notes = Notes.__new__(Notes)
-        notes.host = self.host
-        notes.port = self.port
-        notes.user = self.user
-        notes.tags = self.tags
-        notes.reported = self.reported
-        notes.allowed_by = self.allowed_by
-        return notes
+    @property
+    def user(self):
+        return self.identified
+
+    @user.setter
+    def user(self, str user not None):
+        """Also for the line of a client that leaves before there is an answer."""
+        cdef Lane *lane = &self.relay.state
+        cdef int32_t slot = self._slot()
+        cdef bytes shown
+        self.identified = user
+        if slot != NOWHERE:
+            shown = user.encode()
+            if len(shown) < USER_MAX:
+                put_user(lane, exchange_of(&lane.core.flows[slot]), as_text(shown))
+
+    def known(self):
+        """What is known by now. The head is not kept with it."""
+        cdef Known known = Known.__new__(Known)
+        known.host = self.host
+        known.port = self.port
+        known.user = self.identified
+        known.tags = self.tags
+        known.reported = self.reported
+        known.looked_up = self.looked_up
+        known.allowed_by = self.allowed_by
+        return known
 
     @property
     def kind(self):
@@ -125,14 +181,6 @@ cdef class Question:
         return self._slot() != NOWHERE
 
     @property
-    def started(self):
-        """Monotonic seconds, when the head was there; 0.0 where there is no log."""
-        cdef int32_t slot = self._slot()
-        if slot == NOWHERE:
-            return 0.0
-        return exchange_of(&self.relay.state.core.flows[slot]).started / 1e6
-
-    @property
     def number(self):
         """Of the request, for its record; 0 where there is no log."""
         cdef int32_t slot = self._slot()
@@ -197,7 +245,8 @@ cdef Question question_of(NativeRelay relay, int32_t slot):
     q.how = x.method
     q.head = x.data[:x.head]
     q.client = x.address.decode("ascii")
-    q.host = q.user = q.allowed_by = ""
+    q.started = x.started / 1e6
+    q.host = q.identified = q.allowed_by = ""
     q.tags = NO_TAGS
     q.reported = ()
     return q
@@ -208,11 +257,17 @@ cdef list questions_of(NativeRelay relay):
     is given back."""
     cdef Lane *lane = &relay.state
     cdef list questions = []
+    cdef Question question
+    cdef Exchange *x
     cdef int32_t slot
     while lane.asking.last != NOWHERE and len(questions) < QUESTIONS:
         slot = lane.asking.last
+        x = exchange_of(&lane.core.flows[slot])
         try:
-            questions.append(question_of(relay, slot))
+            question = question_of(relay, slot)
+            if x.record != NULL:
+                x.record.token = token_new(relay, question)
+            questions.append(question)
             tell_asked(lane, slot)
         except MemoryError:
             give_back(lane, slot, G_REQUEST)

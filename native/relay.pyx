@@ -26,6 +26,7 @@ and what it includes needs the GIL. From the bottom up:
 
 import warnings
 from os import urandom
+from sys import getsizeof
 from types import MappingProxyType
 
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
@@ -80,19 +81,20 @@ from lane.notes cimport note_new, note_release
 from lane.origins cimport (
     connection_new, connection_take_out, idle_drop, idle_oldest, idle_put, idle_use,
 )
-from lane.records cimport record_begin, record_free, record_take, token_release
-from lane.request cimport PLAIN_OUT, begin, go_on, start_next
+from lane.records cimport record_free, record_take, token_release
+from lane.request cimport PLAIN_OUT, begin, go_on, put_user, start_next
 from lane.response cimport refuse
 from lane.routes cimport (
-    KEY_MAX, address_of, address_set, group_put, origin_find, origin_hold, origin_release,
-    route_key, route_put, routes_clear, routes_free, routes_init, target_new, target_release,
+    KEY_MAX, TOKEN_MOST, address_of, address_set, group_put, origin_find, origin_hold,
+    origin_release, route_key, route_put, routes_clear, routes_free, routes_init, target_new,
+    target_release,
 )
 from lane.sums cimport sum_live, sums_clear, sums_free, sums_init
 from lane.types cimport (
     Asked, BY_FAILURE, CAUSES, CAUSE_WORDS, CLIENT, DIALLED, ERRNOS, Ended, Exchange, Facts, G_BODY,
     G_CLOSED, G_REQUEST, G_RESPONSE, G_UNANSWERED, Item, L_JSON, LISTENER, Lane, LineForm, Log,
-    ORIGIN, Origin, PEER_MAX, P_DIAL, P_HEAD, Part, Q_ASK, Q_DIAL, Q_HEAD, Q_ORIGIN_IDLE, Q_QUEUE,
-    Q_RACE, Records, Routes, STALLED_WORDS, STALLS, SUM_KINDS, Sum, Sums, Target, Token, USER_MAX,
+    Note, ORIGIN, Origin, PEER_MAX, P_DIAL, P_HEAD, Part, Q_ASK, Q_DIAL, Q_HEAD, Q_ORIGIN_IDLE,
+    Q_QUEUE, Q_RACE, Records, Routes, STALLED_WORDS, STALLS, SUM_KINDS, Sum, Sums, Target, Token, USER_MAX,
     cause_words, connection_of, exchange_of, stalled_words, with_origin,
 )
 from lane.waiting cimport QUEUE_MS

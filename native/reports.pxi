@@ -136,12 +136,14 @@ cdef class Ending:
 
     def __cinit__(self):
         self.at = &NOTHING  # until it has one: anybody may make an empty one
+        self.token = UNKNOWN
 
     cdef void take(self, Ended *e) noexcept:
         """It is this one's from here on."""
-        self.token = <object>e.token.object
-        token_release(e.token)
-        e.token = NULL
+        if e.token != NULL:
+            self.token = <object>e.token.object
+            token_release(e.token)
+            e.token = NULL
         self.at = e
 
     def __dealloc__(self):
@@ -337,6 +339,16 @@ cdef object begun_of(const Flow *f):
         w.copied + w.spliced, w.spliced, max(w.left, 0), owed_of(w), chunks_of(&x.down, w))
 
 
+cdef uint64_t sent_to_client(const Flow *f):
+    """What its owner goes on behind: interim responses, or a part of the owner's answer."""
+    cdef const Exchange *x = exchange_of(f)
+    if x.cause == G_RESPONSE or x.cause == G_UNANSWERED or (
+        x.cause == G_REQUEST and x.decided != NULL
+    ):
+        return f.way[1].copied
+    return 0
+
+
 cdef object handoff(Flow *f):
     cdef Exchange *x = exchange_of(f)
     return Handoff(
@@ -345,8 +357,7 @@ cdef object handoff(Flow *f):
         x.answer[:x.answer_size] if x.answer_size else b"", x.peer.decode("ascii"), x.reused,
         (x.dialling if x.cause == G_REQUEST else x.started) / 1e6,
         failures(x) if x.phase == P_DIAL and x.failures else (),
-        f.way[0].left, f.way[1].copied if x.cause == G_RESPONSE or x.cause == G_UNANSWERED else 0,
-        getattr(<object>x.record.token.object, "reported", ()) if x.record != NULL else (),
+        f.way[0].left, sent_to_client(f),
         <object>x.decided.object if x.decided != NULL else None,
         x.number, (x.question, x.dns, x.dial, x.first_byte), f.way[0].spliced,
         (f.way[0].for_source, f.way[1].for_target, f.way[1].for_source, f.way[0].for_target),

@@ -18,10 +18,11 @@ from core.slots cimport list_add, list_take
 from core.types cimport Core, FREE, IN_LANE, NOWHERE, Q_FINISHED
 from http.plain cimport Head, Text
 from lane.counts cimport K_QUESTIONS
+from lane.notes cimport take_note
 from lane.records cimport token_release
 from lane.sums cimport sum_user
 from lane.types cimport (
-    CLIENT, Exchange, Lane, Part, P_ASK, P_HEAD, Q_ASK, exchange_of,
+    CLIENT, Exchange, Lane, Part, P_ASK, P_HEAD, Q_ASK, Token, exchange_of,
 )
 
 
@@ -45,6 +46,13 @@ cdef inline bint may_ask(
     )
 
 
+cdef inline void hold_decision(Exchange *x, Token *decided) noexcept nogil:
+    """What the owner has said about the request in work, for whoever goes on with it."""
+    if decided != NULL:
+        decided.users += 1
+    x.decided = decided
+
+
 cdef inline void forget_decision(Exchange *x) noexcept nogil:
     """The request is over, or nobody will go on with it."""
     token_release(x.decided)
@@ -64,6 +72,7 @@ cdef inline void begin_asking(
     x.asked.told = False
     sum_user(lane, x, b"")
     x.user[0] = 0
+    take_note(x, NULL)
     x.phase = P_ASK
     count_up(c, K_QUESTIONS)
     list_add(c, &lane.asking, IN_LANE, slot)

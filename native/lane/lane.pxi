@@ -184,14 +184,20 @@ cdef class NativeLane:
 
     cdef int _repeat(self, uint8_t kind, str group, bytes credentials, bytes authority,
                      Target *target, double seconds) except -1:
-        """Makes or renews a route, unless its key is too long."""
+        """Makes or renews a route, unless its key is too long, or its token too large."""
         cdef Core *c = &self.relay.state.core
         cdef char text[KEY_MAX]
         cdef bytes name = group.encode("ascii")
         cdef size_t size = route_key(
             text, kind, as_text(name), as_text(credentials), as_text(authority))
-        if size == 0:
+        cdef size_t held = 0
+        if target.token != NULL:
+            held = size_of(<object>target.token.object)
+        if target.note != NULL:
+            held += sizeof(Note) + target.note.size
+        if size == 0 or held > TOKEN_MOST:
             return 0
+        target.size += <uint32_t>held
         c.now = clock_ms(linux.CLOCK_MONOTONIC_COARSE)
         if not route_put(&self.relay.state.routes, text, size, target, c.now,
                          c.now + <int64_t>(seconds * 1000)):
@@ -277,16 +283,26 @@ cdef class NativeLane:
             target_release(&lane.routes, target)
         return True
 
-    def refuse(self, Question question not None, bytes data not None, bint keep):
+    def refuse(self, Question question not None, bytes data not None, bint keep, decided=None):
         """Sends an answer of the owner's. Returns how many bytes of it were sent, or -1: as of
         `refuse` of response.pxd, and where nobody waits for it any more."""
         cdef Core *c = &self.relay.state.core
         cdef int32_t slot = question._slot()
+        cdef Token *token
         cdef ssize_t sent
-        if slot == NOWHERE or not slots_reserve(c, 1):
+        if slot == NOWHERE:
             return -1
+        if not slots_reserve(c, 1):
+            raise MemoryError
+        token = token_new(self.relay, decided)
         c.now = clock_ms(linux.CLOCK_MONOTONIC_COARSE)
-        return refuse(&self.relay.state, slot, data, len(data), keep)
+        sent = refuse(&self.relay.state, slot, data, len(data), keep, token)
+        token_release(token)
+        return sent
+
+    def known(self, notes):
+        """What is known of a request, as it is in an object with these attributes."""
+        return known_of(notes)
 
     def hand_back(self, Question question not None, decided=None):
         """Its owner goes on with the client of a question. False where nobody waits any more."""

@@ -1,9 +1,12 @@
 """Records of exchanges, for whoever wants to know how each of them ends.
 
-A route may have a *token*, an object of the owner's. Each request on this route has it, too: a
-block is made where its exchange begins, so that no memory is wanted where it ends. Then the block
-is filled in, and waits for the owner, who gets those of a step together (news.pxi). Without a
-token nothing is made.
+A block is made where an exchange begins, so that no memory is wanted where it ends. Then it is
+filled in, and waits for the owner, who gets those of a step together (news.pxi). Where nobody wants
+records nothing is made.
+
+What was decided about a request is a *token*, an object of the owner's. A route has one for all its
+requests. While the owner is asked about a request the question is its token, so that the record of a
+client that leaves meanwhile says what was known by then. It has none until the owner is told of it.
 
 Tokens are counted by their users here, in the relay's thread. What nobody uses any more is put
 aside until the relay has the GIL.
@@ -28,14 +31,13 @@ cdef inline void token_release(Token *t) noexcept nogil:
         t.unused[0] = t
 
 
-cdef inline bint record_begin(Exchange *x, Token *token, bint heads) noexcept nogil:
-    """A request begins, whose head is the first of what was received, and whose end is wanted by
-    whoever has the token (NULL: nobody). `heads`: with the whole head. False without memory."""
+cdef inline bint record_begin(Exchange *x, bint heads) noexcept nogil:
+    """A request begins, whose head is the first of what was received, and somebody wants to know
+    how it ends. Nothing was decided about it. `heads`: with the whole head. False without
+    memory."""
     cdef Text method, target
     cdef size_t size
     cdef Ended *e
-    if token == NULL:
-        return True
     method = word_at(x.data)
     target = word_at(x.data + method.size + 1)
     size = x.head if heads else method.size + 1 + target.size
@@ -47,8 +49,7 @@ cdef inline bint record_begin(Exchange *x, Token *token, bint heads) noexcept no
     e.method_size = <uint32_t>method.size
     e.target_size = <uint32_t>target.size
     e.head_size = x.head if heads else 0
-    e.token = token
-    token.users += 1
+    e.token = NULL
     x.record = e
     return True
 
@@ -63,6 +64,20 @@ cdef inline void record_drop(Exchange *x) noexcept nogil:
     if x.record != NULL:
         record_free(x.record)
         x.record = NULL
+
+
+cdef inline bint record_for(Exchange *x, Token *token, bint heads) noexcept nogil:
+    """The request goes where it was decided, and its record has this token from here on; NULL:
+    nobody wants to know how it ends. False without memory."""
+    if token == NULL:
+        record_drop(x)
+        return True
+    if x.record == NULL and not record_begin(x, heads):
+        return False
+    token.users += 1
+    token_release(x.record.token)
+    x.record.token = token
+    return True
 
 
 cdef inline void record_end(Records *records, Exchange *x, const Facts *facts) noexcept nogil:

@@ -31,7 +31,7 @@ from lane.origins cimport (
     attempt_drop, attempts_drop, bind, connection_free, idle_drop, idle_take, is_self, own_take,
 )
 from lane.received cimport body_at_hand, keep, keep_head
-from lane.records cimport record_begin
+from lane.records cimport record_begin, record_for
 from lane.routes cimport KEY_MAX, address_of, group_of, let_go, route_find, route_key
 from lane.sums cimport sum_user
 from lane.types cimport (
@@ -128,7 +128,7 @@ cdef inline Route *route_of(
         return NULL
     if now >= r.renew and not r.asked:
         # One request asks the owner in time. If all did, when the time is up, there would be
-        # as many as there are clients, and each costs ten times as much.
+        # as many questions at once as there are clients.
         r.asked = True
         return NULL
     return r
@@ -207,6 +207,13 @@ cdef inline void reached(Lane *lane, int32_t slot) noexcept nogil:
     memcpy(x.peer, connection_of(&c.flows[x.connection]).peer, PEER_MAX)
 
 
+cdef inline void put_user(Lane *lane, Exchange *x, Text user) noexcept nogil:
+    """Whom the log names, in less than USER_MAX bytes, and a NUL behind them."""
+    sum_user(lane, x, user.at)
+    memcpy(x.user, user.at, user.size)
+    x.user[user.size] = 0
+
+
 cdef inline int32_t idle_for(Lane *lane, int32_t slot, const Target *t) noexcept nogil:
     """An idle connection that a client's request may be sent on; NOWHERE if there is none."""
     if exchange_of(&lane.core.flows[slot]).final:
@@ -219,8 +226,10 @@ cdef inline void start(Lane *lane, int32_t slot, Target *t, const Out *out) noex
     cdef Exchange *x = exchange_of(&lane.core.flows[slot])
     cdef bint tunnel = x.method == CONNECT
     cdef int32_t connection = NOWHERE
-    sum_user(lane, x, t.user)
-    memcpy(x.user, t.user, strlen(t.user) + 1)
+    cdef Text user
+    user.at = t.user
+    user.size = strlen(t.user)
+    put_user(lane, x, user)
     take_note(x, t.note)
     x.decision = t.decision
     if not tunnel:
@@ -330,17 +339,19 @@ cdef inline void begin(Lane *lane, int32_t slot, const char *data, size_t n) noe
         return
     r = route_of(lane, x, &head)
     learn(x, &head)
-    if r == NULL and may_ask(lane, &head, kind_of(&head)):
-        begin_exchange(lane, slot)
-        begin_asking(lane, slot, &head, kind_of(&head))
-    elif r == NULL or not write_for(lane, r.target, &head, fields, count, &out) or (
-        not record_begin(x, r.target.token, lane.heads)
+    if r != NULL and write_for(lane, r.target, &head, fields, count, &out) and (
+        record_for(x, r.target.token, lane.heads)
     ):
-        give_back(lane, slot, G_REQUEST)
-    else:
         count_up(c, K_ROUTE_HITS)
         begin_exchange(lane, slot)
         start(lane, slot, r.target, &out)
+    elif r == NULL and may_ask(lane, &head, kind_of(&head)) and (
+        not lane.recorded or record_begin(x, lane.heads)
+    ):
+        begin_exchange(lane, slot)
+        begin_asking(lane, slot, &head, kind_of(&head))
+    else:
+        give_back(lane, slot, G_REQUEST)
 
 
 cdef inline void go_on(Lane *lane, int32_t slot, Target *t) noexcept nogil:
@@ -350,7 +361,7 @@ cdef inline void go_on(Lane *lane, int32_t slot, Target *t) noexcept nogil:
     cdef uint32_t waited = stage_over(lane, x)
     end_asking(lane, slot)
     x.question = waited - min(x.dns, waited)
-    if prepare(lane, x, t, &out) and record_begin(x, t.token, lane.heads):
+    if prepare(lane, x, t, &out) and record_for(x, t.token, lane.heads):
         start(lane, slot, t, &out)
     else:
         give_back(lane, slot, G_REQUEST)

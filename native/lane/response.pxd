@@ -20,7 +20,7 @@ from http.chunks cimport chunks_begin
 from http.dates cimport date_line
 from http.plain cimport Field, HEAD, Head, Out, PLAIN_FIELDS, Text, full, head_end
 from http.plain_response cimport read_response, write_response
-from lane.asking cimport end_asking, forget_decision
+from lane.asking cimport end_asking, forget_decision, hold_decision
 from lane.chunked cimport chunks_turn, take_chunks
 from lane.counts cimport K_FIRST_BYTE_SECONDS, K_LANE_REQUESTS, count_time
 from lane.ends cimport close_client, cut, cut_by, give_back, note
@@ -28,10 +28,11 @@ from lane.facts cimport stage_over, wall_us
 from lane.origins cimport connection_drop, idle_put, is_silent
 from lane.received cimport RESUME, consume
 from lane.request cimport PLAIN_OUT, begin, start_next
+from lane.records cimport record_drop
 from lane.routes cimport origin_release
 from lane.types cimport (
     Exchange, G_BODY, G_LINGER, G_REQUEST, G_RESPONSE, G_RETRY, Lane, Origin, P_BODY, P_HEAD, Q_HEAD,
-    connection_of, exchange_of,
+    Token, connection_of, exchange_of,
 )
 from lane.upload cimport uploaded, watch_both
 from lane.waiting cimport count_answer
@@ -106,24 +107,30 @@ cdef inline void answered(Lane *lane, int32_t slot) noexcept nogil:
 
 
 cdef inline ssize_t refuse(
-    Lane *lane, int32_t slot, const char *data, size_t n, bint keep
+    Lane *lane, int32_t slot, const char *data, size_t n, bint keep, Token *decided
 ) noexcept nogil:
     """Sends the owner's answer to a request that it has been asked about; the client may ask
-    again if `keep`. Returns the bytes that were sent: if not all were, the client has left. -1:
-    the client has much to read yet, and nothing has changed."""
+    again if `keep`. Returns `n` where all of it was sent, and 0 where the client has left. -1: it
+    has not taken all, and the owner goes on, with what it has `decided` and the number of bytes
+    that were sent. It has to write the record in any case."""
     cdef Core *c = &lane.core
-    cdef Exchange *x = exchange_of(&c.flows[slot])
-    cdef ssize_t sent
-    if send_queue(c.flows[slot].fd[0]):
-        return -1
-    sent = linux.send(
-        c.flows[slot].fd[0], data, n, linux.MSG_DONTWAIT | linux.MSG_NOSIGNAL)
-    if sent < 0 and linux.errno == linux.EAGAIN:
-        return -1
+    cdef Flow *f = &c.flows[slot]
+    cdef Exchange *x = exchange_of(f)
+    cdef ssize_t sent = 0
+    if not send_queue(f.fd[0]):  # else it has much to read yet
+        sent = linux.send(f.fd[0], data, n, linux.MSG_DONTWAIT | linux.MSG_NOSIGNAL)
+        if sent < 0 and linux.errno == linux.EAGAIN:
+            sent = 0
     end_asking(lane, slot)
-    if sent < <ssize_t>n:
+    record_drop(x)
+    if sent < 0:
         close_client(lane, slot)
-        return max(sent, 0)
+        return 0
+    if sent < <ssize_t>n:
+        f.way[1].copied = sent
+        hold_decision(x, decided)
+        give_back(lane, slot, G_REQUEST)
+        return -1
     x.close |= not keep
     next_request(lane, slot, True)
     return sent

@@ -9,7 +9,7 @@ connections are kept by: several targets may lead to one. It is there for as lon
 connection holds it.
 
 The tables of routes and of groups are bounded by the bytes of what is in them, because clients
-choose how long a name is. Routes whose time is over go as new ones come, a few at a time.
+choose how long a name is. So does a function of the owner's that makes tokens. Routes whose time is over go as new ones come, a few at a time.
 """
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t
@@ -34,6 +34,7 @@ cdef enum:
     SWEEP = 2               # buckets that are looked through for each new route
     RENEW_SHARE = 4         # the last part of its time in which a route is renewed
     KEY_MAX = 1024          # bytes of a key: beyond it there is no route
+    TOKEN_MOST = 65536      # bytes of a token, likewise
 
 
 cdef inline bint routes_init(Routes *r) noexcept nogil:

@@ -86,7 +86,7 @@ cdef struct Asked:          # what is asked about a head
     uint8_t kind            # as of kind_of in request.pxd
     uint8_t told            # the owner has the question
 
-cdef struct Token:          # of the owner's, for a record of each exchange that has it
+cdef struct Token:          # an object of the owner's: what was decided about exchanges
     PyObject *object
     uint32_t users          # that have it: counted here, for they begin and end without the GIL
     Token *next             # in the list `unused`, where nobody has it
@@ -128,7 +128,7 @@ cdef struct Facts:          # of an exchange that is over, beside its texts
     TcpLeg tcp[2]           # of the client, of the origin
 
 cdef struct Ended:          # an exchange that somebody wants a record of; its first words follow
-    Token *token
+    Token *token            # NULL: the owner has not been asked about it
     Ended *next             # in Records, when it is over
     Facts facts
     uint32_t method_size
@@ -194,7 +194,7 @@ cdef struct Target:         # where requests may go. Its addresses follow, and t
     char *host              # the value of Host for the origin
     char *user              # for the log, of USER_MAX bytes at most with its NUL
     uint32_t host_size
-    uint32_t size           # bytes of this block
+    uint32_t size           # bytes of this block, and of its token if it is a route's
     int32_t holders         # routes and exchanges
     uint8_t count           # addresses, in the order in which they are tried
     uint8_t bound           # behind them follows the one to dial from

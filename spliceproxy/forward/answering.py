@@ -18,11 +18,11 @@ from spliceproxy.config import Config
 from spliceproxy.errors import Failure
 from spliceproxy.forward.asking import Answer, Later, Names, Question
 from spliceproxy.forward.lane import CONNECT, KINDS, Lane, origin_key
+from spliceproxy.forward.own_faults import tell
 from spliceproxy.forward.refusing import challenge, note_refusal, refusal
-from spliceproxy.forward.resumed import Decided, carry
+from spliceproxy.forward.resumed import Decided, Page, carry
 from spliceproxy.forward.services import Services
 from spliceproxy.http1.target import split_authority
-from spliceproxy.messages import log
 from spliceproxy.observe.record import Record, microseconds
 from spliceproxy.observe.records import Records
 from spliceproxy.observe.termination import QUESTION
@@ -106,9 +106,8 @@ class Answering:
         for one in asked:
             try:
                 self._begin(one)
-            except Exception:  # a fault of ours, or no memory: of this request alone
-                log.exception("a question of the lane could not be answered")
-                self._lane.hand_back(one)
+            except Exception as error:  # noqa: BLE001 - it is this request's alone
+                self._fail(one, error)
 
     def left(self, ident: int) -> None:
         """The client of a question has left."""
@@ -154,24 +153,24 @@ class Answering:
             self._refuse(one, answer)
             return
         if not isinstance(answer, Verdict):
-            self._lane.hand_back(one)
+            self._fail(one, answer)
             return
         _, _, addresses, source, seconds = answer
         host, port, key, field, _, _ = place
         if source:
             key, addresses = origin_key(answer.key), from_source(addresses, source)
+        known = one.known()
         # Who gets the client back has no need to ask again.
-        decided = _new(Decided, (answer, one))
+        decided = _new(Decided, (answer, known, None))
         if not addresses or (one.looked_up and self._is_late(host)):
             self._lane.hand_back(one, decided)
             return
         if seconds > Lane.VALID:
             seconds = self._lane.seconds(answer)
-        # What has been reported is not to be said again where the client comes back.
-        token = one.notes() if self._recorded or one.reported else None
+        token = known if self._recorded else None
         note = self._note(one) if self._note is not None else b""
-        decision = self._allowed[one.allowed_by]
-        how = seconds, one.user, token, source, one.looked_up, decided, note, decision
+        decision = self._allowed[known.allowed_by]
+        how = seconds, known.user, token, source, known.looked_up, decided, note, decision
         self._lane.answer(one, group, key, field, addresses, port, *how)
 
     def _is_late(self, host: str) -> bool:
@@ -191,9 +190,8 @@ class Answering:
         )
         page = refusal(error, one, services.reasons, minor=1, close=not keep, date=services.date())
         record = _record(services.records, one) if services.records.wanted else None
-        sent = self._lane.refuse(one, page, keep)
+        sent = self._lane.refuse(one, page, keep, Decided(error, one.known(), Page(page, keep)))
         if sent < 0:
-            self._lane.hand_back(one, Decided(error, one))
             return
         services.counts.refused(one.method, error, len(one.head), sent)
         if record is not None:
@@ -201,6 +199,15 @@ class Answering:
             record.bytes_out = sent
             record.reason = CLIENT_RESET if sent < len(page) else ""
             services.records.write(record)
+
+    def _fail(self, one: Asked, error: Exception) -> None:
+        """A fault of ours: a Connection answers it, and tells it."""
+        try:
+            waited = self._lane.hand_back(one, Decided(error, one.known()))
+        except MemoryError:
+            waited = self._lane.hand_back(one)  # it asks again
+        if not waited:
+            tell(self._services.faults, one.client, error)
 
     def _wait(self, one: Asked, place: Place, group: str | None, later: Later) -> None:
         task = self._services.loop.create_task(self._later(one, place, group, later))
@@ -215,11 +222,11 @@ class Answering:
     async def _later(self, one: Asked, place: Place, group: str | None, later: Later) -> None:
         try:
             self._answer(one, place, group, await later)
-        except Exception:  # as in asked()
-            log.exception("a question of the lane could not be answered")
+        except Exception as error:  # noqa: BLE001 - as in asked()
+            self._fail(one, error)
         finally:
-            if one.waits:  # that, or what the policy waited for was cancelled
-                self._lane.hand_back(one)
+            if one.waits:  # the client has not left
+                self._fail(one, RuntimeError("what a decision waited for was cancelled"))
             self._services.relay.wake()
 
     # ---- where to ----------------------------------------------------------------------

@@ -156,9 +156,9 @@ class Exchange:
             self._client.received += self._length - resumed.left if chunks is None else chunks.taken
             self._client.relayed_in += resumed.moved
             self._client.spliced_in += resumed.spliced
-            self._client.sent += resumed.interim
-            self._client.relayed_out += resumed.interim
-            self._client.message_start += resumed.interim
+            self._client.sent += resumed.passed
+            self._client.relayed_out += resumed.passed
+            self._client.message_start += resumed.passed
         return resumed.origin is not None and resumed.reused
 
     @property
@@ -219,7 +219,7 @@ class Exchange:
         self._record.stage = ANSWER
         resumed = self._resumed if self._resumed is not None and self._resumed.origin else None
         self._waited.begin(origin, resumed)
-        reader = ResponseReader(origin, begun=resumed is not None and resumed.interim > 0)
+        reader = ResponseReader(origin, begun=resumed is not None and resumed.passed > 0)
         try:
             if resumed is None:
                 await self._send_request(origin)

@@ -299,7 +299,7 @@ class Lane:
             port,
             verdict.source_address,
             record.user,
-            record if self.recorded else None,
+            self._native.known(record) if self.recorded else None,
             self.note(record) if self.note is not None else b"",
             record.decision,
         )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from spliceproxy.errors import Failure
 from spliceproxy.net.stream import Stream
 from spliceproxy.observe.record import Record
 from spliceproxy.policy.verdict import Notes, Verdict
@@ -19,27 +18,38 @@ from spliceproxy.relay.lane import (
     Begun,
     Chunks,
     Handoff,
+    Known,
 )
 
 
-def carry(known: Notes, notes: Notes) -> None:
+def carry(known: Known, notes: Notes) -> None:
     """Writes down what is known of a request in the notes that go on with it."""
     notes.host, notes.port, notes.user = known.host, known.port, known.user
     notes.tags, notes.reported, notes.looked_up = known.tags, known.reported, known.looked_up
     notes.allowed_by = known.allowed_by
 
 
-class Decided(NamedTuple):
-    """Where a request may go, or why nowhere, and what was noted of it when that was decided."""
+class Page(NamedTuple):
+    """An answer of the proxy's own, and whether the client may ask again behind it."""
 
-    answer: Verdict | Failure
-    notes: Notes
+    data: bytes
+    keep: bool
+
+
+class Decided(NamedTuple):
+    """Where a request may go, or why nowhere (as :data:`forward.asking.Answer`), and what was known
+    of it when that was decided. ``page``: the answer that the relay has begun to send, or was
+    about to."""
+
+    answer: Verdict | Exception
+    known: Known
+    page: Page | None = None
 
     def note(self, notes: Notes) -> Verdict:
         """The verdict, for this once: whatever it could be repeated for has passed in part. Raises
         what it is if it is none."""
-        carry(self.notes, notes)
-        if isinstance(self.answer, Failure):
+        carry(self.known, notes)
+        if isinstance(self.answer, Exception):
             raise self.answer
         return self.answer._replace(repeat_for=0.0)
 
@@ -53,14 +63,14 @@ class Resumed:
     where the idle connection that the relay chose was dead. Who takes the connection clears it
     here, or drops the whole value. ``started`` is when the request's head was there, in seconds
     of ``time.monotonic()``; 0.0 where that is not known. ``tried`` are the attempts to connect
-    that have failed, ``reported`` the rules that only report, and have done so. ``left`` bytes of
-    the request's body are still to be sent, and ``interim`` bytes of interim responses have been
-    passed on. ``decided`` is the answer to its question, if the relay has asked one: nobody is
-    asked again. ``number`` is the request's, 0 for none, ``stages`` are the times that it has taken
-    so far, ``spliced`` those bytes of its body that were sent without being copied, and ``waits``
-    what it was waited for (:class:`relay.lane.Handoff`). ``chunks`` is how far the request's body
-    has come if it is chunked, and ``begun`` the response if the client has been sent a part of its
-    body. ``moved`` bytes of the request's body were counted in the relay.
+    that have failed. ``left`` bytes of the request's body are still to be sent, and the client has
+    been sent ``passed`` bytes: of interim responses, or of the page that ``decided`` has. That is
+    the answer to its question, if the relay has asked one: nobody is asked again. ``number`` is the
+    request's, 0 for none, ``stages`` are the times that it has taken so far, ``spliced`` those
+    bytes of its body that were sent without being copied, and ``waits`` what it was waited for
+    (:class:`relay.lane.Handoff`). ``chunks`` is how far the request's body has come if it is
+    chunked, and ``begun`` the response if the client has been sent a part of its body. ``moved`` bytes of
+    the request's body were counted in the relay.
     """
 
     cause: str
@@ -70,8 +80,7 @@ class Resumed:
     started: float
     tried: tuple[tuple[str, int], ...] = ()
     left: int = 0
-    interim: int = 0
-    reported: tuple[str, ...] = ()
+    passed: int = 0
     decided: Decided | None = None
     number: int = 0
     stages: tuple[int, int, int, int] = (0, 0, 0, 0)
@@ -93,7 +102,6 @@ class Resumed:
             handoff.tried,
             handoff.left,
             handoff.sent,
-            handoff.reported,
             handoff.decided,
             handoff.number,
             handoff.stages,
@@ -140,7 +148,7 @@ class Resumed:
         """Writes down what the relay has done of the request."""
         record.started = self.started or record.started
         record.dialling_since = self.dialling_since
-        record.tried, record.reported = self.tried, self.reported
+        record.tried = self.tried
         if self.number:
             record.number = self.number
             record.question, _, record.dial, record.first_byte = self.stages

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from spliceproxy.errors import Failure, PeerGone
 from spliceproxy.forward.refusing import challenge, note_refusal, refusal
+from spliceproxy.forward.resumed import Page
 from spliceproxy.forward.services import Services
 from spliceproxy.http1.errors import HeadError
 from spliceproxy.http1.framing import Body
@@ -63,31 +64,39 @@ class Answers:
         return keep
 
     async def error(
-        self, error: Failure | HeadError, head: RequestHead | None, record: Record, *, keep: bool
+        self,
+        error: Failure | HeadError,
+        head: RequestHead | None,
+        record: Record,
+        *,
+        keep: bool,
+        page: Page | None = None,
     ) -> bool:
         """To a request that failed; ``head`` is None where it had none. Not ``keep``: the
-        connection ends in any case. Where it ends, the caller has to close it gently."""
+        connection ends in any case. Where it ends, the caller has to close it gently. ``page``:
+        what is left of the answer, if that has begun."""
         note_refusal(record, error, self._services.counts)
-        keep = (
-            keep
-            and head is not None
-            and error.error != "http_request_error"
-            and self._may_continue(head, challenge=bool(challenge(error)))
-        )
-        page = refusal(
-            error,
-            head,
-            self._services.reasons,
-            minor=head.minor if head is not None else 1,
-            close=not keep,
-            date=self._services.date(),
-        )
+        if page is None:
+            keep = (
+                keep
+                and head is not None
+                and error.error != "http_request_error"
+                and self._may_continue(head, challenge=bool(challenge(error)))
+            )
+            page = Page(self._refusal(error, head, keep=keep), keep)
         try:
-            await self._send(page)
+            await self._send(page.data)
         except (PeerGone, Failure):
             record.reason = CLIENT_RESET
             return False
-        return keep
+        return keep and page.keep
+
+    def _refusal(
+        self, error: Failure | HeadError, head: RequestHead | None, *, keep: bool
+    ) -> bytes:
+        minor = head.minor if head is not None else 1
+        date = self._services.date()
+        return refusal(error, head, self._services.reasons, minor=minor, close=not keep, date=date)
 
     async def _send(self, answer: bytes) -> None:
         self._stream.write_limit.set(

@@ -9,9 +9,11 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from spliceproxy.errors import ClientGone, Failure, Killed, PeerGone, internal
+from spliceproxy.forward import own_faults
 from spliceproxy.forward.asking import Question
 from spliceproxy.forward.body import SourceFailed
 from spliceproxy.forward.exchange import Exchange
+from spliceproxy.forward.resumed import Page
 from spliceproxy.forward.tunnel import hand_over
 from spliceproxy.front import faults
 from spliceproxy.http1.chain import forwards_left, has_passed, one_less_forward
@@ -42,6 +44,7 @@ class Cycle:
         "_connection",
         "_exchange",
         "_head",
+        "_page",
         "_received",
         "_record",
         "_sent",
@@ -61,6 +64,7 @@ class Cycle:
         self._sent = connection.stream.sent
         self._head: RequestHead | None = None
         self._exchange: Exchange | None = None
+        self._page: Page | None = None  # the rest of an answer that the relay has begun
         self.close: Callable[[], Awaitable[None]] | None = None
         self.cut_by_reset = False
         self.plain = False
@@ -134,6 +138,7 @@ class Cycle:
         self._head = head
         self._connection.answering()
         self._note(head)
+        self._go_on_refusing()
         if self._connection.beyond and not await self._connection.admitted():
             raise Failure(
                 "connection_limit_reached", "this proxy has reached its limit on connections"
@@ -177,6 +182,17 @@ class Cycle:
             record.fields = head.fields
         if record.trace is not None:
             record.trace.head(head.method, head.target, head.minor)
+
+    def _go_on_refusing(self) -> None:
+        """Where the relay has begun to refuse the request, raises why."""
+        resumed = self._connection.resumed
+        decided = resumed.decided if resumed is not None else None
+        if resumed is None or decided is None or decided.page is None:
+            return
+        self._page = decided.page._replace(data=decided.page.data[resumed.passed :])
+        self._stream.sent += resumed.passed
+        self._stream.message_start += resumed.passed
+        decided.note(self._record)
 
     async def _connect(self, head: RequestHead) -> None:
         services = self._services
@@ -278,13 +294,14 @@ class Cycle:
         if isinstance(error, PeerGone) and error.stream is stream:
             error = ClientGone()
         elif not isinstance(error, (Failure, HeadError, ClientGone, SourceFailed)):
-            faults.tell(self._services.faults, self._connection.address, error)
+            own_faults.tell(self._services.faults, self._connection.address, error)
             error, keep = internal(error), False
         if stream.sent != stream.message_start:
             self._cut(error)
             return False
         if isinstance(error, (Failure, HeadError)):
-            keep = await self._connection.answers.error(error, self._head, record, keep=keep)
+            answers = self._connection.answers
+            keep = await answers.error(error, self._head, record, keep=keep, page=self._page)
             if not keep:
                 self.close = stream.close_gently
             return keep

@@ -3,34 +3,16 @@ has begun cannot be ended."""
 
 from __future__ import annotations
 
-import logging
 from contextlib import suppress
 
 from spliceproxy.errors import ClientGone, Failure
 from spliceproxy.forward.body import SourceFailed
 from spliceproxy.http1.errors import HeadError
-from spliceproxy.messages import plain
 from spliceproxy.net.stream import Stream
 from spliceproxy.observe.record import Record
 from spliceproxy.observe.termination import CLIENT, CLIENT_LIMIT
 from spliceproxy.relay.interface import ABORTED, IDLE, SOURCE_ERROR
-from spliceproxy.seldom import Seldom
 from spliceproxy.site.pages import NO_MEMORY
-
-
-def tell(faults: Seldom, client: str, error: Exception) -> None:
-    """A line about a fault of our own, with a traceback where nobody foresaw it. ``client`` is
-    the address of the one that it has hit, "" on a Unix socket."""
-    number = error.errno if isinstance(error, OSError) else None
-    foreseen = isinstance(error, (OSError, MemoryError))
-    faults.say(
-        (type(error), number),
-        logging.ERROR,
-        "a request of %s could not be served: %s",
-        client or "a local client",
-        plain(error),
-        error=None if foreseen else error,
-    )
 
 
 def note_cut(record: Record, error: Exception) -> None:

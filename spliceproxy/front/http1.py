@@ -36,6 +36,7 @@ import enum
 from collections.abc import Awaitable, Callable
 
 from spliceproxy.errors import ClientGone
+from spliceproxy.forward import own_faults
 from spliceproxy.forward.resumed import Resumed
 from spliceproxy.forward.services import Services
 from spliceproxy.front import faults
@@ -167,7 +168,7 @@ class Connection:
         except ClientGone:
             pass  # between two requests: there is nothing to answer or to log
         except Exception as error:  # noqa: BLE001 - it is told
-            faults.tell(self.services.faults, self.address, error)
+            own_faults.tell(self.services.faults, self.address, error)
             await faults.last_words(self.stream, asked=self.phase is not Phase.CLOSING)
         finally:
             self.bound.close()

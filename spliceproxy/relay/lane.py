@@ -119,11 +119,11 @@ class Handoff:
     # Bytes of the request's body, if it has a length, which its origin has not been sent: those at
     # the front of what is behind the head, and those still to come.
     left: int = 0
-    sent: int = 0  # bytes of interim responses that the client has been sent
-    # Of the request, where it had an answer: what its token has by this name.
-    reported: tuple[str, ...] = ()
+    # Bytes that the client has been sent: of interim responses; in a REQUEST, of the owner's own
+    # answer (:meth:`Lane.refuse`).
+    sent: int = 0
     # What the owner has said to the question about the first request in ``buffer``
-    # (:meth:`Lane.answer`); None where it has not been asked.
+    # (:meth:`Lane.answer`); None where it has not been asked, or has not answered.
     decided: Any = None
     number: int = 0  # of the request, as in its record; 0 where it has none
     # Of the request, in microseconds: question, dns, dial, first byte.
@@ -235,11 +235,32 @@ class LaneOptions(NamedTuple):
     dial_errors: bytes = b""
 
 
+class Known(Protocol):
+    """What is known of a request beyond its head, as it was at one moment. The relay makes it, and
+    it holds nothing else: a route may keep it."""
+
+    @property
+    def host(self) -> str: ...
+    @property
+    def port(self) -> int: ...
+    @property
+    def user(self) -> str: ...
+    @property
+    def tags(self) -> Mapping[str, str]: ...
+    @property
+    def reported(self) -> tuple[str, ...]: ...
+    @property
+    def looked_up(self) -> float: ...
+    @property
+    def allowed_by(self) -> str: ...
+
+
 class Question(Protocol):
     """A plain request that waits in the lane until its owner has said where it may go. It stays
-    as it is when the request is over, all but ``uid``, ``waits``, ``started``, ``followed`` and
-    ``closes``. It is what :class:`policy.verdict.Head` and :class:`policy.verdict.Notes` promise:
-    the notes are for the owner to write."""
+    as it is when the request is over, all but ``uid``, ``waits``, ``followed`` and ``closes``. It
+    is what :class:`policy.verdict.Head` and :class:`policy.verdict.Notes` promise: the notes are
+    for the owner to write. If the client leaves before there is an answer, the record of its
+    request has what they say by then."""
 
     host: str
     port: int
@@ -284,9 +305,8 @@ class Question(Protocol):
     def fields(self) -> list[tuple[bytes, bytes]]: ...
     def values(self, name: bytes) -> list[bytes]: ...
 
-    def notes(self) -> object:
-        """Host, port, user, tags, reported and allowed_by, as they are now: a token
-        (:meth:`Lane.answer`)."""
+    def known(self) -> Known:
+        """The notes as they are now."""
 
     @property
     def waits(self) -> bool:
@@ -303,7 +323,7 @@ class Question(Protocol):
 
     @property
     def started(self) -> float:
-        """Monotonic seconds, when the head was there; 0.0 if there is no log, or nobody waits."""
+        """Monotonic seconds, when the head was there; 0.0 with neither a log nor records."""
 
     @property
     def number(self) -> int:
@@ -326,7 +346,8 @@ class LaneOwner(Protocol):
         :meth:`Lane.hand_back`. Where this raises, those without an answer are given back."""
 
     def left(self, ident: int) -> None:
-        """The client of a question has gone, or is given back: it needs no answer."""
+        """The client of a question has gone, or is given back: it needs no answer. The record of
+        its request has been told of, or is for whoever goes on with it."""
 
     def given_back(self, handoff: Handoff) -> None:
         """A client to go on with."""
@@ -427,7 +448,8 @@ class Lane(Made, Protocol):
         ``user`` whom the log names, and ``note`` what its lines say of each of these requests. With
         a ``token`` the owner is told how each of them ends (:meth:`LaneOwner.ended`); ``decision``
         is the column in which each is counted, 0 for none. A route may be forgotten at any time,
-        where there are many. ValueError for what is no IP address."""
+        where there are many; one whose token holds much is not made. ValueError for what is no
+        IP address."""
 
     def answer(
         self,
@@ -454,12 +476,17 @@ class Lane(Made, Protocol):
         and nothing is done, if nobody waits for the answer any more. Where this raises the
         question is as it was."""
 
-    def refuse(self, question: Any, data: bytes, keep: bool) -> int:
+    def refuse(self, question: Any, data: bytes, keep: bool, decided: object = None) -> int:
         """Sends an answer of the owner's to the request of a question. If ``keep``, the client may
         ask again, unless it wants its connection closed; else it is given back to be closed with
-        care (LINGER). Returns the number of bytes sent: if not all were, the client has left and
-        is closed. -1 if nobody waits, or if the client has yet to read what it was sent before:
-        then the question is as it was. The lane writes no record of it."""
+        care (LINGER). Returns the number of bytes sent: all, or 0 where the client has left, and
+        is closed. -1 if nobody waits, or if the client does not take all of it now: then it is
+        given back with what the owner has ``decided``, and ``sent`` of the hand-off says how many
+        bytes it has. The lane writes neither a line nor a record of it. Where this raises the
+        question is as it was."""
+
+    def known(self, notes: Any) -> Known:
+        """What is known of a request, as it is in an object with these attributes."""
 
     def hand_back(self, question: Any, decided: object = None) -> bool:
         """Gives the client of a question back, with what the owner has ``decided`` about it. False

@@ -6,82 +6,45 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import suppress
+import struct
+from base64 import b64encode
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from socket import socket
+from random import Random
+from socket import SO_LINGER, SOL_SOCKET, create_server, socket
 from typing import Any
 
 import pytest
 from harness import read_head, serving
+from library_rig import ANSWER, ask, connected, lane_of, run, tunnel
 
-from spliceproxy import Allow, Config, PolicyConfig, Proxy, Record, Request, Timeouts
-from spliceproxy.processes.worker import new_loop
+from spliceproxy import (
+    Allow,
+    AuthConfig,
+    Config,
+    Deny,
+    PolicyConfig,
+    Proxy,
+    Record,
+    Request,
+    Timeouts,
+)
+from spliceproxy.relay.interface import ABORTED, CLIENT_RESET
 
-ANSWER = b"HTTP/1.1 200 OK\r\nDate: d\r\nContent-Length: 5\r\n\r\nhello"
 ROUNDS = 40
 
 
-def answer(connection: socket) -> None:
-    with suppress(ConnectionError):
-        while read_head(connection):
-            connection.sendall(ANSWER)
-
-
 @pytest.fixture
-def origin() -> Iterator[str]:
-    with serving(answer) as (host, port):
-        yield f"{host}:{port}"
-
-
-@pytest.fixture(params=["native", "copy"])
-def config(request: pytest.FixtureRequest, tmp_path: Path) -> Config:
-    if request.param == "native":
-        pytest.importorskip("spliceproxy.relay._native")
+def config(engine: str, tmp_path: Path) -> Config:
     return Config(
         listen=(),
         via=f"test-{os.urandom(4).hex()}",
         timeouts=Timeouts(drain=2.0),
         access_log=str(tmp_path / "access.log"),
-        engine=request.param,
+        engine=engine,
         policy=PolicyConfig(hook_cache=60.0),
     )
-
-
-def run(main: Callable[[], Awaitable[None]]) -> None:
-    loop = new_loop()[0]
-    try:
-        loop.run_until_complete(main())
-    finally:
-        loop.close()
-
-
-async def ask(proxy: Proxy, origin: str, count: int) -> None:
-    """So many requests on one connection, one after another."""
-    port = int(proxy.url.rsplit(":", 1)[1])
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    for number in range(count):
-        writer.write(f"GET http://{origin}/{number} HTTP/1.1\r\nHost: {origin}\r\n\r\n".encode())
-        await asyncio.wait_for(reader.readuntil(b"hello"), 20)
-    writer.close()
-
-
-async def tunnel(proxy: Proxy, origin: str) -> None:
-    port = int(proxy.url.rsplit(":", 1)[1])
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(f"CONNECT {origin} HTTP/1.1\r\nHost: {origin}\r\n\r\n".encode())
-    await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)
-    writer.write(b"GET / HTTP/1.1\r\n\r\n")
-    await asyncio.wait_for(reader.readexactly(len(ANSWER)), 20)
-    writer.close()
-
-
-def lane_of(proxy: Proxy) -> tuple[int, int]:
-    """Exchanges in the lane, and clients that came back."""
-    assert proxy._instance is not None
-    stats = proxy._instance.services.relay._relay.stats()
-    return stats.exchanges, stats.given_back
 
 
 def test_each_request_and_tunnel(config: Config, origin: str) -> None:
@@ -238,3 +201,111 @@ def test_a_tunnel_that_is_cut_at_the_end_of_the_proxy(config: Config, origin: st
         assert seen[1].reason == "aborted"
 
     run(main)
+
+
+# ---- a client that leaves before its request may go anywhere -----------------------------
+
+
+def words(config: Config) -> list[list[str]]:
+    """Of the lines of the log."""
+    return [line.split() for line in Path(config.access_log).read_text().splitlines()]
+
+
+async def leave(writer: asyncio.StreamWriter, how: str) -> None:
+    if how == "reset":
+        sock = writer.get_extra_info("socket")
+        sock.setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
+    writer.close()
+
+
+@pytest.mark.parametrize("how", ["leaves", "reset", "is cut off"])
+@pytest.mark.parametrize("method", ["GET", "CONNECT"])
+def test_a_client_that_is_gone_before_there_is_an_answer(
+    config: Config, how: str, method: str
+) -> None:
+    """It is told of once, with what is known by then, and as the log has it."""
+    seen: list[Record] = []
+    basic = f"Proxy-Authorization: Basic {b64encode(b'ann:secret').decode()}\r\n"
+
+    async def main() -> None:
+        entered, cancelled = asyncio.Event(), asyncio.Event()
+
+        async def waits(request: Request) -> Allow:
+            entered.set()
+            try:
+                await asyncio.sleep(3600)
+            finally:
+                cancelled.set()
+            return Allow()
+
+        auth = AuthConfig(user=("ann", "secret"))
+        brief = replace(config, timeouts=Timeouts(drain=0.1), auth=auth)
+        async with Proxy(config=brief, policy=waits, on_close=seen.append) as proxy:
+            _, writer = await connected(proxy)
+            target = "127.0.0.9:9" if method == "CONNECT" else "http://127.0.0.9:9/x"
+            head = f"{method} {target} HTTP/1.1\r\nHost: 127.0.0.9:9\r\n{basic}\r\n".encode()
+            writer.write(head)
+            await asyncio.wait_for(entered.wait(), 20)
+            if how != "is cut off":
+                await leave(writer, how)
+                await asyncio.wait_for(cancelled.wait(), 20)
+        (record,) = seen
+        assert (record.method, record.target, record.bytes_in) == (method, target, len(head))
+        assert (record.destination, record.user) == ("127.0.0.9:9", "ann")
+        assert (record.status, record.bytes_out, record.error) == (0, 0, "")
+        assert record.reason == (ABORTED if how == "is cut off" else CLIENT_RESET)
+        assert record.ended
+        writer.close()
+
+    run(main)
+    (line,) = words(config)
+    assert line[5] == method
+    assert line[7] == "ann"
+    assert line[3] == "NONE_ABORTED/000"
+
+
+def test_each_request_is_told_of_once_whatever_becomes_of_it(config: Config, origin: str) -> None:
+    """Many clients at once: some are allowed, denied, leave, reset, or fail at a random moment."""
+    seen: list[Record] = []
+    random = Random(7)
+    sent: Counter[str] = Counter()
+
+    async def authorize(request: Request) -> Allow | Deny:
+        how = request.path.split("-")[0]
+        for _ in range(random.randrange(4)):
+            await asyncio.sleep(0 if random.random() < 0.5 else 0.002)
+        if how == "/fail":
+            raise ZeroDivisionError
+        return Deny("no") if how == "/deny" else Allow()
+
+    async def one(proxy: Proxy, number: int) -> None:
+        reader, writer = await connected(proxy)
+        how = random.choice(["allow", "deny", "leave", "reset", "fail", "gone"])
+        host = f"127.0.0.1:{gone}" if how == "gone" else origin
+        target = f"http://{host}/{how}-{number}"
+        sent[target] += 1
+        writer.write(f"GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+        if how in ("leave", "reset"):
+            await writer.drain()
+            await asyncio.sleep(random.random() * 0.006)
+            await leave(writer, how)
+            return
+        await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)
+        writer.close()
+
+    with create_server(("127.0.0.1", 0)) as free:
+        gone = free.getsockname()[1]
+
+    async def main() -> None:
+        each = replace(config, policy=PolicyConfig(hook_cache=0.0))
+        async with Proxy(config=each, policy=authorize, on_close=seen.append) as proxy:
+            for _ in range(5):
+                await asyncio.gather(*[one(proxy, number) for number in range(60)])
+
+    run(main)
+    told = Counter(record.target for record in seen)
+    # A reset may come before the request has been read.
+    missing = {target for target in sent - told if "/reset-" not in target}
+    assert not missing
+    assert not told - sent
+    assert sorted(told.elements()) == sorted(line[6] for line in words(config))

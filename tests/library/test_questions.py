@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import socket
 import sys
@@ -14,9 +15,20 @@ from typing import Any
 
 import pytest
 
-from spliceproxy import Allow, AuthConfig, Config, Deny, Proxy, Request, Timeouts
+from spliceproxy import (
+    Allow,
+    AuthConfig,
+    Config,
+    Deny,
+    PolicyConfig,
+    Proxy,
+    Record,
+    Request,
+    Timeouts,
+)
 from spliceproxy.relay.choice import NATIVE_MODULE
-from spliceproxy.relay.interface import RelayStats
+from spliceproxy.relay.interface import CLIENT_RESET, RelayStats
+from spliceproxy.upstream.resolver import Resolver
 
 BODY = b"hello"
 ANSWER = (
@@ -325,5 +337,198 @@ def test_what_is_asked_while_a_proxy_stops_does_not_end_that() -> None:
             assert (await loop.sock_recv(outer, 1000)).startswith(b"HTTP/1.1 403 ")
         assert len(tasks) == 1
         assert tasks[0] is not asyncio.current_task()
+
+    run(main)
+
+
+# ---- faults of our own -------------------------------------------------------------------
+
+
+def told(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+@pytest.mark.parametrize("function", [plain, at_once, later])
+@pytest.mark.parametrize("method", ["GET", "CONNECT"])
+def test_a_fault_behind_the_function_is_answered_without_another_call(
+    function: Callable[[Request], Any],
+    method: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """And told once a minute, however often it happens."""
+    cached = Resolver.cached
+
+    def faulty(self: Resolver, host: str) -> tuple[str, ...] | None:
+        if host == "fault.example":
+            raise ValueError("it cannot begin")
+        return cached(self, host)
+
+    monkeypatch.setattr(Resolver, "cached", faulty)
+    seen: list[Record] = []
+
+    async def main() -> None:
+        calls.clear()
+        async with Proxy(policy=function, on_close=seen.append, config=config()) as proxy:
+            for number in range(1, 6):
+                client = await Client.to(proxy)
+                if method == "GET":
+                    line = await client.get("fault.example")
+                else:
+                    line = await client.connect("fault.example:443")
+                assert b" 500 " in line
+                assert len(calls) == number
+                client.writer.close()
+            assert stats(proxy).given_back == 5
+        port = 443 if method == "CONNECT" else 80
+        assert [(record.status, record.destination) for record in seen] == [
+            (500, f"fault.example:{port}")
+        ] * 5
+        assert told(caplog) == ["a request of 127.0.0.1 could not be served: it cannot begin"]
+
+    with caplog.at_level(logging.ERROR):
+        run(main)
+
+
+@pytest.mark.parametrize("function", [plain, later])
+@pytest.mark.parametrize("part", ["seconds", "answer"])
+def test_a_fault_while_an_answer_is_given(
+    function: Callable[[Request], Any],
+    part: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Behind the decision. Where the request goes on already, it is told all the same."""
+
+    async def main() -> None:
+        calls.clear()
+        settings = config(policy=PolicyConfig(hook_cache=60.0))
+        async with origin() as where, Proxy(policy=function, config=settings) as proxy:
+            assert proxy._instance is not None
+            lane: Any = proxy._instance.services.lane
+            given = lane.answer
+
+            def fails(*how: Any) -> Any:
+                if part == "answer":
+                    given(*how)
+                raise ZeroDivisionError("after all")
+
+            client = await Client.to(proxy)
+            where = f"localhost:{where.rpartition(':')[2]}"  # a verdict that holds for a second
+            monkeypatch.setattr(lane if part == "answer" else type(lane), part, fails)
+            line = await client.get(where)
+            assert (b" 200 " if part == "answer" else b" 500 ") in line
+            assert len(calls) == 1
+            client.writer.close()
+        assert told(caplog) == ["a request of 127.0.0.1 could not be served: after all"]
+
+    with caplog.at_level(logging.ERROR):
+        run(main)
+
+
+def test_what_is_cancelled_under_a_decision_is_a_fault(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The client has not left, and its function is not called again."""
+
+    async def cancelled(self: Resolver, host: str) -> tuple[str, ...]:
+        await asyncio.sleep(0)
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(Resolver, "resolve", cancelled)
+
+    async def main() -> None:
+        calls.clear()
+        async with Proxy(policy=plain, config=config()) as proxy:
+            for number in range(1, 4):
+                client = await Client.to(proxy)
+                assert b" 500 " in await client.get("fault.example")
+                assert len(calls) == number
+                client.writer.close()
+        assert told(caplog) == [
+            "a request of 127.0.0.1 could not be served: what a decision waited for was cancelled"
+        ]
+
+    with caplog.at_level(logging.ERROR):
+        run(main)
+
+
+# ---- pages that do not fit ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "CONNECT"])
+@pytest.mark.parametrize("pipelined", [False, True])
+def test_a_page_that_is_larger_than_the_buffer(method: str, pipelined: bool) -> None:
+    """It comes whole, and once; the client may ask again behind it as behind any other."""
+    reason = "because " * 8000
+    seen: list[Record] = []
+
+    def denies(request: Request) -> Allow | Deny:
+        return Deny(reason) if request.host == "127.0.0.9" else Allow()
+
+    async def main() -> None:
+        async with (
+            origin() as where,
+            Proxy(policy=denies, on_close=seen.append, config=config()) as proxy,
+        ):
+            assert proxy._instance is not None
+            for listening in proxy._instance.server._sockets:
+                listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+            sock = socket.socket()
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            sock.setblocking(False)
+            port = int(proxy.url.rsplit(":", 1)[1])
+            await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", port))
+            client = Client(*await asyncio.open_connection(sock=sock, limit=1 << 20))
+            target = "127.0.0.9:9" if method == "CONNECT" else "http://127.0.0.9:9/"
+            ask = f"{method} {target} HTTP/1.1\r\nHost: 127.0.0.9:9\r\n\r\n"
+            more = f"GET http://{where}/ HTTP/1.1\r\nHost: {where}\r\n\r\n"
+            client.writer.write((ask + (more if pipelined else "")).encode())
+            head = await client.head()
+            assert b" 403 " in head
+            size = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+            assert size > 60_000
+            if method != "HEAD":
+                page = await asyncio.wait_for(client.reader.readexactly(size), 20)
+                assert page.count(reason.rstrip().encode()) == 1
+            if method == "CONNECT":
+                assert await asyncio.wait_for(client.reader.read(), 20) == b""
+            else:
+                if not pipelined:
+                    client.writer.write(more.encode())
+                assert b" 200 " in await client.head()
+                assert await client.reader.readexactly(len(BODY)) == BODY
+            # A head alone fits.
+            assert stats(proxy).given_back == (method != "HEAD")
+            client.writer.close()
+        denied = [record for record in seen if record.status == 403]
+        assert [record.bytes_out for record in denied] == [
+            len(head) + (size if method != "HEAD" else 0)
+        ]
+        assert (denied[0].error, denied[0].reason) == ("http_request_denied", "")
+        assert denied[0].destination == "127.0.0.9:9"
+        assert len(seen) == 1 + (method != "CONNECT")
+
+    run(main)
+
+
+def test_a_client_that_leaves_a_page_that_does_not_fit() -> None:
+    seen: list[Record] = []
+
+    def denies(request: Request) -> Deny:
+        return Deny("because " * 80_000)
+
+    async def main() -> None:
+        async with Proxy(policy=denies, on_close=seen.append, config=config()) as proxy:
+            assert proxy._instance is not None
+            for listening in proxy._instance.server._sockets:
+                listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+            client = await Client.to(proxy)
+            client.writer.write(b"GET http://127.0.0.9:9/ HTTP/1.1\r\nHost: 127.0.0.9:9\r\n\r\n")
+            assert b" 403 " in await client.head()
+            client.writer.transport.abort()
+        (record,) = seen
+        assert (record.status, record.reason) == (403, CLIENT_RESET)
+        assert 0 < record.bytes_out < 600_000
 
     run(main)

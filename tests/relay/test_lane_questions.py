@@ -351,10 +351,13 @@ def test_a_client_that_reads_nothing_is_refused_by_its_owner(rig: Rig) -> None:
     assert rig.lane.refuse(rig.question(), NO, True) == len(NO)
     rig.step()
     one = rig.question()
-    assert rig.lane.refuse(one, NO, True) == -1
-    assert one.waits
+    assert rig.lane.refuse(one, NO, True, "decided") == -1
+    assert not one.waits
+    rig.step()
+    (handoff,) = rig.handoffs
+    assert (handoff.cause, handoff.decided, handoff.sent) == (REQUEST, "decided", 0)
+    assert handoff.buffer == ASK
     assert received(client) == NO
-    assert rig.lane.refuse(one, NO, True) == len(NO)
 
 
 def test_a_client_that_has_left_takes_no_refusal(rig: Rig) -> None:

@@ -182,6 +182,8 @@ def plant(str mistake):
         list_init(&lane.asking)
     elif mistake == "a token that nobody has":
         token.users = 0
+    elif mistake == "a record without a token":
+        ended.token = NULL
     elif mistake == "a token that is given up too soon":
         lane.records.unused = &token
     elif mistake == "a record between two requests":
@@ -253,7 +255,8 @@ SAYS = {
     "an idle connection in no list": "an idle connection is in the list of its origin",
     "a waiting client in no list": "a client that waits is in the list of its origin",
     "a question in no list": "a client whose owner is to be asked is in the list of them",
-    "a token that nobody has": "the record of an exchange has a token",
+    "a token that nobody has": "the token of a record has a user",
+    "a record without a token": "a record has a token once its owner is asked",
     "a token that is given up too soon": "a token is put aside when nobody uses it",
     "a record between two requests": "a client between two requests has no record",
     "records without an end": "the list of records ends at its last",
