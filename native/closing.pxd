@@ -128,13 +128,17 @@ cdef inline void close_finished(Lane *lane) noexcept nogil:
 
 
 cdef inline void lose(Lane *lane, int32_t slot) noexcept nogil:
-    """Closes a client that was to be given back."""
+    """Closes a client that was to be given back. A request of its that was read is over."""
     cdef const Flow *f = &lane.core.flows[slot]
-    cdef const Exchange *x = exchange_of(f)
+    cdef Exchange *x = exchange_of(f)
     if x.cause == G_CLOSED:
         return
+    if x.started:
+        exchange_over(lane, slot, R_ABORTED, 0)
+    x.cause = G_CLOSED
     lane.lost += 1
     count_up(&lane.core, K_LOST)
+    lane.clients -= 1
     linux.close(f.fd[0])
     if x.origin_fd != NOWHERE:
         linux.close(x.origin_fd)

@@ -104,22 +104,27 @@ cdef list gather_records(NativeRelay relay):
 cdef int gather_ends(NativeRelay relay, list ends) except -1:
     """Reports and frees what has finished. A flow is in the list until its report is in
     `ends`. A client that there is no memory to give back is closed: others need it, too.
-    Anything else stays for the next time; MemoryError where that is all."""
+    Anything else stays for the next time, as that a question needs no answer does; MemoryError
+    where that is all."""
     cdef Lane *lane = &relay.state
     cdef Core *c = &lane.core
     cdef int32_t slot
-    while c.closed != NOWHERE:
+    # Where there was no memory for a traceback, what Cython makes of a return within "except" gives
+    # up a reference that is none.
+    cdef bint enough = False
+    while c.closed != NOWHERE and not enough:
         slot = c.closed
         try:
             gather_end(relay, slot, ends)
         except MemoryError:
-            if c.flows[slot].kind == CLIENT:
+            if c.flows[slot].kind == CLIENT and exchange_of(&c.flows[slot]).cause != G_CLOSED:
                 lose(lane, slot)
             elif ends:
-                return 0
+                enough = True
             else:
                 raise
-        relay._drop(slot)
+        else:
+            relay._drop(slot)
     relay._give_up_tokens()
     return 0
 
@@ -129,6 +134,7 @@ cdef int gather_end(NativeRelay relay, int32_t slot, list ends) except -1:
     if f.kind == CLIENT:
         if left_asking(&relay.state, slot):
             ends.append((relay.owner.left, relay._ident_of(slot)))
+            exchange_of(f).asked.told = False  # which is said once, also where the next fails
         if exchange_of(f).cause != G_CLOSED:
             ends.append((relay.owner.given_back, handoff(f)))
     elif exchange_of(f) == NULL:

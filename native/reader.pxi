@@ -34,6 +34,7 @@ cdef class Reader:
         cdef Lane *lane = &relay.state
         cdef Core *c = &lane.core
         cdef bint ended = c.closed != NOWHERE
+        cdef bint stuck = False
         ends = None
         if relay.closed:  # by what was asked
             return 0
@@ -43,6 +44,8 @@ cdef class Reader:
             try:
                 ends = news(relay)
             except MemoryError:
+                stuck = True  # no return from in here: see gather_ends
+            if stuck:
                 self.stuck()
                 return 0
         if ends or lane.asking.first != NOWHERE or next_due(c) < relay.told or (

@@ -19,8 +19,10 @@ import socket
 import sys
 import weakref
 from collections.abc import Callable
+from functools import partial
+from operator import setitem
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -123,11 +125,16 @@ class Owner(Plain):
     def not_accepted(self, error: int) -> None:
         pass
 
-    def run(self, refusing: Callable[..., list[tuple[object, object]]]) -> None:
-        """Steps until there is no more to do, whatever a step says."""
+    def run(self, refusing: Callable[..., Any], *, reads: bool = False) -> None:
+        """Steps until there is no more to do, whatever a step says; ``reads``: as an event loop
+        does it."""
+        said: list[Any] = [()]
+        # Whoever is told needs no memory either.
+        read = self.relay.reader(partial(setitem, said, 0), int)
         for _ in range(100):
+            ends, said[0] = (), ()
             try:
-                ends = refusing(self.relay.step)
+                ends = refusing(read if reads else self.relay.step) or said[0]
             except MemoryError:
                 continue
             for token, end in ends:
@@ -164,6 +171,7 @@ class Script:
             self._answer(data)
         for seconds in (0.0, 60.0):
             self._ask(seconds)
+        self._leave()
         self._route("M", b"POST o", b"o")
         for data in (CHUNKED, OK, b""):
             self._upload(data)
@@ -181,8 +189,8 @@ class Script:
 
     # ---- the relay's methods, each of which may be refused -----------------------------
 
-    def _step(self) -> None:
-        self._owner.run(self._refusing)
+    def _step(self, *, reads: bool = False) -> None:
+        self._owner.run(self._refusing, reads=reads)
 
     def _tried(self, work: Callable[..., object], *args: object) -> object:
         """None where it was refused."""
@@ -257,6 +265,22 @@ class Script:
         client.close()
         origin.close()
         self._step()
+
+    def _leave(self) -> None:
+        """A client that leaves while its question is open: its owner is told once that there is no
+        need to answer, and has one record of it."""
+        owner = self._owner
+        client = self._adopt(ASK.replace(b"q", b"r"))
+        self._step()
+        questions = list(owner.questions)
+        owner.questions.clear()
+        client.close()
+        self._step(reads=True)
+        for question in questions:
+            assert not question.waits
+            assert owner.gone.count(question.ident) == 1
+            assert [record.token for record in owner.records].count(question) == 1
+        owner.gone.clear()
 
     def _upload(self, answer: bytes) -> None:
         """A body, of which a part waits for its origin when that answers, or ends. It goes on the
