@@ -114,6 +114,7 @@ def plant(str mistake):
     cdef int32_t dials = client()
     exchange_of(&c.flows[dials]).target = target(served)
     exchange_of(&c.flows[dials]).begun = 1
+    exchange_of(&c.flows[dials]).dialling = 1
     exchange_of(&c.flows[dials]).phase = P_DIAL
     cdef int32_t attempt = connection_new(&lane, 111, served, peer)
     serve_client(&lane, attempt, dials)
