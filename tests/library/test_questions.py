@@ -284,15 +284,15 @@ def test_the_address_to_dial_from_is_kept_to_in_the_lane() -> None:
 def test_a_function_is_called_once_where_the_lane_cannot_go_on(
     function: Callable[[Request], Any],
 ) -> None:
-    """An answer without a Date comes back, and so does a request whose origin cannot be reached.
+    """An answer that is not plain comes back, and so does a request whose origin cannot be reached.
     Who goes on knows what has been decided."""
 
     async def main() -> None:
         calls.clear()
-        bare = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n" + BODY
+        odd = b"HTTP/1.1 200 OK\r\nUpgrade: h2c\r\nContent-Length: 5\r\n\r\n" + BODY
         with socket.create_server(("127.0.0.1", 0)) as gone:
             nowhere = f"127.0.0.1:{gone.getsockname()[1]}"
-        async with origin(bare) as where, Proxy(policy=function, config=config()) as proxy:
+        async with origin(odd) as where, Proxy(policy=function, config=config()) as proxy:
             client = await Client.to(proxy)
             for number in range(3):
                 assert await client.get(where) == b"HTTP/1.1 200 OK"
