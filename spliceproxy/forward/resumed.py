@@ -69,8 +69,8 @@ class Resumed:
     request's, 0 for none, ``stages`` are the times that it has taken so far, ``spliced`` those
     bytes of its body that were sent without being copied, and ``waits`` what it was waited for
     (:class:`relay.lane.Handoff`). ``chunks`` is how far the request's body has come if it is
-    chunked, and ``begun`` the response if the client has been sent a part of its body. ``moved`` bytes of
-    the request's body were counted in the relay.
+    chunked, and ``begun`` the response if the client has been sent a part of its body. ``moved``
+    bytes of the request's body were counted in the relay.
     """
 
     cause: str
