@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -46,6 +47,9 @@ READ_SECONDS = 10.0
 
 BUFFER = 256 << 10
 """Bytes that wait for a reader."""
+
+ENDLESS_BUFFER = 64 << 10
+"""The same of an answer without an end, here and in the kernel."""
 
 CHUNK = 16 << 10
 """Bytes that are read at a time."""
@@ -275,6 +279,7 @@ class Server:
             await _end(body)
         elif response.endless:
             assert reader is not None
+            _keep_little(writer)
             await _until_left(reader, _send_parts(writer, body, response.slow, chunked=chunked))
         else:
             await _send_parts(writer, body, response.slow, chunked=chunked)
@@ -306,6 +311,15 @@ async def _send_parts(
         raise ConnectionAbortedError from error
     finally:
         await _end(parts)
+
+
+def _keep_little(writer: asyncio.StreamWriter) -> None:
+    """A client that does not read is to be noticed soon, and not after the megabytes that the
+    kernel would keep for it (tcp_wmem, tcp(7))."""
+    writer.transport.set_write_buffer_limits(high=ENDLESS_BUFFER)
+    sock = writer.get_extra_info("socket")
+    if sock is not None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, ENDLESS_BUFFER)
 
 
 async def _until_left(reader: asyncio.StreamReader, sending: Any) -> None:
