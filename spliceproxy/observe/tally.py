@@ -154,7 +154,7 @@ class Tally:
                 record.method,
                 record.target if self._query else without_query(record.target),
                 record.rule,
-                record.why,
+                record.why or record.detail,  # that says which credentials were wanted
             )
         )
 

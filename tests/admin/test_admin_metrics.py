@@ -1,19 +1,22 @@
-"""``/metrics`` and ``/stats.json`` of a proxy with real clients: both formats can be
-read, and no label has a value of a client."""
+"""``/metrics`` and ``/stats.json`` of a proxy with real clients: what they count is what has been
+done, over several workers, and nothing goes back when one of them dies."""
 
 from __future__ import annotations
 
 import http.server
+import os
 import re
+import signal
 import socket
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from admin_rig import Admin, NewAdmin
-from harness import need, wait_for
+from harness import need, refused_port, wait_for
 
 parser = pytest.importorskip("prometheus_client.parser")
 openmetrics = pytest.importorskip("prometheus_client.openmetrics.parser")
@@ -21,6 +24,13 @@ openmetrics = pytest.importorskip("prometheus_client.openmetrics.parser")
 ACCEPT = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"
 
 Numbers = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+RULES = """
+[[rule]]
+id = "no-delete"
+action = "deny"
+methods = ["DELETE"]
+"""
 
 
 class _Origin(http.server.BaseHTTPRequestHandler):
@@ -135,6 +145,94 @@ class Tunnel:
         self.socket.close()
 
 
+def rules(tmp_path: Any) -> str:
+    path = tmp_path / "rules.toml"
+    path.write_text(RULES)
+    return str(path)
+
+
+def settled(admin: Admin, until: Callable[[Numbers], object], what: str) -> Numbers:
+    """What is counted as soon as it is so."""
+    found: Numbers = {}
+
+    def seen() -> bool:
+        found.clear()
+        found.update(numbers(admin))
+        return bool(until(found))
+
+    wait_for(seen, what)
+    return found
+
+
+def load(admin: Admin, origin: int, echo: int) -> None:
+    """What is counted below."""
+    for path, times in (("/", 6), ("/404", 3), ("/503", 2)):
+        assert {get(admin, origin, path) for _ in range(times)} == {int(path[1:] or 200)}
+    assert {get(admin, origin, method="DELETE") for _ in range(4)} == {403}
+    with refused_port() as port:
+        assert {get(admin, port) for _ in range(5)} == {502}
+    tunnels = [Tunnel(admin, echo) for _ in range(3)]
+    for tunnel in tunnels:
+        tunnel.echo(100_000)
+    for tunnel in tunnels[1:]:
+        tunnel.close()
+    tunnels[0].socket.close()
+
+
+def check(found: Numbers, times: int) -> None:
+    """That it is what :func:`load` has done so often."""
+    n = times
+    assert value(found, "requests_total", method="GET", status="2xx") == 6 * n
+    assert value(found, "requests_total", method="GET", status="4xx") == 3 * n
+    assert value(found, "requests_total", method="GET", status="5xx") == 7 * n
+    assert value(found, "requests_total", method="DELETE", status="4xx") == 4 * n
+    assert value(found, "requests_total", method="CONNECT", status="2xx") == 3 * n
+    assert value(found, "requests_total") == 23 * n
+    assert value(found, "decisions_total", action="deny", rule="no-delete") == 4 * n
+    assert value(found, "errors_total", error="connection_refused") == 5 * n
+    assert value(found, "errors_total", error="http_request_denied") == 4 * n
+    assert value(found, "tunnels_begun_total") == 3 * n
+    assert value(found, "tunnels_ended_total") == 3 * n
+    assert value(found, "connections_begun_total") == 23 * n
+    assert value(found, "first_byte_seconds_count") == 11 * n
+    assert 0 < value(found, "first_byte_seconds_sum") < 60
+    assert value(found, "generation") == 1
+
+
+@pytest.mark.parametrize("engine", ["native", "copy"])
+def test_counters_are_what_has_been_done_and_never_go_back(
+    new_admin: NewAdmin, origin: int, echo: int, tmp_path: Any, engine: str
+) -> None:
+    args = ("--guard", "off", "--config", rules(tmp_path), "--engine", engine)
+    admin = new_admin(*args, workers=3)
+    load(admin, origin, echo)
+    before = settled(
+        admin, lambda found: value(found, "tunnels_ended_total") == 3, "the ends of tunnels"
+    )
+    check(before, 1)
+    assert value(before, "bytes_total", direction="out") >= 300_000
+    assert value(before, "worker_up") == 3
+    for pid in admin.proxy.workers()[:2]:
+        os.kill(pid, signal.SIGKILL)
+        after = numbers(admin)
+        back = {
+            name: (before[name], number)
+            for name, number in after.items()
+            if number < before.get(name, 0)
+            and name[0].endswith(("_total", "_bucket", "_sum", "_count"))
+            and not re.search("worker_|process_", name[0])
+        }
+        assert back == {}
+    after = settled(admin, lambda found: value(found, "worker_up") == 3, "other workers")
+    check(after, 1)
+    load(admin, origin, echo)
+    after = settled(
+        admin, lambda found: value(found, "tunnels_ended_total") == 6, "the ends of tunnels"
+    )
+    check(after, 2)
+    assert value(after, "worker_deaths_total") == 2
+
+
 def test_both_formats_say_the_same(new_admin: NewAdmin, origin: int) -> None:
     admin = new_admin("--guard", "off")
     get(admin, origin)
@@ -148,8 +246,7 @@ def test_both_formats_say_the_same(new_admin: NewAdmin, origin: int) -> None:
         assert 3 < value(old, "process_open_fds", process=process) < 100
         assert value(old, "process_start_time_seconds", process=process) > 1.7e9
     assert value(old, "build_info") == 1
-    settled = "the name of the engine"
-    wait_for(lambda: value(numbers(admin), "engine_info", engine="native") == 1, settled)
+    settled(admin, lambda found: value(found, "engine_info", engine="native"), "the engine")
 
 
 def test_promtool_takes_it(new_admin: NewAdmin) -> None:
@@ -176,6 +273,39 @@ def test_no_label_has_a_value_of_a_client(new_admin: NewAdmin, origin: int) -> N
     text = admin.ask("/metrics", token=None).text
     assert "evil" not in text.lower()
     assert {name for name in numbers(admin) if "engine" not in name[0]} == before
+
+
+def test_stats_say_what_has_been_done(
+    new_admin: NewAdmin, origin: int, echo: int, tmp_path: Any
+) -> None:
+    admin = new_admin("--guard", "off", "--config", rules(tmp_path), workers=2)
+    load(admin, origin, echo)
+    settled(admin, lambda found: value(found, "tunnels_ended_total") == 3, "the ends of tunnels")
+    stats: Any = {}
+
+    def seen() -> bool:  # who asks gets lists that are a second old at most
+        stats.update(admin.get("/stats.json"))
+        rows = stats["top"]["all"]["clients"]["requests"]["rows"]
+        return bool(rows) and rows[0]["requests"] == 23
+
+    wait_for(seen, "the lists")
+    assert stats["version"] == 1
+    totals = stats["totals"]
+    assert (totals["requests"], totals["failed"], totals["denied"]) == (23, 5, 4)
+    assert totals["successful"] == 14
+    assert totals["bytes_to_clients"] >= 300_000
+    assert Counter(worker["up"] for worker in stats["workers"]) == {True: 2}
+    rows = {row["key"]: row for row in stats["top"]["all"]["destinations"]["requests"]["rows"]}
+    assert rows[f"127.0.0.1:{origin}"]["requests"] == 11
+    assert rows[f"127.0.0.1:{echo}"]["requests"] == 3
+    assert rows[f"127.0.0.1:{echo}"]["bytes_to_client"] >= 300_000
+    assert not any(row["error"] for row in rows.values())
+    (client,) = stats["top"]["recent"]["clients"]["bytes"]["rows"]
+    assert (client["key"], client["requests"]) == ("127.0.0.1", 23)
+    assert [one["rule"] for one in stats["denials"]] == ["no-delete"] * 4
+    assert all(one["reason"] for one in stats["denials"])
+    (failure,) = [one for one in stats["failures"] if one["kind"] == "connection_refused"]
+    assert failure["hour"] == 5
 
 
 def test_a_tunnel_is_in_the_lists_while_it_lives(new_admin: NewAdmin, echo: int) -> None:

@@ -64,6 +64,12 @@ def test_a_denial_is_kept_and_is_no_destination_and_no_failure(loop: Any) -> Non
     assert [one.rule for one in tally.denials()] == [str(n) for n in range(DENIALS, 2 * DENIALS)]
 
 
+def test_a_denial_without_a_rule_says_what_the_client_was_told(loop: Any) -> None:
+    tally = Tally(loop)
+    tally.see(record(error="http_request_denied", status=407, detail="a password is needed"))
+    assert tally.denials()[0].reason == "a password is needed"
+
+
 def test_a_query_is_not_kept_where_the_log_does_not(loop: Any) -> None:
     tally = Tally(loop, query=False)
     tally.see(record(error="http_request_denied", target="http://o/a?secret"))
