@@ -16,6 +16,7 @@ from typing import Any
 
 from spliceproxy.config import Config
 from spliceproxy.errors import Failure
+from spliceproxy.observe.counts import Counts
 from spliceproxy.policy.engine import Policy
 from spliceproxy.policy.functions import Functions
 from spliceproxy.processes.instance import Instance
@@ -252,7 +253,7 @@ class LoopProxy:
     @property
     def connections(self) -> int:
         """Of clients: here, in the lane, and tunnels."""
-        return self.instance._server.connections
+        return self.instance.server.connections
 
 
 @asynccontextmanager
@@ -273,9 +274,10 @@ async def running(
     for sock in sockets:
         sock.setblocking(False)
     addresses = [sock.getsockname() for sock in sockets]
-    relay, _ = choose(engine, RelayOptions.of(config))
-    policy = Policy(config, names, functions)
-    instance = Instance(config, sockets, relay, names, policy)  # type: ignore[arg-type]
+    counts = Counts.private()
+    relay, _ = choose(engine, RelayOptions.of(config, counts.row))
+    policy = Policy(config, names, functions, row=counts.row, report=counts.report)
+    instance = Instance(config, sockets, relay, names, policy, counts)  # type: ignore[arg-type]
     instance.start()
     try:
         yield LoopProxy(instance, relay, policy, addresses)

@@ -453,7 +453,7 @@ def test_a_pause_ends_though_a_socket_cannot_be_listened_to_at_once(
         async with Proxy() as proxy:
             monkeypatch.setattr(Lane, "listen", listen)
             assert proxy._instance is not None
-            proxy._instance._server._pause("of a test")
+            proxy._instance.server._pause("of a test")
             assert b" 400 " in await get(proxy, "/")
             assert not faults
 
