@@ -106,7 +106,7 @@ def test_forwards_and_records(run: Run, origin: str) -> None:
 class OneFamilyIsLate:
     """Names of which the second family of addresses comes while the first is dialled."""
 
-    def __init__(self, timeout: float) -> None:
+    def __init__(self, timeout: float, **more: object) -> None:
         self._late: asyncio.Future[None] | None = None
 
     def cached(self, host: str) -> tuple[str, ...] | None:
