@@ -43,13 +43,14 @@ from spliceproxy.http1.errors import HeadError
 from spliceproxy.http1.head import RequestHead, parse_request
 from spliceproxy.net.stream import Stream
 from spliceproxy.observe.counts import Counts
+from spliceproxy.observe.formats import format_of
 from spliceproxy.observe.record import Record
 from spliceproxy.policy.engine import Policy
 from spliceproxy.policy.standing import Standing
 from spliceproxy.policy.verdict import Verdict
 from spliceproxy.relay.driver import RelayDriver
 from spliceproxy.relay.interface import RelayOptions
-from spliceproxy.relay.lane import Handoff
+from spliceproxy.relay.lane import NATIVE, Handoff
 from spliceproxy.upstream.own import Own
 
 TURNS = 200
@@ -119,6 +120,7 @@ class _Log:
     """Stands in for AccessLog: counts the lines."""
 
     def __init__(self) -> None:
+        self.form = format_of(NATIVE)
         self.count = 0
 
     def follow(self, take: Callable[[], tuple[bytes, int]]) -> None:
