@@ -20,6 +20,7 @@ go to standard error, and to the report of the sanitizers. The rules:
 - A way knows whether it goes to the client: its bytes are counted by that.
 - Each record has a token that knows of users, once the owner was asked; a client between two
   requests has no record.
+- The tunnels that the log has lines about are in their list, the one that is due first last.
 """
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
@@ -516,6 +517,38 @@ cdef inline void check_asking(const Lane *lane) noexcept nogil:
         fail(lane, "a client whose owner is to be asked is in the list of them", NOWHERE)
 
 
+cdef inline void check_lives(const Lane *lane) noexcept nogil:
+    """The list of tunnels that the log has lines about."""
+    cdef const Core *c = &lane.core
+    cdef int32_t slot = lane.live.first
+    cdef int32_t before = NOWHERE
+    cdef int32_t count = 0
+    while slot != NOWHERE:
+        if not is_slot(c, slot) or c.flows[slot].kind != TUNNEL or (
+            exchange_of(&c.flows[slot]) == NULL
+        ):
+            fail(lane, "a life is of a tunnel", slot)
+        if c.flows[slot].near[IN_LANE].prev != before:
+            fail(lane, "each neighbour in a list points back", slot)
+        if exchange_of(&c.flows[slot]).told == 0:
+            fail(lane, "who is in the list of lives has been told of", slot)
+        if before != NOWHERE and (
+            exchange_of(&c.flows[slot]).told > exchange_of(&c.flows[before]).told
+        ):
+            fail(lane, "lives are in the order in which they are due", slot)
+        count += 1
+        before = slot
+        slot = c.flows[slot].near[IN_LANE].next
+    if lane.live.last != before:
+        fail(lane, "a list ends at its last flow", before)
+    for slot in range(c.capacity):
+        if c.flows[slot].kind == TUNNEL and exchange_of(&c.flows[slot]) != NULL:
+            if exchange_of(&c.flows[slot]).told > 0:
+                count -= 1
+    if count != 0:
+        fail(lane, "each life that was told of is in the list", NOWHERE)
+
+
 cdef inline void check_records(const Lane *lane) noexcept nogil:
     """Those that exchanges have, those that wait for the owner, and their tokens."""
     cdef const Core *c = &lane.core
@@ -597,5 +630,6 @@ cdef inline void check(const Lane *lane) noexcept nogil:
     check_asking(lane)
     check_pipes(lane)
     check_records(lane)
+    check_lives(lane)
     check_put_off(lane)
     check_guesses(lane)

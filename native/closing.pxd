@@ -25,6 +25,7 @@ from core.waits cimport end_waits, silent_side
 from lane.asking cimport forget_decision
 from lane.counts cimport K_LOST
 from lane.ends cimport give_back
+from lane.live cimport end_life
 from lane.log cimport exchange_over
 from lane.notes cimport note_release
 from lane.origins cimport connection_take_out, idle_drop
@@ -87,6 +88,7 @@ cdef inline void release(Lane *lane, int32_t slot) noexcept nogil:
     cdef Exchange *x = exchange_of(f)
     cdef int s
     if f.kind == TUNNEL and x != NULL:
+        end_life(lane, slot)
         exchange_over(lane, slot, f.reason, 0)
     elif f.kind == TUNNEL:
         end_waits(c, f, False)

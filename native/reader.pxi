@@ -48,7 +48,7 @@ cdef class Reader:
             if stuck:
                 self.stuck()
                 return 0
-        if ends or lane.asking.first != NOWHERE or next_due(c) < relay.told or (
+        if ends or lane.asking.first != NOWHERE or next_due(lane) < relay.told or (
             ended and c.tunnels == 0 and lane.clients == 0
         ):
             self.report(ends or [])

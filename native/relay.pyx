@@ -94,8 +94,9 @@ from lane.types cimport (
     Asked, BY_FAILURE, CAUSES, CAUSE_WORDS, CLIENT, DIALLED, ERRNOS, Ended, Exchange, Facts, G_BODY,
     G_CLOSED, G_REQUEST, G_RESPONSE, G_UNANSWERED, Item, L_JSON, LISTENER, Lane, LineForm, Log,
     Note, ORIGIN, Origin, PEER_MAX, P_DIAL, P_HEAD, Part, Q_ASK, Q_DIAL, Q_HEAD, Q_ORIGIN_IDLE,
-    Q_QUEUE, Q_RACE, Records, Routes, STALLED_WORDS, STALLS, SUM_KINDS, Sum, Sums, Target, Token, USER_MAX,
-    cause_words, connection_of, exchange_of, stalled_words, with_origin,
+    Q_QUEUE, Q_RACE, Records, Routes, STALLED_WORDS, STALLS, SUM_KINDS, Sum, Sums, Target, Token,
+    USER_MAX, EVENTS, EVENT_WORDS, cause_words, connection_of, event_words, exchange_of,
+    stalled_words, with_origin,
 )
 from lane.waiting cimport QUEUE_MS
 from names cimport KIND_NAMES, PHASE_NAMES, QUEUE_NAMES, WAY_FLAG_NAMES
@@ -158,6 +159,7 @@ cdef class NativeRelay:
         c.free = c.finished = c.closed = NOWHERE
         list_init(&c.acking)
         list_init(&self.state.asking)
+        list_init(&self.state.live)
         c.now = clock_ms(linux.CLOCK_MONOTONIC_COARSE)
         for queue in range(Q_LANE, QUEUES):
             wheel_init(c, queue, 0)
@@ -351,6 +353,14 @@ cdef class NativeRelay:
             found, slot = views_from(self, slot, most)
             yield found
 
+    def progress(self, uint64_t ident):
+        cdef int32_t slot = self._find(ident)
+        cdef const Flow *f
+        if slot == NOWHERE or self.state.core.flows[slot].kind != TUNNEL:
+            return None
+        f = &self.state.core.flows[slot]
+        return f.way[0].copied, f.way[0].spliced, f.way[1].copied, f.way[1].spliced
+
     def kill(self, uint64_t ident):
         return not self.closed and end_for_operator(self, ident)
 
@@ -398,7 +408,7 @@ cdef class NativeRelay:
             return 0.0
         if records_wait(&self.state):
             return 0.0
-        self.told = next_due(c)
+        self.told = next_due(&self.state)
         if self.told == INT64_MAX:
             return None
         now = clock_ms(linux.CLOCK_MONOTONIC_COARSE)

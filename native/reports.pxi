@@ -15,6 +15,7 @@ agree("reasons", interface.REASONS,
       tuple([reason_words[i].decode() for i in range(REASON_WORDS)]), REASONS)
 if len(words.SUMS) != SUM_KINDS:
     raise ImportError(f"the compiled relay has {SUM_KINDS} kinds of sums, not {words.SUMS}")
+agree("events", words.EVENTS, tuple([event_words[i].decode() for i in range(EVENT_WORDS)]), EVENTS)
 agree("verdicts", words.STALLED,
       tuple([stalled_words[i].decode() for i in range(STALLED_WORDS)]), STALLS)
 agree("causes", words.CAUSES, tuple([cause_words[i].decode() for i in range(CAUSE_WORDS)]), CAUSES)
@@ -162,6 +163,10 @@ cdef class Ending:
     def target(self):
         cdef const char *text = <const char *>(self.at + 1) + self.at.method_size + 1
         return text[:self.at.target_size].decode("ascii")
+
+    @property
+    def event(self):
+        return words.EVENTS[self.at.event]
 
     @property
     def lines(self):

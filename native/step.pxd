@@ -21,6 +21,7 @@ from core.types cimport (
 from lane.clients cimport accept_clients
 from lane.counts cimport publish
 from lane.exchange cimport client_event, exchange_late, origin_event
+from lane.live cimport life_due, tell_lives
 from lane.origins cimport idle_drop, probe
 from lane.types cimport (
     BATCH, CLIENT, LISTENER, Lane, ORIGIN, P_BODY, RESERVE, connection_of, exchange_of,
@@ -176,6 +177,7 @@ cdef inline void tick(Lane *lane) noexcept nogil:
         expire(lane, <uint8_t>queue)
     if c.acking.first != NOWHERE and c.now >= c.ack_next:
         check_acks(c)
+    tell_lives(lane)
     if c.pool.idle > 0 and c.now - c.pool.used >= c.limits.rest:
         pool_empty(c)
     close_finished(lane)
@@ -183,9 +185,10 @@ cdef inline void tick(Lane *lane) noexcept nogil:
         check(lane)
 
 
-cdef inline int64_t next_due(const Core *c) noexcept nogil:
+cdef inline int64_t next_due(const Lane *lane) noexcept nogil:
     """When `tick` must look again, ms; INT64_MAX if nothing is timed."""
-    cdef int64_t due = INT64_MAX
+    cdef const Core *c = &lane.core
+    cdef int64_t due = life_due(lane)
     cdef int i
     for i in range(WHEELS):
         if c.wheels[i].count > 0:

@@ -150,6 +150,7 @@ class Config:
     timeouts: Timeouts = field(default_factory=Timeouts)
     access_log: str = "-"  # "-" standard output, "off", or a path
     log_format: str = "native"  # observe.formats.NAMES
+    log_live: float = 0.0  # seconds between two lines about a tunnel that lives; 0: none
     log_query: bool = True  # targets in the log have their query
     log_level: str = "info"
     admin: AdminConfig = field(default_factory=AdminConfig)

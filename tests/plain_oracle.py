@@ -97,6 +97,7 @@ class Plain:
         log: bool = False,
         query: bool = True,
         form: str = NATIVE,
+        live: float = 0.0,
         watched: bool = False,
         summed: bool = False,
         asks: str = "",
@@ -114,6 +115,7 @@ class Plain:
         config: Any = SimpleNamespace(
             timeouts=timeouts or Timeouts(),
             forwarded_for="transparent",
+            log_live=live,
             via=via.decode(),
         )
         policy: Any = SimpleNamespace(identifies=False)
@@ -122,7 +124,8 @@ class Plain:
             hurry=lambda: self.hurried.append(True),
             lines=format_of(form, query=query).lane if log else None,
             note=format_of(form).note if log else None,
-            recorded=watched,
+            log=object() if log else None,
+            recorded=watched or (log and not format_of(form).lane),
             fields=False,
             worker=WORKER,
             ended=self.records.extend,

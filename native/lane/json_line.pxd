@@ -12,7 +12,9 @@ from core.tcpinfo cimport TcpLeg
 from http.plain cimport Text
 from lane.facts cimport NUMBER_BITS
 from lane.line cimport add_number, add_text, type_size, word_at
-from lane.types cimport Exchange, Facts, LineForm, Log, Note, SECOND_TEXT, STALLS, stalled_words
+from lane.types cimport (
+    Exchange, Facts, LineForm, Log, Note, SECOND_TEXT, V_END, event_words, stalled_words,
+)
 
 cdef extern from *:
     """
@@ -152,15 +154,15 @@ cdef inline char *add_times(char *to, const Facts *facts) noexcept nogil:
 
 
 cdef inline size_t write_json(
-    char *to, Log *log, const Exchange *x, const Facts *facts, const char *event
+    char *to, Log *log, const Exchange *x, const Facts *facts, uint8_t event
 ) noexcept nogil:
-    """The line with its LF, for which there are LINE_MOST bytes; its size. `event` is "end" where
-    the exchange is over."""
+    """The line with its LF, for which there are LINE_MOST bytes; its size. `event`: what
+    it is about."""
     cdef char *at = to
     cdef const LineForm *form = &log.form
     cdef const Note *note = x.note if x.note != NULL else log.note
     at = add_stamp(add(at, '{"v":1,"time":"'), log, facts.ended)
-    at = add(add(at, '","event":"'), event)
+    at = add(add(at, '","event":"'), event_words[event])
     at = add_number(add(at, '","id":"'), facts.number >> NUMBER_BITS, 0, 0)
     at[0] = c'-'
     at = add_number(at + 1, facts.number & ((<uint64_t>1 << NUMBER_BITS) - 1), 0, 0)
@@ -174,7 +176,7 @@ cdef inline size_t write_json(
     at = add_number(at, facts.status, 0, 0) if facts.status else add(at, "null")
     at = add_string(add(at, ',"type":'), x.type, type_size(x), form.type_most)
     at = add(at, ',"termination":')
-    if event[0] == c'e':
+    if event == V_END:
         at[0] = at[3] = c'"'
         at[1] = <char>facts.by
         at[2] = <char>facts.at

@@ -59,6 +59,7 @@ cdef class NativeLane:
             sums_free(&lane.sums)
             raise MemoryError
         lane.heads = options.heads
+        lane.live_ms = <int64_t>(options.live * 1000)
         lane.timed = lane.recorded or lane.log.on or options.sums
         if lane.log.form.kind != L_JSON:
             lane.log.note_most = options.note_most

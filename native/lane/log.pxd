@@ -16,7 +16,7 @@ from lane.line cimport LINE_MOST, write_line
 from lane.received cimport received
 from lane.records cimport record_end
 from lane.sums cimport is_failure, sum_exchange, sum_failure
-from lane.types cimport Exchange, Facts, L_JSON, Lane, exchange_of
+from lane.types cimport Exchange, Facts, L_JSON, Lane, V_END, exchange_of
 
 cdef enum:
     LOG_BATCH = 262144      # bytes of which the owner is told anew
@@ -40,14 +40,16 @@ cdef inline bint log_room(Lane *lane) noexcept nogil:
     return True
 
 
-cdef inline void log_put(Lane *lane, const Exchange *x, const Facts *facts) noexcept nogil:
+cdef inline void log_put(
+    Lane *lane, const Exchange *x, const Facts *facts, uint8_t event
+) noexcept nogil:
     """Adds a line, in the format that the owner wants."""
     if not log_room(lane):
         lane.log.dropped += 1
         count_up(&lane.core, K_LINES_LOST)
         return
     if lane.log.form.kind == L_JSON:
-        lane.log.used += write_json(lane.log.at + lane.log.used, &lane.log, x, facts, "end")
+        lane.log.used += write_json(lane.log.at + lane.log.used, &lane.log, x, facts, event)
     else:
         lane.log.used += write_line(lane.log.at + lane.log.used, &lane.log.form, x, facts)
     lane.log.count += 1
@@ -70,5 +72,5 @@ cdef inline void exchange_over(
     if failed:
         sum_failure(lane, x, reason, facts.ended)
     if lane.log.on:
-        log_put(lane, x, &facts)
+        log_put(lane, x, &facts, V_END)
     record_end(&lane.records, x, &facts)

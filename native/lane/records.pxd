@@ -12,13 +12,15 @@ Tokens are counted by their users here, in the relay's thread. What nobody uses 
 aside until the relay has the GIL.
 """
 
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint8_t, uint32_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
+from core.counts cimport count_up
 from http.plain cimport Text
+from lane.counts cimport K_LINES_LOST
 from lane.line cimport word_at
-from lane.types cimport Ended, Exchange, Facts, PEER_MAX, Records, Token
+from lane.types cimport Ended, Exchange, Facts, Lane, PEER_MAX, Records, Token, V_END
 
 
 cdef inline void token_release(Token *t) noexcept nogil:
@@ -80,12 +82,10 @@ cdef inline bint record_for(Exchange *x, Token *token, bint heads) noexcept nogi
     return True
 
 
-cdef inline void record_end(Records *records, Exchange *x, const Facts *facts) noexcept nogil:
-    """The request, or the tunnel that it became, is over."""
-    cdef Ended *e = x.record
-    if e == NULL:
-        return
-    x.record = NULL
+cdef inline void record_put(
+    Records *records, Ended *e, const Exchange *x, const Facts *facts
+) noexcept nogil:
+    """It waits for the owner."""
     e.facts = facts[0]
     e.type_size = x.type_size
     memcpy(e.type, x.type, x.type_size)
@@ -96,6 +96,38 @@ cdef inline void record_end(Records *records, Exchange *x, const Facts *facts) n
     else:
         records.last.next = e
     records.last = e
+
+
+cdef inline void record_end(Records *records, Exchange *x, const Facts *facts) noexcept nogil:
+    """The request, or the tunnel that it became, is over."""
+    cdef Ended *e = x.record
+    if e == NULL:
+        return
+    x.record = NULL
+    e.event = V_END
+    record_put(records, e, x, facts)
+
+
+cdef inline void record_copy(
+    Lane *lane, const Exchange *x, const Facts *facts, uint8_t event
+) noexcept nogil:
+    """A record of a tunnel that goes on; none without memory, or where nobody wants one."""
+    cdef const Ended *own = x.record
+    cdef size_t size
+    cdef Ended *e
+    if own == NULL:
+        return
+    size = own.head_size if own.head_size else own.method_size + 1 + own.target_size
+    e = <Ended *>malloc(sizeof(Ended) + size)
+    if e == NULL:
+        lane.log.dropped += 1
+        count_up(&lane.core, K_LINES_LOST)
+        return
+    memcpy(e, own, sizeof(Ended) + size)
+    if e.token != NULL:
+        e.token.users += 1
+    e.event = event
+    record_put(&lane.records, e, x, facts)
 
 
 cdef inline Ended *record_take(Records *records) noexcept nogil:

@@ -26,6 +26,7 @@ from lane.counts cimport (
 from lane.dialling cimport attempt, attempt_failed, dial, error_of
 from lane.ends cimport close_client, give_back
 from lane.facts cimport begin_stages, now_us, stage_over
+from lane.live cimport begin_life
 from lane.notes cimport take_note
 from lane.origins cimport (
     attempt_drop, attempts_drop, bind, connection_free, idle_drop, idle_take, is_self, own_take,
@@ -420,6 +421,7 @@ cdef inline void become_tunnel(Lane *lane, int32_t slot) noexcept nogil:
             c, &f.way[0], fd, x.data + x.head, x.have - x.head) == TARGET_FAILED:
             side_failed(c, f, 1, linux.errno)
     keep_head(x)
+    begin_life(lane, slot)
     settle(c, slot, -1)
 
 

@@ -106,6 +106,21 @@ cdef extern from *:
     const char *stalled_words[]
     int STALLED_WORDS
 
+# Ended.event, and what a line is about. As of Reason: the words are below.
+cdef enum Event:
+    V_END                   # it is over
+    V_START                 # a tunnel begins
+    V_LIVE                  # a tunnel lives
+    EVENTS
+
+cdef extern from *:
+    """
+    static const char *const event_words[] = {"end", "start", "live"};
+    #define EVENT_WORDS ((int)(sizeof(event_words) / sizeof(event_words[0])))
+    """
+    const char *event_words[]
+    int EVENT_WORDS
+
 cdef struct Facts:          # of an exchange that is over, beside its texts
     uint64_t number         # its id
     int64_t ended           # us, CLOCK_REALTIME
@@ -134,6 +149,7 @@ cdef struct Ended:          # an exchange that somebody wants a record of; its f
     uint32_t method_size
     uint32_t target_size    # behind the method and a space
     uint32_t head_size      # 0: only these are kept
+    uint8_t event
     uint8_t type_size
     char type[TYPE_MAX]
     char client[PEER_MAX]
@@ -262,6 +278,7 @@ cdef struct Exchange:       # of a CLIENT, and of the tunnel that it became
     uint32_t requests       # answered so far
     uint64_t number         # of the request in work, its id; 0: it has none
     int64_t started         # us, when the head in work was there; 0: not known
+    int64_t told            # ms, when the log had a line about the tunnel that lives; 0: it has none
     int64_t lap             # us, when the last of the stages below was over
     uint32_t question       # us, each by itself
     uint32_t dns
@@ -352,6 +369,8 @@ cdef struct Lane:
     char *established       # the answer to CONNECT
     size_t established_size
     Log log
+    List live               # tunnels that the log has lines about, the one told last first
+    int64_t live_ms         # between two of a tunnel; 0: there are none
     Sums sums
     Records records
     bint recorded           # the owner wants records

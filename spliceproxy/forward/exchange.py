@@ -288,6 +288,7 @@ class Exchange:
         self, origin: Stream, head: bytes, length: int, begun: Chunks | None = None
     ) -> None:
         self.uploaded = False
+        self._waited.uploading()
         # From here on the upload finds out that the client has left. Its task begins a turn later,
         # when an answer that was there may have made the client end already.
         self._client.unwatch()

@@ -191,6 +191,7 @@ class Lane:
             record=record_of if records.recorded else None,
             sums=records.tally is not None,
             heads=records.fields,
+            live=0.0 if records.log is None else config.log_live,
             worker=records.worker,
         )
         native = relay.lane(options, news)
@@ -393,6 +394,7 @@ def lane_options(
     ask: float = ASK,
     worker: int = 0,
     heads: bool = False,
+    live: float = 0.0,
 ) -> LaneOptions:
     """The relay's settings. ``via`` is our pseudonym, b"" for none; ``keyed``: a decision
     depends on the client's credentials. ``asks``: the kinds that may ask, and ``ask`` for how
@@ -425,6 +427,7 @@ def lane_options(
         worker=worker,
         heads=heads,
         dial_errors=dial_error_table(),
+        live=live,
     )
 
 

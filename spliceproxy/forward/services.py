@@ -18,6 +18,7 @@ from spliceproxy.forward.rewriting import Rewriting
 from spliceproxy.http1.dates import fixdate
 from spliceproxy.messages import log
 from spliceproxy.observe.counts import Counts
+from spliceproxy.observe.live import Lives
 from spliceproxy.observe.records import Records
 from spliceproxy.observe.trace import Tracer
 from spliceproxy.policy.engine import Policy
@@ -32,7 +33,8 @@ if TYPE_CHECKING:
 @dataclass(slots=True, eq=False, repr=False)  # neither is asked for, and each takes its time
 class Services:
     """One worker's shared parts. ``site`` is None without files to serve, ``lane`` where the
-    engine has none, ``tracer`` where requests are not traced. ``draining``: no connection is to be
+    engine has none, ``tracer`` where requests are not traced, ``lives`` where the log
+    has no lines about tunnels that live. ``draining``: no connection is to be
     kept alive. ``faults``: where faults of our own are told; ``answers``: those of what origins
     send."""
 
@@ -49,6 +51,7 @@ class Services:
     site: Site | None
     draining: bool = False
     tracer: Tracer | None = None
+    lives: Lives | None = None
     faults: Seldom = field(default_factory=partial(Seldom, log), init=False)
     answers: Seldom = field(default_factory=partial(Seldom, log), init=False)
     rewriting: Rewriting = field(init=False)

@@ -28,7 +28,7 @@ def hand_over(
     client.pause()
     origin.pause()
     to_client = answer + origin.buffer
-    services.relay.tunnel(
+    ident = services.relay.tunnel(
         client.fd,
         origin.fd,
         bytes(client.buffer),
@@ -40,6 +40,9 @@ def hand_over(
         client.detach()
     finally:
         origin.detach()
+    record.stage = DATA
+    if services.lives is not None:
+        services.lives.begin(ident, record)
     if record.trace is not None:
         record.trace.handed_over()
 
@@ -54,6 +57,8 @@ def record_of(token: object) -> Record | None:
 
 
 def _ended(services: Services, record: Record, end: TunnelEnd) -> None:
+    if services.lives is not None:
+        services.lives.end(record)
     record.bytes_in += end.up_copied + end.up_spliced
     record.bytes_out += end.down_copied + end.down_spliced
     record.spliced_in += end.up_spliced

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 from spliceproxy.forward.resumed import Resumed
@@ -31,6 +32,10 @@ class Waited:
             self._since = resumed.started + sum(resumed.stages[:3]) / 1e6
             self._more = resumed.waits
 
+    def uploading(self) -> None:
+        """The body of the request is on its way: no answer is due."""
+        self._due = math.inf
+
     def uploaded(self) -> None:
         """All of the request's body is sent: no answer was due before."""
         self._due = time.monotonic()
@@ -46,7 +51,7 @@ class Waited:
         uploaded = self._client.waited_read - self._client_before[0] + more[0]
         taken = self._client.waited_write - self._client_before[1] + more[1]
         read, written = self._origin_before
-        said = min(origin.waited_read - read, now - self._due) + more[2]
+        said = max(min(origin.waited_read - read, now - self._due), 0.0) + more[2]
         taken_there = origin.waited_write - written + more[3]
         each = now - self._since, uploaded + taken, taken, said + taken_there, taken_there
         return Waits._make([int(seconds * 1e3) for seconds in each])

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from spliceproxy.observe.json_line import END, json_line
+from spliceproxy.observe.json_line import json_line
 from spliceproxy.observe.native_line import UNSAFE_NAME, escape, hierarchy, result, without_query
 from spliceproxy.observe.record import Record
 
@@ -28,23 +28,22 @@ MOST = select.PIPE_BUF - 1
 _FIELD_MAX = 512
 _TARGET_MAX = 2048
 
-Writer = Callable[[Record, str], str]
-"""Makes a text of a record and of an event (``json_line.END`` and others)."""
+Writer = Callable[[Record], str]
 
 
 def _plain(get: Callable[[Record], str], most: int = _FIELD_MAX) -> Callable[[str], Writer]:
     """A code whose text is escaped here."""
-    return lambda _: lambda record, _: escape(get(record), most)
+    return lambda _: lambda record: escape(get(record), most)
 
 
 def _number(get: Callable[[Record], object]) -> Callable[[str], Writer]:
-    return lambda _: lambda record, _: str(get(record))
+    return lambda _: lambda record: str(get(record))
 
 
 def _time(convert: Callable[[float], time.struct_time]) -> Callable[[str], Writer]:
     def code(argument: str) -> Writer:
         form = argument or "%d/%b/%Y:%H:%M:%S %z"
-        return lambda record, _: time.strftime(form, convert(record.ended_at)).replace("\n", " ")
+        return lambda record: time.strftime(form, convert(record.ended_at)).replace("\n", " ")
 
     return code
 
@@ -52,13 +51,13 @@ def _time(convert: Callable[[float], time.struct_time]) -> Callable[[str], Write
 def _field(argument: str) -> Writer:
     if not argument:
         raise ValueError("%>h needs the name of a field, as in %{User-Agent}>h")
-    return lambda record, _: record.field(argument)
+    return lambda record: record.field(argument)
 
 
 def _note(argument: str) -> Writer:
     if not argument:
         raise ValueError("%note needs the name of a tag, as in %{team}note")
-    return lambda record, _: str(record.tags.get(argument, ""))
+    return lambda record: str(record.tags.get(argument, ""))
 
 
 def _json(argument: str) -> Writer:
@@ -66,8 +65,8 @@ def _json(argument: str) -> Writer:
     if argument not in keys:
         raise ValueError(f"%json needs a key of the JSON format: {', '.join(keys)}")
 
-    def write(record: Record, event: str) -> str:
-        value: Any = json.loads(json_line(record, event))[argument]
+    def write(record: Record) -> str:
+        value: Any = json.loads(json_line(record))[argument]
         return "" if value is None else value if isinstance(value, str) else json.dumps(value)
 
     return write
@@ -81,7 +80,7 @@ CODES: dict[str, Callable[[str], Writer]] = {
     "<a": _plain(lambda record: record.peer),
     "<p": _number(lambda record: record.port if record.peer else "-"),
     "ui": _plain(lambda record: ""),
-    "un": lambda _: lambda record, _: escape(record.user, _FIELD_MAX, UNSAFE_NAME),
+    "un": lambda _: lambda record: escape(record.user, _FIELD_MAX, UNSAFE_NAME),
     "ts": _number(lambda record: round(record.ended_at * 1000) // 1000),
     "tu": _number(lambda record: f"{round(record.ended_at * 1000) % 1000:03d}"),
     "tl": _time(time.localtime),
@@ -126,11 +125,11 @@ class CustomLine:
         self._query = query
         self._parts = self._compile(form)
 
-    def __call__(self, record: Record, event: str = END) -> str:
+    def __call__(self, record: Record) -> str:
         """The record's line with its LF."""
         if not self._query:
             record = _Unqueried(record)  # type: ignore[assignment]
-        text = "".join([part if isinstance(part, str) else part(record, event)
+        text = "".join([part if isinstance(part, str) else part(record)
                         for part in self._parts])  # fmt: skip
         return f"{text[:MOST]}\n"
 
@@ -173,8 +172,8 @@ def _unknown(rest: str) -> str:
 
 def _escaping(write: Writer, quoted: bool) -> Writer:
     if quoted:
-        return lambda record, event: _in_quotes(write(record, event)[:_FIELD_MAX]) or "-"
-    return lambda record, event: escape(write(record, event), _FIELD_MAX)
+        return lambda record: _in_quotes(write(record)[:_FIELD_MAX]) or "-"
+    return lambda record: escape(write(record), _FIELD_MAX)
 
 
 _NOT_IN_QUOTES = re.compile(r"[^ !#-\[\]-~]")
@@ -199,8 +198,8 @@ def _fitted(write: Writer, found: re.Match[str]) -> Writer:
     limit = int(most) if most is not None else MOST
     fill = "0" if found["zero"] else " "
     if found["left"]:
-        return lambda record, event: write(record, event)[:limit].ljust(width)
-    return lambda record, event: write(record, event)[:limit].rjust(width, fill)
+        return lambda record: write(record)[:limit].ljust(width)
+    return lambda record: write(record)[:limit].rjust(width, fill)
 
 
 class _Unqueried:

@@ -15,6 +15,9 @@ from spliceproxy.relay.lane import JSON, NATIVE, SQUID, LineForm
 
 NAMES = (NATIVE, SQUID, "common", "combined", JSON)
 
+NAMELESS = (NATIVE, SQUID, "common", "combined")
+"""Those whose lines do not say what they are about: they are all of what is over."""
+
 _WRITTEN = {"common": COMMON, "combined": COMBINED}
 """Those that are written in squid's codes."""
 

@@ -18,13 +18,9 @@ from spliceproxy.observe.native_line import without_query
 from spliceproxy.observe.record import Record
 from spliceproxy.observe.tcpinfo import TcpInfo
 from spliceproxy.policy.verdict import Notes
+from spliceproxy.relay.lane import END
 
 VERSION = 1
-
-END = "end"
-START = "start"
-LIVE = "live"
-"""What a line is about: the end of a request or tunnel, the start of a tunnel, or its life."""
 
 METHOD_MAX = 32
 TARGET_MAX = 1280
@@ -43,17 +39,17 @@ NOTE_MAX = 1024
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
-def json_line(record: Record, event: str = END, *, query: bool = True) -> str:
+def json_line(record: Record, *, query: bool = True) -> str:
     """The record's line with its LF. Not ``query``: of a target's query its question mark alone
     is left."""
     times = record.times
-    over = event == END
+    over = record.event == END
     target, reason = record.target, record.why or record.detail
     if not query:
         target = without_query(target)
         reason = record.why  # that of a bad request may quote it
     return (
-        f'{{"v":{VERSION},"time":"{stamp(record.ended_at)}","event":"{event}",'
+        f'{{"v":{VERSION},"time":"{stamp(record.ended_at)}","event":"{record.event}",'
         f'"id":"{record.id}","client":{_text(record.client, ADDRESS_MAX)},'
         f'"method":{_text(record.method, METHOD_MAX)},"target":{_text(target, TARGET_MAX)},'
         f"{_note(record, record.rule, reason, record.error, record.failed)}"

@@ -12,7 +12,7 @@ from spliceproxy.errors import ErrorType
 from spliceproxy.observe.stalled import SECOND, Waits, stalled_by
 from spliceproxy.observe.tcpinfo import TcpInfo, decode
 from spliceproxy.observe.termination import CLIENT_LIMIT, HEAD, letters
-from spliceproxy.relay.lane import NUMBER_BITS
+from spliceproxy.relay.lane import END, NUMBER_BITS
 
 if TYPE_CHECKING:
     from spliceproxy.observe.trace import Trace
@@ -66,6 +66,7 @@ class Record(metaclass=ABCMeta):  # noqa: B024 - one of the lane's is a Record, 
         "dialling_since",
         "ended_at",
         "error",
+        "event",
         "failed",
         "fields",
         "first_byte",
@@ -104,6 +105,7 @@ class Record(metaclass=ABCMeta):  # noqa: B024 - one of the lane's is a Record, 
         self.started = started
         self.trace = trace  # of its connection; None: nothing is told of it
         self.seconds = 0.0
+        self.event = END  # what this record is about: of relay.lane.EVENTS
         self.ended_at = 0.0
         self.dialling_since = 0.0  # 0.0: it begins when the origin is dialled
         # Attempts to connect that have failed by then, each with its address and errno.

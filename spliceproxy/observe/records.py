@@ -10,7 +10,7 @@ from spliceproxy.observe.accesslog import AccessLog
 from spliceproxy.observe.record import Record
 from spliceproxy.observe.tally import Tally
 from spliceproxy.policy.verdict import Notes
-from spliceproxy.relay.lane import NUMBER_BITS, LineForm, Made
+from spliceproxy.relay.lane import END, NUMBER_BITS, LineForm, Made
 
 if TYPE_CHECKING:
     from spliceproxy.observe.trace import Trace
@@ -92,7 +92,7 @@ class Records:
         if self.log is not None and self.log.form.lane is None:
             for record in records:
                 self.log.write(record)
-        self._watched(records)
+        self._watched([record for record in records if record.event == END])
 
     def _watched(self, records: list[Record]) -> None:
         if self._watch is None:

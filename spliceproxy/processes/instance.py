@@ -18,6 +18,7 @@ from spliceproxy.front.server import Server
 from spliceproxy.observe.accesslog import open_log
 from spliceproxy.observe.counts import Counts
 from spliceproxy.observe.formats import format_of
+from spliceproxy.observe.live import Lives
 from spliceproxy.observe.records import Records
 from spliceproxy.observe.tally import Tally
 from spliceproxy.observe.trace import Tracer
@@ -79,6 +80,9 @@ class Instance:
             self._learned = Learned(config.policy.learn)
         self._resolver = resolver
         asking = Asking(policy, self._learned, lane, resolver, origins, config.timeouts.dial)
+        lives = None
+        if log is not None and config.log_live:
+            lives = Lives(log, loop, driver.progress, config.log_live)
         self.services = Services(
             loop=loop,
             config=config,
@@ -92,6 +96,7 @@ class Instance:
             asking=asking,
             site=site,
             tracer=tracer,
+            lives=lives,
         )
         self._answering: Answering | None = None
         if lane is not None:

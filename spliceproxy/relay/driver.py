@@ -111,6 +111,10 @@ class RelayDriver:
                 if end is not None and cancelled is not None:
                     cancelled(end)
 
+    def progress(self, ident: int) -> tuple[int, int, int, int] | None:
+        """What a tunnel has moved so far (interface.Relay.progress)."""
+        return None if self._closed else self._relay.progress(ident)
+
     def abort_all(self) -> None:
         """Resets every tunnel; their ends are reported soon."""
         if not self._closed:

@@ -244,6 +244,10 @@ class Relay(Protocol):
     def abort(self, ident: int) -> None:
         """Resets both legs of a tunnel; its end (ABORTED) comes from the next ``step``."""
 
+    def progress(self, ident: int) -> tuple[int, int, int, int] | None:
+        """Bytes that a tunnel has moved: up copied, up spliced, down copied, down spliced. None
+        if there is no such tunnel."""
+
     def abort_all(self) -> None:
         """:meth:`abort` for every tunnel."""
 

@@ -53,6 +53,12 @@ STALLED = ("", "none", "client", "origin", "network")
 """Who has kept an exchange of a second or more waiting, "" where that is not known, in the order of
 the enum Stalled of native/lane/types.pxd."""
 
+END = "end"  # it is over
+START = "start"  # a tunnel begins
+LIVE = "live"  # a tunnel lives
+EVENTS = (END, START, LIVE)
+"""What a line or a record is about, in the order of the enum Event of native/lane/types.pxd."""
+
 NUMBER_BITS = 40
 """Bits of the number of a request (its id) in which requests are counted; above them is the number
 of the worker. The lane has the even numbers, and its owner the odd ones."""
@@ -230,6 +236,7 @@ class LaneOptions(NamedTuple):
     sums: bool = False
     note_most: int = 0  # bytes of the longest note of a route, where the lines have none
     worker: int = 0  # its number, for the ids of requests
+    live: float = 0.0  # seconds between two lines about a tunnel that lives; 0.0: there are none
     heads: bool = False  # records have the lines of the request's head
     # By errno, at 0 for TIME_IS_UP: the place of its Proxy Error Type among relay.columns'.
     dial_errors: bytes = b""

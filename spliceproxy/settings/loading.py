@@ -13,6 +13,7 @@ from typing import Any
 
 from spliceproxy.config import Address, AuthConfig, Config, PolicyConfig
 from spliceproxy.messages import plain
+from spliceproxy.observe.formats import NAMELESS
 from spliceproxy.observe.standard import STANDARD
 from spliceproxy.observe.syslog import address_of, connect, is_syslog
 from spliceproxy.policy.conditions import RuleError
@@ -115,6 +116,12 @@ def _contradictions(config: Config, found: Mapping[str, Found]) -> Iterator[str]
         found, "serve", "default-backend", "answer requests to the proxy itself"
     )
     yield from _not_together(found, "learn", "locked", "say which destinations there are")
+    if config.log_live and config.log_format in NAMELESS:
+        yield (
+            f"{found['log-live'].where} {config.log_live:g}: lines of the format "
+            f"{config.log_format} cannot say that they are of a tunnel that lives; allowed: 0, or "
+            "--log-format json or one of your own"
+        )
     if config.engine == "native" and not native_is_built():
         yield (
             f"{found['engine'].where} native: the compiled module is not built; allowed: auto, "

@@ -452,6 +452,15 @@ SETTINGS = (
         LOGS,
     ),
     Setting(
+        "log-live",
+        "log_live",
+        values.SECONDS_OR_NONE,
+        "also write a line when a tunnel begins, and every so many seconds while it lives; for "
+        "--log-format json or one of your own",
+        LOGS,
+        default="0, a line at the end only",
+    ),
+    Setting(
         "log-query",
         "log_query",
         values.SWITCH,

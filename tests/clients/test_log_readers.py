@@ -94,7 +94,11 @@ def log_of(folder: Path, form: str, engine: str, origin: tuple[str, int]) -> lis
 @pytest.mark.parametrize("engine", ENGINES)
 def test_goaccess(tmp_path: Path, engine: str, origin: tuple[str, int]) -> None:
     goaccess = program("goaccess")
-    for form, flags in (("squid", GOACCESS), ("combined", ("--log-format=COMBINED",))):
+    # One could not be read: squid's word for its method is NONE, which goaccess does not know.
+    for form, flags, read in (
+        ("squid", GOACCESS, 9),
+        ("combined", ("--log-format=COMBINED",), 10),
+    ):
         lines = log_of(tmp_path / form, form, engine, origin)
         log = tmp_path / form / "log"
         log.write_text("".join(f"{line}\n" for line in lines))
@@ -105,8 +109,7 @@ def test_goaccess(tmp_path: Path, engine: str, origin: tuple[str, int]) -> None:
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
         general = json.loads(report.read_text())["general"]
-        # One could not be read: goaccess knows no method NONE, which is squid's word for that.
-        assert (general["valid_requests"], general["failed_requests"]) == (9, 1)
+        assert (general["valid_requests"], general["failed_requests"]) == (read, 10 - read)
 
 
 @pytest.mark.parametrize("engine", ENGINES)

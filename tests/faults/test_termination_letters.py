@@ -313,6 +313,12 @@ def proxy(
         jsonschema.validate(json.loads(line), SCHEMA)
 
 
+def whole(proxy: ProxyProcess, number: int) -> Any:
+    """A line, when all of it is there."""
+    wait_for(lambda: proxy.access_path.read_text().count("\n") > number, "the line")
+    return json.loads(proxy.access()[number])
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_letters(proxy: ProxyProcess, name: str) -> None:
     play, letters, stalled = CASES[name]
@@ -321,7 +327,7 @@ def test_letters(proxy: ProxyProcess, name: str) -> None:
         origin.settimeout(20)
         client.settimeout(20)
         play(Case(proxy, client, origin, before))
-        line = json.loads(proxy.wait_access(before + 1)[before])
+        line = whole(proxy, before)
     assert line["termination"] == letters
     if stalled is not None:
         assert line["stalled"] == stalled
@@ -347,5 +353,5 @@ def test_what_a_drain_ends(
             case.ask()
             with case.served():
                 proxy.process.send_signal(signal.SIGTERM)
-                lines = [json.loads(line) for line in proxy.wait_access(2)]
+                lines = [whole(proxy, number) for number in range(2)]
     assert sorted(line["termination"] for line in lines) == ["DD", "DH"]

@@ -129,6 +129,7 @@ VALUES: dict[str, Any] = {
     "rule": "",
     "why": "",
     "detail": "",
+    "event": "end",
     "error": "",
     "failed": "",
     "reason": "",

@@ -18,10 +18,11 @@ from hypothesis import strategies as st
 from spliceproxy.observe import json_line
 from spliceproxy.observe.custom_line import CODES, CustomLine
 from spliceproxy.observe.formats import NAMES, check, format_of
-from spliceproxy.observe.json_line import LIVE, note, stamp
+from spliceproxy.observe.json_line import note, stamp
 from spliceproxy.observe.record import Record
 from spliceproxy.observe.tcpinfo import TcpInfo
 from spliceproxy.relay import interface
+from spliceproxy.relay.lane import LIVE
 
 SCHEMA = json.loads(Path(json_line.__file__).with_name("json_line.schema.json").read_text("ascii"))
 
@@ -89,7 +90,7 @@ def test_json() -> None:
 
 
 def test_json_of_a_tunnel_that_lives() -> None:
-    found = json.loads(json_line.json_line(record(), LIVE))
+    found = json.loads(json_line.json_line(record(event=LIVE)))
     jsonschema.validate(found, SCHEMA)
     assert (found["event"], found["termination"]) == ("live", None)
 

@@ -75,6 +75,7 @@ admin-hosts = ["Proxy.Example", "proxy"]
 admin-mode = "0660"
 access-log = "log"
 log-format = "json"
+log-live = 0
 log-query = false
 log-level = "debug"
 
@@ -167,6 +168,7 @@ def test_every_key(folder: Path) -> None:
         timeouts=Timeouts(1.0, 2.5, 0.5, 4.0, 5.0, 0.0, 6.5),
         access_log=f"{folder}/log",
         log_format="json",
+        log_live=0.0,
         log_query=False,
         log_level="debug",
         admin=AdminConfig(

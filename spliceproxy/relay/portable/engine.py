@@ -93,6 +93,10 @@ class CopyRelay:
             flow.end(ABORTED)
             self._shared.poller.reap()
 
+    def progress(self, ident: int) -> tuple[int, int, int, int] | None:
+        flow = self._shared.flows.get(ident)
+        return flow.progress() if isinstance(flow, Tunnel) else None
+
     def kill(self, ident: int) -> bool:
         flow = self._shared.flows.get(ident)
         if not isinstance(flow, Tunnel):

@@ -139,6 +139,11 @@ class Tunnel:
             SPLICE in (up.mode, down.mode), client, origin,
         )  # fmt: skip
 
+    def progress(self) -> tuple[int, int, int, int]:
+        """As :meth:`Relay.progress`."""
+        up, down = self._ways
+        return up.copied, up.spliced, down.copied, down.spliced
+
     def start(self, now: float) -> None:
         """Joins epoll and sends the early data. OSError: it did neither."""
         self._shared.poller.add(*self._legs)

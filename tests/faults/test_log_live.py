@@ -1,0 +1,89 @@
+"""Lines about tunnels that live (--log-live), on the lane and on Python's road."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import jsonschema
+import pytest
+from fault_peers import accept, connect_request, good_request, head
+from harness import ProxyProcess, wait_for
+
+from spliceproxy.observe import json_line
+
+NewProxy = Callable[..., ProxyProcess]
+SCHEMA = json.loads(Path(json_line.__file__).with_name("json_line.schema.json").read_text("ascii"))
+MINE = "%{event}json %{id}json %rm %ru %>st %<st %{termination}json"
+
+
+def lines_of(proxy: ProxyProcess, form: str) -> list[dict[str, str | int | None]]:
+    found = []
+    for line in proxy.access():
+        if form == "json":
+            found.append(json.loads(line))
+            jsonschema.validate(found[-1], SCHEMA)
+            found[-1]["in"] = found[-1]["in_copied"] + found[-1]["in_spliced"]
+            found[-1]["out"] = found[-1]["out_copied"] + found[-1]["out_spliced"]
+        else:
+            event, ident, method, target, got, sent, termination = line.split()
+            found.append({"event": event, "id": ident, "method": method, "target": target,
+                          "in": int(got), "out": int(sent),
+                          "termination": None if termination == "-" else termination})  # fmt: skip
+    return found
+
+
+@pytest.mark.parametrize("engine", ["native", "copy"])
+@pytest.mark.parametrize("form", ["json", MINE], ids=["json", "own"])
+def test_a_tunnel_that_lives(
+    new_proxy: NewProxy, origin: socket.socket, engine: str, form: str
+) -> None:
+    """It has a line at its start, one every so often with what has moved so far, and one at its
+    end. Requests have theirs alone."""
+    proxy = new_proxy("--engine", engine, "--log-format", form, "--log-live", "0.5")
+    asked = connect_request(origin.getsockname())
+    with proxy.connect() as client:
+        client.sendall(asked)
+        with accept(origin) as server:
+            answer = head(client)
+            proxy.wait_access(2)  # of a tunnel without a byte
+            client.sendall(b"x" * 1000)
+            assert len(server.recv(1000, socket.MSG_WAITALL)) == 1000
+            count = len(proxy.access())
+            proxy.wait_access(count + 2)
+            good_request(proxy, origin)
+            client.shutdown(socket.SHUT_WR)
+            assert server.recv(1) == b""
+    wait_for(
+        lambda: sum(line["event"] == "end" for line in lines_of(proxy, form)) == 2, "both ends"
+    )
+    lines = lines_of(proxy, form)
+    tunnel = [line for line in lines if line["method"] == "CONNECT"]
+    (request,) = [line for line in lines if line["method"] != "CONNECT"]
+    assert (request["event"], request["termination"]) == ("end", "--")
+    assert len({line["id"] for line in tunnel}) == 1
+    assert request["id"] != tunnel[0]["id"]
+    events = [line["event"] for line in tunnel]
+    assert events == ["start", *["live"] * (len(tunnel) - 2), "end"]
+    assert len(events) >= 5
+    assert [line["termination"] for line in tunnel] == [None] * (len(tunnel) - 1) + ["--"]
+    got = [line["in"] for line in tunnel]
+    assert (got[0], got[1], got[-2], got[-1]) == (
+        len(asked), len(asked), len(asked) + 1000, len(asked) + 1000,
+    )  # fmt: skip
+    assert {line["out"] for line in tunnel} == {len(answer)}
+
+
+@pytest.mark.parametrize("form", ["native", "squid", "common", "combined"])
+def test_lines_that_cannot_say_what_they_are(form: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "spliceproxy", "--log-format", form, "--log-live", "1"],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "--log-live 1: " in done.stderr
+    assert form in done.stderr
