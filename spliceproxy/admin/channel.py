@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import array
 import contextlib
-import json
 import os
 import socket
 from collections.abc import Mapping, Sequence
@@ -49,6 +48,8 @@ class Channel:
     def send(self, message: Mapping[str, Any], fds: Sequence[int] = ()) -> bool:
         """Sends a message; the descriptors stay the caller's, too. False: there is no room just
         now. Closed. ValueError: it is larger than MAX_MESSAGE."""
+        import json  # late: most proxies have nobody who asks
+
         # Without ASCII alone what came from a client could be no Unicode.
         data = json.dumps(message, separators=(",", ":")).encode("ascii")
         if len(data) > MAX_MESSAGE:
@@ -75,6 +76,8 @@ class Channel:
         fds = _descriptors(rights)
         if not data:
             raise Closed("end of file")
+        import json
+
         try:
             message = json.loads(data)
         except ValueError:

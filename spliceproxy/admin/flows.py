@@ -7,7 +7,6 @@ bytes wait for it, however many there are.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -179,6 +178,8 @@ class Flows:
 
 def _packed(found: Iterator[list[tuple[Flow, Any]]]) -> Iterator[Message]:
     """Each list as a part, or as several if it is too large for one."""
+    import json  # late: most proxies have nobody who asks
+
     for some in found:
         flows: list[Flow] = []
         size = 0
@@ -205,6 +206,8 @@ def _shown(tags: Mapping[str, str]) -> dict[str, str]:
 def _tags(view: FlowView) -> Mapping[str, str]:
     """Of a request of the lane: those of its note, or of its token, if it has either."""
     if view.note:
+        import json
+
         tags: Mapping[str, str] = json.loads(f"{{{view.note}}}").get("tags", {})
         return tags
     return getattr(view.token, "tags", {})

@@ -16,6 +16,11 @@ def current() -> str:
     return logging.getLevelName(logging.getLogger().level).lower()
 
 
+def number() -> int:
+    """The same as the numbers of :mod:`logging`."""
+    return logging.getLogger().level
+
+
 def set_to(level: object) -> str:
     """Messages of this level and above are written by this process from now on; returns what it
     was before. ValueError."""

@@ -21,7 +21,6 @@ from spliceproxy.http1.authentication import PER_REQUEST
 from spliceproxy.http1.head import RequestHead
 from spliceproxy.http1.rewrite import ESTABLISHED, host_field
 from spliceproxy.net.stream import Stream
-from spliceproxy.observe import json_line
 from spliceproxy.observe.record import Record, record_of
 from spliceproxy.observe.records import Records
 from spliceproxy.policy.engine import Policy
@@ -29,7 +28,7 @@ from spliceproxy.policy.standing import Standing
 from spliceproxy.policy.verdict import Notes, Verdict
 from spliceproxy.relay.driver import RelayDriver
 from spliceproxy.relay.interface import Relay
-from spliceproxy.relay.lane import Handoff, LaneOptions, LineForm, Question
+from spliceproxy.relay.lane import NOTE_MAX, Handoff, LaneOptions, LineForm, Question
 from spliceproxy.relay.lane import Lane as NativeLane
 from spliceproxy.upstream.dialer import ATTEMPT_DELAY, dial_error_table, from_source
 from spliceproxy.upstream.own import Own
@@ -423,7 +422,7 @@ def lane_options(
         lines=lines,
         record=record,
         sums=sums,
-        note_most=json_line.NOTE_MAX if sums else 0,
+        note_most=NOTE_MAX if sums else 0,
         worker=worker,
         heads=heads,
         dial_errors=dial_error_table(),
@@ -434,7 +433,11 @@ def lane_options(
 def shown_note(notes: Notes) -> bytes:
     """What the lane keeps for operators who ask what there is: the tags, of which it knows nothing
     otherwise."""
-    return json_line.note(notes) if notes.tags else b""
+    if not notes.tags:
+        return b""
+    from spliceproxy.observe import json_line  # late: without tags nobody needs it
+
+    return json_line.note(notes)
 
 
 def origin_key(key: Key) -> bytes:

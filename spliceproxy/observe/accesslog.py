@@ -21,7 +21,8 @@ from spliceproxy.observe.formats import Format, format_of
 from spliceproxy.observe.linewriter import STUCK_SECONDS, LineWriter
 from spliceproxy.observe.record import Record
 from spliceproxy.observe.standard import STANDARD
-from spliceproxy.observe.syslog import SyslogWriter, address_of, is_syslog
+from spliceproxy.observe.syslog import SyslogWriter
+from spliceproxy.observe.syslog_address import address_of, is_syslog
 from spliceproxy.relay.lane import NATIVE
 
 FLUSH_SECONDS = 0.2

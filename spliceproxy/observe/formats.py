@@ -7,19 +7,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
-from spliceproxy.observe import json_line, native_line
-from spliceproxy.observe.custom_line import COMBINED, COMMON, CustomLine
+from spliceproxy.observe import native_line
+from spliceproxy.observe.format_names import NAMES
 from spliceproxy.observe.record import Record
 from spliceproxy.policy.verdict import Notes
 from spliceproxy.relay.lane import JSON, NATIVE, SQUID, LineForm
-
-NAMES = (NATIVE, SQUID, "common", "combined", JSON)
-
-NAMELESS = (NATIVE, SQUID, "common", "combined")
-"""Those whose lines do not say what they are about: they are all of what is over."""
-
-_WRITTEN = {"common": COMMON, "combined": COMBINED}
-"""Those that are written in squid's codes."""
 
 
 class Format(NamedTuple):
@@ -37,12 +29,14 @@ class Format(NamedTuple):
 def format_of(name: str, *, query: bool = True) -> Format:
     """The format of this name, or the one that is written in squid's codes. ValueError where it is
     neither. Not ``query``: of a target's query its question mark alone is left."""
+    # What a format needs is loaded for that format alone: most proxies never need it.
     if name == JSON:
-        return Format(
-            partial(json_line.json_line, query=query), _line_form(JSON, query), json_line.note
-        )
+        return _json(query)
     if name not in (NATIVE, SQUID):
-        line = CustomLine(_WRITTEN.get(name, name), query=query)
+        from spliceproxy.observe.custom_line import COMBINED, COMMON, CustomLine
+
+        codes = {"common": COMMON, "combined": COMBINED}.get(name, name)
+        line = CustomLine(codes, query=query)
         return Format(line, None, fields=line.fields)
     make = native_line.squid_line if name == SQUID else native_line.format_line
     return Format(partial(make, query=query), _line_form(name, query))
@@ -55,19 +49,30 @@ def check(name: str) -> None:
     format_of(name)
 
 
+def _json(query: bool) -> Format:
+    from spliceproxy.observe import json_line
+
+    form = _line_form(JSON, query)._replace(
+        method_most=json_line.METHOD_MAX,
+        target_most=json_line.TARGET_MAX,
+        address_most=json_line.ADDRESS_MAX,
+        type_most=json_line.TYPE_MAX,
+        note=json_line.note(Record("")),
+    )
+    return Format(partial(json_line.json_line, query=query), form, json_line.note)
+
+
 def _line_form(name: str, query: bool) -> LineForm:
     texts = [bytes([byte]) for byte in range(128)]
     is_unsafe, is_unsafe_name = native_line.UNSAFE.match, native_line.UNSAFE_NAME.match
     return LineForm(
         target=b"".join([text for text in texts if not is_unsafe(text.decode())]),
         user=b"".join([text for text in texts if not is_unsafe_name(text.decode())]),
-        method_most=json_line.METHOD_MAX if name == JSON else native_line.METHOD_MAX,
-        target_most=json_line.TARGET_MAX if name == JSON else native_line.TARGET_MAX,
+        method_most=native_line.METHOD_MAX,
+        target_most=native_line.TARGET_MAX,
         user_most=native_line.USER_MAX,
-        address_most=json_line.ADDRESS_MAX if name == JSON else native_line.ADDRESS_MAX,
-        type_most=json_line.TYPE_MAX if name == JSON else native_line.TYPE_MAX,
+        address_most=native_line.ADDRESS_MAX,
+        type_most=native_line.TYPE_MAX,
         query=query,
         name=name,
-        note=json_line.note(Record("")) if name == JSON else b"",
-        note_most=json_line.NOTE_MAX,
     )

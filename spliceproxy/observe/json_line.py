@@ -33,9 +33,6 @@ _FAILED_MAX = 96
 ADDRESS_MAX = 46
 """Longest texts, in characters after escaping: all together they stay below PIPE_BUF (4096)."""
 
-NOTE_MAX = 1024
-"""Bytes of the longest note of a route: no more than a user and tags."""
-
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
 

@@ -15,14 +15,10 @@ import time
 from collections.abc import Callable
 from errno import ECONNREFUSED, ECONNRESET, ENOENT, ENOTCONN, EPIPE
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from spliceproxy.observe.linewriter import LineWriter
-
-LOCAL = "/dev/log"
-"""The socket of the local daemon (syslog(3))."""
-
-PREFIX = "syslog:"
+from spliceproxy.observe.syslog_address import Address
 
 _PRIORITY = 3 * 8 + 6
 """Facility daemon, severity informational (RFC 5424 section 6.2.1)."""
@@ -30,34 +26,6 @@ _PRIORITY = 3 * 8 + 6
 _GONE = frozenset({ECONNREFUSED, ECONNRESET, ENOENT, ENOTCONN, EPIPE})
 
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-
-
-class Address(NamedTuple):
-    """``path`` for a socket of this machine, else ``host`` and ``port`` for UDP."""
-
-    path: str = ""
-    host: str = ""
-    port: int = 0
-
-
-def is_syslog(text: str) -> bool:
-    """Whether a value of ``--access-log`` is for syslog."""
-    return text.startswith(PREFIX)
-
-
-def address_of(text: str) -> Address:
-    """Of ``syslog:``, ``syslog:/path`` or ``syslog:HOST:PORT``. ValueError for anything else."""
-    where = text.removeprefix(PREFIX)
-    if not where or where.startswith("/"):
-        return Address(where or LOCAL)
-    host, colon, port = where.rpartition(":")
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-    elif ":" in host:
-        raise ValueError("an IPv6 address needs brackets")
-    if not colon or not host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise ValueError("it needs a host and a port")
-    return Address(host=host, port=int(port))
 
 
 def connect(address: Address) -> int:

@@ -20,7 +20,6 @@ worker has ended, and its own end disturbs nobody.
 from __future__ import annotations
 
 import gc
-import logging
 import os
 import resource
 import signal
@@ -427,9 +426,7 @@ class Supervisor:
             before = level.set_to(wanted)
         except ValueError as error:
             return {"error": str(error)}
-        log.log(
-            logging.getLogger().level, "messages are written from level %s on: an operator", wanted
-        )
+        log.log(level.number(), "messages are written from level %s on: an operator", wanted)
         self._control.tell_workers({"ask": "log-level", "level": wanted})
         return {"before": before}
 

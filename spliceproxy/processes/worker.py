@@ -11,7 +11,7 @@ import socket
 import time
 from collections.abc import Sequence
 
-from spliceproxy.admin import happenings, level, tallies
+from spliceproxy.admin import happenings, level, tally_parts
 from spliceproxy.admin.channel import Channel
 from spliceproxy.admin.flows import Flows
 from spliceproxy.admin.worker import Replies
@@ -157,7 +157,7 @@ def _replies(instance: Instance, control: Channel, index: int) -> Replies:
     tally = instance.services.records.tally
     if tally is not None:
         engine = instance.services.relay.engine
-        replies.register("tally", lambda _: tallies.answer(tally, engine))
+        replies.register("tally", lambda _: tally_parts.answer(tally, engine))
     flows = Flows(instance.services, instance.server, index)
     replies.register("tunnels", flows.tunnels)
     replies.register("kill", flows.kill)

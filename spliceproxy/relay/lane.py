@@ -167,6 +167,10 @@ JSON = "json"
 """The formats in which the lane writes lines."""
 
 
+NOTE_MAX = 1024
+"""Bytes of the longest note of a route: no more than a user and tags."""
+
+
 class LineForm(NamedTuple):
     """How the lane writes a line of the log (``observe.formats``). The bytes are
     those that stay as they are in a text; any other is written as %XX. A text that is longer
@@ -182,7 +186,7 @@ class LineForm(NamedTuple):
     query: bool  # of a target is written, not its question mark alone
     name: str = NATIVE
     note: bytes = b""  # JSON: that of a request without a route (Lane.add_route)
-    note_most: int = 0  # bytes of the longest note
+    note_most: int = NOTE_MAX  # bytes of the longest note
 
 
 SUMS = ("destinations", "clients", "users", "failures")

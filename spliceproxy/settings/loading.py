@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from spliceproxy.config import Address, AuthConfig, Config, PolicyConfig
-from spliceproxy.messages import plain
-from spliceproxy.observe.formats import NAMELESS
+from spliceproxy.observe.format_names import NAMELESS
 from spliceproxy.observe.standard import STANDARD
-from spliceproxy.observe.syslog import address_of, connect, is_syslog
+from spliceproxy.observe.syslog_address import address_of, is_syslog
 from spliceproxy.policy.conditions import RuleError
 from spliceproxy.policy.rules import RuleSet
 from spliceproxy.settings import cpus
@@ -266,6 +265,9 @@ def native_is_for_debugging() -> bool:
 def log_faults(path: str, where: str, *, create: bool) -> Iterator[str]:
     """Opens the file as the log will, to find any fault now."""
     if is_syslog(path):
+        from spliceproxy.messages import plain
+        from spliceproxy.observe.syslog import connect
+
         try:
             if create:  # else it may be for another machine
                 os.close(connect(address_of(path)))

@@ -12,9 +12,8 @@ import stat
 from pathlib import Path
 
 from spliceproxy.config import Address
-from spliceproxy.observe.formats import NAMES as FORMATS
-from spliceproxy.observe.formats import check as check_format
-from spliceproxy.observe.syslog import address_of, is_syslog
+from spliceproxy.observe.format_names import NAMES as FORMATS
+from spliceproxy.observe.syslog_address import address_of, is_syslog
 from spliceproxy.policy.decision import STATUSES, check_status
 from spliceproxy.policy.hosts import ALLOWED as HOSTS_ALLOWED
 from spliceproxy.policy.hosts import parse_pattern
@@ -192,7 +191,10 @@ def _log_file(text: str, folder: str) -> str:
 
 
 def _log_format(text: str, folder: str) -> str:
-    check_format(text)
+    if text not in FORMATS:
+        from spliceproxy.observe.formats import check
+
+        check(text)
     return text
 
 

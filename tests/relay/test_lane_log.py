@@ -23,7 +23,8 @@ from relay_rig import native_relay, tcp_pair
 from spliceproxy.forward.lane import origin_key
 from spliceproxy.http1.head import parse_request
 from spliceproxy.observe import json_line
-from spliceproxy.observe.formats import NAMES, format_of
+from spliceproxy.observe.format_names import NAMES
+from spliceproxy.observe.formats import format_of
 from spliceproxy.observe.native_line import without_query
 from spliceproxy.observe.record import Record
 from spliceproxy.policy.verdict import Verdict

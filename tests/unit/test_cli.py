@@ -259,7 +259,7 @@ def test_default_backend(value: str, backend: tuple[str, int]) -> None:
         ("--via", ["''", "'a b'", "a,b", "é"], "letters"),
         ("--max-connections", ["-1", "x", "1.5", "1_000", "9999999999"], "0 to 999999999"),
         ("--serve", ["/nonexistent", "/etc/passwd"], "a directory"),
-        ("--access-log", ["''"], "a file, - or off"),
+        ("--access-log", ["''"], "a file, -, off, syslog:, syslog:/socket or syslog:HOST:PORT"),
         *(
             (
                 f"--timeout-{name}",

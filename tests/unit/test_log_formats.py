@@ -17,12 +17,13 @@ from hypothesis import strategies as st
 
 from spliceproxy.observe import json_line
 from spliceproxy.observe.custom_line import CODES, CustomLine
-from spliceproxy.observe.formats import NAMES, check, format_of
+from spliceproxy.observe.format_names import NAMES
+from spliceproxy.observe.formats import check, format_of
 from spliceproxy.observe.json_line import note, stamp
 from spliceproxy.observe.record import Record
 from spliceproxy.observe.tcpinfo import TcpInfo
 from spliceproxy.relay import interface
-from spliceproxy.relay.lane import LIVE
+from spliceproxy.relay.lane import LIVE, NOTE_MAX
 
 SCHEMA = json.loads(Path(json_line.__file__).with_name("json_line.schema.json").read_text("ascii"))
 
@@ -186,7 +187,7 @@ def test_the_longest_json_line_fits_a_pipe_write() -> None:
         line = json_line.json_line(made)
         assert 3000 < len(line) <= select.PIPE_BUF
         jsonschema.validate(json.loads(line), SCHEMA)
-        assert len(note(made)) <= json_line.NOTE_MAX
+        assert len(note(made)) <= NOTE_MAX
 
 
 # ---- squid's codes ---------------------------------------------------------------------------

@@ -12,8 +12,8 @@ from spliceproxy import messages
 
 PACKAGE = Path(messages.__file__).parent
 
-ROOT = {"processes/logs.py"}
-"""Where the root logger is set up."""
+ROOT = {"admin/level.py", "processes/logs.py"}
+"""Where the root logger is set up, and its level is changed."""
 
 
 def spellings(source: str) -> Iterator[str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from spliceproxy.admin import tallies
+from spliceproxy.admin import tallies, tally_parts
 from spliceproxy.admin.channel import MAX_MESSAGE
 from spliceproxy.observe import tally as module
 from spliceproxy.observe.record import Record
@@ -192,7 +192,7 @@ def test_several_answers_are_one(loop: Any, monkeypatch: Any) -> None:
         tally.see(record(user="ann"))
         tally.see(record(user=f"u{number}", error="http_request_denied", ended_at=1000.0 - number))
         tally.see(record(error="dns_error", ended_at=990.0 + number, client=f"c{number}"))
-    answers = [json.loads(json.dumps(list(tallies.answer(tally, "copy")))) for tally in workers]
+    answers = [json.loads(json.dumps(list(tally_parts.answer(tally, "copy")))) for tally in workers]
     found = tallies.together(answers, 9)
     assert found.engine == "copy"
     rows = found.rankings["all", "users", "requests"].rows
@@ -215,5 +215,5 @@ def test_no_part_is_too_large_whatever_is_in_it(loop: Any) -> None:
         text = f"{number}" + "\U0001f600" * 5000
         tally.see(record(user=text, client=text, host=text, error="dns_error", failed=text))
         tally.see(record(user=text, target=text, method=text, error="http_request_denied"))
-    for part in tallies.answer(tally, "native"):
+    for part in tally_parts.answer(tally, "native"):
         assert len(json.dumps(part)) < MAX_MESSAGE - 100
