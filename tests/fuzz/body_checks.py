@@ -201,6 +201,10 @@ class _Origin(asyncio.Protocol):
         if self._reply is None:
             self._reply = self._seen.replies.pop(0)
         reply = self._reply
+        # Also where all of the body is there, for that may be chance.
+        if reply.asks and not self._asked and not self._answered and head.values(b"expect"):
+            self._asked = True
+            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         if not self._answered and (message.done or reply.early):
             self._answered = True
             self.early |= not message.done
@@ -211,9 +215,6 @@ class _Origin(asyncio.Protocol):
             if reply.close:
                 self._transport.close()
                 return False
-        elif reply.asks and not self._asked and not message.done and head.values(b"expect"):
-            self._asked = True
-            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         if message.done:
             self._at += 1
             self._reply = None
