@@ -60,7 +60,7 @@ cdef object view_of(NativeRelay relay, int32_t slot, int64_t now):
         )
         number = x.number
         decision = x.decision
-        if x.record != NULL:
+        if x.record != NULL and x.record.token != NULL:  # it has none until it is asked
             token = <object>x.record.token.object
     return FlowView(
         relay._ident_of(slot), number, f.kind == TUNNEL,

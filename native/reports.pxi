@@ -361,7 +361,7 @@ cdef object handoff(Flow *f):
         x.data[:x.have] if x.have else b"", x.origin_fd,
         x.answer[:x.answer_size] if x.answer_size else b"", x.peer.decode("ascii"), x.reused,
         (x.dialling if x.cause == G_REQUEST else x.started) / 1e6,
-        failures(x) if x.phase == P_DIAL and x.failures else (),
+        failures(x) if x.phase == P_DIAL and x.failures and x.target != NULL else (),
         f.way[0].left, sent_to_client(f),
         <object>x.decided.object if x.decided != NULL else None,
         x.number, (x.question, x.dns, x.dial, x.first_byte), f.way[0].spliced,

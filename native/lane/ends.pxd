@@ -3,7 +3,9 @@
 Functions that end a client leave its slot in Q_FINISHED; nothing may touch it afterwards.
 """
 
-from libc.stdint cimport int32_t, uint8_t
+from libc.stdint cimport int32_t, uint8_t, uint32_t
+from libc.stdlib cimport malloc
+from libc.string cimport memcpy
 
 from core.counts cimport count_up
 from core.queues cimport finish
@@ -64,3 +66,18 @@ cdef inline void cut_by(Lane *lane, int32_t slot, uint8_t reason, uint8_t by) no
 cdef inline void cut(Lane *lane, int32_t slot, uint8_t reason) noexcept nogil:
     """The same, for a reason that says who has ended it."""
     cut_by(lane, slot, reason, 0)
+
+
+cdef inline bint leave_answer(
+    Lane *lane, int32_t slot, const char *data, size_t n
+) noexcept nogil:
+    """Keeps what an origin has said for its owner; where there is no memory the client is cut,
+    and it is false."""
+    cdef Exchange *x = exchange_of(&lane.core.flows[slot])
+    x.answer = <char *>malloc(n)
+    if x.answer == NULL:
+        cut(lane, slot, R_ABORTED)
+        return False
+    memcpy(x.answer, data, n)
+    x.answer_size = <uint32_t>n
+    return True

@@ -434,6 +434,7 @@ cdef inline void connected(Lane *lane, int32_t slot, int32_t connection) noexcep
         count_time(lane, K_DIAL_SECONDS, now_us() - x.dialling)
     list_take(c, &x.attempts, IN_LANE, connection)
     attempts_drop(lane, x)
+    x.failures = 0  # whoever goes on with this client is told of those only if all have failed
     x.connection = connection
     if x.method == CONNECT:
         reached(lane, slot)

@@ -23,7 +23,7 @@ from http.plain_response cimport read_response, write_response
 from lane.asking cimport end_asking, forget_decision, hold_decision
 from lane.chunked cimport chunks_turn, take_chunks
 from lane.counts cimport K_FIRST_BYTE_SECONDS, K_LANE_REQUESTS, count_time
-from lane.ends cimport close_client, cut, cut_by, give_back, note
+from lane.ends cimport close_client, cut, cut_by, give_back, leave_answer, note
 from lane.facts cimport stage_over, wall_us
 from lane.origins cimport connection_drop, idle_put, is_silent
 from lane.received cimport RESUME, consume
@@ -157,21 +157,6 @@ cdef inline void after_move(Lane *lane, int32_t slot) noexcept nogil:
         c, x.connection, 0,
         <uint32_t>UNREGISTERED if blocked or w.left == 0 else linux.EPOLLIN) < 0:
         cut_by(lane, slot, R_SOURCE_ERROR, c'P')
-
-
-cdef inline bint leave_answer(
-    Lane *lane, int32_t slot, const char *data, size_t n
-) noexcept nogil:
-    """Keeps what an origin has said for its owner; where there is no memory the client is cut,
-    and it is false."""
-    cdef Exchange *x = exchange_of(&lane.core.flows[slot])
-    x.answer = <char *>malloc(n)
-    if x.answer == NULL:
-        cut(lane, slot, R_ABORTED)
-        return False
-    memcpy(x.answer, data, n)
-    x.answer_size = <uint32_t>n
-    return True
 
 
 cdef inline void move_body(Lane *lane, int32_t slot, bint readable) noexcept nogil:

@@ -14,7 +14,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, strcmp, strlen
 
 from core.types cimport (
-    Core, Flow, NOWHERE, Q_FINISHED, R_ABORTED, R_CLIENT_RESET, R_DONE, R_NONE, TUNNEL,
+    Core, Flow, NOWHERE, Q_FINISHED, R_ABORTED, R_CLIENT_RESET, R_DONE, R_KILLED, R_NONE, TUNNEL,
 )
 from http.plain cimport CONNECT, Text
 from lane.line cimport word_at
@@ -194,7 +194,7 @@ cdef inline bint is_failure(uint8_t reason) noexcept nogil:
     """Whether somebody may want to know of an end: not where the client has left, or the
     operator has ended it."""
     return reason != R_NONE and reason != R_DONE and reason != R_CLIENT_RESET and (
-        reason != R_ABORTED)
+        reason != R_ABORTED and reason != R_KILLED)
 
 
 cdef inline void sum_failure(
@@ -230,8 +230,8 @@ cdef inline int32_t sum_live(Lane *lane, int32_t slot, int32_t count) noexcept n
         ):
             continue
         x = exchange_of(f)
-        # What waits for its answer may still go to the owner, who counts all of it.
-        if f.kind == TUNNEL or x.phase == P_BODY:
+        # What may still go to the owner is counted by that, all of it.
+        if f.kind == TUNNEL or (x.phase == P_BODY and not x.up.on and not x.down.on):
             sum_exchange(lane, x, x.head + f.way[0].copied + f.way[0].spliced,
                          f.way[1].copied + f.way[1].spliced)
         sum_aside(lane, x)

@@ -28,7 +28,7 @@ from core.types cimport (
 from core.waits cimport after_turn, begin_wait, end_wait
 from http.plain cimport Text
 from lane.chunked cimport chunks_turn
-from lane.ends cimport cut, cut_by, give_back
+from lane.ends cimport cut, cut_by, give_back, leave_answer
 from lane.received cimport drop_body, keep, room_left
 from lane.types cimport Exchange, G_BODY, G_RESPONSE, Lane, P_BODY, P_WAIT, exchange_of
 
@@ -102,6 +102,11 @@ cdef inline void move_upload(Lane *lane, int32_t slot, bint readable) noexcept n
         if w.left == 0:
             w.left = 1  # not all was taken, whatever was lost on its way
     if x.up.odd and not w.flags & STOPPED:
+        # The beginning of a line of the answer's goes along with its connection.
+        if x.down.on and x.down.kept:
+            if not leave_answer(lane, slot, x.down.line, x.down.kept):
+                return
+            x.down.kept = 0
         give_back(lane, slot, G_RESPONSE if x.phase == P_WAIT else G_BODY)
         return
     if x.phase == P_BODY:

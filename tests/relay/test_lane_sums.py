@@ -18,7 +18,7 @@ from spliceproxy.http1.head import parse_request
 from spliceproxy.observe.record import Record
 from spliceproxy.policy.verdict import Verdict
 from spliceproxy.relay import interface
-from spliceproxy.relay.lane import Sum
+from spliceproxy.relay.lane import BODY, Sum
 
 HEAD = b"GET http://o/a?b HTTP/1.1\r\nHost: o\r\n\r\n"
 CONNECT = b"CONNECT Tunnel.Example:1 HTTP/1.1\r\nHost: Tunnel.Example:1\r\n\r\n"
@@ -231,3 +231,30 @@ def test_without_somebody_who_asks_nothing_is_kept() -> None:
             exchange(one, origin)
         look(plain)
         assert plain.lane.take_sums() == ([], 0)
+
+
+def test_what_the_operator_has_ended_is_no_failure(plain: Plain) -> None:
+    with conversation(plain) as one:
+        origin = route(one, HEAD)
+        one.send(one.client, HEAD)
+        assert received(origin)
+        (view,) = next(iter(plain.relay.flows(10)))
+        assert plain.relay.kill(view.ident)
+        plain.step()
+        assert not [kind for kind, _ in take(plain) if kind == "failures"]
+
+
+def test_what_the_owner_goes_on_with_is_not_added_up(plain: Plain) -> None:
+    """An answer in chunks, of which one is odd: who goes on counts all of it."""
+    with conversation(plain) as one:
+        origin = route(one, HEAD)
+        one.send(one.client, HEAD)
+        assert received(origin)
+        answer = b"HTTP/1.1 200 OK\r\nDate: d\r\nTransfer-Encoding: chunked\r\n\r\n"
+        one.send(origin, answer + b"5\r\nhello\r\n")
+        assert received(one.client)
+        look(plain)
+        one.send(origin, b"3;x=y\r\nabc\r\n0\r\n\r\n")
+        assert one.given_back().cause == BODY
+        look(plain)
+        assert take(plain) == {}

@@ -262,3 +262,10 @@ def test_a_refusal_that_does_not_fit_is_given_back(rig: Rig, more: bytes) -> Non
         got += len(data)
     assert got <= handoff.sent
     assert (rig.records, rig.lines()) == ([], [])
+
+
+def test_a_question_that_is_not_told_yet_can_be_looked_at(rig: Rig) -> None:
+    """It has a record, but nobody's token."""
+    rig.client(ASK)  # it is told at the next step
+    (view,) = next(iter(rig.relay.flows(10)))
+    assert view.token is None

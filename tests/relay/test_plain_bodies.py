@@ -16,7 +16,7 @@ from relay_rig import native_relay
 
 from spliceproxy.http1.chunked import LAST_CHUNK, ChunkedDecoder, chunk
 from spliceproxy.relay.interface import CHUNK
-from spliceproxy.relay.lane import BODY, LINGER, RESPONSE, Handoff
+from spliceproxy.relay.lane import BODY, LINGER, REQUEST, RESPONSE, Handoff
 
 PATIENCE = 20.0
 BIG = 8 << 20
@@ -546,3 +546,38 @@ def test_an_answer_that_ends_in_the_middle_of_chunks(plain: Plain, one: Conversa
     plain.step()
     assert received(one.client) is None
     assert one.given_back() is None
+
+
+def test_what_is_kept_of_an_answer_goes_along_with_an_odd_upload(
+    plain: Plain, one: Conversation
+) -> None:
+    """Of the size of its next chunk one digit is there."""
+    one.allow(CHUNKED)
+    one.send(one.client, CHUNKED)
+    origin = dialled(one)
+    assert received(origin) == CHUNKED_GOT
+    one.send(origin, ANSWER + b"5\r\nhello\r\n1")
+    assert received(one.client).endswith(b"5\r\nhello\r\n")
+    one.send(one.client, b"3;x=y\r\nabc\r\n0\r\n\r\n")
+    handoff = one.given_back()
+    assert (handoff.cause, handoff.answer) == (BODY, b"1")
+
+
+def test_a_body_that_is_given_back_behind_a_failed_address(plain: Plain) -> None:
+    """The second address is connected to, and more of the body is there than is framed at once."""
+    host, port = plain._listener.getsockname()
+    plain.lane.dialled = ("255.255.255.255", host), port
+    with conversation(plain) as one:
+        one.allow(CHUNKED)
+    outer, inner = socket.socketpair()
+    with outer:
+        inner.setblocking(False)
+        piece = chunk(b"x" * 0xFFFF)
+        plain.lane._native.hand_over(inner.detach(), "", CHUNKED + 2 * piece, 0)
+        limit = time.monotonic() + PATIENCE
+        while not plain.handoffs:
+            assert time.monotonic() < limit
+            plain.step()
+        handoff = plain.handoffs.pop()
+        socket.socket(fileno=handoff.take_client()).close()
+    assert (handoff.cause, handoff.tried) == (REQUEST, ())
