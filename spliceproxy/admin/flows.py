@@ -37,6 +37,9 @@ TEXT = 1024
 TAGS = 16
 """Tags that are shown."""
 
+TAGS_MOST = 8 << 10
+"""Bytes of JSON that they have at most, so that each flow fits into a part."""
+
 Flow = dict[str, Any]
 
 
@@ -184,11 +187,12 @@ def _packed(found: Iterator[list[tuple[Flow, Any]]]) -> Iterator[Message]:
         flows: list[Flow] = []
         size = 0
         for flow, _ in some:
-            flows.append(flow)
-            size += len(json.dumps(flow))
-            if size > PART:
+            n = len(json.dumps(flow))
+            if flows and size + n > PART:
                 yield {"flows": flows}
                 flows, size = [], 0
+            flows.append(flow)
+            size += n
         yield {"flows": flows} if flows else {}
 
 
@@ -200,7 +204,18 @@ def _end(connection: Connection) -> bool:
 
 
 def _shown(tags: Mapping[str, str]) -> dict[str, str]:
-    return {name[:TEXT]: str(value)[:TEXT] for name, value in list(tags.items())[:TAGS]}
+    """Those that there is room for, in their order: an escape in JSON has six bytes."""
+    import json
+
+    shown = {}
+    room = TAGS_MOST
+    for name, value in list(tags.items())[:TAGS]:
+        text = str(value)[:TEXT]
+        room -= len(json.dumps(name[:TEXT])) + len(json.dumps(text))
+        if room < 0:
+            break
+        shown[name[:TEXT]] = text
+    return shown
 
 
 def _tags(view: FlowView) -> Mapping[str, str]:

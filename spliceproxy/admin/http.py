@@ -182,13 +182,18 @@ class Server:
         self._table = table
         self._gate = gate
         self._connections = 0
+        # Those that wait for a request, the one that waits longest first.
+        self._waiting: dict[asyncio.StreamWriter, None] = {}
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection, to its end."""
         writer.transport.set_write_buffer_limits(high=BUFFER)
         self._connections += 1
         try:
-            if self._connections > CONNECTIONS:
+            if self._connections > CONNECTIONS and self._waiting:
+                # Whoever says nothing keeps nobody out.
+                next(iter(self._waiting)).transport.abort()
+            elif self._connections > CONNECTIONS:
                 refusal = Refusal(503, "too many connections to the admin address")
                 await self._send(writer, refusal.response, None, keep=False)
                 return
@@ -207,7 +212,11 @@ class Server:
         writer = connection.writer
         head: RequestHead | None = None
         try:
-            head = await connection.head()
+            self._waiting[writer] = None
+            try:
+                head = await connection.head()
+            finally:
+                self._waiting.pop(writer, None)
             if head is None:
                 return False
             response = await self._answer(connection, head)

@@ -213,6 +213,16 @@ class _Peer:
             self._unsent.append({"re": ident, **part})
             self._go_on()
 
+    def _end(self, part: Mapping[str, Any]) -> None:
+        """In the place of this part the answer ends, by an error; what is none is left out."""
+        ident = part.get("re")
+        if isinstance(ident, int):
+            self._open.pop(ident, None)
+            self._unsent[0] = {"re": ident, "error": "a part of it is too long", "end": True}
+        else:
+            self._unsent.popleft()
+        self._go_on()
+
     def _go_on(self) -> None:
         if not (self._due or self._blocked or self._closed):
             self._due = True
@@ -235,7 +245,9 @@ class _Peer:
                 self.close()
                 return
             except ValueError:
-                log.exception("an answer to an operator was too long, and is lost")
+                log.exception("an answer to an operator was too long, and ends there")
+                self._end(self._unsent[0])
+                return
             self._unsent.popleft()
         if self._unsent or self._events or self._ready:
             self._go_on()

@@ -116,7 +116,7 @@ def _kill(client: Client, arguments: Sequence[str], as_json: bool) -> int:
     else:
         said = client.delete(f"/tunnels{_query(arguments)}")
     _say(said, f"ended: {said['killed']}", as_json)
-    return _unless_silent(said) if said["killed"] else 1
+    return max(_unless_silent(said), int(not said["killed"]))
 
 
 def _denials(client: Client, arguments: Sequence[str], as_json: bool) -> int:
@@ -291,9 +291,10 @@ def _say(value: Any, text: str, as_json: bool) -> None:
 
 
 def _unless_silent(said: Mapping[str, Any]) -> int:
-    for line in said["silent"]:
+    silent = said.get("silent", ())
+    for line in silent:
         print(f"spliceproxy ctl: {escaped(line)}", file=sys.stderr)
-    return 1 if said["silent"] else 0
+    return 1 if silent else 0
 
 
 def _table(head: Row, rows: Sequence[Row]) -> None:

@@ -198,6 +198,8 @@ class Lane:
             return None
         records.follow(native)
         forwards, recorded = rewriting.repeatable, records.recorded
+        if records.tally is not None:
+            from spliceproxy.observe import json_line  # noqa: F401 - while there are descriptors
         return cls(
             native,
             news,

@@ -35,11 +35,13 @@ def hand_over(
         to_client,
         partial(_ended, services, record),
     )
-    services.counts.request(record, client)
     try:
-        client.detach()
-    finally:
-        origin.detach()
+        services.counts.request(record, client)
+    finally:  # whatever becomes of that: the relay has the sockets
+        try:
+            client.detach()
+        finally:
+            origin.detach()
     record.stage = DATA
     if services.lives is not None:
         services.lives.begin(ident, record)

@@ -46,6 +46,7 @@ class AccessLog:
     __slots__ = (
         "_closed",
         "_done",
+        "_lines",
         "_loop",
         "_more",
         "_records",
@@ -64,7 +65,8 @@ class AccessLog:
         default the native one."""
         self._loop = loop
         self.form = form or format_of(NATIVE)
-        self._records: list[Record] = []
+        self._records: list[Record | bytes] = []  # bytes: lines that the relay has made,
+        self._lines = 0  # of which there are so many
         self._timer: asyncio.TimerHandle | None = None
         self._unwritable = 0  # records that could not be made into lines
         self._closed = False
@@ -92,6 +94,7 @@ class AccessLog:
 
     def write(self, record: Record) -> None:
         """``record`` has ended and must not change any more."""
+        self._take()
         self._records.append(record)
         if self._timer is None:
             self._timer = self._loop.call_later(FLUSH_SECONDS, self._flush)
@@ -127,15 +130,25 @@ class AccessLog:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        more, count = self._more()
+        self._take()
         records, self._records = self._records, []
-        text = b"".join([*map(self._line, records), more])
+        lines, self._lines = self._lines, 0
+        text = b"".join(map(self._line, records))
         if text:
-            self._writer.put(text, len(records) + count)
+            self._writer.put(text, lines + sum(not isinstance(one, bytes) for one in records))
 
-    def _line(self, record: Record) -> bytes:
-        """The record's line. One that cannot be written costs nobody else's: it is counted,
-        and the first of them is told with its traceback."""
+    def _take(self) -> None:
+        """What the relay has made so far comes before what ends from here on."""
+        made, count = self._more()
+        if made:
+            self._records.append(made)
+            self._lines += count
+
+    def _line(self, record: Record | bytes) -> bytes:
+        """The record's line; what is made already is as it is. One that cannot be written costs
+        nobody else's: it is counted, and the first of them is told with its traceback."""
+        if isinstance(record, bytes):
+            return record
         try:
             return self.form.line(record).encode("ascii")
         except Exception:

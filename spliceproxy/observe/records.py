@@ -79,12 +79,14 @@ class Records:
             record.trace.end(record)
         if self.log is not None:
             self.log.write(record)
-        if self.listener is not None:
-            self.listener(record)
-        if self.tally is not None:
-            self.tally.see(record)
-        if self._watch is not None:
-            self._watch(record)
+        try:
+            if self.listener is not None:
+                self.listener(record)
+            if self.tally is not None:
+                self.tally.see(record)
+        finally:  # a fault of who looks on takes nothing from who is to be told
+            if self._watch is not None:
+                self._watch(record)
 
     def ended(self, records: list[Record]) -> None:
         """The same for those of the lane, which have ended. They are in the log, unless it gets

@@ -115,11 +115,12 @@ def _contradictions(config: Config, found: Mapping[str, Found]) -> Iterator[str]
         found, "serve", "default-backend", "answer requests to the proxy itself"
     )
     yield from _not_together(found, "learn", "locked", "say which destinations there are")
-    if config.log_live and config.log_format in NAMELESS:
+    form = config.log_format
+    if config.log_live and (form in NAMELESS or ("%" in form and "%{event}json" not in form)):
         yield (
             f"{found['log-live'].where} {config.log_live:g}: lines of the format "
-            f"{config.log_format} cannot say that they are of a tunnel that lives; allowed: 0, or "
-            "--log-format json or one of your own"
+            f"{form} cannot say that they are of a tunnel that lives; allowed: 0, or "
+            "--log-format json or one of your own with %{event}json"
         )
     if config.engine == "native" and not native_is_built():
         yield (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import time
 
@@ -112,19 +113,37 @@ def test_whoever_expects_it_is_told_to_go_on(admin: Admin) -> None:
         assert b" 200 OK" in read_head(s)
 
 
-def test_more_connections_than_there_may_be(admin: Admin) -> None:
+def hold(
+    admin: Admin, stack: contextlib.ExitStack, request: str, wanted: int
+) -> list[socket.socket]:
+    """As many connections as there may be, which have got this answer."""
     held = []
-    try:
-        for _ in range(CONNECTIONS):
-            s = admin.socket()
-            held.append(s)
-            s.sendall(b"GET /readyz HTTP/1.1\r\nHost: a\r\n\r\n")
-            assert b" 200 " in read_head(s)
+    for _ in range(CONNECTIONS):
+        s = stack.enter_context(admin.socket())
+        held.append(s)
+        s.sendall(request.encode())
+        assert status(read_head(s)) == wanted
+    return held
+
+
+def test_whoever_says_nothing_keeps_nobody_out(admin: Admin) -> None:
+    """The one that has waited longest makes room."""
+    with contextlib.ExitStack() as stack:
+        first, *others = hold(admin, stack, "GET /readyz HTTP/1.1\r\nHost: a\r\n\r\n", 200)
+        assert admin.ask("/readyz", token=None).status == 200
+        with contextlib.suppress(ConnectionResetError):
+            while first.recv(65536):
+                pass
+        others[-1].sendall(b"GET /readyz HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert b" 200 " in read_head(others[-1])
+
+
+def test_more_connections_than_there_may_be(admin: Admin) -> None:
+    with contextlib.ExitStack() as stack:
+        body = "Content-Length: 2\r\nExpect: 100-continue\r\n"
+        hold(admin, stack, f"POST /log-level HTTP/1.1\r\n{HEAD}{body}\r\n", 100)
         with admin.socket() as s:
             assert b"HTTP/1.1 503 " in read_all(s)
-    finally:
-        for s in held:
-            s.close()
     end = time.monotonic() + 20
     while admin.ask("/readyz", token=None).status != 200:
         assert time.monotonic() < end

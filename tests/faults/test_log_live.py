@@ -78,7 +78,7 @@ def test_a_tunnel_that_lives(
     assert {line["out"] for line in tunnel} == {len(answer)}
 
 
-@pytest.mark.parametrize("form", ["native", "squid", "common", "combined"])
+@pytest.mark.parametrize("form", ["native", "squid", "common", "combined", "%ts %>a %rm"])
 def test_lines_that_cannot_say_what_they_are(form: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "spliceproxy", "--log-format", form, "--log-live", "1"],

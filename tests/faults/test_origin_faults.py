@@ -578,13 +578,14 @@ def test_a_retry_is_not_retried(shared_proxy: ProxyProcess, origin: socket.socke
 def test_post_never_goes_out_on_a_reused_connection(
     shared_proxy: ProxyProcess, origin: socket.socket, fields: tuple[str, ...]
 ) -> None:
-    with shared_proxy.connect() as client:
-        reader = Reader(client)
-        client.sendall(request(origin.getsockname()))
+    """Another client has used it; its own may be used by a client for a while."""
+    with shared_proxy.connect() as client, shared_proxy.connect() as other:
+        other.sendall(request(origin.getsockname()))
         first = accept(origin)
         head(first)
         first.sendall(response(b"one"))
-        assert reader.answer().body == b"one"
+        assert Reader(other).answer().body == b"one"
+        reader = Reader(client)
         body = b"hello" if fields else b""
         client.sendall(request(origin.getsockname(), *fields, method="POST", body=body))
         with accept(origin) as second:

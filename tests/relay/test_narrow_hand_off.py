@@ -20,7 +20,7 @@ from spliceproxy.relay.portable.crowd import SO_BUF_LOCK, TCP_NOTSENT_LOWAT
 
 BIG = 8 << 20
 HEAD = b"POST http://o/ HTTP/1.1\r\nHost: o\r\nContent-Length: %d\r\n\r\n" % BIG
-NOT_PLAIN = b"HTTP/1.1 200 OK\r\nDate: d\r\nTransfer-Encoding: chunked\r\n\r\n3\r\n"
+NOT_PLAIN = b"HTTP/1.1 200 OK\r\nDate: d\r\nProxy-Status: x\r\nContent-Length: 2\r\n\r\n"
 
 
 def narrow(client: int, origin: int) -> tuple[bool, bool]:

@@ -81,6 +81,7 @@ def plant(str mistake):
     lane.idle_most = lane.idle_each = 10
     list_init(&c.acking)
     list_init(&lane.asking)
+    list_init(&lane.live)
     for queue in range(Q_YOUNG, QUEUES):
         wheel_init(c, queue, 1000)
     routes_init(&lane.routes)
