@@ -203,8 +203,14 @@ class ProxyProcess:
 
     def admin_process(self) -> int:
         """The process id of the admin process, as soon as there is one."""
-        wait_for(lambda: any(admin for _, admin in self._children()), "the admin process")
-        return next(pid for pid, admin in self._children() if admin)
+        found: list[int] = []
+
+        def look() -> bool:
+            found[:] = [pid for pid, admin in self._children() if admin]
+            return bool(found)
+
+        wait_for(look, "the admin process")  # one look: it may be gone at the next
+        return found[0]
 
     @property
     def admin_port(self) -> int:
