@@ -65,8 +65,8 @@ class AccessLog:
         default the native one."""
         self._loop = loop
         self.form = form or format_of(NATIVE)
-        self._records: list[Record | bytes] = []  # bytes: lines that the relay has made,
-        self._lines = 0  # of which there are so many
+        self._records: list[Record | bytes] = []  # bytes: lines that the relay has made
+        self._lines = 0  # that all of these are
         self._timer: asyncio.TimerHandle | None = None
         self._unwritable = 0  # records that could not be made into lines
         self._closed = False
@@ -96,6 +96,7 @@ class AccessLog:
         """``record`` has ended and must not change any more."""
         self._take()
         self._records.append(record)
+        self._lines += 1
         if self._timer is None:
             self._timer = self._loop.call_later(FLUSH_SECONDS, self._flush)
         elif len(self._records) >= FLUSH_RECORDS:
@@ -135,7 +136,7 @@ class AccessLog:
         lines, self._lines = self._lines, 0
         text = b"".join(map(self._line, records))
         if text:
-            self._writer.put(text, lines + sum(not isinstance(one, bytes) for one in records))
+            self._writer.put(text, lines)
 
     def _take(self) -> None:
         """What the relay has made so far comes before what ends from here on."""

@@ -109,7 +109,7 @@ class Records:
 
     def follow(self, made: Made) -> None:
         """What the relay has made of the exchanges that it served alone is taken as well."""
-        if self.log is not None:
+        if self.log is not None and self.log.form.lane is not None:
             self.log.follow(made.take_log)
         if self.tally is not None:
             self.tally.follow(made)
