@@ -13,6 +13,7 @@ from typing import Any
 
 from spliceproxy.admin.channel import Message
 from spliceproxy.admin.filters import Filter
+from spliceproxy.admin.parts import in_parts
 from spliceproxy.errors import Killed
 from spliceproxy.forward.services import Services
 from spliceproxy.forward.tunnel import record_of
@@ -27,9 +28,6 @@ from spliceproxy.relay.interface import FlowView
 
 LOOK = 16
 """Flows that are looked at for one part of an answer."""
-
-PART = 32 << 10
-"""Bytes of JSON beyond which nothing more goes into a part."""
 
 TEXT = 1024
 """Characters of a text that are shown."""
@@ -181,19 +179,11 @@ class Flows:
 
 def _packed(found: Iterator[list[tuple[Flow, Any]]]) -> Iterator[Message]:
     """Each list as a part, or as several if it is too large for one."""
-    import json  # late: most proxies have nobody who asks
-
     for some in found:
-        flows: list[Flow] = []
-        size = 0
-        for flow, _ in some:
-            n = len(json.dumps(flow))
-            if flows and size + n > PART:
-                yield {"flows": flows}
-                flows, size = [], 0
-            flows.append(flow)
-            size += n
-        yield {"flows": flows} if flows else {}
+        if some:
+            yield from in_parts("flows", (flow for flow, _ in some))
+        else:
+            yield {}  # it was looked for, and others have their turn
 
 
 def _end(connection: Connection) -> bool:

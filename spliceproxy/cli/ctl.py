@@ -122,23 +122,19 @@ def _kill(client: Client, arguments: Sequence[str], as_json: bool) -> int:
 def _denials(client: Client, arguments: Sequence[str], as_json: bool) -> int:
     _none(arguments)
     denials = client.get("/stats.json")["denials"]
-    if as_json:
-        _say(denials, "", as_json)
-    else:
-        _table(
-            ("TIME", "RULE", "CLIENT", "USER", "REQUEST", "REASON"),
-            [
-                (
-                    _moment(one["time"]),
-                    one["rule"],
-                    one["client"] or "unix",
-                    one["user"] or "-",
-                    f"{one['method']} {one['target']}",
-                    one["reason"],
-                )
-                for one in denials
-            ],
-        )
+    _listed(
+        denials,
+        ("TIME", "RULE", "CLIENT", "USER", "REQUEST", "REASON"),
+        lambda one: (
+            _moment(one["time"]),
+            one["rule"],
+            one["client"] or "unix",
+            one["user"] or "-",
+            f"{one['method']} {one['target']}",
+            one["reason"],
+        ),
+        as_json,
+    )
     return 0
 
 
@@ -160,21 +156,17 @@ def _top(kind: str) -> Callable[[Client, Sequence[str], bool], int]:
     def run(client: Client, arguments: Sequence[str], as_json: bool) -> int:
         _none(arguments)
         rows = client.get("/stats.json")["top"]["all"][kind]["bytes"]["rows"]
-        if as_json:
-            _say(rows, "", as_json)
-            return 0
-        _table(
+        _listed(
+            rows,
             (kind[:-1].upper(), "BYTES", "FROM CLIENT", "TO CLIENT", "REQUESTS"),
-            [
-                (
-                    one["key"] or "-",
-                    ("<=" if one["error"] else "") + _size(one["bytes"]),
-                    _size(one["bytes_from_client"]),
-                    _size(one["bytes_to_client"]),
-                    one["requests"],
-                )
-                for one in rows
-            ],
+            lambda one: (
+                one["key"] or "-",
+                ("<=" if one["error"] else "") + _size(one["bytes"]),
+                _size(one["bytes_from_client"]),
+                _size(one["bytes_to_client"]),
+                one["requests"],
+            ),
+            as_json,
         )
         return 0
 
@@ -184,23 +176,19 @@ def _top(kind: str) -> Callable[[Client, Sequence[str], bool], int]:
 def _failures(client: Client, arguments: Sequence[str], as_json: bool) -> int:
     _none(arguments)
     failures = client.get("/stats.json")["failures"]
-    if as_json:
-        _say(failures, "", as_json)
-    else:
-        _table(
-            ("LAST", "COUNT", "KIND", "WHERE", "ADDRESS", "LAST CLIENT"),
-            [
-                (
-                    _moment(one["last"]),
-                    one["hour"],
-                    one["kind"],
-                    one["where"] or "-",
-                    one["address"] or "-",
-                    one["client"] or "unix",
-                )
-                for one in failures
-            ],
-        )
+    _listed(
+        failures,
+        ("LAST", "COUNT", "KIND", "WHERE", "ADDRESS", "LAST CLIENT"),
+        lambda one: (
+            _moment(one["last"]),
+            one["hour"],
+            one["kind"],
+            one["where"] or "-",
+            one["address"] or "-",
+            one["client"] or "unix",
+        ),
+        as_json,
+    )
     return 0
 
 
@@ -208,26 +196,22 @@ def _workers(client: Client, arguments: Sequence[str], as_json: bool) -> int:
     """Status 1 where one is down."""
     _none(arguments)
     workers = client.get("/stats.json")["workers"]
-    if as_json:
-        _say(workers, "", as_json)
-    else:
-        _table(
-            ("WORKER", "STATE", "PID", "AGE", "CPU", "MEMORY", "FDS", "TUNNELS", "CLIENTS"),
-            [
-                (
-                    one["index"],
-                    "up" if one["up"] else "down",
-                    one["pid"] or "-",
-                    _age(one["uptime"]),
-                    "-" if one["cpu_ratio"] is None else f"{one['cpu_ratio']:.0%}",
-                    "-" if one["memory_bytes"] is None else _size(one["memory_bytes"]),
-                    "-" if one["descriptors"] is None else one["descriptors"],
-                    one["tunnels"],
-                    one["connections"],
-                )
-                for one in workers
-            ],
-        )
+    _listed(
+        workers,
+        ("WORKER", "STATE", "PID", "AGE", "CPU", "MEMORY", "FDS", "TUNNELS", "CLIENTS"),
+        lambda one: (
+            one["index"],
+            "up" if one["up"] else "down",
+            one["pid"] or "-",
+            _age(one["uptime"]),
+            "-" if one["cpu_ratio"] is None else f"{one['cpu_ratio']:.0%}",
+            "-" if one["memory_bytes"] is None else _size(one["memory_bytes"]),
+            "-" if one["descriptors"] is None else one["descriptors"],
+            one["tunnels"],
+            one["connections"],
+        ),
+        as_json,
+    )
     return 0 if all(one["up"] for one in workers) else 1
 
 
@@ -288,6 +272,14 @@ def _query(arguments: Sequence[str]) -> str:
 
 def _say(value: Any, text: str, as_json: bool) -> None:
     print(json.dumps(value, indent=2) if as_json else escaped(text))
+
+
+def _listed(rows: Sequence[Any], head: Row, cells: Callable[[Any], Row], as_json: bool) -> None:
+    """The rows as JSON, or as a table."""
+    if as_json:
+        _say(rows, "", as_json)
+    else:
+        _table(head, [cells(one) for one in rows])
 
 
 def _unless_silent(said: Mapping[str, Any]) -> int:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 
-from spliceproxy.admin.flows import PART, TAGS_MOST, _packed, _shown
+from spliceproxy.admin.flows import TAGS_MOST, _packed, _shown
+from spliceproxy.admin.parts import PART
 
 
 def test_tags_have_a_limit_in_bytes_of_json() -> None:
