@@ -30,7 +30,7 @@ from spliceproxy.relay.interface import Relay, RelayOptions
 from spliceproxy.upstream.resolver import Resolver
 
 UNUSABLE = 2
-"""Exit status for settings that cannot work here (supervisor.UNUSABLE)."""
+"""Exit status for settings that cannot work here (children.UNUSABLE)."""
 
 
 class _Unusable(Exception):

@@ -22,7 +22,7 @@ from spliceproxy.admin.channel import Channel
 from spliceproxy.cli import main as cli
 from spliceproxy.config import Config
 from spliceproxy.observe.board import Board
-from spliceproxy.processes import logs, supervisor
+from spliceproxy.processes import children, logs, stopping, supervisor
 
 MODE = os.environ.get("STUB", "")
 
@@ -88,7 +88,7 @@ def serve(
     if MODE == "raise":
         raise RuntimeError("a fault in the worker")
     if MODE == "unusable":
-        return supervisor.UNUSABLE
+        return children.UNUSABLE
     while MODE == "deaf":
         time.sleep(1)
     Worker(sockets, lifeline).run()
@@ -98,8 +98,8 @@ def serve(
 def main() -> int:
     if os.isatty(0):  # its own session, with this terminal
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-    supervisor.HEALTHY = float(os.environ.get("STUB_HEALTHY", supervisor.HEALTHY))
-    supervisor.GRACE = float(os.environ.get("STUB_GRACE", supervisor.GRACE))
+    children.HEALTHY = float(os.environ.get("STUB_HEALTHY", children.HEALTHY))
+    stopping.GRACE = float(os.environ.get("STUB_GRACE", stopping.GRACE))
     config = cli.parse(sys.argv[1:])
     logs.set_up(config.log_level)
     return supervisor.run(config, run_worker=serve)

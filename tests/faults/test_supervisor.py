@@ -27,7 +27,7 @@ from harness import (
     wait_for,
 )
 
-from spliceproxy.processes.supervisor import AGAIN
+from spliceproxy.processes.stopping import AGAIN
 
 STUB = Path(__file__).with_name("stub_proxy.py")
 

@@ -1,0 +1,255 @@
+"""The children of the supervisor: started, replaced when they die, and killed.
+
+They are the workers and, with --admin, the admin process. A worker learns that it has to drain from
+its *lifeline*, a pipe whose write end only the supervisor holds. End of file on it means "drain",
+whether the supervisor closed it or died. No signal is forwarded, because a worker may have got the
+same signal itself: Ctrl-C goes to the whole foreground process group, and systemd signals a whole
+control group. A worker must not take one request to stop for two.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import NoReturn
+
+from spliceproxy.admin.channel import Channel
+from spliceproxy.config import Config
+from spliceproxy.messages import log
+from spliceproxy.observe.board import Board
+from spliceproxy.processes import logs
+from spliceproxy.processes.control import Control
+from spliceproxy.processes.signals import LATER, STOPS, name_of
+from spliceproxy.processes.slot import Slot
+from spliceproxy.processes.state import State
+from spliceproxy.relay import columns
+
+RunWorker = Callable[[Config, Sequence[socket.socket], int, int, Board, Channel], int]
+"""``run(config, sockets, lifeline, index, board, control)``: the life of one worker, in its own
+process; returns its exit status. ``control`` is its channel to the supervisor. STOPS and LATER
+(signals.py) are ignored when it starts."""
+
+UNUSABLE = 2
+"""Exit status of a worker that cannot work with these settings and has said why. If one
+of the first workers ends so, the proxy stops with the same status."""
+
+HEALTHY = 5.0
+"""A child that has lived for so many seconds was healthy: its death counts as the first."""
+
+LEAVE_SECONDS = 1.0
+"""What the admin process has to end by itself, when there is no worker left."""
+
+
+class Children:
+    """Of one supervisor. ``mask`` is that of signals, for the children. ``unusable`` is called
+    where one of the first workers cannot work with these settings. Other children are ``others``:
+    by its process id, what is told the status of its end (as ``os.waitpid`` has it)."""
+
+    def __init__(
+        self,
+        state: State,
+        run_worker: RunWorker,
+        mask: set[signal.Signals | int],
+        unusable: Callable[[], None],
+    ) -> None:
+        self._state = state
+        self._run_worker = run_worker
+        self._mask = mask
+        self._unusable = unusable
+        count = state.config.workers
+        self.workers = [Slot(f"worker {index}", index) for index in range(count)]
+        self.admin = None if state.asked is None else Slot("admin process", count)
+        self.control = Control(self.workers, self.admin)
+        self.others: dict[int, Callable[[int], None]] = {}
+        self._lifeline, self._held = os.pipe()
+
+    @property
+    def all(self) -> list[Slot]:
+        """Workers, and the admin process."""
+        return self.workers if self.admin is None else [*self.workers, self.admin]
+
+    @property
+    def work(self) -> bool:
+        """Whether there is a worker."""
+        return any(slot.pid for slot in self.workers)
+
+    # Starting
+
+    def moments(self) -> Iterable[float]:
+        """When one is to be started, time.monotonic()."""
+        return [slot.due for slot in self._startable if not slot.pid]
+
+    @property
+    def _startable(self) -> list[Slot]:
+        """Who is started again: while the workers drain, the admin process alone."""
+        if self._state.killed:
+            return []
+        if not self._state.stopping:
+            return self.all
+        return [] if self.admin is None else [self.admin]
+
+    def start_due(self) -> None:
+        """Starts those whose time has come."""
+        now = time.monotonic()
+        for slot in self._startable:
+            if not slot.pid and slot.due <= now:
+                self._start(slot)
+
+    def _start(self, slot: Slot) -> None:
+        try:
+            own, other = Control.open()
+            try:
+                pid = os.fork()
+            except OSError:
+                own.close()
+                other.close()
+                raise
+        except OSError as error:  # no process, memory or descriptor to be had just now
+            slot.postpone()
+            log.error("%s: cannot start: %s", slot.name, error.strerror)
+            return
+        if pid == 0:
+            own.close()
+            self._be_child(slot, other)
+        other.close()
+        slot.begin(pid, own)
+        self.control.is_new(slot)
+
+    def _be_child(self, slot: Slot, channel: Channel) -> NoReturn:
+        """The process of a child, from fork to exit."""
+        status = 1
+        try:
+            for number in (*STOPS, *LATER):
+                signal.signal(number, signal.SIG_IGN)
+            signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
+            logs.in_worker(self._row(slot))
+            self.control.close()
+            if not self._state.stopping:
+                os.close(self._held)
+            status = self._be_admin(channel) if slot is self.admin else self._be(slot, channel)
+        except BaseException:
+            log.exception("%s failed", slot.name)
+        finally:
+            logs.finish()
+            os._exit(status)  # nothing of the supervisor's may run here: no finally, no atexit
+
+    def _be(self, slot: Slot, channel: Channel) -> int:
+        state = self._state
+        state.listening.keep(slot.index)
+        if state.asked is not None:
+            state.asked.close()
+        sockets = state.listening.of(slot.index)
+        return self._run_worker(
+            state.config, sockets, self._lifeline, slot.index, state.board, channel
+        )
+
+    def _row(self, slot: Slot) -> memoryview:
+        """Where a child counts. The admin process serves nobody, and has no row."""
+        board = self._state.board
+        return Board.private().row(0) if slot is self.admin else board.row(slot.index)
+
+    def _be_admin(self, channel: Channel) -> int:
+        from spliceproxy.admin import process
+
+        state = self._state
+        assert state.asked is not None
+        state.listening.close()
+        os.close(self._lifeline)
+        (sock,) = state.asked.of(0)
+        return process.run(state.config, sock, channel, state.board, draining=state.draining)
+
+    # Deaths
+
+    def reap(self) -> None:
+        """Looks who has ended."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            if pid in self.others:
+                self.others.pop(pid)(status)
+            for slot in self.all:
+                if slot.pid == pid:
+                    slot.end()
+                    if slot is not self.admin:
+                        self._fold(slot.index)
+                    self._on_death(slot, pid, os.waitstatus_to_exitcode(status))
+
+    def _fold(self, index: int) -> None:
+        """What a worker has counted stays on the board, and what it has not written is told."""
+        board = self._state.board
+        row, base = board.row(index), board.base
+        lines, messages = row[columns.LINES_WAITING], row[columns.MESSAGES_WAITING]
+        base[columns.ACCESS_AT_END] += lines
+        base[columns.MESSAGES_AT_END] += messages
+        board.fold(index)
+        logs.count(messages, lines)
+
+    def _on_death(self, slot: Slot, pid: int, status: int) -> None:
+        """``status``: the exit status, or minus the signal."""
+        how = f"exited with status {status}" if status >= 0 else f"ended by {name_of(-status)}"
+        state = self._state
+        if slot is self.admin:
+            if not state.killed:
+                self._replace(slot, pid, how)
+            return
+        if status == UNUSABLE and slot.starts == 1:
+            self._unusable()
+            return
+        if state.stopping:
+            if status != 0 and not state.killed:
+                log.error("%s (pid %d) %s", slot.name, pid, how)
+                state.fail(1)
+            return
+        state.board.base[columns.DEATHS] += 1
+        self._replace(slot, pid, how)
+
+    def _replace(self, slot: Slot, pid: int, how: str) -> None:
+        """Another is started in its place."""
+        if time.monotonic() - slot.started >= HEALTHY:
+            slot.delay = 0.0
+        wait = slot.postpone()
+        again = f"in {wait:.1f} s" if wait else "at once"
+        log.error("%s (pid %d) %s; starting another %s", slot.name, pid, how, again)
+        self.control.tell_admin({"gone": slot.index, "pid": pid, "how": how})
+
+    # The end
+
+    def signal_workers(self, number: int) -> None:
+        """Passes on what is for them."""
+        for slot in self.workers:
+            if slot.pid:
+                os.kill(slot.pid, number)
+
+    def drain(self) -> None:
+        """The workers drain, and end; none is started any more."""
+        os.close(self._held)
+        # The workers' copies stay open until they have emptied their queues.
+        self._state.listening.close()
+
+    def kill(self) -> None:
+        """Ends all of them at once."""
+        for slot in self.all:
+            if slot.pid:
+                os.kill(slot.pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        """No worker is left. The admin process ends when its channel does, or is killed."""
+        os.close(self._lifeline)
+        if self.admin is None or not self.admin.pid:
+            return
+        self._state.killed = True  # nobody is started any more
+        self.admin.hang_up()
+        end = time.monotonic() + LEAVE_SECONDS
+        while self.admin.pid and time.monotonic() < end:
+            signal.sigtimedwait({signal.SIGCHLD}, max(0.0, end - time.monotonic()))
+            self.reap()
+        if self.admin.pid:
+            os.kill(self.admin.pid, signal.SIGKILL)
+            os.waitpid(self.admin.pid, 0)

@@ -1,0 +1,29 @@
+"""What the parts of a supervisor share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from spliceproxy.config import Config
+from spliceproxy.observe.board import Board
+from spliceproxy.processes.listeners import Listeners
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class State:
+    """Of one proxy. ``config`` is in force; ``asked`` has the socket of the admin process, None
+    without one. ``draining``: it was told to stop, but clients are still accepted until it is
+    ``stopping``. ``killed``: nobody is started any more. ``status`` is the exit status."""
+
+    config: Config
+    listening: Listeners
+    asked: Listeners | None
+    board: Board
+    draining: bool = False
+    stopping: bool = False
+    killed: bool = False
+    status: int = 0
+
+    def fail(self, status: int) -> None:
+        """It ends with this status, unless something else has failed before."""
+        self.status = self.status or status
