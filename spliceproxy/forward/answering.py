@@ -149,11 +149,11 @@ class Answering:
             self._answer(one, place, group, answer)
 
     def _answer(self, one: Asked, place: Place, group: str | None, answer: Answer) -> None:
-        if isinstance(answer, Failure):
-            self._refuse(one, answer)
-            return
         if not isinstance(answer, Verdict):
-            self._fail(one, answer)
+            if isinstance(answer, Failure):
+                self._refuse(one, answer)
+            else:
+                self._fail(one, answer)
             return
         _, _, addresses, source, seconds = answer
         host, port, key, field, _, _ = place
@@ -169,9 +169,22 @@ class Answering:
             seconds = self._lane.seconds(answer)
         token = known if self._recorded else None
         note = self._note(one) if self._note is not None else b""
-        decision = self._allowed[known.allowed_by]
-        how = seconds, known.user, token, source, known.looked_up, decided, note, decision
-        self._lane.answer(one, group, key, field, addresses, port, *how)
+        self._lane.answer(
+            one,
+            group,
+            key,
+            field,
+            addresses,
+            port,
+            seconds,
+            known.user,
+            token,
+            source,
+            known.looked_up,
+            decided,
+            note,
+            self._allowed[known.allowed_by],
+        )
 
     def _is_late(self, host: str) -> bool:
         """Whether a part of the name's addresses has yet to come."""

@@ -149,6 +149,8 @@ class Asking:
         try:
             decision = self._policy.decision(client, head, host, port, record, own)
             if isinstance(decision, Verdict):
+                if self._learned is None and record.trace is None:
+                    return decision  # for allowed() has nobody to tell
                 return self.allowed(question, decision)
             awaited = decision.send(None)
         except StopIteration as end:

@@ -81,6 +81,15 @@ class Destinations:
         first."""
         if self._direct:
             decision = self._hook.call(request)
+            if type(decision) is Allow and decision.addresses is None:
+                # As _first and _sifted, in one call: this is what most functions answer.
+                addresses = self._names.cached(case.host)
+                if addresses is not None and not self._wants_addresses:
+                    if decision.tags:
+                        _allowed(decision, case.notes)
+                    addresses, _ = self._judge.sift(case, addresses, own=case.own)
+                    source = decision.source_address
+                    return _new(Verdict, (case.host, case.port, addresses, source, 0.0))
             if isinstance(decision, (Allow, Deny)):
                 return self._first(case, request, 0.0, 0.0, decision)
             return self._when_called(case, request, decision)

@@ -76,7 +76,6 @@ class Policy:
         self._repeat = REPEAT if witness is None else 0.0
         self._auth = authenticator or _authenticator(config.auth)
         self._identifies = self._auth.enabled
-        self._spelling = _spelling
         self._known_for = min(self._auth.repeat_for, self._repeat)
         self._rules = RuleSet(policy.rules, policy.default)
         self._ruled = bool(policy.rules) or policy.default == "deny"
@@ -170,7 +169,7 @@ class Policy:
             groups = self._note(user, notes)
         if not self._ruled and not self._asks:
             return
-        name = self._spelling(head.host) if head.host else ""
+        name = _spelling(head.host) if head.host else ""
         case = Case(client, head, head.host, head.port, notes, False, name, None)
         selected = self._rules.select(client.matched, user, groups, head.method, name, head.port)
         self._judge.apply(case, selected, selected.match(""), ())
@@ -269,7 +268,10 @@ class Policy:
         if not self._spells:
             return self._destinations.of(case, repeat)
         client, head, host, port, notes, own, _, _ = case
-        name = self._spelling(host)
+        try:
+            name = canonical(host)
+        except ValueError as error:
+            raise _unspelled(host, error) from None
         if self._locked is not None and not self._locked.admits(name, port):
             raise refusals.unlisted(name, port)
         if self._ruled:
@@ -320,6 +322,11 @@ def _spelling(host: str) -> str:
     try:
         return canonical(host)
     except ValueError as error:
-        if is_number(host):
-            raise refusals.odd_address() from None
-        raise Failure("dns_error", str(error), why="no valid host name") from None
+        raise _unspelled(host, error) from None
+
+
+def _unspelled(host: str, error: ValueError) -> Failure:
+    """What is to be raised for a host that the rules cannot write."""
+    if is_number(host):
+        return refusals.odd_address()
+    return Failure("dns_error", str(error), why="no valid host name")

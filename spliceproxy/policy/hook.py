@@ -14,7 +14,7 @@ import signal
 import threading
 import time
 from collections.abc import Awaitable, Coroutine
-from contextvars import Context, copy_context
+from contextvars import copy_context
 from typing import Any, NamedTuple
 
 from spliceproxy.errors import Failure
@@ -159,11 +159,9 @@ class Hook:
         authorize = self._authorize
         before = time.perf_counter()
         try:
-            context = _own_context()
+            context = copy_context()  # what one call sets is not for others
             try:
-                answer: object = (
-                    authorize(request) if context is None else context.run(authorize, request)
-                )
+                answer: object = context.run(authorize, request)
             except (asyncio.CancelledError, GeneratorExit) as error:
                 # Nobody but the function can have raised it.
                 raise RuntimeError(f"authorize raised {type(error).__name__}") from error
@@ -207,9 +205,9 @@ class Hook:
         if on_close is None:
             return
         before = time.perf_counter()
-        context = _own_context()
+        context = copy_context()
         try:
-            result = on_close(record) if context is None else context.run(on_close, record)
+            result = context.run(on_close, record)
         except BaseException as error:
             if _is_from_the_keyboard(error):
                 raise
@@ -326,17 +324,6 @@ def _checked(answer: object) -> Allow | Deny:
     if not isinstance(answer, (Allow, Deny)):
         raise TypeError(f"authorize answered {answer!r}; allowed: Allow(...), Deny(...)")
     return answer
-
-
-def _own_context() -> Context | None:
-    """A context for one call. None within a task, which has its own: outside of one all clients
-    share that of the relay's reader."""
-    try:
-        if asyncio.current_task() is not None:
-            return None
-    except RuntimeError:  # no loop runs
-        return None
-    return copy_context()
 
 
 def _is_from_the_keyboard(error: BaseException) -> bool:

@@ -137,10 +137,11 @@ class Tasks:
         what it raises at once."""
         coroutine = as_coroutine(awaitable)
         if asyncio.current_task() is not None:
-            over, found = first_step(coroutine, held)
+            over, found = first_step(coroutine, held, context)
             if over:
                 return True, found
-            return False, rest_in_time(_Steps(coroutine, held), found, self._seconds, self._leave)
+            steps = _Steps(coroutine, held, context=context)
+            return False, rest_in_time(steps, found, self._seconds, self._leave)
         spare = self._ready()
         if spare is None:
             return False, in_time(coroutine, self._seconds, held, self._leave)

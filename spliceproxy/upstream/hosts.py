@@ -18,25 +18,23 @@ would. An edit is seen as soon as its author can try it."""
 
 
 class Hosts:
-    """Addresses by name. The file is read on the calling thread, at once and after each change,
-    because it is small and local."""
+    """``names`` are the addresses of each name (lower case, no trailing dot), in the order to try,
+    as they were when :meth:`look` was called last; that is due at ``check_at``. The file is read on
+    the calling thread, at once and after each change, because it is small and local."""
 
-    __slots__ = ("_check_at", "_names", "_path", "_stamp")
+    __slots__ = ("_path", "_stamp", "check_at", "names")
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._names: dict[str, tuple[str, ...]] = {}
+        self.names: dict[str, tuple[str, ...]] = {}
         self._stamp: tuple[int, ...] = ()
-        self._check_at = float("-inf")
+        self.check_at = float("-inf")
         self._check()
 
-    def get(self, name: str, now: float) -> tuple[str, ...] | None:
-        """The addresses of ``name`` (lower case, no trailing dot) in the order to try, or
-        None. ``now`` is any monotonic clock in seconds."""
-        if now >= self._check_at:
-            self._check_at = now + CHECK
-            self._check()
-        return self._names.get(name)
+    def look(self, now: float) -> None:
+        """To be called from ``check_at`` on. ``now`` is any monotonic clock in seconds."""
+        self.check_at = now + CHECK
+        self._check()
 
     def _check(self) -> None:
         """Reads the file if it is not the one that was read."""
@@ -48,13 +46,13 @@ class Hosts:
             if stamp == self._stamp:
                 return
             with open(self._path, encoding="ascii", errors="replace") as file:
-                self._names = parse(file.read())
+                self.names = parse(file.read())
         except OSError as error:
             stamp = (error.errno or 0,)
             if stamp != self._stamp and not isinstance(error, FileNotFoundError):
                 log.warning("cannot read %s: %s", self._path, error.strerror)
             if error.errno not in EXHAUSTED:
-                self._names = {}
+                self.names = {}
         self._stamp = stamp
 
 

@@ -21,6 +21,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from spliceproxy.errors import Failure
@@ -40,6 +41,9 @@ RESOLUTION_DELAY = 0.05
 """Seconds to wait for the second family once the first has addresses (RFC 8305 section 3). IPv6
 waits for IPv4, too: it is mostly there a moment earlier, and the race for a connection needs
 both."""
+
+LITERALS = 4096
+"""Names without a query whose addresses are remembered: most are address literals."""
 
 MAX_QUERIES = 8192
 """Names looked up at a time, 13 KiB each, most of it c-ares'. A look-up outlives the client that
@@ -161,11 +165,14 @@ class Resolver:
         """The addresses of ``host`` if all are known without waiting, else None."""
         name = host.lower()
         now = self.clock()
-        addresses = self._hosts.get(name[:-1] if name[-1:] == "." else name, now)
+        hosts = self._hosts
+        if now >= hosts.check_at:
+            hosts.look(now)
+        addresses = hosts.names.get(name[:-1] if name[-1:] == "." else name)
         if addresses is not None:
             return addresses
-        answer = self._cache.fresh(name, now)
-        return unasked(name) if answer is None else answer.addresses or None
+        answer = self._cache.fresh(name, now) if name in self._cache else None
+        return _unasked(name) if answer is None else answer.addresses or None
 
     async def resolve(self, host: str) -> tuple[str, ...]:
         """The addresses of ``host`` in the order to try; never empty. Those of one family
@@ -419,3 +426,6 @@ def unasked(name: str) -> tuple[str, ...] | None:
     if address is not None:
         return (address,)
     return LOOPBACK if is_localhost(name.removesuffix(".")) else None
+
+
+_unasked = lru_cache(maxsize=LITERALS)(unasked)
