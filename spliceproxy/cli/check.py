@@ -10,9 +10,9 @@ from spliceproxy.config import Config
 from spliceproxy.settings.table import BY_NAME
 
 
-def run(argv: Sequence[str]) -> int:
-    """The command, with the arguments behind its name; returns the exit status."""
-    parser = Parser(
+def parser() -> Parser:
+    """Of this command."""
+    made = Parser(
         prog="spliceproxy check",
         usage="%(prog)s [--config FILE] [option]...",
         description="Checks the settings and starts nothing. Lists every mistake on standard\n"
@@ -21,8 +21,14 @@ def run(argv: Sequence[str]) -> int:
         "are those of spliceproxy.",
         epilog="exit status: 0 there is no mistake, 2 there are mistakes",
     )
-    add_settings(parser)
-    config, found = read_settings(parser, parser.parse_args(argv), start=False)
+    add_settings(made)
+    return made
+
+
+def run(argv: Sequence[str]) -> int:
+    """The command, with the arguments behind its name; returns the exit status."""
+    made = parser()
+    config, found = read_settings(made, made.parse_args(argv), start=False)
     from spliceproxy.settings.writing import to_toml
 
     outside = {name for name, one in found.items() if BY_NAME[name].kind.secret and not one.in_file}
@@ -31,10 +37,10 @@ def run(argv: Sequence[str]) -> int:
     try:
         text = to_toml(config, leave_out=outside)
     except ValueError as error:
-        parser.fail(str(error))
+        made.fail(str(error))
     sys.stdout.write(text)
     for line in doubts(config):
-        print(f"{parser.prog}: warning: {escaped(line)}", file=sys.stderr)
+        print(f"{made.prog}: warning: {escaped(line)}", file=sys.stderr)
     return 0
 
 

@@ -26,13 +26,13 @@ class Verb(NamedTuple):
     text: str
 
 
-def run(argv: Sequence[str]) -> int:
-    """The command, with the arguments behind its name; returns the exit status."""
+def parser() -> Parser:
+    """Of this command."""
     width = max(len(f"{name} {verb.arguments}") for name, verb in VERBS.items())
     verbs = "\n".join(
         f"  {f'{name} {verb.arguments}':<{width}}  {verb.text}" for name, verb in VERBS.items()
     )
-    parser = Parser(
+    made = Parser(
         prog="spliceproxy ctl",
         usage="%(prog)s [option]... VERB [ARGUMENT]...",
         description="Asks and steers a running proxy at its admin address.",
@@ -45,30 +45,36 @@ def run(argv: Sequence[str]) -> int:
         "exit status: 0 it is done; 1 it is not: nothing matches, or the proxy does not\n"
         "answer or says no; 2 wrong usage",
     )
-    parser.add_argument("verb", metavar="VERB", help="what to do; see below")
-    parser.add_argument("arguments", metavar="ARGUMENT", nargs="*", help="of the verb")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--admin", metavar="ADDR", help="the admin address of the proxy")
-    parser.add_argument("--admin-token-file", metavar="FILE", help="the file with the token")
-    parser.add_argument(
+    made.add_argument("verb", metavar="VERB", help="what to do; see below")
+    made.add_argument("arguments", metavar="ARGUMENT", nargs="*", help="of the verb")
+    made.add_argument("--json", action="store_true", help="print JSON")
+    made.add_argument("--admin", metavar="ADDR", help="the admin address of the proxy")
+    made.add_argument("--admin-token-file", metavar="FILE", help="the file with the token")
+    made.add_argument(
         "--config",
         metavar="FILE",
         help="the settings of the proxy, which say both unless an option or a variable does",
     )
-    add_help(parser)
-    flags = parser.parse_args(argv)
+    add_help(made)
+    return made
+
+
+def run(argv: Sequence[str]) -> int:
+    """The command, with the arguments behind its name; returns the exit status."""
+    made = parser()
+    flags = made.parse_args(argv)
     verb = VERBS.get(flags.verb)
     if verb is None:
-        parser.error(f"no such verb: {flags.verb!r}; allowed: {', '.join(VERBS)}")
+        made.error(f"no such verb: {flags.verb!r}; allowed: {', '.join(VERBS)}")
     try:
         client = find(flags.admin, flags.admin_token_file, flags.config)
         return verb.run(client, flags.arguments, flags.json)
     except Usage as error:
-        parser.error(f"{flags.verb}: {error}")
+        made.error(f"{flags.verb}: {error}")
     except Unknown as error:
-        parser.fail(*str(error).split("\n"))
+        made.fail(*str(error).split("\n"))
     except NoAnswer as error:
-        print(f"{parser.prog}: {escaped(str(error))}", file=sys.stderr)
+        print(f"{made.prog}: {escaped(str(error))}", file=sys.stderr)
         return 1
 
 

@@ -9,9 +9,9 @@ from contextlib import redirect_stdout
 from spliceproxy.cli.flags import Parser, add_settings, read_settings
 
 
-def run(argv: Sequence[str]) -> int:
-    """The command, with the arguments behind its name; returns the exit status."""
-    parser = Parser(
+def parser() -> Parser:
+    """Of this command."""
+    made = Parser(
         prog="spliceproxy explain",
         usage="%(prog)s [--config FILE] [option]... METHOD TARGET",
         description="Says what the proxy would do with a request, and which rule or setting\n"
@@ -21,7 +21,7 @@ def run(argv: Sequence[str]) -> int:
         "  spliceproxy explain --config proxy.toml --from 10.0.0.7 CONNECT a.test:443\n\n"
         "exit status: 0 the request is allowed, 1 it is not, 2 wrong usage",
     )
-    asked = parser.add_argument_group("the request")
+    asked = made.add_argument_group("the request")
     asked.add_argument("method", metavar="METHOD", help="CONNECT, GET and so on")
     asked.add_argument("target", metavar="TARGET", help="host:port for CONNECT, else http://...")
     asked.add_argument(
@@ -42,9 +42,15 @@ def run(argv: Sequence[str]) -> int:
         help="address of the target, instead of a DNS query; may be repeated",
     )
     asked.add_argument("--json", action="store_true", help="print JSON")
-    add_settings(parser)
-    flags = parser.parse_args(argv)
-    config, _ = read_settings(parser, flags, start=False)
+    add_settings(made)
+    return made
+
+
+def run(argv: Sequence[str]) -> int:
+    """The command, with the arguments behind its name; returns the exit status."""
+    made = parser()
+    flags = made.parse_args(argv)
+    config, _ = read_settings(made, flags, start=False)
     from spliceproxy.embed import explaining
 
     try:
@@ -52,7 +58,7 @@ def run(argv: Sequence[str]) -> int:
             flags.method, flags.target, flags.client, flags.user, flags.address
         )
     except ValueError as error:
-        parser.error(str(error))
+        made.error(str(error))
     with redirect_stdout(sys.stderr):  # the hook may print
         explanation = explaining.explain(config, request)
     print(explaining.as_json(explanation) if flags.json else explaining.as_text(explanation))

@@ -32,6 +32,7 @@ class Command(NamedTuple):
 
 COMMANDS: Mapping[str, Command] = {
     "check": Command("check", "check the settings and print the effective ones"),
+    "completion": Command("completion", "print a script that completes the command line"),
     "ctl": Command("ctl", "ask or steer a running proxy"),
     "explain": Command("explain", "say what would happen to a request, and why"),
     "import": Command("importing", "convert a tinyproxy.conf into TOML"),

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from spliceproxy.cli.flags import Parser, add_help, escaped
 
 
-def run(argv: Sequence[str]) -> int:
-    """The command, with the arguments behind its name; returns the exit status."""
-    parser = Parser(
+def parser() -> Parser:
+    """Of this command."""
+    made = Parser(
         prog="spliceproxy import",
         usage="%(prog)s FILE",
         description="Converts a tinyproxy.conf(5) into TOML on standard output. Lists on\n"
@@ -19,17 +19,23 @@ def run(argv: Sequence[str]) -> int:
         "restricts clients, the result denies everything; 2 the file cannot be read, or\n"
         "tinyproxy does not start with it, and nothing is printed",
     )
-    parser.add_argument("file", metavar="FILE", help="tinyproxy.conf")
-    add_help(parser)
-    path = parser.parse_args(argv).file
+    made.add_argument("file", metavar="FILE", help="tinyproxy.conf")
+    add_help(made)
+    return made
+
+
+def run(argv: Sequence[str]) -> int:
+    """The command, with the arguments behind its name; returns the exit status."""
+    made = parser()
+    path = made.parse_args(argv).file
     from spliceproxy.settings.tinyproxy import Refused, convert
 
     try:
         converted = convert(path)
     except Refused as error:
-        parser.fail(*error.problems)
+        made.fail(*error.problems)
     except OSError as error:
-        parser.fail(f"{path}: cannot read it ({error.strerror}); allowed: a tinyproxy.conf(5)")
+        made.fail(f"{path}: cannot read it ({error.strerror}); allowed: a tinyproxy.conf(5)")
     sys.stdout.write(converted.toml)
     for line in converted.notes + converted.missing:
         print(escaped(line), file=sys.stderr)

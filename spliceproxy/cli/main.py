@@ -69,21 +69,27 @@ def main(argv: Sequence[str] | None = None) -> int:
 def parse(argv: Sequence[str]) -> Config:
     """The settings to run with; SystemExit(2) after a line on standard error for each
     mistake in them."""
-    parser = Parser(
-        prog="spliceproxy",
-        usage="%(prog)s [--listen ADDR]... [option]...\n"
-        f"       %(prog)s {{{','.join(COMMANDS)}}} ...",
-        description="HTTP and CONNECT forward proxy. Python decides, the kernel moves the bytes.",
-        epilog=_EXAMPLES.format(
-            commands="\n".join(f"  {name:<10}{one.text}" for name, one in COMMANDS.items())
-        ),
-    )
-    add_settings(parser)
+    made = parser()
     if argv and not argv[0].startswith("-"):
         from difflib import get_close_matches
 
         near = get_close_matches(argv[0], COMMANDS, 1)
         hint = f"; did you mean {near[0]}?" if near else ""
         allowed = f"allowed: {', '.join(COMMANDS)}, or an option"
-        parser.error(f"no such command: {argv[0]!r}; {allowed}{hint}")
-    return read_settings(parser, parser.parse_args(argv))[0]
+        made.error(f"no such command: {argv[0]!r}; {allowed}{hint}")
+    return read_settings(made, made.parse_args(argv))[0]
+
+
+def parser() -> Parser:
+    """Of the program itself."""
+    made = Parser(
+        prog="spliceproxy",
+        usage="%(prog)s [--listen ADDR]... [option]...\n"
+        f"       %(prog)s {{{','.join(COMMANDS)}}} ...",
+        description="HTTP and CONNECT forward proxy. Python decides, the kernel moves the bytes.",
+        epilog=_EXAMPLES.format(
+            commands="\n".join(f"  {name:<12}{one.text}" for name, one in COMMANDS.items())
+        ),
+    )
+    add_settings(made)
+    return made

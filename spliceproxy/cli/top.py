@@ -13,9 +13,9 @@ SHORTEST = 0.2
 """Seconds between two looks, at least: each costs the proxy a little."""
 
 
-def run(argv: Sequence[str]) -> int:
-    """The command, with the arguments behind its name; returns the exit status."""
-    parser = Parser(
+def parser() -> Parser:
+    """Of this command."""
+    made = Parser(
         prog="spliceproxy top",
         usage="%(prog)s [option]...",
         description="Shows the live tunnels and running requests of a proxy, and can end them.",
@@ -29,35 +29,41 @@ def run(argv: Sequence[str]) -> int:
         "exit status: 0 the user has left; 1 the proxy does not answer; 2 wrong usage,\n"
         "or textual is not installed (pip install 'spliceproxy[top]')",
     )
-    parser.add_argument("--admin", metavar="ADDR", help="the admin address of the proxy")
-    parser.add_argument("--admin-token-file", metavar="FILE", help="the file with the token")
-    parser.add_argument(
+    made.add_argument("--admin", metavar="ADDR", help="the admin address of the proxy")
+    made.add_argument("--admin-token-file", metavar="FILE", help="the file with the token")
+    made.add_argument(
         "--config",
         metavar="FILE",
         help="the settings of the proxy, which say both unless an option or a variable does",
     )
-    parser.add_argument(
+    made.add_argument(
         "--seconds", metavar="SECONDS", default="2", help="between two looks (default: 2)"
     )
-    add_help(parser)
-    flags = parser.parse_args(argv)
+    add_help(made)
+    return made
+
+
+def run(argv: Sequence[str]) -> int:
+    """The command, with the arguments behind its name; returns the exit status."""
+    made = parser()
+    flags = made.parse_args(argv)
     try:
         seconds = float(flags.seconds)
     except ValueError:
         seconds = 0.0
     if not SHORTEST <= seconds <= 3600:
-        parser.error(f"--seconds: {flags.seconds!r}; allowed: {SHORTEST} to 3600")
+        made.error(f"--seconds: {flags.seconds!r}; allowed: {SHORTEST} to 3600")
     if find_spec("textual") is None:
-        parser.fail("textual is needed for this; install it with: pip install 'spliceproxy[top]'")
+        made.fail("textual is needed for this; install it with: pip install 'spliceproxy[top]'")
     try:
         client = find(flags.admin, flags.admin_token_file, flags.config)
     except Unknown as error:
-        parser.fail(*str(error).split("\n"))
+        made.fail(*str(error).split("\n"))
     from spliceproxy.admin import screen
 
     try:
         screen.run(client, seconds)
     except NoAnswer as error:
-        print(f"{parser.prog}: {escaped(str(error))}", file=sys.stderr)
+        print(f"{made.prog}: {escaped(str(error))}", file=sys.stderr)
         return 1
     return 0
