@@ -134,7 +134,8 @@ class LineWriter:
 
     def _use(self, fd: int) -> None:
         self._fd = fd
-        self._most = _REGULAR_WRITE if stat.S_ISREG(os.fstat(fd).st_mode) else select.PIPE_BUF
+        self._regular = stat.S_ISREG(os.fstat(fd).st_mode)
+        self._most = _REGULAR_WRITE if self._regular else select.PIPE_BUF
         self._gone = False  # the reader; nothing is written any more
         self._failing = False  # the last write failed
         self._torn = False  # the last write stopped within a line
@@ -197,13 +198,17 @@ class LineWriter:
         while start < len(text) and not self._gone:
             end = self._chunk_end(text, start)
             chunk = text[start:end]
+            if self._failing and self._regular:
+                self._torn = _is_torn(self._fd)  # another process may have done that as well
             try:
                 # The LF ends what a failed write has left of another line.
                 self._write(b"\n" + chunk if self._torn else chunk)
                 self._failing = False
             except BrokenPipeError:
                 self._failed("its reader is gone, no more lines are written")
-                self._gone = True
+                self._gone = self._failing = True
+                self._error = "its reader is gone"
+                break
             except OSError as error:
                 if not self._failing:
                     self._failed(f"lines are lost: {plain(error)}")
@@ -223,6 +228,7 @@ class LineWriter:
                     self._noted()
         if self._gone and lines:
             with self._lock:
+                self._spoilt += lines
                 self._lose(lines, True)
         return lines
 
@@ -252,3 +258,16 @@ class LineWriter:
             self.moved += written
             self._torn = chunk[written - 1] != 0x0A
             chunk = chunk[written:]
+
+
+def _is_torn(fd: int) -> bool:
+    """Whether the last line of a file has no end. True where it cannot be read."""
+    try:
+        file = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return True
+    try:
+        size = os.fstat(file).st_size
+        return size > 0 and os.pread(file, 1, size - 1) != b"\n"
+    finally:
+        os.close(file)

@@ -58,7 +58,7 @@ class SyslogWriter(LineWriter):
 
     def _use(self, fd: int) -> None:
         self._fd = fd
-        self._gone = self._failing = self._torn = False
+        self._regular = self._gone = self._failing = self._torn = False
 
     def _chunk_end(self, text: bytes, start: int) -> int:
         return text.index(b"\n", start) + 1
