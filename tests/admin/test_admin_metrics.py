@@ -275,6 +275,32 @@ def test_no_label_has_a_value_of_a_client(new_admin: NewAdmin, origin: int) -> N
     assert {name for name in numbers(admin) if "engine" not in name[0]} == before
 
 
+def test_rules_beyond_those_that_there_is_room_for_are_one(
+    new_admin: NewAdmin, tmp_path: Any
+) -> None:
+    """Over several workers, which all know the same ids."""
+    count, room = 1100, 1024
+    path = tmp_path / "rules.toml"
+    path.write_text(
+        "".join(
+            f"[[rule]]\nid = 'r{n}'\naction = 'deny'\nhosts = ['h{n}.test']\n" for n in range(count)
+        )
+    )
+    admin = new_admin("--config", str(path), workers=3)
+    asked = [*range(5), *range(room - 5, room + 5), *range(count - 5, count)]
+    for n in asked * 2:
+        assert b" 403 " in ask(
+            admin, f"GET http://h{n}.test/ HTTP/1.1\r\nHost: h{n}.test\r\nConnection: close\r\n\r\n"
+        )
+    found = settled(admin, lambda it: value(it, "requests_total") == 2 * len(asked), "all")
+    for n in asked:
+        assert value(found, "decisions_total", action="deny", rule=f"r{n}") == 2 * (n < room)
+    beyond = sum(n >= room for n in asked)
+    assert value(found, "decisions_total", action="deny", rule="other") == 2 * beyond
+    rules = {dict(labels)["rule"] for name, labels in found if name.endswith("decisions_total")}
+    assert len({rule for rule in rules if re.fullmatch(r"r\d+", rule)}) <= room
+
+
 def test_stats_say_what_has_been_done(
     new_admin: NewAdmin, origin: int, echo: int, tmp_path: Any
 ) -> None:

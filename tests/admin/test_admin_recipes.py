@@ -15,11 +15,16 @@ from pathlib import Path
 
 import pytest
 from admin_rig import Admin, NewAdmin
-from harness import read_head, refused_port, serving, wait_for
+from harness import read_all, read_exactly, read_head, refused_port, serving, wait_for
 
 PAGE = Path(__file__).parents[2] / "docs" / "operation.md"
 
 CREDENTIALS = "Proxy-Authorization: Basic YWRhOndvcmQ=\r\n"  # ada:word
+GRACE = "127.0.0.9"
+"""The address by which she is known."""
+
+SENT, GOT = 90_000, 40_000
+"""Bytes of grace's upload, and of ada's download."""
 
 
 def recipes() -> dict[str, list[str]]:
@@ -66,8 +71,10 @@ class Site:
 @pytest.fixture
 def site(new_admin: NewAdmin, tmp_path: Path) -> Iterator[Site]:
     log = tmp_path / "access.json"
+    config = tmp_path / "proxy.toml"
+    config.write_text(f'auth-networks = {{ "{GRACE}" = "grace" }}\n')
     admin = new_admin(
-        "--auth", "ada:word", "--guard", "off", "--log-format",
+        "--config", str(config), "--auth", "ada:word", "--guard", "off", "--log-format",
         "json", "--access-log", str(log), unix=True, workers=2,
     )  # fmt: skip
 
@@ -75,17 +82,29 @@ def site(new_admin: NewAdmin, tmp_path: Path) -> Iterator[Site]:
         head = read_head(s)
         if b"/slow" in head:
             time.sleep(1.3)  # what is slow is so by itself: there is nothing to wait for
-        s.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello")
+        if b"/in" in head:
+            assert len(read_exactly(s, SENT)) == SENT
+        body = b"x" * (GOT if b"/out" in head else 5)
+        s.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n" % len(body))
+        s.sendall(b"Connection: close\r\n\r\n" + body)
 
     with serving(answer) as (host, origin), refused_port() as refused:
 
-        def ask(port: int, path: str, fields: str = CREDENTIALS) -> bytes:
-            with admin.proxy.connect() as s:
-                head = f"GET http://{host}:{port}{path} HTTP/1.1\r\nHost: {host}:{port}\r\n"
-                s.sendall(f"{head}{fields}Connection: close\r\n\r\n".encode())
-                return read_head(s)
+        def ask(
+            port: int, path: str, fields: str = CREDENTIALS, body: bytes = b"", client: str = ""
+        ) -> bytes:
+            with socket.create_connection(
+                ("127.0.0.1", admin.proxy.port), 20, (client or "127.0.0.1", 0)
+            ) as s:
+                method = "POST" if body else "GET"
+                head = f"{method} http://{host}:{port}{path} HTTP/1.1\r\nHost: {host}:{port}\r\n"
+                head += f"{fields}Content-Length: {len(body)}\r\n" if body else fields
+                s.sendall(f"{head}Connection: close\r\n\r\n".encode() + body)
+                return read_all(s)
 
         assert b" 200 " in ask(origin, "/slow")
+        assert b" 200 " in ask(origin, "/out")
+        assert b" 200 " in ask(origin, "/in", "", b"x" * SENT, GRACE)
         assert b" 502 " in ask(refused, "/")
         assert b" 407 " in ask(origin, "/", "")
         yield Site(admin, log, origin, refused)
@@ -93,7 +112,7 @@ def site(new_admin: NewAdmin, tmp_path: Path) -> Iterator[Site]:
 
 def commands(question: str) -> list[str]:
     (found,) = [each for name, each in recipes().items() if name.startswith(question)]
-    assert 1 <= len(found) <= 3
+    assert 1 <= len(found) <= 2
     return found
 
 
@@ -114,7 +133,10 @@ def until(site: Site, command: str, words: list[str], **values: str) -> str:
 
 
 def test_every_question_is_tried() -> None:
-    tried = {"what is going on", "who uses", "why was", "why is", "what failed", "is a", "how do"}
+    tried = {
+        *("what is going on", "who uses", "where does", "why was", "why is", "what failed", "is a"),
+        "how do",
+    }
     assert {name for name in recipes() if not name.startswith(tuple(tried))} == set()
     assert len(recipes()) == len(tried)
 
@@ -131,12 +153,25 @@ def test_what_is_going_on_now_and_how_to_end_it(site: Site) -> None:
             s.recv(1)
 
 
+def rows(text: str) -> list[list[str]]:
+    return [re.split(r" {2,}", line) for line in text.splitlines()]
+
+
 def test_who_uses_most_bandwidth(site: Site) -> None:
-    users, clients, destinations = commands("who uses")
-    said = until(site, users, ["USER", "FROM CLIENT", "TO CLIENT", "ada"])
-    assert said.splitlines()[1].split()[0] == "ada"
-    until(site, clients, ["127.0.0.1"])
-    until(site, destinations, [f"127.0.0.1:{site.origin}"])
+    """In both directions: she has sent most of it, and he has got most."""
+    users, clients = commands("who uses")
+    for command, grace, ada in ((users, "grace", "ada"), (clients, GRACE, "127.0.0.1")):
+        head, first, second, *_ = rows(until(site, command, [grace, ada, " 90."]))
+        assert head[1:4] == ["BYTES", "FROM CLIENT", "TO CLIENT"]
+        assert (first[0], second[0]) == (grace, ada)
+        assert first[2].startswith("90.")
+        assert second[3].startswith("4")  # that and the other answers
+
+
+def test_where_most_of_it_goes(site: Site) -> None:
+    (destinations,) = commands("where does")
+    said = rows(until(site, destinations, ["FROM CLIENT", "TO CLIENT", f"127.0.0.1:{site.origin}"]))
+    assert said[1][0] == f"127.0.0.1:{site.origin}"
 
 
 def test_why_was_this_denied(site: Site) -> None:

@@ -14,6 +14,7 @@ from contextlib import closing
 import pytest
 from admin_rig import TOKEN, Admin, NewAdmin
 from harness import Nginx, read_all, read_head, serving, wait_for
+from steady_load import steady_load
 
 CLOSE = "Host: x\r\nConnection: close\r\n\r\n"
 LISTEN = (
@@ -150,7 +151,7 @@ def test_hostile_requests_make_no_event_of_their_own(new_admin: NewAdmin, target
 
 
 def test_a_listener_that_stops_is_cut_off(new_admin: NewAdmin) -> None:
-    admin = new_admin("--access-log", "off")
+    admin = new_admin("--access-log", "off", workers=2)
     with admin.socket() as silent, closing(Events(admin, "?kinds=worker,state")) as events:
         silent.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         silent.sendall(LISTEN)
@@ -169,7 +170,9 @@ def test_a_listener_that_stops_is_cut_off(new_admin: NewAdmin) -> None:
         client = threading.Thread(target=deny)
         client.start()
         try:
-            wait_for(lambda: "does not read, and was cut off" in admin.proxy.stderr(), "it", 60)
+            with steady_load(admin.proxy) as load:
+                wait_for(lambda: "does not read, and was cut off" in admin.proxy.stderr(), "it", 60)
+                load.goes_on()
         finally:
             ended.set()
             client.join()

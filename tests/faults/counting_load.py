@@ -103,12 +103,14 @@ class Client:
         *,
         counted: str = "",
         chunked: bool = False,
+        fields: str = "",
     ) -> int:
-        """One request and its answer; the status. ``counted`` is how the method is counted."""
+        """One request and its answer; the status. ``counted`` is how the method is counted, and
+        ``fields`` are more lines of the head."""
         with self.account.lock:
             self.account.begun += 1
         host = target.removeprefix("http://").partition("/")[0]
-        head = f"{method} {target} HTTP/1.1\r\nHost: {host}\r\n"
+        head = f"{method} {target} HTTP/1.1\r\nHost: {host}\r\n{fields}"
         if chunked:
             half = len(body) // 2
             head += "Transfer-Encoding: chunked\r\n"
