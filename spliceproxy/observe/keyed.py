@@ -18,6 +18,10 @@ entry is ENTRY bytes:
 
 So "oldest first" is exact within a set. An entry goes earlier than the oldest of all only where its
 set is full.
+
+Behind the entries is one more line, whose first number is 1 + that of the entry whose key is being
+changed, 0 for none. So the worker after one that died there finds it without a look at all of them,
+which would take memory for each.
 """
 
 from __future__ import annotations
@@ -33,10 +37,12 @@ VALUES = 5
 WAYS = 16
 SETS = 256
 
-REGION = SETS * WAYS * ENTRY
-"""Bytes for each worker. Memory is taken for what is used only."""
+PAGE = 4096
+REGION = -(-(SETS * WAYS + 1) * ENTRY // PAGE) * PAGE
+"""Bytes for each worker, whole pages. Memory is taken for what is used only."""
 
 _WORDS = ENTRY // 8
+_CHANGING = SETS * WAYS * _WORDS
 _LAST = 1
 _VALUE = 2
 _KEY = 56
@@ -81,10 +87,12 @@ class Region:
 
     def repair(self) -> None:
         """Frees the entry that the worker before was at when it died."""
-        for at in range(0, SETS * WAYS):
-            if self._words[at * _WORDS] & 1:
-                self._bytes[at * ENTRY + _KEY] = 0
-                self._words[at * _WORDS] += 1
+        at = self._words[_CHANGING] - 1
+        if at >= 0 and self._words[at * _WORDS] & 1:
+            self._bytes[at * ENTRY + _KEY] = 0
+            self._words[at * _WORDS] += 1
+        if at >= 0:
+            self._words[_CHANGING] = 0
 
     def add(self, kind: Kind, key: str, *values: int, now: int) -> None:
         """Adds to the values of a key, in their order, and touches it."""
@@ -101,9 +109,7 @@ class Region:
         """The key is no longer of interest."""
         at = self._find(self._label(kind, key))
         if at >= 0:
-            self._words[at * _WORDS] += 1
-            self._bytes[at * ENTRY + _KEY] = 0
-            self._words[at * _WORDS] += 1
+            self._change(at, b"\0")
 
     def _make(self, label: bytes) -> int:
         """A free entry of its set, or that which was not touched for longest."""
@@ -113,13 +119,19 @@ class Region:
         at = min(
             ways, key=lambda at: words[at * _WORDS + _LAST] if taken[at * ENTRY + _KEY] else -1
         )
-        start = at * _WORDS
+        self._change(at, label)
+        return at
+
+    def _change(self, at: int, label: bytes) -> None:
+        """An entry begins anew with this label, of which the first byte may be all."""
+        words, start = self._words, at * _WORDS
+        words[_CHANGING] = at + 1
         words[start] += 1
         for place in range(start + _VALUE, start + _VALUE + VALUES):
             words[place] = 0
-        taken[at * ENTRY + _KEY : at * ENTRY + ENTRY] = label
+        self._bytes[at * ENTRY + _KEY : at * ENTRY + _KEY + len(label)] = label
         words[start] += 1
-        return at
+        words[_CHANGING] = 0
 
     # ---- anybody -----------------------------------------------------------------------
 

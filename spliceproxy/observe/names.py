@@ -74,8 +74,11 @@ class Names:
         other = self._columns[family, (*values[:-1], OTHER)]
         if not _ID(values[-1]):
             return other
-        if not self._lock(TRIES):
-            return other  # for this once
+        column = self._find(key)  # if another process has added it
+        if column is not None:
+            return column
+        if self.count >= most or not self._lock(TRIES):
+            return other  # if it is the lock, for this once
         try:
             return self._place(key, most) or other
         finally:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from spliceproxy.observe.board import _FOLDS, Board, Unreadable
-from spliceproxy.observe.keyed import ENTRY, SETS, WAYS, Kind
+from spliceproxy.observe.keyed import ENTRY, PAGE, SETS, WAYS, Kind
 from spliceproxy.observe.names import ROOM_FOR_FUNCTIONS
 from spliceproxy.relay import columns
 from spliceproxy.relay.columns import (
@@ -290,6 +290,23 @@ def test_a_name_beyond_the_room_is_another() -> None:
     assert sum(decisions.values()) == DYNAMIC + 76
 
 
+def test_where_there_is_no_room_nobody_takes_the_lock(monkeypatch: pytest.MonkeyPatch) -> None:
+    board = Board.create(1)
+    board.names.add("decisions", [(DENY, f"rule-{n}") for n in range(DYNAMIC - 1)])
+    other = Board.attach(os.dup(board.fd)).names
+    assert board.names.column("decisions", DENY, "last") == FIXED + DYNAMIC - 1
+
+    def lock(*_: object) -> None:
+        raise AssertionError("a lock")
+
+    monkeypatch.setattr(fcntl, "lockf", lock)
+    none = FAMILIES["decisions"].column(DENY, OTHER)
+    assert board.names.column("decisions", DENY, "beyond") == none
+    assert other.column("decisions", DENY, "beyond") == none
+    assert other.column("decisions", DENY, "last") == FIXED + DYNAMIC - 1  # which it did not know
+    assert other.column("decisions", DENY, "made-up", most=ROOM_FOR_FUNCTIONS) == none
+
+
 def test_functions_leave_room_for_rules() -> None:
     board = Board.create(1)
     name = board.names.column
@@ -387,27 +404,39 @@ def test_a_key_that_is_forgotten_makes_room() -> None:
 
 def test_what_a_killed_worker_knew_is_its_successors() -> None:
     board = Board.create(1)
-    ready, told = os.pipe()
 
     def work() -> None:
         region = board.keyed.of(0)
         region.add(Kind.USER, "alice", 5, now=1)
-        # It dies while it makes an entry.
-        at = region._make(region._label(Kind.USER, "bob"))
-        region._words[at * (ENTRY // 8)] += 1
-        os.write(told, b".")
-        signal.pause()
+        region._make(Deadly(region._label(Kind.USER, "bob")))
 
-    with child(work):
-        assert os.read(ready, 1) == b"."
-    os.close(ready)
-    os.close(told)
+    class Deadly(bytes):
+        """It dies while it makes an entry."""
+
+        def __len__(self) -> int:
+            os.kill(os.getpid(), signal.SIGKILL)
+            raise AssertionError
+
+    pid = os.fork()
+    if pid == 0:
+        work()
+    assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGKILL
     region = board.keyed.of(0)
+    assert sum(word & 1 for word in region._words[: SETS * WAYS * ENTRY // 8 : ENTRY // 8]) == 1
     assert region.get(Kind.USER, "bob") is None  # no reader waits for it
     region.repair()
     assert [entry.key for entry in region.entries(Kind.USER)] == ["alice"]
     region.add(Kind.USER, "bob", 1, now=2)
     assert {entry.key for entry in board.keyed.entries(Kind.USER)} == {"alice", "bob"}
+
+
+def test_a_look_for_what_was_left_takes_no_memory() -> None:
+    """Of the board, whose pages are there once somebody has looked at them."""
+    board = Board.create(8)
+    before = os.stat(board.fd).st_blocks
+    for index in range(8):
+        board.keyed.of(index).repair()
+    assert (os.stat(board.fd).st_blocks - before) * 512 <= 8 * PAGE
 
 
 def test_a_reader_never_sees_the_numbers_of_another_key() -> None:
