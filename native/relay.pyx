@@ -67,10 +67,10 @@ from lane.asking cimport end_asking, left_asking, open_question, tell_asked
 from lane.clients cimport client_new
 from lane.counts cimport (
     BUCKETS, DIAL_ERRORS, K_CLIENTS, K_CONNECTIONS_BEGUN, K_DIALS, K_DIAL_ERRORS, K_DIAL_SECONDS,
-    K_FIRST_BYTE_SECONDS, K_GIVEN_BACK, K_LANE_REQUESTS, K_LINES_LOST, K_LOST, K_ORIGINS_IDLE,
-    K_PYTHON, K_QUESTIONS, K_QUESTIONS_OPEN, K_REQUESTS, K_REUSES, K_ROUTE_HITS, METHOD_KINDS,
-    STATUS_KINDS,
-    bucket_bounds, given_back_counted, publish,
+    K_FIRST_BYTE_SECONDS, K_GIVEN_BACK, K_LANE_REQUESTS, K_LINES, K_LINES_LOST, K_LOST,
+    K_ORIGINS_IDLE, K_PYTHON, K_QUESTIONS, K_QUESTIONS_OPEN, K_REQUESTS, K_REUSES, K_ROUTE_HITS,
+    METHOD_KINDS, STATUS_KINDS,
+    bucket_bounds, count_lines, given_back_counted, publish,
 )
 from lane.ends cimport cut, give_back
 from lane.facts cimport NUMBER_BITS, now_us, stalled_by

@@ -47,6 +47,7 @@ COLUMNS = {
     "dial_seconds": K_DIAL_SECONDS,
     "first_byte_seconds": K_FIRST_BYTE_SECONDS,
     "log_lines_lost": K_LINES_LOST,
+    "log_lines": K_LINES,
     "connections": K_CLIENTS,
     "questions_open": K_QUESTIONS_OPEN,
     "origin_connections_idle": K_ORIGINS_IDLE,

@@ -34,7 +34,8 @@ cdef enum:
     K_DIAL_SECONDS = K_DIAL_ERRORS + DIAL_ERRORS
     K_FIRST_BYTE_SECONDS = K_DIAL_SECONDS + HISTOGRAM
     K_LINES_LOST = K_FIRST_BYTE_SECONDS + HISTOGRAM     # the first: without memory
-    K_CLIENTS = K_LINES_LOST + 7                # gauges from here on
+    K_LINES = K_LINES_LOST + 7
+    K_CLIENTS                                   # gauges from here on
     K_QUESTIONS_OPEN = K_CLIENTS + 2
     K_ORIGINS_IDLE
     K_PYTHON                # the first that is Python's alone
@@ -95,9 +96,17 @@ cdef inline void count_failed_dial(Lane *lane, int error) noexcept nogil:
     lane.core.row[K_DIAL_ERRORS + lane.dial_errors[error if 0 < error < ERRNOS else 0]] += 1
 
 
+cdef inline void count_lines(Lane *lane) noexcept nogil:
+    """The lines that were made since the last call. Whoever finds them unwritten when this process
+    has been killed knows by this how many there were."""
+    lane.core.row[K_LINES] += lane.log.count - lane.log.counted
+    lane.log.counted = lane.log.count
+
+
 cdef inline void publish(Lane *lane) noexcept nogil:
-    """The gauges, as they are now."""
+    """The gauges, as they are now, and what is counted once for each step."""
     cdef Core *c = &lane.core
+    count_lines(lane)
     c.row[K_TUNNELS] = c.tunnels - c.ended
     c.row[K_TRANSFERS] = c.transfers
     c.row[K_PIPES] = c.pool.lent

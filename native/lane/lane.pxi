@@ -387,8 +387,9 @@ cdef class NativeLane:
         cdef Log *log = &self.relay.state.log
         cdef bytes lines = log.at[:log.used] if log.used else b""
         cdef int count = log.count
+        count_lines(&self.relay.state)
         log.used = 0
-        log.count = 0
+        log.count = log.counted = 0
         log.told = False
         return lines, count
 

@@ -345,6 +345,7 @@ cdef struct Log:
     size_t used
     size_t room
     int count               # of lines
+    int counted             # of these, those that are in the row
     int dropped             # that found no room, and that the owner has not been told of
     bint on
     bint told               # the owner knows that there are some

@@ -23,6 +23,7 @@ from spliceproxy.observe.record import Record
 from spliceproxy.observe.standard import STANDARD
 from spliceproxy.observe.syslog import SyslogWriter
 from spliceproxy.observe.syslog_address import address_of, is_syslog
+from spliceproxy.relay.columns import LINES_MADE
 from spliceproxy.relay.lane import NATIVE
 
 FLUSH_SECONDS = 0.2
@@ -51,6 +52,7 @@ class AccessLog:
         "_more",
         "_records",
         "_reopens",
+        "_row",
         "_timer",
         "_unwritable",
         "_writer",
@@ -72,6 +74,7 @@ class AccessLog:
         self._closed = False
         self._done = asyncio.Event()
         self._reopens = path not in STANDARD
+        self._row = losses.row()
         self._writer = _writer(path)
         self._more: Callable[[], tuple[bytes, int]] = _no_more
 
@@ -97,6 +100,7 @@ class AccessLog:
         self._take()
         self._records.append(record)
         self._lines += 1
+        self._row[LINES_MADE] += 1
         if self._timer is None:
             self._timer = self._loop.call_later(FLUSH_SECONDS, self._flush)
         elif len(self._records) >= FLUSH_RECORDS:
@@ -134,9 +138,12 @@ class AccessLog:
         self._take()
         records, self._records = self._records, []
         lines, self._lines = self._lines, 0
+        before = self._unwritable
         text = b"".join(map(self._line, records))
+        if spoilt := self._unwritable - before:
+            self._writer.spoil(spoilt)
         if text:
-            self._writer.put(text, lines)
+            self._writer.put(text, lines - spoilt)
 
     def _take(self) -> None:
         """What the relay has made so far comes before what ends from here on."""
@@ -169,9 +176,8 @@ def _writer(path: str) -> LineWriter:
         "limit": MAX_PENDING,
         "told": _tell_dropped,
         "failed": lambda text: log.error("access log: %s", text),
-        "note": partial(losses.note, losses.LINES),
-        "lose": partial(losses.lose, losses.LINES),
         "name": "access-log",
+        "account": losses.Lines(),
     }
     if is_syslog(path):
         return SyslogWriter(address_of(path), **options)

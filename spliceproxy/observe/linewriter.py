@@ -31,8 +31,17 @@ MISSING = "no memory"
 """Why lines were dropped that never came."""
 
 
-def _nobody(lines: int, failed: bool) -> None:
-    """Nobody counts."""
+class Account:
+    """Who counts lines; this one does not. Each call is made under one lock of the writer's."""
+
+    def note(self, waiting: int, untold: int) -> None:
+        """So many lines wait to be written, and so many are lost that nobody was told of."""
+
+    def wrote(self, lines: int) -> None:
+        """So many more are written."""
+
+    def lose(self, lines: int, failed: bool) -> None:
+        """So many more never will be: a write has ``failed``, or there was no room for them."""
 
 
 class LineWriter:
@@ -41,9 +50,7 @@ class LineWriter:
     ``limit``: bytes that may wait. Lines beyond it are dropped, and counted, until half of it
     is written. Then ``told(lines, why)`` is called in the thread, and what it returns is
     written; likewise when a descriptor takes lines again, and at the end. ``failed(text)`` says
-    in the thread what is wrong, once for each fault. ``note(lines)`` hears after each change
-    how many lines are neither written nor told of. ``lose(lines, failed)`` hears of lines that
-    were dropped, or whose write has failed, one thread at a time.
+    in the thread what is wrong, once for each fault. ``account`` counts what becomes of the lines.
     """
 
     def __init__(
@@ -54,22 +61,22 @@ class LineWriter:
         limit: int,
         told: Callable[[int, str], bytes],
         failed: Callable[[str], None],
-        note: Callable[[int], None],
         name: str,
-        lose: Callable[[int, bool], None] = _nobody,
+        account: Account | None = None,
     ) -> None:
         self._open = open
         self._close = close
         self._limit = limit
         self._told = told
         self._failed = failed
-        self._note = note
-        self._lose = lose
+        self._account = account or Account()
         self._queue: SimpleQueue[tuple[bytes, int] | None] = SimpleQueue()
         self._lock = threading.Lock()
         self._unwritten = 0  # lines that wait
-        self._dropped = 0  # lines of the burst
-        self._spoilt = 0  # lines of writes that have failed since
+        # Lines that are lost, and that nobody was told of.
+        self._missed = 0  # on their way here
+        self._dropped = 0  # in the burst
+        self._spoilt = 0  # in writes that have failed since
         self._error = ""
         self._rest = b""  # of the write that has failed
         self.pending = 0  # bytes that wait
@@ -87,7 +94,7 @@ class LineWriter:
             limit = self._limit // 2 if self._dropped else self._limit
             if self.pending + len(text) > limit:
                 self._dropped += lines
-                self._lose(lines, False)
+                self._account.lose(lines, False)
             else:
                 self.pending += len(text)
                 self._unwritten += lines
@@ -95,12 +102,17 @@ class LineWriter:
             self._noted()
 
     def miss(self, lines: int) -> None:
-        """So many lines were lost on their way here: that is told as of those that are dropped.
-        From any thread."""
+        """So many lines were lost on their way here, and counted there: that is told as of those
+        that are dropped. From any thread."""
         with self._lock:
-            self._unwritten += lines
+            self._missed += lines
             self._queue.put((b"", lines))
             self._noted()
+
+    def spoil(self, lines: int) -> None:
+        """So many could not be made, and whoever has tried says so. From any thread."""
+        with self._lock:
+            self._account.lose(lines, True)
 
     def reopen(self) -> None:
         """Opens anew behind the lines that wait."""
@@ -125,10 +137,13 @@ class LineWriter:
     def unwritten(self) -> int:
         """Lines that are neither written nor told of."""
         with self._lock:
-            return self._unwritten + self._dropped + self._spoilt
+            return self._unwritten + self._untold()
+
+    def _untold(self) -> int:
+        return self._missed + self._dropped + self._spoilt
 
     def _noted(self) -> None:
-        self._note(self._unwritten + self._dropped + self._spoilt)
+        self._account.note(self._unwritten, self._untold())
 
     # ---- in the thread -----------------------------------------------------------------------
 
@@ -145,14 +160,14 @@ class LineWriter:
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         while (item := self._queue.get()) is not None:
             text, lines = item
-            if not text:
-                if lines:
-                    self._write_lines(self._told(lines, MISSING))
-                    self._written(0, lines)
-                else:
-                    self._reopen()
-                continue
-            self._written(len(text), self._write_lines(text, lines))
+            if text:
+                self._write_lines(text, lines)
+                self._written(len(text))
+            elif lines:
+                self._write_lines(self._told(lines, MISSING))
+                self._written(0, lines)
+            else:
+                self._reopen()
         self._failing = False  # the last word
         self._tell_lost(0)
         if self._close:
@@ -161,10 +176,11 @@ class LineWriter:
         if self._then is not None:
             self._then()
 
-    def _written(self, size: int, lines: int) -> None:
+    def _written(self, size: int, missed: int = 0) -> None:
+        """So many bytes no longer wait, and that so many lines were missed is told."""
         with self._lock:
             self.pending -= size
-            self._unwritten -= lines
+            self._missed -= missed
             self._noted()
         self._tell_lost(self._limit // 2)
 
@@ -191,9 +207,9 @@ class LineWriter:
             os.close(self._fd)
         self._use(fd)
 
-    def _write_lines(self, text: bytes, lines: int = 0) -> int:
-        """``lines``: how many of those that wait it holds; returns how many are left to count,
-        for what is written is no loss, even if the reader takes nothing behind it."""
+    def _write_lines(self, text: bytes, lines: int = 0) -> None:
+        """``lines``: how many of those that wait it holds. What is written is no loss, even if the
+        reader takes nothing behind it."""
         start = 0
         while start < len(text) and not self._gone:
             end = self._chunk_end(text, start)
@@ -204,6 +220,7 @@ class LineWriter:
                 # The LF ends what a failed write has left of another line.
                 self._write(b"\n" + chunk if self._torn else chunk)
                 self._failing = False
+                spoilt = 0
             except BrokenPipeError:
                 self._failed("its reader is gone, no more lines are written")
                 self._gone = self._failing = True
@@ -214,23 +231,24 @@ class LineWriter:
                     self._failed(f"lines are lost: {plain(error)}")
                 self._failing = True
                 self._error = plain(error)
-                with self._lock:  # the LF before the chunk is nobody's line
-                    spoilt = min(self._rest.count(b"\n"), chunk.count(b"\n"))
-                    self._spoilt += spoilt
-                    self._lose(spoilt, True)
-                    self._noted()
+                # The LF before the chunk is nobody's line.
+                spoilt = min(self._rest.count(b"\n"), chunk.count(b"\n"))
+            # A message may be several lines: with the last of them all of it is done.
+            done = lines if end == len(text) else min(chunk.count(b"\n"), max(lines - 1, 0))
+            lines -= done
             start = end
-            if start < len(text) and lines > 1:
-                done = min(chunk.count(b"\n"), lines - 1)  # a message may be several lines
-                lines -= done
-                with self._lock:
-                    self._unwritten -= done
-                    self._noted()
-        if self._gone and lines:
             with self._lock:
+                self._unwritten -= done
+                self._spoilt += spoilt
+                self._account.lose(spoilt, True)
+                self._account.wrote(max(done - spoilt, 0))
+                self._noted()
+        if lines:  # nobody will read them
+            with self._lock:
+                self._unwritten -= lines
                 self._spoilt += lines
-                self._lose(lines, True)
-        return lines
+                self._account.lose(lines, True)
+                self._noted()
 
     def _chunk_end(self, text: bytes, start: int) -> int:
         """Of what is written at once."""

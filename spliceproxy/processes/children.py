@@ -19,6 +19,7 @@ from typing import NoReturn
 from spliceproxy.admin.channel import Channel
 from spliceproxy.config import Config
 from spliceproxy.messages import log
+from spliceproxy.observe import losses
 from spliceproxy.observe.board import Board
 from spliceproxy.processes import logs
 from spliceproxy.processes.control import Control
@@ -125,7 +126,8 @@ class Children:
             for number in (*STOPS, *LATER):
                 signal.signal(number, signal.SIG_IGN)
             signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
-            logs.in_worker(self._row(slot))
+            row = self._row(slot)
+            logs.in_worker(row)
             self.control.close()
             if not self._state.stopping:
                 os.close(self._held)
@@ -184,10 +186,7 @@ class Children:
     def _fold(self, index: int) -> None:
         """What a worker has counted stays on the board, and what it has not written is told."""
         board = self._state.board
-        row, base = board.row(index), board.base
-        lines, messages = row[columns.LINES_WAITING], row[columns.MESSAGES_WAITING]
-        base[columns.ACCESS_AT_END] += lines
-        base[columns.MESSAGES_AT_END] += messages
+        messages, lines = losses.settle(board.row(index), board.base)
         board.fold(index)
         logs.count(messages, lines)
 

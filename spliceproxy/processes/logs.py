@@ -13,7 +13,6 @@ from __future__ import annotations
 import io
 import logging
 import sys
-from functools import partial
 from typing import Any, Protocol
 
 from spliceproxy.observe import losses
@@ -33,6 +32,9 @@ LAST_SECONDS = 0.5
 
 RETRY_SECONDS = 0.5
 """Seconds between two attempts of the supervisor to write what waits."""
+
+ENDED = "their worker ended before it had written them"
+"""Why lines of the access log are lost that the supervisor tells of."""
 
 _ESCAPES = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
 
@@ -134,9 +136,8 @@ def in_worker(row: memoryview) -> None:
             limit=MAX_PENDING,
             told=_told,
             failed=lambda _: None,  # there is nowhere to say it
-            note=partial(losses.note, losses.MESSAGES),
-            lose=partial(losses.lose, losses.MESSAGES),
             name="messages",
+            account=losses.Messages(),
         )
     )
     if isinstance(before, TryWriter):
@@ -154,7 +155,6 @@ def beside(text: bytes, lines: int, name: str) -> LineWriter | None:
         limit=len(text),
         told=_told,
         failed=lambda _: None,
-        note=lambda _: None,
         name=name,
     )
     writer.put(text, lines)
@@ -211,9 +211,9 @@ def _told(lost: int, why: str = SLOW) -> bytes:
     """The message that lines are lost."""
     global _lost_lines
     lines, _lost_lines = _lost_lines, 0
-    what = [f"{lost - lines} messages"] if lost > lines else []
-    what += [f"{lines} lines of the access log"] if lines else []
-    text = f"{' and '.join(what)} were lost: {why}"
+    what = [f"{lost - lines} messages were lost: {why}"] if lost > lines else []
+    what += [f"{lines} lines of the access log were lost: {ENDED}"] if lines else []
+    text = "; ".join(what)
     record = logging.LogRecord("spliceproxy", logging.WARNING, __file__, 0, text, None, None)
     return _encode(f"{_FORMAT.format(record)}\n")
 

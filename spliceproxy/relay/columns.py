@@ -219,6 +219,7 @@ LINES_LOST = _family(
     MESSAGES_FAILED,
     MESSAGES_AT_END,
 ) = range(LINES_LOST, LINES_LOST + 7)
+LINES_MADE = _family("log_lines", COUNTER, "Lines of the access log that were made.")
 CLIENTS = _family(
     "connections",
     GAUGE,
@@ -256,6 +257,15 @@ LINES_WAITING = _family(
     _each(("access", "messages")), "log",
 )  # fmt: skip
 MESSAGES_WAITING = LINES_WAITING + 1
+LINES_UNTOLD = _family(
+    "log_lines_untold", WORKER, "Those that are lost, and that no message has told of.",
+    _each(("access", "messages")), "log",
+)  # fmt: skip
+MESSAGES_UNTOLD = LINES_UNTOLD + 1
+LINES_WRITTEN = _family("log_lines_written", COUNTER, "Lines of the access log that were written.")
+CHANNEL_ERRORS = _family(
+    "channel_errors", COUNTER, "Messages between processes that the kernel could not pass on."
+)
 UP = _family("worker_up", GAUGE, "Whether the worker serves clients.")
 PID = _family("worker_pid", WORKER, "The process of the worker.")
 STARTED = _family("worker_started", WORKER, "When it was started: Unix time, in microseconds.")

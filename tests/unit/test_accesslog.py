@@ -17,11 +17,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spliceproxy.observe import accesslog
+from spliceproxy.observe import accesslog, losses
 from spliceproxy.observe.accesslog import AccessLog, open_log
 from spliceproxy.observe.native_line import format_line
 from spliceproxy.observe.record import Record
-from spliceproxy.relay import interface
+from spliceproxy.relay import columns, interface
 
 try:
     import uvloop
@@ -383,7 +383,7 @@ def test_a_rotation_that_fails_keeps_the_file(run, tmp_path, caplog):
 
 def test_records_that_are_lost_elsewhere_are_told(run, tmp_path, monkeypatch, caplog):
     noted = []
-    monkeypatch.setattr(accesslog.losses, "note", lambda kind, lines: noted.append((kind, lines)))
+    monkeypatch.setattr(accesslog.losses.Lines, "note", lambda _, *numbers: noted.append(numbers))
 
     async def main(loop):
         log = AccessLog(str(tmp_path / "log"), loop)
@@ -397,8 +397,8 @@ def test_records_that_are_lost_elsewhere_are_told(run, tmp_path, monkeypatch, ca
     run(main)
     assert caplog.messages == ["access log: no memory, 3 lines dropped"]
     assert (tmp_path / "log").read_text() == format_line(record())
-    assert noted[0] == (accesslog.losses.LINES, 3)
-    assert noted[-1] == (accesslog.losses.LINES, 0)
+    assert noted[0] == (0, 3)
+    assert noted[-1] == (0, 0)
 
 
 def test_a_full_disk_is_reported_once_and_survived(run, caplog):
@@ -413,6 +413,89 @@ def test_a_full_disk_is_reported_once_and_survived(run, caplog):
         "access log: lines are lost: No space left on device",
         f"access log: No space left on device, {2 * accesslog.FLUSH_RECORDS} lines dropped",
     ]
+
+
+@pytest.fixture
+def row(monkeypatch):
+    """That of a worker, which this process is."""
+    own = columns.private()
+    monkeypatch.setattr(losses, "_own", own)
+    return own
+
+
+def settled(row):
+    """What becomes of the lines of a worker that ends now: made, written, lost by cause, and how
+    many are told of by the supervisor."""
+    base = columns.private()
+    _, told = losses.settle(row, base)
+    causes = {
+        "slow": row[columns.ACCESS_TOO_SLOW],
+        "failed": row[columns.ACCESS_FAILED],
+        "ended": base[columns.ACCESS_AT_END],
+    }
+    lost = {cause: number for cause, number in causes.items() if number}
+    return row[columns.LINES_MADE], row[columns.LINES_WRITTEN], lost, told
+
+
+def test_each_line_is_written_or_lost(run, pipe, row, monkeypatch):
+    """Also those that nobody has turned into text yet, and those that are no line."""
+    monkeypatch.setattr(accesslog, "FLUSH_SECONDS", 3600)
+
+    async def main(loop):
+        log = AccessLog(pipe.path, loop)
+        for _ in range(5):
+            log.write(record())
+        log.write(record(status=None))
+        assert settled(row) == (6, 0, {"ended": 6}, 6)
+        pipe.drop_writer()
+        await log.close()
+        assert settled(row) == (6, 5, {"failed": 1}, 0)
+        assert pipe.read_all().count(b"\n") == 5
+
+    run(main)
+
+
+def test_what_was_dropped_is_lost_once(run, pipe, row, monkeypatch):
+    """And told by the supervisor, if nobody has before."""
+    monkeypatch.setattr(accesslog, "MAX_PENDING", 400_000)
+    batch = accesslog.FLUSH_RECORDS
+
+    async def main(loop):
+        log = AccessLog(pipe.path, loop)
+        pipe.drop_writer()
+        for n in range(4 * batch):  # of 1.1 kB; the pipe holds 64 KiB
+            log.write(record(target=f"/{n}/" + "x" * 1000))
+        made, written, lost, told = settled(row)
+        assert made == 4 * batch
+        assert lost["slow"] == 3 * batch
+        assert lost["slow"] + lost["ended"] + written == made
+        assert told == lost["slow"] + lost["ended"]
+        read = loop.run_in_executor(None, pipe.read_all)
+        await log.close()
+        assert settled(row) == (4 * batch, batch, {"slow": 3 * batch}, 0)
+        assert (await read).count(b"\n") == batch
+
+    run(main)
+
+
+def test_what_cannot_be_written_has_failed(run, pipe, row):
+    async def full(loop):
+        log = AccessLog("/dev/full", loop)
+        for _ in range(2 * accesslog.FLUSH_RECORDS):
+            log.write(record())
+        await log.close()
+        assert settled(row) == (512, 0, {"failed": 512}, 0)
+
+    async def gone(loop):
+        log = AccessLog(pipe.path, loop)
+        pipe.close()
+        for _ in range(2 * accesslog.FLUSH_RECORDS):
+            log.write(record())
+        await log.close()
+        assert settled(row) == (1024, 0, {"failed": 1024}, 0)
+
+    run(full)
+    run(gone)
 
 
 def test_a_path_that_cannot_be_opened(run, tmp_path):
