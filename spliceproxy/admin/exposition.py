@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Literal
 
 Labels = Mapping[str, str]
@@ -21,6 +21,16 @@ Kind = Literal["counter", "gauge", "histogram", "info"]
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+
+
+class Known(dict[str, str]):
+    """Labels that are written again and again: how, is made once."""
+
+    @cached_property
+    def text(self) -> str:
+        """Between the braces."""
+        return _pairs(tuple(self.items()))
+
 
 _UNITS = ("seconds", "bytes", "ratio", "info")
 _ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n"}
@@ -75,8 +85,10 @@ def render(families: Iterable[Family], *, openmetrics: bool) -> bytes:
                 lines.append(f"# UNIT {name} {family.unit}")
             name += suffix
         for labels, value in family.samples:
-            pairs = _pairs(tuple(labels.items()))
-            if isinstance(value, Histogram):
+            pairs = labels.text if type(labels) is Known else _pairs(tuple(labels.items()))
+            if isinstance(value, int):
+                lines.append(f"{name}{{{pairs}}} {value}" if pairs else f"{name} {value}")
+            elif isinstance(value, Histogram):
                 lines.extend(_histogram(name, pairs, value))
             else:
                 lines.append(f"{name}{_braces(pairs)} {_number(value)}")

@@ -8,9 +8,10 @@ as a label, and begins anew with its process. No label has a value that a client
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from typing import NamedTuple
 
-from spliceproxy.admin.exposition import Family, Histogram, Kind, Labels, Value
+from spliceproxy.admin.exposition import Family, Histogram, Kind, Known, Labels, Value
 from spliceproxy.admin.usage import Usage, started_at
 from spliceproxy.observe.board import Reading, Values
 from spliceproxy.relay import columns
@@ -18,7 +19,7 @@ from spliceproxy.version import __version__
 
 PREFIX = "spliceproxy_"
 
-_SKIPPED = ("worker_up", "worker_pid", "worker_started")
+_SKIPPED = ("worker_up", "worker_pid", "worker_started", "log_lines_untold")
 """What is told of each worker by itself."""
 
 
@@ -51,10 +52,14 @@ def _family(family: columns.Family, values: Values) -> Family:
     if family.kind == columns.HISTOGRAM:
         return Family(name, "histogram", family.help, [({}, histogram(values))])
     kind: Kind = "counter" if family.kind == columns.COUNTER else "gauge"
-    samples = [
-        (dict(zip(family.labels, labels, strict=True)), number) for labels, number in values.items()
-    ]
+    names = family.labels
+    samples = [(_labels(names, labels), number) for labels, number in values.items()]
     return Family(name, kind, family.help, samples)
+
+
+@lru_cache(maxsize=8192)
+def _labels(names: tuple[str, ...], values: tuple[str, ...]) -> Labels:
+    return Known(zip(names, values, strict=True))
 
 
 def histogram(values: Values) -> Histogram:

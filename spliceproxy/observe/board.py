@@ -21,9 +21,10 @@ import fcntl
 import mmap
 import os
 import struct
+import sys
 import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from spliceproxy.observe.keyed import REGION, Keyed
@@ -71,8 +72,7 @@ class Reading(NamedTuple):
     def totals(self) -> dict[str, dict[tuple[str, ...], int]]:
         """The sum of all rows, by family and label values. What is said of one worker only is not
         among it."""
-        sums = list(map(sum, zip(*self.rows, strict=True)))
-        found = self._named(sums)
+        found = self._named(_sums(self.rows))
         for name in [name for name in found if FAMILIES[name].kind == WORKER]:
             del found[name]
         return found
@@ -85,7 +85,7 @@ class Reading(NamedTuple):
     def workers(self) -> int:
         return len(self.rows) - 1
 
-    def _named(self, row: list[int] | memoryview) -> dict[str, dict[tuple[str, ...], int]]:
+    def _named(self, row: Sequence[int]) -> dict[str, dict[tuple[str, ...], int]]:
         found = {
             family.name: {values: row[family.first + at] for at, values in enumerate(family.values)}
             for family in FAMILIES.values()
@@ -192,6 +192,18 @@ class Board:
 
 
 _EMPTY = memoryview(bytes(_ROW)).cast("Q")
+
+_LARGE = int.from_bytes(b"\xff\0\0\0\0\0\0\0" * WIDTH, "big")
+
+
+def _sums(rows: Sequence[memoryview]) -> Sequence[int]:
+    """The sum of all rows, number by number. Each row is added as one large number, which takes a
+    tenth of the time. That is right while no sum needs more than 64 bits: so up to 256 rows of
+    numbers below 2 ** 56."""
+    whole = [int.from_bytes(row, "little") for row in rows]
+    if sys.byteorder == "big" or len(rows) > 256 or any(one & _LARGE for one in whole):
+        return list(map(sum, zip(*rows, strict=True)))
+    return memoryview(sum(whole).to_bytes(_ROW, "little")).cast("Q")
 
 
 def _at_regions(workers: int) -> int:
