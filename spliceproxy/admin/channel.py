@@ -10,10 +10,14 @@ from __future__ import annotations
 
 import array
 import contextlib
+import errno
 import os
 import socket
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from spliceproxy.messages import log, plain
+from spliceproxy.relay.columns import CHANNEL_ERRORS
 
 MAX_MESSAGE = 64 << 10
 """Bytes of one message. Three of them fit into the usual buffer (net.core.wmem_default)."""
@@ -26,6 +30,41 @@ Message = dict[str, Any]
 
 class Closed(Exception):
     """The process at the other end is gone, or has closed its end."""
+
+
+class Troubled(Exception):
+    """The kernel cannot pass a message on, as for want of memory; it has been told and counted.
+    The channel is as it was, and the same may be tried later."""
+
+
+_GONE = frozenset({errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN})
+
+errors = 0
+"""How often that was so in this process."""
+
+_row: memoryview | None = None
+_told: set[int] = set()
+
+
+def count_in(row: memoryview) -> None:
+    """This process counts its errors in that row."""
+    global errors, _row
+    errors, _row = 0, row
+
+
+def _failure(error: OSError) -> Closed | Troubled:
+    """What an error of the kernel's means."""
+    global errors
+    number = error.errno or 0
+    if number in _GONE:
+        return Closed(plain(error))
+    errors += 1
+    if _row is not None:
+        _row[CHANNEL_ERRORS] += 1
+    if number not in _told:
+        _told.add(number)
+        log.error("a control channel: %s; it is tried again, and counted from now on", plain(error))
+    return Troubled(plain(error))
 
 
 class Channel:
@@ -47,7 +86,8 @@ class Channel:
 
     def send(self, message: Mapping[str, Any], fds: Sequence[int] = ()) -> bool:
         """Sends a message; the descriptors stay the caller's, too. False: there is no room just
-        now. Closed. ValueError: it is larger than MAX_MESSAGE."""
+        now. Closed. Troubled. ValueError: it is larger than MAX_MESSAGE, or than the kernel
+        takes."""
         import json  # late: most proxies have nobody who asks
 
         # Without ASCII alone what came from a client could be no Unicode.
@@ -60,19 +100,22 @@ class Channel:
         except BlockingIOError:
             return False
         except OSError as error:
-            raise Closed(error.strerror) from None
+            if error.errno == errno.EMSGSIZE:
+                raise ValueError(f"a message of {len(data)} bytes: {plain(error)}") from None
+            raise _failure(error) from None
         return True
 
     def receive(self) -> tuple[Message, list[int]] | None:
         """The next message and its descriptors, which are the caller's; None: there is none.
-        Closed."""
+        Closed. Troubled. A message may have lost its descriptors, where this process may open no
+        more."""
         room = socket.CMSG_SPACE(MAX_FDS * array.array("i").itemsize)
         try:
             data, rights, _, _ = self._sock.recvmsg(MAX_MESSAGE, room, socket.MSG_CMSG_CLOEXEC)
         except BlockingIOError:
             return None
         except OSError as error:
-            raise Closed(error.strerror) from None
+            raise _failure(error) from None
         fds = _descriptors(rights)
         if not data:
             raise Closed("end of file")

@@ -10,12 +10,13 @@ from typing import Any
 from spliceproxy.admin.channel import Channel, Message, close_all
 from spliceproxy.admin.events import Events
 from spliceproxy.admin.links import Link, Refused, Unanswered, Worker
+from spliceproxy.admin.watch import Watch
 from spliceproxy.config import Config
 from spliceproxy.messages import log
 from spliceproxy.observe.board import Board
 
-ANSWER_SECONDS = 5.0
-"""For one answer, or a part of one, of a worker or the supervisor."""
+ANSWER_SECONDS = 1.0
+"""For one answer, or a part of one, of a worker that answers otherwise."""
 
 
 class Desk:
@@ -30,6 +31,9 @@ class Desk:
         self.workers: dict[int, Worker] = {}
         self.events = Events(self)
         self.publish = self.events.publish
+        self.watch = Watch(self)
+        self._pids: dict[int, int] = {}  # of the workers that were told of, by their index
+        self._unmet: set[int] = set()  # those that came without a descriptor
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done when the supervisor has ended, or wants this process to."""
         self.supervisor = Link("the supervisor", channel, self._told, self._end)
@@ -44,23 +48,43 @@ class Desk:
             self._meet(int(message["index"]), int(message["pid"]), Channel.of(fds[0]))
             return
         close_all(fds)
-        if message.get("state") == "draining":
+        if message.get("meet") == "worker":
+            self._unmet.add(int(message["index"]))
+            self.settle()
+        elif message.get("state") == "draining":
             self.draining = True
             self.publish("state", {"state": "draining"})
         elif "gone" in message:
+            self.watch.ended(message["gone"])
             what = {"index": message["gone"], "pid": message["pid"], "how": message["how"]}
             self.publish("worker", {"what": "ended", **what})
 
     def listen(self, *, on: bool) -> None:
         """The workers tell what happens, or cease to."""
         for worker in list(self.workers.values()):
-            self._listen(worker, on=on)
+            if (why := self._listen(worker, on=on)) is not None:
+                log.warning("whether events are wanted is told later: %s", why)
 
-    def _listen(self, worker: Worker, *, on: bool) -> None:
+    @staticmethod
+    def _listen(worker: Worker, *, on: bool) -> Unanswered | None:
         try:
             worker.link.tell({"ask": "events", "on": on})
         except Unanswered as error:
-            log.warning("no events: %s", error)
+            return error
+        worker.listens = on
+        return None
+
+    def settle(self) -> None:
+        """Tells what could not be told before. To be called every now and then."""
+        for worker in list(self.workers.values()):
+            if worker.listens != self.events.heard:
+                self._listen(worker, on=self.events.heard)
+        try:
+            while self._unmet:
+                self.supervisor.tell({"unmet": "worker", "index": min(self._unmet)})
+                self._unmet.discard(min(self._unmet))
+        except Unanswered:
+            pass  # the next time
 
     def _meet(self, index: int, pid: int, channel: Channel) -> None:
         before = self.workers.pop(index, None)
@@ -70,11 +94,15 @@ class Desk:
         def ended() -> None:
             if self.workers.get(index) is worker:
                 del self.workers[index]
+                self.watch.ended(index)
 
         link = Link(f"worker {index} (pid {pid})", channel, self._said, ended)
         worker = Worker(index, pid, link)
         self.workers[index] = worker
-        self.publish("worker", {"what": "started", "index": index, "pid": pid})
+        self.watch.met(worker)
+        if self._pids.get(index) != pid:
+            self._pids[index] = pid
+            self.publish("worker", {"what": "started", "index": index, "pid": pid})
         if self.events.heard:
             self._listen(worker, on=True)
 
@@ -89,22 +117,23 @@ class Desk:
     async def ask_all(
         self, name: str, seconds: float = ANSWER_SECONDS, **values: Any
     ) -> Mapping[int, Message | str]:
-        """Each worker's answer by its index, or why there is none."""
-        workers = list(self.workers.values())
+        """Each worker's answer by its index, or why there is none: also of those that do not run,
+        or cannot be asked."""
+        await self.watch.look()
+        workers = self.watch.answering()
+        silent = self.watch.silent()
         answers = await asyncio.gather(
             *(self._ask(worker, name, seconds, values) for worker in workers)
         )
-        return {worker.index: one for worker, one in zip(workers, answers, strict=True)}
+        return {**silent, **{one.index: said for one, said in zip(workers, answers, strict=True)}}
 
     async def _ask(
         self, worker: Worker, name: str, seconds: float, values: Mapping[str, Any]
     ) -> Message | str:
         try:
-            answer = await worker.link.ask(name, seconds, **values)
+            return await worker.link.ask(name, seconds, **values)
         except (Unanswered, Refused) as error:
             return str(error)
         except Exception:
             log.exception("%s could not be asked", worker)
             return f"{worker} could not be asked"
-        worker.seen = time.monotonic()
-        return answer

@@ -8,10 +8,8 @@ import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any
 
-from spliceproxy.admin.channel import Channel, Closed, Message, close_all
-
-MOST_READ = 16
-"""Messages of one link that are read before the event loop goes on."""
+from spliceproxy.admin.channel import Channel, Closed, Message, Troubled, close_all
+from spliceproxy.admin.reader import Reader
 
 
 class Unanswered(Exception):
@@ -40,15 +38,15 @@ class Link:
         self._idents = itertools.count(1)
         self._open: dict[int, asyncio.Queue[Message]] = {}
         self._closed = False
-        self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(channel.fileno(), self._read)
+        self._reader = Reader(asyncio.get_running_loop(), channel, self._heard, self.close)
+        self._reader.start()
 
     def close(self) -> None:
         """Whoever waits for an answer gets none. Idempotent."""
         if self._closed:
             return
         self._closed = True
-        self._loop.remove_reader(self._channel.fileno())
+        self._reader.stop()
         self._channel.close()
         for queue in self._open.values():
             queue.put_nowait({"gone": True})
@@ -64,16 +62,19 @@ class Link:
         except Closed:
             self.close()
             raise Unanswered(f"{self.name} has ended") from None
+        except Troubled as error:
+            raise Unanswered(f"{self.name} cannot be asked: {error}") from None
         raise Unanswered(f"{self.name} does not read what it is asked")
 
-    async def ask(self, name: str, seconds: float, **values: Any) -> Message:
-        """The answer, of one message, within so many seconds. Unanswered; Refused."""
+    async def ask(self, name: str, seconds: float | None, **values: Any) -> Message:
+        """The answer, of one message, within so many seconds; None: whenever it comes. Unanswered;
+        Refused."""
         async for part in self.parts(name, seconds, **values):
             return part
         return {}
 
     async def parts(
-        self, name: str, seconds: float, **values: Any
+        self, name: str, seconds: float | None, **values: Any
     ) -> AsyncGenerator[Message, None]:
         """The parts of an answer, each within so many seconds. Unanswered; Refused."""
         ident = next(self._idents)
@@ -104,37 +105,31 @@ class Link:
                 except Unanswered:
                     pass  # then it sends a few more parts, which nobody looks at
 
-    def _read(self) -> None:
-        for _ in range(MOST_READ):
-            try:
-                found = self._channel.receive()
-            except Closed:
-                self.close()
-                return
-            if found is None:
-                return
-            message, fds = found
-            if "re" not in message:
-                self._told(message, fds)
-                continue
-            close_all(fds)
-            queue = self._open.get(message["re"])
-            if queue is not None:
-                queue.put_nowait(message)
+    def _heard(self, message: Message, fds: list[int]) -> None:
+        if "re" not in message:
+            self._told(message, fds)
+            return
+        close_all(fds)
+        queue = self._open.get(message["re"])
+        if queue is not None:
+            queue.put_nowait(message)
 
 
 class Worker:
-    """A worker that the admin process has met. ``seen`` is when it has answered last, 0.0 if it
-    never has; ``met`` when it was introduced (monotonic seconds)."""
+    """A worker that the admin process has met. ``met`` is when it was introduced (monotonic
+    seconds); ``silent`` why it cannot be asked now, "" while it answers."""
 
-    __slots__ = ("index", "link", "met", "pid", "seen")
+    __slots__ = ("index", "link", "listens", "met", "pid", "ping", "silent")
 
     def __init__(self, index: int, pid: int, link: Link) -> None:
         self.index = index
         self.pid = pid
         self.link = link
         self.met = time.monotonic()
-        self.seen = 0.0
+        self.silent = ""
+        self.ping: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.ping.set_result(None)  # of the watch: it is not done while it has not answered that
+        self.listens = False  # it tells of events
 
     def __str__(self) -> str:
         return f"worker {self.index} (pid {self.pid})"

@@ -7,7 +7,7 @@ as a label, and begins anew with its process. No label has a value that a client
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ from spliceproxy.version import __version__
 
 PREFIX = "spliceproxy_"
 
-_SKIPPED = ("worker_up", "worker_pid", "worker_started", "log_lines_untold")
+_SKIPPED = ("worker_up",)
 """What is told of each worker by itself."""
 
 
@@ -31,8 +31,16 @@ class Process(NamedTuple):
     usage: Usage
 
 
-def families(reading: Reading, processes: Iterable[Process], *, engine: str) -> Iterator[Family]:
-    """All of them, in their order."""
+def families(
+    reading: Reading,
+    processes: Iterable[Process],
+    *,
+    engine: str,
+    ill: Container[int] = (),
+    errors: int = 0,
+) -> Iterator[Family]:
+    """All of them, in their order. ``ill`` are workers that do not answer; ``errors`` is how many
+    of the channels' the admin process has counted."""
     totals = reading.totals()
     yield Family(
         PREFIX + "build", "info", "The version of the proxy.", [({"version": __version__}, 1)]
@@ -40,10 +48,11 @@ def families(reading: Reading, processes: Iterable[Process], *, engine: str) -> 
     # No worker has said it yet where it is "".
     known: list[tuple[Labels, Value]] = [({"engine": engine}, 1)] if engine else []
     yield Family(PREFIX + "engine", "info", "What moves the bytes.", known)
+    totals["channel_errors"][()] += errors
     for name, family in columns.FAMILIES.items():
-        if name not in _SKIPPED:
+        if name in totals and name not in _SKIPPED:
             yield _family(family, totals[name])
-    yield from _workers(reading)
+    yield from _workers(reading, ill)
     yield from _processes(list(processes))
 
 
@@ -68,7 +77,7 @@ def histogram(values: Values) -> Histogram:
     return Histogram([bound / 1e6 for bound in columns.BOUNDS], counts, total / 1e6)
 
 
-def _workers(reading: Reading) -> Iterator[Family]:
+def _workers(reading: Reading, ill: Container[int]) -> Iterator[Family]:
     """What is worth to be known of each worker: whether one is sick, and how even their load is."""
 
     def of(name: str) -> list[tuple[Labels, Value]]:
@@ -77,7 +86,13 @@ def _workers(reading: Reading) -> Iterator[Family]:
             for index in range(reading.workers)
         ]
 
-    yield Family(PREFIX + "worker_up", "gauge", "Whether the worker serves.", of("worker_up"))
+    up = [int(is_up(reading, index, ill)) for index in range(reading.workers)]
+    yield Family(
+        PREFIX + "worker_up",
+        "gauge",
+        "Whether the worker serves, and answers.",
+        [({"worker": str(index)}, number) for index, number in enumerate(up)],
+    )
     yield Family(
         PREFIX + "worker_tunnels", "gauge", "Tunnels of the worker that are open.", of("tunnels")
     )
@@ -93,6 +108,11 @@ def _workers(reading: Reading) -> Iterator[Family]:
         "Requests of the worker that are over, since it was started.",
         of("requests"),
     )
+
+
+def is_up(reading: Reading, index: int, ill: Container[int]) -> bool:
+    """Whether a worker serves clients, as far as it says, and does not keep silent."""
+    return of_worker(reading, index, "worker_up") > 0 and index not in ill
 
 
 def of_worker(reading: Reading, index: int, name: str) -> int:

@@ -285,7 +285,7 @@ class Top(App[None]):
         except OSError as error:
             self._fault = str(error)
         else:
-            self._fault = "; ".join(found.get("silent", ()))
+            self._fault = "; ".join(found.get("why", ()))
             self._heading = heading(stats)
             self._flows = found["tunnels"]
         self._show()

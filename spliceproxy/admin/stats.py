@@ -5,12 +5,13 @@ schema, which only grows within a version.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
-from spliceproxy.admin.metrics import labels_of, of_worker, quantile
+from spliceproxy.admin.metrics import is_up, labels_of, of_worker, quantile
 from spliceproxy.admin.sampling import LATENCY, RATE, Sample, Samples, totals_of
 from spliceproxy.admin.tallies import Tallies
+from spliceproxy.admin.watch import Silent, told_silent
 from spliceproxy.observe.board import Reading
 from spliceproxy.observe.top import KINDS, MEASURES, SPANS
 from spliceproxy.version import __version__
@@ -25,12 +26,15 @@ def stats(
     now: Sample,
     tallies: Tallies,
     *,
+    ill: Container[int],
+    silent: Silent,
     started: float,
     draining: bool,
     engine: str,
     since: float,
 ) -> dict[str, Any]:
-    """The whole value. ``started`` is Unix time; the history begins behind ``since``."""
+    """The whole value. ``silent`` are workers that have not answered; ``ill`` are those of them
+    that are not just starting; ``started`` is Unix time; the history begins behind ``since``."""
     found = reading.totals()
     recent = samples.before(now.moment - RATE) or now
     earlier = samples.before(now.moment - LATENCY) or now
@@ -81,8 +85,18 @@ def stats(
             "fallbacks": sum(found["splice_fallbacks"].values()),
         },
         "lines_lost": sum(found["log_lines_lost"].values()),
+        "log": {
+            "made": sum(found["log_lines"].values()),
+            "written": sum(found["log_lines_written"].values()),
+            "lost": [
+                {"log": log, "cause": cause, "total": number}
+                for (log, cause), number in found["log_lines_lost"].items()
+                if number
+            ],
+        },
         "worker_deaths": sum(found["worker_deaths"].values()),
-        "workers": [_worker(reading, at, recent, now) for at in range(reading.workers)],
+        "workers": [_worker(reading, at, recent, now, ill) for at in range(reading.workers)],
+        **told_silent(silent),
         "top": {span: _top(tallies, span) for span in SPANS},
         "denials": tallies.denials[-100:],
         "failures": tallies.failures[:100],
@@ -112,7 +126,9 @@ def _by_size(name: str, numbers: Mapping[str, int]) -> list[dict[str, Any]]:
     return [{name: label, "total": number} for label, number in ordered]
 
 
-def _worker(reading: Reading, at: int, before: Sample, now: Sample) -> dict[str, Any]:
+def _worker(
+    reading: Reading, at: int, before: Sample, now: Sample, ill: Container[int]
+) -> dict[str, Any]:
     pid = of_worker(reading, at, "worker_pid")
     seconds = max(now.moment - before.moment, 1e-3)
     usage, earlier = now.usage.get(pid), before.usage.get(pid)
@@ -121,7 +137,7 @@ def _worker(reading: Reading, at: int, before: Sample, now: Sample) -> dict[str,
     return {
         "index": at,
         "pid": pid or None,
-        "up": of_worker(reading, at, "worker_up") > 0 and usage is not None,
+        "up": is_up(reading, at, ill) and usage is not None,
         "uptime": round(max(0.0, time.time() - started), 3) if pid else None,
         "tunnels": of_worker(reading, at, "tunnels"),
         "connections": of_worker(reading, at, "connections"),

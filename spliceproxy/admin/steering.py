@@ -7,9 +7,13 @@ from __future__ import annotations
 
 from spliceproxy.admin import level
 from spliceproxy.admin.channel import Message
-from spliceproxy.admin.desk import ANSWER_SECONDS, Desk
+from spliceproxy.admin.desk import Desk
 from spliceproxy.admin.http import Refusal, Request, Response, Table
 from spliceproxy.admin.links import Refused, Unanswered
+from spliceproxy.admin.watch import told_silent
+
+SUPERVISOR_SECONDS = 5.0
+"""That the supervisor has to answer: it may be starting workers."""
 
 
 class Steering:
@@ -42,13 +46,13 @@ class Steering:
         await self._tell("log-level", level=wanted)
         # The supervisor has told them, too. Asked here they say that they have heard of it.
         answers = await self._desk.ask_all("log-level", level=wanted)
-        silent = [answer for answer in answers.values() if isinstance(answer, str)]
+        silent = {at: answer for at, answer in answers.items() if isinstance(answer, str)}
         self._desk.publish("log-level", {"level": wanted, "before": before})
-        return Response.json({"level": wanted, "before": before, "silent": silent})
+        return Response.json({"level": wanted, "before": before, **told_silent(silent)})
 
     async def _tell(self, name: str, **values: str) -> Message:
         try:
-            return await self._desk.supervisor.ask(name, ANSWER_SECONDS, **values)
+            return await self._desk.supervisor.ask(name, SUPERVISOR_SECONDS, **values)
         except Unanswered as error:
             raise Refusal(503, str(error)) from None
         except Refused as error:

@@ -10,6 +10,7 @@ from typing import Any
 from spliceproxy.admin.channel import Message
 from spliceproxy.admin.desk import ANSWER_SECONDS, Desk
 from spliceproxy.admin.links import Refused, Unanswered, Worker
+from spliceproxy.admin.watch import Silent
 from spliceproxy.observe.top import KINDS, MEASURES, SPANS, Ranking, Row, merged
 
 
@@ -24,19 +25,30 @@ class Tallies:
     failures: list[Mapping[str, Any]] = field(default_factory=list)
     missed: int = 0
     engine: str = ""  # of the first that has answered
+    silent: Silent = field(default_factory=dict)  # who has not answered
 
 
 async def ask(desk: Desk, most: int) -> Tallies:
-    """Asks every worker. Who does not answer is left out."""
-    answers = await asyncio.gather(*(_ask(worker) for worker in list(desk.workers.values())))
-    return together([one for one in answers if one is not None], most)
+    """Asks every worker. Who does not answer is named."""
+    await desk.watch.look()
+    silent = dict(desk.watch.silent())
+    workers = desk.watch.answering()
+    answers = await asyncio.gather(*map(_ask, workers))
+    silent.update(
+        (worker.index, one)
+        for worker, one in zip(workers, answers, strict=True)
+        if isinstance(one, str)
+    )
+    found = together([one for one in answers if not isinstance(one, str)], most)
+    found.silent = silent
+    return found
 
 
-async def _ask(worker: Worker) -> list[Message] | None:
+async def _ask(worker: Worker) -> list[Message] | str:
     try:
         return [part async for part in worker.link.parts("tally", ANSWER_SECONDS)]
-    except (Unanswered, Refused):
-        return None
+    except (Unanswered, Refused) as error:
+        return str(error)
 
 
 def together(answers: Sequence[Sequence[Message]], most: int) -> Tallies:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any
 
 from spliceproxy.admin.desk import ANSWER_SECONDS, Desk
 from spliceproxy.admin.filters import Filter
 from spliceproxy.admin.http import Refusal, Request, Response, Table
 from spliceproxy.admin.links import Refused, Unanswered
+from spliceproxy.admin.watch import told_silent
 from spliceproxy.messages import log
 
 SEEN_MOST = 50_000
@@ -48,9 +49,10 @@ class Tunnels:
 
     async def one(self, request: Request) -> Response:
         """The one with this id."""
-        async for flow in self._flows({"id": [request.last]}, []):
-            return Response.json(flow)
-        raise Refusal(404, "there is no tunnel or request with this id")
+        silent: dict[int, str] = {}
+        async for flows in self._flows({"id": [request.last]}, silent):
+            return Response.json(flows[0])
+        raise _absent(silent.values())
 
     async def end(self, request: Request) -> Response:
         """Ends all that match the filters, of which there must be one."""
@@ -63,48 +65,54 @@ class Tunnels:
         """Ends the one with this id."""
         ended = await self._kill({"id": [request.last]})
         if not ended["killed"]:
-            raise Refusal(404, "there is no tunnel or request with this id")
+            raise _absent(ended["why"])
         return Response.json(ended)
 
     async def _stream(self, filters: Mapping[str, list[str]]) -> AsyncIterator[bytes]:
-        silent: list[str] = []
+        silent: dict[int, str] = {}
         yield b'{"tunnels": ['
-        between = b"\n"
-        async for flow in self._flows(filters, silent):
-            yield between + json.dumps(flow).encode("ascii")
-            between = b",\n"
-        yield b'\n], "silent": ' + json.dumps(silent).encode("ascii") + b"}\n"
+        between = "\n"
+        async for flows in self._flows(filters, silent):
+            yield (between + ",\n".join(map(json.dumps, flows))).encode("ascii")
+            between = ",\n"
+        end = json.dumps(told_silent(silent))
+        yield f"\n], {end[1:]}\n".encode("ascii")
 
     async def _flows(
-        self, filters: Mapping[str, list[str]], silent: list[str]
-    ) -> AsyncIterator[dict[str, Any]]:
-        """Those of all workers; whoever does not answer goes into ``silent``."""
+        self, filters: Mapping[str, list[str]], silent: dict[int, str]
+    ) -> AsyncIterator[list[dict[str, Any]]]:
+        """Those of all workers, some at a time; whoever does not answer goes into ``silent``."""
         self._turn()
-        for worker in sorted(self._desk.workers.values(), key=lambda one: one.index):
+        watch = self._desk.watch
+        await watch.look()
+        silent.update(watch.silent())
+        for worker in watch.answering():
             parts = worker.link.parts("tunnels", ANSWER_SECONDS, filters=filters)
             try:
                 async for part in parts:
-                    for flow in part.get("flows", ()):
-                        yield self._rated(flow)
+                    if part.get("flows"):
+                        yield list(map(self._rated, part["flows"]))
             except (Unanswered, Refused) as error:
-                silent.append(str(error))
+                silent[worker.index] = str(error)
             finally:
                 await parts.aclose()
 
     async def _kill(self, filters: Mapping[str, list[str]]) -> dict[str, Any]:
         killed: list[str] = []
-        silent: list[str] = []
-        for worker in list(self._desk.workers.values()):
+        watch = self._desk.watch
+        await watch.look()
+        silent = dict(watch.silent())
+        for worker in watch.answering():
             try:
                 async for part in worker.link.parts("kill", ANSWER_SECONDS, filters=filters):
                     killed += part.get("killed", ())
             except (Unanswered, Refused) as error:
-                silent.append(str(error))
+                silent[worker.index] = str(error)
         if killed:
             self._desk.publish("killed", {"filters": filters, "killed": len(killed)})
         if silent:
-            log.warning("not all could be ended: %s", "; ".join(silent))
-        return {"killed": len(killed), "ids": killed[:NAMED], "silent": silent}
+            log.warning("not all could be ended: %s", "; ".join(silent.values()))
+        return {"killed": len(killed), "ids": killed[:NAMED], **told_silent(silent)}
 
     # ---- rates -------------------------------------------------------------------------
 
@@ -132,6 +140,13 @@ class Tunnels:
             flow["in_rate"] = flow["out_rate"] = 0
         self._seen[flow["id"]] = now, received, sent
         return flow
+
+
+def _absent(silent: Iterable[str]) -> Refusal:
+    """There is none with an id; where a worker is silent, nobody knows."""
+    if why := "; ".join(silent):
+        return Refusal(503, f"no worker that answers has a tunnel or request with this id; {why}")
+    return Refusal(404, "there is no tunnel or request with this id")
 
 
 def _filters(query: Mapping[str, list[str]]) -> dict[str, list[str]]:

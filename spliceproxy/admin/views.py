@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Mapping
 
-from spliceproxy.admin import stats, tallies
+from spliceproxy.admin import channel, stats, tallies
 from spliceproxy.admin.desk import Desk
 from spliceproxy.admin.exposition import OPENMETRICS, TEXT, render, wants_openmetrics
 from spliceproxy.admin.http import Refusal, Request, Response, Table
@@ -49,7 +49,13 @@ class Views:
         accept = b",".join(request.head.values(b"accept")).decode("latin-1")
         openmetrics = wants_openmetrics(accept)
         text = render(
-            families(self._read(), self._processes(), engine=self._tallies.engine),
+            families(
+                self._read(),
+                self._processes(),
+                engine=self._tallies.engine,
+                ill=self._desk.watch.ill(),
+                errors=channel.errors,
+            ),
             openmetrics=openmetrics,
         )
         return Response(200, text, OPENMETRICS if openmetrics else TEXT, {"Vary": "Accept"})
@@ -67,6 +73,8 @@ class Views:
             self._samples,
             sample(reading, self._usage(reading)),
             self._tallies,
+            ill=self._desk.watch.ill(),
+            silent={**self._tallies.silent, **self._desk.watch.silent()},
             started=self._started(),
             draining=self._desk.draining,
             engine=self._tallies.engine,

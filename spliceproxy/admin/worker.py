@@ -8,6 +8,7 @@ has taken those before, so no question of a person's holds up a client.
     {"more": 7}                     one more part of the answer may be sent
     {"cancel": 7}                   nobody wants the rest
     {"meet": "admin"} and a descriptor: the end of a channel to somebody else who will ask
+    {"unmet": "admin"}              it came without one: this process may open no more just now
     {"re": 7, ...}                  a part of an answer; the last one has "end": true
     {"events": [{...}], "lost": 3}  what has happened; so many more were not told
 """
@@ -19,29 +20,32 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from spliceproxy.admin.channel import Channel, Closed, Message, close_all
+from spliceproxy.admin.channel import Channel, Closed, Message, Troubled, close_all
+from spliceproxy.admin.parts import PART
+from spliceproxy.admin.reader import Reader
 from spliceproxy.messages import log
 
 Answer = Callable[[Message], Mapping[str, Any] | Iterator[Mapping[str, Any]]]
 """Answers a question. ValueError: it makes no sense, and why."""
 
 MOST_OPEN = 64
-"""Questions of one peer that are answered at the same time."""
+"""Answers of several parts that one peer may have open."""
 
 PARTS = 4
 """Parts of an answer that may be on their way."""
 
-MOST_READ = 16
-"""Messages of one peer that are read before the event loop goes on."""
-
 MOST_EVENTS = 256
 """Events that wait until a peer reads. More are counted only."""
 
-EVENTS = 8
-"""Events of one message. With the longest texts that they have (EVENT_TEXT), they fit into it."""
+EVENTS = 64
+"""Events of one message, if they are short."""
 
 EVENT_TEXT = 512
-"""Characters of a text in an event."""
+"""Characters of a text in an event. One with ten of the longest fits into a message, whatever they
+are: in JSON the longest character has 12 bytes."""
+
+AGAIN = 0.1
+"""Seconds until a message is sent again that the kernel could not take."""
 
 
 class Replies:
@@ -85,12 +89,13 @@ class Replies:
             raise ValueError(f"there is no question {question.get('ask')!r}")
         return found(question)
 
-    def meet(self, fds: list[int]) -> None:
-        """Somebody new will ask."""
+    def meet(self, fds: list[int]) -> bool:
+        """Somebody new will ask. False: who it is did not come along."""
         if len(fds) != 1:
             close_all(fds)
-            return
+            return False
         self._add(Channel.of(fds[0]))
+        return True
 
     def gone(self, peer: _Peer) -> None:
         """A peer has ended."""
@@ -120,6 +125,7 @@ class _Peer:
         self._replies = replies
         self._channel = channel
         self._loop = replies.loop
+        self._reader = Reader(self._loop, channel, self._heard, self.close)
         self._open: dict[int, _Open] = {}
         self._ready: deque[int] = deque()  # of these, whose next part may be made
         self._unsent: deque[Mapping[str, Any]] = deque()
@@ -131,16 +137,15 @@ class _Peer:
         self.listens = False
 
     def start(self) -> None:
-        self._loop.add_reader(self._channel.fileno(), self._read)
+        self._reader.start()
 
     def close(self) -> None:
         """Idempotent."""
         if self._closed:
             return
         self._closed = True
-        self._loop.remove_reader(self._channel.fileno())
-        if self._blocked:
-            self._loop.remove_writer(self._channel.fileno())
+        self._reader.stop()
+        self._loop.remove_writer(self._channel.fileno())
         self._channel.close()
         self._open.clear()
         self._replies.gone(self)
@@ -154,23 +159,13 @@ class _Peer:
 
     # Reading
 
-    def _read(self) -> None:
-        for _ in range(MOST_READ):
-            try:
-                found = self._channel.receive()
-            except Closed:
-                self.close()
-                return
-            if found is None:
-                return
-            message, fds = found
-            if "meet" in message:
-                self._replies.meet(fds)
-                continue
+    def _heard(self, message: Message, fds: list[int]) -> None:
+        if "meet" not in message:
             close_all(fds)
             self._take(message)
-            if self._closed:
-                return
+        elif not self._replies.meet(fds):
+            self._unsent.append({"unmet": message["meet"]})
+            self._go_on()
 
     def _take(self, message: Message) -> None:
         if "more" in message:
@@ -190,9 +185,9 @@ class _Peer:
         if question.get("ask") == "events":
             self.listens = bool(question.get("on"))
         try:
-            if len(self._open) >= MOST_OPEN:
-                raise ValueError("too many questions at the same time")
             answer = self._replies.answer(question)
+            if len(self._open) >= MOST_OPEN and not isinstance(answer, Mapping):
+                raise ValueError("too many questions at the same time")
         except ValueError as error:
             self._say(ident, {"error": str(error), "end": True})
         except Exception:
@@ -214,13 +209,14 @@ class _Peer:
             self._go_on()
 
     def _end(self, part: Mapping[str, Any]) -> None:
-        """In the place of this part the answer ends, by an error; what is none is left out."""
+        """In the place of this part the answer ends, by an error; events in it are lost."""
         ident = part.get("re")
         if isinstance(ident, int):
             self._open.pop(ident, None)
             self._unsent[0] = {"re": ident, "error": "a part of it is too long", "end": True}
         else:
             self._unsent.popleft()
+            self._lost += len(part.get("events", ())) + part.get("lost", 0)
         self._go_on()
 
     def _go_on(self) -> None:
@@ -244,27 +240,29 @@ class _Peer:
             except Closed:
                 self.close()
                 return
+            except Troubled:
+                self._blocked = True
+                self._loop.call_later(AGAIN, self._unblock)
+                return
             except ValueError:
                 log.exception("an answer to an operator was too long, and ends there")
                 self._end(self._unsent[0])
                 return
             self._unsent.popleft()
-        if self._unsent or self._events or self._ready:
+        if self._unsent or self._events or self._lost or self._ready:
             self._go_on()
 
     def _unblock(self) -> None:
         self._blocked = False
-        self._loop.remove_writer(self._channel.fileno())
-        self._go_on()
+        if not self._closed:
+            self._loop.remove_writer(self._channel.fileno())
+            self._go_on()
 
     def _make(self) -> None:
         """The next thing to say, if there is any: an event, or a part of an answer."""
-        if self._events:
+        if self._events or self._lost:
             lost, self._lost = self._lost, 0
-            count = min(len(self._events), EVENTS)
-            self._unsent.append(
-                {"events": [self._events.popleft() for _ in range(count)], "lost": lost}
-            )
+            self._unsent.append({"events": self._some_events(), "lost": lost})
             return
         if not self._ready:
             return
@@ -285,6 +283,19 @@ class _Peer:
             elif running.parts:
                 self._ready.append(running.ident)
         self._unsent.append({"re": running.ident, **part})
+
+    def _some_events(self) -> list[Mapping[str, Any]]:
+        """Those that come next, as many as a message is to have."""
+        import json  # late: most proxies have nobody who asks
+
+        some: list[Mapping[str, Any]] = []
+        size = 0
+        while self._events and len(some) < EVENTS:
+            size += len(json.dumps(self._events[0]))  # ASCII: characters are bytes
+            if some and size > PART:
+                break
+            some.append(self._events.popleft())
+        return some
 
 
 class _Open:

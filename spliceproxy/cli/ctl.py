@@ -127,9 +127,9 @@ def _kill(client: Client, arguments: Sequence[str], as_json: bool) -> int:
 
 def _denials(client: Client, arguments: Sequence[str], as_json: bool) -> int:
     _none(arguments)
-    denials = client.get("/stats.json")["denials"]
+    stats = client.get("/stats.json")
     _listed(
-        denials,
+        stats["denials"],
         ("TIME", "RULE", "CLIENT", "USER", "REQUEST", "REASON"),
         lambda one: (
             _moment(one["time"]),
@@ -141,7 +141,7 @@ def _denials(client: Client, arguments: Sequence[str], as_json: bool) -> int:
         ),
         as_json,
     )
-    return 0
+    return _unless_silent(stats)
 
 
 def _config(client: Client, arguments: Sequence[str], as_json: bool) -> int:
@@ -161,9 +161,9 @@ def _top(kind: str) -> Callable[[Client, Sequence[str], bool], int]:
 
     def run(client: Client, arguments: Sequence[str], as_json: bool) -> int:
         _none(arguments)
-        rows = client.get("/stats.json")["top"]["all"][kind]["bytes"]["rows"]
+        stats = client.get("/stats.json")
         _listed(
-            rows,
+            stats["top"]["all"][kind]["bytes"]["rows"],
             (kind[:-1].upper(), "BYTES", "FROM CLIENT", "TO CLIENT", "REQUESTS"),
             lambda one: (
                 one["key"] or "-",
@@ -174,16 +174,16 @@ def _top(kind: str) -> Callable[[Client, Sequence[str], bool], int]:
             ),
             as_json,
         )
-        return 0
+        return _unless_silent(stats)
 
     return run
 
 
 def _failures(client: Client, arguments: Sequence[str], as_json: bool) -> int:
     _none(arguments)
-    failures = client.get("/stats.json")["failures"]
+    stats = client.get("/stats.json")
     _listed(
-        failures,
+        stats["failures"],
         ("LAST", "COUNT", "KIND", "WHERE", "ADDRESS", "LAST CLIENT"),
         lambda one: (
             _moment(one["last"]),
@@ -195,15 +195,15 @@ def _failures(client: Client, arguments: Sequence[str], as_json: bool) -> int:
         ),
         as_json,
     )
-    return 0
+    return _unless_silent(stats)
 
 
 def _workers(client: Client, arguments: Sequence[str], as_json: bool) -> int:
-    """Status 1 where one is down."""
+    """Status 1 where one is down. What they could not write is told, too."""
     _none(arguments)
-    workers = client.get("/stats.json")["workers"]
+    stats = client.get("/stats.json")
     _listed(
-        workers,
+        stats["workers"],
         ("WORKER", "STATE", "PID", "AGE", "CPU", "MEMORY", "FDS", "TUNNELS", "CLIENTS"),
         lambda one: (
             one["index"],
@@ -218,7 +218,10 @@ def _workers(client: Client, arguments: Sequence[str], as_json: bool) -> int:
         ),
         as_json,
     )
-    return 0 if all(one["up"] for one in workers) else 1
+    for one in stats["log"]["lost"]:
+        log = {"access": "lines of the access log"}.get(one["log"], one["log"])
+        _warn(f"{one['total']} {log} were not written ({one['cause']})")
+    return max(_unless_silent(stats), int(not all(one["up"] for one in stats["workers"])))
 
 
 def _log_level(client: Client, arguments: Sequence[str], as_json: bool) -> int:
@@ -289,10 +292,13 @@ def _listed(rows: Sequence[Any], head: Row, cells: Callable[[Any], Row], as_json
 
 
 def _unless_silent(said: Mapping[str, Any]) -> int:
-    silent = said.get("silent", ())
-    for line in silent:
-        print(f"spliceproxy ctl: {escaped(line)}", file=sys.stderr)
-    return 1 if silent else 0
+    for line in said["why"]:
+        _warn(line)
+    return 1 if said["silent"] else 0
+
+
+def _warn(text: str) -> None:
+    print(f"spliceproxy ctl: {escaped(text)}", file=sys.stderr)
 
 
 def _table(head: Row, rows: Sequence[Row]) -> None:

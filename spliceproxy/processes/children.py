@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import NoReturn
 
-from spliceproxy.admin.channel import Channel
+from spliceproxy.admin.channel import Channel, count_in
 from spliceproxy.config import Config
 from spliceproxy.messages import log
 from spliceproxy.observe import losses
@@ -128,6 +128,7 @@ class Children:
             signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
             row = self._row(slot)
             logs.in_worker(row)
+            count_in(row)
             self.control.close()
             if not self._state.stopping:
                 os.close(self._held)

@@ -2,40 +2,55 @@
 
 It has a channel to each worker and to the admin process (:mod:`spliceproxy.admin.channel`), and
 makes another between the two whenever one of them is new: each gets an end, with who is at the
-other. What people ask goes there, and the supervisor has no part in it.
+other. What people ask goes there, and the supervisor has no part in it. Who may open no more
+descriptors gets none, and says so: both are introduced again, after a pause that grows.
 
 The supervisor waits for signals alone, so its ends raise SIGIO when a message comes (O_ASYNC,
-fcntl(2)). It never waits for a peer: what a channel has no room for is tried again later.
+fcntl(2)). It never waits for a peer: what a channel has no room for is kept, up to a limit, and
+sent later.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import time
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from spliceproxy.admin.channel import Channel, Closed, Message, close_all, pair
+from spliceproxy.admin.channel import Channel, Closed, Message, Troubled, close_all, pair
 from spliceproxy.messages import log
 from spliceproxy.processes.slot import Slot
 
 AGAIN = 0.5
 """Seconds until what a channel had no room for is sent again."""
 
+PAUSE_FIRST = 0.25
+PAUSE_LAST = 10.0
+"""Seconds until two are introduced again where that was in vain. They double between these."""
+
 MOST = 64
 """Messages of one peer that are looked at before other things have their turn."""
+
+KEPT = 64
+"""Messages that wait for one peer. Beyond them the oldest is lost: the later one knows better."""
 
 
 class Control:
     """Between ``workers`` and ``admin``, which is None where there is no admin process."""
 
-    __slots__ = ("_admin", "_unmet", "_workers", "more")
+    __slots__ = ("_admin", "_kept", "_look", "_more", "_pauses", "_unmet", "_workers")
 
     def __init__(self, workers: Sequence[Slot], admin: Slot | None) -> None:
         self._workers = workers
         self._admin = admin
-        self._unmet: set[int] = set()  # indices of workers that have to be introduced yet
-        self.more = False  # there are messages that nobody has looked at
+        # By the index of a worker that has to be introduced yet: when, monotonic seconds.
+        self._unmet: dict[int, float] = {}
+        self._pauses: dict[int, float] = {}  # the last pause of each
+        self._kept: dict[int, deque[Mapping[str, Any]]] = {}  # what waits for a peer, by its index
+        self._more = False  # there are messages that nobody has looked at
+        self._look = 0.0  # when they are looked at that could not be read, 0.0 for none
 
     @staticmethod
     def open() -> tuple[Channel, Channel]:
@@ -61,28 +76,53 @@ class Control:
         if self._admin is not None:
             yield self._admin
 
+    # What is to be done later
+
+    @property
+    def due(self) -> float | None:
+        """When :meth:`go_on` has something to do, monotonic seconds; None: it has not."""
+        moments = list(self._unmet.values())
+        if self._kept:
+            moments.append(time.monotonic() + AGAIN)
+        if self._look:
+            moments.append(self._look)
+        return min(moments, default=None)
+
+    @property
+    def more(self) -> bool:
+        """Whether :meth:`hear` has to be called, also without a signal."""
+        return self._more or (self._look > 0.0 and time.monotonic() >= self._look)
+
+    def go_on(self) -> None:
+        """Introduces those who do not know each other, and sends what waits, as far as there is
+        room."""
+        for slot in self._slots():
+            self._send_kept(slot)
+        now = time.monotonic()
+        for slot in self._workers:
+            if self._unmet.get(slot.index, now + 1) > now:
+                continue
+            if self._introduce(slot):
+                del self._unmet[slot.index]
+            else:
+                self._postpone(slot.index)
+
     # Introductions
 
     def is_new(self, slot: Slot) -> None:
         """A process has begun there: it has to meet the others."""
+        self._kept.pop(slot.index, None)  # that was for the one before
         if self._admin is None:
             return
-        if slot is self._admin:
-            self._unmet.update(one.index for one in self._workers)
-        else:
-            self._unmet.add(slot.index)
-        self.introduce()
+        for one in self._workers if slot is self._admin else (slot,):
+            self._unmet[one.index] = 0.0
+            self._pauses.pop(one.index, None)
+        self.go_on()
 
-    @property
-    def waits(self) -> bool:
-        """Whether :meth:`introduce` has to be called again."""
-        return bool(self._unmet)
-
-    def introduce(self) -> None:
-        """Introduces those who do not know each other, as far as there is room."""
-        for slot in self._workers:
-            if slot.index in self._unmet and self._introduce(slot):
-                self._unmet.discard(slot.index)
+    def _postpone(self, index: int) -> None:
+        pause = min(max(2 * self._pauses.get(index, 0.0), PAUSE_FIRST), PAUSE_LAST)
+        self._pauses[index] = pause
+        self._unmet[index] = time.monotonic() + pause
 
     def _introduce(self, worker: Slot) -> bool:
         """Whether nothing is left to do for that worker. Where one of both is dead, the next one
@@ -100,19 +140,22 @@ class Control:
             return self._send(worker, {"meet": "admin"}, one) and self._send(admin, told, other)
 
     @staticmethod
-    def _send(slot: Slot, message: Mapping[str, Any], end: Channel) -> bool:
+    def _send(slot: Slot, message: Mapping[str, Any], *ends: Channel) -> bool:
+        """Whether nothing is left to do."""
         if slot.channel is None:
-            return False
+            return True
         try:
-            return slot.channel.send(message, [end.fileno()])
+            return slot.channel.send(message, [end.fileno() for end in ends])
         except Closed:
             return True  # it has ended, and its death will be seen
+        except Troubled:
+            return False
 
     # Messages
 
     def tell_admin(self, message: Mapping[str, Any]) -> None:
-        """A message to the admin process, if there is one that takes it."""
-        if self._admin is not None and self._admin.channel is not None:
+        """A message to the admin process, if there is one."""
+        if self._admin is not None:
             self.tell(self._admin, message)
 
     def tell_workers(self, message: Mapping[str, Any]) -> None:
@@ -120,36 +163,62 @@ class Control:
         for slot in self._workers:
             self.tell(slot, message)
 
-    @staticmethod
-    def tell(slot: Slot, message: Mapping[str, Any]) -> None:
-        """A message to one process. It is lost where that has ended, or reads nothing."""
-        if slot.channel is None:
+    def tell(self, slot: Slot, message: Mapping[str, Any]) -> None:
+        """A message to one process, behind those that wait for it."""
+        kept = self._kept.get(slot.index)
+        if kept is None and self._send(slot, message):
             return
-        try:
-            if not slot.channel.send(message):
-                log.warning("process %d does not read what it is told", slot.pid)
-        except Closed:
-            pass
+        if kept is None:
+            log.warning("process %d does not read what it is told; it waits", slot.pid)
+            kept = self._kept[slot.index] = deque(maxlen=KEPT)
+        kept.append(message)
+
+    def _send_kept(self, slot: Slot) -> None:
+        kept = self._kept.get(slot.index)
+        while kept and self._send(slot, kept[0]):
+            kept.popleft()
+        if kept is not None and not kept:
+            del self._kept[slot.index]
 
     def hear(self) -> Iterator[tuple[Slot, Message]]:
         """What has been said to the supervisor. ``more``: there may be more than that."""
-        self.more = False
+        self._more = False
+        self._look = 0.0
         for slot in self._slots():
             for _ in range(MOST):
                 message = self._next(slot)
                 if message is None:
                     break
-                yield slot, message
+                if "unmet" in message:
+                    self._is_unmet(slot, message)
+                else:
+                    yield slot, message
             else:
-                self.more = True
+                self._more = True
 
-    @staticmethod
-    def _next(slot: Slot) -> Message | None:
+    def _is_unmet(self, slot: Slot, message: Message) -> None:
+        """The other's end has not come along, so they are introduced again."""
+        index = message.get("index") if slot is self._admin else slot.index
+        found = next((one for one in self._workers if one.index == index), None)
+        if found is None:
+            return
+        if index not in self._pauses:
+            log.error(
+                "%s may open no more descriptors, so nobody can ask worker %d for now",
+                slot.name,
+                found.index,
+            )
+        self._postpone(found.index)
+
+    def _next(self, slot: Slot) -> Message | None:
         if slot.channel is None:
             return None
         try:
             found = slot.channel.receive()
         except Closed:
+            return None
+        except Troubled:
+            self._look = time.monotonic() + AGAIN
             return None
         if found is None:
             return None

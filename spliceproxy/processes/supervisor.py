@@ -23,12 +23,12 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
+from spliceproxy.admin.channel import count_in
 from spliceproxy.config import Config
 from spliceproxy.messages import log, plain
 from spliceproxy.observe.board import Board
 from spliceproxy.processes import logs, starting
 from spliceproxy.processes.children import Children, RunWorker
-from spliceproxy.processes.control import AGAIN as TELL_AGAIN
 from spliceproxy.processes.listeners import ListenError, Listeners
 from spliceproxy.processes.orders import Orders
 from spliceproxy.processes.signals import LATER, STOPS, UNUSED, tell_unused
@@ -137,6 +137,7 @@ class Supervisor:
     ) -> None:
         state = self._state = State(config, listening, asked, board)
         board.base[columns.GENERATION] = 1
+        count_in(board.base)
         children = self._children = Children(state, run_worker, mask, self._unusable)
         self._control = children.control
         self._stopping = Stopping(state, children)
@@ -162,7 +163,7 @@ class Supervisor:
                 log.info("stopped")
                 return self._state.status
             self._children.start_due()
-            self._control.introduce()
+            self._control.go_on()
             self._on_signal(self._wait())
 
     def _on_signal(self, number: int) -> None:
@@ -185,8 +186,8 @@ class Supervisor:
         if logs.waits():
             logs.flush()
             moments.append(time.monotonic() + logs.RETRY_SECONDS)
-        if self._control.waits:
-            moments.append(time.monotonic() + TELL_AGAIN)
+        if (due := self._control.due) is not None:
+            moments.append(due)
         if self._control.more:
             moments.append(0.0)
         signals = {*self._signals, signal.SIGCHLD, signal.SIGIO}

@@ -13,9 +13,18 @@ from typing import Any
 import pytest
 from harness import wait_for
 
-from spliceproxy.admin.channel import MAX_MESSAGE, Channel, Closed, pair
+from spliceproxy.admin import channel
+from spliceproxy.admin.channel import MAX_MESSAGE, Channel, Closed, Troubled, pair
+from spliceproxy.admin.desk import Desk
+from spliceproxy.admin.happenings import event
 from spliceproxy.admin.links import Link, Refused, Unanswered
-from spliceproxy.admin.worker import MOST_EVENTS, PARTS, Replies
+from spliceproxy.admin.worker import MOST_EVENTS, MOST_OPEN, PARTS, Replies
+from spliceproxy.config import Config
+from spliceproxy.observe.board import Board
+from spliceproxy.observe.record import Record
+from spliceproxy.processes.control import KEPT, Control
+from spliceproxy.processes.slot import Slot
+from spliceproxy.relay import columns
 
 
 def test_messages_come_whole_and_in_order() -> None:
@@ -61,6 +70,26 @@ def test_a_full_channel_refuses() -> None:
         assert sent > 10
         assert other.receive() is not None
         assert one.send({})
+
+
+def test_what_the_kernel_cannot_pass_on_ends_no_channel(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    row = columns.private()
+    monkeypatch.setattr(channel, "_told", set())
+    channel.count_in(row)
+    one, other = pair()
+    with one, other:
+        for _ in range(3):
+            with pytest.raises(Troubled, match="Bad file descriptor"):
+                one.send({"here": 1}, [1 << 20])
+        assert row[columns.CHANNEL_ERRORS] == channel.errors == 3
+        assert [one.message for one in caplog.records] == [
+            "a control channel: Bad file descriptor; it is tried again, and counted from now on"
+        ]
+        assert one.send({"a": 1})
+        assert other.receive() == ({"a": 1}, [])
+    channel.count_in(columns.private())
 
 
 HEARS = """
@@ -206,6 +235,23 @@ def test_an_answer_that_nobody_wants_ends(made: list[int]) -> None:
     run(test)
 
 
+def test_a_sign_of_life_is_given_however_much_is_asked(made: list[int]) -> None:
+    async def test(rig: Rig) -> None:
+        rig.replies.register("count", lambda _: count_to(100, made))
+        rig.replies.register("ping", lambda _: {"ok": True})
+        answers = [rig.link.parts("count", 20) for _ in range(MOST_OPEN)]
+        for one in answers:
+            assert await anext(one) == {"number": 0}
+        with pytest.raises(Refused, match="too many questions at the same time"):
+            await rig.link.ask("count", 20)
+        assert await rig.link.ask("ping", 20) == {"ok": True}
+        for one in answers:
+            await one.aclose()
+        assert await rig.link.ask("count", 20) == {"number": 0}
+
+    run(test)
+
+
 def tell_on(link: Link) -> None:
     while True:
         link.tell({"text": "x" * 1000})
@@ -250,6 +296,99 @@ def test_events_that_nobody_reads_are_counted() -> None:
         await deaf.wait()
 
     run(test)
+
+
+@pytest.mark.parametrize("character", ["x", "é", "\uffff", "\U0001f600", "\udcff"])
+def test_the_longest_events_fit(character: str) -> None:
+    """In JSON a character has up to twelve bytes."""
+    record = Record("192.0.2.7", 0.0)
+    for name in ("user", "method", "target", "peer", "rule", "why", "error", "failed", "reason"):
+        setattr(record, name, character * 10_000)
+
+    async def test(rig: Rig) -> None:
+        await rig.link.ask("events", 20, on=True)
+        for _ in range(50):
+            rig.replies.tell(event(record))
+        told = await rig.has_told(50)
+        assert {one["target"] for one in told} == {character * 512}
+        assert sum(one["lost"] for one in rig.told) == 0
+
+    run(test)
+
+
+def fill(end: Channel) -> int:
+    """Until there is no more room; how many messages that took."""
+    sent = 0
+    while end.send({"fill": "x" * 1000}):
+        sent += 1
+    return sent
+
+
+def drain(end: Channel) -> list[dict[str, Any]]:
+    """What has come, but for that."""
+    found = []
+    while (got := end.receive()) is not None:
+        found.append(got[0])
+    return [one for one in found if "fill" not in one]
+
+
+def test_what_a_child_is_told_waits_until_it_reads() -> None:
+    slot = Slot("worker 0", 0)
+    own, other = pair()
+    with other:
+        slot.begin(os.getpid(), own)
+        control = Control([slot], None)
+        control.tell(slot, {"before": 1})
+        fill(own)
+        for number in range(2 * KEPT):
+            control.tell(slot, {"level": number})
+        control.go_on()
+        assert control.due is not None
+        assert drain(other) == [{"before": 1}]
+        control.go_on()
+        assert control.due is None
+        # Of too many the first are lost: the last ones say what holds.
+        assert drain(other) == [{"level": number} for number in range(KEPT, 2 * KEPT)]
+        control.tell(slot, {"after": 1})
+        assert drain(other) == [{"after": 1}]
+        # What was for one that has ended is not for the next.
+        fill(own)
+        control.tell(slot, {"late": 1})
+        slot.end()
+        own, another = pair()
+        with another:
+            slot.begin(os.getpid(), own)
+            control.is_new(slot)
+            assert control.due is None
+            assert drain(another) == []
+            slot.end()
+
+
+def test_whoever_listens_is_told_of_later_where_there_is_no_room() -> None:
+    async def main() -> None:
+        board = Board.private()
+        supervisor, own = pair()
+        worker, met = pair()
+        with supervisor, worker:
+            desk = Desk(Config(listen=()), own, board, draining=False)
+            supervisor.send({"meet": "worker", "index": 0, "pid": 7}, [met.fileno()])
+            met.close()
+            while not desk.workers:  # noqa: ASYNC110 (nobody tells)
+                await asyncio.sleep(0.001)
+            (one,) = desk.workers.values()
+            drain(worker)
+            for on in (True, False):
+                desk.events._listeners = {object()} if on else set()  # type: ignore[arg-type]
+                fill(one.link._channel)
+                desk.listen(on=on)
+                assert [said for said in drain(worker) if said.get("ask") == "events"] == []
+                desk.settle()
+                asked = [said for said in drain(worker) if said.get("ask") == "events"]
+                assert asked == [{"ask": "events", "on": on}]
+                desk.settle()
+                assert [said for said in drain(worker) if said.get("ask") == "events"] == []
+
+    asyncio.run(main())
 
 
 def test_whoever_is_met_without_a_descriptor_is_nobody() -> None:

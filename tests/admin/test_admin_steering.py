@@ -100,7 +100,7 @@ def test_log_level(new_admin: NewAdmin, nginx: Nginx) -> None:
         fetch(8)
         wait_for(lambda before=before: traced() == before + 16, "eight more")  # type: ignore[misc]
         answer = admin.ask("/log-level?level=info", "POST")
-        assert answer.json == {"level": "info", "before": "debug", "silent": []}
+        assert answer.json == {"level": "info", "before": "debug", "silent": [], "why": []}
         before = traced()
         fetch(8)
         assert traced() == before

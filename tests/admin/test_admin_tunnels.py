@@ -216,7 +216,7 @@ def test_end_by_id_and_by_filter(new_admin: NewAdmin, engine: str) -> None:
         assert len(ids) == 3
         answer = admin.ask(f"/tunnels/{ids[0]}", "DELETE")
         assert (answer.status, answer.json) == (
-            200, {"killed": 1, "ids": [ids[0]], "silent": []},
+            200, {"killed": 1, "ids": [ids[0]], "silent": [], "why": []},
         )  # fmt: skip
         wait_for(lambda: len(shown(admin)) == 8, "its end")
         assert admin.ask(f"/tunnels/{ids[0]}", "DELETE").status == 404
@@ -289,7 +289,8 @@ def test_a_worker_that_is_stopped_is_named(new_admin: NewAdmin) -> None:
     try:
         answer = admin.get("/tunnels")
         assert answer["tunnels"] == []
-        assert answer["silent"] == [f"worker 0 (pid {stopped}) does not answer"]
+        assert answer["silent"] == [0]
+        assert answer["why"] == [f"worker 0 (pid {stopped}) does not answer"]
     finally:
         os.kill(stopped, signal.SIGCONT)
     assert alive(stopped)

@@ -43,7 +43,7 @@ class Stub:
         self.asked += 1
         if self.fault:
             raise OSError(self.fault)
-        return STATS if "stats" in path else {"tunnels": self.flows, "silent": []}
+        return STATS if "stats" in path else {"tunnels": self.flows, "silent": [], "why": []}
 
     def delete(self, path: str) -> Any:
         self.deleted.append(path)

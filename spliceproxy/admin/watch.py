@@ -1,0 +1,154 @@
+"""Which workers answer, so that nobody waits for those that do not, and everybody is told of them.
+
+Each worker is asked for a sign of life every few seconds, and whenever an answer is to be made of
+what all of them say. It has one such question at most, and as much time as it likes: a worker that
+was stopped answers when it goes on, and is one that answers from then on. So one that is known to
+be silent costs nobody any time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from spliceproxy.admin.links import Refused, Unanswered, Worker
+from spliceproxy.messages import log
+from spliceproxy.relay.columns import PID, UP
+
+if TYPE_CHECKING:
+    from spliceproxy.admin.desk import Desk
+
+PING_SECONDS = 0.8
+"""That a worker has to answer. The probes of Kubernetes wait for a second by default."""
+
+STARTING_SECONDS = 10.0
+"""That a new worker has until its first answer, before that is a fault."""
+
+STEP = 2.0
+"""Seconds between two looks, where nobody asks."""
+
+Silent = Mapping[int, str]
+"""By the index of a worker: why it does not answer."""
+
+
+def told_silent(silent: Silent) -> dict[str, Any]:
+    """How an answer names those that are not in it: their indices, and a line for each."""
+    return {"silent": sorted(silent), "why": [silent[index] for index in sorted(silent)]}
+
+
+class Watch:
+    """Of one ``desk``, all of whose workers are there soon after the start."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self._started = time.monotonic()
+        # By index: when it has answered last.
+        self._answered = dict.fromkeys(range(desk.board.workers), self._started)
+        self._awaited = set(self._answered)  # never met, and nothing is known of their ends
+        self._news = asyncio.Event()
+        self._looking: asyncio.Future[None] | None = None
+        self._going_on = asyncio.ensure_future(self._go_on())
+
+    # ---- what the desk tells -----------------------------------------------------------
+
+    def met(self, worker: Worker) -> None:
+        """It is there from now on."""
+        self._awaited.discard(worker.index)
+        self._ping(worker)
+        self._news.set()
+
+    def ended(self, index: int) -> None:
+        """It is not there any more."""
+        self._awaited.discard(index)
+        self._news.set()
+
+    # ---- what others ask ---------------------------------------------------------------
+
+    async def look(self) -> None:
+        """Comes back when each worker has answered, or is known to be silent: soon, and after
+        PING_SECONDS at most. Those who ask at the same time share one look."""
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.ensure_future(self._look())
+        await asyncio.shield(self._looking)
+
+    def silent(self) -> Silent:
+        """Those that do not answer, as far as is known now."""
+        return dict(self._silent())
+
+    def ill(self) -> Silent:
+        """Of these, those that are not just starting."""
+        return {index: why for index, why in self._silent() if not self._starts(index)}
+
+    def answering(self) -> list[Worker]:
+        """The others, in their order."""
+        return [one for _, one in sorted(self._desk.workers.items()) if not one.silent]
+
+    # ---- how it knows ------------------------------------------------------------------
+
+    def _silent(self) -> Iterator[tuple[int, str]]:
+        workers = self._desk.workers
+        for index in self._answered:
+            worker = workers.get(index)
+            if worker is None:
+                pid = self._desk.board.row(index)[PID]
+                if pid:
+                    yield index, f"worker {index} (pid {pid}) cannot be asked yet"
+                elif not self._desk.draining:  # else it has ended as it should
+                    yield index, f"worker {index} does not run"
+            elif worker.silent:
+                yield index, worker.silent
+
+    def _starts(self, index: int) -> bool:
+        """Whether a silent one may need more time."""
+        if time.monotonic() > self._answered[index] + STARTING_SECONDS:
+            return False
+        worker = self._desk.workers.get(index)
+        return worker is None or not (
+            self._desk.board.row(index)[UP] or self._answered[index] > worker.met
+        )
+
+    async def _go_on(self) -> None:
+        while True:
+            try:
+                await self.look()
+                self._desk.settle()
+            except Exception:
+                log.exception("the workers could not be looked at")
+            await asyncio.sleep(STEP)
+
+    async def _look(self) -> None:
+        begun = time.monotonic()
+        for worker in list(self._desk.workers.values()):
+            self._ping(worker)
+        while self._is_worth_a_wait() and (left := begun + PING_SECONDS - time.monotonic()) > 0:
+            self._news.clear()
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._news.wait(), left)
+        for worker in list(self._desk.workers.values()):
+            if not worker.ping.done():
+                worker.silent = worker.silent or f"{worker} does not answer"
+
+    def _is_worth_a_wait(self) -> bool:
+        if self._awaited and time.monotonic() < self._started + STARTING_SECONDS:
+            return True
+        return any(not (one.silent or one.ping.done()) for one in self._desk.workers.values())
+
+    def _ping(self, worker: Worker) -> None:
+        if worker.ping.done():
+            worker.ping = asyncio.ensure_future(self._pinged(worker))
+
+    async def _pinged(self, worker: Worker) -> None:
+        try:
+            await worker.link.ask("ping", None)
+        except Refused:
+            pass  # it answers
+        except Unanswered as error:
+            worker.silent = str(error)
+            self._news.set()
+            return
+        worker.silent = ""
+        self._answered[worker.index] = time.monotonic()
+        self._news.set()
