@@ -38,6 +38,7 @@ cdef object view_of(NativeRelay relay, int32_t slot, int64_t now):
     cdef uint64_t head = 0
     cdef uint64_t number = 0
     cdef int decision = 0
+    cdef int generation = 0
     names = ("", "", "", "", "", "")
     token = None
     begun = 0.0
@@ -60,6 +61,7 @@ cdef object view_of(NativeRelay relay, int32_t slot, int64_t now):
         )
         number = x.number
         decision = x.decision
+        generation = x.generation
         if x.record != NULL and x.record.token != NULL:  # it has none until it is asked
             token = <object>x.record.token.object
     return FlowView(
@@ -67,7 +69,7 @@ cdef object view_of(NativeRelay relay, int32_t slot, int64_t now):
         "tunnel" if f.kind == TUNNEL else name_in(PHASE_NAMES, x.phase), token, *names, decision,
         begun, max(now - last_active(f), 0) / 1000.0, head + up.copied, up.spliced, down.copied,
         down.spliced, (up.flags | down.flags) & SPLICING != 0, rtt_of(f.fd[0]),
-        rtt_of(origin) if origin != NOWHERE else -1,
+        rtt_of(origin) if origin != NOWHERE else -1, generation,
     )
 
 
@@ -88,14 +90,14 @@ cdef tuple views_from(NativeRelay relay, int32_t slot, int most):
     return found, slot if slot < c.capacity else -1
 
 
-cdef bint end_for_operator(NativeRelay relay, uint64_t ident) noexcept:
+cdef bint end_shown(NativeRelay relay, uint64_t ident, uint8_t reason) noexcept:
     """Ends a flow that is shown; whether there was one."""
     cdef Lane *lane = &relay.state
     cdef int32_t slot = relay._find(ident)
     if slot == NOWHERE or not is_shown(&lane.core.flows[slot]):
         return False
     if lane.core.flows[slot].kind == TUNNEL:
-        finish(&lane.core, slot, R_KILLED)
+        finish(&lane.core, slot, reason)
     else:
-        cut(lane, slot, R_KILLED)
+        cut(lane, slot, reason)
     return True

@@ -21,6 +21,7 @@ cdef class Known:
     cdef readonly tuple reported
     cdef readonly double looked_up
     cdef readonly str allowed_by
+    cdef readonly int generation
 
     def __cinit__(self):
         self.host = self.user = self.allowed_by = ""
@@ -41,6 +42,7 @@ cdef Known known_of(notes):
     known.reported = notes.reported
     known.looked_up = notes.looked_up
     known.allowed_by = notes.allowed_by
+    known.generation = notes.generation
     return known
 
 
@@ -65,7 +67,7 @@ cdef class Question:
 
     cdef NativeRelay relay
     cdef int32_t slot
-    cdef uint32_t generation
+    cdef uint32_t taken     # the generation of the slot
     cdef uint32_t before    # requests of this client that were answered
     cdef Asked asked
     cdef uint8_t how        # its method
@@ -80,6 +82,7 @@ cdef class Question:
     cdef public tuple reported
     cdef public double looked_up
     cdef public str allowed_by
+    cdef readonly int generation
     cdef public object trace
 
     @property
@@ -108,6 +111,7 @@ cdef class Question:
         known.reported = self.reported
         known.looked_up = self.looked_up
         known.allowed_by = self.allowed_by
+        known.generation = self.generation
         return known
 
     @property
@@ -140,7 +144,7 @@ cdef class Question:
 
     @property
     def ident(self):
-        return (<uint64_t>self.generation << 32) | <uint32_t>self.slot
+        return (<uint64_t>self.taken << 32) | <uint32_t>self.slot
 
     @property
     def method(self):
@@ -217,7 +221,7 @@ cdef class Question:
         if self.relay.closed:
             return NOWHERE
         return open_question(
-            &self.relay.state.core, self.slot, self.generation, self.before)
+            &self.relay.state.core, self.slot, self.taken, self.before)
 
 
 cdef list fields_of(NativeRelay relay, bytes head):
@@ -239,7 +243,8 @@ cdef Question question_of(NativeRelay relay, int32_t slot):
     cdef Question q = Question.__new__(Question)
     q.relay = relay
     q.slot = slot
-    q.generation = f.generation
+    q.taken = f.generation
+    q.generation = x.generation = relay.state.generation
     q.before = x.requests
     q.asked = x.asked
     q.how = x.method

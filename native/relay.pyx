@@ -45,12 +45,12 @@ from core.counts cimport (
 )
 from core.moves cimport TARGET_FAILED, send_or_hold
 from core.pipes cimport pool_empty
-from core.queues cimport enter_queue, finish, last_active, wheel_init
+from core.queues cimport enter_queue, finish, last_active, wheel_change, wheel_init
 from core.service cimport register_sides, settle, side_failed, watch
 from core.slots cimport list_init, slot_free, slot_take, slots_reserve
 from core.types cimport (
     AROUND, Core, DOWN, FREE, Flow, INFO_MAX, IN_LANE, Limits, NOWHERE, QUEUES, Q_FINISHED, Q_HALF,
-    Q_IDLE, Q_LANE, Q_YOUNG, REASONS, REASON_WORDS, R_ABORTED, R_DONE, R_KILLED, SPLICING, STOPPED,
+    Q_IDLE, Q_LANE, Q_YOUNG, REASONS, REASON_WORDS, R_ABORTED, R_DONE, R_KILLED, R_POLICY, SPLICING, STOPPED,
     TRANSFER, TUNNEL, UNREGISTERED, Way, reason_words,
 )
 from core.tcpinfo cimport TcpLeg
@@ -59,8 +59,8 @@ from dump cimport Line, describe, describe_all
 from http.chunks cimport Chunks
 from http.plain cimport (
     AUTHORIZATION, CODING, CONNECT, CONNECTION, CREDENTIALS, DATE, DROP, Field, HOST, Head,
-    LENGTH, NAME_MAX, NOT_PLAIN, OTHER, PASS, PLAIN_FIELDS, PROXY_CONNECTION, Rule, SLOTS, TYPE,
-    Text, VIA,
+    LENGTH, NAME_MAX, NOT_PLAIN, OTHER, PASS, PLAIN_FIELDS, PROXY_CONNECTION, Plain, Rule, SLOTS,
+    TYPE, Text, VIA,
 )
 from http.plain_request cimport read_request
 from lane.asking cimport end_asking, left_asking, open_question, tell_asked
@@ -361,8 +361,18 @@ cdef class NativeRelay:
         f = &self.state.core.flows[slot]
         return f.way[0].copied, f.way[0].spliced, f.way[1].copied, f.way[1].spliced
 
-    def kill(self, uint64_t ident):
-        return not self.closed and end_for_operator(self, ident)
+    def limits(self, double idle, double half_close):
+        cdef Core *c = &self.state.core
+        if self.closed:
+            return
+        c.now = clock_ms(linux.CLOCK_MONOTONIC_COARSE)
+        wheel_change(c, Q_YOUNG, <int64_t>(min(idle, YOUNG) * 1000))
+        wheel_change(c, Q_IDLE, <int64_t>(idle * 1000))
+        wheel_change(c, Q_HALF, <int64_t>(half_close * 1000))
+
+    def kill(self, uint64_t ident, str reason not None=interface.KILLED):
+        cdef uint8_t why = R_POLICY if reason == interface.POLICY else R_KILLED
+        return not self.closed and end_shown(self, ident, why)
 
     def abort_all(self):
         cdef int32_t slot

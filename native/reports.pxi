@@ -166,6 +166,10 @@ cdef class Ending:
         return text[:self.at.target_size].decode("ascii")
 
     @property
+    def generation(self):
+        return self.at.generation
+
+    @property
     def event(self):
         return words.EVENTS[self.at.event]
 

@@ -30,6 +30,10 @@ cdef inline void wheel_init(Core *c, uint8_t queue, int64_t timeout) noexcept no
         list_init(&wheel.bucket[i])
 
 
+cdef inline int64_t last_active(const Flow *f) noexcept nogil:
+    return max(f.way[0].active, f.way[1].active)
+
+
 cdef inline void wheel_put(
     Core *c, Wheel *wheel, int32_t slot, int64_t active
 ) noexcept nogil:
@@ -48,6 +52,18 @@ cdef inline void wheel_put(
     wheel.count += 1
 
 
+cdef inline void wheel_change(Core *c, uint8_t queue, int64_t timeout) noexcept nogil:
+    """Another limit, for those as well that wait in this queue."""
+    cdef Wheel *wheel = wheel_of(c, queue)
+    cdef int32_t slot
+    if timeout == wheel.timeout:
+        return
+    wheel_init(c, queue, timeout)
+    for slot in range(c.capacity):
+        if c.flows[slot].queue == queue:
+            wheel_put(c, wheel, slot, last_active(&c.flows[slot]))
+
+
 cdef inline void leave_queue(Core *c, int32_t slot) noexcept nogil:
     cdef Flow *f = &c.flows[slot]
     cdef Wheel *wheel
@@ -58,10 +74,6 @@ cdef inline void leave_queue(Core *c, int32_t slot) noexcept nogil:
     elif f.queue == Q_ACK:
         list_take(c, &c.acking, IN_QUEUE, slot)
     f.queue = Q_NONE
-
-
-cdef inline int64_t last_active(const Flow *f) noexcept nogil:
-    return max(f.way[0].active, f.way[1].active)
 
 
 cdef inline void enter_queue(Core *c, int32_t slot, uint8_t queue) noexcept nogil:

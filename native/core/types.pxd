@@ -56,6 +56,7 @@ cdef enum:
 cdef enum Reason:
     R_NONE, R_DONE, R_CLIENT_RESET, R_ORIGIN_RESET, R_SOURCE_ERROR, R_TARGET_ERROR,
     R_SOURCE_EOF, R_IDLE, R_TARGET_IDLE, R_HALF_CLOSE, R_ABORTED, R_KILLED,
+    R_POLICY,
     REASONS
 
 cdef extern from *:
@@ -63,7 +64,7 @@ cdef extern from *:
     static const char *const reason_words[] = {
         "", "done", "client-reset", "origin-reset", "source-error", "target-error",
         "source-eof", "idle-timeout", "target-idle-timeout", "half-close-timeout", "aborted",
-        "killed",
+        "killed", "policy",
     };
     #define REASON_WORDS ((int)(sizeof(reason_words) / sizeof(reason_words[0])))
     """

@@ -13,7 +13,7 @@ from core.moves cimport pending
 from core.tcpinfo cimport TcpLeg, tcp_read
 from core.types cimport (
     ENDED, Flow, NOWHERE, R_ABORTED, R_CLIENT_RESET, R_DONE, R_HALF_CLOSE, R_IDLE, R_KILLED,
-    R_NONE, R_ORIGIN_RESET, R_TARGET_IDLE, TUNNEL, Way,
+    R_NONE, R_ORIGIN_RESET, R_POLICY, R_TARGET_IDLE, TUNNEL, Way,
 )
 from core.waits cimport end_waits, silent_side
 from lane.received cimport received
@@ -54,7 +54,7 @@ cdef inline uint32_t stage_over(const Lane *lane, Exchange *x) noexcept nogil:
     """Microseconds since the last call for this exchange; 0 where nobody wants to know them."""
     cdef int64_t now
     cdef int64_t span
-    if not lane.timed:
+    if not lane.timed or x.started == 0:  # it began when nobody wanted to
         return 0
     now = now_us()
     span = now - x.lap
@@ -88,6 +88,8 @@ cdef inline uint8_t blamed(const Lane *lane, const Flow *f, uint8_t reason) noex
         return c'S'
     if reason == R_KILLED:
         return c'K'
+    if reason == R_POLICY:
+        return c'P'
     if reason == R_ABORTED:
         return c'D' if lane.draining else c'P'
     if reason == R_IDLE or reason == R_HALF_CLOSE or reason == R_TARGET_IDLE:
@@ -176,7 +178,7 @@ cdef inline void facts_of(
     facts.number = x.number
     facts.ended = wall_us()
     facts.started = x.started
-    facts.took = now_us() - x.started
+    facts.took = now_us() - x.started if x.started else 0
     facts.received = received(f)
     facts.sent = down.copied + down.spliced
     facts.received_spliced = up.spliced

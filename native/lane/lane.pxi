@@ -17,9 +17,8 @@ cdef class NativeLane:
             raise RuntimeError("the relay has a lane already")
         self.relay = relay
         c.now = clock_ms(linux.CLOCK_MONOTONIC_COARSE)
-        wheel_init(c, Q_HEAD, <int64_t>(options.head * 1000))
-        wheel_init(c, Q_ASK, <int64_t>(options.ask * 1000))
-        wheel_init(c, Q_DIAL, <int64_t>(options.dial * 1000))
+        for queue in (Q_HEAD, Q_ASK, Q_DIAL):
+            wheel_init(c, queue, 0)
         wheel_init(c, Q_RACE, <int64_t>(options.race * 1000))
         wheel_init(c, Q_QUEUE, QUEUE_MS)
         wheel_init(c, Q_ORIGIN_IDLE, <int64_t>(options.idle * 1000))
@@ -29,47 +28,86 @@ cdef class NativeLane:
         lane.late_ms = <int32_t>(words.LATE * 1000)
         for error in errnos.TRANSIENT:
             lane.transient[<int>error] = True
-        self.ask_about(options.asks)
         lane.idle_most = options.idle_most
         lane.idle_each = options.idle_each
-        if options.lines is not None:
-            set_line_form(&lane.log, options.lines)
-            lane.log.on = True
         lane.first_port, lane.last_port = options.ports
         if not routes_init(&lane.routes):
             routes_free(&lane.routes)
             raise MemoryError
         lane.routes.seed = int.from_bytes(urandom(8), "little")
-        lane.plain.via = copy_of(options.via)
-        lane.plain.via_size = len(options.via)
-        lane.plain.name = copy_of(options.name.lower())
-        lane.plain.name_size = len(options.name)
         lane.established = copy_of(options.established)
         lane.established_size = len(options.established)
         set_alphabet(lane)
-        set_rules(lane.plain.request, options.request_rules)
         set_rules(lane.plain.response, options.response_rules)
         set_rules(lane.plain.schemes, dict.fromkeys(options.schemes, "pass"))
-        lane.out = <char *>malloc(PLAIN_OUT)
-        if lane.out == NULL:
-            raise MemoryError
-        relay.owner = owner
-        lane.recorded = options.record is not None
-        if options.sums and not sums_init(&lane.sums):
-            sums_free(&lane.sums)
-            raise MemoryError
-        lane.heads = options.heads
-        lane.live_ms = <int64_t>(options.live * 1000)
-        lane.timed = lane.recorded or lane.log.on or options.sums
-        if lane.log.form.kind != L_JSON:
-            lane.log.note_most = options.note_most
-        lane.informed = lane.recorded or lane.log.form.kind == L_JSON
         lane.number = <uint64_t>options.worker << NUMBER_BITS
         for error in range(min(len(options.dial_errors), ERRNOS)):
             if options.dial_errors[error] >= DIAL_ERRORS:
                 raise ValueError(f"no Proxy Error Type: {options.dial_errors[error]}")
             lane.dial_errors[<int>error] = options.dial_errors[error]
-        relay.record = Ending if options.record is None else options.record(Ending)
+        self.change(options, 1)
+        lane.out = <char *>malloc(PLAIN_OUT)
+        if lane.out == NULL:
+            raise MemoryError
+        relay.owner = owner
+
+    def change(self, options, uint32_t generation, bint rest=False):
+        """What these options say of time limits, heads, questions, lines and records holds from
+        here on, and what was decided is forgotten. `rest`: exchanges that have no record get a line
+        in the form that there was."""
+        cdef Lane *lane = &self.relay.state
+        cdef Core *c = &lane.core
+        record = Ending if options.record is None else options.record(Ending)
+        c.now = clock_ms(linux.CLOCK_MONOTONIC_COARSE)
+        if options.sums and not lane.sums.on and not sums_init(&lane.sums):
+            sums_free(&lane.sums)
+            raise MemoryError
+        if options.lines is not None:
+            set_line_form(&lane.log, options.lines)
+        lane.log.rest = rest and options.lines is None
+        lane.log.on = options.lines is not None
+        set_name(&lane.plain, options.via, options.name.lower())
+        set_rules(lane.plain.request, options.request_rules)
+        wheel_change(c, Q_HEAD, <int64_t>(options.head * 1000))
+        wheel_change(c, Q_ASK, <int64_t>(options.ask * 1000))
+        wheel_change(c, Q_DIAL, <int64_t>(options.dial * 1000))
+        lane.recorded = options.record is not None
+        self.relay.record = record
+        lane.heads = options.heads
+        lane.live_ms = <int64_t>(options.live * 1000)
+        # As the sums, it is never off again: what began while it was on has an id.
+        lane.timed = lane.timed or lane.recorded or lane.log.on or options.sums
+        json = lane.log.on and lane.log.form.kind == L_JSON
+        if not json:
+            lane.log.note_most = options.note_most
+        lane.informed = lane.recorded or json
+        lane.generation = generation
+        self.ask_about(options.asks)
+        self.forget()
+
+    def generations(self):
+        """Those by which something was decided that goes on."""
+        cdef const Core *c = &self.relay.state.core
+        cdef const Flow *f
+        cdef const Exchange *x
+        cdef const Ended *e = self.relay.state.records.first
+        cdef uint32_t last = 0
+        cdef int32_t slot
+        cdef set found = set()
+        for slot in range(c.capacity):
+            f = &c.flows[slot]
+            if f.kind != CLIENT and f.kind != TUNNEL:
+                continue
+            x = exchange_of(f)
+            if x == NULL or (f.kind == CLIENT and x.phase == P_HEAD):
+                continue
+            if x.generation != last:  # there are few
+                last = x.generation
+                found.add(last)
+        while e != NULL:
+            found.add(e.generation)
+            e = e.next
+        return found
 
     @property
     def clients(self):
@@ -230,6 +268,7 @@ cdef class NativeLane:
                     raise ValueError(f"no IP address: {addresses[i]!r}")
             target.count = <uint8_t>count
             target.decision = decision
+            target.generation = self.relay.state.generation
             if source:
                 text = source.encode("ascii")
                 if not address_set(address_of(target, count), text, 0):
@@ -268,6 +307,7 @@ cdef class NativeLane:
         if not slots_reserve(&lane.core, 1):
             raise MemoryError
         target = self._target(key, host, addresses, port, source, shown, token, note, decision)
+        target.generation = question.generation
         try:
             if seconds > 0 and group is not None:
                 self.add_client(question.client, group)

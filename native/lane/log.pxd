@@ -63,14 +63,15 @@ cdef inline void exchange_over(
     cdef const Flow *f = &lane.core.flows[slot]
     cdef Exchange *x = exchange_of(f)
     cdef bint failed = lane.sums.on and is_failure(reason)
+    cdef bint logged = lane.log.on or (lane.log.rest and x.record == NULL)
     cdef Facts facts
     if lane.sums.on:
         sum_exchange(lane, x, received(f), f.way[1].copied + f.way[1].spliced)
-    if not lane.log.on and x.record == NULL and not failed:
+    if not logged and x.record == NULL and not failed:
         return
     facts_of(lane, slot, reason, by, &facts)
     if failed:
         sum_failure(lane, x, reason, facts.ended)
-    if lane.log.on:
+    if logged:
         log_put(lane, x, &facts, V_END)
     record_end(&lane.records, x, &facts)

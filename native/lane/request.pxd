@@ -233,6 +233,7 @@ cdef inline void start(Lane *lane, int32_t slot, Target *t, const Out *out) noex
     put_user(lane, x, user)
     take_note(x, t.note)
     x.decision = t.decision
+    x.generation = t.generation
     if not tunnel:
         connection = idle_for(lane, slot, t)
     if connection != NOWHERE:
@@ -304,6 +305,7 @@ cdef inline void begin_exchange(Lane *lane, int32_t slot) noexcept nogil:
     cdef Exchange *x = exchange_of(&c.flows[slot])
     begin_stages(lane, x)
     x.status = x.decision = 0
+    x.generation = lane.generation
     x.type_size = 0
     x.peer[0] = 0
     x.summed = False
@@ -430,7 +432,7 @@ cdef inline void connected(Lane *lane, int32_t slot, int32_t connection) noexcep
     cdef Core *c = &lane.core
     cdef Exchange *x = exchange_of(&c.flows[slot])
     count_up(c, K_DIALS)
-    if lane.timed:
+    if x.started:
         count_time(lane, K_DIAL_SECONDS, now_us() - x.dialling)
     list_take(c, &x.attempts, IN_LANE, connection)
     attempts_drop(lane, x)

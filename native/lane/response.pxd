@@ -325,7 +325,7 @@ cdef inline ssize_t answer(Lane *lane, int32_t slot, char *data, ssize_t n) noex
     body = body_of(c, w, x, &head, data + size, n - size, &behind)
     x.spent |= behind.size > 0 and not x.down.odd
     x.phase = P_BODY
-    if lane.timed:
+    if x.started:
         count_time(lane, K_FIRST_BYTE_SECONDS, x.lap - x.started)
     if not x.down.odd:
         send_response(lane, slot, &out, body.at, body.size)

@@ -59,6 +59,7 @@ cdef int set_rules(Rule *rules, table) except -1:
     cdef uint8_t b
     if len(table) * 4 > SLOTS:
         raise ValueError(f"more than {SLOTS // 4} rules")
+    memset(rules, 0, SLOTS * sizeof(Rule))
     for name, action in table.items():
         if not 0 < len(name) <= NAME_MAX:
             raise ValueError(f"a name of 1 to {NAME_MAX} bytes: {name!r}")
@@ -75,10 +76,28 @@ cdef int set_rules(Rule *rules, table) except -1:
     return 0
 
 
+cdef int set_name(Plain *plain, bytes via, bytes name) except -1:
+    """Ours in Via, and our line."""
+    cdef char *line = copy_of(via)
+    cdef char *named
+    try:
+        named = copy_of(name)
+    except BaseException:
+        free(line)
+        raise
+    free(plain.via)
+    free(plain.name)
+    plain.via, plain.via_size = line, len(via)
+    plain.name, plain.name_size = named, len(name)
+    return 0
+
+
 cdef int set_line_form(Log *log, options) except -1:
     """How lines of the log are written."""
     cdef LineForm *form = &log.form
+    cdef Note *note
     cdef uint8_t b
+    memset(form, 0, sizeof(LineForm))
     for b in options.target:
         form.target[b] = True
     for b in options.user:
@@ -95,7 +114,9 @@ cdef int set_line_form(Log *log, options) except -1:
     most += log.note_most + JSON_REST if form.kind == L_JSON else form.user_most + LINE_REST
     if most > LINE_MOST:
         raise ValueError("a line of the log may be longer than its buffer")
-    log.note = note_new(as_text(options.note))
-    if log.note == NULL:
+    note = note_new(as_text(options.note))
+    if note == NULL:
         raise MemoryError
+    note_release(log.note)
+    log.note = note
     return 0

@@ -14,7 +14,8 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, strcmp, strlen
 
 from core.types cimport (
-    Core, Flow, NOWHERE, Q_FINISHED, R_ABORTED, R_CLIENT_RESET, R_DONE, R_KILLED, R_NONE, TUNNEL,
+    Core, Flow, NOWHERE, Q_FINISHED, R_ABORTED, R_CLIENT_RESET, R_DONE, R_KILLED, R_NONE,
+    R_POLICY, TUNNEL,
 )
 from http.plain cimport CONNECT, Text
 from lane.line cimport word_at
@@ -194,7 +195,7 @@ cdef inline bint is_failure(uint8_t reason) noexcept nogil:
     """Whether somebody may want to know of an end: not where the client has left, or the
     operator has ended it."""
     return reason != R_NONE and reason != R_DONE and reason != R_CLIENT_RESET and (
-        reason != R_ABORTED and reason != R_KILLED)
+        reason != R_ABORTED and reason != R_KILLED and reason != R_POLICY)
 
 
 cdef inline void sum_failure(

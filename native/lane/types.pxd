@@ -146,6 +146,7 @@ cdef struct Ended:          # an exchange that somebody wants a record of; its f
     Token *token            # NULL: the owner has not been asked about it
     Ended *next             # in Records, when it is over
     Facts facts
+    uint32_t generation
     uint32_t method_size
     uint32_t target_size    # behind the method and a space
     uint32_t head_size      # 0: only these are kept
@@ -217,6 +218,7 @@ cdef struct Target:         # where requests may go. Its addresses follow, and t
     Token *token            # for a record of each request, or NULL
     Note *note              # for their lines; held, NULL without one
     uint16_t decision       # the column of what was decided (counts.pxd), 0: none
+    uint32_t generation     # of the settings by which it was decided
 
 cdef struct Route:          # a decision that may be repeated
     Item item
@@ -295,6 +297,7 @@ cdef struct Exchange:       # of a CLIENT, and of the tunnel that it became
     uint32_t aside_requests
     uint16_t status
     uint16_t decision       # as of its Target, once it has had one
+    uint32_t generation     # likewise; before that, of when the owner was asked
     uint8_t phase
     uint8_t method
     uint8_t cause
@@ -348,6 +351,7 @@ cdef struct Log:
     int counted             # of these, those that are in the row
     int dropped             # that found no room, and that the owner has not been told of
     bint on
+    bint rest               # of exchanges that have no record: they began while it was on
     bint told               # the owner knows that there are some
     LineForm form
     Note *note              # JSON: of a request without a route
@@ -379,6 +383,7 @@ cdef struct Lane:
     bint timed              # somebody wants to know how long each stage takes
     bint informed           # or what the kernel knows of the connections
     uint64_t number         # of the last exchange
+    uint32_t generation     # of the owner's settings
     int clients
     int others              # connections of clients that the owner has
     int most                # of all of them; beyond it they are refused, 0: no limit

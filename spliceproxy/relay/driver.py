@@ -12,7 +12,7 @@ from time import monotonic
 
 from spliceproxy.messages import log
 from spliceproxy.net.deadline import TICK
-from spliceproxy.relay.interface import FlowView, Relay, TransferEnd, TunnelEnd
+from spliceproxy.relay.interface import KILLED, FlowView, Relay, TransferEnd, TunnelEnd
 from spliceproxy.relay.lane import Handoff
 
 TRIES = 100
@@ -132,9 +132,15 @@ class RelayDriver:
         """What lives, in lists that are made one at a time (interface.Relay.flows)."""
         return iter(()) if self._closed else self._relay.flows(most)
 
-    def kill(self, ident: int) -> bool:
-        """Ends what an operator has seen (interface.Relay.kill); its end is reported soon."""
-        killed = not self._closed and self._relay.kill(ident)
+    def limits(self, idle: float, half_close: float) -> None:
+        """Other time limits (interface.Relay.limits)."""
+        if not self._closed:
+            self._relay.limits(idle, half_close)
+            self._arm()
+
+    def kill(self, ident: int, reason: str = KILLED) -> bool:
+        """Ends what somebody has seen (interface.Relay.kill); its end is reported soon."""
+        killed = not self._closed and self._relay.kill(ident, reason)
         if killed:
             self._arm()
         return killed

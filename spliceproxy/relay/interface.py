@@ -88,6 +88,7 @@ IDLE = "idle-timeout"
 HALF_CLOSE = "half-close-timeout"
 ABORTED = "aborted"  # abort(), cancel() or close()
 KILLED = "killed"  # kill(): an operator has ended it
+POLICY = "policy"  # the same: the settings allow it no more
 SOURCE_EOF = "source-eof"  # transfer only: FIN before `length` bytes
 SOURCE_ERROR = "source-error"  # transfer only
 TARGET_ERROR = "target-error"  # transfer only
@@ -106,6 +107,7 @@ REASONS = (
     HALF_CLOSE,
     ABORTED,
     KILLED,
+    POLICY,
 )
 """All of them in the order of the enum Reason of native/core/types.pxd: the compiled module
 compares them when it is imported."""
@@ -170,6 +172,7 @@ class FlowView(NamedTuple):
     splices: bool  # at least one way, now
     client_rtt: int  # µs, smoothed; -1 where there is none
     origin_rtt: int
+    generation: int = 0  # of the owner's settings, by which it was decided; 0: the owner knows
 
 
 class RelayStats(NamedTuple):
@@ -256,8 +259,12 @@ class Relay(Protocol):
         time. Each list is made when it is asked for, with bounded work, and may be empty; what
         begins or ends between two of them may be missed."""
 
-    def kill(self, ident: int) -> bool:
-        """Ends a flow of :meth:`flows` for an operator: KILLED. False: there is none any more."""
+    def kill(self, ident: int, reason: str = KILLED) -> bool:
+        """Ends a flow of :meth:`flows`: KILLED for an operator, or POLICY. False: there is none any
+        more."""
+
+    def limits(self, idle: float, half_close: float) -> None:
+        """Other time limits (RelayOptions) from here on, for the flows that live as well."""
 
     def step(self) -> list[tuple[object, object]]:
         """Serves what is ready, within STEP_SECONDS, and returns what has ended: for each flow

@@ -264,6 +264,8 @@ class Known(Protocol):
     def looked_up(self) -> float: ...
     @property
     def allowed_by(self) -> str: ...
+    @property
+    def generation(self) -> int: ...
 
 
 class Question(Protocol):
@@ -281,6 +283,10 @@ class Question(Protocol):
     looked_up: float
     allowed_by: str
     trace: Any
+
+    @property
+    def generation(self) -> int:
+        """Of the owner's settings when the question was put (:meth:`Lane.change`)."""
 
     @property
     def ident(self) -> int:
@@ -509,6 +515,16 @@ class Lane(Made, Protocol):
 
     def forget(self) -> None:
         """Forgets every route."""
+
+    def change(self, options: LaneOptions, generation: int, rest: bool = False) -> None:
+        """The owner has other settings, of this ``generation``: every route and group is
+        forgotten. Of the options head, ask, dial, request_rules, via, name, asks, lines, record,
+        sums, note_most, live and heads hold from here on; sums are never off again. ``rest``: there
+        are no lines any more, but an exchange without a record gets one in the form that there
+        was."""
+
+    def generations(self) -> set[int]:
+        """Those by which something was decided that goes on."""
 
     def take(self, key: bytes, addresses: Container[str]) -> tuple[int, str] | None:
         """The idle connection used last of those to one of ``addresses``, as (descriptor,

@@ -9,7 +9,7 @@ import pytest
 from plain_oracle import OK, Plain, conversation, received
 from relay_rig import Ends, Rig, native_relay, promote, recv_exactly, until
 
-from spliceproxy.relay.interface import KILLED, FlowView
+from spliceproxy.relay.interface import KILLED, POLICY, FlowView
 
 
 @pytest.fixture
@@ -93,6 +93,12 @@ def test_kill(rig: Rig) -> None:
     assert len(flows(rig)) == 2
     assert _lives(tunnels[0])
     assert _lives(tunnels[2])
+
+
+def test_kill_for_the_policy(rig: Rig) -> None:
+    one = rig.tunnel()
+    assert rig.call(rig.driver.kill, one.ident, POLICY)
+    assert one.end().reason == POLICY
 
 
 def _lives(one: Ends) -> bool:

@@ -78,6 +78,17 @@ def test_half_close_limit(new_rig: Callable[..., Rig], side: str) -> None:
 
 
 @one_loop
+def test_other_limits_hold_for_what_lives(new_rig: Callable[..., Rig]) -> None:
+    rig = new_rig(idle=600.0, half_close=600.0)
+    idle, half = rig.tunnel(), rig.tunnel()
+    half.client.shutdown(socket.SHUT_WR)
+    assert half.origin.recv(1) == b""
+    rig.call(rig.driver.limits, 0.3, 600.0)
+    assert idle.end().reason == IDLE
+    rig.call(rig.driver.limits, 600.0, 0.3)
+    assert half.end().reason == HALF_CLOSE
+
+
 def test_idle_limit_while_bytes_are_blocked(new_rig: Callable[..., Rig]) -> None:
     rig = new_rig(idle=1.0)
     tunnel = rig.tunnel("narrow")

@@ -97,11 +97,17 @@ class CopyRelay:
         flow = self._shared.flows.get(ident)
         return flow.progress() if isinstance(flow, Tunnel) else None
 
-    def kill(self, ident: int) -> bool:
+    def limits(self, idle: float, half_close: float) -> None:
+        self._shared.options = self._shared.options._replace(idle=idle, half_close=half_close)
+        now = monotonic()
+        for flow in self._shared.flows.values():
+            self._shared.deadlines.set(flow, now)  # it is looked at, and sets the next one
+
+    def kill(self, ident: int, reason: str = KILLED) -> bool:
         flow = self._shared.flows.get(ident)
         if not isinstance(flow, Tunnel):
             return False
-        flow.end(KILLED)
+        flow.end(reason)
         self._shared.poller.reap()
         return True
 

@@ -26,7 +26,7 @@ How a tunnel ends:
     the other side fails, too       at once, both reset; named after the side that failed first,
                                     which is not one that has left
     idle or half_close is over      IDLE, HALF_CLOSE: both reset; in DRAIN as when a side fails
-    abort, kill                     ABORTED, KILLED, both reset
+    abort, kill                     ABORTED, KILLED or POLICY, both reset
 
 With a dead side a read of 0 is no FIN: after a reset the kernel says 0 as well.
 """
