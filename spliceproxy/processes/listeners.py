@@ -33,28 +33,109 @@ class ListenError(Exception):
     """An address cannot be listened on. The text is one line that names it."""
 
 
+class _Place:
+    """One address. ``asked`` is what the settings say, and ``address`` has the real port. A TCP
+    address has one socket per worker, so that each has its own *queue*; the queue of a Unix socket
+    is shared by all. ``file`` is the path of a Unix socket, its device and inode."""
+
+    __slots__ = ("address", "asked", "file", "queues")
+
+    def __init__(self, asked: Address) -> None:
+        self.asked = asked
+        self.address = asked
+        self.queues: list[socket.socket] = []
+        self.file: tuple[str, int, int] | None = None
+
+    def like(self) -> _Place:
+        """The same, with a list of its own."""
+        other = _Place(self.asked)
+        other.address, other.file = self.address, self.file
+        other.queues = list(self.queues)
+        return other
+
+    def of(self, worker: int, workers: int) -> list[socket.socket]:
+        """The queues of one of so many workers. A queue is never given up while there is the
+        address, for clients wait in it: where there are more of them than workers, some have
+        several."""
+        return self.queues if self.asked.path else self.queues[worker::workers]
+
+    def bind(self, workers: int, mode: int | None) -> list[socket.socket]:
+        """Binds what there is not yet; returns that. OSError, and nothing is left behind."""
+        before = list(self.queues)
+        try:
+            if self.asked.path:
+                if not self.queues:
+                    self._bind_unix(mode)
+            else:
+                self._bind_tcp(workers)
+        except BaseException:
+            for sock in self.queues:
+                if sock not in before:
+                    sock.close()
+            raise
+        return [sock for sock in self.queues if sock not in before]
+
+    def _bind_tcp(self, workers: int) -> None:
+        if not self.queues:
+            self.queues.append(_first_tcp(self.asked))
+        first = self.queues[0]
+        name = first.getsockname()
+        while len(self.queues) < workers:
+            sock = _tcp_socket(first.family, self.asked)
+            self.queues.append(sock)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            sock.bind(name)
+            sock.listen(BACKLOG)
+        self.address = replace(self.asked, port=name[1])
+
+    def _bind_unix(self, mode: int | None) -> None:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        self.queues.append(sock)
+        path = self.asked.path
+        with _locked(os.path.dirname(path) or "."):
+            _remove_stale(path)
+            if mode is None:
+                sock.bind(path)
+            else:
+                _bind_with_mode(sock, path, mode)
+            found = os.lstat(path)
+            self.file = path, found.st_dev, found.st_ino
+            sock.listen(BACKLOG)
+
+    def unlink(self) -> None:
+        """Removes the file, if it is still this socket's."""
+        if self.file is None:
+            return
+        path, device, inode = self.file
+        with contextlib.suppress(OSError):  # it is gone, or not ours to remove any more
+            found = os.lstat(path)
+            if (found.st_dev, found.st_ino) == (device, inode):
+                os.unlink(path)
+
+
 class Listeners:
-    """The listening sockets of all workers.
+    """The listening sockets of so many workers."""
 
-    ``addresses`` are the addresses as bound, with real ports. A TCP address has one
-    socket per worker, so that each has its own queue; a Unix socket is shared by all.
-    """
-
-    __slots__ = ("_owner", "_paths", "_sockets", "addresses")
+    __slots__ = ("_fresh", "_owner", "_places", "_workers")
 
     def __init__(self, workers: int) -> None:
-        self.addresses: list[Address] = []
-        self._sockets: list[list[socket.socket]] = [[] for _ in range(workers)]
-        self._paths: list[tuple[str, int, int]] = []  # path, device, inode
+        self._workers = workers
+        self._places: list[_Place] = []
+        self._fresh: list[socket.socket] = []  # that were bound for this object
         self._owner = os.getpid()
+
+    @property
+    def addresses(self) -> list[Address]:
+        """As bound, with real ports."""
+        return [place.address for place in self._places]
 
     def of(self, worker: int) -> list[socket.socket]:
         """The sockets of one worker, in the order of ``addresses``."""
-        return self._sockets[worker]
+        return [sock for place in self._places for sock in place.of(worker, self._workers)]
 
     def keep(self, worker: int) -> None:
         """Closes, in a worker's process, what belongs to the other workers only."""
-        kept = set(self._sockets[worker])
+        kept = set(self.of(worker))
         for sock in self._all() - kept:
             sock.close()
 
@@ -64,61 +145,83 @@ class Listeners:
         for sock in self._all():
             sock.close()
         if os.getpid() == self._owner:
-            for path, device, inode in self._paths:
-                with contextlib.suppress(FileNotFoundError):
-                    found = os.lstat(path)
-                    if (found.st_dev, found.st_ino) == (device, inode):
-                        os.unlink(path)
-            self._paths.clear()
+            for place in self._places:
+                place.unlink()
+        self._places.clear()
+
+    def changed(
+        self, addresses: Sequence[Address], workers: int, mode: int | None = None
+    ) -> Listeners:
+        """Those of other settings: what there is already is the same sockets, and the rest is
+        bound. ListenError, and then nothing has changed. Either :meth:`undo` it, or :meth:`leave`
+        this one."""
+        found = Listeners(workers)
+        try:
+            for asked in addresses:
+                known = next((one for one in self._places if one.asked == asked), None)
+                place = _Place(asked) if known is None else known.like()
+                try:
+                    found._fresh += place.bind(workers, mode)
+                except OSError as error:
+                    raise _refused(asked, error, self._leaves(addresses, asked)) from error
+                found._places.append(place)
+        except BaseException:
+            found.undo()
+            raise
+        return found
+
+    def undo(self) -> None:
+        """It is not wanted: closes what was bound for it."""
+        for place in self._places:
+            if place.queues and place.queues[0] in self._fresh:
+                place.unlink()
+        for sock in self._fresh:
+            sock.close()
+        self._places.clear()
+
+    def leave(self, coming: Listeners) -> None:
+        """The other is in force: closes what is not in it."""
+        kept = coming._all()
+        files = {place.file for place in coming._places}
+        for place in self._places:
+            if place.file not in files:
+                place.unlink()
+        for sock in self._all() - kept:
+            sock.close()
+        self._places.clear()
+        coming._fresh.clear()
+
+    def _leaves(self, addresses: Sequence[Address], asked: Address) -> bool:
+        """Whether an address of this port would be given up."""
+        return any(
+            place.address.port == asked.port != 0 and place.asked not in addresses
+            for place in self._places
+        )
 
     def _all(self) -> set[socket.socket]:
-        return {sock for sockets in self._sockets for sock in sockets}
-
-    def _bind_tcp(self, address: Address) -> None:
-        first = _first_tcp(address)
-        self._sockets[0].append(first)
-        name = first.getsockname()
-        for sockets in self._sockets[1:]:
-            sock = _tcp_socket(first.family, address)
-            sockets.append(sock)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            sock.bind(name)
-            sock.listen(BACKLOG)
-        self.addresses.append(replace(address, port=name[1]))
-
-    def _bind_unix(self, address: Address, mode: int | None) -> None:
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        for sockets in self._sockets:
-            sockets.append(sock)
-        path = address.path
-        with _locked(os.path.dirname(path) or "."):
-            _remove_stale(path)
-            if mode is None:
-                sock.bind(path)
-            else:
-                _bind_with_mode(sock, path, mode)
-            found = os.lstat(path)
-            self._paths.append((path, found.st_dev, found.st_ino))
-            sock.listen(BACKLOG)
-        self.addresses.append(address)
+        return {sock for place in self._places for sock in place.queues}
 
 
 def bind(addresses: Sequence[Address], workers: int, mode: int | None = None) -> Listeners:
     """Listens on every address; raises :class:`ListenError` and leaves nothing behind
     if one cannot be had. ``mode``: the permissions of a Unix socket's file; None: the umask
     decides."""
-    listeners = Listeners(workers)
-    for address in addresses:
-        try:
-            if address.path:
-                listeners._bind_unix(address, mode)
-            else:
-                listeners._bind_tcp(address)
-        except OSError as error:
-            listeners.close()
-            reason = _REASONS.get(error.errno or 0) or error.strerror or str(error)
-            raise ListenError(f"cannot listen on {address}: {reason}") from error
-    return listeners
+    return Listeners(workers).changed(addresses, workers, mode)
+
+
+def inode(sock: socket.socket) -> int:
+    """By which a socket is known to another process that has it."""
+    return os.fstat(sock.fileno()).st_ino
+
+
+def _refused(address: Address, error: OSError, leaves: bool) -> ListenError:
+    reason = _REASONS.get(error.errno or 0) or error.strerror or str(error)
+    if leaves and error.errno == errno.EADDRINUSE:
+        reason = (
+            "this proxy listens on another address with this port, which it would give up; give "
+            "that up first, by a reload of its own"
+        )
+    return ListenError(f"cannot listen on {address}: {reason}")
 
 
 def _tcp_socket(family: int, address: Address) -> socket.socket:

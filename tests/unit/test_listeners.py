@@ -350,3 +350,85 @@ def test_check_and_bind_wait_for_a_rival(path: Path, monkeypatch: pytest.MonkeyP
         os.close(handle)
     with bound(Address(path=str(path))):
         assert unix_connect(path) == 0
+
+
+# Other settings
+
+
+def changed(old: Listeners, *addresses: Address, workers: int = 1) -> Listeners:
+    """In force, in the place of the old ones."""
+    new = old.changed(addresses, workers)
+    old.leave(new)
+    return new
+
+
+def test_what_stays_is_the_same_sockets(tmp_path: Path) -> None:
+    path = Address(path=str(tmp_path / "s"))
+    before = open_files()
+    old = listeners.bind([LOCAL, path], 2)
+    sockets, (bound_at, _) = [*old.of(0), *old.of(1)], old.addresses
+    new = changed(old, LOCAL, path, workers=2)
+    assert [*new.of(0), *new.of(1)] == sockets
+    assert new.addresses[0] == bound_at  # port 0 is the port that it got
+    newer = changed(new, path, workers=2)
+    with pytest.raises(ConnectionRefusedError):
+        reach("127.0.0.1", bound_at.port)
+    assert newer.of(0) == [sockets[1]]
+    newer.close()
+    assert not (tmp_path / "s").exists()
+    assert open_files() == before
+
+
+def test_no_queue_is_given_up_with_its_worker() -> None:
+    """Clients wait in it. With fewer workers some have several."""
+    old = listeners.bind([LOCAL], 4)
+    port = old.addresses[0].port
+    queues = [sock for worker in range(4) for sock in old.of(worker)]
+    for _ in range(40):
+        reach("127.0.0.1", port)
+    new = changed(old, LOCAL, workers=2)
+    assert new.of(0) == [queues[0], queues[2]]
+    assert new.of(1) == [queues[1], queues[3]]
+    assert len(accepted(new.of(0)) + accepted(new.of(1))) == 40
+    more = changed(new, LOCAL, workers=6)
+    assert [more.of(worker)[0] for worker in range(4)] == queues
+    assert len({sock for worker in range(6) for sock in more.of(worker)}) == 6
+    more.close()
+
+
+def test_what_cannot_be_bound_changes_nothing(tmp_path: Path) -> None:
+    before = open_files()
+    old = listeners.bind([LOCAL], 2)
+    there = open_files()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        wanted = Address("127.0.0.1", taken.getsockname()[1])
+        path = Address(path=str(tmp_path / "s"))
+        with pytest.raises(ListenError, match="another program uses it"):
+            old.changed([LOCAL, path, wanted], 5)
+    assert open_files() == there
+    assert not (tmp_path / "s").exists()
+    reach("127.0.0.1", old.addresses[0].port)
+    old.close()
+    assert open_files() == before
+
+
+def test_what_is_undone_leaves_nothing(tmp_path: Path) -> None:
+    old = listeners.bind([LOCAL], 1)
+    there = open_files()
+    path = Address(path=str(tmp_path / "s"))
+    old.changed([LOCAL, path], 3).undo()
+    assert open_files() == there
+    assert not (tmp_path / "s").exists()
+    reach("127.0.0.1", old.addresses[0].port)
+    old.close()
+
+
+def test_an_address_that_overlaps_with_one_that_goes() -> None:
+    port = Address("127.0.0.1", bound_port())
+    with bound(port) as old, pytest.raises(ListenError, match="which it would give up"):
+        old.changed([Address("", port.port)], 1)
+
+
+def bound_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as s:
+        return int(s.getsockname()[1])
