@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Awaitable, Callable
+from copy import copy
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -28,7 +29,7 @@ from spliceproxy.policy import refusals
 from spliceproxy.policy.auth.nobody import Nobody, is_nobody
 from spliceproxy.policy.clients import NEAR, NEAR_OTHERS, ClientNetworks, is_local_at
 from spliceproxy.policy.destination import Destinations, Later, ended
-from spliceproxy.policy.functions import Functions, load
+from spliceproxy.policy.functions import Functions, load, load_anew
 from spliceproxy.policy.hook import Hook
 from spliceproxy.policy.judging import REPEAT as REPEAT
 from spliceproxy.policy.judging import Case, Judge
@@ -38,11 +39,12 @@ from spliceproxy.policy.networks import parsed
 from spliceproxy.policy.request import Fields, Request
 from spliceproxy.policy.rules import RuleSet
 from spliceproxy.policy.standing import Standing
-from spliceproxy.policy.verdict import Head, Names, Notes, Verdict
+from spliceproxy.policy.verdict import Head, Names, Notes, Only, Verdict
 from spliceproxy.policy.witness import Witness
 
 if TYPE_CHECKING:
     from spliceproxy.policy.auth.authenticator import Authenticator
+    from spliceproxy.policy.fresh import Forgotten
 
 CACHED = 4096
 """Addresses of clients whose standing is remembered."""
@@ -66,15 +68,18 @@ class Policy:
         witness: Witness | None = None,
         row: memoryview | None = None,
         report: Callable[[str], None] = _nobody,
+        before: Policy | None = None,
     ) -> None:
         """``functions`` stand in for those that ``config.policy.hook`` names, and the
         ``authenticator`` for that of ``config.auth``. A ``witness`` sees each request, so
         that no decision may be repeated. Faults of functions are counted in ``row``
-        (relay.columns); ``report`` is as of :class:`Judge`."""
+        (relay.columns); ``report`` is as of :class:`Judge`. Who was found to be a user, and who
+        has guessed, stays so where the policy ``before`` has the same users."""
         policy = config.policy
         self._witness = witness
         self._repeat = REPEAT if witness is None else 0.0
-        self._auth = authenticator or _authenticator(config.auth)
+        self._users = config.auth
+        self._auth = authenticator or _authenticator(config.auth, before)
         self._identifies = self._auth.enabled
         self._known_for = min(self._auth.repeat_for, self._repeat)
         self._rules = RuleSet(policy.rules, policy.default)
@@ -89,13 +94,25 @@ class Policy:
         self._relayed = self._clients or ClientNetworks(NEAR if self._locals else NEAR_OTHERS)
         # Where no networks are named, users may come from anywhere.
         self._vouches = self._clients is None and self._auth.enabled
-        if functions is None and policy.hook:
+        self._forgotten: Forgotten | None = None
+        if functions is None and policy.hook and before is not None:
+            functions, self._forgotten = load_anew(policy.hook)
+        elif functions is None and policy.hook:
             functions = load(policy.hook)
         self._hook = Hook(functions or Functions(), policy.hook_timeout, policy.hook_cache, row)
         self._asks = self._hook.decides
         self._standing = lru_cache(maxsize=CACHED)(self._standing_of)
         self._destinations = Destinations(names, self._judge, self._hook, witness)
         self._spells = self._ruled or self._asks or self._locked is not None
+
+    def forget(self) -> None:
+        """It will decide nothing: modules are what they were before it."""
+        if self._forgotten is not None:
+            self._forgotten.restore()
+
+    def shares(self, other: Policy) -> bool:
+        """Whether both have the same users, by one object."""
+        return self._auth is other._auth
 
     def start(self) -> None:
         """To be called before the first request, in the process that serves it."""
@@ -156,6 +173,23 @@ class Policy:
         if isinstance(found, str):
             return self._identified(case, found)
         return self._when_identified(case, found)
+
+    async def recheck(
+        self, user: str, head: Head, notes: Notes, address: str, *, own: bool
+    ) -> None:
+        """Whether a tunnel that lives would still be allowed: of the client, to the host and port
+        that ``notes`` have, as this user (who has proved it before), and to the address that it is
+        connected to. Raises as :meth:`decide` does. Its ``head`` may be all that is left of it."""
+        client = self._standing(notes.client)
+        host, port = notes.host, notes.port
+        if not (client.admitted if own else client.relayed) and not self._vouches:
+            raise refusals.stranger()
+        if not self._auth.knows(user, notes.client):
+            raise refusals.no_user()
+        judge = copy(self)
+        judge._destinations = Destinations(Only(address), self._judge, self._hook, self._witness)
+        case = Case(client, head, host, port, notes, own, host, None)
+        await ended(judge._identified(case, user if self._identifies else ""))
 
     async def admit(self, client: Standing, head: Head, notes: Notes) -> None:
         """Whether a request that the proxy itself answers may be answered. Raises as
@@ -218,10 +252,12 @@ class Policy:
         """A request or tunnel is over."""
         self._hook.closed(record)
 
-    async def finish(self) -> None:
-        """The worker ends."""
-        await self._hook.finish()
-        self._auth.close()
+    async def finish(self, after: Policy | None = None) -> None:
+        """The worker ends, or the policy ``after`` this one decides, and nothing that this one has
+        decided goes on."""
+        await self._hook.finish(tell=after is None)
+        if after is None or not self.shares(after):
+            self._auth.close()
 
     # ---- the steps -------------------------------------------------------------------
 
@@ -309,11 +345,17 @@ _NONE: frozenset[str] = frozenset()
 _new = tuple.__new__  # of a NamedTuple, without the call of its own __new__
 
 
-def _authenticator(config: AuthConfig) -> Authenticator | Nobody:
+def _authenticator(config: AuthConfig, before: Policy | None) -> Authenticator | Nobody:
     if is_nobody(config):
         return Nobody()
     from spliceproxy.policy.auth.authenticator import Authenticator
 
+    found = None if before is None else before._auth
+    if before is not None and isinstance(found, Authenticator):
+        if before._users == config:
+            found.look()
+            return found
+        return Authenticator(config, before=found)
     return Authenticator(config)
 
 

@@ -134,6 +134,7 @@ class _Notes:
     reported: tuple[str, ...] = ()
     allowed_by: str = ""
     looked_up: float = 0.0
+    generation: int = 1
 
 
 class _Head:

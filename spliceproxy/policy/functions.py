@@ -10,10 +10,13 @@ import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from spliceproxy.policy.decision import Allow, Deny
 from spliceproxy.policy.request import Request
+
+if TYPE_CHECKING:
+    from spliceproxy.policy.fresh import Forgotten
 
 Authorize = Callable[[Request], Allow | Deny | Awaitable[Allow | Deny]]
 OnClose = Callable[[Any], object]
@@ -44,6 +47,26 @@ def wants_addresses(authorize: object) -> bool:
         return bool(wants)
 
 
+def load_anew(name: str) -> tuple[Functions, Forgotten]:
+    """As :func:`load`, for a process that has loaded it before: it is executed once more, as its
+    source is now, and so are the modules beside it. Also what is to be restored if they are not
+    wanted after all. HookError, and then all is as it was."""
+    from spliceproxy.policy import fresh
+
+    place, _, _ = name.partition(":")
+    if _is_file(place):
+        module, file = _name_of(place), place
+    else:
+        module, file = place, getattr(sys.modules.get(place), "__file__", None) or ""
+    importlib.invalidate_caches()
+    forgotten = fresh.forget(module, file)
+    try:
+        return load(name), forgotten
+    except BaseException:
+        forgotten.restore()
+        raise
+
+
 def load(name: str) -> Functions:
     """The functions of ``FILE.py`` or ``package.module``. ``:function`` after it names a function
     that is not called ``authorize``. HookError.
@@ -51,7 +74,7 @@ def load(name: str) -> Functions:
     The module is executed. If that fails, the error's cause has the traceback.
     """
     place, _, function = name.partition(":")
-    module = _load_file(place) if place.endswith(".py") or "/" in place else _load_name(place)
+    module = _load_file(place) if _is_file(place) else _load_name(place)
     authorize = getattr(module, function or "authorize", None)
     on_close = getattr(module, "on_close", None)
     if authorize is None and (function or on_close is None):
@@ -110,10 +133,20 @@ def _check(function: object, name: str, argument: str) -> None:
         ) from None
 
 
+def _is_file(place: str) -> bool:
+    return place.endswith(".py") or "/" in place
+
+
+def _name_of(place: str) -> str:
+    return f"spliceproxy_policy_{Path(place).stem}"
+
+
 def _load_file(place: str) -> ModuleType:
-    path = Path(place)
-    name = f"spliceproxy_policy_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
+    from spliceproxy.policy.fresh import FreshLoader
+
+    path, name = Path(place), _name_of(place)
+    loader = FreshLoader(name, str(path)) if place.endswith(".py") else None
+    spec = importlib.util.spec_from_file_location(name, path, loader=loader)
     if spec is None or spec.loader is None:
         raise HookError(f"{place}: allowed: FILE.py or a dotted name")
     module = importlib.util.module_from_spec(spec)

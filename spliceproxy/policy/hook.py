@@ -290,7 +290,7 @@ class Hook:
         else:
             log.error("the policy hook's %s failed", function, exc_info=error)
 
-    async def finish(self) -> None:
+    async def finish(self, *, tell: bool = True) -> None:
         """Gives the calls of ``on_close`` END seconds, ends all that goes on, and says how many
         calls have failed."""
         if self._closing:
@@ -305,7 +305,7 @@ class Hook:
             rest.cancel()
         if resting:
             await asyncio.wait(resting, timeout=LAST)
-        if self.failures or self.dropped:
+        if tell and (self.failures or self.dropped):
             log.warning(
                 "the policy hook: failures %d, calls of on_close left out %d",
                 self.failures,

@@ -29,7 +29,7 @@ EVERY = 2.0
 
 LOCK_SECONDS = 1.5
 """Seconds to wait for the lock of the file. Whoever holds it merges a few kilobytes. Twice this
-time is less than a worker has to end (stopping.GRACE of the supervisor)."""
+time is less than a worker has to end (children.GRACE of the supervisor)."""
 
 LOCK_POLL = 0.02
 """Seconds between two tries: flock(2) has no limit of its own."""

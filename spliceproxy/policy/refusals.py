@@ -19,6 +19,11 @@ def denied(match: Match) -> Denied:
     return Denied("A rule of this proxy does not allow this request.", match.rule, match.status)
 
 
+def no_user() -> Denied:
+    """A tunnel that lives is of nobody whom the settings know."""
+    return Denied("the settings have no such user any more", "users", 407)
+
+
 def stranger() -> Denied:
     return Denied(
         "This proxy does not serve clients from your network.",

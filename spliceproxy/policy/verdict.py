@@ -32,6 +32,8 @@ class Notes(Protocol):
 
     @property
     def client(self) -> str: ...
+    @property
+    def generation(self) -> int: ...
 
     host: str
     port: int
@@ -47,6 +49,19 @@ class Names(Protocol):
 
     def cached(self, host: str) -> tuple[str, ...] | None: ...
     async def resolve(self, host: str) -> tuple[str, ...]: ...
+
+
+class Only:
+    """Every name leads to this address."""
+
+    def __init__(self, address: str) -> None:
+        self._addresses = (address,)
+
+    def cached(self, host: str) -> tuple[str, ...]:
+        return self._addresses
+
+    async def resolve(self, host: str) -> tuple[str, ...]:
+        return self._addresses
 
 
 class Verdict(NamedTuple):

@@ -87,14 +87,20 @@ class Authenticator:
 
     repeat_for = LOOK_SECONDS
 
-    def __init__(self, config: AuthConfig, clock: Callable[[], float] = time.monotonic) -> None:
-        """ValueError for a setting or a line of a file that is not right: one line of text."""
+    def __init__(
+        self,
+        config: AuthConfig,
+        clock: Callable[[], float] = time.monotonic,
+        before: Authenticator | None = None,
+    ) -> None:
+        """ValueError for a setting or a line of a file that is not right: one line of text. Who has
+        guessed under the settings ``before`` is slowed as before."""
         self._clock = clock
         self._challenge = (basic.challenge(config.realm),)
-        self._cache = VerifiedCache()
+        self._cache: VerifiedCache = VerifiedCache(None if before is None else before._cache)
         self._wrong = WrongCache()
         self._unsound = WrongCache()  # apart, for they cost nothing
-        self._throttle = Throttle()
+        self._throttle: Throttle = Throttle() if before is None else before._throttle
         never = ClientNetworks(config.no_delay)
         self._undelayed = never.admit
         self._turns = Turns(self._throttle, clock, lambda network: network[:1] != _UNDELAYED)
@@ -128,6 +134,20 @@ class Authenticator:
     def groups_of(self, user: str) -> frozenset[str]:
         """The groups of a user."""
         return self._groups.get(user, frozenset())
+
+    def knows(self, user: str, client: str) -> bool:
+        """Whether this client, as of :meth:`identify`, can still be this user, "" for nobody."""
+        if not user:
+            return not self._required
+        if (self._single and user == self._single_user) or self._hash_of(user):
+            return True
+        named = self._named if self._mapped is None else self._mapped.value
+        return named.of(client, -1) == user if client else named.has_peer(user)
+
+    def look(self) -> None:
+        """Reads the files now, if they have changed."""
+        self._look_at = self._clock()
+        self._look(self._look_at)
 
     def start(self) -> None:
         """Loads and starts what a hash needs, in the process that will compute it. Later there

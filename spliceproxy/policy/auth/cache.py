@@ -42,9 +42,11 @@ class VerifiedCache:
 
     __slots__ = ("_entries", "_kept", "_keyed", "_places", "_places_kept")
 
-    def __init__(self) -> None:
+    def __init__(self, before: VerifiedCache | None = None) -> None:
+        """``before``: one whose digests are the same, and of which nothing else is kept."""
         self._kept, self._places_kept = KEPT, PLACES
-        self._keyed = hashlib.blake2b(key=os.urandom(32), digest_size=16)
+        fresh = hashlib.blake2b(key=os.urandom(32), digest_size=16)
+        self._keyed: hashlib.blake2b = fresh if before is None else before._keyed
         self._entries: OrderedDict[bytes, Verified] = OrderedDict()
         self._places: OrderedDict[tuple[str, bytes], None] = OrderedDict()
 

@@ -53,6 +53,10 @@ class Identities:
             user = self._remembered[client] = self._find(client)
         return user
 
+    def has_peer(self, user: str) -> bool:
+        """Whether a process behind a Unix socket can be this user."""
+        return user in self._uids.values()
+
     def _find(self, client: str) -> str:
         address = ipaddress.ip_address(client)
         number = int(address)

@@ -28,6 +28,12 @@ class Nobody:
         """Nobody."""
         return ""
 
+    def knows(self, user: str, client: str) -> bool:
+        return True
+
+    def look(self) -> None:
+        pass
+
     def groups_of(self, user: str) -> frozenset[str]:
         return frozenset()
 
