@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 
-STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+STOPS = (signal.SIGTERM, signal.SIGINT)
 """Stop the proxy: one that has not started yet ends with status 0."""
 
 LATER = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGQUIT)
@@ -43,7 +43,9 @@ def _open_standard_streams() -> None:
 
 def _take_signals() -> None:
     """A signal that is ignored stays so, as nohup(1) and background jobs expect; but SIGTERM,
-    which stops every daemon. The supervisor takes over by blocking them."""
+    which stops every daemon. The supervisor takes over by blocking them. SIGHUP is blocked from
+    here on: it asks to read settings again that may have been read already when it comes."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     for number in STOPS:
         if number == signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _end)

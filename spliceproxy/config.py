@@ -153,6 +153,9 @@ class Config:
     log_live: float = 0.0  # seconds between two lines about a tunnel that lives; 0: none
     log_query: bool = True  # targets in the log have their query
     log_level: str = "info"
+    reload_tunnels: Literal["keep", "recheck"] = "keep"
+    """What becomes of tunnels that live when there is another configuration: they go on, or end
+    where it does not allow them."""
     admin: AdminConfig = field(default_factory=AdminConfig)
     auth: AuthConfig = field(default_factory=AuthConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)

@@ -63,6 +63,9 @@ class Zone:
             looking.set_result(None)
         self._looking.clear()
 
+    def limit(self, seconds: float) -> None:
+        pass
+
     async def close(self) -> None:
         self._looking.clear()
 

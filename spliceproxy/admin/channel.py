@@ -22,7 +22,7 @@ from spliceproxy.relay.columns import CHANNEL_ERRORS
 MAX_MESSAGE = 64 << 10
 """Bytes of one message. Three of them fit into the usual buffer (net.core.wmem_default)."""
 
-MAX_FDS = 4
+MAX_FDS = 128
 """Descriptors that come with one message."""
 
 Message = dict[str, Any]

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 import time
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from spliceproxy.admin.channel import Channel, Message, close_all
 from spliceproxy.admin.events import Events
 from spliceproxy.admin.links import Link, Refused, Unanswered, Worker
+from spliceproxy.admin.settings import handed
 from spliceproxy.admin.watch import Watch
 from spliceproxy.config import Config
 from spliceproxy.messages import log
@@ -19,12 +23,28 @@ ANSWER_SECONDS = 1.0
 """For one answer, or a part of one, of a worker that answers otherwise."""
 
 
+RELOADS = 20
+"""That are remembered."""
+
+
 class Desk:
     """Of the admin process. ``board`` is where all count. ``draining``: the proxy stops.
-    ``workers`` are those that live, by their index."""
+    ``workers`` are those that live, by their index, and ``reloads`` the last ones
+    (processes.history). ``changed`` is told that the settings are others, and gets a socket if they
+    have another address for it."""
 
-    def __init__(self, config: Config, channel: Channel, board: Board, *, draining: bool) -> None:
+    def __init__(
+        self,
+        config: Config,
+        channel: Channel,
+        board: Board,
+        *,
+        draining: bool,
+        reloads: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
         self.config = config
+        self.reloads = deque(reloads, maxlen=RELOADS)
+        self.changed: Callable[[socket.socket | None], None] = lambda _: None
         self.board = board
         self.draining = draining
         self.started = time.monotonic()
@@ -47,17 +67,39 @@ class Desk:
         if message.get("meet") == "worker" and len(fds) == 1:
             self._meet(int(message["index"]), int(message["pid"]), Channel.of(fds[0]))
             return
+        if "settings" in message:
+            self._reconfigure(fds, int(message["sockets"]))
+            return
         close_all(fds)
         if message.get("meet") == "worker":
             self._unmet.add(int(message["index"]))
             self.settle()
+        elif "reloaded" in message:
+            self.reloads.append(message["reloaded"])
+            self.publish("reload", dict(message["reloaded"]))
         elif message.get("state") == "draining":
             self.draining = True
             self.publish("state", {"state": "draining"})
         elif "gone" in message:
-            self.watch.ended(message["gone"])
+            self.watch.ended(message["gone"], left="left" in message)
             what = {"index": message["gone"], "pid": message["pid"], "how": message["how"]}
             self.publish("worker", {"what": "ended", **what})
+
+    def _reconfigure(self, fds: list[int], sockets: int) -> None:
+        """By the supervisor, which has found these settings to be right. So many ``sockets`` come
+        with them."""
+        sock = None
+        try:
+            if len(fds) != 1 + sockets:
+                log.error("the admin process may open no more descriptors: another is started")
+                self._end()  # and it begins with them
+                return
+            self.config = handed(fds[0])
+            if len(fds) > 1:
+                sock = socket.socket(fileno=os.dup(fds[1]))
+            self.changed(sock)
+        finally:
+            close_all(fds)
 
     def listen(self, *, on: bool) -> None:
         """The workers tell what happens, or cease to."""

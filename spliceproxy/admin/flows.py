@@ -48,8 +48,7 @@ class Flows:
         self._services = services
         self._server = server
         self._worker = worker
-        # By the column in which it is counted, the rule that has allowed a request.
-        self._rules = {column: rule for rule, column in services.counts.allowed.items() if rule}
+        self._rules: dict[int, str] = {}  # by the column in which it is counted: what has allowed
 
     # ---- what is asked -----------------------------------------------------------------
 
@@ -158,10 +157,16 @@ class Flows:
             "method": view.method[:TEXT],
             **self._to(view.method, view.target),
             "peer": view.peer,
-            "rule": self._rules.get(view.decision, ""),
+            "rule": self._rule(view.decision),
             "tags": _shown(_tags(view)),
-            "generation": Record.generation,
+            "generation": view.generation,
         }
+
+    def _rule(self, column: int) -> str:
+        allowed = self._services.counts.allowed
+        if len(self._rules) + 1 < len(allowed):  # all but that of no rule
+            self._rules = {found: rule for rule, found in allowed.items() if rule}
+        return self._rules.get(column, "")
 
     def _named(self, number: int, started: float) -> Flow:
         age = round(max(0.0, time.monotonic() - started), 3) if started else None

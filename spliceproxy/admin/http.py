@@ -180,10 +180,15 @@ class Server:
 
     def __init__(self, table: Table, gate: Gate) -> None:
         self._table = table
-        self._gate = gate
+        self.gate = gate
         self._connections = 0
         # Those that wait for a request, the one that waits longest first.
         self._waiting: dict[asyncio.StreamWriter, None] = {}
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is a request that has no answer yet."""
+        return self._connections > len(self._waiting)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection, to its end."""
@@ -236,7 +241,7 @@ class Server:
         path, _, query = head.path.partition("?")
         found = self._table.find(path) if head.form in ("origin", "absolute") else None
         route, last = found or (None, "")
-        self._gate.check(head, open=route is not None and route.open)
+        self.gate.check(head, open=route is not None and route.open)
         body = await connection.body(head)
         if route is None:
             raise Refusal(404, "there is nothing at this path")

@@ -82,16 +82,14 @@ def _workers(reading: Reading, ill: Container[int]) -> Iterator[Family]:
 
     def of(name: str) -> list[tuple[Labels, Value]]:
         return [
-            ({"worker": str(index)}, of_worker(reading, index, name))
-            for index in range(reading.workers)
+            ({"worker": str(index)}, of_worker(reading, index, name)) for index in reading.present
         ]
 
-    up = [int(is_up(reading, index, ill)) for index in range(reading.workers)]
     yield Family(
         PREFIX + "worker_up",
         "gauge",
         "Whether the worker serves, and answers.",
-        [({"worker": str(index)}, number) for index, number in enumerate(up)],
+        [({"worker": str(one)}, int(is_up(reading, one, ill))) for one in reading.present],
     )
     yield Family(
         PREFIX + "worker_tunnels", "gauge", "Tunnels of the worker that are open.", of("tunnels")

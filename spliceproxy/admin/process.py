@@ -11,7 +11,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from spliceproxy.admin.access import Gate
 from spliceproxy.admin.channel import Channel
@@ -26,12 +28,22 @@ from spliceproxy.config import Config
 from spliceproxy.messages import log
 from spliceproxy.observe.board import Board
 
+LAST_SECONDS = 0.5
+LAST_LOOKS = 50
+"""How long, and how often, it looks whether all have their answers before it ends."""
+
 TITLE = "spliceproxy-adm"
 """What ps(1) shows of it as its command; the kernel keeps 15 characters (proc(5))."""
 
 
 def run(
-    config: Config, sock: socket.socket, channel: Channel, board: Board, *, draining: bool
+    config: Config,
+    sock: socket.socket,
+    channel: Channel,
+    board: Board,
+    *,
+    draining: bool,
+    reloads: Sequence[Mapping[str, Any]] = (),
 ) -> int:
     """The life of the admin process, which listens on ``sock``; returns its exit status."""
     with contextlib.suppress(OSError):
@@ -39,18 +51,57 @@ def run(
     # asyncio's own loop: there is little to do, and all of it is asyncio's streams.
     loop = asyncio.new_event_loop()
     loop.set_exception_handler(_tell)
-    loop.run_until_complete(_serve(sock, config, channel, board, draining=draining))
+    loop.run_until_complete(
+        _serve(sock, config, channel, board, draining=draining, reloads=reloads)
+    )
     return 0
 
 
 async def _serve(
-    sock: socket.socket, config: Config, channel: Channel, board: Board, *, draining: bool
+    sock: socket.socket,
+    config: Config,
+    channel: Channel,
+    board: Board,
+    *,
+    draining: bool,
+    reloads: Sequence[Mapping[str, Any]],
 ) -> None:
-    desk = Desk(config, channel, board, draining=draining)
+    desk = Desk(config, channel, board, draining=draining, reloads=reloads)
     server = Server(table_of(desk), Gate(config.admin))
-    start = asyncio.start_unix_server if sock.family == socket.AF_UNIX else asyncio.start_server
-    await start(server.serve, sock=sock)
+    place = _Place(desk, server)
+    await place.listen(sock)
     await desk.ended
+    # What has just been asked may be what has ended it: a reload without an admin address.
+    for _ in range(LAST_LOOKS):
+        if not server.busy:
+            break
+        await asyncio.sleep(LAST_SECONDS / LAST_LOOKS)
+
+
+class _Place:
+    """Where the admin process listens, and whom it lets in."""
+
+    def __init__(self, desk: Desk, server: Server) -> None:
+        self._desk = desk
+        self._server = server
+        self._listening: asyncio.AbstractServer | None = None
+        self._moving: asyncio.Task[None] | None = None
+        desk.changed = self._changed
+
+    async def listen(self, sock: socket.socket) -> None:
+        """On this socket, and no other."""
+        start = asyncio.start_unix_server if sock.family == socket.AF_UNIX else asyncio.start_server
+        before, self._listening = self._listening, await start(self._server.serve, sock=sock)
+        if before is not None:
+            before.close()
+
+    def _changed(self, sock: socket.socket | None) -> None:
+        try:
+            self._server.gate = Gate(self._desk.config.admin)
+        except ValueError as error:
+            log.error("the admin process: %s; the tokens stay as they were", error)
+        if sock is not None:
+            self._moving = asyncio.ensure_future(self.listen(sock))
 
 
 def table_of(desk: Desk) -> Table:

@@ -5,7 +5,7 @@ schema, which only grows within a version.
 from __future__ import annotations
 
 import time
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
 from spliceproxy.admin.metrics import is_up, labels_of, of_worker, quantile
@@ -32,6 +32,7 @@ def stats(
     draining: bool,
     engine: str,
     since: float,
+    reloads: Iterable[Mapping[str, Any]],
 ) -> dict[str, Any]:
     """The whole value. ``silent`` are workers that have not answered; ``ill`` are those of them
     that are not just starting; ``started`` is Unix time; the history begins behind ``since``."""
@@ -95,12 +96,12 @@ def stats(
             ],
         },
         "worker_deaths": sum(found["worker_deaths"].values()),
-        "workers": [_worker(reading, at, recent, now, ill) for at in range(reading.workers)],
+        "workers": [_worker(reading, at, recent, now, ill) for at in reading.present],
         **told_silent(silent),
         "top": {span: _top(tallies, span) for span in SPANS},
         "denials": tallies.denials[-100:],
         "failures": tallies.failures[:100],
-        "reloads": [],
+        "reloads": list(reloads),
         "history": samples.history(since),
     }
 

@@ -1,6 +1,6 @@
-"""What an operator tells the whole proxy: to drain, and how much to say.
+"""What an operator tells the whole proxy: to drain, how much to say, to read its settings again.
 
-Both go to the supervisor, which does it for every worker, also for those to come.
+All goes to the supervisor, which does it for every worker, also for those to come.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ from spliceproxy.admin.watch import told_silent
 SUPERVISOR_SECONDS = 5.0
 """That the supervisor has to answer: it may be starting workers."""
 
+RELOAD_SECONDS = 28.0
+"""For a reload, which may have to wait for another one: each takes 12 s at most."""
+
 
 class Steering:
     """Of one ``desk``."""
@@ -24,11 +27,22 @@ class Steering:
 
     def add_to(self, table: Table) -> None:
         table.add("/drain", POST=self.drain)
+        table.add("/reload", POST=self.reload)
         table.add("/log-level", GET=self.log_level, POST=self.set_log_level)
 
     async def drain(self, request: Request) -> Response:
         """As SIGTERM: a graceful stop. A second time it changes nothing."""
         return Response.json(await self._tell("drain"), 202)
+
+    async def reload(self, request: Request) -> Response:
+        """As SIGHUP, and with an answer when it is over: 409 where it is refused."""
+        try:
+            said = await self._desk.supervisor.ask("reload", RELOAD_SECONDS)
+        except Unanswered as error:
+            raise Refusal(503, str(error)) from None
+        except Refused as error:
+            raise Refusal(400, str(error)) from None
+        return Response.json(said, 200 if said.get("result") == "done" else 409)
 
     async def log_level(self, request: Request) -> Response:
         return Response.json({"level": level.current()})

@@ -79,6 +79,7 @@ class Views:
             draining=self._desk.draining,
             engine=self._tallies.engine,
             since=since,
+            reloads=self._desk.reloads,
         )
         return Response.json(value)
 

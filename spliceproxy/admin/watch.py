@@ -46,7 +46,7 @@ class Watch:
         self._desk = desk
         self._started = time.monotonic()
         # By index: when it has answered last.
-        self._answered = dict.fromkeys(range(desk.board.workers), self._started)
+        self._answered = dict.fromkeys(desk.board.expected, self._started)
         self._awaited = set(self._answered)  # never met, and nothing is known of their ends
         self._news = asyncio.Event()
         self._looking: asyncio.Future[None] | None = None
@@ -60,9 +60,11 @@ class Watch:
         self._ping(worker)
         self._news.set()
 
-    def ended(self, index: int) -> None:
-        """It is not there any more."""
+    def ended(self, index: int, *, left: bool = False) -> None:
+        """It is not there any more. ``left``: it was not to be."""
         self._awaited.discard(index)
+        if left:
+            self._answered.pop(index, None)
         self._news.set()
 
     # ---- what others ask ---------------------------------------------------------------
@@ -90,7 +92,7 @@ class Watch:
 
     def _silent(self) -> Iterator[tuple[int, str]]:
         workers = self._desk.workers
-        for index in self._answered:
+        for index in self._desk.board.expected:
             worker = workers.get(index)
             if worker is None:
                 pid = self._desk.board.row(index)[PID]
@@ -103,12 +105,11 @@ class Watch:
 
     def _starts(self, index: int) -> bool:
         """Whether a silent one may need more time."""
-        if time.monotonic() > self._answered[index] + STARTING_SECONDS:
+        answered = self._answered.setdefault(index, time.monotonic())
+        if time.monotonic() > answered + STARTING_SECONDS:
             return False
         worker = self._desk.workers.get(index)
-        return worker is None or not (
-            self._desk.board.row(index)[UP] or self._answered[index] > worker.met
-        )
+        return worker is None or not (self._desk.board.row(index)[UP] or answered > worker.met)
 
     async def _go_on(self) -> None:
         while True:

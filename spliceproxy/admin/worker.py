@@ -54,6 +54,7 @@ class Replies:
     def __init__(self, loop: asyncio.AbstractEventLoop, channel: Channel) -> None:
         self.loop = loop
         self._answers: dict[str, Answer] = {}
+        self._orders: dict[str, Answer] = {}
         self._peers: set[_Peer] = set()
         self._supervisor = channel
         self.listened: list[Callable[[bool], None]] = []
@@ -65,9 +66,14 @@ class Replies:
         """``answer`` is asked what has this name."""
         self._answers[name] = answer
 
+    def order(self, name: str, answer: Answer) -> None:
+        """The same for what the supervisor alone may say. Descriptors that come along are in
+        ``fds`` of the question, and are those of ``answer``."""
+        self._orders[name] = answer
+
     def start(self) -> None:
         """Begins to answer."""
-        self._add(self._supervisor)
+        self._add(self._supervisor, orders=True)
 
     def stop(self) -> None:
         """Ends every channel. Idempotent."""
@@ -84,7 +90,8 @@ class Replies:
 
     def answer(self, question: Message) -> Mapping[str, Any] | Iterator[Mapping[str, Any]]:
         """The answer. ValueError."""
-        found = self._answers.get(str(question.get("ask")))
+        name = str(question.get("ask"))
+        found = self._orders.get(name) if "fds" in question else self._answers.get(name)
         if found is None:
             raise ValueError(f"there is no question {question.get('ask')!r}")
         return found(question)
@@ -102,8 +109,12 @@ class Replies:
         self._peers.discard(peer)
         self._hear()
 
-    def _add(self, channel: Channel) -> None:
-        peer = _Peer(self, channel)
+    def takes(self, question: Message) -> bool:
+        """Whether it is one of the supervisor's orders."""
+        return str(question.get("ask")) in self._orders
+
+    def _add(self, channel: Channel, *, orders: bool = False) -> None:
+        peer = _Peer(self, channel, orders=orders)
         self._peers.add(peer)
         peer.start()
 
@@ -121,8 +132,9 @@ class Replies:
 class _Peer:
     """Somebody who asks."""
 
-    def __init__(self, replies: Replies, channel: Channel) -> None:
+    def __init__(self, replies: Replies, channel: Channel, *, orders: bool) -> None:
         self._replies = replies
+        self._orders = orders
         self._channel = channel
         self._loop = replies.loop
         self._reader = Reader(self._loop, channel, self._heard, self.close)
@@ -161,7 +173,11 @@ class _Peer:
 
     def _heard(self, message: Message, fds: list[int]) -> None:
         if "meet" not in message:
-            close_all(fds)
+            message.pop("fds", None)
+            if self._orders and self._replies.takes(message):
+                message["fds"] = fds
+            else:
+                close_all(fds)
             self._take(message)
         elif not self._replies.meet(fds):
             self._unsent.append({"unmet": message["meet"]})

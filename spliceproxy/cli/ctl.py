@@ -88,6 +88,31 @@ def _drain(client: Client, arguments: Sequence[str], as_json: bool) -> int:
     return 0
 
 
+def _reload(client: Client, arguments: Sequence[str], as_json: bool) -> int:
+    """Status 1 where it is refused, or a worker has not said that it has switched."""
+    _none(arguments)
+    answer = client.ask("POST", "/reload", {"Accept": "application/json"})
+    try:
+        said = json.loads(answer.body)
+        result = said["result"]
+    except (ValueError, KeyError, TypeError):
+        raise NoAnswer(f"{answer.text.strip()} ({answer.status})") from None
+    if as_json:
+        _say(said, "", as_json)
+    else:
+        for line in said["warnings"]:
+            print(f"spliceproxy ctl: warning: {escaped(line)}", file=sys.stderr)
+    if result == "done":
+        if not as_json:
+            _say(said, f"generation {said['generation']}, before {said['before']}", as_json)
+        return _unless_silent(said)
+    if not as_json:
+        for line in said["reason"].split("\n"):
+            print(f"spliceproxy ctl: refused: {escaped(line)}", file=sys.stderr)
+        _say(said, f"generation {said['generation']} stays in force", as_json)
+    return 1
+
+
 def _tunnels(client: Client, arguments: Sequence[str], as_json: bool) -> int:
     found = client.get(f"/tunnels{_query(arguments)}")
     tunnels = sorted(found["tunnels"], key=lambda one: -(one["age"] or 0))
@@ -256,6 +281,7 @@ VERBS: Mapping[str, Verb] = {
     "config": Verb(_config, "", "the effective settings"),
     "log-level": Verb(_log_level, "[LEVEL]", "show or change the level of messages"),
     "health": Verb(_health, "", "ask every worker whether it serves"),
+    "reload": Verb(_reload, "", "read the settings again, if they are right"),
     "drain": Verb(_drain, "", "begin a graceful stop"),
 }
 """The verbs, in the order of --help."""

@@ -12,8 +12,8 @@ from spliceproxy.config import Config
 from spliceproxy.settings.kind import Invalid
 from spliceproxy.settings.loading import (
     SettingsError,
+    Sources,
     is_there,
-    load,
     native_is_built,
     native_is_for_debugging,
 )
@@ -149,12 +149,24 @@ def read_settings(
 ) -> tuple[Config, Mapping[str, Found]]:
     """What :func:`settings.loading.load` makes of the flags of :func:`add_settings`;
     SystemExit(2) after a line for each mistake."""
+    return read(parser, sources(flags), start=start)
+
+
+def sources(flags: argparse.Namespace) -> Sources:
+    """The flags of :func:`add_settings`, with the environment and the file that they name."""
     given = {name: value for name, value in vars(flags).items() if name in BY_NAME}
     lists = {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
+    return Sources({**given, **lists}, flags.config)
+
+
+def read(
+    parser: Parser, found: Sources, *, start: bool = True
+) -> tuple[Config, Mapping[str, Found]]:
+    """As of :func:`read_settings`."""
     for line in strangers(os.environ):
         print(f"{parser.prog}: warning: {escaped(line)}", file=sys.stderr)
     try:
-        return load({**given, **lists}, flags.config, start=start)
+        return found.load(start=start)
     except SettingsError as error:
         parser.fail(*error.problems)
 

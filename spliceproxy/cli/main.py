@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 from importlib import import_module
 
-from spliceproxy.cli.flags import COMMANDS, Parser, add_settings, read_settings
+from spliceproxy.cli.flags import COMMANDS, Parser, add_settings, read, sources
 from spliceproxy.config import Config
+from spliceproxy.settings.loading import Sources
 
 _EXAMPLES = """\
 commands, each with a --help of its own:
@@ -36,9 +38,10 @@ exit status:
   2      a value is bad
   128+N  a second signal, number N, stopped it at once
 
-SIGTERM, SIGINT or SIGHUP begins a graceful stop: no new clients, and open
-requests and tunnels have --timeout-drain seconds to finish. A second signal
-stops at once. SIGUSR1 reopens the access log, for log rotation.
+SIGTERM or SIGINT begins a graceful stop: no new clients, and open requests
+and tunnels have --timeout-drain seconds to finish. A second signal stops at
+once. SIGHUP reads the settings again; what is wrong with them is told, and
+nothing changes then. SIGUSR1 reopens the access log, for log rotation.
 SIGQUIT prints every open connection to standard error. SIGUSR2 does nothing.
 """
 
@@ -52,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             command = import_module(f"spliceproxy.cli.{COMMANDS[argv[0]].module}")
             status: int = command.run(argv[1:])
             return status
-        config = parse(argv)
+        config, found = parse_sources(argv)
         # Not at the top: parse() answers --help and --version without loading these.
         from spliceproxy.cli.check import doubts
         from spliceproxy.messages import log
@@ -61,14 +64,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         logs.set_up(config.log_level)
         for line in doubts(config):
             log.warning("%s", line)
-        return supervisor.run(config)
+        return supervisor.run(config, load=partial(_again, found))
     except KeyboardInterrupt:  # only in a command: the proxy handles its signals before this
         return 130
 
 
+def _again(found: Sources, before: Config) -> tuple[Config, list[str]]:
+    """The settings as they are by now, and warnings; SettingsError."""
+    from spliceproxy.cli.check import doubts
+
+    config, kept = found.again(before)
+    known = set(doubts(before))
+    return config, [*kept, *(line for line in doubts(config) if line not in known)]
+
+
 def parse(argv: Sequence[str]) -> Config:
-    """The settings to run with; SystemExit(2) after a line on standard error for each
-    mistake in them."""
+    """The settings to run with, as :func:`parse_sources`."""
+    return parse_sources(argv)[0]
+
+
+def parse_sources(argv: Sequence[str]) -> tuple[Config, Sources]:
+    """The settings to run with, and where they are from; SystemExit(2) after a line on standard
+    error for each mistake in them."""
     made = parser()
     if argv and not argv[0].startswith("-"):
         from difflib import get_close_matches
@@ -77,7 +94,8 @@ def parse(argv: Sequence[str]) -> Config:
         hint = f"; did you mean {near[0]}?" if near else ""
         allowed = f"allowed: {', '.join(COMMANDS)}, or an option"
         made.error(f"no such command: {argv[0]!r}; {allowed}{hint}")
-    return read_settings(made, made.parse_args(argv))[0]
+    found = sources(made.parse_args(argv))
+    return read(made, found)[0], found
 
 
 def parser() -> Parser:

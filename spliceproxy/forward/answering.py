@@ -87,17 +87,22 @@ class Answering:
         self._services = services
         self._lane = lane
         self._names = names
-        self._own = own
-        self._backend = services.config.default_backend
         self._allowed = services.counts.allowed
-        self._asking = services.asking
-        self._knows_peers = services.policy.knows_peers
-        self._recorded = lane.recorded
-        self._note = lane.note
-        self._place = lru_cache(maxsize=PLACES)(self._read)
-        self._client = lru_cache(maxsize=CLIENTS)(self._standing)
+        self.change(own)
         self._waiting: dict[int, asyncio.Task[None]] = {}
         lane.answer_by(self)
+
+    def change(self, own: Own) -> None:
+        """The services are those of another configuration."""
+        services = self._services
+        self._own = own
+        self._backend = services.config.default_backend
+        self._asking = services.asking
+        self._knows_peers = services.policy.knows_peers
+        self._recorded = self._lane.recorded
+        self._note = self._lane.note
+        self._place = lru_cache(maxsize=PLACES)(self._read)
+        self._client = lru_cache(maxsize=CLIENTS)(self._standing)
 
     # ---- what the lane says ------------------------------------------------------------
 
@@ -165,7 +170,9 @@ class Answering:
         if not addresses or (one.looked_up and self._is_late(host)):
             self._lane.hand_back(one, decided)
             return
-        if seconds > Lane.VALID:
+        if known.generation != self._asking.generation:
+            seconds = 0.0  # the settings are others by now
+        elif seconds > Lane.VALID:
             seconds = self._lane.seconds(answer)
         token = known if self._recorded else None
         note = self._note(one) if self._note is not None else b""

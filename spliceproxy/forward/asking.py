@@ -104,10 +104,11 @@ class Later:
 
 
 class Asking:
-    """Asks for all connections of one worker. ``seconds`` is the limit for a connection to an
-    origin, look-up included. ``learned`` and ``lane`` are None where there is none."""
+    """Asks for all connections of one worker, by the configuration of one ``generation``.
+    ``seconds`` is the limit for a connection to an origin, look-up included. ``learned`` and
+    ``lane`` are None where there is none."""
 
-    __slots__ = ("_lane", "_learned", "_names", "_origins", "_policy", "_seconds")
+    __slots__ = ("_lane", "_learned", "_names", "_origins", "_policy", "_seconds", "generation")
 
     def __init__(
         self,
@@ -117,7 +118,9 @@ class Asking:
         names: Names,
         origins: Origins,
         seconds: float,
+        generation: int = 1,
     ) -> None:
+        self.generation = generation
         self._policy = policy
         self._learned = learned
         self._lane = lane
@@ -130,6 +133,7 @@ class Asking:
     async def answer(self, question: Question) -> Verdict:
         """The answer to one question, waited for; what is no verdict is raised."""
         client, head, host, port, record, own = question
+        record.generation = self.generation
         if record.trace is not None:
             record.trace.asks()
         try:
@@ -186,6 +190,7 @@ class Asking:
     async def admit(self, client: Standing, head: Head, record: Record) -> None:
         """Whether a request that the proxy itself answers may be answered. Raises as
         :meth:`answer` does."""
+        record.generation = self.generation
         trace = record.trace
         if trace is None:
             await self._policy.admit(client, head, record)
@@ -200,8 +205,11 @@ class Asking:
 
     def repeat(self, question: Question, head: RequestHead, verdict: Verdict) -> bool:
         """Lets the lane give this answer by itself for as long as it holds; whether it can.
-        ``head`` is the question's, as HTTP/1.1 has it."""
+        ``head`` is the question's, as HTTP/1.1 has it. An answer of another configuration is never
+        given again."""
         lane = self._lane
+        if question.record.generation != self.generation:
+            return False
         return lane is not None and lane.allow(question.client, head, verdict, question.record)
 
     # ---- a connection to it ------------------------------------------------------------

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 
 from spliceproxy.errors import ClientGone, Failure, PeerGone
-from spliceproxy.forward.asking import Question
+from spliceproxy.forward.asking import Asking, Question
 from spliceproxy.forward.body import SourceFailed, TargetFailed
 from spliceproxy.forward.origin_faults import tell
 from spliceproxy.forward.responses import DeadReuse, ResponseReader
@@ -52,6 +52,7 @@ class Exchange:
 
     __slots__ = (
         "_abort",
+        "_asking",
         "_binds",
         "_body",
         "_bound",
@@ -83,9 +84,11 @@ class Exchange:
         verdict: Verdict,
         abort: Callable[[Exception], None],
         bound: BoundOrigin,
+        asking: Asking,
         resumed: Resumed | None = None,
     ) -> None:
         self._services = services
+        self._asking = asking  # that the question was for
         self._client = client
         self._head = head
         self._question = question
@@ -194,8 +197,7 @@ class Exchange:
         record, since = self._record, time.monotonic()
         record.stage = CONNECT
         try:
-            asking = self._services.asking
-            self._origin, self._verdict = await asking.dial(self._question, self._verdict)
+            self._origin, self._verdict = await self._asking.dial(self._question, self._verdict)
         finally:
             record.dial += microseconds(time.monotonic() - since)
 

@@ -135,26 +135,17 @@ class Lane:
         native: NativeLane,
         news: _News,
         driver: RelayDriver,
+        config: Config,
         policy: Policy,
+        records: Records,
         own: Own,
-        *,
-        forwards: bool,
-        recorded: bool,
         asks: str,
-        note: Callable[[Notes], bytes] | None,
     ) -> None:
-        """Of :meth:`of`. ``native`` is the relay's side; not ``forwards``: it cannot rewrite heads,
-        and is for CONNECT only; ``recorded``: somebody wants a record of each request; ``asks``:
-        the kinds that it asks about; ``note``: as of :attr:`Records.note`."""
+        """Of :meth:`of`. ``native`` is the relay's side."""
         self._native = native
         self._news = news
         self._driver = driver
-        self._policy = policy
-        self._own = own
-        self.recorded = recorded
-        self._asks = asks
-        self._forwards = forwards
-        self.note = note
+        self._take(config, policy, records, own, asks)
         self.answer = native.answer
         self.hand_back = native.hand_back
         self.refuse = native.refuse
@@ -178,39 +169,46 @@ class Lane:
         :meth:`answer_by` will have somebody to ask; the functions of --policy may take ``waits``
         seconds for it."""
         news = _News(records)
-        rewriting = Rewriting.of(config)
-        asks = _askable(asks, forwards=rewriting.repeatable)
-        options = lane_options(
-            config.timeouts,
-            rewriting.via,
-            keyed=policy.identifies,
-            lines=records.lines,
-            asks=asks,
-            ask=ASK + config.timeouts.lookup + waits,
-            record=record_of if records.recorded else None,
-            sums=records.tally is not None,
-            heads=records.fields,
-            live=0.0 if records.log is None else config.log_live,
-            worker=records.worker,
-        )
-        native = relay.lane(options, news)
+        native = relay.lane(_options(config, policy, records, asks, waits), news)
         if native is None:
             return None
         records.follow(native)
-        forwards, recorded = rewriting.repeatable, records.recorded
+        return cls(native, news, driver, config, policy, records, own, asks)
+
+    def change(
+        self,
+        config: Config,
+        policy: Policy,
+        records: Records,
+        own: Own,
+        asks: str,
+        waits: float,
+        *,
+        rest: bool,
+    ) -> None:
+        """From here on another configuration decides, of the generation of the ``records``. What
+        has been decided is forgotten. ``rest``: as of the relay's :meth:`Lane.change`."""
+        options = _options(config, policy, records, asks, waits)
+        self._native.change(options, records.generation, rest)
+        self._take(config, policy, records, own, asks)
+        self._driver.wake()
+
+    def generations(self) -> set[int]:
+        """As of the relay's."""
+        return self._native.generations()
+
+    def _take(self, config: Config, policy: Policy, records: Records, own: Own, asks: str) -> None:
+        """What is looked at here. Not ``_forwards``: the relay cannot rewrite heads, and is for
+        CONNECT only; ``recorded``: somebody wants a record of each request; ``_asks``: the kinds
+        that it asks about; ``note``: as of :attr:`Records.note`."""
+        self._policy = policy
+        self._own = own
+        self._forwards = Rewriting.of(config).repeatable
+        self._asks = _askable(asks, forwards=self._forwards)
+        self.recorded = records.recorded
         if records.tally is not None:
             from spliceproxy.observe import json_line  # noqa: F401 - while there are descriptors
-        return cls(
-            native,
-            news,
-            driver,
-            policy,
-            own,
-            forwards=forwards,
-            recorded=recorded,
-            asks=asks,
-            note=records.note or (shown_note if records.tally is not None else None),
-        )
+        self.note = records.note or (shown_note if records.tally is not None else None)
 
     def answer_by(self, answers: Answers) -> None:
         """``answers`` is asked; to be said before there is a client."""
@@ -367,6 +365,26 @@ class Lane:
         except BaseException:
             sock.close()
             raise
+
+
+def _options(
+    config: Config, policy: Policy, records: Records, asks: str, waits: float
+) -> LaneOptions:
+    """As of :meth:`Lane.of`."""
+    rewriting = Rewriting.of(config)
+    return lane_options(
+        config.timeouts,
+        rewriting.via,
+        keyed=policy.identifies,
+        lines=records.lines,
+        asks=_askable(asks, forwards=rewriting.repeatable),
+        ask=ASK + config.timeouts.lookup + waits,
+        record=record_of if records.recorded else None,
+        sums=records.tally is not None,
+        heads=records.fields,
+        live=0.0 if records.log is None else config.log_live,
+        worker=records.worker,
+    )
 
 
 def _askable(asks: str, *, forwards: bool) -> str:

@@ -45,10 +45,11 @@ class Decided(NamedTuple):
     known: Known
     page: Page | None = None
 
-    def note(self, notes: Notes) -> Verdict:
+    def note(self, notes: Record) -> Verdict:
         """The verdict, for this once: whatever it could be repeated for has passed in part. Raises
         what it is if it is none."""
         carry(self.known, notes)
+        notes.generation = self.known.generation
         if isinstance(self.answer, Exception):
             raise self.answer
         return self.answer._replace(repeat_for=0.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -52,6 +53,8 @@ class Services:
     draining: bool = False
     tracer: Tracer | None = None
     lives: Lives | None = None
+    generation: int = 1  # of the configuration
+    tunnels: Counter[int] = field(default_factory=Counter, init=False)  # of Python's, by theirs
     faults: Seldom = field(default_factory=partial(Seldom, log), init=False)
     answers: Seldom = field(default_factory=partial(Seldom, log), init=False)
     rewriting: Rewriting = field(init=False)
@@ -60,6 +63,10 @@ class Services:
     _date_of: int = field(default=-1, init=False)
 
     def __post_init__(self) -> None:
+        self.renew()
+
+    def renew(self) -> None:
+        """Makes anew what the settings alone decide."""
         self.rewriting = Rewriting.of(self.config)
         self.reasons = reasons(self.config.timeouts)
 

@@ -43,6 +43,7 @@ def hand_over(
         finally:
             origin.detach()
     record.stage = DATA
+    services.tunnels[record.generation] += 1
     if services.lives is not None:
         services.lives.begin(ident, record)
     if record.trace is not None:
@@ -59,6 +60,7 @@ def record_of(token: object) -> Record | None:
 
 
 def _ended(services: Services, record: Record, end: TunnelEnd) -> None:
+    services.tunnels[record.generation] -= 1
     if services.lives is not None:
         services.lives.end(record)
     record.bytes_in += end.up_copied + end.up_spliced

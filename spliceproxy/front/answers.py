@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from spliceproxy.errors import Failure, PeerGone
 from spliceproxy.forward.refusing import challenge, note_refusal, refusal
 from spliceproxy.forward.resumed import Page
@@ -14,6 +16,9 @@ from spliceproxy.observe.record import Record
 from spliceproxy.observe.termination import DATA
 from spliceproxy.relay.interface import CLIENT_RESET
 from spliceproxy.site.pages import options_answer, trace_answer
+
+if TYPE_CHECKING:
+    from spliceproxy.site.files import Site
 
 PAGE_SECONDS = 10.0
 """How long a client may take to receive one of our short answers."""
@@ -42,10 +47,8 @@ class Answers:
         await self._send(answer)
         return keep
 
-    async def file(self, head: RequestHead, record: Record) -> bool:
+    async def file(self, head: RequestHead, record: Record, site: Site) -> bool:
         """With a file of ``--serve``."""
-        site = self._services.site
-        assert site is not None
         idle = self._services.config.timeouts.idle
         keep = self._may_continue(head)
         record.stage = DATA

@@ -29,6 +29,7 @@ from spliceproxy.site.pages import HOW_TO_CONFIGURE
 
 if TYPE_CHECKING:
     from spliceproxy.front.http1 import Connection
+    from spliceproxy.site.files import Site
 
 
 class Cycle:
@@ -41,6 +42,7 @@ class Cycle:
     """
 
     __slots__ = (
+        "_asking",
         "_connection",
         "_exchange",
         "_head",
@@ -64,6 +66,7 @@ class Cycle:
         self._sent = connection.stream.sent
         self._head: RequestHead | None = None
         self._exchange: Exchange | None = None
+        self._asking = connection.services.asking
         self._page: Page | None = None  # the rest of an answer that the relay has begun
         self.close: Callable[[], Awaitable[None]] | None = None
         self.cut_by_reset = False
@@ -154,8 +157,9 @@ class Cycle:
                     "http_request_error", f"cannot forward {head.scheme}{advice}", why=why
                 )
             return await self._forward(head, head.host, head.port)
-        if self._services.site is not None:
-            return await self._serve_file(head)
+        site = self._services.site
+        if site is not None:
+            return await self._serve_file(head, site)
         backend = self._services.config.default_backend
         if backend is None and head.form == "asterisk":
             return await self._answer_here(head)
@@ -203,7 +207,7 @@ class Cycle:
         services.asking.repeat(question, head, verdict)
         record = self._record
         record.stage, since = CONNECT, time.monotonic()
-        origin, _ = await services.asking.dial(question, verdict)
+        origin, _ = await self._asking.dial(question, verdict)
         record.dial += microseconds(time.monotonic() - since)
         record.status, record.stage = 200, DATA
         try:
@@ -231,6 +235,7 @@ class Cycle:
             verdict,
             connection.abort,
             connection.bound,
+            self._asking,
             resumed if resumed is not None and resumed.sent else None,
         )
         connection.resumed = None  # its connection is the exchange's from here on
@@ -238,6 +243,7 @@ class Cycle:
 
     async def _decide(self, question: Question) -> Verdict:
         """Asks the policy, unless the lane has; a client that leaves meanwhile is noticed."""
+        self._asking = self._services.asking  # what is asked later about it is asked there, too
         self._stream.watch(self._connection.client_gone)
         resumed = self._connection.resumed
         decided = resumed.decided if resumed is not None else None
@@ -246,7 +252,7 @@ class Cycle:
         else:
             record, since = question.record, time.monotonic()
             try:
-                verdict = await self._services.asking.answer(question)
+                verdict = await self._asking.answer(question)
             finally:
                 record.question = microseconds(time.monotonic() - since - record.looked_up)
         self._record.decision = self._services.counts.allowed[self._record.allowed_by]
@@ -265,9 +271,9 @@ class Cycle:
         await self._services.asking.admit(self._connection.standing, head, self._record)
         return await self._connection.answers.here(head, self._record)
 
-    async def _serve_file(self, head: RequestHead) -> bool:
+    async def _serve_file(self, head: RequestHead, site: Site) -> bool:
         await self._services.asking.admit(self._connection.standing, head, self._record)
-        return await self._connection.answers.file(head, self._record)
+        return await self._connection.answers.file(head, self._record, site)
 
     def _body_is_coming(self, head: RequestHead) -> bool:
         """Whether not all of the request's body has been read."""

@@ -18,11 +18,11 @@ class HeadReader:
     """Call :meth:`begin` and :meth:`rest` in turn, once for each request. ``seconds`` is the
     limit for a whole head, and for the wait before one."""
 
-    __slots__ = ("_seconds", "_skipped", "_stream")
+    __slots__ = ("_skipped", "_stream", "seconds")
 
     def __init__(self, stream: Stream, seconds: float) -> None:
         self._stream = stream
-        self._seconds = seconds
+        self.seconds = seconds
         self._skipped = 0  # bytes of empty lines before the head
 
     async def begin(self, *, first: bool) -> bool:
@@ -69,5 +69,5 @@ class HeadReader:
 
     def _limit(self) -> None:
         self._stream.read_limit.set(
-            "connection_read_timeout", "no request head within the time limit", self._seconds
+            "connection_read_timeout", "no request head within the time limit", self.seconds
         )

@@ -44,6 +44,7 @@ from spliceproxy.front.answers import Answers
 from spliceproxy.front.cycle import Cycle
 from spliceproxy.front.heads import HeadReader
 from spliceproxy.net.stream import Stream
+from spliceproxy.policy.standing import Standing
 from spliceproxy.relay.lane import Handoff
 from spliceproxy.upstream.bound import BoundOrigin
 
@@ -75,7 +76,9 @@ class Connection:
     __slots__ = (
         "_admit",
         "_cycle",
+        "_generation",
         "_requests",
+        "_standing",
         "_task",
         "address",
         "answers",
@@ -85,7 +88,6 @@ class Connection:
         "phase",
         "resumed",
         "services",
-        "standing",
         "stream",
         "trace",
     )
@@ -96,7 +98,8 @@ class Connection:
         self.services = services
         self.stream = stream
         self.address = address
-        self.standing = services.policy.standing(address, stream.sock)
+        self._standing = services.policy.standing(address, stream.sock)
+        self._generation = services.generation
         self.answers = Answers(services, stream, last=admit is not None)
         between = services.config.timeouts.head
         self.heads = HeadReader(stream, between)
@@ -184,6 +187,7 @@ class Connection:
     async def _serve_one(self) -> bool:
         """One request and its answer; returns whether another may follow."""
         stream = self.stream
+        self.heads.seconds = self.services.config.timeouts.head
         self.phase, self._cycle = Phase.IDLE, None
         received, stream.message_start = stream.received - len(stream.buffer), stream.sent
         if not await self.heads.begin(first=not self._requests):
@@ -228,6 +232,15 @@ class Connection:
         self._admit = None
         self.answers = Answers(self.services, self.stream, last=False)
         return True
+
+    @property
+    def standing(self) -> Standing:
+        """What decisions of the configuration that is in force know of the client."""
+        services = self.services
+        if self._generation != services.generation:
+            self._standing = services.policy.standing(self.address, self.stream.sock)
+            self._generation = services.generation
+        return self._standing
 
     def answering(self) -> None:
         """The whole head of the request is there."""

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 
 from spliceproxy.forward.services import Services
+from spliceproxy.front.cycle import Cycle
 from spliceproxy.front.http1 import Connection
 from spliceproxy.messages import log
 from spliceproxy.net.errnos import TRANSIENT
@@ -59,6 +60,10 @@ class Server:
         """The connections here that serve a request now. Others may come and go meanwhile."""
         return (one for one in list(self._tasks.values()) if one.request is not None)
 
+    def cycles(self) -> Iterator[Cycle]:
+        """The requests that are served here now."""
+        return (one.request for one in self.requests() if one.request is not None)
+
     def start(self) -> None:
         """Begins to accept."""
         lane = self._services.lane
@@ -69,6 +74,26 @@ class Server:
                 lane.listen(sock)
             else:
                 self._loop.add_reader(sock.fileno(), self._accept, sock)
+
+    def change(self, sockets: Sequence[socket.socket], limit: int) -> None:
+        """Accepts from these sockets from here on, and ``limit`` is another. A socket that is not
+        among them any more is closed when those have been taken who wait there."""
+        gone = [sock for sock in self._sockets if sock not in sockets]
+        for sock in gone:
+            while self._accept(sock):
+                pass
+        self._limit = limit
+        lane = self._services.lane
+        if lane is not None:
+            lane.limit(limit, self._held)
+        if list(sockets) == self._sockets:
+            return
+        self._stop_accepting()
+        for sock in gone:
+            sock.close()
+        self._sockets = list(sockets)
+        if self._resume is None:
+            self._go_on()
 
     # ---- accepting ---------------------------------------------------------------------
 

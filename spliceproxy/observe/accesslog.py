@@ -78,6 +78,11 @@ class AccessLog:
         self._writer = _writer(path)
         self._more: Callable[[], tuple[bytes, int]] = _no_more
 
+    def change(self, form: Format) -> None:
+        """Lines of what ends from here on have another format."""
+        self._flush()
+        self.form = form
+
     def follow(self, more: Callable[[], tuple[bytes, int]]) -> None:
         """``more`` takes the lines that are made elsewhere, and says how many there are;
         :meth:`expect` says that there are some."""

@@ -1,9 +1,10 @@
 """The board: what all processes of the proxy count, in one mapping that they share.
 
-    one page     what the rest looks like; how often rows were folded; how many names there are
+    one page     what the rest looks like; how often rows were folded; how many names there are;
+                 which workers there are to be
     names        of the columns behind those of the table (observe.names)
     row 0        the base: what workers that have ended have counted, and the supervisor's own
-    row 1, 2...  of each worker (relay.columns)
+    row 1, 2...  of each worker (relay.columns); there is room for more workers than there are
     regions      of each worker: what is counted by keys (observe.keyed)
 
 The supervisor makes it before its first fork (memfd_create(2): a program that takes over can be
@@ -24,12 +25,12 @@ import struct
 import sys
 import time
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from spliceproxy.observe.keyed import REGION, Keyed
 from spliceproxy.observe.names import ENTRY, Names
-from spliceproxy.relay.columns import DYNAMIC, FAMILIES, FIXED, KEPT, WIDTH, WORKER
+from spliceproxy.relay.columns import DYNAMIC, FAMILIES, FIXED, KEPT, PID, WIDTH, WORKER
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # typing has it since Python 3.11
@@ -44,11 +45,17 @@ _HEAD = struct.Struct("=8sIIIII")  # magic, version, workers, fixed, dynamic, ta
 _PAGE = 4096
 _FOLDS = 8  # as a number of the first page
 _NAMES = 9
+_USED = 10
 _SECRET = slice(128, 144)  # bytes of the first page
+_EXPECTED = 256  # from here on one byte for each worker: whether there is to be one
 
 _ROW = 8 * WIDTH
 _AT_NAMES = _PAGE
 _AT_ROWS = _AT_NAMES + DYNAMIC * ENTRY
+
+ROOM = 32
+"""Workers that there is room for at least: a reload may want more of them. What is not used takes
+no memory."""
 
 TRIES = 100
 TRY_SECONDS = 0.001
@@ -64,10 +71,12 @@ class Unreadable(Exception):
 
 class Reading(NamedTuple):
     """What was on the board at one moment. ``rows`` are the base's, and one of each worker;
-    ``names`` are the labels of the columns behind those of the table."""
+    ``names`` are the labels of the columns behind those of the table. Workers that are ``expected``
+    are to be there."""
 
     rows: tuple[memoryview, ...]
     names: tuple[tuple[str, tuple[str, ...]], ...]
+    expected: frozenset[int]
 
     def totals(self) -> dict[str, dict[tuple[str, ...], int]]:
         """The sum of all rows, by family and label values. What is said of one worker only is not
@@ -85,6 +94,11 @@ class Reading(NamedTuple):
     def workers(self) -> int:
         return len(self.rows) - 1
 
+    @property
+    def present(self) -> list[int]:
+        """Workers that there are to be, and those that have yet to end."""
+        return [at for at in range(self.workers) if at in self.expected or self.rows[at + 1][PID]]
+
     def _named(self, row: Sequence[int]) -> dict[str, dict[tuple[str, ...], int]]:
         found = {
             family.name: {values: row[family.first + at] for at, values in enumerate(family.values)}
@@ -97,21 +111,41 @@ class Reading(NamedTuple):
 
 class Board:
     """Make one by :meth:`create`, :meth:`attach` or :meth:`private`. ``fd`` is its descriptor, -1
-    for one that nobody shares. It is open for as long as the process runs."""
+    for one that nobody shares. It is open for as long as the process runs. There is ``room`` for
+    so many workers."""
 
     def __init__(self, memory: memoryview, fd: int, workers: int) -> None:
         self.fd = fd
-        self.workers = workers
+        self.room = workers
         self._head = memory[:_PAGE].cast("Q")
         self._rows = memory[_AT_ROWS : _AT_ROWS + _ROW * (workers + 1)]
         self._numbers = self._rows.cast("Q")
+        self._expected = memory[_EXPECTED : _EXPECTED + workers]
         regions = memory[_at_regions(workers) : _size(workers)]
         self.keyed = Keyed(regions, workers, bytes(memory[_SECRET]))
         self.names = Names(memory[_AT_NAMES:_AT_ROWS], self._head[_NAMES : _NAMES + 1], fd)
 
+    @property
+    def workers(self) -> int:
+        """Rows of workers that are in use."""
+        return int(self._head[_USED])
+
+    @property
+    def expected(self) -> list[int]:
+        """The workers that there are to be."""
+        return [at for at, is_expected in enumerate(self._expected) if is_expected]
+
+    def use(self, expected: Collection[int], leaving: Collection[int] = ()) -> None:
+        """There are to be these workers from here on; of those that are ``leaving`` the rows are in
+        use until they have ended. The supervisor alone may call it."""
+        for at in range(self.room):
+            self._expected[at] = at in expected
+        self._head[_USED] = max((*expected, *leaving)) + 1
+
     @classmethod
-    def create(cls, workers: int) -> Self:
+    def create(cls, used: int) -> Self:
         """An empty board, which processes that are forked share. OSError."""
+        workers = max(ROOM, 2 * used)
         fd = os.memfd_create("spliceproxy-board", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
             os.ftruncate(fd, _size(workers))
@@ -123,7 +157,9 @@ class Board:
             raise
         _HEAD.pack_into(memory, 0, MAGIC, VERSION, workers, FIXED, DYNAMIC, _table())
         memory[_SECRET] = os.urandom(16)
-        return cls(memory, fd, workers)
+        board = cls(memory, fd, workers)
+        board.use(range(used))
+        return board
 
     @classmethod
     def attach(cls, fd: int) -> Self:
@@ -145,7 +181,9 @@ class Board:
         """One that nobody shares, for one worker."""
         memory = memoryview(bytearray(_size(1)))
         memory[_SECRET] = os.urandom(16)
-        return cls(memory, -1, 1)
+        board = cls(memory, -1, 1)
+        board.use(range(1))
+        return board
 
     # ---- who counts ----------------------------------------------------------------------
 
@@ -179,10 +217,10 @@ class Board:
             if not before & 1:
                 # Names first: a column has one before it has a number.
                 names = self.names.all()
-                copy = memoryview(bytes(self._rows)).cast("Q")
+                copy = memoryview(bytes(self._rows[: _ROW * (self.workers + 1)])).cast("Q")
                 if self._head[_FOLDS] == before:
                     rows = (copy[at : at + WIDTH] for at in range(0, len(copy), WIDTH))
-                    return Reading(tuple(rows), names)
+                    return Reading(tuple(rows), names, frozenset(self.expected))
             time.sleep(TRY_SECONDS)
         raise Unreadable
 

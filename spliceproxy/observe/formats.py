@@ -26,12 +26,13 @@ class Format(NamedTuple):
     fields: bool = False
 
 
-def format_of(name: str, *, query: bool = True) -> Format:
+def format_of(name: str, *, query: bool = True, generation: int = 1) -> Format:
     """The format of this name, or the one that is written in squid's codes. ValueError where it is
-    neither. Not ``query``: of a target's query its question mark alone is left."""
+    neither. Not ``query``: of a target's query its question mark alone is left. The ``generation``
+    is that of the settings, for lines of the relay's that nothing is known of."""
     # What a format needs is loaded for that format alone: most proxies never need it.
     if name == JSON:
-        return _json(query)
+        return _json(query, generation)
     if name not in (NATIVE, SQUID):
         from spliceproxy.observe.custom_line import COMBINED, COMMON, CustomLine
 
@@ -49,7 +50,7 @@ def check(name: str) -> None:
     format_of(name)
 
 
-def _json(query: bool) -> Format:
+def _json(query: bool, generation: int) -> Format:
     from spliceproxy.observe import json_line
 
     form = _line_form(JSON, query)._replace(
@@ -57,7 +58,7 @@ def _json(query: bool) -> Format:
         target_most=json_line.TARGET_MAX,
         address_most=json_line.ADDRESS_MAX,
         type_most=json_line.TYPE_MAX,
-        note=json_line.note(Record("")),
+        note=json_line.note(Record("", generation=generation)),
     )
     return Format(partial(json_line.json_line, query=query), form, json_line.note)
 

@@ -74,7 +74,7 @@ def note(notes: Notes) -> bytes:
 
 def _note(notes: Notes, rule: str, detail: str, error: str, failed: str) -> str:
     return (
-        f'"generation":{Record.generation},"user":{_text(notes.user, _USER_MAX)},'
+        f'"generation":{notes.generation},"user":{_text(notes.user, _USER_MAX)},'
         f'"rule":{_text(rule, _RULE_MAX)},"reason":{_text(detail, _DETAIL_MAX)},'
         f'"error":{_text(error, 40)},"failed":{_text(failed, _FAILED_MAX)},'
         f'"tags":{_tags(notes)}'

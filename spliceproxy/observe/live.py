@@ -42,6 +42,17 @@ class Lives:
         if self._timer is None:
             self._timer = self._loop.call_later(self._seconds, self._fire)
 
+    def change(self, log: AccessLog, seconds: float) -> None:
+        """Another log, and another time."""
+        self._log, self._seconds = log, seconds
+
+    def stop(self) -> None:
+        """There are no such lines any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._tunnels.clear()
+
     def end(self, record: Record) -> None:
         """It is over."""
         self._tunnels.pop(record.number, None)

@@ -70,6 +70,7 @@ class Record(metaclass=ABCMeta):  # noqa: B024 - one of the lane's is a Record, 
         "failed",
         "fields",
         "first_byte",
+        "generation",
         "head",
         "host",
         "looked_up",
@@ -96,14 +97,18 @@ class Record(metaclass=ABCMeta):  # noqa: B024 - one of the lane's is a Record, 
         "why",
     )
 
-    generation = 1  # of the configuration that has decided
-
     def __init__(
-        self, client: str, started: float = 0.0, trace: Trace | None = None, number: int = 0
+        self,
+        client: str,
+        started: float = 0.0,
+        trace: Trace | None = None,
+        number: int = 0,
+        generation: int = 1,
     ) -> None:
         self.client = client  # the client's address, "" for a Unix socket
         self.started = started
         self.trace = trace  # of its connection; None: nothing is told of it
+        self.generation = generation  # of the configuration that has decided
         self.seconds = 0.0
         self.event = END  # what this record is about: of relay.lane.EVENTS
         self.ended_at = 0.0
@@ -245,7 +250,6 @@ def record_of(ending: type[Any]) -> type[Record]:
         error = failed = rule = why = detail = ""
         decision = 0
         ended = True
-        generation = Record.generation
         minor = 1
         field = Record.field
         destination = Record.destination

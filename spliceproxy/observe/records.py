@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 class Records:
     """Those of one worker, which has the number ``worker``. ``log`` is None where none is kept.
     ``watch`` is told each record; None: nobody wants to see them. ``tally`` is None where nobody
-    may ask for it."""
+    may ask for it. ``generation`` is that of the configuration."""
 
-    __slots__ = ("_numbers", "_watch", "listener", "log", "tally", "worker")
+    __slots__ = ("_made", "_numbers", "generation", "listener", "log", "tally", "watch", "worker")
 
     def __init__(
         self,
@@ -33,24 +33,26 @@ class Records:
         self.log = log
         self.tally = tally
         self.worker = worker
-        self._watch = watch
+        self.watch = watch
+        self.generation = 1
+        self._made: Made | None = None
         # Told each record that is written here, while an operator wants to know.
         self.listener: Callable[[Record], None] | None = None
         self._numbers = itertools.count((worker << NUMBER_BITS) + 1, 2)
 
     def new(self, client: str, started: float, trace: Trace | None = None) -> Record:
         """The record of a request that begins."""
-        return Record(client, started, trace, next(self._numbers))
+        return Record(client, started, trace, next(self._numbers), self.generation)
 
     @property
     def wanted(self) -> bool:
         """Whether anybody is to see a record."""
-        return any(one is not None for one in (self.log, self._watch, self.listener, self.tally))
+        return any(one is not None for one in (self.log, self.watch, self.listener, self.tally))
 
     @property
     def watched(self) -> bool:
         """Whether somebody is to see every record."""
-        return self._watch is not None
+        return self.watch is not None
 
     @property
     def recorded(self) -> bool:
@@ -85,8 +87,8 @@ class Records:
             if self.tally is not None:
                 self.tally.see(record)
         finally:  # a fault of who looks on takes nothing from who is to be told
-            if self._watch is not None:
-                self._watch(record)
+            if self.watch is not None:
+                self.watch(record)
 
     def ended(self, records: list[Record]) -> None:
         """The same for those of the lane, which have ended. They are in the log, unless it gets
@@ -97,22 +99,29 @@ class Records:
         self._watched([record for record in records if record.event == END])
 
     def _watched(self, records: list[Record]) -> None:
-        if self._watch is None:
+        if self.watch is None:
             return
         each = iter(records)
         try:
             for record in each:
-                self._watch(record)
+                self.watch(record)
         except BaseException:  # Ctrl-C in on_close
             self._watched(list(each))
             raise
 
     def follow(self, made: Made) -> None:
         """What the relay has made of the exchanges that it served alone is taken as well."""
-        if self.log is not None and self.log.form.lane is not None:
-            self.log.follow(made.take_log)
+        self._made = made
+        self.follow_on()
+
+    def follow_on(self) -> None:
+        """The log or the tally is another one."""
+        if self._made is None:
+            return
+        if self.log is not None:
+            self.log.follow(self._made.take_log)
         if self.tally is not None:
-            self.tally.follow(made)
+            self.tally.follow(self._made)
 
     def hurry(self) -> None:
         """As of :meth:`Tally.hurry`."""

@@ -104,7 +104,7 @@ class Tally:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, *, query: bool = True) -> None:
         self._loop = loop
-        self._query = query
+        self.query = query
         self._tops = Tops()
         self._denials: deque[Denial] = deque(maxlen=DENIALS)
         self._failures: OrderedDict[tuple[str, str], Failure] = OrderedDict()
@@ -152,7 +152,7 @@ class Tally:
                 record.client,
                 record.user,
                 record.method,
-                record.target if self._query else without_query(record.target),
+                record.target if self.query else without_query(record.target),
                 record.rule,
                 record.why or record.detail,  # that says which credentials were wanted
             )

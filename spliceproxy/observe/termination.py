@@ -56,6 +56,7 @@ _OF_REASONS = {
     interface.HALF_CLOSE: CLIENT_LIMIT,
     interface.ABORTED: POLICY,
     interface.KILLED: KILLED,
+    interface.POLICY: POLICY,
 }
 """Where the record does not say it: ``by`` is set where a reason alone could be either's."""
 

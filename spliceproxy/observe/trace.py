@@ -16,7 +16,7 @@ import itertools
 import logging
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from errno import errorcode
 
 from spliceproxy.config import Config
@@ -39,14 +39,15 @@ class Tracer:
 
     __slots__ = ("_numbers", "_query")
 
-    def __init__(self, *, query: bool) -> None:
-        self._numbers = itertools.count(1)
+    def __init__(self, *, query: bool, before: Tracer | None = None) -> None:
+        self._numbers: Iterator[int] = itertools.count(1) if before is None else before._numbers
         self._query = query
 
     @classmethod
-    def of(cls, config: Config) -> Tracer | None:
-        """None where nobody would see the messages."""
-        return cls(query=config.log_query) if is_traced() else None
+    def of(cls, config: Config, before: Tracer | None = None) -> Tracer | None:
+        """None where nobody would see the messages. It goes on with the numbers of the one
+        ``before``."""
+        return cls(query=config.log_query, before=before) if is_traced() else None
 
     def accepted(self, sock: socket.socket, client: str, *, beyond: bool) -> Trace:
         """The trace of a new client with this address. ``beyond``: it came beyond the limit on

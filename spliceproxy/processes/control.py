@@ -16,7 +16,7 @@ import fcntl
 import os
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from spliceproxy.admin.channel import Channel, Closed, Message, Troubled, close_all, pair
@@ -40,11 +40,13 @@ KEPT = 64
 class Control:
     """Between ``workers`` and ``admin``, which is None where there is no admin process."""
 
-    __slots__ = ("_admin", "_kept", "_look", "_more", "_pauses", "_unmet", "_workers")
+    __slots__ = ("_admin", "_kept", "_look", "_more", "_pauses", "_unmet", "_workers", "leaving")
 
     def __init__(self, workers: Sequence[Slot], admin: Slot | None) -> None:
         self._workers = workers
         self._admin = admin
+        # Workers that are to end, and may have to say something.
+        self.leaving: Collection[Slot] = ()
         # By the index of a worker that has to be introduced yet: when, monotonic seconds.
         self._unmet: dict[int, float] = {}
         self._pauses: dict[int, float] = {}  # the last pause of each
@@ -73,8 +75,16 @@ class Control:
 
     def _slots(self) -> Iterator[Slot]:
         yield from self._workers
+        yield from list(self.leaving)
         if self._admin is not None:
             yield self._admin
+
+    def has_admin(self, admin: Slot | None) -> None:
+        """There is an admin process from here on, or none any more."""
+        self._admin = admin
+        if admin is None:
+            self._unmet.clear()
+            self._pauses.clear()
 
     # What is to be done later
 
@@ -179,6 +189,19 @@ class Control:
             kept.popleft()
         if kept is not None and not kept:
             del self._kept[slot.index]
+
+    @staticmethod
+    def order(slot: Slot, message: Mapping[str, Any], fds: Sequence[int]) -> bool:
+        """A message with descriptors, which stay the caller's, too. False: it reads nothing just
+        now. Where it has ended, that will be seen."""
+        if slot.channel is None:
+            return True
+        try:
+            return slot.channel.send(message, fds)
+        except Closed:
+            return True
+        except Troubled:
+            return False
 
     def hear(self) -> Iterator[tuple[Slot, Message]]:
         """What has been said to the supervisor. ``more``: there may be more than that."""

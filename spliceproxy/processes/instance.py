@@ -1,11 +1,13 @@
-"""A proxy on one event loop: its parts put together, started, and ended in order."""
+"""A proxy on one event loop: its parts put together, started, given another configuration, and
+ended in order."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from spliceproxy.config import Config
 from spliceproxy.forward.answering import Answering, kinds_asked
@@ -15,9 +17,9 @@ from spliceproxy.forward.lane import Lane
 from spliceproxy.forward.rewriting import Rewriting
 from spliceproxy.forward.services import Services
 from spliceproxy.front.server import Server
-from spliceproxy.observe.accesslog import open_log
+from spliceproxy.observe.accesslog import AccessLog, open_log
 from spliceproxy.observe.counts import Counts
-from spliceproxy.observe.formats import format_of
+from spliceproxy.observe.formats import Format, format_of
 from spliceproxy.observe.live import Lives
 from spliceproxy.observe.records import Records
 from spliceproxy.observe.tally import Tally
@@ -32,11 +34,29 @@ from spliceproxy.upstream.own import Own
 from spliceproxy.upstream.pool import IdlePool
 from spliceproxy.upstream.resolver import Resolver
 
+if TYPE_CHECKING:
+    from spliceproxy.policy.learn import Learned
+    from spliceproxy.processes.retired import Retired
+    from spliceproxy.site.files import Site
+
+
+class Next(NamedTuple):
+    """What a configuration needs before it can be in force: :meth:`Instance.prepare`. ``log`` is
+    another access log than before, None where it stays or there is none."""
+
+    config: Config
+    policy: Policy
+    site: Site | None
+    form: Format
+    log: AccessLog | None
+    generation: int
+
 
 class Instance:
     """Create it inside its event loop. It owns ``sockets``, ``relay``, ``resolver`` and
     ``policy`` then, and :meth:`stop` ends them. ``counts`` has the row that these count in, too.
-    It is that of the ``worker`` with this number. After an OSError it owns nothing."""
+    It is that of the ``worker`` with this number, and begins with the configuration of this
+    ``generation``. After an OSError it owns nothing."""
 
     def __init__(
         self,
@@ -47,63 +67,53 @@ class Instance:
         policy: Policy,
         counts: Counts,
         worker: int = 0,
+        generation: int = 1,
     ) -> None:
         loop = asyncio.get_running_loop()
         counts.expect(policy.rules)
-        site = None
-        if config.serve is not None:
-            from spliceproxy.site.files import Site
-
-            site = Site(config.serve, links=config.serve_links)
-        form = format_of(config.log_format, query=config.log_query)
-        log = open_log(config.access_log, loop, form)
+        site = _site(config)
+        log = open_log(config.access_log, loop, _form(config, generation))
         tally = None
         if config.admin.address is not None:
             tally = Tally(loop, query=config.log_query)
         records = Records(log, policy.closed if policy.watches else None, tally, worker)
+        records.generation = generation
         driver = RelayDriver(relay, loop)
         own = Own(sock.getsockname() for sock in sockets)
         tracer = Tracer.of(config)
-        # Who traces sees each request, and so does a witness.
-        self._asks = "" if policy.witnessed else kinds_asked(config)
-        asks = self._asks if tracer is None else ""
-        waits = 2 * config.policy.hook_timeout  # the second time with the addresses
-        lane = Lane.of(relay, driver, config, policy, records, own, asks, waits)
+        lane = Lane.of(
+            relay, driver, config, policy, records, own, _asked(config, policy, tracer),
+            _waits(config),
+        )  # fmt: skip
         idle = IdlePool(loop) if lane is None else lane
         # With files to serve a request that leads back here is no loop.
         never = own if site is None else None
         origins = Origins(loop, Dialer(config.timeouts.dial, counts.row), idle, never)
-        self._learned = None
-        if config.policy.learn is not None:
-            from spliceproxy.policy.learn import Learned
-
-            self._learned = Learned(config.policy.learn)
+        self._learned = _learned(config)
         self._resolver = resolver
-        asking = Asking(policy, self._learned, lane, resolver, origins, config.timeouts.dial)
-        lives = None
-        if log is not None and config.log_live:
-            lives = Lives(log, loop, driver.progress, config.log_live)
+        self._leaving: set[asyncio.Task[None]] = set()  # ends of what is in force no more
         self.services = Services(
             loop=loop,
             config=config,
             relay=driver,
-            mover=BodyMover(driver, config.timeouts.idle, Rewriting.of(config).via),
+            mover=_mover(config, driver),
             records=records,
             counts=counts,
             policy=policy,
             lane=lane,
             origins=origins,
-            asking=asking,
+            asking=self._asking(config, policy, lane, origins, generation),
             site=site,
             tracer=tracer,
-            lives=lives,
+            lives=_lives(config, log, loop, driver),
+            generation=generation,
         )
         self._answering: Answering | None = None
         if lane is not None:
             self._answering = Answering(self.services, lane, resolver, own)
         self._rest = Rest(loop)
-        limit = -(-config.max_connections // config.workers)
-        self.server = Server(self.services, sockets, limit)
+        self._retired: Retired | None = None
+        self.server = Server(self.services, sockets, _limit(config))
 
     def start(self) -> None:
         """Begins to accept clients."""
@@ -118,7 +128,125 @@ class Instance:
         if (tracer is None) != (services.tracer is None):
             services.tracer = tracer
             if services.lane is not None:
-                services.lane.ask_about(self._asks if tracer is None else "")
+                services.lane.ask_about(_asked(services.config, services.policy, tracer))
+
+    # ---- another configuration ---------------------------------------------------------
+
+    def prepare(self, config: Config, generation: int) -> Next:
+        """Loads what a configuration names: nothing has changed yet. ValueError where it makes no
+        sense here, OSError where something cannot be opened."""
+        services = self.services
+        policy = Policy(
+            config,
+            self._resolver,
+            row=services.counts.row,
+            report=services.counts.report,
+            before=services.policy,
+        )
+        try:
+            site = _site(config)
+            form = _form(config, generation)
+            log = None
+            if config.access_log != services.config.access_log:
+                log = open_log(config.access_log, services.loop, form)
+            services.counts.expect(policy.rules)
+            if not policy.shares(services.policy):
+                policy.start()
+        except BaseException:
+            policy.forget()
+            self._end(policy.finish(services.policy))
+            raise
+        return Next(config, policy, site, form, log, generation)
+
+    def drop(self, coming: Next) -> None:
+        """It will not be in force."""
+        coming.policy.forget()
+        self._end(coming.policy.finish(self.services.policy))
+        if coming.log is not None:
+            self._end(coming.log.close())
+
+    def switch(self, coming: Next, sockets: Sequence[socket.socket]) -> None:
+        """From here on this configuration decides, and clients are accepted from these sockets.
+        What was decided before is used for nothing that is asked from now on; what goes on keeps
+        to it."""
+        services, config, policy = self.services, coming.config, coming.policy
+        before, old = services.config, services.policy
+        own = Own(sock.getsockname() for sock in sockets)
+        rest = self._switch_records(coming)
+        services.config, services.policy = config, policy
+        services.generation = coming.generation
+        self._retire(coming.generation, old)  # before the lane, which has to know who watches
+        services.site = coming.site
+        services.mover = _mover(config, services.relay)
+        services.tracer = Tracer.of(config, services.tracer)
+        services.renew()
+        if config.policy.learn != before.policy.learn:
+            if self._learned is not None:
+                self._end(self._learned.finish())
+            self._learned = _learned(config)
+        self._resolver.limit(config.timeouts.lookup)
+        never = own if coming.site is None else None
+        services.origins.change(Dialer(config.timeouts.dial, services.counts.row), never)
+        services.relay.limits(config.timeouts.idle, config.timeouts.half_close)
+        services.asking = self._asking(
+            config, policy, services.lane, services.origins, coming.generation
+        )
+        if services.lane is not None and self._answering is not None:
+            asked = _asked(config, policy, services.tracer)
+            waits = _waits(config)
+            services.lane.change(config, policy, services.records, own, asked, waits, rest=rest)
+            self._answering.change(own)
+        self.server.change(sockets, _limit(config))
+
+    def _switch_records(self, coming: Next) -> bool:
+        """The log and its like; whether the relay is to write lines of what has begun."""
+        services, config = self.services, coming.config
+        records = services.records
+        log = records.log
+        made_lines = log is not None and log.form.lane is not None
+        if config.access_log != services.config.access_log:
+            records.log = coming.log
+            if log is not None:
+                self._end(log.close())
+            made_lines = False
+        elif log is not None:
+            log.change(coming.form)
+        if records.tally is None and config.admin.address is not None:
+            records.tally = Tally(services.loop, query=config.log_query)
+        elif records.tally is not None:
+            records.tally.query = config.log_query
+        records.generation = coming.generation
+        records.follow_on()
+        lives, services.lives = services.lives, None
+        if lives is not None and records.log is not None and config.log_live:
+            lives.change(records.log, config.log_live)
+            services.lives = lives
+        elif lives is not None:
+            lives.stop()
+        else:
+            services.lives = _lives(config, records.log, services.loop, services.relay)
+        return made_lines and records.log is not None and records.log.form.lane is None
+
+    def _retire(self, generation: int, old: Policy) -> None:
+        """What the policy ``old`` has decided goes on, and it hears of the ends."""
+        from spliceproxy.processes.retired import Retired  # late, as of processes.rest
+
+        if self._retired is None:
+            self._retired = Retired(self.services, self.server)
+        self._retired.add(generation - 1, old)
+
+    def _end(self, ending: Coroutine[Any, Any, None]) -> None:
+        task = self.services.loop.create_task(ending)
+        self._leaving.add(task)
+        task.add_done_callback(self._leaving.discard)
+
+    def _asking(
+        self, config: Config, policy: Policy, lane: Lane | None, origins: Origins, generation: int
+    ) -> Asking:
+        dial = config.timeouts.dial
+        return Asking(policy, self._learned, lane, self._resolver, origins, dial, generation)
+
+    # ---- the end -----------------------------------------------------------------------
 
     async def stop(self) -> None:
         """Refuses new clients and gives requests and tunnels ``timeouts.drain`` seconds to end by
@@ -137,7 +265,59 @@ class Instance:
                 if self._learned is not None:
                     ends.push_async_callback(self._learned.finish)
                 ends.push_async_callback(services.policy.finish)
+                if self._retired is not None:
+                    ends.push_async_callback(self._retired.finish)
+                if self._leaving:
+                    ends.push_async_callback(asyncio.wait, set(self._leaving))
                 if self._answering is not None:
                     ends.push_async_callback(self._answering.finish)
                 ends.callback(services.relay.close)
                 ends.callback(services.origins.close_idle)
+
+
+def _site(config: Config) -> Site | None:
+    if config.serve is None:
+        return None
+    from spliceproxy.site.files import Site
+
+    return Site(config.serve, links=config.serve_links)
+
+
+def _learned(config: Config) -> Learned | None:
+    if config.policy.learn is None:
+        return None
+    from spliceproxy.policy.learn import Learned
+
+    return Learned(config.policy.learn)
+
+
+def _form(config: Config, generation: int) -> Format:
+    return format_of(config.log_format, query=config.log_query, generation=generation)
+
+
+def _lives(
+    config: Config, log: AccessLog | None, loop: asyncio.AbstractEventLoop, relay: RelayDriver
+) -> Lives | None:
+    if log is None or not config.log_live:
+        return None
+    return Lives(log, loop, relay.progress, config.log_live)
+
+
+def _mover(config: Config, relay: RelayDriver) -> BodyMover:
+    return BodyMover(relay, config.timeouts.idle, Rewriting.of(config).via)
+
+
+def _asked(config: Config, policy: Policy, tracer: Tracer | None) -> str:
+    """The kinds of requests that the lane may ask about. Who traces sees each request, and so does
+    a witness."""
+    return "" if policy.witnessed or tracer is not None else kinds_asked(config)
+
+
+def _waits(config: Config) -> float:
+    """Seconds that an answer may wait for functions: the second time with the addresses."""
+    return 2 * config.policy.hook_timeout
+
+
+def _limit(config: Config) -> int:
+    """Connections of one worker."""
+    return -(-config.max_connections // config.workers)

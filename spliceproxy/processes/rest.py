@@ -2,7 +2,7 @@
 
 c-ares and the tables for names that are not ASCII take a tenth of the time of a start, and most
 first requests need neither. Who needs one at once loads it at once. All are loaded soon, because
-later there may be no descriptor for it.
+later there may be no descriptor for it, or the files may be of another version.
 """
 
 from __future__ import annotations
@@ -24,7 +24,12 @@ for some milliseconds each time."""
 AGAIN = 1.0
 """Seconds until it is tried again where there was no descriptor, or no memory."""
 
-LOADS: Sequence[Callable[[], None]] = (ares.load, names.load, pages.load)
+
+def _load_reloads() -> None:
+    from spliceproxy.processes import judging_again, reconfigured, retired  # noqa: F401
+
+
+LOADS: Sequence[Callable[[], None]] = (ares.load, names.load, pages.load, _load_reloads)
 
 
 class Rest:

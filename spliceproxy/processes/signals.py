@@ -6,15 +6,16 @@ import signal
 
 from spliceproxy.messages import log
 
-STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+STOPS = (signal.SIGTERM, signal.SIGINT)
 """One of them begins a graceful stop; a second one stops at once."""
 
 UNUSED = (signal.SIGUSR2,)
 """They end a process by default: one that is sent by mistake must not."""
 
-LATER = (signal.SIGUSR1, signal.SIGQUIT, *UNUSED)
-"""A worker that has not started yet ignores them. SIGUSR1 reopens its access log, SIGQUIT
-shows its flows (:mod:`spliceproxy.processes.dumps`)."""
+LATER = (signal.SIGUSR1, signal.SIGQUIT, signal.SIGHUP, *UNUSED)
+"""A worker that has not started yet ignores them. SIGUSR1 reopens its access log, SIGQUIT shows
+its flows (:mod:`spliceproxy.processes.dumps`), and SIGHUP is for the supervisor, which reads the
+settings again."""
 
 _told: set[int] = set()
 

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from spliceproxy.config import Config
 from spliceproxy.observe.board import Board
+from spliceproxy.processes.history import History
 from spliceproxy.processes.listeners import Listeners
 
 
 @dataclass(slots=True, eq=False, repr=False)
 class State:
-    """Of one proxy. ``config`` is in force; ``asked`` has the socket of the admin process, None
-    without one. ``draining``: it was told to stop, but clients are still accepted until it is
-    ``stopping``. ``killed``: nobody is started any more. ``status`` is the exit status."""
+    """Of one proxy. ``config`` is in force, and ``generation`` its number; ``asked`` has the socket
+    of the admin process, None without one. ``draining``: it was told to stop, but clients are still
+    accepted until it is ``stopping``. ``killed``: nobody is started any more. ``status`` is that of
+    the exit."""
 
     config: Config
     listening: Listeners
     asked: Listeners | None
     board: Board
+    generation: int = 1
+    history: History = field(default_factory=History)
     draining: bool = False
     stopping: bool = False
     killed: bool = False

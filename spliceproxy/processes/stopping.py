@@ -10,12 +10,10 @@ import time
 from collections.abc import Iterable
 
 from spliceproxy.messages import log
+from spliceproxy.processes import children as of_children
 from spliceproxy.processes.children import UNUSABLE, Children
 from spliceproxy.processes.signals import name_of
 from spliceproxy.processes.state import State
-
-GRACE = 5.0
-"""Seconds beyond the drain timeout that a worker has to end by itself."""
 
 AGAIN = 0.25
 """Seconds after a stop signal within which another one counts as the same. timeout(1) sends one to
@@ -72,7 +70,7 @@ class Stopping:
         if not self._state.draining:
             self._again = time.monotonic() + AGAIN
         self._state.draining = self._state.stopping = True
-        self._deadline = time.monotonic() + self._state.config.timeouts.drain + GRACE
+        self._deadline = time.monotonic() + self._state.config.timeouts.drain + of_children.GRACE
         self._children.drain()
 
     def unusable(self) -> None:

@@ -4,8 +4,10 @@ It has no event loop and no thread, and waits for no reader of its messages. Its
 blocked and taken one at a time with sigtimedwait(2), so nothing happens between two lines of
 what it does.
 
-SIGTERM, SIGINT and SIGHUP mean: stop, but let the workers drain. A second one means: stop at
-once (:mod:`spliceproxy.processes.stopping`). SIGUSR1 makes the workers open their access logs anew,
+SIGTERM and SIGINT mean: stop, but let the workers drain. A second one means: stop at once
+(:mod:`spliceproxy.processes.stopping`). SIGHUP means: read the settings again
+(:mod:`spliceproxy.processes.reloading`). But where it comes because the terminal is gone that the
+proxy was started from, it is one that stops. SIGUSR1 makes the workers open their access logs anew,
 and SIGQUIT makes them show their flows. SIGUSR2 means nothing yet, and is told.
 
 SIGIO says that somebody has sent a message (:mod:`spliceproxy.processes.control`). With --admin
@@ -21,6 +23,7 @@ import gc
 import signal
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Protocol
 
 from spliceproxy.admin.channel import count_in
@@ -29,16 +32,24 @@ from spliceproxy.messages import log, plain
 from spliceproxy.observe.board import Board
 from spliceproxy.processes import logs, starting
 from spliceproxy.processes.children import Children, RunWorker
-from spliceproxy.processes.listeners import ListenError, Listeners
+from spliceproxy.processes.listeners import ListenError
 from spliceproxy.processes.orders import Orders
-from spliceproxy.processes.signals import LATER, STOPS, UNUSED, tell_unused
+from spliceproxy.processes.reloading import Load, Reloading
+from spliceproxy.processes.signals import LATER, STOPS, UNUSED, name_of, tell_unused
 from spliceproxy.processes.state import State
 from spliceproxy.processes.stopping import Stopping
+from spliceproxy.processes.terminal import Terminal
 from spliceproxy.relay import columns
 
 
-def run(config: Config, run_worker: RunWorker | None = None) -> int:
-    """Runs the proxy until it is told to stop; returns the exit status.
+def cannot_load(config: Config) -> tuple[Config, list[str]]:
+    """For settings that were read nowhere."""
+    raise ValueError("the settings of this proxy have no source that could be read again")
+
+
+def run(config: Config, run_worker: RunWorker | None = None, load: Load = cannot_load) -> int:
+    """Runs the proxy until it is told to stop; returns the exit status. ``load`` reads its settings
+    again.
 
     0: every worker drained. 1: it could not start, or a worker had to be killed or
     failed while draining. UNUSABLE (children.py): see there. 128 + signal: ended at once by a
@@ -47,6 +58,7 @@ def run(config: Config, run_worker: RunWorker | None = None) -> int:
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # splice(2) has no MSG_NOSIGNAL
     logs.in_supervisor()
     stops = _stop_signals()
+    terminal = Terminal(ignores=signal.getsignal(signal.SIGHUP) is signal.SIG_IGN)
     mask = _block(stops)
     descriptors = starting.raise_descriptor_limit()
     try:
@@ -55,6 +67,7 @@ def run(config: Config, run_worker: RunWorker | None = None) -> int:
         log.error("%s", error)
         logs.finish()
         return 1
+    state: State | None = None
     try:
         try:
             board = Board.create(config.workers)
@@ -69,22 +82,19 @@ def run(config: Config, run_worker: RunWorker | None = None) -> int:
             from spliceproxy.admin import process  # noqa: F401
         gc.freeze()  # the workers share these pages as long as nobody writes to them
         gc.enable()  # __main__ has disabled it
-        return Supervisor(config, run_worker, listening, asked, board, stops, mask).run()
+        state = State(config, listening, asked, board)
+        return Supervisor(state, run_worker, load, terminal, stops, mask).run()
     finally:
-        listening.close()
-        if asked is not None:
-            asked.close()
+        for one in (listening, asked) if state is None else (state.listening, state.asked):
+            if one is not None:
+                one.close()
         logs.finish()
 
 
 def _stop_signals() -> frozenset[signal.Signals]:
     """The signals that stop the proxy. One that was ignored at the start stays so, as
     nohup(1) and background jobs of a shell script expect."""
-    ignored = {
-        number
-        for number in (signal.SIGINT, signal.SIGHUP)
-        if signal.getsignal(number) is signal.SIG_IGN
-    }
+    ignored = {signal.SIGINT} if signal.getsignal(signal.SIGINT) is signal.SIG_IGN else set()
     return frozenset(STOPS) - ignored
 
 
@@ -99,9 +109,10 @@ def _block(stops: frozenset[signal.Signals]) -> set[signal.Signals | int]:
         signal.SIGUSR1,
         signal.SIGQUIT,
         signal.SIGTERM,
+        signal.SIGHUP,
     ):
         signal.signal(number, signal.SIG_DFL)
-    return mask
+    return mask - {signal.SIGHUP}  # which __main__ has blocked
 
 
 def _real_worker() -> RunWorker:
@@ -127,25 +138,28 @@ class Supervisor:
 
     def __init__(
         self,
-        config: Config,
+        state: State,
         run_worker: RunWorker,
-        listening: Listeners,
-        asked: Listeners | None,
-        board: Board,
+        load: Load,
+        terminal: Terminal,
         stops: frozenset[signal.Signals],
         mask: set[signal.Signals | int],
     ) -> None:
-        state = self._state = State(config, listening, asked, board)
-        board.base[columns.GENERATION] = 1
-        count_in(board.base)
+        self._state = state
+        self._terminal = terminal
+        state.board.base[columns.GENERATION] = state.generation
+        count_in(state.board.base)
         children = self._children = Children(state, run_worker, mask, self._unusable)
         self._control = children.control
         self._stopping = Stopping(state, children)
         self._orders = Orders(state, children, self._stopping)
-        self._parts: list[Part] = [self._stopping]
+        self._reloading = Reloading(state, children, self._orders, load)
+        terminal.gone = partial(self._on_stop, signal.SIGHUP)
+        self._parts: list[Part] = [self._stopping, self._reloading, terminal]
         self._signals: dict[int, Callable[[int], None]] = {
             **dict.fromkeys(stops, self._on_stop),
             **dict.fromkeys((signal.SIGUSR1, signal.SIGQUIT), children.signal_workers),
+            signal.SIGHUP: self._on_hangup,
             **dict.fromkeys(UNUSED, tell_unused),
         }
 
@@ -179,6 +193,12 @@ class Supervisor:
         # stop may be found behind it, and would pass for one that failed while it drained.
         self._children.reap()
         self._stopping.on_signal(number)
+
+    def _on_hangup(self, number: int) -> None:
+        if self._terminal.hung_up():
+            self._on_stop(number)
+        elif not self._state.draining:  # systemd sends one behind SIGTERM (SendSIGHUP)
+            self._reloading.ask(name_of(number))
 
     def _wait(self) -> int:
         """Waits for a signal or the next thing to do; returns the signal, 0 for none."""

@@ -9,10 +9,12 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from spliceproxy.admin import happenings, level, tally_parts
-from spliceproxy.admin.channel import Channel
+from spliceproxy.admin.channel import Channel, Message
 from spliceproxy.admin.flows import Flows
 from spliceproxy.admin.worker import Replies
 from spliceproxy.config import Config
@@ -28,6 +30,9 @@ from spliceproxy.relay import columns
 from spliceproxy.relay.choice import EngineError, choose
 from spliceproxy.relay.interface import Relay, RelayOptions
 from spliceproxy.upstream.resolver import Resolver
+
+if TYPE_CHECKING:
+    from spliceproxy.processes.reconfigured import Reconfigured
 
 UNUSABLE = 2
 """Exit status for settings that cannot work here (children.UNUSABLE)."""
@@ -76,6 +81,7 @@ def run(
     row[columns.PID] = os.getpid()
     row[columns.STARTED] = time.time_ns() // 1000
     board.keyed.of(index).repair()
+    generation = board.base[columns.GENERATION]
     try:
         relay, why = choose(config.engine, RelayOptions.of(config, row))
     except EngineError as error:
@@ -93,7 +99,7 @@ def run(
         )
     try:
         loop.run_until_complete(
-            _work(config, sockets, lifeline, control, relay, ready, board, index)
+            _work(config, sockets, lifeline, control, relay, ready, board, index, generation)
         )
         return 0
     except _Unusable as error:
@@ -117,6 +123,7 @@ async def _work(
     ready: str,
     board: Board,
     index: int,
+    generation: int,
 ) -> None:
     """``ready`` is logged when clients are accepted."""
     loop = asyncio.get_running_loop()
@@ -126,25 +133,28 @@ async def _work(
         policy = Policy(config, resolver, row=counts.row, report=counts.report)
     except ValueError as error:
         raise _Unusable(error) from error
-    instance = Instance(config, sockets, relay, resolver, policy, counts, index)
+    instance = Instance(config, sockets, relay, resolver, policy, counts, index, generation)
     instance.services.relay.on_stuck = _die
-    access_log = instance.services.records.log
-    if access_log is not None:
-        loop.add_signal_handler(signal.SIGUSR1, access_log.reopen)
+    loop.add_signal_handler(signal.SIGUSR1, _reopen, instance)
     loop.add_signal_handler(signal.SIGQUIT, Dumps(instance.services.relay).show)
     for number in UNUSED:
         loop.add_signal_handler(number, tell_unused, number)
     replies = _replies(instance, control, index)
+    ended = loop.create_future()
+    reloads = _Reloads(instance, sockets, partial(_settle, ended))
+    for name in ("prepare", "switch", "forget", "leave"):
+        replies.order(name, partial(reloads.answer, name))
     instance.start()
     counts.row[columns.UP] = 1
     replies.start()
     if ready:
         log.info("%s", ready)
-    await _end_of_file(lifeline)
+    await _end_of_file(lifeline, ended)
     counts.row[columns.UP] = 0
     try:
         await instance.stop()
     finally:
+        await reloads.finish()
         replies.stop()
 
 
@@ -154,14 +164,47 @@ def _replies(instance: Instance, control: Channel, index: int) -> Replies:
     replies.register("ping", lambda _: {"pid": os.getpid()})
     replies.register("log-level", level.answer(instance.trace))
     happenings.tell(instance.services.records, replies)
-    tally = instance.services.records.tally
-    if tally is not None:
-        engine = instance.services.relay.engine
-        replies.register("tally", lambda _: tally_parts.answer(tally, engine))
+    replies.register("tally", partial(_tally, instance))
     flows = Flows(instance.services, instance.server, index)
     replies.register("tunnels", flows.tunnels)
     replies.register("kill", flows.kill)
     return replies
+
+
+class _Reloads:
+    """The worker's part of reloads, which is made for the first one."""
+
+    def __init__(
+        self, instance: Instance, sockets: Sequence[socket.socket], leave: Callable[[], None]
+    ) -> None:
+        self._of = instance, sockets, leave
+        self._made: Reconfigured | None = None
+
+    def answer(self, name: str, question: Message) -> Mapping[str, Any]:
+        if self._made is None:
+            from spliceproxy.processes.reconfigured import Reconfigured  # late, as of rest
+
+            self._made = Reconfigured(*self._of)
+        answer: Mapping[str, Any] = getattr(self._made, name)(question)
+        return answer
+
+    async def finish(self) -> None:
+        if self._made is not None:
+            await self._made.finish()
+
+
+def _tally(instance: Instance, question: Message) -> Iterator[Mapping[str, Any]]:
+    tally = instance.services.records.tally
+    if tally is None:
+        raise ValueError("nothing is added up without an admin address")
+    return tally_parts.answer(tally, instance.services.relay.engine)
+
+
+def _reopen(instance: Instance) -> None:
+    """SIGUSR1"""
+    access_log = instance.services.records.log
+    if access_log is not None:
+        access_log.reopen()
 
 
 _NO_MEMORY = b"no memory is left: this worker cannot go on and ends\n"
@@ -176,10 +219,10 @@ def _die() -> None:
         os._exit(1)
 
 
-async def _end_of_file(fd: int) -> None:
-    """Waits for the other end of a pipe to be closed. Nothing is ever written to it."""
+async def _end_of_file(fd: int, ended: asyncio.Future[None]) -> None:
+    """Waits for the other end of a pipe to be closed, or for ``ended``. Nothing is ever written to
+    the pipe."""
     loop = asyncio.get_running_loop()
-    ended: asyncio.Future[None] = loop.create_future()
     os.set_blocking(fd, False)
     loop.add_reader(fd, _settle, ended)
     await ended

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import redirect_stdout
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from spliceproxy.settings.sources import (
     from_file,
     rule_where,
 )
-from spliceproxy.settings.table import BY_NAME
+from spliceproxy.settings.table import BY_NAME, SETTINGS
 
 
 class SettingsError(ValueError):
@@ -36,20 +36,63 @@ class SettingsError(ValueError):
         self.problems = tuple(problems)
 
 
+class Sources:
+    """Where settings come from, as for :func:`load`; they can be read more than once."""
+
+    def __init__(
+        self,
+        flags: Mapping[str, Any],
+        file: str | None = None,
+        environ: Mapping[str, str] = os.environ,
+    ) -> None:
+        self._from = flags, file, environ
+        self._via = f"spliceproxy-{os.urandom(4).hex()}"
+
+    def load(self, *, start: bool = True) -> tuple[Config, Mapping[str, Found]]:
+        """As :func:`load`."""
+        return load(*self._from, start=start, via=self._via)
+
+    def again(self, before: Config) -> tuple[Config, list[str]]:
+        """What they are by now, for a proxy that runs with others, and a line for each that stays
+        as it is. SettingsError. The function of --policy is not loaded."""
+        config, found = load(*self._from, runs=True, via=self._via)
+        kept = []
+        for setting in SETTINGS:
+            value, old = setting.of(config), setting.of(before)
+            if setting.fixed and value != old:
+                where = found[setting.name].where if setting.name in found else setting.flag_name
+                kept.append(
+                    f"{where}: it stays {old} until the proxy is started again, because "
+                    f"{setting.fixed}"
+                )
+                config = _with(config, setting.path, old)
+        return config, kept
+
+
+def _with(owner: Any, path: str, value: object) -> Any:
+    """The same settings with another value."""
+    name, _, rest = path.partition(".")
+    return replace(owner, **{name: _with(getattr(owner, name), rest, value) if rest else value})
+
+
 def load(
     flags: Mapping[str, Any],
     file: str | None = None,
     environ: Mapping[str, str] = os.environ,
     *,
     start: bool = True,
+    runs: bool = False,
+    via: str = "",
 ) -> tuple[Config, Mapping[str, Found]]:
     """The settings, and where each of those that were given stood. SettingsError.
 
     ``flags`` are values by the name of the setting. ``file`` is a TOML file; without it
     SPLICEPROXY_CONFIG names one. ``start`` says that the proxy will run with them in this
     process. Otherwise nothing is created, and the policy hook is loaded to see whether it can
-    be.
+    be. ``runs``: it does already, so neither is done. ``via`` is our name there where no setting
+    says it.
     """
+    start = start and not runs
     problems: list[str] = []
     found: dict[str, Found] = {}
     if file is not None:
@@ -58,7 +101,7 @@ def load(
         found = from_file(environ[CONFIG_VARIABLE], CONFIG_VARIABLE, problems)
     found.update(from_environment(environ, problems))
     found.update({name: Found(value, f"--{name}") for name, value in flags.items()})
-    config = _build(found)
+    config = _build(found, via)
     problems.extend(_contradictions(config, found))
     if config.admin.token_file is not None:
         problems.extend(_tokens(config.admin.token_file, found))
@@ -66,7 +109,7 @@ def load(
         problems.extend(_auth(config.auth, found))
     if bool(config.policy.locked) != bool(config.policy.learn):
         problems.extend(_destinations(config.policy, found))
-    if config.policy.hook and not start:
+    if config.policy.hook and not start and not runs:
         problems.extend(_hook(config.policy.hook, found["policy"].where))
     if config.policy.rules and not problems:  # users and groups may be missing by mistake
         problems.extend(_rules(config, found["rule"].where))
@@ -83,7 +126,7 @@ def load_config(path: str) -> Config:
     return load({}, path, {}, start=False)[0]
 
 
-def _build(found: Mapping[str, Found]) -> Config:
+def _build(found: Mapping[str, Found], via: str) -> Config:
     values = {BY_NAME[name].path: one.value for name, one in found.items()}
     values.setdefault("listen", (Address(port=8888),))
     if values.get("workers"):
@@ -91,7 +134,7 @@ def _build(found: Mapping[str, Found]) -> Config:
     else:
         values["workers"], values["workers_why"] = cpus.available()
     if "via" not in values:
-        values["via"] = f"spliceproxy-{os.urandom(4).hex()}"
+        values["via"] = via or f"spliceproxy-{os.urandom(4).hex()}"
     tree: dict[str, Any] = {}
     for part in fields(Config):
         if is_dataclass(part.default_factory):

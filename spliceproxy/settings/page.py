@@ -36,6 +36,10 @@ A setting has one name. It is a flag (`--log-level debug`), a key of the TOML fi
 
       python -c 'import spliceproxy.settings as s; print(s.__path__[0] + "/schema.json")'
 
+A reload (SIGHUP, `spliceproxy ctl reload`) reads all of it again:
+[operation.md](operation.md#how-do-i-change-a-setting-while-it-runs). A setting that it cannot
+change says so here.
+
 `--version` and `--help` print and end. They are flags only. `--config` has no key.
 """
 
@@ -85,6 +89,9 @@ NOTES: Mapping[str, str] = {
     "timeout-half-close": "See [half-close.md](half-close.md).",
     "timeout-drain": "Docker kills what has not ended 10 s after its SIGTERM.",
     "drain-delay": "The time of `timeout-drain` begins behind it.",
+    "reload-tunnels": "With `recheck` a tunnel is judged with the user, the client and the address "
+    "that it has; a function of `policy` is asked, too, and sees no fields. What ends is PD in the "
+    "access log, and a message says why.",
     "admin": "It is off by default. On TCP, `admin-token-file` is required; on a Unix socket the "
     "permissions of its file decide. See [admin.md](admin.md).",
     "admin-token-file": "A line is a token of 16 characters or more, each of which is right; a "
@@ -146,6 +153,8 @@ def _setting(setting: Setting) -> Iterator[str]:
     if setting.keys is not None:
         yield from _item(f"Keys: {_allowed(setting.keys)}")
     yield from _item(f"Allowed: {_allowed(setting.kind)}{_how_many(setting)}")
+    if setting.fixed:
+        yield from _item(f"A reload does not change it, and warns: {setting.fixed}.")
 
 
 def _field(field: Setting) -> Iterator[str]:

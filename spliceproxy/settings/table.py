@@ -32,6 +32,7 @@ class Setting:
     keys: Kind | None = None  # a table from such keys to such values
     fields: tuple[Setting, ...] = ()  # an array of tables of these
     required: bool = False  # in each table of the array
+    fixed: str = ""  # why a reload cannot change it, "" where it can
     default: str = ""  # in words, where the value of Config says too little
 
     @property
@@ -173,6 +174,7 @@ SETTINGS = (
         "what moves the bytes: the compiled relay, os.splice, or recv and send",
         HOW,
         default="auto, the best that works here",
+        fixed="the bytes that are on their way are the engine's",
     ),
     Setting(
         "max-connections",
@@ -401,6 +403,14 @@ SETTINGS = (
         "for balancers to notice that /readyz of --admin says 503, after SIGTERM and before new "
         "clients are refused; may be 0",
         TIMEOUTS,
+    ),
+    Setting(
+        "reload-tunnels",
+        "reload_tunnels",
+        choice("keep", "recheck"),
+        "what a reload does with tunnels that live. keep: they go on; recheck: the new settings "
+        "judge them, and those that they do not allow end",
+        OPERATORS,
     ),
     Setting(
         "admin",

@@ -80,6 +80,13 @@ class Channels:
         # That of resolv.conf is made with the first look-up, or never.
         self._usual = self._open_usual() if nameservers else None
 
+    def limit(self, timeout: float) -> None:
+        """Another limit: there will be new channels."""
+        if timeout != self._timeout:
+            self._timeout = timeout
+            self._lookups = CHANNEL_LOOKUPS
+            self._patient_stamp = ()
+
     def is_old(self) -> bool:
         """Whether :meth:`usual` will make a new channel."""
         if self._usual is None:

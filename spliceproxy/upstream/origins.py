@@ -30,6 +30,10 @@ class Origins:
         self._idle = idle
         self._own = own
 
+    def change(self, dialer: Dialer, own: Own | None) -> None:
+        """What is dialled from here on."""
+        self._dialer, self._own = dialer, own
+
     async def dial(self, verdict: Verdict, record: Record) -> Stream:
         """A new connection to where the policy allows. ``record`` learns its peer's address. The
         time that the look-up of the name took is a part of the limit. Where the relay has tried

@@ -218,6 +218,11 @@ class Resolver:
             query.whole = self._loop.create_future()
         return query.whole
 
+    def limit(self, timeout: float) -> None:
+        """Another limit for each name from here on."""
+        self._timeout = timeout
+        self._channels.limit(timeout)
+
     async def close(self) -> None:
         """Ends every query (those who wait get ``dns_error``) and the channels."""
         self._closed = True

@@ -22,7 +22,7 @@ from spliceproxy.admin.channel import Channel
 from spliceproxy.cli import main as cli
 from spliceproxy.config import Config
 from spliceproxy.observe.board import Board
-from spliceproxy.processes import children, logs, stopping, supervisor
+from spliceproxy.processes import children, logs, supervisor
 
 MODE = os.environ.get("STUB", "")
 
@@ -99,7 +99,7 @@ def main() -> int:
     if os.isatty(0):  # its own session, with this terminal
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
     children.HEALTHY = float(os.environ.get("STUB_HEALTHY", children.HEALTHY))
-    stopping.GRACE = float(os.environ.get("STUB_GRACE", stopping.GRACE))
+    children.GRACE = float(os.environ.get("STUB_GRACE", children.GRACE))
     config = cli.parse(sys.argv[1:])
     logs.set_up(config.log_level)
     return supervisor.run(config, run_worker=serve)

@@ -291,7 +291,7 @@ def test_unusable_settings_end_the_proxy_without_a_restart(new_stub: NewStub) ->
 # Stopping
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_stop_signal_drains(new_stub: NewStub, number: signal.Signals) -> None:
     stub = new_stub(workers=2)
     with stub.connect() as held:
@@ -402,16 +402,28 @@ def test_workers_drain_when_the_supervisor_dies(new_stub: NewStub) -> None:
     wait_for(lambda: not alive(pid), "the end of the other worker")
 
 
-def test_ignored_hangup_stays_ignored(new_stub: NewStub) -> None:
-    # As under nohup(1). Were it not ignored, the lower signal would be taken first.
-    stub = new_stub(ignore=signal.SIGHUP)
-    stub.worker()
-    stop(stub.process.pid)
+@pytest.mark.parametrize("ignore", [None, signal.SIGHUP])
+def test_a_hangup_without_a_terminal_is_no_stop(
+    new_stub: NewStub, ignore: signal.Signals | None
+) -> None:
+    stub = new_stub(ignore=ignore)
+    pid = stub.worker()
     stub.signal(signal.SIGHUP)
-    stub.signal(signal.SIGTERM)
-    stub.signal(signal.SIGCONT)
-    assert stub.wait() == 0
-    assert "SIGTERM: draining" in stub.text()
+    stub.wait_text("reload refused")  # the stub has no settings to read again
+    assert stub.worker() == pid
+
+
+def test_an_ignored_hangup_of_the_terminal(new_stub: NewStub, terminal: list[int]) -> None:
+    """As under nohup(1): the end of the terminal means nothing, and later signals reload."""
+    master, slave = terminal
+    stub = new_stub(stdin=slave, ignore=signal.SIGHUP)
+    pid = stub.worker()
+    os.close(slave)
+    os.close(master)
+    stub.wait_text("reload refused")
+    stub.signal(signal.SIGHUP)
+    wait_for(lambda: stub.text().count("reload refused") == 2, "the next one")
+    assert stub.worker() == pid
 
 
 def test_ignored_sigterm_of_the_parent_stops_it_all_the_same(new_stub: NewStub) -> None:
@@ -494,7 +506,29 @@ def test_log_rotation_does_not_kill_a_proxy_that_starts(tmp_path: Path) -> None:
         assert process.wait(20) == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_hangup_while_the_program_is_loaded() -> None:
+    """It reads the settings again as soon as it can."""
+    command = [sys.executable, "-X", "importtime", "-m", "spliceproxy"]
+    command += ["--listen", "127.0.0.1:0", "--workers", "1", "--access-log", "off"]
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, preexec_fn=default_signals
+    ) as process:
+        assert process.stderr is not None
+        sent = False
+        for line in process.stderr:
+            if not sent and "spliceproxy.config" in line:  # behind what takes signals
+                process.send_signal(signal.SIGHUP)
+                sent = True
+            if "generation 2 is in force" in line:
+                break
+        else:
+            pytest.fail(f"it has ended: {process.wait()}")
+        process.send_signal(signal.SIGTERM)
+        process.stderr.read()
+        assert process.wait(20) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stop_while_the_program_is_loaded(number: signal.Signals) -> None:
     """Its status is 0, as that of a proxy that has been stopped, at whatever it is."""
     command = [sys.executable, "-X", "importtime", "-m", "spliceproxy"]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import tomli_w
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from spliceproxy.admin.settings import hand, handed
 from spliceproxy.cli import main as cli
 from spliceproxy.cli.flags import COMMANDS
 from spliceproxy.config import (
@@ -28,7 +30,7 @@ from spliceproxy.config import (
     Timeouts,
 )
 from spliceproxy.settings import page, schema, writing
-from spliceproxy.settings.loading import SettingsError, load
+from spliceproxy.settings.loading import SettingsError, Sources, load
 from spliceproxy.settings.table import BY_NAME, SETTINGS, Setting
 
 try:
@@ -78,6 +80,7 @@ log-format = "json"
 log-live = 0
 log-query = false
 log-level = "debug"
+reload-tunnels = "recheck"
 
 [auth-networks]
 "10.9.0.0/16" = "ci"
@@ -171,6 +174,7 @@ def test_every_key(folder: Path) -> None:
         log_live=0.0,
         log_query=False,
         log_level="debug",
+        reload_tunnels="recheck",
         admin=AdminConfig(
             address=Address(path=f"{folder}/asked"),
             mode=0o660,
@@ -952,3 +956,46 @@ def test_a_file_of_users_that_cannot_be_read_names_its_setting(folder: Path) -> 
     (folder / "map").write_bytes("1 a\n".encode("utf-16"))
     (line,) = problems(folder, "auth-file = 'map'")
     assert line == f"auth-file {folder}/map: it is UTF-16; save it as UTF-8"
+
+
+# Read again
+
+
+def test_what_a_file_says_by_now(tmp_path: Path) -> None:
+    file = tmp_path / "proxy.toml"
+    file.write_text('engine = "copy"\ntimeout-idle = 5\n')
+    sources = Sources({"timeout-head": 7.0}, str(file), {"SPLICEPROXY_TIMEOUT_DIAL": "3"})
+    before, _ = sources.load()
+    file.write_text('engine = "splice"\ntimeout-idle = 6\ntimeout-head = 8\n')
+    config, kept = sources.again(before)
+    assert config.timeouts == replace(before.timeouts, idle=6.0)
+    assert config.via == before.via  # no setting says it, and it is the same proxy
+    assert config.engine == "copy"
+    (line,) = kept
+    assert line.startswith(f"{file}: engine: it stays copy until the proxy is started again")
+    file.write_text("engine = 1\n")
+    with pytest.raises(SettingsError, match="engine"):
+        sources.again(before)
+
+
+def test_reading_again_creates_nothing_and_executes_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "proxy.toml"
+    file.write_text("")
+    sources = Sources({}, str(file), {})
+    before, _ = sources.load()
+    (tmp_path / "hook.py").write_text("raise SystemExit('executed')")
+    file.write_text('access-log = "new.log"\npolicy = "hook.py"\n')
+    config, _ = sources.again(before)
+    assert config.policy.hook
+    assert not (tmp_path / "new.log").exists()
+
+
+def test_a_configuration_goes_to_another_process(folder: Path) -> None:
+    (folder / "proxy.toml").write_text(EVERYTHING)
+    config = load({}, str(folder / "proxy.toml"), {}, start=False)[0]
+    fd = hand(config)
+    try:
+        assert handed(fd) == config
+        assert handed(fd) == config  # and another one
+    finally:
+        os.close(fd)

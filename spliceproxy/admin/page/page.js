@@ -139,7 +139,8 @@ const pipes = table(byId("pipes"), "Pipes", [
 const reloads = table(byId("reloads"), "Reloads", [
   ["Time", "short", (row) => moment(row.time)],
   ["Generation", "number", (row) => String(row.generation)],
-  ["Result", "long", (row) => row.result],
+  ["Asked by", "short", (row) => row.who],
+  ["Result", "long", (row) => row.reason ? row.result + ": " + row.reason : row.result],
 ], "The configuration is the one of the start.");
 
 const WORDS = [["lent", "lent: bytes are in them"], ["idle", "at hand"], ["limit", "at most"],
