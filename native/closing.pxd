@@ -190,6 +190,7 @@ cdef inline void finish_all(Lane *lane) noexcept nogil:
     cdef Core *c = &lane.core
     cdef int32_t slot
     lane.draining = True
+    lane.moving = False
     for slot in range(c.capacity):
         if c.flows[slot].queue == Q_FINISHED:
             continue

@@ -127,6 +127,7 @@ cdef class NativeLane:
         cdef int32_t slot
         if not slots_reserve(c, 1):
             raise MemoryError
+        self.relay.state.draining = self.relay.state.moving = False
         slot = slot_take(c, fd, NOWHERE, LISTENER)
         if watch(c, slot, 0, linux.EPOLLIN) < 0:
             slot_free(c, slot)
@@ -168,12 +169,14 @@ cdef class NativeLane:
             begin(lane, slot, data, len(data))
         close_finished(lane)
 
-    def give_back(self):
-        """Gives back every client that is between two requests, and takes none again."""
+    def give_back(self, bint moving=False):
+        """Gives back every client that is between two requests, and keeps none again. `moving`:
+        the others come back, too, as soon as they have their answers."""
         cdef Lane *lane = &self.relay.state
         cdef Core *c = &lane.core
         cdef int32_t slot
         lane.draining = True
+        lane.moving = moving
         for slot in range(c.capacity):
             if c.flows[slot].kind == CLIENT and c.flows[slot].queue != Q_FINISHED:
                 if exchange_of(&c.flows[slot]).phase == P_HEAD:

@@ -60,7 +60,7 @@ cdef inline void next_request(Lane *lane, int32_t slot, bint careful) noexcept n
         else:
             close_client(lane, slot)
         return
-    if lane.draining and not x.have and is_silent(f.fd[0]):
+    if lane.draining and not lane.moving and not x.have and is_silent(f.fd[0]):
         close_client(lane, slot)
         return
     # With much at hand nothing is read: as many requests as that are served first.
@@ -313,7 +313,7 @@ cdef inline ssize_t answer(Lane *lane, int32_t slot, char *data, ssize_t n) noex
         date_line(&lane.plain.date, wall_us() // 1000000)
     # Behind an answer that overtakes the request's body nobody could tell what is the next
     # request.
-    close = x.close or lane.draining or not uploaded(f)
+    close = x.close or lane.draining and not lane.moving or not uploaded(f)
     write_response(&out, &lane.plain, &head, fields, count, close)
     if full(&out):
         return -1

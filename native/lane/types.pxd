@@ -400,6 +400,7 @@ cdef struct Lane:
     int idle_most           # in all
     int idle_each           # per origin
     bint draining
+    bint moving             # draining, and each client is given back where it may ask again
     int lost                # clients that were closed, without memory to give them back, and
                             # that the owner has not been told of
     int64_t uncounted       # bytes from clients that were counted too much so far; 0 or less

@@ -8,7 +8,6 @@ ago. Everything else comes back as a :class:`Handoff`, and becomes a Connection 
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Callable, Container
 from pathlib import Path
@@ -256,9 +255,10 @@ class Lane:
         self._driver.wake()
         return True
 
-    def give_back(self) -> None:
-        """The clients between two requests come back, the others are not kept afterwards."""
-        self._native.give_back()
+    def give_back(self, *, moving: bool = False) -> None:
+        """The clients between two requests come back. The others are not kept afterwards; if
+        ``moving``, they come back when they have their answers."""
+        self._native.give_back(moving)
 
     def close_clients(self) -> None:
         """Closes every client, whatever it is at."""
@@ -351,20 +351,7 @@ class Lane:
     def stream(self, fd: int, peer: str, received: bytes) -> Stream:
         """A stream of a descriptor that the relay has given back, and what it had received.
         Where this raises the descriptor is closed."""
-        family = socket.AF_INET6 if ":" in peer else socket.AF_INET if peer else socket.AF_UNIX
-        try:
-            sock = socket.socket(family, socket.SOCK_STREAM, 0, fileno=fd)
-        except BaseException:
-            os.close(fd)
-            raise
-        try:
-            stream = Stream(sock, self._driver.loop)
-            stream.buffer += received
-            stream.received = len(received)
-            return stream
-        except BaseException:
-            sock.close()
-            raise
+        return Stream.of(fd, peer, received, self._driver.loop)
 
 
 def _options(

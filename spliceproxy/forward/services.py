@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from spliceproxy.config import Config
 from spliceproxy.errors import ErrorType, reasons
@@ -24,6 +24,7 @@ from spliceproxy.observe.records import Records
 from spliceproxy.observe.trace import Tracer
 from spliceproxy.policy.engine import Policy
 from spliceproxy.relay.driver import RelayDriver
+from spliceproxy.relay.lane import Handoff
 from spliceproxy.seldom import Seldom
 from spliceproxy.upstream.origins import Origins
 
@@ -31,11 +32,25 @@ if TYPE_CHECKING:
     from spliceproxy.site.files import Site
 
 
+class Giver(Protocol):
+    """Who gives to another worker what this one serves."""
+
+    def client(self, handoff: Handoff) -> None:
+        """Takes a client that may ask again."""
+
+    async def emptied(self) -> None:
+        """Waits until no client is on its way."""
+
+    def end(self, why: str) -> None:
+        """Gives nothing more: what is on its way stays here."""
+
+
 @dataclass(slots=True, eq=False, repr=False)  # neither is asked for, and each takes its time
 class Services:
     """One worker's shared parts. ``site`` is None without files to serve, ``lane`` where the
     engine has none, ``tracer`` where requests are not traced, ``lives`` where the log
-    has no lines about tunnels that live. ``draining``: no connection is to be
+    has no lines about tunnels that live, ``giver`` while no other worker is to take this
+    one's place. ``draining``: no connection is to be
     kept alive. ``faults``: where faults of our own are told; ``answers``: those of what origins
     send."""
 
@@ -55,6 +70,7 @@ class Services:
     lives: Lives | None = None
     generation: int = 1  # of the configuration
     tunnels: Counter[int] = field(default_factory=Counter, init=False)  # of Python's, by theirs
+    giver: Giver | None = None
     faults: Seldom = field(default_factory=partial(Seldom, log), init=False)
     answers: Seldom = field(default_factory=partial(Seldom, log), init=False)
     rewriting: Rewriting = field(init=False)

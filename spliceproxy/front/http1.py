@@ -45,7 +45,7 @@ from spliceproxy.front.cycle import Cycle
 from spliceproxy.front.heads import HeadReader
 from spliceproxy.net.stream import Stream
 from spliceproxy.policy.standing import Standing
-from spliceproxy.relay.lane import Handoff
+from spliceproxy.relay.lane import Handoff, between
 from spliceproxy.upstream.bound import BoundOrigin
 
 Admit = Callable[[Stream], Awaitable[bool]]
@@ -124,15 +124,14 @@ class Connection:
     ) -> Connection:
         """A connection that the relay gives back, with what it has received. Where this
         raises, the descriptors that are still the hand-off's are for the caller to close."""
-        lane = services.lane
-        assert lane is not None
-        stream = lane.stream(handoff.take_client(), handoff.address, handoff.buffer)
+        loop = services.loop
+        stream = Stream.of(handoff.take_client(), handoff.address, handoff.buffer, loop)
         origin: Stream | None = None
         try:
             if handoff.origin >= 0:
-                origin = lane.stream(handoff.take_origin(), handoff.peer, handoff.answer)
+                origin = Stream.of(handoff.take_origin(), handoff.peer, handoff.answer, loop)
             connection = cls(services, stream, handoff.address, admit)
-            connection.resumed = Resumed.of(handoff, origin)
+            connection.resumed = None if handoff.between else Resumed.of(handoff, origin)
             connection._requests = handoff.requests
             if connection.trace is not None:
                 connection.trace.given_back(handoff.cause, len(handoff.buffer))
@@ -203,7 +202,7 @@ class Connection:
         self._requests += 1
         if self.services.draining and not stream.buffer:
             return False
-        return not (cycle.plain and self._hand_over())
+        return not (self._pass_on() or (cycle.plain and self._hand_over()))
 
     def _hand_over(self) -> bool:
         """Whether the relay goes on with this client. It knows no connection to an origin
@@ -212,6 +211,15 @@ class Connection:
         if lane is None or self.services.draining or self.bound:
             return False
         return lane.hand_over(self.stream, self.address, self._requests)
+
+    def _pass_on(self) -> bool:
+        """Whether another worker goes on with this client."""
+        giver = self.services.giver
+        if giver is None or self.bound or self.beyond:
+            return False
+        data = bytes(self.stream.buffer)
+        giver.client(between(self.stream.detach(), self.address, self._requests, data))
+        return True
 
     def _let_go(self) -> None:
         """Nothing keeps a buffer: a cycle and a fault refer back to this connection, and such a
@@ -262,6 +270,13 @@ class Connection:
     def client_gone(self) -> None:
         """The client has left while a request of its was served."""
         self.abort(ClientGone())
+
+    def offer(self) -> None:
+        """Another worker takes this one's place: a connection between requests goes there."""
+        # One whose first request the relay has begun, or that has just come, is at its head soon.
+        rests = self.phase is Phase.IDLE and self._task is not None and self.resumed is None
+        if rests and self._pass_on():
+            self.abort(ClientGone())
 
     def drain(self) -> None:
         """The worker stops: a connection between requests ends, a new one gets a moment."""

@@ -10,7 +10,7 @@ import socket
 from collections.abc import Iterator, Sequence
 from functools import partial
 
-from spliceproxy.forward.services import Services
+from spliceproxy.forward.services import Giver, Services
 from spliceproxy.front.cycle import Cycle
 from spliceproxy.front.http1 import Connection
 from spliceproxy.messages import log
@@ -42,6 +42,7 @@ class Server:
         self._limit = limit
         self._tasks: dict[asyncio.Task[None], Connection] = {}
         self._held = 0  # of the connections, those that are here
+        self._began = self._leaving = False
         self._beyond: set[Stream] = set()  # of these, those beyond the limit
         self._resume: asyncio.TimerHandle | None = None
         self._empty: asyncio.Future[None] | None = None
@@ -66,6 +67,7 @@ class Server:
 
     def start(self) -> None:
         """Begins to accept."""
+        self._began = True
         lane = self._services.lane
         if lane is not None:
             lane.limit(self._limit, self._held)
@@ -125,6 +127,13 @@ class Server:
 
     def given_back(self, handoff: Handoff) -> None:
         """Goes on with a client that the relay gives back."""
+        if self._services.giver is not None and handoff.between:
+            self._services.giver.client(handoff)
+            return
+        self.keep(handoff)
+
+    def keep(self, handoff: Handoff) -> None:
+        """Goes on with a client here."""
         beyond = handoff.cause == REFUSED
         admit = self._admit if beyond else None
         try:
@@ -214,6 +223,13 @@ class Server:
         except (OSError, MemoryError) as error:
             self._pause(f"listen: {error!r}")  # and another try
 
+    def _cease(self) -> None:
+        """Accepts no more, until :meth:`start`."""
+        if self._resume is not None:
+            self._resume.cancel()
+            self._resume = None
+        self._stop_accepting()
+
     def _stop_accepting(self) -> None:
         if self._services.lane is not None:
             self._services.lane.unlisten()
@@ -221,29 +237,69 @@ class Server:
         for sock in self._sockets:
             self._loop.remove_reader(sock.fileno())
 
+    # ---- another worker takes this one's place -----------------------------------------
+
+    def move_to(self, giver: Giver) -> None:
+        """Accepts no more, and gives ``giver`` every client as soon as it may ask again. What
+        waits to be accepted is for the other worker, which has the same sockets."""
+        self._services.giver = giver
+        self._cease()
+        if self._services.lane is not None:
+            self._services.lane.give_back(moving=True)
+            self._services.relay.wake()
+
+    def offer(self) -> None:
+        """Gives those that may ask again now."""
+        for connection in list(self._tasks.values()):
+            connection.offer()
+
+    def stay(self) -> None:
+        """Gives nothing more. Clients are accepted again after :meth:`resume` only."""
+        self._services.giver = None
+        if self._leaving:
+            self._end_idle()
+
+    def resume(self) -> None:
+        """Accepts as before :meth:`move_to`."""
+        if not self._leaving:
+            self.start()
+
+    def take(self, handoff: Handoff) -> None:
+        """Goes on with a client of another worker's, between two requests."""
+        lane = self._services.lane
+        if lane is None:
+            self.keep(handoff)
+            return
+        stream = Stream.of(
+            handoff.take_client(), handoff.address, handoff.buffer, self._services.loop
+        )
+        if not lane.hand_over(stream, handoff.address, handoff.requests):
+            handoff.client = stream.detach()
+            self.keep(handoff)
+
     # ---- the end -----------------------------------------------------------------------
 
     async def drain(self, seconds: float) -> None:
-        """Takes what the kernel has accepted already, then no more; lets requests and
-        tunnels end by themselves for ``seconds``, then ends them."""
-        self._services.draining = True
+        """Takes what the kernel has accepted already, unless that is for another worker, then no
+        more; lets requests and tunnels end by themselves for ``seconds``, or be given to that
+        other worker, then ends them."""
+        self._leaving = True
+        moving = self._services.giver is not None
+        self._services.draining = not moving
         for sock in self._sockets:
-            while self._accept(sock):
+            while self._began and not moving and self._accept(sock):
                 pass
-        if self._resume is not None:
-            self._resume.cancel()
-        self._stop_accepting()
+        self._cease()
         for sock in self._sockets:
             sock.close()  # the supervisor's copies too are closed: clients are refused
         self._sockets.clear()
-        lane = self._services.lane
-        if lane is not None:
-            lane.give_back()
-            await self._services.relay.step()
-        # New tasks have not begun to run: let them get to their first read.
-        await asyncio.sleep(0)
-        for connection in list(self._tasks.values()):
-            connection.drain()
+        if not moving:
+            if self._services.lane is not None:
+                self._services.lane.give_back()
+                await self._services.relay.step()
+            # New tasks have not begun to run: let them get to their first read.
+            await asyncio.sleep(0)
+            self._end_idle()
         try:
             await asyncio.wait_for(self._quiet(), seconds)
         except asyncio.TimeoutError:
@@ -256,14 +312,29 @@ class Server:
                 )
             await self._end_all()
 
+    def _end_idle(self) -> None:
+        """Ends those that are between two requests; no other may ask again."""
+        if not self._services.draining:
+            self._services.draining = True
+            if self._services.lane is not None:
+                self._services.lane.give_back()
+                self._services.relay.wake()
+        for connection in list(self._tasks.values()):
+            connection.drain()
+
     async def _quiet(self) -> None:
         while self.connections or self._tasks:  # either kind may become the other
             if self._tasks:
                 self._empty = self._loop.create_future()
                 await self._empty
             await self._services.relay.drained()
+            if self._services.giver is not None:
+                await self._services.giver.emptied()
 
     async def _end_all(self) -> None:
+        self._services.draining = True
+        if self._services.giver is not None:
+            self._services.giver.end("the drain time is over")
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()

@@ -87,6 +87,27 @@ class Stream:
         self.read_limit = Deadline(loop)
         self.write_limit = Deadline(loop)
 
+    @classmethod
+    def of(cls, fd: int, address: str, received: bytes, loop: asyncio.AbstractEventLoop) -> Stream:
+        """That of a descriptor which somebody else has had, and has received so much from. The
+        peer's ``address`` is "" for a Unix socket. Where this raises the descriptor is closed."""
+        family = (
+            socket.AF_INET6 if ":" in address else socket.AF_INET if address else socket.AF_UNIX
+        )
+        try:
+            sock = socket.socket(family, socket.SOCK_STREAM, 0, fileno=fd)
+        except BaseException:
+            os.close(fd)
+            raise
+        try:
+            stream = cls(sock, loop)
+            stream.buffer += received
+            stream.received = len(received)
+            return stream
+        except BaseException:
+            sock.close()
+            raise
+
     # ---- reading ---------------------------------------------------------------------
 
     async def fill(self) -> int:

@@ -143,6 +143,13 @@ class Handoff:
     begun: Begun | None = None  # in a BODY: its response, which goes on in ``answer``
     moved: int = 0  # bytes of the request's body that its origin was sent, and were counted
 
+    @property
+    def between(self) -> bool:
+        """Whether nothing has been done of the first request in ``buffer``, so that anybody may
+        serve this client."""
+        begun = self.number or self.started or self.tried or self.left or self.sent
+        return self.cause == REQUEST and not begun and self.decided is None and self.chunks is None
+
     def take_client(self) -> int:
         """The client's descriptor: the caller's alone from now on."""
         fd, self.client = self.client, -1
@@ -159,6 +166,11 @@ class Handoff:
             os.close(self.take_client())
         if self.origin >= 0:
             os.close(self.take_origin())
+
+
+def between(fd: int, address: str, requests: int, buffer: bytes) -> Handoff:
+    """A client between two requests, of whom so many have been answered."""
+    return Handoff(REQUEST, fd, address, requests, buffer, -1, b"", "", False, 0.0)
 
 
 NATIVE = "native"
@@ -431,8 +443,10 @@ class Lane(Made, Protocol):
         """Takes a client between two requests: ``data`` was received from it and not
         consumed, ``requests`` were answered. OSError: it is still the owner's."""
 
-    def give_back(self) -> None:
-        """Gives back every client that is between two requests, and takes none again."""
+    def give_back(self, moving: bool = False) -> None:
+        """Gives back every client that is between two requests, and keeps none again until
+        :meth:`listen`. ``moving``: somebody goes on with them, so the others come back, too, as
+        soon as they have their answers; else their connections end then."""
 
     def close_clients(self) -> None:
         """Closes every client, whatever it is at."""
