@@ -7,6 +7,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
+UPGRADE_VARIABLE = "SPLICEPROXY_UPGRADE"
+"""By it a program that runs tells another that this is to take over: no setting."""
+
 
 @dataclass(frozen=True, slots=True)
 class Address:

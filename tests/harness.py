@@ -150,7 +150,7 @@ class ProxyProcess:
         folder.mkdir(parents=True, exist_ok=True)
         self.stderr_path = folder / "stderr"
         self.access_path = folder / "access"
-        program = ["-m", "spliceproxy"] if uvloop else ["-c", HIDE_UVLOOP]
+        program = self.program_of(uvloop)
         argv = [*prefix, sys.executable, *program, "--workers", str(workers), *args]
         if "--via" not in args:
             argv += ["--via", "spliceproxy"]  # not a random name: answers end the same
@@ -171,6 +171,10 @@ class ProxyProcess:
         except (RuntimeError, TimeoutError):
             self.kill()
             raise RuntimeError(f"no start: {self.stderr()}") from None
+
+    def program_of(self, uvloop: bool) -> list[str]:
+        """What Python is told to run."""
+        return ["-m", "spliceproxy"] if uvloop else ["-c", HIDE_UVLOOP]
 
     def _is_up(self) -> bool:
         if self.process.poll() is not None:

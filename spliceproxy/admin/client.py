@@ -58,13 +58,19 @@ class Client:
         """What is said of an end. NoAnswer."""
         return self._json("DELETE", path)
 
-    def post(self, path: str) -> Any:
-        """What is said of a change. NoAnswer."""
-        return self._json("POST", path)
+    def post(self, path: str, seconds: float = SECONDS) -> Any:
+        """What is said of a change, within so many seconds. NoAnswer."""
+        return self._json("POST", path, seconds)
 
-    def ask(self, method: str, path: str, fields: Mapping[str, str] | None = None) -> Answer:
+    def ask(
+        self,
+        method: str,
+        path: str,
+        fields: Mapping[str, str] | None = None,
+        seconds: float = SECONDS,
+    ) -> Answer:
         """Any answer. NoAnswer: there is none."""
-        connection = _Connection(self.address)
+        connection = _Connection(self.address, seconds)
         sent = {"Authorization": f"Bearer {self._token}"} if self._token else {}
         try:
             connection.request(method, path, headers={**sent, **(fields or {})})
@@ -76,8 +82,8 @@ class Client:
         finally:
             connection.close()
 
-    def _json(self, method: str, path: str) -> Any:
-        answer = self.ask(method, path, {"Accept": "application/json"})
+    def _json(self, method: str, path: str, seconds: float = SECONDS) -> Any:
+        answer = self.ask(method, path, {"Accept": "application/json"}, seconds)
         if answer.status >= 300:
             raise NoAnswer(f"{answer.text.strip()} ({answer.status})")
         try:
@@ -87,9 +93,9 @@ class Client:
 
 
 class _Connection(http.client.HTTPConnection):
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, seconds: float) -> None:
         host = _HERE.get(address.host, address.host)
-        super().__init__(host, address.port or None, timeout=SECONDS)
+        super().__init__(host, address.port or None, timeout=seconds)
         self._path = address.path
 
     def connect(self) -> None:
@@ -97,7 +103,7 @@ class _Connection(http.client.HTTPConnection):
             super().connect()
             return
         self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(SECONDS)
+        self.sock.settimeout(self.timeout)
         self.sock.connect(self._path)
 
 

@@ -56,6 +56,8 @@ class Desk:
         self._unmet: set[int] = set()  # those that came without a descriptor
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done when the supervisor has ended, or wants this process to."""
+        self.left: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Done when another program has taken over, with an admin process of its own."""
         self.supervisor = Link("the supervisor", channel, self._told, self._end)
 
     def _end(self) -> None:
@@ -80,6 +82,9 @@ class Desk:
         elif message.get("state") == "draining":
             self.draining = True
             self.publish("state", {"state": "draining"})
+        elif message.get("state") == "leaving":
+            if not self.left.done():
+                self.left.set_result(None)
         elif "gone" in message:
             self.watch.ended(message["gone"], left="left" in message)
             what = {"index": message["gone"], "pid": message["pid"], "how": message["how"]}

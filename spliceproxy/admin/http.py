@@ -182,13 +182,14 @@ class Server:
         self._table = table
         self.gate = gate
         self._connections = 0
+        self._endless = 0  # answers without an end
         # Those that wait for a request, the one that waits longest first.
         self._waiting: dict[asyncio.StreamWriter, None] = {}
 
     @property
     def busy(self) -> bool:
-        """Whether there is a request that has no answer yet."""
-        return self._connections > len(self._waiting)
+        """Whether there is a request that has no answer yet, but one without an end."""
+        return self._connections > len(self._waiting) + self._endless
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection, to its end."""
@@ -294,7 +295,11 @@ class Server:
         elif response.endless:
             assert reader is not None
             _keep_little(writer)
-            await _until_left(reader, _send_parts(writer, body, response.slow, chunked=chunked))
+            self._endless += 1
+            try:
+                await _until_left(reader, _send_parts(writer, body, response.slow, chunked=chunked))
+            finally:
+                self._endless -= 1
         else:
             await _send_parts(writer, body, response.slow, chunked=chunked)
         return keep

@@ -70,7 +70,9 @@ async def _serve(
     server = Server(table_of(desk), Gate(config.admin))
     place = _Place(desk, server)
     await place.listen(sock)
-    await desk.ended
+    await asyncio.wait((desk.ended, desk.left), return_when=asyncio.FIRST_COMPLETED)
+    if desk.left.done():
+        place.leave()
     # What has just been asked may be what has ended it: a reload without an admin address.
     for _ in range(LAST_LOOKS):
         if not server.busy:
@@ -85,6 +87,7 @@ class _Place:
         self._desk = desk
         self._server = server
         self._listening: asyncio.AbstractServer | None = None
+        self._sock: socket.socket | None = None
         self._moving: asyncio.Task[None] | None = None
         desk.changed = self._changed
 
@@ -92,8 +95,15 @@ class _Place:
         """On this socket, and no other."""
         start = asyncio.start_unix_server if sock.family == socket.AF_UNIX else asyncio.start_server
         before, self._listening = self._listening, await start(self._server.serve, sock=sock)
+        self._sock = sock
         if before is not None:
             before.close()
+
+    def leave(self) -> None:
+        """Whoever connects from here on is for the process that comes next, which has the same
+        socket. To close what listens here would remove the file of a Unix socket."""
+        if self._sock is not None:
+            asyncio.get_running_loop().remove_reader(self._sock.fileno())
 
     def _changed(self, sock: socket.socket | None) -> None:
         try:

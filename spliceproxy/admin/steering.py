@@ -1,9 +1,12 @@
-"""What an operator tells the whole proxy: to drain, how much to say, to read its settings again.
+"""What an operator tells the whole proxy: to drain, how much to say, to read its settings again, to
+replace workers, and to start anew.
 
 All goes to the supervisor, which does it for every worker, also for those to come.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 from spliceproxy.admin import level
 from spliceproxy.admin.channel import Message
@@ -28,6 +31,8 @@ class Steering:
     def add_to(self, table: Table) -> None:
         table.add("/drain", POST=self.drain)
         table.add("/reload", POST=self.reload)
+        table.add("/recycle", POST=self.recycle)
+        table.add("/upgrade", POST=self.upgrade)
         table.add("/log-level", GET=self.log_level, POST=self.set_log_level)
 
     async def drain(self, request: Request) -> Response:
@@ -43,6 +48,27 @@ class Steering:
         except Refused as error:
             raise Refusal(400, str(error)) from None
         return Response.json(said, 200 if said.get("result") == "done" else 409)
+
+    async def recycle(self, request: Request) -> Response:
+        """Replaces the ``worker`` with this number, or each, and answers when it is done."""
+        text = request.one("worker")
+        if text and not (text.isascii() and text.isdigit()):
+            raise Refusal(400, f"worker: {text!r} is no number")
+        asked = {"worker": int(text)} if text else {}
+        return await self._change("recycle", **asked)
+
+    async def upgrade(self, request: Request) -> Response:
+        """Starts the program anew, and answers when that has taken over."""
+        return await self._change("upgrade")
+
+    async def _change(self, name: str, **values: Any) -> Response:
+        """What takes as long as it takes; 409 where it is refused."""
+        try:
+            return Response.json(await self._desk.supervisor.ask(name, None, **values))
+        except Unanswered as error:
+            raise Refusal(503, str(error)) from None
+        except Refused as error:
+            raise Refusal(409, str(error)) from None
 
     async def log_level(self, request: Request) -> Response:
         return Response.json({"level": level.current()})

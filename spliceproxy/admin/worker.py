@@ -56,7 +56,7 @@ class Replies:
         self._answers: dict[str, Answer] = {}
         self._orders: dict[str, Answer] = {}
         self._peers: set[_Peer] = set()
-        self._supervisor = channel
+        self._supervisor = _Peer(self, channel, orders=True)
         self.listened: list[Callable[[bool], None]] = []
         """Each is told when somebody begins to listen to events (true), and when nobody does any
         more."""
@@ -73,7 +73,8 @@ class Replies:
 
     def start(self) -> None:
         """Begins to answer."""
-        self._add(self._supervisor, orders=True)
+        self._peers.add(self._supervisor)
+        self._supervisor.start()
 
     def stop(self) -> None:
         """Ends every channel. Idempotent."""
@@ -85,6 +86,10 @@ class Replies:
         for peer in self._peers:
             if peer.listens:
                 peer.tell(event)
+
+    def report(self, said: Mapping[str, Any]) -> None:
+        """Tells the supervisor what it has not asked."""
+        self._supervisor.say(said)
 
     # What the peers call
 
@@ -113,8 +118,8 @@ class Replies:
         """Whether it is one of the supervisor's orders."""
         return str(question.get("ask")) in self._orders
 
-    def _add(self, channel: Channel, *, orders: bool = False) -> None:
-        peer = _Peer(self, channel, orders=orders)
+    def _add(self, channel: Channel) -> None:
+        peer = _Peer(self, channel, orders=False)
         self._peers.add(peer)
         peer.start()
 
@@ -161,6 +166,10 @@ class _Peer:
         self._channel.close()
         self._open.clear()
         self._replies.gone(self)
+
+    def say(self, said: Mapping[str, Any]) -> None:
+        self._unsent.append(said)
+        self._go_on()
 
     def tell(self, event: Mapping[str, Any]) -> None:
         if len(self._events) >= MOST_EVENTS:

@@ -13,6 +13,12 @@ from spliceproxy.cli.flags import Parser, add_help, escaped
 
 Row = Sequence[object]
 
+RECYCLE_SECONDS = 3600.0
+"""That it may take to replace all workers: each has limits of its own."""
+
+UPGRADE_SECONDS = 300.0
+"""That an upgrade may take: each of its steps has a limit of its own."""
+
 
 class Usage(ValueError):
     """A command was given what it does not take."""
@@ -249,6 +255,43 @@ def _workers(client: Client, arguments: Sequence[str], as_json: bool) -> int:
     return max(_unless_silent(stats), int(not all(one["up"] for one in stats["workers"])))
 
 
+def _recycle(client: Client, arguments: Sequence[str], as_json: bool) -> int:
+    if len(arguments) > 1:
+        raise Usage("give the number of one worker, or none for all of them")
+    query = f"?{urlencode({'worker': arguments[0]})}" if arguments else ""
+    said = client.post(f"/recycle{query}", RECYCLE_SECONDS)
+    _listed(
+        said["replaced"] if not as_json else said,
+        ("WORKER", "OLD PID", "NEW PID", "TUNNELS MOVED", "CLIENTS MOVED", "LEFT"),
+        lambda one: (
+            one["worker"],
+            one["old"],
+            one["new"],
+            one.get("tunnels", "-"),
+            one.get("clients", "-"),
+            one.get("left", "-"),
+        ),
+        as_json,
+    )
+    return 0
+
+
+def _upgrade(client: Client, arguments: Sequence[str], as_json: bool) -> int:
+    _none(arguments)
+    said = client.post("/upgrade", UPGRADE_SECONDS)
+    old, new, moved = said["old"], said["new"], said["moved"]
+    if as_json:
+        _say(said, "", as_json)
+        return 0
+    _table(
+        ("", "PROCESS", "VERSION"),
+        [("old", old["pid"], old["version"]), ("new", new["pid"], new["version"])],
+    )
+    moves = f"tunnels moved: {moved['tunnels']}, clients moved: {moved['clients']}"
+    _say(said, f"{moves}, connections left to drain: {moved['left']}", as_json)
+    return 0
+
+
 def _log_level(client: Client, arguments: Sequence[str], as_json: bool) -> int:
     if len(arguments) > 1:
         raise Usage("give one level, or none to see what it is")
@@ -278,6 +321,8 @@ VERBS: Mapping[str, Verb] = {
     "top-clients": Verb(_top("clients"), "", "addresses of clients, likewise"),
     "top-destinations": Verb(_top("destinations"), "", "destinations, likewise"),
     "workers": Verb(_workers, "", "each worker, and what it uses"),
+    "recycle": Verb(_recycle, "[WORKER]", "replace a worker, or each, and end no connection"),
+    "upgrade": Verb(_upgrade, "", "start the program anew, and end no connection"),
     "config": Verb(_config, "", "the effective settings"),
     "log-level": Verb(_log_level, "[LEVEL]", "show or change the level of messages"),
     "health": Verb(_health, "", "ask every worker whether it serves"),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 from importlib import import_module
 
 from spliceproxy.cli.flags import COMMANDS, Parser, add_settings, read, sources
-from spliceproxy.config import Config
+from spliceproxy.config import UPGRADE_VARIABLE, Config
 from spliceproxy.settings.loading import Sources
 
 _EXAMPLES = """\
@@ -42,7 +44,8 @@ SIGTERM or SIGINT begins a graceful stop: no new clients, and open requests
 and tunnels have --timeout-drain seconds to finish. A second signal stops at
 once. SIGHUP reads the settings again; what is wrong with them is told, and
 nothing changes then. SIGUSR1 reopens the access log, for log rotation.
-SIGQUIT prints every open connection to standard error. SIGUSR2 does nothing.
+SIGQUIT prints every open connection to standard error. SIGUSR2 starts the
+program anew, which takes over all connections.
 """
 
 
@@ -55,7 +58,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             command = import_module(f"spliceproxy.cli.{COMMANDS[argv[0]].module}")
             status: int = command.run(argv[1:])
             return status
-        config, found = parse_sources(argv)
+        predecessor = None
+        if UPGRADE_VARIABLE in os.environ:
+            from spliceproxy.processes import succession
+
+            predecessor = succession.begin(os.environ.pop(UPGRADE_VARIABLE))
+        with predecessor.noting() if predecessor else nullcontext():
+            config, found = parse_sources(argv)
         # Not at the top: parse() answers --help and --version without loading these.
         from spliceproxy.cli.check import doubts
         from spliceproxy.messages import log
@@ -64,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         logs.set_up(config.log_level)
         for line in doubts(config):
             log.warning("%s", line)
-        return supervisor.run(config, load=partial(_again, found))
+        return supervisor.run(config, load=partial(_again, found), predecessor=predecessor)
     except KeyboardInterrupt:  # only in a command: the proxy handles its signals before this
         return 130
 

@@ -4,12 +4,14 @@
                  which workers there are to be
     names        of the columns behind those of the table (observe.names)
     row 0        the base: what workers that have ended have counted, and the supervisor's own
-    row 1, 2...  of each worker (relay.columns); there is room for more workers than there are
-    regions      of each worker: what is counted by keys (observe.keyed)
+    row 1, 2...  of each worker (relay.columns); there is room for more workers than there are. Then
+                 as many again
+    regions      of each row but the base: what is counted by keys (observe.keyed)
 
 The supervisor makes it before its first fork (memfd_create(2): a program that takes over can be
 given the descriptor). Each row has one writer, who adds plainly and asks nobody. Whoever reads sees
-each number whole, but not all of them at the same moment.
+each number whole, but not all of them at the same moment. A worker has two rows: who takes its
+place while it still serves counts in the other one, and readers see both as one.
 
 When a worker has ended, the supervisor adds its row to the base and clears it (:meth:`Board.fold`).
 A reader who sees a half of that would see counters go back. So the number of folds is odd while
@@ -25,12 +27,22 @@ import struct
 import sys
 import time
 import zlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from spliceproxy.observe.keyed import REGION, Keyed
 from spliceproxy.observe.names import ENTRY, Names
-from spliceproxy.relay.columns import DYNAMIC, FAMILIES, FIXED, KEPT, PID, WIDTH, WORKER
+from spliceproxy.relay.columns import (
+    DYNAMIC,
+    FAMILIES,
+    FIXED,
+    KEPT,
+    PID,
+    STARTED,
+    UP,
+    WIDTH,
+    WORKER,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # typing has it since Python 3.11
@@ -39,7 +51,10 @@ Values = Mapping[tuple[str, ...], int]
 """Numbers by label values."""
 
 MAGIC = b"splboard"
-VERSION = 1
+VERSION = 2
+
+ROWS = 2
+"""Rows of each worker."""
 
 _HEAD = struct.Struct("=8sIIIII")  # magic, version, workers, fixed, dynamic, table
 _PAGE = 4096
@@ -118,11 +133,11 @@ class Board:
         self.fd = fd
         self.room = workers
         self._head = memory[:_PAGE].cast("Q")
-        self._rows = memory[_AT_ROWS : _AT_ROWS + _ROW * (workers + 1)]
+        self._rows = memory[_AT_ROWS : _AT_ROWS + _ROW * (ROWS * workers + 1)]
         self._numbers = self._rows.cast("Q")
         self._expected = memory[_EXPECTED : _EXPECTED + workers]
         regions = memory[_at_regions(workers) : _size(workers)]
-        self.keyed = Keyed(regions, workers, bytes(memory[_SECRET]))
+        self.keyed = Keyed(regions, ROWS * workers, bytes(memory[_SECRET]))
         self.names = Names(memory[_AT_NAMES:_AT_ROWS], self._head[_NAMES : _NAMES + 1], fd)
 
     @property
@@ -187,9 +202,10 @@ class Board:
 
     # ---- who counts ----------------------------------------------------------------------
 
-    def row(self, worker: int) -> memoryview:
-        """A worker's, the first is 0: to be written to by that worker alone."""
-        start = WIDTH * (worker + 1)
+    def row(self, number: int) -> memoryview:
+        """That of a worker, the first is 0: to be written to by that worker alone. Its other row is
+        ``room`` behind it."""
+        start = WIDTH * (number + 1)
         return self._numbers[start : start + WIDTH]
 
     @property
@@ -197,10 +213,10 @@ class Board:
         """The supervisor's."""
         return self._numbers[:WIDTH]
 
-    def fold(self, worker: int) -> None:
-        """A worker has ended: what it has counted stays in the base, and its row is empty. The
-        supervisor alone may call it."""
-        base, row = self.base, self.row(worker)
+    def fold(self, number: int) -> None:
+        """The worker of this row has ended: what it has counted stays in the base, and its row is
+        empty. The supervisor alone may call it."""
+        base, row = self.base, self.row(number)
         self._head[_FOLDS] += 1
         for column in (*KEPT, *range(FIXED, FIXED + self.names.count)):
             if row[column]:
@@ -217,16 +233,40 @@ class Board:
             if not before & 1:
                 # Names first: a column has one before it has a number.
                 names = self.names.all()
-                copy = memoryview(bytes(self._rows[: _ROW * (self.workers + 1)])).cast("Q")
+                size = _ROW * (self.workers + 1)
+                copy = memoryview(bytes(self._rows[:size])).cast("Q")
+                start = _ROW * (self.room + 1)
+                others = memoryview(bytes(self._rows[start : start + size - _ROW])).cast("Q")
                 if self._head[_FOLDS] == before:
-                    rows = (copy[at : at + WIDTH] for at in range(0, len(copy), WIDTH))
-                    return Reading(tuple(rows), names, frozenset(self.expected))
+                    pairs = _pairs(copy[WIDTH:], others)
+                    return Reading((copy[:WIDTH], *pairs), names, frozenset(self.expected))
             time.sleep(TRY_SECONDS)
         raise Unreadable
 
     def totals(self) -> dict[str, dict[tuple[str, ...], int]]:
         """As of :meth:`Reading.totals`. Unreadable."""
         return self.read().totals()
+
+
+def _pairs(rows: memoryview, others: memoryview) -> Iterator[memoryview]:
+    for at in range(0, len(rows), WIDTH):
+        yield _both(rows[at : at + WIDTH], others[at : at + WIDTH])
+
+
+def _both(one: memoryview, other: memoryview) -> memoryview:
+    """What both rows of a worker's say. What is of one process is that of the later one."""
+    if not other[STARTED]:
+        return one
+    if not one[STARTED]:
+        return other
+    later = one if one[STARTED] > other[STARTED] else other
+    sums = memoryview(bytearray(_ROW)).cast("Q")
+    for at, numbers in enumerate(zip(one, other, strict=True)):
+        sums[at] = sum(numbers)
+    for at in (PID, STARTED):
+        sums[at] = later[at]
+    sums[UP] = max(one[UP], other[UP])
+    return sums
 
 
 _EMPTY = memoryview(bytes(_ROW)).cast("Q")
@@ -245,11 +285,11 @@ def _sums(rows: Sequence[memoryview]) -> Sequence[int]:
 
 
 def _at_regions(workers: int) -> int:
-    return -(-(_AT_ROWS + _ROW * (workers + 1)) // _PAGE) * _PAGE
+    return -(-(_AT_ROWS + _ROW * (ROWS * workers + 1)) // _PAGE) * _PAGE
 
 
 def _size(workers: int) -> int:
-    return _at_regions(workers) + workers * REGION
+    return _at_regions(workers) + ROWS * workers * REGION
 
 
 def _table() -> int:

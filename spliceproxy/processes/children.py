@@ -17,7 +17,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from spliceproxy.admin.channel import Channel, count_in
 from spliceproxy.config import Config
@@ -27,14 +27,22 @@ from spliceproxy.observe.board import Board
 from spliceproxy.processes import logs
 from spliceproxy.processes.control import Control
 from spliceproxy.processes.signals import LATER, STOPS, name_of
-from spliceproxy.processes.slot import Slot
+from spliceproxy.processes.slot import Place, Slot
 from spliceproxy.processes.state import State
 from spliceproxy.relay import columns
 
-RunWorker = Callable[[Config, Sequence[socket.socket], int, int, Board, Channel], int]
-"""``run(config, sockets, lifeline, index, board, control)``: the life of one worker, in its own
+RunWorker = Callable[[Config, Sequence[socket.socket], int, Place, Board, Channel], int]
+"""``run(config, sockets, lifeline, place, board, control)``: the life of one worker, in its own
 process; returns its exit status. ``control`` is its channel to the supervisor. STOPS and LATER
 (signals.py) are ignored when it starts."""
+
+
+class Coming(NamedTuple):
+    """A worker that is to take the place of ``old``. ``ended`` is told how it has ended."""
+
+    old: Slot
+    ended: Callable[[str], None]
+
 
 UNUSABLE = 2
 """Exit status of a worker that cannot work with these settings and has said why. If one
@@ -58,7 +66,12 @@ class Children:
     where one of the first workers cannot work with these settings. Those of ``gone`` are told of
     each worker that has ended, and those of ``forked`` are called in each child. With ``hold``
     nobody is started for a moment. Other children are ``others``: by its process id, what is told
-    the status of its end (as ``os.waitpid`` has it)."""
+    the status of its end (as ``os.waitpid`` has it).
+
+    ``coming`` are workers that are to take the place of another one, and wait until they are told
+    to serve. ``succeeded`` says whether one that has died has a successor there already.
+    ``waiting``: all workers wait so. ``admin_wanted``: the admin process is started whenever there
+    is none."""
 
     def __init__(
         self,
@@ -69,7 +82,7 @@ class Children:
     ) -> None:
         self._state = state
         self._run_worker = run_worker
-        self._mask = mask
+        self.mask = mask
         self._unusable = unusable
         count = state.config.workers
         self.workers = [Slot(f"worker {index}", index) for index in range(count)]
@@ -79,50 +92,85 @@ class Children:
         self.forked: list[Callable[[], None]] = []
         self.hold = False
         self.others: dict[int, Callable[[int], None]] = {}
-        self._leaving: dict[Slot, float] = {}  # that drain alone, and when they are killed
-        self.control.leaving = self._leaving
+        self.coming: dict[Slot, Coming] = {}
+        self.leaving: dict[Slot, float] = {}  # that drain alone, and when they are killed
+        self.waiting = False
+        self.admin_wanted = True
+        self.serial = 0
+        self.succeeded: Callable[[Slot], bool] = lambda slot: False
         self._former_admin: Slot | None = None  # that is to end, for it has no address any more
+        self.control.others = (self.coming, self.leaving)
         self._lifeline, self._held = os.pipe()
 
     @property
     def all(self) -> list[Slot]:
         """Workers, and the admin process."""
         others = (self.admin, self._former_admin)
-        return [*self.workers, *self._leaving, *(one for one in others if one is not None)]
+        return [*self.each_worker, *(one for one in others if one is not None)]
+
+    @property
+    def each_worker(self) -> list[Slot]:
+        """Also those without a place."""
+        return [*self.workers, *self.coming, *self.leaving]
 
     @property
     def work(self) -> bool:
         """Whether there is a worker."""
-        return any(slot.pid for slot in (*self.workers, *self._leaving))
+        return any(slot.pid for slot in self.each_worker)
 
     # Starting
 
     def moments(self) -> Iterable[float]:
         """When one is to be started or killed, time.monotonic()."""
         due = [slot.due for slot in self._startable if not slot.pid]
-        return [*due, *self._leaving.values()]
+        return [*due, *self.leaving.values()]
 
     @property
     def _startable(self) -> list[Slot]:
         """Who is started again: while the workers drain, the admin process alone."""
         if self._state.killed or self.hold:
             return []
-        admin = [] if self.admin is None else [self.admin]
+        admin = [self.admin] if self.admin is not None and self.admin_wanted else []
         return admin if self._state.stopping else [*self.workers, *admin]
 
     def start_due(self) -> None:
         """Starts those whose time has come, and kills those whose time is over."""
         now = time.monotonic()
-        for slot, deadline in self._leaving.items():
+        for slot, deadline in self.leaving.items():
             if now >= deadline and slot.pid:
                 log.error("%s did not end in time: killing it", slot.name)
-                self._leaving[slot] = math.inf
+                self.leaving[slot] = math.inf
                 os.kill(slot.pid, signal.SIGKILL)
         for slot in self._startable:
-            if not slot.pid and slot.due <= now:
-                self._start(slot)
+            if not slot.pid and slot.due <= now and self._start(slot, waits=self.waiting):
+                self.control.is_new(slot)
 
-    def _start(self, slot: Slot) -> None:
+    def start_successor(self, old: Slot, ended: Callable[[str], None]) -> Slot | None:
+        """Starts a worker that is to take the place of ``old``, and waits until it is told to
+        serve. ``ended`` is told how it has, if it does before :meth:`succeed`. None: it cannot be
+        started."""
+        (row,) = {old.index, old.index + self._state.board.room} - {old.row}
+        slot = Slot(old.name, old.index, row)
+        self.coming[slot] = Coming(old, ended)
+        if self._start(slot, waits=True):
+            return slot
+        del self.coming[slot]
+        return None
+
+    def succeed(self, new: Slot) -> None:
+        """A worker takes the place that it was started for; the one before drains."""
+        old = self.coming.pop(new).old
+        self.workers[self.workers.index(old)] = new
+        if old.pid:
+            self.dismiss(old)
+        self.control.is_new(new)
+
+    def dismiss(self, slot: Slot) -> None:
+        """A worker that has no place any more drains what it has."""
+        self.leaving[slot] = time.monotonic() + self._state.config.timeouts.drain + GRACE
+        self.control.order(slot, {"ask": "leave"}, [])
+
+    def _start(self, slot: Slot, *, waits: bool) -> bool:
         try:
             own, other = Control.open()
             try:
@@ -134,21 +182,23 @@ class Children:
         except OSError as error:  # no process, memory or descriptor to be had just now
             slot.postpone()
             log.error("%s: cannot start: %s", slot.name, error.strerror)
-            return
+            return False
         if pid == 0:
             own.close()
-            self._be_child(slot, other)
+            self._be_child(slot, other, waits=waits)
         other.close()
         slot.begin(pid, own)
-        self.control.is_new(slot)
+        if slot is not self.admin:
+            self.serial += 1
+        return True
 
-    def _be_child(self, slot: Slot, channel: Channel) -> NoReturn:
+    def _be_child(self, slot: Slot, channel: Channel, *, waits: bool) -> NoReturn:
         """The process of a child, from fork to exit."""
         status = 1
         try:
             for number in (*STOPS, *LATER):
                 signal.signal(number, signal.SIG_IGN)
-            signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
+            signal.pthread_sigmask(signal.SIG_SETMASK, self.mask)
             row = self._row(slot)
             logs.in_worker(row)
             count_in(row)
@@ -157,28 +207,32 @@ class Children:
                 told()
             if not self._state.stopping:
                 os.close(self._held)
-            status = self._be_admin(channel) if slot is self.admin else self._be(slot, channel)
+            if slot is self.admin:
+                status = self._be_admin(channel)
+            else:
+                status = self._be(self._place(slot, waits=waits), channel)
         except BaseException:
             log.exception("%s failed", slot.name)
         finally:
             logs.finish()
             os._exit(status)  # nothing of the supervisor's may run here: no finally, no atexit
 
-    def _be(self, slot: Slot, channel: Channel) -> int:
+    def _place(self, slot: Slot, *, waits: bool) -> Place:
+        of = self.coming[slot].old if slot in self.coming else slot
+        return Place(slot.index, self.workers.index(of), slot.row, self.serial, waits)
+
+    def _be(self, place: Place, channel: Channel) -> int:
         state = self._state
-        place = self.workers.index(slot)
-        state.listening.keep(place)
+        state.listening.keep(place.queue)
         if state.asked is not None:
             state.asked.close()
-        sockets = state.listening.of(place)
-        return self._run_worker(
-            state.config, sockets, self._lifeline, slot.index, state.board, channel
-        )
+        sockets = state.listening.of(place.queue)
+        return self._run_worker(state.config, sockets, self._lifeline, place, state.board, channel)
 
     def _row(self, slot: Slot) -> memoryview:
         """Where a child counts. The admin process serves nobody, and has no row."""
         board = self._state.board
-        return Board.private().row(0) if slot is self.admin else board.row(slot.index)
+        return Board.private().row(0) if slot is self.admin else board.row(slot.row)
 
     def _be_admin(self, channel: Channel) -> int:
         from spliceproxy.admin import process
@@ -216,42 +270,50 @@ class Children:
             self._former_admin = None
             return
         if slot is not self.admin:
-            self._fold(slot.index)
+            self._fold(slot.row)
+        if slot in self.coming:
+            self.coming.pop(slot).ended(_how(status))
+            return
         self._on_death(slot, pid, status)
-        if self._leaving.pop(slot, None) is not None:
+        if self.leaving.pop(slot, None) is not None:
             self._use_board()
-            self.control.tell_admin(
-                {"gone": slot.index, "pid": pid, "how": "has left", "left": True}
-            )
+            if slot.index not in {one.index for one in self.workers}:
+                self.control.tell_admin(
+                    {"gone": slot.index, "pid": pid, "how": "has left", "left": True}
+                )
         if slot is not self.admin:
             for told in self.gone:
                 told(slot)
 
-    def _fold(self, index: int) -> None:
+    def _fold(self, number: int) -> None:
         """What a worker has counted stays on the board, and what it has not written is told."""
         board = self._state.board
-        messages, lines = losses.settle(board.row(index), board.base)
-        board.fold(index)
+        messages, lines = losses.settle(board.row(number), board.base)
+        board.fold(number)
         logs.count(messages, lines)
 
     def _on_death(self, slot: Slot, pid: int, status: int) -> None:
         """``status``: the exit status, or minus the signal."""
-        how = f"exited with status {status}" if status >= 0 else f"ended by {name_of(-status)}"
+        how = _how(status)
         state = self._state
         if slot is self.admin:
-            if not state.killed:
+            if not state.killed and self.admin_wanted:
                 self._replace(slot, pid, how)
             return
-        if status == UNUSABLE and slot.starts == 1 and state.generation == 1:
+        first = self.waiting or state.generation == 1
+        if status == UNUSABLE and slot.starts == 1 and first:
             self._unusable()
             return
-        if state.stopping or slot in self._leaving:
+        if state.stopping or slot in self.leaving:
             if status != 0 and not state.killed:
                 log.error("%s (pid %d) %s", slot.name, pid, how)
                 if state.stopping:
                     state.fail(1)
             return
         state.board.base[columns.DEATHS] += 1
+        if self.succeeded(slot):
+            log.error("%s (pid %d) %s; another has its place already", slot.name, pid, how)
+            return
         self._replace(slot, pid, how)
 
     def _replace(self, slot: Slot, pid: int, how: str) -> None:
@@ -270,22 +332,21 @@ class Children:
         while len(self.workers) > count:
             slot = self.workers.pop()
             if slot.pid:
-                self._leaving[slot] = time.monotonic() + self._state.config.timeouts.drain + GRACE
-                self.control.order(slot, {"ask": "leave"}, [])
+                self.dismiss(slot)
         while len(self.workers) < count:
-            used = {slot.index for slot in (*self.workers, *self._leaving)}
+            used = {slot.index for slot in (*self.workers, *self.leaving)}
             index = next(index for index in itertools.count() if index not in used)
             self.workers.append(Slot(f"worker {index}", index))
         self._use_board()
 
     def has_room(self, count: int) -> bool:
         """Whether the board has a row for each of so many workers, and for those that leave."""
-        return count + len(self._leaving) + max(len(self.workers) - count, 0) <= (
+        return count + len(self.leaving) + max(len(self.workers) - count, 0) <= (
             self._state.board.room
         )
 
     def _use_board(self) -> None:
-        leaving = [slot.index for slot in self._leaving]
+        leaving = [slot.index for slot in self.leaving]
         self._state.board.use([slot.index for slot in self.workers], leaving)
 
     def tell_settings(self, settings: int, fresh: Sequence[int]) -> None:
@@ -314,9 +375,14 @@ class Children:
 
     def signal_workers(self, number: int) -> None:
         """Passes on what is for them."""
-        for slot in (*self.workers, *self._leaving):
+        for slot in self.each_worker:
             if slot.pid:
                 os.kill(slot.pid, number)
+
+    def dismiss_admin(self) -> None:
+        """It ends when it has given its last answers, and no other is started."""
+        self.admin_wanted = False
+        self.control.tell_admin({"state": "leaving"})
 
     def drain(self) -> None:
         """The workers drain, and end; none is started any more."""
@@ -344,3 +410,8 @@ class Children:
         if self.admin.pid:
             os.kill(self.admin.pid, signal.SIGKILL)
             os.waitpid(self.admin.pid, 0)
+
+
+def _how(status: int) -> str:
+    """``status``: the exit status, or minus the signal."""
+    return f"exited with status {status}" if status >= 0 else f"ended by {name_of(-status)}"

@@ -16,7 +16,7 @@ import fcntl
 import os
 import time
 from collections import deque
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from spliceproxy.admin.channel import Channel, Closed, Message, Troubled, close_all, pair
@@ -40,13 +40,13 @@ KEPT = 64
 class Control:
     """Between ``workers`` and ``admin``, which is None where there is no admin process."""
 
-    __slots__ = ("_admin", "_kept", "_look", "_more", "_pauses", "_unmet", "_workers", "leaving")
+    __slots__ = ("_admin", "_kept", "_look", "_more", "_pauses", "_unmet", "_workers", "others")
 
     def __init__(self, workers: Sequence[Slot], admin: Slot | None) -> None:
         self._workers = workers
         self._admin = admin
-        # Workers that are to end, and may have to say something.
-        self.leaving: Collection[Slot] = ()
+        # Workers without a place, which may have to say something.
+        self.others: Sequence[Iterable[Slot]] = ()
         # By the index of a worker that has to be introduced yet: when, monotonic seconds.
         self._unmet: dict[int, float] = {}
         self._pauses: dict[int, float] = {}  # the last pause of each
@@ -59,9 +59,7 @@ class Control:
         """A new channel: the supervisor's end, and that of a child to come. OSError."""
         own, other = pair()
         try:
-            fd = own.fileno()
-            fcntl.fcntl(fd, fcntl.F_SETOWN, os.getpid())
-            fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_ASYNC)
+            raises_sigio(own.fileno())
         except OSError:
             own.close()
             other.close()
@@ -75,7 +73,8 @@ class Control:
 
     def _slots(self) -> Iterator[Slot]:
         yield from self._workers
-        yield from list(self.leaving)
+        for slots in self.others:
+            yield from slots
         if self._admin is not None:
             yield self._admin
 
@@ -106,7 +105,7 @@ class Control:
     def go_on(self) -> None:
         """Introduces those who do not know each other, and sends what waits, as far as there is
         room."""
-        for slot in self._slots():
+        for slot in (*self._workers, *([] if self._admin is None else [self._admin])):
             self._send_kept(slot)
         now = time.monotonic()
         for slot in self._workers:
@@ -207,7 +206,7 @@ class Control:
         """What has been said to the supervisor. ``more``: there may be more than that."""
         self._more = False
         self._look = 0.0
-        for slot in self._slots():
+        for slot in list(self._slots()):
             for _ in range(MOST):
                 message = self._next(slot)
                 if message is None:
@@ -247,3 +246,9 @@ class Control:
             return None
         close_all(found[1])  # nobody has to send one to the supervisor
         return found[0]
+
+
+def raises_sigio(fd: int) -> None:
+    """Something to be read from this descriptor raises SIGIO in this process. OSError."""
+    fcntl.fcntl(fd, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_ASYNC)

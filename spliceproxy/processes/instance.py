@@ -7,6 +7,7 @@ import asyncio
 import socket
 from collections.abc import Coroutine, Sequence
 from contextlib import AsyncExitStack
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from spliceproxy.config import Config
@@ -112,8 +113,24 @@ class Instance:
         if lane is not None:
             self._answering = Answering(self.services, lane, resolver, own)
         self._rest = Rest(loop)
+        self._moving: Any = None
         self._retired: Retired | None = None
         self.server = Server(self.services, sockets, _limit(config))
+
+    @property
+    def moving(self) -> Any:
+        """What gives tunnels to another worker, or takes its (``forward.moving``)."""
+        if self._moving is None:
+            try:
+                moving = import_module("spliceproxy.forward.moving")
+            except ModuleNotFoundError:
+                from spliceproxy.processes.giving import Nothing
+
+                self._moving = Nothing()
+            else:
+                bodies = getattr(self.server, "bodies", tuple)
+                self._moving = moving.Moving(self.services, self.server.keep, bodies)
+        return self._moving
 
     def start(self) -> None:
         """Begins to accept clients."""

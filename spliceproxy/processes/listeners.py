@@ -170,6 +170,32 @@ class Listeners:
             raise
         return found
 
+    def each(self) -> list[tuple[Address, Address, list[socket.socket]]]:
+        """Of each address: what the settings say, what it is, and its sockets."""
+        return [(place.asked, place.address, list(place.queues)) for place in self._places]
+
+    def take(self, asked: Address, port: int, queues: Sequence[socket.socket]) -> None:
+        """Sockets of another program, which listen on this address and ``port`` already; they are
+        this object's. The file of a Unix socket is not, before :meth:`claim`."""
+        place = _Place(asked)
+        place.address = replace(asked, port=port)
+        place.queues = list(queues)
+        self._places.append(place)
+
+    def claim(self) -> None:
+        """The other program has given all away: the files of Unix sockets are this one's."""
+        for place in self._places:
+            path = place.asked.path
+            if path and place.file is None:
+                with contextlib.suppress(OSError):
+                    found = os.lstat(path)
+                    place.file = path, found.st_dev, found.st_ino
+
+    def give_away(self) -> None:
+        """Another program has them all: no file of a Unix socket is removed any more."""
+        for place in self._places:
+            place.file = None
+
     def undo(self) -> None:
         """It is not wanted: closes what was bound for it."""
         for place in self._places:

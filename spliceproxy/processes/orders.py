@@ -20,13 +20,14 @@ Order = Callable[[Message, Tell], Message | None]
 """Does what a message of the admin process asks for; returns the answer, or None if it comes later,
 by the function that it is given."""
 
-Saying = Callable[[Slot, Message], None]
-"""Is told what a worker has said."""
+Saying = Callable[[Slot, Message], object]
+"""Is told what a worker has said; whether that was for it."""
 
 
 class Orders:
     """Of one supervisor. ``by_name`` are those of the admin process, by what they ``ask``.
-    ``said``: by a key that it has, who is told of a worker's message."""
+    ``said``: by a key that it has, who is told of a worker's message. ``heard``: who looks whether
+    somebody else has said something."""
 
     def __init__(self, state: State, children: Children, stopping: Stopping) -> None:
         self._state = state
@@ -34,6 +35,7 @@ class Orders:
         self._stopping = stopping
         self.by_name: dict[str, Order] = {"drain": self._drain, "log-level": self._set_level}
         self.said: dict[str, Saying] = {}
+        self.heard: list[Callable[[], None]] = []
 
     @property
     def _control(self) -> Control:
@@ -41,11 +43,23 @@ class Orders:
 
     def hear(self) -> None:
         """Looks at what has been said to the supervisor."""
+        for heard in self.heard:
+            heard()
         for slot, message in self._control.hear():
             if slot is self._children.admin:
                 self._on_order(slot, message)
             else:
                 self._on_saying(slot, message)
+
+    def saying(self, key: str, said: Saying) -> None:
+        """``said`` is told of messages of workers that have this key, before whoever was until
+        now, who is told of those that are not for it."""
+        before = self.said.get(key)
+
+        def both(slot: Slot, message: Message) -> object:
+            return said(slot, message) or (before is not None and before(slot, message))
+
+        self.said[key] = both
 
     def _on_order(self, slot: Slot, message: Message) -> None:
         asked, ident = message.get("ask"), message.get("id")

@@ -46,6 +46,9 @@ PREPARE_SECONDS = 8.0
 SWITCH_SECONDS = 4.0
 """For a worker to say that it has switched, which takes it some milliseconds."""
 
+RELOADS = "a reload is under way"
+"""Why nothing else can be changed meanwhile."""
+
 Load = Callable[[Config], tuple[Config, list[str]]]
 """``load(config)``: the settings as they are to be now, and warnings of what stays as it is in the
 one that is in force. ValueError: what is wrong, a line for each mistake."""
@@ -162,6 +165,9 @@ class Reloading:
         try:
             if self._state.draining:
                 raise Refused("the proxy is told to stop")
+            if self._state.busy:
+                raise Refused(self._state.busy)
+            self._state.busy = RELOADS
             try:
                 reload.config, reload.warnings = self._load(self._state.config)
                 self._bind(reload)
@@ -332,6 +338,8 @@ class Reloading:
     def _close(self, reload: _Reload, reason: str) -> None:
         state, children = self._state, self._children
         children.hold = False
+        if state.busy == RELOADS:
+            state.busy = ""
         reload.close()
         self._reload = None
         result = "refused" if reason else "done"

@@ -29,7 +29,18 @@ def _load_reloads() -> None:
     from spliceproxy.processes import judging_again, reconfigured, retired  # noqa: F401
 
 
-LOADS: Sequence[Callable[[], None]] = (ares.load, names.load, pages.load, _load_reloads)
+def _load_moving() -> None:
+    """What gives all to another worker. Later its files may be of another version."""
+    from spliceproxy.processes import giving, taking  # noqa: F401
+
+
+LOADS: Sequence[Callable[[], None]] = (
+    ares.load,
+    names.load,
+    pages.load,
+    _load_reloads,
+    _load_moving,
+)
 
 
 class Rest:

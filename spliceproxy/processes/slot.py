@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import NamedTuple
 
 from spliceproxy.admin.channel import Channel
 
@@ -12,15 +13,28 @@ BACKOFF_LAST = 10.0
 young, they double between these two."""
 
 
+class Place(NamedTuple):
+    """What a worker is told of itself: which one it is, whose queues it has among those of all
+    workers, its row on the board, how many processes there were before it, and whether it
+    ``waits`` until it is told to serve."""
+
+    worker: int
+    queue: int
+    row: int
+    serial: int
+    waits: bool
+
+
 class Slot:
     """Of a worker, or of the admin process. ``pid`` is the process that runs there, 0 for none;
-    ``channel`` the supervisor's end of the control channel to it."""
+    ``channel`` the supervisor's end of the control channel to it. ``row`` is where it counts."""
 
-    __slots__ = ("channel", "delay", "due", "index", "name", "pid", "started", "starts")
+    __slots__ = ("channel", "delay", "due", "index", "name", "pid", "row", "started", "starts")
 
-    def __init__(self, name: str, index: int) -> None:
+    def __init__(self, name: str, index: int, row: int | None = None) -> None:
         self.name = name
         self.index = index
+        self.row = index if row is None else row
         self.pid = 0
         self.channel: Channel | None = None
         self.starts = 0

@@ -15,7 +15,7 @@ class State:
     """Of one proxy. ``config`` is in force, and ``generation`` its number; ``asked`` has the socket
     of the admin process, None without one. ``draining``: it was told to stop, but clients are still
     accepted until it is ``stopping``. ``killed``: nobody is started any more. ``status`` is that of
-    the exit."""
+    the exit. ``busy`` says why nothing may be changed just now, "" where it may."""
 
     config: Config
     listening: Listeners
@@ -27,6 +27,7 @@ class State:
     stopping: bool = False
     killed: bool = False
     status: int = 0
+    busy: str = ""
 
     def fail(self, status: int) -> None:
         """It ends with this status, unless something else has failed before."""

@@ -26,6 +26,7 @@ class Stopping:
     def __init__(self, state: State, children: Children) -> None:
         self._state = state
         self._children = children
+        self._left = False  # another program has the sockets, and no signal has come since
         self._stop_at = 0.0  # when the workers drain, time.monotonic()
         self._again = 0.0  # from when on a stop signal is a second one
         self._deadline = 0.0  # when workers that still drain are killed
@@ -47,7 +48,12 @@ class Stopping:
 
     def on_signal(self, number: int) -> None:
         """One of those that stop it."""
-        if not self._state.draining:
+        if self._left:
+            # Whoever stops a whole group of processes does not know that this one ends anyway.
+            self._left = False
+            self._again = time.monotonic() + AGAIN
+            log.info("%s: it drains already", name_of(number))
+        elif not self._state.draining:
             self.drain(name_of(number))
         elif time.monotonic() >= self._again:
             log.warning("%s: stopping at once", name_of(number))
@@ -64,6 +70,15 @@ class Stopping:
         self._again = time.monotonic() + AGAIN
         self._stop_at = time.monotonic() + times.drain_delay
         self._children.control.tell_admin({"state": "draining"})
+
+    def leave(self, why: str) -> None:
+        """Another program has the sockets: drains what is left."""
+        log.info("%s: draining for at most %g s", why, self._state.config.timeouts.drain)
+        self._left = True
+        self._state.listening.give_away()
+        if self._state.asked is not None:
+            self._state.asked.give_away()
+        self.stop()
 
     def stop(self) -> None:
         """No new clients."""

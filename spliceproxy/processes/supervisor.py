@@ -8,7 +8,8 @@ SIGTERM and SIGINT mean: stop, but let the workers drain. A second one means: st
 (:mod:`spliceproxy.processes.stopping`). SIGHUP means: read the settings again
 (:mod:`spliceproxy.processes.reloading`). But where it comes because the terminal is gone that the
 proxy was started from, it is one that stops. SIGUSR1 makes the workers open their access logs anew,
-and SIGQUIT makes them show their flows. SIGUSR2 means nothing yet, and is told.
+and SIGQUIT makes them show their flows. SIGUSR2 starts the program anew, which takes over
+(:mod:`spliceproxy.processes.upgrade`).
 
 SIGIO says that somebody has sent a message (:mod:`spliceproxy.processes.control`). With --admin
 there is one more child, the admin process, which answers what people ask. It stays until the last
@@ -20,26 +21,33 @@ What has times of its own is a :class:`Part`: it is asked when it is due, and go
 from __future__ import annotations
 
 import gc
+import math
 import signal
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from spliceproxy.admin.channel import count_in
+from spliceproxy.admin.channel import Message, count_in
 from spliceproxy.config import Config
 from spliceproxy.messages import log, plain
 from spliceproxy.observe.board import Board
 from spliceproxy.processes import logs, starting
 from spliceproxy.processes.children import Children, RunWorker
 from spliceproxy.processes.listeners import ListenError
-from spliceproxy.processes.orders import Orders
+from spliceproxy.processes.orders import Orders, Tell
 from spliceproxy.processes.reloading import Load, Reloading
-from spliceproxy.processes.signals import LATER, STOPS, UNUSED, name_of, tell_unused
+from spliceproxy.processes.signals import LATER, STOPS, name_of
 from spliceproxy.processes.state import State
 from spliceproxy.processes.stopping import Stopping
 from spliceproxy.processes.terminal import Terminal
 from spliceproxy.relay import columns
+
+if TYPE_CHECKING:
+    from spliceproxy.processes.succession import Predecessor
+
+LOAD_SECONDS = 0.5
+"""From the start until what is seldom needed is loaded."""
 
 
 def cannot_load(config: Config) -> tuple[Config, list[str]]:
@@ -47,9 +55,14 @@ def cannot_load(config: Config) -> tuple[Config, list[str]]:
     raise ValueError("the settings of this proxy have no source that could be read again")
 
 
-def run(config: Config, run_worker: RunWorker | None = None, load: Load = cannot_load) -> int:
+def run(
+    config: Config,
+    run_worker: RunWorker | None = None,
+    load: Load = cannot_load,
+    predecessor: Predecessor | None = None,
+) -> int:
     """Runs the proxy until it is told to stop; returns the exit status. ``load`` reads its settings
-    again.
+    again; ``predecessor`` is the program to take over from.
 
     0: every worker drained. 1: it could not start, or a worker had to be killed or
     failed while draining. UNUSABLE (children.py): see there. 128 + signal: ended at once by a
@@ -62,9 +75,11 @@ def run(config: Config, run_worker: RunWorker | None = None, load: Load = cannot
     mask = _block(stops)
     descriptors = starting.raise_descriptor_limit()
     try:
-        listening, asked = starting.bind(config)
+        listening, asked = starting.bind(config, predecessor)
     except ListenError as error:
         log.error("%s", error)
+        if predecessor is not None:
+            predecessor.refuse(str(error))
         logs.finish()
         return 1
     state: State | None = None
@@ -83,7 +98,10 @@ def run(config: Config, run_worker: RunWorker | None = None, load: Load = cannot
         gc.freeze()  # the workers share these pages as long as nobody writes to them
         gc.enable()  # __main__ has disabled it
         state = State(config, listening, asked, board)
-        return Supervisor(state, run_worker, load, terminal, stops, mask).run()
+        supervisor = Supervisor(state, run_worker, load, terminal, stops, mask)
+        if predecessor is not None:
+            supervisor.take_over(predecessor)
+        return supervisor.run()
     finally:
         for one in (listening, asked) if state is None else (state.listening, state.asked):
             if one is not None:
@@ -122,6 +140,10 @@ def _real_worker() -> RunWorker:
     return worker.run
 
 
+def _nothing() -> None:
+    """There is nothing to be said."""
+
+
 class Part(Protocol):
     """Something that the supervisor does beside its children, with times of its own."""
 
@@ -156,15 +178,62 @@ class Supervisor:
         self._reloading = Reloading(state, children, self._orders, load)
         terminal.gone = partial(self._on_stop, signal.SIGHUP)
         self._parts: list[Part] = [self._stopping, self._reloading, terminal]
+        self._orders.by_name["recycle"] = self._orders.by_name["upgrade"] = self._early
+        self._last_words: Callable[[], None] = _nothing
+        self._load_at = 0.0  # when what is needed later is loaded, monotonic seconds
         self._signals: dict[int, Callable[[int], None]] = {
             **dict.fromkeys(stops, self._on_stop),
             **dict.fromkeys((signal.SIGUSR1, signal.SIGQUIT), children.signal_workers),
             signal.SIGHUP: self._on_hangup,
-            **dict.fromkeys(UNUSED, tell_unused),
+            signal.SIGUSR2: self._early_signal,
         }
 
     def _unusable(self) -> None:
         self._stopping.unusable()
+
+    def _load(self) -> None:
+        """What is seldom needed. It is loaded soon, for later the files may be of another version;
+        and not at once, for clients wait for the first worker."""
+        self._load_at = math.inf
+        from spliceproxy.processes.replacing import Replacing
+        from spliceproxy.processes.upgrade import Upgrade
+
+        self._parts.append(Replacing(self._state, self._children, self._orders))
+        upgrade = Upgrade(self._state, self._children, self._orders, self._stopping)
+        self._parts.append(upgrade)
+        self._signals[signal.SIGUSR2] = upgrade.on_signal
+        self._last_words = upgrade.last_words
+
+    def take_over(self, predecessor: Predecessor) -> None:
+        """This program is to take the place of another."""
+        from spliceproxy.processes.taking_over import TakingOver
+
+        self._load_at = math.inf
+        self._parts.append(
+            TakingOver(
+                self._state,
+                self._children,
+                self._orders,
+                self._stopping,
+                predecessor,
+                self._load,
+            )
+        )
+
+    def _early(self, message: Message, tell: Tell) -> Message | None:
+        """Somebody asks for what is not loaded yet."""
+        if self._state.busy:
+            return {"error": self._state.busy}
+        self._load()
+        return self._orders.by_name[str(message["ask"])](message, tell)
+
+    def _early_signal(self, number: int) -> None:
+        """The same by a signal."""
+        if self._state.busy:
+            log.error("no upgrade: %s", self._state.busy)
+            return
+        self._load()
+        self._signals[number](number)
 
     def run(self) -> int:
         """Returns the exit status when no worker is left."""
@@ -173,10 +242,15 @@ class Supervisor:
             for part in self._parts:
                 part.go_on()
             if self._state.stopping and not self._children.work:
+                self._last_words()
                 self._children.close()
                 log.info("stopped")
                 return self._state.status
             self._children.start_due()
+            if self._load_at == 0.0:
+                self._load_at = time.monotonic() + LOAD_SECONDS
+            elif time.monotonic() >= self._load_at:
+                self._load()
             self._control.go_on()
             self._on_signal(self._wait())
 
@@ -219,6 +293,8 @@ class Supervisor:
     def _moments(self) -> list[float]:
         """When something is to be done, time.monotonic()."""
         moments = list(self._children.moments())
+        if self._load_at < math.inf:
+            moments.append(self._load_at)
         for part in self._parts:
             moments += part.moments()
         return moments

@@ -25,7 +25,9 @@ from spliceproxy.observe.trace import is_traced
 from spliceproxy.policy.engine import Policy
 from spliceproxy.processes.dumps import Dumps
 from spliceproxy.processes.instance import Instance
+from spliceproxy.processes.moves import Moves
 from spliceproxy.processes.signals import UNUSED, tell_unused
+from spliceproxy.processes.slot import Place
 from spliceproxy.relay import columns
 from spliceproxy.relay.choice import EngineError, choose
 from spliceproxy.relay.interface import Relay, RelayOptions
@@ -70,17 +72,16 @@ def run(
     config: Config,
     sockets: Sequence[socket.socket],
     lifeline: int,
-    index: int,
+    place: Place,
     board: Board,
     control: Channel,
 ) -> int:
-    """The life of a worker, which has the row ``index`` of the board; returns its exit status. End
-    of file on ``lifeline`` means that the supervisor wants it to drain, or is dead. ``control`` is
-    where it is asked."""
-    row = board.row(index)
+    """The life of a worker; returns its exit status. End of file on ``lifeline`` means that the
+    supervisor wants it to drain, or is dead. ``control`` is where it is asked."""
+    row, index = board.row(place.row), place.worker
     row[columns.PID] = os.getpid()
     row[columns.STARTED] = time.time_ns() // 1000
-    board.keyed.of(index).repair()
+    board.keyed.of(place.row).repair()
     generation = board.base[columns.GENERATION]
     try:
         relay, why = choose(config.engine, RelayOptions.of(config, row))
@@ -99,7 +100,7 @@ def run(
         )
     try:
         loop.run_until_complete(
-            _work(config, sockets, lifeline, control, relay, ready, board, index, generation)
+            _work(config, sockets, lifeline, control, relay, ready, board, place, generation)
         )
         return 0
     except _Unusable as error:
@@ -122,35 +123,43 @@ async def _work(
     relay: Relay,
     ready: str,
     board: Board,
-    index: int,
+    place: Place,
     generation: int,
 ) -> None:
     """``ready`` is logged when clients are accepted."""
     loop = asyncio.get_running_loop()
-    counts = Counts.of(board, index)
+    counts = Counts.of(board, place.row)
     resolver = Resolver(config.timeouts.lookup, row=counts.row)
     try:
         policy = Policy(config, resolver, row=counts.row, report=counts.report)
     except ValueError as error:
         raise _Unusable(error) from error
-    instance = Instance(config, sockets, relay, resolver, policy, counts, index, generation)
+    instance = Instance(config, sockets, relay, resolver, policy, counts, place.serial, generation)
     instance.services.relay.on_stuck = _die
     loop.add_signal_handler(signal.SIGUSR1, _reopen, instance)
     loop.add_signal_handler(signal.SIGQUIT, Dumps(instance.services.relay).show)
     for number in UNUSED:
         loop.add_signal_handler(number, tell_unused, number)
-    replies = _replies(instance, control, index)
+    replies = _replies(instance, control, place.worker)
     ended = loop.create_future()
     reloads = _Reloads(instance, sockets, partial(_settle, ended))
     for name in ("prepare", "switch", "forget", "leave"):
         replies.order(name, partial(reloads.answer, name))
-    instance.start()
-    counts.row[columns.UP] = 1
+    moves = Moves(instance, replies)
+    _watch_end(lifeline, ended)
     replies.start()
-    if ready:
-        log.info("%s", ready)
-    await _end_of_file(lifeline, ended)
-    counts.row[columns.UP] = 0
+    if place.waits:
+        replies.report({"ready": True})
+        await asyncio.wait((ended, moves.serve), return_when=asyncio.FIRST_COMPLETED)
+    if not ended.done():
+        instance.start()
+        counts.row[columns.UP] = 1
+        if ready:
+            log.info("%s", ready)
+        await ended
+        counts.row[columns.UP] = 0
+    moves.leaves = True
+    loop.remove_reader(lifeline)
     try:
         await instance.stop()
     finally:
@@ -219,14 +228,12 @@ def _die() -> None:
         os._exit(1)
 
 
-async def _end_of_file(fd: int, ended: asyncio.Future[None]) -> None:
-    """Waits for the other end of a pipe to be closed, or for ``ended``. Nothing is ever written to
-    the pipe."""
+def _watch_end(fd: int, ended: asyncio.Future[None]) -> None:
+    """``ended`` is done when the other end of a pipe is closed. Nothing is ever written to it. The
+    loop watches it until it is told not to."""
     loop = asyncio.get_running_loop()
     os.set_blocking(fd, False)
     loop.add_reader(fd, _settle, ended)
-    await ended
-    loop.remove_reader(fd)
 
 
 def _settle(future: asyncio.Future[None]) -> None:

@@ -23,6 +23,7 @@ from spliceproxy.cli import main as cli
 from spliceproxy.config import Config
 from spliceproxy.observe.board import Board
 from spliceproxy.processes import children, logs, supervisor
+from spliceproxy.processes.slot import Place
 
 MODE = os.environ.get("STUB", "")
 
@@ -79,7 +80,7 @@ def serve(
     config: Config,
     sockets: Sequence[socket.socket],
     lifeline: int,
-    index: int,
+    place: Place,
     board: Board,
     control: Channel,
 ) -> int:

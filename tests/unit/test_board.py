@@ -120,6 +120,28 @@ def test_a_time_is_in_the_bucket_that_ends_at_or_above_it() -> None:
 # ---- rows ----------------------------------------------------------------------------------
 
 
+def test_both_rows_of_a_worker_are_read_as_one() -> None:
+    board = Board.create(2)
+    column = FAMILIES["tunnels"].first
+    before, after = board.row(1), board.row(board.room + 1)
+    for row, pid, started, number in ((before, 11, 100, 4), (after, 12, 200, 3)):
+        row[columns.PID], row[columns.STARTED], row[columns.UP] = pid, started, 1
+        row[column] = number
+    reading = board.read()
+    assert reading.workers == 2
+    found = reading.worker(1)
+    assert found["tunnels"][()] == 7
+    assert found["worker_pid"][()] == 12
+    assert found["worker_started"][()] == 200
+    assert found["worker_up"][()] == 1
+    assert reading.worker(0)["tunnels"][()] == 0
+    board.fold(1)  # that which was replaced has ended
+    assert board.read().worker(1)["worker_pid"][()] == 12
+    assert board.read().worker(1)["tunnels"][()] == 3
+    board.fold(board.room + 1)
+    assert board.read().worker(1)["worker_pid"][()] == 0
+
+
 def test_rows_of_several_processes_are_summed() -> None:
     board = Board.create(2)
 

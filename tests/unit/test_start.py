@@ -47,7 +47,8 @@ NOT_AT_THE_START = {
 RUN = """
 import sys
 from spliceproxy.processes import rest
-rest.AFTER = 3600.0  # what is loaded later is not of the start
+from spliceproxy.processes import supervisor
+rest.AFTER = supervisor.LOAD_SECONDS = 3600.0  # what is loaded later is not of the start
 from spliceproxy.__main__ import main
 sys.exit(main())
 """

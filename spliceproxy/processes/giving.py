@@ -1,0 +1,339 @@
+"""A worker gives what it serves to another worker, which is to take its place.
+
+Tunnels are looked for again and again (:mod:`spliceproxy.forward.moving`): some come to be while
+others are given, and what cannot move just now may do so later. A client that is between two
+requests, or has just got an answer, is given by its descriptor and what has been received from it.
+What is left drains.
+
+How the two agree is in :mod:`spliceproxy.processes.parcels`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from spliceproxy.admin.channel import Closed, close_all
+from spliceproxy.messages import log, plain
+from spliceproxy.processes.parcels import Line
+from spliceproxy.relay.lane import Handoff
+
+WINDOW = 64
+"""Flows that are on their way. Each of them stands still until it has come."""
+
+CONFIRM_SECONDS = 5.0
+"""That the taker has to say that it has one of them; then this worker goes on with it."""
+
+RETRY_SECONDS = 0.01
+"""Until what found no room is sent again."""
+
+PASS_SECONDS = 0.05
+"""Between two looks at what there is to be given."""
+
+MOST_READ = 16
+"""Messages that are read before the event loop goes on."""
+
+_NO_ROOM = {errno.ENOBUFS, errno.ETOOMANYREFS, errno.EMFILE, errno.ENOMEM}
+"""Errnos of a message that may have room later: of buffers, and of descriptors on their way."""
+
+
+class Frozen(Protocol):
+    """As of forward.moving: what stands still, and is this worker's yet."""
+
+    @property
+    def fds(self) -> Sequence[int]: ...
+    @property
+    def state(self) -> bytes: ...
+
+
+class Moving(Protocol):
+    """Tunnels that can be given (forward.moving)."""
+
+    def movable(self) -> list[int]: ...
+    def freeze(self, ident: int) -> Frozen | None: ...
+    def thaw(self, ident: int) -> None: ...
+    def release(self, ident: int) -> None: ...
+
+
+class Clients(Protocol):
+    """Who has the clients (front.server)."""
+
+    @property
+    def connections(self) -> int: ...
+    def move_to(self, giver: Giver) -> None: ...
+    def offer(self) -> None: ...
+    def keep(self, handoff: Handoff) -> None: ...
+    def stay(self) -> None: ...
+
+
+class _Given(NamedTuple):
+    """What is on its way: a client, or the tunnel of this id."""
+
+    sent: float
+    ident: int
+    client: Handoff | None
+
+
+Report = Callable[[Mapping[str, Any]], None]
+
+
+class Giver:
+    """Of one worker, to the taker at the other end of ``line``, which is this object's.
+
+    ``report`` is told {"gave": COUNTS} when all that can move has been given for the first time,
+    and {"kept": WHY} if the taker is gone or does not answer. Then nothing more is given, and this
+    worker has what it had not let go of."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        line: Line,
+        clients: Clients,
+        moving: Moving,
+        report: Report,
+    ) -> None:
+        self._loop = loop
+        self._line = line
+        self._clients = clients
+        self._moving = moving
+        self._report = report
+        self._idents = 0
+        self._waiting: deque[Handoff] = deque()  # clients that have yet to be given
+        self._flows: deque[int] = deque()  # tunnels of this pass, likewise
+        self._refused: set[int] = set()  # tunnels that the taker does not want
+        self._open: dict[int, _Given] = {}
+        self._go: list[int] = []  # what the taker may serve, and has not been told of
+        self._timer: asyncio.TimerHandle | None = None
+        self._told = False
+        self._clients_here = 0  # that wait, or are on their way
+        self._empty = asyncio.Event()
+        self.given = {"tunnels": 0, "clients": 0}
+        self.closed = False
+
+    async def emptied(self) -> None:
+        """Waits until no client is on its way, which neither the front nor the taker has."""
+        while self._clients_here:
+            self._empty.clear()
+            await self._empty.wait()
+
+    def start(self) -> None:
+        """Begins to give."""
+        self._loop.add_reader(self._line.fileno(), self._read)
+        self._clients.move_to(self)
+        self._pass()
+
+    def client(self, handoff: Handoff) -> None:
+        """A client that may ask again is to be given; it is this object's."""
+        if self.closed:
+            self._clients.keep(handoff)
+            return
+        self._clients_here += 1
+        self._waiting.append(handoff)
+        self._call_soon(0.0)
+
+    def end(self, why: str) -> None:
+        """Gives nothing more: what is on its way stays here. Idempotent."""
+        if self.closed:
+            return
+        self.closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self._loop.remove_reader(self._line.fileno())
+        self._clients.stay()
+        self._give_up(why)
+
+    def _give_up(self, why: str) -> None:
+        """Nothing goes on here before the taker has been told: end of file alone would mean that
+        it is to go on."""
+        try:
+            if not (self._say_go() and self._sent({"abort": True})):
+                self._loop.call_later(RETRY_SECONDS, self._give_up, why)
+                return
+        except Closed:
+            pass
+        self._line.close()
+        for one in self._open.values():
+            if one.client is None:
+                self._moving.thaw(one.ident)
+            else:
+                self._waiting.append(one.client)
+        self._open.clear()
+        while self._waiting:
+            self._keep(self._waiting.popleft())
+        self._report({"kept": why})
+
+    # ---- giving ------------------------------------------------------------------------
+
+    def _pass(self) -> None:
+        """Looks at all there is."""
+        self._clients.offer()
+        self._flows.extend(one for one in self._moving.movable() if one not in self._refused)
+        self._turn()
+
+    def _call_soon(self, seconds: float) -> None:
+        if self.closed:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_later(seconds, self._fire)
+
+    def _fire(self) -> None:
+        self._timer = None
+        if self._flows or self._waiting or self._open or self._go:
+            self._turn()
+        else:
+            self._pass()
+
+    def _turn(self) -> None:
+        """Gives as much as may be on its way, and says what has come."""
+        left = self._left()
+        if left <= 0:
+            self.end(f"the other worker has not confirmed a flow within {CONFIRM_SECONDS:g} s")
+            return
+        try:
+            more = self._say_go() and self._fill()
+        except Closed:
+            self.end("the other worker is gone")
+            return
+        if not more:
+            self._call_soon(RETRY_SECONDS)
+            return
+        if self._open:
+            self._call_soon(self._left())
+            return
+        if not self._told:
+            self._told = True
+            self._report({"gave": dict(self.given), "left": self._clients.connections})
+        self._call_soon(PASS_SECONDS)
+
+    def _left(self) -> float:
+        """Seconds until the first of what is on its way has to be confirmed."""
+        for given in self._open.values():
+            return given.sent + CONFIRM_SECONDS - self._loop.time()
+        return CONFIRM_SECONDS
+
+    def _say_go(self) -> bool:
+        if self._go:
+            if not self._sent({"go": self._go}):
+                return False
+            self._go = []
+        return True
+
+    def _fill(self) -> bool:
+        """False: there is no room just now."""
+        while len(self._open) < WINDOW:
+            if self._waiting:
+                if not self._give_client(self._waiting[0]):
+                    return False
+                self._waiting.popleft()
+            elif self._flows:
+                if not self._give_flow(self._flows[0]):
+                    return False
+                self._flows.popleft()
+            else:
+                break
+        return True
+
+    def _give_client(self, client: Handoff) -> bool:
+        head = {
+            "client": self._idents,
+            "address": client.address,
+            "requests": client.requests,
+        }
+        if not self._sent(head, client.buffer, [client.client]):
+            return False
+        self._note(0, client)
+        return True
+
+    def _give_flow(self, ident: int) -> bool:
+        frozen = self._moving.freeze(ident)
+        if frozen is None:  # it has ended, or cannot move just now
+            return True
+        sent = False
+        try:
+            sent = self._sent({"flow": self._idents}, frozen.state, frozen.fds)
+        finally:
+            if not sent:
+                self._moving.thaw(ident)
+        if sent:
+            self._note(ident, None)
+        return sent
+
+    def _note(self, ident: int, client: Handoff | None) -> None:
+        self._open[self._idents] = _Given(self._loop.time(), ident, client)
+        self._idents += 1
+
+    def _sent(self, head: Mapping[str, Any], data: bytes = b"", fds: Sequence[int] = ()) -> bool:
+        try:
+            return self._line.send(head, data, fds)
+        except OSError as error:
+            if error.errno in _NO_ROOM:
+                return False
+            raise Closed(plain(error)) from None
+
+    # ---- what the taker says -----------------------------------------------------------
+
+    def _read(self) -> None:
+        for _ in range(MOST_READ):
+            try:
+                parcel = self._line.receive()
+            except Closed:
+                self.end("the other worker is gone")
+                return
+            if parcel is None:
+                break
+            close_all(parcel.fds)
+            for ident in parcel.head.get("ok", ()):
+                self._let_go(ident)
+            if "no" in parcel.head:
+                self._take_back(parcel.head["no"], parcel.head.get("why", ""))
+        self._turn()
+
+    def _let_go(self, ident: int) -> None:
+        """It is the taker's from here on."""
+        given = self._open.pop(ident, None)
+        if given is None:
+            return
+        self._go.append(ident)
+        if given.client is not None:
+            given.client.close()
+            self.given["clients"] += 1
+            self._count_off()
+        else:
+            self._moving.release(given.ident)
+            self.given["tunnels"] += 1
+
+    def _take_back(self, ident: int, why: str) -> None:
+        """The taker cannot go on with this one."""
+        given = self._open.pop(ident, None)
+        if given is None:
+            return
+        if given.client is not None:
+            self._keep(given.client)
+            return
+        if not self._refused:
+            log.warning("a tunnel stays in this worker, for the other cannot take it: %s", why)
+        self._refused.add(given.ident)
+        self._moving.thaw(given.ident)
+
+    def _keep(self, client: Handoff) -> None:
+        self._clients.keep(client)
+        self._count_off()
+
+    def _count_off(self) -> None:
+        self._clients_here -= 1
+        if not self._clients_here:
+            self._empty.set()
+
+
+class Nothing:
+    """Of a worker whose tunnels cannot move: they drain."""
+
+    def movable(self) -> list[int]:
+        return []
+
+    def adopt(self, state: bytes, fds: Sequence[int]) -> int:
+        raise OSError("tunnels cannot move here")

@@ -1,0 +1,101 @@
+"""A worker's part when it takes the place of another, or another takes its.
+
+It is told so by the control channel. The descriptors are the ends of a pair of sockets, by which
+two workers agree (:mod:`spliceproxy.processes.parcels`).
+
+    {"ask": "serve"}                    accept clients: a worker that was started to take a place
+                                        waits for this, and has said {"ready": true}
+    {"ask": "take"} and a descriptor    take what another worker gives at its other end
+    {"ask": "give"} and a descriptor    accept no more, and give what can move to the worker at its
+                                        other end; {"gave": ...} or {"kept": WHY} is said of it
+    {"ask": "stay"}                     give nothing more, and serve on
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from spliceproxy.admin.channel import Message, close_all
+from spliceproxy.admin.worker import Replies
+from spliceproxy.messages import log
+from spliceproxy.processes.instance import Instance
+
+if TYPE_CHECKING:
+    from spliceproxy.processes.giving import Giver
+    from spliceproxy.processes.taking import Taker
+
+
+class Moves:
+    """Of one worker. ``serve`` is done when it is told so; ``leaves``: it drains."""
+
+    def __init__(self, instance: Instance, replies: Replies) -> None:
+        loop = instance.services.loop
+        self._instance = instance
+        self._replies = replies
+        self._giver: Giver | None = None
+        self._takers: set[Taker] = set()
+        self.serve: asyncio.Future[None] = loop.create_future()
+        self.leaves = False
+        replies.order("serve", self._serve)
+        replies.order("stay", self._stay)
+        replies.order("give", self._give)
+        replies.order("take", self._take)
+
+    def _serve(self, order: Message) -> Mapping[str, Any]:
+        if not self.serve.done():
+            self.serve.set_result(None)
+        return {}
+
+    def _give(self, order: Message) -> Mapping[str, Any]:
+        """Another worker is to take what this one serves."""
+        if self._giver is not None:
+            self._giver.end("another worker takes its place")
+            self._giver = None
+        fds: list[int] = order["fds"]
+        if len(fds) != 1:
+            close_all(fds)
+            self._replies.report({"kept": "there was no free descriptor for the other worker"})
+            return {}
+        from spliceproxy.processes.giving import Giver
+        from spliceproxy.processes.parcels import Line
+
+        instance = self._instance
+        self._giver = Giver(
+            instance.services.loop, Line.of(fds[0]), instance.server, instance.moving, self._gave
+        )
+        self._giver.start()
+        return {}
+
+    def _stay(self, order: Message) -> Mapping[str, Any]:
+        if self._giver is not None:
+            self._giver.end("the other worker takes no place")
+        return {}
+
+    def _gave(self, report: Mapping[str, Any]) -> None:
+        self._replies.report(report)
+        if "kept" in report and not self.leaves:
+            log.warning("this worker serves on: %s", report["kept"])
+            self._instance.server.resume()
+
+    def _take(self, order: Message) -> Mapping[str, Any]:
+        """This worker is to take what another one serves."""
+        fds: list[int] = order["fds"]
+        if len(fds) != 1:
+            close_all(fds)  # who is at the other end sees that
+            return {}
+        from spliceproxy.processes.parcels import Line
+        from spliceproxy.processes.taking import Taker
+
+        instance = self._instance
+        taker = Taker(
+            instance.services.loop, Line.of(fds[0]), instance.server, instance.moving, self._took
+        )
+        self._takers.add(taker)
+        taker.start()
+        return {}
+
+    def _took(self, taker: Taker) -> None:
+        self._takers.discard(taker)
+        self._replies.report({"took": dict(taker.taken)})

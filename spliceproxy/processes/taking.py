@@ -1,0 +1,185 @@
+"""A worker takes what another worker has served until now (:mod:`spliceproxy.processes.giving`).
+
+What has come waits, and no byte of it moves, until the giver says that it has let go of it: until
+then the giver may take it back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from spliceproxy.admin.channel import Closed, close_all
+from spliceproxy.messages import log, plain
+from spliceproxy.processes.parcels import Line, Parcel
+from spliceproxy.relay.lane import Handoff, between
+
+MOST_READ = 32
+"""Messages that are read before the event loop goes on."""
+
+RETRY_SECONDS = 0.01
+"""Until what found no room is sent again."""
+
+
+class Unmovable(Exception):
+    """What has come cannot be taken: it says why, for a person."""
+
+
+class Moving(Protocol):
+    """Tunnels that can be taken (forward.moving)."""
+
+    def adopt(self, state: bytes, fds: Sequence[int]) -> int: ...
+    def thaw(self, ident: int) -> None: ...
+    def release(self, ident: int) -> None: ...
+
+
+class Clients(Protocol):
+    """Who serves clients (front.server)."""
+
+    def take(self, handoff: Handoff) -> None: ...
+
+
+class Taker:
+    """Of one worker, from the giver at the other end of ``line``, which is this object's. ``ended``
+    is called with how much was taken when nothing more comes."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        line: Line,
+        clients: Clients,
+        moving: Moving,
+        ended: Callable[[Taker], None],
+    ) -> None:
+        self._loop = loop
+        self._line = line
+        self._clients = clients
+        self._moving = moving
+        self._ended = ended
+        self._held: dict[int, int | Handoff] = {}  # by the giver's number: a tunnel, or a client
+        self._said: list[dict[str, Any]] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self.taken = {"tunnels": 0, "clients": 0}
+        self.closed = False
+
+    def start(self) -> None:
+        """Begins to take."""
+        self._loop.add_reader(self._line.fileno(), self._read)
+
+    def end(self, *, keep: bool = False) -> None:
+        """Nothing more comes. What the giver has not let go of is served if ``keep``: the giver
+        is gone, so it is nobody else's; else it stays the giver's. Idempotent."""
+        if self.closed:
+            return
+        self.closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self._loop.remove_reader(self._line.fileno())
+        self._line.close()
+        for ident in list(self._held):
+            if keep:
+                self._serve(ident)
+            else:
+                self._drop(ident)
+        self._ended(self)
+
+    def _read(self) -> None:
+        came: list[int] = []
+        end: Callable[[], None] | None = None
+        for _ in range(MOST_READ):
+            try:
+                parcel = self._line.receive()
+            except Closed:
+                end = self._go_on
+                break
+            if parcel is None:
+                break
+            if "abort" in parcel.head:
+                close_all(parcel.fds)
+                end = self.end
+                break
+            for ident in parcel.head.get("go", ()):
+                self._serve(ident)
+            if "flow" in parcel.head:
+                self._take(parcel.head["flow"], parcel, self._adopt, came)
+            elif "client" in parcel.head:
+                self._take(parcel.head["client"], parcel, self._client, came)
+            else:
+                close_all(parcel.fds)
+        if came:
+            self._said.append({"ok": came})
+        if end is not None:
+            end()
+        else:
+            self._say()
+
+    def _go_on(self) -> None:
+        self.end(keep=True)
+
+    # ---- what comes --------------------------------------------------------------------
+
+    def _take(
+        self,
+        ident: int,
+        parcel: Parcel,
+        make: Callable[[Parcel], int | Handoff],
+        came: list[int],
+    ) -> None:
+        """Makes what it is, dormant; what cannot be made stays the giver's."""
+        try:
+            if "torn" in parcel.head:
+                raise OSError("no free descriptor")
+            self._held[ident] = make(parcel)
+        except (OSError, MemoryError, Unmovable) as error:
+            why = plain(error) if isinstance(error, OSError) else str(error)
+            self._refuse(ident, parcel, why or "no memory")
+        except Exception as error:
+            log.exception("what another worker gives cannot be taken")
+            self._refuse(ident, parcel, repr(error))
+        else:
+            came.append(ident)
+
+    def _refuse(self, ident: int, parcel: Parcel, why: str) -> None:
+        close_all(parcel.fds)
+        self._said.append({"no": ident, "why": why})
+
+    def _adopt(self, parcel: Parcel) -> int:
+        return self._moving.adopt(parcel.data, parcel.fds)
+
+    @staticmethod
+    def _client(parcel: Parcel) -> Handoff:
+        (fd,) = parcel.fds
+        return between(fd, parcel.head["address"], parcel.head["requests"], parcel.data)
+
+    def _serve(self, ident: int) -> None:
+        """It is nobody else's any more."""
+        found = self._held.pop(ident, None)
+        if found is None:
+            return
+        if isinstance(found, Handoff):
+            self.taken["clients"] += 1
+            self._clients.take(found)
+        else:
+            self.taken["tunnels"] += 1
+            self._moving.thaw(found)
+
+    def _drop(self, ident: int) -> None:
+        """It stays the giver's."""
+        found = self._held.pop(ident)
+        if isinstance(found, Handoff):
+            found.close()
+        else:
+            self._moving.release(found)
+
+    # ---- answers -----------------------------------------------------------------------
+
+    def _say(self) -> None:
+        try:
+            while self._said:
+                if not self._line.send(self._said[0]):
+                    self._timer = self._loop.call_later(RETRY_SECONDS, self._say)
+                    return
+                del self._said[0]
+        except (Closed, OSError):
+            self._said.clear()  # the giver's last word is to be read yet

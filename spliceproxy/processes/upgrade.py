@@ -1,0 +1,484 @@
+"""The program is started anew, and takes over what this one serves: SIGUSR2, ``ctl upgrade``.
+
+This process starts the same command line once more, so what has been installed since runs. Both
+talk by a pair of sockets, whose other end the new process inherits. How, is in
+:mod:`spliceproxy.processes.succession`, with the other half.
+
+    STARTING ──hello──► LOADING ──ready──► GIVING ──gave──► ENDING ──► left to drain
+        │                  │                  │             (the admin process)
+        └── it ends, refuses, is another, or takes too long: everything is as it was
+
+Until GIVING the new workers wait, and nobody notices them. Then they accept from the same sockets,
+and each worker gives to one of them what can move (:mod:`spliceproxy.processes.giving`). Whatever
+has not been confirmed is served here. If the new program dies meanwhile, this one goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import os
+import secrets
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import NoReturn
+
+from spliceproxy.admin.channel import Closed, Message, close_all, pair
+from spliceproxy.config import UPGRADE_VARIABLE, Address
+from spliceproxy.messages import log, plain
+from spliceproxy.processes.children import Children
+from spliceproxy.processes.control import raises_sigio
+from spliceproxy.processes.orders import Orders, Tell
+from spliceproxy.processes.parcels import FDS, Line
+from spliceproxy.processes.replacing import GIVE_SECONDS, READY_SECONDS, TRIES
+from spliceproxy.processes.signals import name_of
+from spliceproxy.processes.slot import Slot
+from spliceproxy.processes.state import State
+from spliceproxy.processes.stopping import Stopping
+from spliceproxy.processes.succession import PROTOCOL, counters
+from spliceproxy.relay import columns
+from spliceproxy.version import __version__
+
+HELLO_SECONDS = 30.0
+"""That the new program has to say who it is."""
+
+END_SECONDS = 3.0
+"""That the admin process has to end, when it has given its last answers."""
+
+LOST_SECONDS = 1.0
+"""That a new program which has hung up has to end."""
+
+KILL_SECONDS = 5.0
+"""That a new program which is not wanted has to end by itself."""
+
+COUNT_SECONDS = 1.0
+"""Between two times that the new program is told what this one has counted."""
+
+UNWANTED = 127
+"""Exit status of a process that could not become the new program."""
+
+Phase = enum.Enum("Phase", ["STARTING", "LOADING", "GIVING", "ENDING", "LEFT"])
+
+
+@dataclass
+class _New:
+    """The new program. ``until`` is when it is given up, time.monotonic(); ``giving`` are the
+    workers that have not given all yet, with how often they were asked."""
+
+    pid: int
+    nonce: str
+    line: Line
+    tell: Tell
+    until: float
+    phase: Phase = Phase.STARTING
+    version: str = ""
+    lost: float = 0.0  # when it is given up because it has hung up, 0.0 if it has not
+    giving: dict[Slot, int] = field(default_factory=dict)
+    moved: dict[str, int] = field(default_factory=lambda: {"tunnels": 0, "clients": 0, "left": 0})
+
+
+class Upgrade:
+    """Of one supervisor. ``main_changes`` are told the process id of the new program while this
+    process is still the main one."""
+
+    def __init__(
+        self, state: State, children: Children, orders: Orders, stopping: Stopping
+    ) -> None:
+        self._state = state
+        self._children = children
+        self._stopping = stopping
+        self._new: _New | None = None
+        self._unwanted: dict[int, float] = {}  # when they are killed
+        self._count_at = 0.0
+        self._folder = _folder()
+        self.main_changes: list[Callable[[int], None]] = []
+        children.gone.append(self._gone)
+        children.forked.append(self._forked)
+        orders.by_name["upgrade"] = self._order
+        orders.heard.append(self._hear)
+        for key, said in (("gave", self._gave), ("kept", self._kept)):
+            orders.saying(key, said)
+
+    # ---- what is asked -----------------------------------------------------------------
+
+    def on_signal(self, number: int) -> None:
+        """SIGUSR2."""
+        self._order({}, lambda answer: None)
+
+    def _order(self, message: Message, tell: Tell) -> Message | None:
+        refusal = self._refusal()
+        if refusal:
+            log.error("no upgrade: %s", refusal)
+            return {"error": refusal}
+        try:
+            self._start(tell)
+        except OSError as error:
+            why = f"a process cannot be started: {plain(error)}"
+            log.error("no upgrade: %s", why)
+            return {"error": why}
+        self._state.busy = "an upgrade is under way"
+        log.info("upgrade: the new program is process %d", self._process.pid)
+        return None
+
+    def _refusal(self) -> str:
+        """Why there can be none now; "" if there can."""
+        if os.getpid() == 1:
+            return (
+                "this is process 1 of its container, which ends with it: start another container "
+                "instead"
+            )
+        if self._state.draining:
+            return "the proxy drains"
+        return self._state.busy
+
+    @property
+    def _process(self) -> _New:
+        assert self._new is not None
+        return self._new
+
+    # ---- the new process ---------------------------------------------------------------
+
+    def _start(self, tell: Tell) -> None:
+        own, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        nonce = secrets.token_hex(16)
+        try:
+            own.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+            raises_sigio(own.fileno())
+            pid = os.fork()
+        except OSError:
+            own.close()
+            other.close()
+            raise
+        if pid == 0:
+            self._become(other, nonce)
+        other.close()
+        until = time.monotonic() + HELLO_SECONDS
+        self._new = _New(pid, nonce, Line(own), tell, until)
+        self._children.others[pid] = partial(self._ended, pid)
+
+    def _become(self, sock: socket.socket, nonce: str) -> NoReturn:
+        """The new process, which is this one until the program is there."""
+        try:
+            with contextlib.suppress(OSError):  # if it is gone we stay where it was
+                os.chdir(self._folder)
+            fd = sock.fileno()
+            os.set_inheritable(fd, True)
+            environment = {**os.environ, UPGRADE_VARIABLE: f"{fd}:{nonce}"}
+            signal.pthread_sigmask(signal.SIG_SETMASK, self._children.mask)
+            os.execvpe(sys.orig_argv[0], sys.orig_argv, environment)
+        except BaseException as error:  # noqa: BLE001 - there is nobody to raise it to
+            why = error.strerror if isinstance(error, OSError) else repr(error)
+            text = f"{sys.orig_argv[0]} cannot be started: {why}"
+            try:
+                Line(sock).send({"refused": text})
+            finally:
+                os._exit(UNWANTED)
+        os._exit(UNWANTED)
+
+    def _ended(self, pid: int, status: int) -> None:
+        """A new process has. What it has said before comes first."""
+        new = self._new
+        if new is None or new.pid != pid:
+            return
+        self._hear()
+        if self._new is not new:
+            return
+        if new.phase is Phase.LEFT:
+            self._new = None
+            return
+        code = os.waitstatus_to_exitcode(status)
+        how = f"exited with status {code}" if code >= 0 else f"was ended by {name_of(-code)}"
+        self._fail(f"the new program {how}; see its messages", ended=True)
+
+    def _forked(self) -> None:
+        """In a child: the new program must see when this process has ended."""
+        if self._new is not None:
+            self._new.line.close()
+
+    # ---- times -------------------------------------------------------------------------
+
+    def moments(self) -> Iterable[float]:
+        """When it goes on, time.monotonic()."""
+        found = list(self._unwanted.values())
+        new = self._new
+        if new is not None:
+            found.append(self._count_at if new.phase is Phase.LEFT else new.lost or new.until)
+        return found
+
+    def go_on(self) -> None:
+        """Does what is due."""
+        now = time.monotonic()
+        self._kill_unwanted(now)
+        new = self._new
+        if new is None:
+            return
+        if new.phase is Phase.LEFT:
+            if now >= self._count_at:
+                self._count_at = now + COUNT_SECONDS
+                self._say_counts()
+        elif self._state.draining:
+            self._fail("this proxy stops")
+        elif new.lost and now >= new.lost:
+            self._fail("the new program has hung up")
+        elif new.phase is Phase.ENDING:
+            self._end_admin(new, now)
+        elif now >= new.until:
+            self._late(new)
+
+    def _kill_unwanted(self, now: float) -> None:
+        for pid, until in list(self._unwanted.items()):
+            if pid not in self._children.others:
+                del self._unwanted[pid]
+            elif now >= until:
+                os.kill(pid, signal.SIGKILL)
+                self._unwanted[pid] = now + KILL_SECONDS
+
+    def _end_admin(self, new: _New, now: float) -> None:
+        """The new program has an admin process of its own when that of this one has ended."""
+        admin = self._children.admin
+        if admin is None or not admin.pid:
+            self._leave()
+        elif now >= new.until:
+            os.kill(admin.pid, signal.SIGKILL)
+            new.until = now + END_SECONDS
+
+    def _late(self, new: _New) -> None:
+        if new.phase is Phase.STARTING:
+            self._fail(f"the new program has not said who it is within {HELLO_SECONDS:g} s")
+        elif new.phase is Phase.LOADING:
+            self._fail(f"the new program was not ready within {READY_SECONDS:g} s")
+        else:
+            for slot in new.giving:
+                log.warning("upgrade: %s has not given all within %g s", slot.name, GIVE_SECONDS)
+            new.giving.clear()
+            self._given()
+
+    # ---- what it says ------------------------------------------------------------------
+
+    def _hear(self) -> None:
+        while (new := self._new) is not None:
+            try:
+                parcel = new.line.receive()
+            except Closed:
+                if new.phase is Phase.LEFT:
+                    self._new = None
+                elif not new.lost:
+                    # Its end is seen soon, and says more.
+                    new.lost = time.monotonic() + LOST_SECONDS
+                return
+            if parcel is None:
+                return
+            close_all(parcel.fds)
+            self._on_message(new, dict(parcel.head))
+
+    def _on_message(self, new: _New, message: Message) -> None:
+        if "refused" in message:
+            self._fail(f"the new program refuses: {message['refused']}")
+        elif new.phase is Phase.STARTING and "hello" in message:
+            self._greet(new, message)
+        elif new.phase is Phase.LOADING and "want" in message:
+            self._hand_over(new, message["want"])
+        elif new.phase is Phase.LOADING and "ready" in message:
+            self._give(new)
+        elif new.phase is not Phase.LEFT:
+            self._fail("the new program said what nobody understands")
+
+    def _greet(self, new: _New, message: Message) -> None:
+        if message["hello"] != PROTOCOL:
+            self._fail(
+                f"the new program, version {message.get('version', '?')}, takes over by protocol "
+                f"{message['hello']}, and this one hands over by {PROTOCOL}: it has to be restarted"
+            )
+            return
+        if not secrets.compare_digest(str(message.get("nonce", "")), new.nonce):
+            self._fail("what has answered does not know what the new program was told")
+            return
+        if new.line.peer != new.pid:
+            self._fail(
+                f"process {new.line.peer} has answered, not the new program, {new.pid}; a script "
+                "that starts it has to do so by exec"
+            )
+            return
+        new.version = str(message.get("version", "?"))
+        new.phase = Phase.LOADING
+        new.until = time.monotonic() + READY_SECONDS
+        places = [
+            {"host": asked.host, "port": asked.port, "path": asked.path, "bound": bound.port,
+             "queues": len(queues), "admin": admin}
+            for admin, asked, bound, queues in self._places()
+        ]  # fmt: skip
+        self._say(
+            {
+                "welcome": os.getpid(),
+                "version": __version__,
+                "serial": self._children.serial,
+                "generation": self._state.board.base[columns.GENERATION],
+                "places": places,
+            }
+        )
+
+    def _places(self) -> list[tuple[bool, Address, Address, list[socket.socket]]]:
+        found = [(False, *one) for one in self._state.listening.each()]
+        if self._state.asked is not None:
+            found += [(True, *one) for one in self._state.asked.each()]
+        return found
+
+    def _hand_over(self, new: _New, wanted: object) -> None:
+        """The sockets of one place, some at a time."""
+        places = self._places()
+        if not isinstance(wanted, int) or not 0 <= wanted < len(places):
+            self._fail("the new program wants what there is not")
+            return
+        queues = places[wanted][3]
+        for at in range(0, len(queues), FDS):
+            some = [sock.fileno() for sock in queues[at : at + FDS]]
+            self._say({"queues": wanted, "at": at}, some)
+
+    def _say(self, message: Message, fds: Iterable[int] = ()) -> None:
+        """To the new program, which reads what it is told or is given up."""
+        try:
+            if self._process.line.send(message, b"", list(fds)):
+                return
+            why = "it does not read what it is told"
+        except Closed:
+            return  # its end will be seen
+        except OSError as error:
+            why = plain(error)
+        if self._process.phase is not Phase.LEFT:
+            self._fail(f"the new program cannot be told: {why}")
+
+    # ---- giving ------------------------------------------------------------------------
+
+    def _give(self, new: _New) -> None:
+        """The new workers serve, and each of these gives to one of them."""
+        new.phase = Phase.GIVING
+        new.until = time.monotonic() + GIVE_SECONDS
+        self._say({"go": True})
+        new.giving = {slot: 0 for slot in self._children.workers if slot.pid}
+        for slot in list(new.giving):
+            self._meet(new, slot)
+        if not new.giving:
+            self._given()
+
+    def _meet(self, new: _New, slot: Slot) -> None:
+        new.giving[slot] += 1
+        try:
+            one, other = pair()
+        except OSError as error:
+            log.warning("upgrade: %s cannot meet another: %s", slot.name, plain(error))
+            return
+        with one, other:
+            self._say({"giver": slot.index}, [one.fileno()])
+            if not self._children.control.order(slot, {"ask": "give"}, [other.fileno()]):
+                log.warning("upgrade: %s does not read what it is told", slot.name)
+
+    def _gave(self, slot: Slot, message: Message) -> bool:
+        new = self._new
+        if new is None or new.phase is not Phase.GIVING or slot not in new.giving:
+            return False
+        del new.giving[slot]
+        for name, number in (*message["gave"].items(), ("left", message["left"])):
+            new.moved[name] = new.moved.get(name, 0) + int(number)
+        if not new.giving:
+            self._given()
+        return True
+
+    def _kept(self, slot: Slot, message: Message) -> bool:
+        new = self._new
+        if new is None or new.phase is not Phase.GIVING or slot not in new.giving:
+            return False
+        if new.giving[slot] < TRIES:
+            self._meet(new, slot)
+            return True
+        log.warning("upgrade: %s could not give all: %s", slot.name, message["kept"])
+        del new.giving[slot]
+        if not new.giving:
+            self._given()
+        return True
+
+    def _gone(self, slot: Slot) -> None:
+        """A worker has died: there is nothing more of it."""
+        new = self._new
+        if new is None or new.phase is not Phase.GIVING or slot not in new.giving:
+            return
+        del new.giving[slot]
+        if not new.giving:
+            self._given()
+
+    def _given(self) -> None:
+        """All that can move has: the new program is the main one, and this one drains."""
+        new = self._process
+        new.phase = Phase.ENDING
+        new.until = time.monotonic() + END_SECONDS
+        for told in self.main_changes:
+            told(new.pid)
+        log.info(
+            "upgrade: process %d, version %s, goes on; tunnels moved: %d, clients moved: %d, "
+            "connections left to drain: %d",
+            new.pid,
+            new.version,
+            new.moved["tunnels"],
+            new.moved["clients"],
+            new.moved["left"],
+        )
+        new.tell(
+            {
+                "old": {"pid": os.getpid(), "version": __version__},
+                "new": {"pid": new.pid, "version": new.version},
+                "moved": new.moved,
+            }
+        )
+        self._children.dismiss_admin()
+
+    def _leave(self) -> None:
+        new = self._process
+        new.phase = Phase.LEFT
+        self._state.busy = "another program has taken over"
+        self._say_counts()
+        self._say({"done": True})
+        self._count_at = time.monotonic() + COUNT_SECONDS
+        self._stopping.leave(f"process {new.pid} has taken over")
+
+    def _say_counts(self) -> None:
+        for part in counters(self._state.board):
+            self._say({"counts": part})
+
+    def last_words(self) -> None:
+        """No worker is left."""
+        if self._new is not None and self._new.phase is Phase.LEFT:
+            self._say_counts()
+            self._new.line.close()
+
+    # ---- when it goes wrong ------------------------------------------------------------
+
+    def _fail(self, why: str, *, ended: bool = False) -> None:
+        """Everything is as it was."""
+        new, self._new = self._process, None
+        self._state.busy = ""
+        log.error("no upgrade: %s", why)
+        try:
+            new.line.send({"cancelled": why})
+        except (Closed, OSError):
+            pass
+        new.line.close()
+        if not ended and new.pid in self._children.others:
+            os.kill(new.pid, signal.SIGTERM)
+            self._unwanted[new.pid] = time.monotonic() + KILL_SECONDS
+        if new.phase in (Phase.GIVING, Phase.ENDING):
+            self._children.admin_wanted = True
+            for slot in self._children.workers:
+                self._children.control.order(slot, {"ask": "stay"}, [])
+        new.tell({"error": why})
+
+
+def _folder() -> str:
+    """The working directory, "" if it is gone."""
+    try:
+        return os.getcwd()
+    except OSError:
+        return ""

@@ -1,0 +1,207 @@
+"""A worker is replaced while it serves: nobody notices."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from admin_rig import Admin
+from harness import ProxyProcess, alive, descriptors, serving, stop, wait_for
+from moving_load import MARK, Load, Origin, all_ended, ask_once
+
+
+@pytest.fixture
+def origin() -> Origin:
+    return Origin()
+
+
+@pytest.fixture
+def address(origin: Origin) -> Iterator[tuple[str, int]]:
+    with serving(origin.serve) as found:
+        try:
+            yield found
+        finally:
+            origin.release.set()
+
+
+class Proxy(ProxyProcess):
+    """With an admin address."""
+
+    def __init__(self, folder: Path, *args: str, **more: object) -> None:
+        path = folder / "admin"
+        env = {MARK: str(folder)}
+        super().__init__(folder, "--admin", f"unix:{path}", *args, env=env, **more)  # type: ignore[arg-type]
+        self.admin = Admin(self, str(path), 60.0)
+        wait_for(path.is_socket, "the admin address")
+
+    def recycle(self, worker: int | None = None) -> list[dict[str, int]]:
+        query = "" if worker is None else f"?worker={worker}"
+        answer = self.admin.ask(f"/recycle{query}", "POST")
+        assert answer.status == 200, answer
+        found: list[dict[str, int]] = answer.json["replaced"]
+        return found
+
+
+@pytest.fixture(params=["native", "splice", "copy"])
+def proxy(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Proxy]:
+    with all_ended(str(tmp_path)):
+        proxy = Proxy(tmp_path, "--engine", request.param, workers=2)
+        yield proxy
+        assert proxy.stop() == 0, proxy.stderr()
+        assert "Traceback" not in proxy.stderr()
+
+
+def test_nobody_notices(proxy: Proxy, origin: Origin, address: tuple[str, int]) -> None:
+    before = set(proxy.workers())
+    load = Load(proxy, origin, address)
+    for _ in range(2):
+        replaced = proxy.recycle()
+        assert [one["worker"] for one in replaced] == [0, 1]
+        load.goes_on()
+        wait_for(lambda: len(proxy.workers()) == 2, "the end of those that were replaced")
+    assert not before & set(proxy.workers())
+    load.end()
+    assert proxy.stderr().count("is replaced") == 4
+
+    def tunnels() -> list[str]:
+        return [line for line in proxy.access() if "CONNECT" in line]
+
+    wait_for(lambda: len(tunnels()) >= 12, "a line of each tunnel")
+    proxy.stop()
+    assert len(tunnels()) == 12
+
+
+def test_descriptors_are_back_at_the_start(
+    tmp_path: Path, origin: Origin, address: tuple[str, int]
+) -> None:
+    with all_ended(str(tmp_path)):
+        proxy = Proxy(tmp_path)
+        s = proxy.connect()
+        ask_once(s, address)
+        s.close()
+        proxy.recycle()
+        wait_for(lambda: len(proxy.workers()) == 1, "the end of the old worker")
+        supervisor, worker = descriptors(proxy.process.pid), proxy.worker
+        at_rest = descriptors(worker)
+        load = Load(proxy, origin, address)
+        for _ in range(3):
+            proxy.recycle()
+            wait_for(lambda: len(proxy.workers()) == 1, "the end of the old worker")
+        load.end()
+        wait_for(lambda: descriptors(proxy.worker) <= at_rest + 2, "its descriptors")
+        assert descriptors(proxy.process.pid) == supervisor
+        assert proxy.stop() == 0
+
+
+def test_one_worker_alone(proxy: Proxy) -> None:
+    before = proxy.workers()
+    (replaced,) = proxy.recycle(1)
+    assert replaced["worker"] == 1
+    wait_for(lambda: len(proxy.workers()) == 2, "the end of the old worker")
+    assert len(set(before) & set(proxy.workers())) == 1
+
+
+def test_counters_never_go_back(proxy: Proxy, address: tuple[str, int]) -> None:
+    with proxy.connect() as s:
+        for number in range(1, 4):
+            ask_once(s, address)
+            proxy.recycle()
+
+            def served() -> int:
+                text = proxy.admin.ask("/metrics").text
+                return sum(
+                    int(float(line.rpartition(" ")[2]))
+                    for line in text.splitlines()
+                    if line.startswith("spliceproxy_requests_total{") and 'method="GET"' in line
+                )
+
+            wait_for(lambda number=number: served() == number, "the requests")
+            wait_for(lambda: len(proxy.workers()) == 2, "the end of the old workers")
+
+
+@pytest.mark.parametrize(
+    ("query", "status", "text"),
+    [
+        ("worker=7", 409, "there is no 7; allowed: 0, 1"),
+        ("worker=x", 400, "'x' is no number"),
+    ],
+)
+def test_a_worker_that_there_is_not(proxy: Proxy, query: str, status: int, text: str) -> None:
+    answer = proxy.admin.ask(f"/recycle?{query}", "POST")
+    assert answer.status == status
+    assert text in answer.text
+
+
+def test_a_new_worker_that_dies_changes_nothing(
+    tmp_path: Path, origin: Origin, address: tuple[str, int]
+) -> None:
+    policy = tmp_path / "policy.py"
+    policy.write_text("from spliceproxy import Allow\ndef decide(request):\n    return Allow()\n")
+    with all_ended(str(tmp_path)):
+        proxy = Proxy(tmp_path, "--policy", f"{policy}:decide")
+        worker = proxy.worker
+        load = Load(proxy, origin, address)
+        policy.write_text("import os\nos._exit(7)\n")
+        answer = proxy.admin.ask("/recycle", "POST")
+        assert answer.status == 409
+        assert "worker 0 is not replaced: the new one exited with status 7" in answer.text
+        policy.write_text("raise ValueError('of no use')\n")
+        answer = proxy.admin.ask("/recycle", "POST")
+        assert "worker 0 is not replaced: the new one exited with status 2" in answer.text
+        assert proxy.worker == worker
+        load.goes_on()
+        load.end()
+        assert proxy.stop() == 0
+
+
+def test_an_old_worker_that_is_stopped_is_not_waited_for_by_others(tmp_path: Path) -> None:
+    with all_ended(str(tmp_path)):
+        proxy = Proxy(tmp_path, workers=2)
+        victim = proxy.workers()[0]
+        stop(victim)
+        asked = proxy.admin.socket()
+        asked.sendall(b"POST /recycle HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")
+        wait_for(lambda: len(proxy.workers()) == 3, "another worker")
+        # Meanwhile no second order is taken, and the proxy stops as always.
+        answer = proxy.admin.ask("/recycle", "POST")
+        assert "a worker is being replaced" in answer.text
+        os.kill(victim, signal.SIGCONT)
+        assert asked.recv(1000).startswith(b"HTTP/1.1 200 ")
+        asked.close()
+        assert proxy.stop() == 0
+
+
+def test_a_stop_meanwhile(tmp_path: Path) -> None:
+    with all_ended(str(tmp_path)):
+        proxy = Proxy(tmp_path)
+        victim = proxy.worker
+        stop(victim)
+        with proxy.admin.socket() as asked:
+            asked.sendall(b"POST /recycle HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")
+            wait_for(lambda: len(proxy.workers()) == 2, "another worker")
+            proxy.process.send_signal(signal.SIGTERM)
+            wait_for(lambda: "draining" in proxy.stderr(), "the drain")
+            os.kill(victim, signal.SIGCONT)
+        assert proxy.process.wait(20) == 0
+        assert not alive(victim)
+
+
+def test_an_old_worker_that_dies_meanwhile(tmp_path: Path, address: tuple[str, int]) -> None:
+    with all_ended(str(tmp_path)):
+        proxy = Proxy(tmp_path)
+        victim = proxy.worker
+        stop(victim)
+        with proxy.admin.socket() as asked:
+            asked.sendall(b"POST /recycle HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")
+            # The new one serves as soon as it is ready.
+            with socket.create_connection(("127.0.0.1", proxy.port), 20) as s:
+                ask_once(s, address)
+            os.kill(victim, signal.SIGKILL)
+            assert asked.recv(1000).startswith(b"HTTP/1.1 200 ")
+        assert "another has its place already" in proxy.stderr()
+        assert proxy.worker != victim
+        assert proxy.stop() == 0
