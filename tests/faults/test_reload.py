@@ -140,6 +140,7 @@ New = Callable[..., Reloaded]
 def answer(connection: socket.socket) -> None:
     """An origin: 200 to every request, and the connection stays."""
     buffer = b""
+    connection.settimeout(None)  # so may an idle connection
     with contextlib.suppress(OSError):
         while data := connection.recv(65536):
             buffer += data
@@ -149,6 +150,7 @@ def answer(connection: socket.socket) -> None:
 
 
 def echo(connection: socket.socket) -> None:
+    connection.settimeout(None)  # a tunnel may rest for as long as a test takes
     with contextlib.suppress(OSError):
         while data := connection.recv(65536):
             connection.sendall(data)
