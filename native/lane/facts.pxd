@@ -146,7 +146,8 @@ cdef inline uint8_t judge_flow(Lane *lane, Flow *f, const Exchange *x, Facts *fa
     if not tunnel:
         client += up.for_source
     else:
-        window -= down.silent
+        # Not the silence in which the origin had yet to take what there was for it.
+        window -= max(<int64_t>down.silent - up.for_target, 0)
     return stalled_by(
         <uint32_t>max(window, 0), client, down.for_target, down.for_source + up.for_target,
         up.for_target, &facts.tcp[0] if facts.informed & 1 else NULL,

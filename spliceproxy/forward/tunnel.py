@@ -70,6 +70,8 @@ def _ended(services: Services, record: Record, end: TunnelEnd) -> None:
     record.stage, record.by = DATA, end.silent
     taken, said, origin_takes, silent = end.waits
     spent = (record.question + record.dial) / 1e3 + record.looked_up * 1e3
+    # Not the silence in which the origin had yet to take what there was for it.
+    silent = max(silent - origin_takes, 0)
     window = int((time.monotonic() - record.started) * 1e3 - spent) - silent
     record.inform(
         end.client_info,

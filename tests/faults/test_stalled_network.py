@@ -150,8 +150,8 @@ CASES: list[tuple[Play, str, str, str, tuple[str, ...], str]] = [
     (neither, DOWN, "quick", "quick", BOTH, "none"),
     (downloads, DOWN, "slow", "quick", BOTH, "network"),
     (downloads, DOWN, "lossy", "quick", BOTH, "network"),
-    (uploads, UP, "quick", "slow", ("request",), "network"),
-    (an_origin_that_does_not_read, UP, "quick", "quick", ("request",), "origin"),
+    (uploads, UP, "quick", "slow", BOTH, "network"),
+    (an_origin_that_does_not_read, UP, "quick", "quick", BOTH, "origin"),
     (a_client_that_sends_late, UP, "quick", "quick", ("request",), "client"),
 ]
 
