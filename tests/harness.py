@@ -331,11 +331,15 @@ class Nginx:
 
 
 @contextlib.contextmanager
-def serving(handle: Callable[[socket.socket], None]) -> Iterator[tuple[str, int]]:
+def serving(
+    handle: Callable[[socket.socket], None], *, idle: bool = False
+) -> Iterator[tuple[str, int]]:
     """A TCP server that runs ``handle(connection)`` in a thread for each connection; its
-    address. What a handler raises fails the test at the end."""
+    address. What a handler raises fails the test at the end. ``idle``: the proxy may keep
+    connections between two requests, and at the end nobody waits for these."""
     listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
     threads: list[threading.Thread] = []
+    connections: list[socket.socket] = []
     errors: list[Exception] = []
 
     def one(connection: socket.socket) -> None:
@@ -344,6 +348,7 @@ def serving(handle: Callable[[socket.socket], None]) -> Iterator[tuple[str, int]
                 handle(connection)
             except Exception as error:  # noqa: BLE001 - raised again at the end
                 errors.append(error)
+            connections.remove(connection)
 
     def accept() -> None:
         while True:
@@ -352,6 +357,7 @@ def serving(handle: Callable[[socket.socket], None]) -> Iterator[tuple[str, int]
             except OSError:
                 return
             connection.settimeout(30)
+            connections.append(connection)
             threads.append(threading.Thread(target=one, args=(connection,), daemon=True))
             threads[-1].start()
 
@@ -363,6 +369,9 @@ def serving(handle: Callable[[socket.socket], None]) -> Iterator[tuple[str, int]
         listener.shutdown(socket.SHUT_RDWR)
         listener.close()
         acceptor.join(10)
+        for connection in list(connections) if idle else ():
+            with contextlib.suppress(OSError):  # it may have ended just now
+                connection.shutdown(socket.SHUT_RDWR)
         for thread in threads:
             thread.join(10)
     if errors:

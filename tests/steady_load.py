@@ -90,7 +90,7 @@ def _echo(connection: socket.socket) -> None:
 def steady_load(proxy: ProxyProcess, path: str = "/", clients: int = 2) -> Iterator[SteadyLoad]:
     """Goes on for as long as the block does. When it is over every request has its answer."""
     load = SteadyLoad()
-    with serving(_origin) as web, serving(_echo) as echo:
+    with serving(_origin, idle=True) as web, serving(_echo) as echo:
         where = f"{web[0]}:{web[1]}"
         sent = f"GET http://{where}{path} HTTP/1.1\r\nHost: {where}\r\n\r\n".encode()
         threads = [load.run(lambda: load.ask(proxy, sent)) for _ in range(clients)]

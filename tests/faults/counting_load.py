@@ -199,7 +199,7 @@ def origins() -> Iterator[tuple[str, str]]:
 
         return one
 
-    with serving(surviving(origin)) as one, serving(surviving(echo)) as other:
+    with serving(surviving(origin), idle=True) as one, serving(surviving(echo)) as other:
         yield f"127.0.0.1:{one[1]}", f"127.0.0.1:{other[1]}"
 
 

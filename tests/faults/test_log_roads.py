@@ -175,7 +175,11 @@ def test_both_roads_write_the_same(tmp_path: Path, form: str) -> None:
     (tmp_path / "policy.py").write_text(POLICY)
     found: dict[str, list[object]] = {}
     served: dict[str, int] = {}
-    with serving(web) as (host, port), serving(echo) as (_, other), refused_port() as refused:
+    with (
+        serving(web, idle=True) as (host, port),
+        serving(echo) as (_, other),
+        refused_port() as refused,
+    ):
         for engine in ("native", "copy"):
             proxy = ProxyProcess(
                 tmp_path / engine, "--engine", engine, "--log-format", form,
