@@ -59,7 +59,7 @@ def run(argv: Sequence[str]) -> int:
         )
     except ValueError as error:
         made.error(str(error))
-    with redirect_stdout(sys.stderr):  # the hook may print
+    with redirect_stdout(sys.stderr):  # the function may print
         explanation = explaining.explain(config, request)
     print(explaining.as_json(explanation) if flags.json else explaining.as_text(explanation))
     return 0 if explanation.allowed else 1

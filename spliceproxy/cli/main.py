@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from importlib import import_module
@@ -12,6 +12,7 @@ from importlib import import_module
 from spliceproxy.cli.flags import COMMANDS, Parser, add_settings, read, sources
 from spliceproxy.config import UPGRADE_VARIABLE, Config
 from spliceproxy.settings.loading import Sources
+from spliceproxy.settings.sources import Found
 
 _EXAMPLES = """\
 commands, each with a --help of its own:
@@ -64,7 +65,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             predecessor = succession.begin(os.environ.pop(UPGRADE_VARIABLE))
         with predecessor.noting() if predecessor else nullcontext():
-            config, found = parse_sources(argv)
+            made = parser()
+            config, given, found = _read(made, argv)
+            if config.policy.hook:
+                _try(made, config.policy.hook, given["policy"].where)
         # Not at the top: parse() answers --help and --version without loading these.
         from spliceproxy.cli.check import doubts
         from spliceproxy.messages import log
@@ -88,14 +92,13 @@ def _again(found: Sources, before: Config) -> tuple[Config, list[str]]:
 
 
 def parse(argv: Sequence[str]) -> Config:
-    """The settings to run with, as :func:`parse_sources`."""
-    return parse_sources(argv)[0]
+    """The settings to run with; SystemExit(2) after a line on standard error for each mistake
+    in them."""
+    return _read(parser(), argv)[0]
 
 
-def parse_sources(argv: Sequence[str]) -> tuple[Config, Sources]:
-    """The settings to run with, and where they are from; SystemExit(2) after a line on standard
-    error for each mistake in them."""
-    made = parser()
+def _read(made: Parser, argv: Sequence[str]) -> tuple[Config, Mapping[str, Found], Sources]:
+    """The settings, where each stood, and where they can be read again."""
     if argv and not argv[0].startswith("-"):
         from difflib import get_close_matches
 
@@ -104,7 +107,18 @@ def parse_sources(argv: Sequence[str]) -> tuple[Config, Sources]:
         allowed = f"allowed: {', '.join(COMMANDS)}, or an option"
         made.error(f"no such command: {argv[0]!r}; {allowed}{hint}")
     found = sources(made.parse_args(argv))
-    return read(made, found)[0], found
+    return *read(made, found), found
+
+
+def _try(made: Parser, hook: str, where: str) -> None:
+    """SystemExit(2) for policy functions that cannot be loaded."""
+    from spliceproxy.processes import trial
+
+    text = trial.fault(hook)
+    if text:
+        from spliceproxy.settings.loading import hook_faults
+
+        made.fail(*hook_faults(text, hook, where))
 
 
 def parser() -> Parser:

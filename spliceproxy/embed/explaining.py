@@ -30,8 +30,8 @@ def explain(config: Config, request: Request) -> Explanation:
 
     ``addresses`` of the request stand for what its name resolves to. Without any the DNS is
     asked; nothing else is sent. ``user`` needs no password, and its groups are looked up. The
-    hook is called on an event loop of its own, so do not call this within one. ValueError for
-    settings, or an address, that make no sense.
+    policy function is called on an event loop of its own, so do not call this within one.
+    ValueError for settings, or an address, that make no sense.
     """
     return asyncio.run(_explain(config, request))
 

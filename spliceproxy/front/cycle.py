@@ -290,7 +290,7 @@ class Cycle:
             return self._connection.cause
         if self._services.draining:
             raise fault
-        return RuntimeError("the policy hook has cancelled the request")
+        return RuntimeError("the policy function has cancelled the request")
 
     async def _fail(self, error: Exception) -> bool:
         """Answers a fault, or cuts the answer short that has begun; returns whether the

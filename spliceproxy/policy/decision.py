@@ -1,4 +1,4 @@
-"""What a policy hook answers."""
+"""What a policy function answers."""
 
 from __future__ import annotations
 

@@ -29,8 +29,8 @@ from spliceproxy.policy.witness import Witness
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """``name`` is one of clients, user, locked, rules, hook, dns, guard. The rules come after
-    dns if they depend on addresses. A hook that wants to know the addresses is asked once
+    """``name`` is one of clients, user, locked, rules, function, dns, guard. The rules come after
+    dns if they depend on addresses. A function that wants to know the addresses is asked once
     more at the end. ``decides``: the answer is this step's."""
 
     name: str
@@ -60,7 +60,8 @@ class Explanation:
 async def walk(config: Config, request: Request, names: Names) -> Explanation:
     """What the policy says to a request. Its groups and addresses are looked up, and need not be
     given. Its user needs no password; without a user, the settings say who the client is. The
-    hook is called, and nothing is dialled. ValueError for settings that make no sense."""
+    policy function is called, and nothing is dialled. ValueError for settings that make no
+    sense."""
     teller = _Teller(config, request)
     policy = Policy(
         config,
@@ -95,13 +96,13 @@ async def walk(config: Config, request: Request, names: Names) -> Explanation:
 
 
 def _deciding(steps: Sequence[Step], failure: Failure | None, rule: str) -> int:
-    """The index of the step that says no. If all say yes: of the hook, else of the rules, else
+    """The index of the step that says no. If all say yes: of the function, else of the rules, else
     of the file."""
     names = [step.name for step in steps]
     if failure is not None:
         return next(n for n, step in enumerate(steps) if not step.passed)
-    if "hook" in names:  # what it says last
-        return len(names) - 1 - names[::-1].index("hook")
+    if "function" in names:  # what it says last
+        return len(names) - 1 - names[::-1].index("function")
     if not rule and "locked" in names:
         return names.index("locked")
     return names.index("rules")
@@ -295,13 +296,13 @@ class _Teller(Witness):
 
     def answered(self, answer: Allow | Deny | Failure) -> None:
         if isinstance(answer, Failure):
-            self.tell("hook", False, answer.detail)
+            self.tell("function", False, answer.detail)
             return
         if isinstance(answer, Deny):
             rule = f" (rule {answer.rule})" if answer.rule else ""
-            self.tell("hook", False, f"{answer.reason}{rule}")
+            self.tell("function", False, f"{answer.reason}{rule}")
             return
         more = [f"from {answer.source_address}"] if answer.source_address else []
         more += [f"to {', '.join(answer.addresses)}"] if answer.addresses else []
         more += [f"{key}={value}" for key, value in answer.tags.items()]
-        self.tell("hook", True, " ".join(["it allows it", *more]))
+        self.tell("function", True, " ".join(["it allows it", *more]))

@@ -6,7 +6,9 @@ import functools
 import importlib
 import importlib.util
 import inspect
+import os
 import sys
+import traceback
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import ModuleType
@@ -23,7 +25,8 @@ OnClose = Callable[[Any], object]
 
 
 class HookError(ValueError):
-    """A hook that cannot be loaded."""
+    """Policy functions that cannot be loaded. The first line of the text says what is wrong and
+    where; the others are the calls in the user's own files that have led there."""
 
 
 class Functions(NamedTuple):
@@ -71,7 +74,7 @@ def load(name: str) -> Functions:
     """The functions of ``FILE.py`` or ``package.module``. ``:function`` after it names a function
     that is not called ``authorize``. HookError.
 
-    The module is executed. If that fails, the error's cause has the traceback.
+    The module is executed. If that fails, the error's cause has the whole traceback.
     """
     place, _, function = name.partition(":")
     module = _load_file(place) if _is_file(place) else _load_name(place)
@@ -156,7 +159,7 @@ def _load_file(place: str) -> ModuleType:
     except (Exception, SystemExit) as error:  # the proxy's end is not for a module to say
         if isinstance(error, OSError) and error.filename == spec.origin:
             raise HookError(f"cannot read {place}: {error.strerror}") from error
-        raise HookError(f"{place}: {_describe(error)}") from error
+        raise HookError(_describe(error, place)) from error
     return module
 
 
@@ -164,8 +167,32 @@ def _load_name(place: str) -> ModuleType:
     try:
         return importlib.import_module(place)
     except (Exception, SystemExit) as error:
-        raise HookError(f"cannot import {place}: {_describe(error)}") from error
+        raise HookError(f"cannot import {_describe(error, place)}") from error
 
 
-def _describe(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
+_OURS = str(Path(__file__).parents[1])
+_PYTHONS = os.path.dirname(os.__file__)
+
+
+def _is_users(file: str) -> bool:
+    """Whether code of a file is the user's, or of a package that the user has installed: not our
+    own, and not of Python's library."""
+    if file.startswith((f"{_OURS}{os.sep}", "<")):
+        return False
+    return not file.startswith(f"{_PYTHONS}{os.sep}") or "-packages" in file
+
+
+def _describe(error: BaseException, place: str) -> str:
+    """``FILE:LINE: TYPE: what it says``, with ``place`` where no line of the user's is known. If
+    there are several calls, each is a line behind it, the outermost first."""
+    where, calls = place, []
+    for frame in traceback.extract_tb(error.__traceback__):
+        if _is_users(frame.filename):
+            where = f"{frame.filename}:{frame.lineno}"
+            calls.append(f"  {where}, in {frame.name}: {frame.line or '?'}")
+    said = str(error)
+    if isinstance(error, SyntaxError) and error.filename:  # it has no frame of its own
+        where, said = f"{error.filename}:{error.lineno}", error.msg
+    name = type(error).__name__
+    lines = [f"{where}: {name}: {said}" if said else f"{where}: {name}"]
+    return "\n".join(lines + calls if len(calls) > 1 else lines)

@@ -1,4 +1,4 @@
-"""The user's Python hook: called under a deadline, closed when it fails.
+"""The user's policy functions: called under a deadline, closed when they fail.
 
 ``authorize(request) -> Allow | Deny`` and ``on_close(record)`` may each be a coroutine
 function or a plain one. They run on the event loop of a worker. A plain function that blocks
@@ -57,7 +57,7 @@ def _failure(what: str) -> Failure:
 
 
 class Answer(NamedTuple):
-    """An answer of the hook and the seconds for which it may be used again."""
+    """An answer of the function and the seconds for which it may be used again."""
 
     decision: Allow | Deny
     repeat_for: float
@@ -114,8 +114,8 @@ class Hook:
         return found if isinstance(found, Answer) else await found
 
     def begin(self, request: Request) -> Answer | Coroutine[Any, Any, Answer]:
-        """What the hook says; where it waits, a coroutine that goes on from there. Failure where
-        it fails: nothing is allowed then."""
+        """What the function says; where it waits, a coroutine that goes on from there. Failure
+        where it fails: nothing is allowed then."""
         if self.caches:
             return self._begin_cached(request)
         decision = self.call(request)
@@ -195,12 +195,12 @@ class Hook:
             return error
         if isinstance(error, Late):
             self._failed("authorize", None)
-            return _failure("the policy hook took too long")
+            return _failure("the policy function took too long")
         self._failed("authorize", error)
-        return _failure("the policy hook failed")
+        return _failure("the policy function failed")
 
     def closed(self, record: Any) -> None:
-        """Tells the hook that a request or tunnel is over."""
+        """Tells ``on_close`` that a request or tunnel is over."""
         on_close = self._functions.on_close
         if on_close is None:
             return
@@ -267,7 +267,7 @@ class Hook:
         self._holding.say(
             function,
             logging.WARNING,
-            "the policy hook's %s held the event loop for %.1f s, and no connection of this "
+            "the policy function %s held the event loop for %.1f s, and no connection of this "
             "worker was served meanwhile; a function that waits must be asynchronous",
             function,
             seconds,
@@ -286,9 +286,9 @@ class Hook:
             return
         self._logged.add(kind)
         if error is None:
-            log.error("the policy hook's %s took more than %g s", function, self._timeout)
+            log.error("the policy function %s took more than %g s", function, self._timeout)
         else:
-            log.error("the policy hook's %s failed", function, exc_info=error)
+            log.error("the policy function %s failed", function, exc_info=error)
 
     async def finish(self, *, tell: bool = True) -> None:
         """Gives the calls of ``on_close`` END seconds, ends all that goes on, and says how many
@@ -307,7 +307,7 @@ class Hook:
             await asyncio.wait(resting, timeout=LAST)
         if tell and (self.failures or self.dropped):
             log.warning(
-                "the policy hook: failures %d, calls of on_close left out %d",
+                "the policy functions: failures %d, calls of on_close left out %d",
                 self.failures,
                 self.dropped,
             )

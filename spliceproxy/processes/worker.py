@@ -41,11 +41,7 @@ UNUSABLE = 2
 
 
 class _Unusable(Exception):
-    """Settings that cannot work here; ``cause`` is what a hook has raised, if it did."""
-
-    def __init__(self, error: ValueError) -> None:
-        super().__init__(str(error))
-        self.cause = error.__cause__
+    """Settings that cannot work here; a line for each mistake."""
 
 
 def new_loop() -> tuple[asyncio.AbstractEventLoop, str]:
@@ -106,7 +102,7 @@ def run(
     except _Unusable as error:
         if index == 0:
             for problem in str(error).split("\n"):
-                log.error("policy: %s", problem, exc_info=error.cause)
+                log.error("policy: %s", problem)
         return UNUSABLE
     except (OSError, MemoryError) as error:
         log.error("the worker failed: %s", plain(error))
@@ -133,7 +129,7 @@ async def _work(
     try:
         policy = Policy(config, resolver, row=counts.row, report=counts.report)
     except ValueError as error:
-        raise _Unusable(error) from error
+        raise _Unusable(str(error)) from error
     instance = Instance(config, sockets, relay, resolver, policy, counts, place.serial, generation)
     instance.services.relay.on_stuck = _die
     loop.add_signal_handler(signal.SIGUSR1, _reopen, instance)

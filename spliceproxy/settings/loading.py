@@ -88,9 +88,9 @@ def load(
 
     ``flags`` are values by the name of the setting. ``file`` is a TOML file; without it
     SPLICEPROXY_CONFIG names one. ``start`` says that the proxy will run with them in this
-    process. Otherwise nothing is created, and the policy hook is loaded to see whether it can
-    be. ``runs``: it does already, so neither is done. ``via`` is our name there where no setting
-    says it.
+    process. Otherwise nothing is created, and the policy functions are loaded to see whether they
+    can be; who starts has ``processes.trial`` for that. ``runs``: it does already, so neither is
+    done. ``via`` is our name there where no setting says it.
     """
     start = start and not runs
     problems: list[str] = []
@@ -264,7 +264,15 @@ def _hook(hook: str, where: str) -> Iterator[str]:
         with redirect_stdout(sys.stderr):  # the settings are printed there
             load(hook)
     except HookError as error:
-        yield f"{where} {hook}: {error}"
+        yield from hook_faults(str(error), hook, where)
+
+
+def hook_faults(text: str, hook: str, where: str) -> Iterator[str]:
+    """The lines for policy functions that cannot be loaded: ``text`` is that of a HookError, and
+    ``where`` has named them."""
+    first, *calls = text.split("\n")
+    yield f"{where} {hook}: {first}"
+    yield from calls
 
 
 def _overlap(one: Address, other: Address) -> bool:

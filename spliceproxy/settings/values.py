@@ -224,7 +224,7 @@ LOG_FILE = Kind(
 HOOK = Kind(
     _hook,
     "a FILE.py that exists or the dotted name of a module, and :function after it if needed",
-    metavar="HOOK",
+    metavar="FUNCTION",
 )
 
 # Numbers

@@ -162,7 +162,7 @@ def test_one_that_raises_costs_no_other_its_call(
         assert len(seen) == 5 * ROUNDS
         assert {seen.count(target) for target in seen} == {5}
         told = [record.getMessage() for record in caplog.records if record.exc_info]
-        assert told == ["the policy hook's on_close failed"]
+        assert told == ["the policy function on_close failed"]
 
     with caplog.at_level(logging.ERROR):
         run(main)

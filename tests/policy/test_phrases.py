@@ -85,7 +85,7 @@ def test_rules_and_functions(new_proxy: NewProxy, tmp_path: Path) -> None:
             ("often.test", "429 Too Many Requests: rule slow-down", "10"),
             ("unnamed.test", "403 Forbidden by policy", None),
             ("named.test", "451 Unavailable For Legal Reasons: rule r?gle??X: 1", None),
-            ("raises.test", "500 Internal Server Error: the policy hook failed", None),
+            ("raises.test", "500 Internal Server Error: the policy function failed", None),
             ("a..test", "502 Bad Gateway: no valid host name", None),
         ):
             with refused_port() as port:

@@ -200,14 +200,14 @@ def test_the_hook(tmp_path: Path) -> None:
     hook = tmp_path / "hook.py"
     hook.write_text(HOOK)
     explanation = told(ask(user="ann"), auth=USERS, hook=str(hook))
-    assert decider(explanation) == ("hook", "", True)
-    assert line(explanation, "hook") == "it allows it from 192.0.2.9 team=red"
+    assert decider(explanation) == ("function", "", True)
+    assert line(explanation, "function") == "it allows it from 192.0.2.9 team=red"
     # A rule of a hook may be called as a part of the policy is.
     explanation = told(ask(), hook=str(hook))
-    assert decider(explanation) == ("hook", "locked", False)
-    assert line(explanation, "hook") == "only ann (rule locked)"
+    assert decider(explanation) == ("function", "locked", False)
+    assert line(explanation, "function") == "only ann (rule locked)"
     explanation = told(ask("bad.test"), hook=str(hook))
-    assert decider(explanation) == ("hook", "", False)
+    assert decider(explanation) == ("function", "", False)
     assert explanation.status == 500
     explanation = told(ask("moved.test"), hook=str(hook))
     assert explanation.rule == "guard"
@@ -223,14 +223,14 @@ def test_the_hook_stands_before_the_names(tmp_path: Path) -> None:
     hook = tmp_path / "hook.py"
     hook.write_text(HOOK)
     explanation = told(ask(user="ann"), auth=USERS, hook=str(hook))
-    assert names(explanation) == ["clients", "user", "rules", "hook", "dns", "guard"]
-    assert names(told(ask(), hook=str(hook))) == ["clients", "user", "rules", "hook"]
+    assert names(explanation) == ["clients", "user", "rules", "function", "dns", "guard"]
+    assert names(told(ask(), hook=str(hook))) == ["clients", "user", "rules", "function"]
     explanation = told(ask("moved.test"), hook=str(hook))  # which is not looked up
-    assert names(explanation) == ["clients", "user", "rules", "hook", "guard"]
+    assert names(explanation) == ["clients", "user", "rules", "function", "guard"]
     # Rules that depend on addresses come behind the name.
     network = RuleConfig("no-ten", "deny", networks=("10.0.0.0/8",))
     explanation = told(ask("a.test", "10.0.0.1", user="ann"), network, auth=USERS, hook=str(hook))
-    assert names(explanation) == ["clients", "user", "hook", "dns", "rules"]
+    assert names(explanation) == ["clients", "user", "function", "dns", "rules"]
     assert decider(explanation) == ("rules", "no-ten", False)
     hook.write_text(
         "from spliceproxy import Allow, Deny\n"
@@ -239,8 +239,9 @@ def test_the_hook_stands_before_the_names(tmp_path: Path) -> None:
         "authorize.wants_addresses = True\n"
     )
     explanation = told(ask(), hook=str(hook))
-    assert names(explanation) == ["clients", "user", "rules", "hook", "dns", "guard", "hook"]
-    assert decider(explanation) == ("hook", "place", False)
+    steps = ["clients", "user", "rules", "function", "dns", "guard", "function"]
+    assert names(explanation) == steps
+    assert decider(explanation) == ("function", "place", False)
     assert [step.decides for step in explanation.steps].index(True) == 6
 
 
@@ -249,7 +250,7 @@ def test_rules_of_a_hook_may_have_names_of_ours(tmp_path: Path, rule: str) -> No
     hook, locked = tmp_path / "hook.py", tmp_path / "egress.toml"
     hook.write_text(f"from spliceproxy import Deny\ndef authorize(_): return Deny('no', '{rule}')")
     locked.write_text('rule = [{id = "x", action = "allow", hosts = ["a.test"], ports = [443]}]')
-    assert decider(told(ask(), hook=str(hook), locked=locked)) == ("hook", rule, False)
+    assert decider(told(ask(), hook=str(hook), locked=locked)) == ("function", rule, False)
 
 
 def test_a_name_that_leads_nowhere() -> None:
@@ -362,7 +363,7 @@ def test_command(tmp_path: Path) -> None:
     assert done.returncode == 1
     answer = json.loads(done.stdout)
     assert (answer["allowed"], answer["rule"], answer["status"]) == (False, "locked", 403)
-    assert [step["name"] for step in answer["steps"] if step["decides"]] == ["hook"]
+    assert [step["name"] for step in answer["steps"] if step["decides"]] == ["function"]
     assert not (tmp_path / "log").exists()
     for wrong in (("GET", "/"), ("CONNECT",), ("CONNECT", "a.test:1", "--from", "x")):
         done = run(*wrong)

@@ -533,7 +533,7 @@ def test_a_hook_that_leaves_no_address_lets_nothing_through() -> None:
     names = Names(a_test=("192.0.2.1",), b_test=("192.0.2.1", "198.51.100.1"))
     case = Case(hook=wanting(public), names=names)
     assert case.ask("b.test").addresses == ("198.51.100.1",)
-    with pytest.raises(Failure, match="the policy hook failed"):
+    with pytest.raises(Failure, match="the policy function failed"):
         case.ask("a.test")
     case.admit()  # which goes nowhere
 

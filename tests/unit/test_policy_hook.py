@@ -112,7 +112,7 @@ def test_exceptions_are_counted_and_logged_once(run: Run, caplog: pytest.LogCapt
         for n in range(5):
             with pytest.raises(Failure) as caught:
                 await asked.ask(ASK._replace(host=f"{n}.test"))
-            assert caught.value.detail == "the policy hook failed"  # and says no more
+            assert caught.value.detail == "the policy function failed"  # and says no more
         assert asked.failures == 5
         await asked.finish()
 
@@ -798,7 +798,7 @@ def test_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, func
         ("def on_close(record): pass", ":authorize", "has no function authorize"),
         ("1 /", "", "SyntaxError"),
         ("import no_such_module", "", "ModuleNotFoundError: No module named 'no_such_module'"),
-        ("open('none.txt')", "", r"bad_policy\.py: FileNotFoundError: .* 'none.txt'"),
+        ("open('none.txt')", "", r"bad_policy\.py:1: FileNotFoundError: .* 'none.txt'"),
     ],
 )
 def test_load_fails(
