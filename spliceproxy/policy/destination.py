@@ -69,9 +69,10 @@ class Destinations:
         if is_number(case.host):
             raise refusals.odd_address()
         asked = time.monotonic()
-        addresses = await self._names.resolve(case.host)
-        case.notes.looked_up += time.monotonic() - asked
-        return addresses
+        try:
+            return await self._names.resolve(case.host)
+        finally:  # one that fails takes its time, too
+            case.notes.looked_up += time.monotonic() - asked
 
     # ---- with a hook -------------------------------------------------------------------
 

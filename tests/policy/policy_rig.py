@@ -7,6 +7,7 @@ import os
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import cycle
@@ -61,9 +62,11 @@ A, AAAA = 1, 28
 
 class NameServer:
     """Answers A and AAAA with TTL 0. ``zone``: by name a list of answers, each a list of
-    addresses; every look-up gets the next one, and after the last the first."""
+    addresses; every look-up gets the next one, and after the last the first. It takes ``delay``
+    seconds for each answer."""
 
     def __init__(self) -> None:
+        self.delay = 0.0
         self.zone: dict[str, list[list[str]]] = {}
         self.asked: list[str] = []
         self._turns: dict[tuple[str, int], Iterator[list[str]]] = {}
@@ -78,6 +81,7 @@ class NameServer:
             query, peer = self._sock.recvfrom(512)
             if not query:
                 return
+            time.sleep(self.delay)
             self._sock.sendto(self._answer(query), peer)
 
     def _answer(self, query: bytes) -> bytes:

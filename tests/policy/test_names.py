@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,20 @@ def test_a_function_that_wants_addresses(tmp_path: Path, engine: str) -> None:
             answer = ask(proxy, get("meta.good.test", origins.port))
             assert answer.error == "destination_ip_prohibited"
         assert not origins.hits["127.0.0.88"]
+
+
+@ENGINES
+def test_the_time_of_a_look_up_that_fails_is_told(tmp_path: Path, engine: str) -> None:
+    """It is no time of the question's."""
+    with world(tmp_path) as made:
+        made.names.delay = 0.3
+        proxy = made.proxy("--engine", engine, "--log-format", "json")
+        for number, make in enumerate((connect, get)):
+            assert ask(proxy, make(f"none{number}.test", 1)).error == "dns_error"
+            line = json.loads(proxy.wait_access(number + 1)[number])
+            assert line["dns_us"] >= 300_000
+            assert line["question_us"] < line["dns_us"]
+            assert line["total_us"] >= line["dns_us"] + line["question_us"]
 
 
 @ENGINES
