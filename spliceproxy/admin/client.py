@@ -29,6 +29,10 @@ class Unknown(ValueError):
     """Nothing says where the admin address is, or with which token; a line for each mistake."""
 
 
+class Senseless(ValueError):
+    """The proxy cannot make sense of what it was asked (status 400); the text says of what."""
+
+
 class NoAnswer(OSError):
     """The proxy does not answer, or says no; the text says what."""
 
@@ -51,15 +55,15 @@ class Client:
         self._token = token
 
     def get(self, path: str) -> Any:
-        """The JSON that is there. NoAnswer."""
+        """The JSON that is there. NoAnswer, Senseless."""
         return self._json("GET", path)
 
     def delete(self, path: str) -> Any:
-        """What is said of an end. NoAnswer."""
+        """What is said of an end. NoAnswer, Senseless."""
         return self._json("DELETE", path)
 
     def post(self, path: str, seconds: float = SECONDS) -> Any:
-        """What is said of a change, within so many seconds. NoAnswer."""
+        """What is said of a change, within so many seconds. NoAnswer, Senseless."""
         return self._json("POST", path, seconds)
 
     def ask(
@@ -84,6 +88,8 @@ class Client:
 
     def _json(self, method: str, path: str, seconds: float = SECONDS) -> Any:
         answer = self.ask(method, path, {"Accept": "application/json"}, seconds)
+        if answer.status == 400:
+            raise Senseless(answer.text.strip())
         if answer.status >= 300:
             raise NoAnswer(f"{answer.text.strip()} ({answer.status})")
         try:
@@ -113,16 +119,25 @@ def find(
     config: str | None,
     environ: Mapping[str, str] = os.environ,
 ) -> Client:
-    """The client for what the flags of a command say; what they do not say is in the environment,
-    or in the file of settings. Nothing else of the file has to be right. Unknown."""
+    """The client for what the flags of a command say. What they do not say is in the environment,
+    and what that does not say in the file of settings; each of the two is looked for by itself.
+    Nothing else of the file has to be right. Unknown."""
     problems: list[str] = []
     found: dict[str, Found] = {}
     if config is not None:
         found = from_file(config, "--config", problems)
     elif CONFIG_VARIABLE in environ:
         found = from_file(environ[CONFIG_VARIABLE], CONFIG_VARIABLE, problems)
-    found.update(from_environment(environ, problems))
-    for name, text in ((ADMIN, admin), (TOKEN_FILE, token_file)):
+    wrong: list[str] = []
+    found.update(from_environment(environ, wrong))
+    given = {ADMIN: admin, TOKEN_FILE: token_file}
+    for name in [name for name, text in given.items() if text is None]:
+        # What the file says instead may be of another proxy.
+        mistakes = [line for line in wrong if line.startswith(f"{BY_NAME[name].variable}: ")]
+        if mistakes:
+            raise Unknown("\n".join(mistakes))
+    problems += wrong
+    for name, text in given.items():
         if text is not None:
             try:
                 found[name] = Found(BY_NAME[name].kind.read(text, ""), f"--{name}")

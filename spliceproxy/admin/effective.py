@@ -28,7 +28,7 @@ class Effective:
         if form == "json":
             return Response.json(to_plain(config, leave_out=SECRET))
         if form != "toml":
-            raise Refusal(400, "format: allowed: toml, json")
+            raise Refusal(400, f"format: {form!r}; allowed: toml, json")
         try:
             text = to_toml(config, leave_out=SECRET)
         except ValueError as error:

@@ -24,6 +24,12 @@ _SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,6})?").fullmatch
 _NUMBER = re.compile(r"[0-9]{1,9}").fullmatch
 _KINDS = ("tunnel", "request")
 
+SEARCHED = ("id", "client", "user", "method", "target", "peer", "state")
+"""What words are looked for in."""
+
+WORDS_MOST = 200
+"""Characters of them."""
+
 
 def _text(name: str) -> Callable[[str], Test]:
     return lambda text: lambda flow: bool(flow[name] == text)
@@ -93,6 +99,20 @@ def _kind(text: str) -> Test:
     return lambda flow: bool(flow["kind"] == text)
 
 
+def _words(text: str) -> Test:
+    """Each of the words is in one of SEARCHED, in whatever case."""
+    words = text.lower().split()
+    if not words or len(text) > WORDS_MOST:
+        raise ValueError(f"allowed: words, with {WORDS_MOST} characters at most")
+    return lambda flow: has_words(flow, words)
+
+
+def has_words(flow: Flow, words: Sequence[str]) -> bool:
+    """Whether each of these, in lower case, is in one of SEARCHED."""
+    texts = [str(flow.get(name) or "").lower() for name in SEARCHED]
+    return all(any(word in text for text in texts) for word in words)
+
+
 def _worker(text: str) -> Test:
     if not _NUMBER(text):
         raise ValueError("allowed: the number of a worker")
@@ -113,8 +133,17 @@ FILTERS: Mapping[str, Callable[[str], Test]] = {
     "kind": _kind,
     "older": _older,
     "worker": _worker,
+    "words": _words,
 }
 """The filters that there are."""
+
+
+def _made(make: Callable[[str], Test], name: str, value: str) -> Test:
+    try:
+        return make(value)
+    except ValueError as error:
+        said = str(error) if value in str(error) else f"{value!r}; {error}"
+        raise ValueError(f"{name}: {said}") from None
 
 
 class Filter:
@@ -126,10 +155,7 @@ class Filter:
             make = FILTERS.get(name)
             if make is None:
                 raise ValueError(f"there is no filter {name!r}; allowed: {', '.join(FILTERS)}")
-            try:
-                self._tests.append([make(value) for value in values])
-            except ValueError as error:
-                raise ValueError(f"{name}: {error}") from None
+            self._tests.append([_made(make, name, value) for value in values])
 
     def matches(self, flow: Flow) -> bool:
         return all(any(test(flow) for test in tests) for tests in self._tests)

@@ -25,7 +25,7 @@ def set_to(level: object) -> str:
     """Messages of this level and above are written by this process from now on; returns what it
     was before. ValueError."""
     if level not in LEVELS:
-        raise ValueError(f"level: allowed: {', '.join(LEVELS)}")
+        raise ValueError(f"level: {level!r}; allowed: {', '.join(LEVELS)}")
     before = current()
     logging.getLogger().setLevel(str(level).upper())
     return before

@@ -14,6 +14,7 @@ from spliceproxy.admin.desk import ANSWER_SECONDS, Desk
 from spliceproxy.admin.filters import Filter
 from spliceproxy.admin.http import Refusal, Request, Response, Table
 from spliceproxy.admin.links import Refused, Unanswered
+from spliceproxy.admin.orders import MOST, First
 from spliceproxy.admin.watch import told_silent
 from spliceproxy.messages import log
 
@@ -44,8 +45,24 @@ class Tunnels:
         table.add("/tunnels/*", GET=self.one, DELETE=self.end_one)
 
     async def show(self, request: Request) -> Response:
-        """All that match the filters in the query."""
-        return Response(body=self._stream(_filters(request.query)), type="application/json")
+        """All that match the filters in the query; with ``most`` or ``order`` the first ones."""
+        query = dict(request.query)
+        if not query.keys() & {"most", "order"}:
+            return Response(body=self._stream(_filters(query)), type="application/json")
+        most, order = request.one("most", str(MOST)), request.one("order", "id")
+        query.pop("most", None)
+        query.pop("order", None)
+        filters = _filters(query)
+        try:
+            first = First(most, order)
+        except ValueError as error:
+            raise Refusal(400, str(error)) from None
+        silent: dict[int, str] = {}
+        async for flows in self._flows(filters, silent):
+            for flow in flows:
+                first.add(flow)
+        shown = {"tunnels": first.take(), "found": first.found}
+        return Response.json({**shown, **told_silent(silent)})
 
     async def one(self, request: Request) -> Response:
         """The one with this id."""

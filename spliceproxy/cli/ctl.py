@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode
 
-from spliceproxy.admin.client import Client, NoAnswer, Unknown, find
+from spliceproxy.admin.client import Client, NoAnswer, Senseless, Unknown, find
 from spliceproxy.cli.flags import Parser, add_help, escaped
 
 Row = Sequence[object]
@@ -59,7 +59,8 @@ def parser() -> Parser:
     made.add_argument(
         "--config",
         metavar="FILE",
-        help="the settings of the proxy, which say both unless an option or a variable does",
+        help="the settings of the proxy, which say both unless an option does, or "
+        "SPLICEPROXY_ADMIN or SPLICEPROXY_ADMIN_TOKEN_FILE",
     )
     add_help(made)
     return made
@@ -75,7 +76,7 @@ def run(argv: Sequence[str]) -> int:
     try:
         client = find(flags.admin, flags.admin_token_file, flags.config)
         return verb.run(client, flags.arguments, flags.json)
-    except Usage as error:
+    except (Usage, Senseless) as error:
         made.error(f"{flags.verb}: {error}")
     except Unknown as error:
         made.fail(*str(error).split("\n"))
@@ -121,7 +122,9 @@ def _reload(client: Client, arguments: Sequence[str], as_json: bool) -> int:
 
 def _tunnels(client: Client, arguments: Sequence[str], as_json: bool) -> int:
     found = client.get(f"/tunnels{_query(arguments)}")
-    tunnels = sorted(found["tunnels"], key=lambda one: -(one["age"] or 0))
+    tunnels = found["tunnels"]
+    if "found" not in found:  # else they are in the order that was asked for
+        tunnels = sorted(tunnels, key=lambda one: -(one["age"] or 0))
     if as_json:
         _say(found, "", as_json)
     else:
@@ -230,15 +233,16 @@ def _failures(client: Client, arguments: Sequence[str], as_json: bool) -> int:
 
 
 def _workers(client: Client, arguments: Sequence[str], as_json: bool) -> int:
-    """Status 1 where one is down. What they could not write is told, too."""
+    """Status 1 where one is down, or does not answer. What they could not write is told, too."""
     _none(arguments)
     stats = client.get("/stats.json")
+    silent = stats.get("silent", ())
     _listed(
         stats["workers"],
         ("WORKER", "STATE", "PID", "AGE", "CPU", "MEMORY", "FDS", "TUNNELS", "CLIENTS"),
         lambda one: (
             one["index"],
-            "up" if one["up"] else "down",
+            "down" if not one["up"] else "silent" if one["index"] in silent else "up",
             one["pid"] or "-",
             _age(one["uptime"]),
             "-" if one["cpu_ratio"] is None else f"{one['cpu_ratio']:.0%}",

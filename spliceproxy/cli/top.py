@@ -27,14 +27,15 @@ def parser() -> Parser:
         "  k      end the tunnel or request at the cursor, after a question\n"
         "  q      leave\n\n"
         "exit status: 0 the user has left; 1 the proxy does not answer; 2 wrong usage,\n"
-        "or textual is not installed (pip install 'spliceproxy[top]')",
+        "there is no terminal, or textual is not installed (pip install 'spliceproxy[top]')",
     )
     made.add_argument("--admin", metavar="ADDR", help="the admin address of the proxy")
     made.add_argument("--admin-token-file", metavar="FILE", help="the file with the token")
     made.add_argument(
         "--config",
         metavar="FILE",
-        help="the settings of the proxy, which say both unless an option or a variable does",
+        help="the settings of the proxy, which say both unless an option does, or "
+        "SPLICEPROXY_ADMIN or SPLICEPROXY_ADMIN_TOKEN_FILE",
     )
     made.add_argument(
         "--seconds", metavar="SECONDS", default="2", help="between two looks (default: 2)"
@@ -59,6 +60,11 @@ def run(argv: Sequence[str]) -> int:
         client = find(flags.admin, flags.admin_token_file, flags.config)
     except Unknown as error:
         made.fail(*str(error).split("\n"))
+    for stream, name in ((sys.stdin, "input"), (sys.stdout, "output")):
+        if not stream.isatty():
+            made.fail(
+                f"standard {name} is no terminal; spliceproxy ctl tunnels prints the list once"
+            )
     from spliceproxy.admin import screen
 
     try:

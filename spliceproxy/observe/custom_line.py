@@ -164,10 +164,23 @@ class CustomLine:
         return _fitted(write, found)
 
 
+_CODE = re.compile(r"%[\"\[#]?-?[0-9.]*(\{[^{}]*\})?([<>]?[A-Za-z_]*)")
+
+
 def _unknown(rest: str) -> str:
-    code = re.match(r"%\S*", rest)
+    """What is wrong with a code, which this begins with."""
+    found = _CODE.match(rest)
+    if found is None or not (found[1] or found[2]):
+        return f"{rest[:40]!r} begins with no code; a percent sign is %%"
+    argument, code = found[1] or "", found[2]
+    if argument and not code:
+        return (
+            f"there is no code behind {found[0]}; allowed: %{argument}>h for a field of the "
+            f"request, %{argument}note for a tag, %{argument}json for a key of the JSON format"
+        )
     allowed = " ".join(f"%{code}" for code in CODES)
-    return f"unknown code {code[0] if code else rest!r}; allowed: %% {allowed}"
+    whole = f" ({found[0]})" if found[0] != f"%{code}" else ""
+    return f"there is no code %{code}{whole}; allowed: %% {allowed}"
 
 
 def _escaping(write: Writer, quoted: bool) -> Writer:

@@ -34,6 +34,8 @@ def address_of(text: str) -> Address:
         host = host[1:-1]
     elif ":" in host:
         raise ValueError("an IPv6 address needs brackets")
-    if not colon or not host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise ValueError("it needs a host and a port")
+    if not colon or not host:
+        raise ValueError("it needs a host and a port, such as syslog:log.example:514")
+    if not port.isdecimal() or not 0 < int(port) < 65536:
+        raise ValueError(f"{port!r} is no port; allowed: 1 to 65535")
     return Address(host=host, port=int(port))

@@ -100,10 +100,44 @@ def test_without_textual_it_says_what_to_install() -> None:
 
 
 def test_without_a_proxy_it_says_so(tmp_path: Path) -> None:
-    status, said = command("--admin", f"unix:{tmp_path}/none.sock")
-    assert status == 1
-    assert f"unix:{tmp_path}/none.sock" in said
-    assert "No such file" in said
+    master, terminal = os.openpty()
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "spliceproxy", "top", "--admin", f"unix:{tmp_path}/none.sock"],
+            stdin=terminal,
+            stdout=terminal,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+        )
+    finally:
+        os.close(master)
+        os.close(terminal)
+    assert done.returncode == 1
+    assert f"unix:{tmp_path}/none.sock" in done.stderr
+    assert "No such file" in done.stderr
+
+
+@pytest.mark.parametrize("missing", ["input", "output"])
+def test_without_a_terminal_it_says_what_to_use(missing: str) -> None:
+    master, terminal = os.openpty()
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "spliceproxy", "top", "--admin", "unix:/none"],
+            stdin=subprocess.DEVNULL if missing == "input" else terminal,
+            stdout=subprocess.DEVNULL if missing == "output" else terminal,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+        )
+    finally:
+        os.close(master)
+        os.close(terminal)
+    assert (done.returncode, done.stderr) == (
+        2,
+        f"spliceproxy top: standard {missing} is no terminal; spliceproxy ctl tunnels prints the "
+        "list once\n",
+    )
 
 
 @pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf", "soon", "4000"])

@@ -176,14 +176,15 @@ def test_users_and_filters(new_admin: NewAdmin, tmp_path: Path) -> None:
         ("?colour=red", "there is no filter 'colour'; allowed: id, client,"),
         ("?client=nobody", "client: 'nobody' does not appear to be an IPv4 or IPv6 network"),
         ("?client=10.0.0.1/8", "client: 10.0.0.1/8 has host bits set"),
-        ("?host=http://a/", "host: a URL; write hosts ="),
-        ("?host=/(/", "host: not a regular expression"),
-        ("?port=http", "port: allowed: a port"),
-        ("?older=-1", "older: allowed: seconds"),
-        ("?older=soon", "older: allowed: seconds"),
-        ("?kind=flow", "kind: allowed: tunnel, request"),
-        ("?tag=team", "tag: allowed: NAME=VALUE"),
-        ("?worker=x", "worker: allowed: the number of a worker"),
+        ("?host=http://a/", "host: 'http://a/'; a URL; write hosts ="),
+        ("?host=/(/", "host: '/(/'; not a regular expression"),
+        ("?port=http", "port: 'http'; allowed: a port"),
+        ("?older=-1", "older: '-1'; allowed: seconds"),
+        ("?older=soon", "older: 'soon'; allowed: seconds"),
+        ("?kind=flow", "kind: 'flow'; allowed: tunnel, request"),
+        ("?tag=team", "tag: 'team'; allowed: NAME=VALUE"),
+        ("?worker=x", "worker: 'x'; allowed: the number of a worker"),
+        ("?words=  ", "words: '  '; allowed: words, with 200 characters at most"),
     ],
 )
 def test_a_wrong_filter(query: str, why: str) -> None:
@@ -204,6 +205,48 @@ def test_a_wrong_filter_is_told(new_admin: NewAdmin) -> None:
         assert answer.status == 400
         assert "a filter is needed" in answer.text
     assert admin.ask("/tunnels", "PUT").fields["Allow"] == "DELETE, GET, HEAD, OPTIONS"
+
+
+def test_the_first_in_an_order(new_admin: NewAdmin) -> None:
+    """So that nobody has to take 10,000 of them to see the busiest."""
+    admin = new_admin(workers=2)
+    with echoing() as (host, port), contextlib.ExitStack() as stack:
+        for size in range(1, 7):
+            s = stack.enter_context(admin.proxy.tunnel(host, port))
+            s.sendall(bytes(size * 1000))
+            read_exactly(s, size * 1000)
+
+        def sizes(query: str) -> list[int]:
+            answer = admin.get(f"/tunnels?{query}")
+            assert answer["found"] == 6
+            assert set(answer) == {"tunnels", "silent", "found"}
+            return [one["in_copied"] // 1000 for one in answer["tunnels"]]
+
+        assert sizes("most=3&order=-in") == [6, 5, 4]
+        assert sizes("most=2&order=in") == [1, 2]
+        assert sizes("most=9&order=out") == [1, 2, 3, 4, 5, 6]
+        assert sizes("most=0") == []
+        assert sizes("most=1&order=age&words=CONNECT+127") == [6]  # the youngest
+        ids = [one["id"] for one in admin.get("/tunnels?most=9&order=id")["tunnels"]]
+        assert ids == sorted(ids)
+        assert admin.get("/tunnels?most=9&words=none")["found"] == 0
+        assert len(admin.get("/tunnels?order=-in&worker=0&worker=1")["tunnels"]) == 6
+        assert admin.ask("/tunnels?most=1&order=-in", "DELETE").status == 400
+
+
+@pytest.mark.parametrize(
+    ("query", "why"),
+    [
+        ("most=x", "most: 'x'; allowed: 0 to 1000"),
+        ("most=1001", "most: '1001'; allowed: 0 to 1000"),
+        ("most=1&order=size", "order: 'size'; allowed: id, age, client, user, method, target,"),
+        ("most=1&most=2", "most is given more than once"),
+    ],
+)
+def test_a_wrong_order(new_admin: NewAdmin, query: str, why: str) -> None:
+    answer = new_admin().ask(f"/tunnels?{query}")
+    assert answer.status == 400
+    assert answer.text.startswith(why)
 
 
 @pytest.mark.parametrize("engine", ["native", "splice"])

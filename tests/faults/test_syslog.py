@@ -127,7 +127,7 @@ def test_nobody_listens_there(
     ("where", "why"),
     [
         ("syslog:host", "it needs a host and a port"),
-        ("syslog:host:0", "it needs a host and a port"),
+        ("syslog:host:0", "'0' is no port; allowed: 1 to 65535"),
         ("syslog::514", "it needs a host and a port"),
         ("syslog:2001:db8::1:514", "an IPv6 address needs brackets"),
         ("syslog:/nothing/there", "/nothing/there: No such file or directory"),
