@@ -68,9 +68,9 @@ from lane.clients cimport client_new
 from lane.counts cimport (
     BUCKETS, DIAL_ERRORS, K_CLIENTS, K_CONNECTIONS_BEGUN, K_DIALS, K_DIAL_ERRORS, K_DIAL_SECONDS,
     K_FIRST_BYTE_SECONDS, K_GIVEN_BACK, K_LANE_REQUESTS, K_LINES, K_LINES_LOST, K_LOST,
-    K_ORIGINS_IDLE, K_PYTHON, K_QUESTIONS, K_QUESTIONS_OPEN, K_REQUESTS, K_REUSES, K_ROUTE_HITS,
-    METHOD_KINDS, STATUS_KINDS,
-    bucket_bounds, count_lines, given_back_counted, publish,
+    K_ORIGINS_IDLE, K_PYTHON, K_QUESTIONS, K_QUESTIONS_OPEN, K_REQUESTS, K_REQUESTS_CUT, K_REUSES,
+    K_ROUTE_HITS, METHOD_KINDS, STATUS_KINDS,
+    bucket_bounds, count_lines, cut_column, given_back_counted, publish,
 )
 from lane.ends cimport cut, give_back
 from lane.facts cimport NUMBER_BITS, now_us, stalled_by

@@ -36,6 +36,7 @@ COLUMNS = {
     "pipes": K_PIPES,
     "requests": K_REQUESTS,
     "lane_requests": K_LANE_REQUESTS,
+    "requests_cut": K_REQUESTS_CUT,
     "given_back": K_GIVEN_BACK,
     "clients_lost": K_LOST,
     "connections_begun": K_CONNECTIONS_BEGUN,
@@ -45,7 +46,7 @@ COLUMNS = {
     "dials": K_DIALS,
     "dial_errors": K_DIAL_ERRORS,
     "dial_seconds": K_DIAL_SECONDS,
-    "first_byte_seconds": K_FIRST_BYTE_SECONDS,
+    "time_to_first_byte_seconds": K_FIRST_BYTE_SECONDS,
     "log_lines_lost": K_LINES_LOST,
     "log_lines": K_LINES,
     "connections": K_CLIENTS,
@@ -65,9 +66,10 @@ cdef int agree_on_columns() except -1:
             break
         firsts[name] = family.first
     bounds = tuple([bucket_bounds[i] for i in range(BUCKETS)])
+    cuts = {letter: cut_column(ord(letter)) for letter in columns.ENDED_BY}
     owners = firsts, len(columns.METHODS), len(columns.STATUSES), columns.BOUNDS, len(
-        columns.DIAL_ERRORS)
-    if owners != (COLUMNS, METHOD_KINDS, STATUS_KINDS, bounds, DIAL_ERRORS):
+        columns.DIAL_ERRORS), columns.CUT_COLUMNS
+    if owners != (COLUMNS, METHOD_KINDS, STATUS_KINDS, bounds, DIAL_ERRORS, cuts):
         raise ImportError(
             "the compiled relay was built from other sources: it counts in other columns than "
             f"spliceproxy.relay.columns: {COLUMNS}, {bounds}; {owners}")

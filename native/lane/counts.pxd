@@ -21,9 +21,11 @@ cdef enum:
     BUCKETS = 14            # with an upper bound
     HISTOGRAM = BUCKETS + 2 # and one beyond them, and the sum
     DIAL_ERRORS = 7
+    ENDED_BY = 7
     K_REQUESTS = K_LANE
     K_LANE_REQUESTS = K_REQUESTS + METHOD_KINDS * STATUS_KINDS
-    K_GIVEN_BACK = K_LANE_REQUESTS + 1          # by cause, from G_REQUEST on
+    K_REQUESTS_CUT = K_LANE_REQUESTS + 1        # by who has ended it
+    K_GIVEN_BACK = K_REQUESTS_CUT + ENDED_BY    # by cause, from G_REQUEST on
     K_LOST = K_GIVEN_BACK + CAUSES - 1
     K_CONNECTIONS_BEGUN
     K_ROUTE_HITS
@@ -81,6 +83,15 @@ cdef inline void count_request(Lane *lane, const Flow *f) noexcept nogil:
     c.row[K_REQUESTS + STATUS_KINDS * method_at(x) + min(x.status // 100, STATUS_KINDS - 1)] += 1
     if x.decision:
         c.row[x.decision] += 1
+
+
+cdef inline int cut_column(uint8_t by) noexcept nogil:
+    """That of requests that were ended early by whom this letter of a termination stands for."""
+    cdef const char *letters = b"CScsPKD"
+    cdef int at = 0
+    while at < ENDED_BY - 1 and by != <uint8_t>letters[at]:
+        at += 1
+    return K_REQUESTS_CUT + at
 
 
 cdef inline void count_time(Lane *lane, int histogram, int64_t us) noexcept nogil:

@@ -12,7 +12,8 @@ from core.queues cimport finish
 from core.types cimport Core, Flow, NOWHERE, R_ABORTED, R_NONE
 from core.waits cimport end_waits
 from lane.asking cimport end_asking
-from lane.counts cimport K_GIVEN_BACK, count_request
+from lane.counts cimport K_GIVEN_BACK, count_request, cut_column
+from lane.facts cimport blamed
 from lane.log cimport exchange_over
 from lane.origins cimport attempts_drop, connection_drop
 from lane.received cimport reclaim
@@ -24,7 +25,11 @@ from lane.waiting cimport end_waiting
 
 cdef inline void note(Lane *lane, int32_t slot, uint8_t reason, uint8_t by) noexcept nogil:
     """The exchange in work is over. `by`: as of `facts_of`."""
-    count_request(lane, &lane.core.flows[slot])
+    cdef const Flow *f = &lane.core.flows[slot]
+    count_request(lane, f)
+    if reason != R_NONE:
+        by = by if by else blamed(lane, f, reason)
+        count_up(&lane.core, cut_column(by))
     exchange_over(lane, slot, reason, by)
 
 

@@ -62,7 +62,7 @@ cdef inline void exchange_over(
     sums. The rest is as of `facts_of`."""
     cdef const Flow *f = &lane.core.flows[slot]
     cdef Exchange *x = exchange_of(f)
-    cdef bint failed = lane.sums.on and is_failure(reason)
+    cdef bint failed = lane.sums.on and is_failure(lane, f, reason, by)
     cdef bint logged = lane.log.on or (lane.log.rest and x.record == NULL)
     cdef Facts facts
     if lane.sums.on:

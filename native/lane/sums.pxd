@@ -14,10 +14,10 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, strcmp, strlen
 
 from core.types cimport (
-    Core, Flow, NOWHERE, Q_FINISHED, R_ABORTED, R_CLIENT_RESET, R_DONE, R_KILLED, R_NONE,
-    R_POLICY, TUNNEL,
+    Core, Flow, NOWHERE, Q_FINISHED, R_ABORTED, R_DONE, R_NONE, R_POLICY, TUNNEL,
 )
 from http.plain cimport CONNECT, Text
+from lane.facts cimport blamed
 from lane.line cimport word_at
 from lane.routes cimport origin_release
 from lane.table cimport hash_of, table_add, table_find, table_init, table_take
@@ -191,11 +191,18 @@ cdef inline void sum_exchange(
     x.aside_sent += down
 
 
-cdef inline bint is_failure(uint8_t reason) noexcept nogil:
-    """Whether somebody may want to know of an end: not where the client has left, or the
-    operator has ended it."""
-    return reason != R_NONE and reason != R_DONE and reason != R_CLIENT_RESET and (
-        reason != R_ABORTED and reason != R_KILLED and reason != R_POLICY)
+cdef inline bint is_failure(
+    const Lane *lane, const Flow *f, uint8_t reason, uint8_t by
+) noexcept nogil:
+    """Whether somebody may want to know of an end: not where the client has left, an operator or
+    other settings have ended it, or the proxy was stopped (spliceproxy/observe/outcome.py). The
+    rest is as of `facts_of`."""
+    if reason == R_NONE or reason == R_DONE:
+        return False
+    if f.kind == TUNNEL and (reason == R_ABORTED or reason == R_POLICY):
+        return False
+    by = by if by else blamed(lane, f, reason)
+    return by != c'C' and by != c'K' and by != c'D'
 
 
 cdef inline void sum_failure(

@@ -153,9 +153,18 @@ def _processes(processes: list[Process]) -> Iterator[Family]:
     )
 
 
-def quantile(before: Histogram, after: Histogram, share: float) -> float | None:
-    """Seconds below which this share of the values is that came between the two; None without
-    one. It is as exact as the buckets are: within one, values are taken to lie evenly."""
+class Quantile(NamedTuple):
+    """About so many ``seconds``, and for certain more than ``low`` and at most ``high``, which is
+    None beyond the last bound."""
+
+    seconds: float
+    low: float
+    high: float | None
+
+
+def quantile(before: Histogram, after: Histogram, share: float) -> Quantile | None:
+    """What this share of the values is below that came between the two; None without one. It is
+    as exact as the buckets are: within one, values are taken to lie evenly."""
     counts = [b - a for a, b in zip(before.counts, after.counts, strict=True)]
     wanted = share * sum(counts)
     if wanted <= 0:
@@ -163,10 +172,10 @@ def quantile(before: Histogram, after: Histogram, share: float) -> float | None:
     low = 0.0
     for bound, count in zip(after.bounds, counts, strict=False):
         if count >= wanted:
-            return low + (bound - low) * wanted / count
+            return Quantile(low + (bound - low) * wanted / count, low, bound)
         wanted -= count
         low = bound
-    return low  # beyond the last bound
+    return Quantile(low, low, None)
 
 
 def labels_of(values: Mapping[tuple[str, ...], int]) -> dict[str, int]:

@@ -12,6 +12,7 @@ from spliceproxy.admin.exposition import Histogram
 from spliceproxy.admin.metrics import histogram, labels_of, of_worker, quantile
 from spliceproxy.admin.usage import Usage
 from spliceproxy.observe.board import Reading
+from spliceproxy.observe.outcome import OF_CUTS, OF_ERRORS, OF_TUNNELS, OUTCOMES, SUCCESSFUL
 
 STEP = 2.0
 """Seconds between two samples."""
@@ -25,14 +26,12 @@ RATE = 10.0
 LATENCY = 60.0
 """Seconds over which latencies are taken, and errors of the last minute counted."""
 
-DENIED = ("http_request_denied", "destination_ip_prohibited")
-"""Errors that are a decision, and no failure."""
-
 RATES = (
     "requests",
     "successful",
     "failed",
     "denied",
+    "aborted",
     "connections",
     "bytes_from_clients",
     "bytes_to_clients",
@@ -44,8 +43,8 @@ COLUMNS = (
     *RATES,
     "tunnels",
     "open_connections",
-    "first_byte_p50",
-    "first_byte_p95",
+    "time_to_first_byte_p50",
+    "time_to_first_byte_p95",
     "dial_p50",
     "dial_p95",
 )
@@ -60,7 +59,7 @@ class Sample(NamedTuple):
     totals: Mapping[str, int]
     errors: Mapping[str, int]
     dial: Histogram
-    first_byte: Histogram
+    time_to_first_byte: Histogram
     tunnels: int
     connections: int
     requests: Sequence[int]  # of each worker
@@ -76,7 +75,7 @@ def sample(reading: Reading, usage: Mapping[int, Usage]) -> Sample:
         totals_of(found),
         labels_of(found["errors"]),
         histogram(found["dial_seconds"]),
-        histogram(found["first_byte_seconds"]),
+        histogram(found["time_to_first_byte_seconds"]),
         sum(found["tunnels"].values()),
         sum(found["connections"].values()),
         [of_worker(reading, at, "requests") for at in range(reading.workers)],
@@ -85,17 +84,13 @@ def sample(reading: Reading, usage: Mapping[int, Usage]) -> Sample:
 
 
 def totals_of(found: Mapping[str, Mapping[tuple[str, ...], int]]) -> dict[str, int]:
-    """The totals that people ask for first. A request that was denied has not failed."""
+    """The totals that people ask for first. A tunnel that is open is a request without an
+    outcome."""
     requests = sum(found["requests"].values())
-    errors = labels_of(found["errors"])
-    denied = sum(errors.get(name, 0) for name in DENIED)
-    failed = sum(errors.values()) - denied
     moved = found["bytes"]
     return {
         "requests": requests,
-        "successful": max(0, requests - failed - denied),
-        "failed": failed,
-        "denied": denied,
+        **_outcomes(found, requests),
         "connections": sum(found["connections_begun"].values()),
         "tunnels": sum(found["tunnels_begun"].values()),
         "bytes_from_clients": sum(moved[way] for way in moved if way[0] == "in"),
@@ -103,6 +98,24 @@ def totals_of(found: Mapping[str, Mapping[tuple[str, ...], int]]) -> dict[str, i
         "bytes_copied": sum(moved[way] for way in moved if way[1] == "copied"),
         "bytes_spliced": sum(moved[way] for way in moved if way[1] == "spliced"),
     }
+
+
+def _outcomes(found: Mapping[str, Mapping[tuple[str, ...], int]], requests: int) -> dict[str, int]:
+    """How many had each outcome. What is neither an error, nor ended early, nor became a tunnel
+    was successful."""
+    counted = dict.fromkeys(OUTCOMES, 0)
+    early = 0
+    for name, outcomes in (("errors", OF_ERRORS), ("requests_cut", OF_CUTS)):
+        for (label,), number in found[name].items():
+            counted[outcomes[label]] += number
+            early += number
+    for (reason,), number in found["tunnels_ended"].items():
+        if reason in OF_TUNNELS:
+            counted[OF_TUNNELS[reason]] += number
+    begun = sum(found["tunnels_begun"].values())
+    # What is counted at the same moment may be read before and after it.
+    counted[SUCCESSFUL] += max(0, requests - begun - early)
+    return counted
 
 
 class Samples:
@@ -128,7 +141,7 @@ class Samples:
         rates = self.rates(self._samples[-1], one)
         times = [
             quantile(getattr(before, what), getattr(one, what), share)
-            for what in ("first_byte", "dial")
+            for what in ("time_to_first_byte", "dial")
             for share in (0.5, 0.95)
         ]
         return (
@@ -136,7 +149,7 @@ class Samples:
             *(rates[name] for name in RATES),
             one.tunnels,
             one.connections,
-            *(None if value is None else round(value, 6) for value in times),
+            *(None if value is None else round(value.seconds, 6) for value in times),
         )
 
     @staticmethod

@@ -6,40 +6,53 @@ from __future__ import annotations
 
 import time
 from collections.abc import Container, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+from spliceproxy.admin.exposition import Histogram
 from spliceproxy.admin.metrics import is_up, labels_of, of_worker, quantile
 from spliceproxy.admin.sampling import LATENCY, RATE, Sample, Samples, totals_of
 from spliceproxy.admin.tallies import Tallies
 from spliceproxy.admin.watch import Silent, told_silent
-from spliceproxy.observe.board import Reading
+from spliceproxy.observe.board import Reading, Values
 from spliceproxy.observe.top import KINDS, MEASURES, SPANS
 from spliceproxy.version import __version__
+
+Totals = Mapping[str, Values]
 
 VERSION = 1
 """Of the schema."""
 
+PERCENTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 
-def stats(
-    reading: Reading,
-    samples: Samples,
-    now: Sample,
-    tallies: Tallies,
-    *,
-    ill: Container[int],
-    silent: Silent,
-    started: float,
-    draining: bool,
-    engine: str,
-    since: float,
-    reloads: Iterable[Mapping[str, Any]],
-) -> dict[str, Any]:
-    """The whole value. ``silent`` are workers that have not answered; ``ill`` are those of them
-    that are not just starting; ``started`` is Unix time; the history begins behind ``since``."""
-    found = reading.totals()
-    recent = samples.before(now.moment - RATE) or now
-    earlier = samples.before(now.moment - LATENCY) or now
-    rates = samples.rates(recent, now)
+
+class Moment(NamedTuple):
+    """What the value is made from: the numbers of now, and the samples that it is compared with.
+    ``since``: the history begins behind this moment (Unix time). ``silent`` are workers that have
+    not answered, and ``ill`` those of them that are not just starting."""
+
+    reading: Reading
+    samples: Samples
+    now: Sample
+    tallies: Tallies
+    since: float
+    ill: Container[int]
+    silent: Silent
+    reloads: Iterable[Mapping[str, Any]]
+
+    @property
+    def recent(self) -> Sample:
+        """That since when rates are taken."""
+        return self.samples.before(self.now.moment - RATE) or self.now
+
+    @property
+    def earlier(self) -> Sample:
+        """That since when latencies are taken."""
+        return self.samples.before(self.now.moment - LATENCY) or self.now
+
+
+def stats(moment: Moment, *, started: float, draining: bool, engine: str) -> dict[str, Any]:
+    """The whole value. ``started`` is Unix time."""
+    found = moment.reading.totals()
     return {
         "version": VERSION,
         "time": round(time.time(), 3),
@@ -51,7 +64,21 @@ def stats(
             "generation": sum(found["generation"].values()),
             "draining": draining,
         },
-        "rates": {"seconds": round(now.moment - recent.moment, 3), **rates},
+        **_activity(moment, found),
+        **_counted(moment, found),
+        **_state(moment, found),
+        **_lists(moment),
+    }
+
+
+def _activity(moment: Moment, found: Totals) -> dict[str, Any]:
+    """How much there is to do, and how long it takes."""
+    recent, earlier, now = moment.recent, moment.earlier, moment.now
+    return {
+        "rates": {
+            "seconds": round(now.moment - recent.moment, 3),
+            **moment.samples.rates(recent, now),
+        },
         "live": {
             "tunnels": now.tunnels,
             "connections": now.connections,
@@ -59,18 +86,26 @@ def stats(
             "origin_connections_idle": sum(found["origin_connections_idle"].values()),
         },
         "totals": totals_of(found),
+        "latency": {
+            "seconds": round(now.moment - earlier.moment, 3),
+            "bounds": now.dial.bounds,
+            "time_to_first_byte": _times(earlier.time_to_first_byte, now.time_to_first_byte),
+            "dial": _times(earlier.dial, now.dial),
+        },
+    }
+
+
+def _counted(moment: Moment, found: Totals) -> dict[str, Any]:
+    """Requests, errors and ends by what they were."""
+    return {
         "requests": [
             {"method": method, "status": status, "total": number}
             for (method, status), number in found["requests"].items()
             if number
         ],
-        "latency": {
-            "seconds": round(now.moment - earlier.moment, 3),
-            "first_byte": _times(earlier, now, "first_byte"),
-            "dial": _times(earlier, now, "dial"),
-        },
-        "errors": _errors(earlier, now),
+        "errors": _errors(moment.earlier, moment.now),
         "dial_errors": _by_size("kind", labels_of(found["dial_errors"])),
+        "requests_cut": _by_size("by", labels_of(found["requests_cut"])),
         "tunnels_ended": _by_size("reason", labels_of(found["tunnels_ended"])),
         "decisions": [
             {"action": action, "rule": rule, "total": number}
@@ -79,6 +114,13 @@ def stats(
             )
             if number
         ],
+    }
+
+
+def _state(moment: Moment, found: Totals) -> dict[str, Any]:
+    """Of the processes."""
+    reading, recent, now = moment.reading, moment.recent, moment.now
+    return {
         "pipes": {
             "lent": found["pipes"]["lent",],
             "idle": found["pipes"]["idle",],
@@ -96,23 +138,33 @@ def stats(
             ],
         },
         "worker_deaths": sum(found["worker_deaths"].values()),
-        "workers": [_worker(reading, at, recent, now, ill) for at in reading.present],
-        **told_silent(silent),
+        "workers": [
+            _worker(reading, at, recent, now, moment.ill) for at in reading.present
+        ],
+        **told_silent(moment.silent),
+        "reloads": list(moment.reloads),
+    }
+
+
+def _lists(moment: Moment) -> dict[str, Any]:
+    """What the workers keep beside the numbers, and the history."""
+    tallies = moment.tallies
+    return {
         "top": {span: _top(tallies, span) for span in SPANS},
         "denials": tallies.denials[-100:],
         "failures": tallies.failures[:100],
-        "reloads": list(reloads),
-        "history": samples.history(since),
+        "history": moment.samples.history(moment.since),
     }
 
 
-def _times(before: Sample, now: Sample, what: str) -> dict[str, Any]:
-    a, b = getattr(before, what), getattr(now, what)
-    shares = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
-    return {
-        "count": sum(b.counts) - sum(a.counts),
-        **{name: quantile(a, b, share) for name, share in shares.items()},
-    }
+def _times(before: Histogram, now: Histogram) -> dict[str, Any]:
+    """Percentiles, each with the bucket that it is in."""
+    shown: dict[str, Any] = {"count": sum(now.counts) - sum(before.counts)}
+    for name, share in PERCENTILES.items():
+        found = quantile(before, now, share)
+        shown[name] = None if found is None else round(found.seconds, 6)
+        shown[f"{name}_bucket"] = None if found is None else [found.low, found.high]
+    return shown
 
 
 def _errors(before: Sample, now: Sample) -> list[dict[str, Any]]:

@@ -62,24 +62,28 @@ class Views:
 
     async def stats(self, request: Request) -> Response:
         """``since``: the history begins behind this moment."""
+        text = request.one("since", "0")
         try:
-            since = float(request.one("since", "0"))
+            since = float(text)
         except ValueError:
-            raise Refusal(400, "since is a number of seconds, Unix time") from None
+            raise Refusal(400, f"since: {text!r}; allowed: seconds, Unix time") from None
         await self._refresh()
         reading = self._read()
+        now = sample(reading, self._usage(reading))
         value = stats.stats(
-            reading,
-            self._samples,
-            sample(reading, self._usage(reading)),
-            self._tallies,
-            ill=self._desk.watch.ill(),
-            silent={**self._tallies.silent, **self._desk.watch.silent()},
+            stats.Moment(
+                reading,
+                self._samples,
+                now,
+                self._tallies,
+                since,
+                self._desk.watch.ill(),
+                {**self._tallies.silent, **self._desk.watch.silent()},
+                self._desk.reloads,
+            ),
             started=self._started(),
             draining=self._desk.draining,
             engine=self._tallies.engine,
-            since=since,
-            reloads=self._desk.reloads,
         )
         return Response.json(value)
 

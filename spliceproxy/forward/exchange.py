@@ -343,13 +343,15 @@ class Exchange:
         """The first response that is not interim; those are passed on (RFC 9110 15.2). One
         time limit holds for all."""
         self._limit_response(origin)
+        first = 0.0
         while True:
             response = await reader.next()
+            first = first or reader.first
             if not self._record.first_byte:
                 self._record.first_byte = self._waited.until(reader.first)
             self._binds = self._binds or response_binds(response)
             if response.status >= 200 or response.status == 101:
-                waited = time.monotonic() - self._record.started
+                waited = first - self._record.started
                 observe(self._services.counts.row, FIRST_BYTE_SECONDS, int(waited * 1e6))
                 return response
             if self._head.minor:

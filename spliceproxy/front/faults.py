@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-from spliceproxy.errors import ClientGone, Failure
+from spliceproxy.errors import ClientGone, Failure, Killed
 from spliceproxy.forward.body import SourceFailed
 from spliceproxy.http1.errors import HeadError
 from spliceproxy.net.stream import Stream
@@ -30,9 +30,10 @@ def note_cut(record: Record, error: Exception) -> None:
 
 
 def note_gone(record: Record, error: ClientGone | SourceFailed) -> None:
-    """The client has left, or the origin has ended its answer too early."""
+    """The client has left, an operator has ended the request, or the origin has ended its answer
+    too early."""
     record.reason = error.reason
-    if isinstance(error, ClientGone):
+    if isinstance(error, ClientGone) and not isinstance(error, Killed):
         record.by = CLIENT_LIMIT if error.reason == IDLE else CLIENT
 
 

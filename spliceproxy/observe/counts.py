@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING
 from spliceproxy.errors import Denied, Failure
 from spliceproxy.observe.board import Board
 from spliceproxy.observe.names import ROOM_FOR_FUNCTIONS, Names
+from spliceproxy.observe.termination import NORMAL
 from spliceproxy.policy.auth import Unauthenticated
 from spliceproxy.relay.columns import (
     ALLOW,
+    CUT_COLUMNS,
     DENY,
     ERROR_COLUMNS,
     IN_COPIED,
@@ -89,6 +91,8 @@ class Counts:
             row[record.decision] += 1
         if record.error:
             row[ERROR_COLUMNS[record.error]] += 1
+        elif record.termination != NORMAL:
+            row[CUT_COLUMNS[record.termination[0]]] += 1
         # Chunks that the lane has sent in frames of its own may be more than it has received. The
         # next requests make up for it: nothing that is counted ever goes back.
         more = record.bytes_in - client.relayed_in + self._uncounted

@@ -236,66 +236,79 @@ class Record(metaclass=ABCMeta):  # noqa: B024 - one of the lane's is a Record, 
         self.seconds = time.monotonic() - self.started
 
 
-def record_of(ending: type[Any]) -> type[Record]:
-    """A class of records for what a class of the relay's knows, which is all but this."""
+class _Served:
+    """What a record of the lane says beyond what its class of the relay's knows."""
 
-    class LaneRecord(ending):  # type: ignore[misc]
+    __slots__ = ()
+
+    if TYPE_CHECKING:  # that class has them
+        lines: Sequence[bytes]
+        stages: tuple[int, int, int, int, int]
+        termination: str
+        client_leg: tuple[int, ...] | None
+        origin_leg: tuple[int, ...] | None
+
+    trace = None
+    tried: tuple[tuple[str, int], ...] = ()
+    dialling_since = looked_up = 0.0
+    error = failed = rule = why = detail = ""
+    decision = 0
+    ended = True
+    minor = 1
+    field = Record.field
+    destination = Record.destination
+    id = Record.id
+    __repr__ = Record.__repr__
+
+    head = 0  # the lane takes none that does not come at once
+
+    @property
+    def fields(self) -> list[tuple[bytes, bytes]]:
+        lines = [line.partition(b":") for line in self.lines]
+        return [(name, value.strip(b" \t")) for name, _, value in lines]
+
+    @property
+    def times(self) -> Times:
+        return Times(0, *self.stages)
+
+    @property
+    def question(self) -> int:
+        return self.times.question
+
+    @property
+    def dial(self) -> int:
+        return self.times.dial
+
+    @property
+    def first_byte(self) -> int:
+        return self.times.first_byte
+
+    @property
+    def by(self) -> str:
+        return str(self.termination[0]).replace("-", "")
+
+    @property
+    def stage(self) -> str:
+        return str(self.termination[1])
+
+    @property
+    def client_tcp(self) -> TcpInfo | None:
+        leg = self.client_leg
+        return None if leg is None else TcpInfo(*leg)
+
+    @property
+    def origin_tcp(self) -> TcpInfo | None:
+        leg = self.origin_leg
+        return None if leg is None else TcpInfo(*leg)
+
+
+def record_of(ending: type[Any]) -> type[Record]:
+    """A class of records for what a class of the relay's knows, which is all but _Served."""
+
+    class LaneRecord(_Served, ending):  # type: ignore[misc]
         """A request or tunnel that was served in the lane."""
 
         __slots__ = ()
-
-        trace = None
-        tried: tuple[tuple[str, int], ...] = ()
-        dialling_since = looked_up = 0.0
-        error = failed = rule = why = detail = ""
-        decision = 0
-        ended = True
-        minor = 1
-        field = Record.field
-        destination = Record.destination
-        id = Record.id
-        __repr__ = Record.__repr__
-
-        head = 0  # the lane takes none that does not come at once
-
-        @property
-        def fields(self) -> list[tuple[bytes, bytes]]:
-            lines = [line.partition(b":") for line in self.lines]
-            return [(name, value.strip(b" \t")) for name, _, value in lines]
-
-        @property
-        def times(self) -> Times:
-            return Times(0, *self.stages)
-
-        @property
-        def question(self) -> int:
-            return self.times.question
-
-        @property
-        def dial(self) -> int:
-            return self.times.dial
-
-        @property
-        def first_byte(self) -> int:
-            return self.times.first_byte
-
-        @property
-        def by(self) -> str:
-            return str(self.termination[0]).replace("-", "")
-
-        @property
-        def stage(self) -> str:
-            return str(self.termination[1])
-
-        @property
-        def client_tcp(self) -> TcpInfo | None:
-            leg = self.client_leg
-            return None if leg is None else TcpInfo(*leg)
-
-        @property
-        def origin_tcp(self) -> TcpInfo | None:
-            leg = self.origin_leg
-            return None if leg is None else TcpInfo(*leg)
 
     Record.register(LaneRecord)
     return LaneRecord

@@ -15,12 +15,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-from spliceproxy.errors import ErrorType
 from spliceproxy.http1.target import split_authority
 from spliceproxy.observe.native_line import without_query
+from spliceproxy.observe.outcome import DENIED, FAILED, outcome
 from spliceproxy.observe.record import Record, endpoint
 from spliceproxy.observe.top import Key, Ranking, Tops
-from spliceproxy.relay import interface
 from spliceproxy.relay.lane import Made, Sum
 
 DENIALS = 100
@@ -38,19 +37,6 @@ TAKE_SECONDS = 5.0
 
 BATCH = 256
 """Sums that are added up at once: half a millisecond of the event loop."""
-
-_DENIED: frozenset[ErrorType] = frozenset({"http_request_denied", "destination_ip_prohibited"})
-
-_OURS = (
-    interface.ORIGIN_RESET,
-    interface.SOURCE_ERROR,
-    interface.SOURCE_EOF,
-    interface.TARGET_ERROR,
-    interface.IDLE,
-    interface.TARGET_IDLE,
-    interface.HALF_CLOSE,
-)
-"""Ends that somebody may want to know of: not those where the client has left."""
 
 
 class Denial(NamedTuple):
@@ -131,16 +117,16 @@ class Tally:
 
     def see(self, record: Record) -> None:
         """A record that has ended, of a request that the relay has not added up."""
-        denied = record.error in _DENIED
+        what = outcome(record)
         where = record.destination if record.host else ""
-        if where and not denied:
+        if where and what != DENIED:
             self._add("destinations", where, 1, record.bytes_in, record.bytes_out)
         self._add("clients", record.client or "unix", 1, record.bytes_in, record.bytes_out)
         if record.user:
             self._add("users", record.user, 1, record.bytes_in, record.bytes_out)
-        if denied:
+        if what == DENIED:
             self._deny(record)
-        elif record.error or record.reason in _OURS:
+        elif what == FAILED:
             failure = self._failure(record.error or record.reason, where, record.ended_at, 1)
             failure.client = record.client
             failure.address = record.failed or record.peer

@@ -66,6 +66,18 @@ DIAL_ERRORS = (
 
 ERRORS = tuple(STATUS)
 
+ENDED_BY = {
+    "C": "client",
+    "S": "origin",
+    "c": "client-idle",
+    "s": "origin-idle",
+    "P": "proxy",
+    "K": "operator",
+    "D": "drain",
+}
+"""Who may end a request before it is over, by the first letter of its termination
+(``observe.termination``), in the order of ``cut_column`` of native/lane/counts.pxd."""
+
 UNIDENTIFIED = ("missing", "malformed", "wrong", "throttled")
 """Why a client was asked for credentials, or to come later."""
 
@@ -172,6 +184,13 @@ REQUESTS = _family(
     "status",
 )
 LANE_REQUESTS = _family("lane_requests", COUNTER, "Of these, those answered in the lane.")
+REQUESTS_CUT = _family(
+    "requests_cut",
+    COUNTER,
+    "Requests that were ended early, without an answer of the proxy's own, by who has done it.",
+    _each(tuple(ENDED_BY.values())),
+    "by",
+)
 GIVEN_BACK = _family(
     "given_back", COUNTER, "Clients that the lane gave back to Python.", _each(CAUSES[1:]), "cause"
 )
@@ -192,7 +211,8 @@ DIAL_SECONDS = _histogram(
     "dial_seconds", "Time until an origin was connected to, the look-up of its name included."
 )
 FIRST_BYTE_SECONDS = _histogram(
-    "first_byte_seconds", "Time from a request's head to the first byte of its response."
+    "time_to_first_byte_seconds",
+    "Time from a request's whole head to the first byte of its response, all between included.",
 )
 LINES_LOST = _family(
     "log_lines_lost",
@@ -296,6 +316,7 @@ ERROR_COLUMNS: Mapping[str, int] = {error: FAILURES + at for at, error in enumer
 DIAL_ERROR_COLUMNS: Mapping[str, int] = {
     error: DIAL_FAILURES + at for at, error in enumerate(DIAL_ERRORS)
 }
+CUT_COLUMNS: Mapping[str, int] = {letter: REQUESTS_CUT + at for at, letter in enumerate(ENDED_BY)}
 _METHOD_COLUMNS: Mapping[str, int] = {
     method: REQUESTS + at * len(STATUSES) for at, method in enumerate(METHODS)
 }

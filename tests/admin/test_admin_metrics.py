@@ -194,8 +194,8 @@ def check(found: Numbers, times: int) -> None:
     assert value(found, "tunnels_begun_total") == 3 * n
     assert value(found, "tunnels_ended_total") == 3 * n
     assert value(found, "connections_begun_total") == 23 * n
-    assert value(found, "first_byte_seconds_count") == 11 * n
-    assert 0 < value(found, "first_byte_seconds_sum") < 60
+    assert value(found, "time_to_first_byte_seconds_count") == 11 * n
+    assert 0 < value(found, "time_to_first_byte_seconds_sum") < 60
     assert value(found, "generation") == 1
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import jsonschema
 import pytest
+from counting_load import board_of
 from fault_peers import (
     Reader,
     accept,
@@ -27,7 +28,11 @@ from fault_peers import (
 )
 from harness import ProxyProcess, read_all, refused_port, wait_for
 
+from spliceproxy.admin.client import Client
+from spliceproxy.admin.sampling import totals_of
+from spliceproxy.config import Address
 from spliceproxy.observe import json_line
+from spliceproxy.observe.outcome import OF_ERRORS, OF_LETTERS, OUTCOMES
 
 SCHEMA = json.loads(Path(json_line.__file__).with_name("json_line.schema.json").read_text("ascii"))
 ENGINES = ("native", "copy")
@@ -303,9 +308,13 @@ def proxy(
     folder = tmp_path_factory.mktemp(request.param)
     (folder / "proxy.toml").write_text(RULE)
     config = "--config", str(folder / "proxy.toml"), "--log-format", "json"
-    made = ProxyProcess(folder, "--engine", request.param, *config, *LIMITS)
+    # Whoever may ask has each failure added up.
+    admin = "--admin", f"unix:{folder / 'admin'}"
+    made = ProxyProcess(folder, "--engine", request.param, *config, *LIMITS, *admin)
     try:
         yield made
+        stats = Client(Address(path=str(folder / "admin")), "").get("/stats.json")
+        assert sum(one["total"] for one in stats["failures"]) == stats["totals"]["failed"]
     finally:
         made.kill()
     assert "Traceback" not in made.stderr()
@@ -319,10 +328,16 @@ def whole(proxy: ProxyProcess, number: int) -> Any:
     return json.loads(proxy.access()[number])
 
 
+def outcomes(totals: dict[str, int]) -> list[int]:
+    return [totals[name] for name in OUTCOMES]
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_letters(proxy: ProxyProcess, name: str) -> None:
     play, letters, stalled = CASES[name]
     before = len(proxy.access())
+    board = board_of(proxy.process.pid)
+    counted = totals_of(board.totals())
     with socket.create_server(("127.0.0.1", 0)) as origin, proxy.connect() as client:
         origin.settimeout(20)
         client.settimeout(20)
@@ -331,12 +346,41 @@ def test_letters(proxy: ProxyProcess, name: str) -> None:
     assert line["termination"] == letters
     if stalled is not None:
         assert line["stalled"] == stalled
+    outcome = OF_ERRORS[line["error"]] if line["error"] else OF_LETTERS[letters[0]]
+    counted[outcome] += 1
+    wait_for(lambda: outcomes(totals_of(board.totals())) == outcomes(counted), f"one {outcome}")
     if letters[1] in "HD-" and line["method"] and line["peer"]:
         assert line["total_us"] >= line["dial_us"] + line["first_byte_us"]
     assert (line["rule"], line["error"]) == (
         ("no", "http_request_denied") if letters == "PQ" and line["status"] == 403
         else (None, line["error"])
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_what_an_operator_ends_has_not_failed(
+    new_proxy: Callable[..., ProxyProcess], origin: socket.socket, tmp_path: Path, engine: str
+) -> None:
+    """A request that waits for its answer, and a tunnel."""
+    admin = Client(Address(path=str(tmp_path / "admin")), "")
+    proxy = new_proxy(
+        *("--engine", engine, "--log-format", "json", "--admin", f"unix:{tmp_path / 'admin'}")
+    )
+    first, second = proxy.connect(), proxy.connect()
+    with first, second:
+        case = Case(proxy, first, origin)
+        with case.tunnel():
+            case.client = second
+            case.ask()
+            with case.served():
+                assert admin.delete("/tunnels?client=127.0.0.1")["killed"] == 2
+                lines = [whole(proxy, number) for number in range(2)]
+    assert sorted(line["termination"] for line in lines) == ["KD", "KH"]
+    stats = admin.get("/stats.json")
+    assert outcomes(stats["totals"]) == [0, 0, 0, 2]
+    assert stats["failures"] == stats["denials"] == []
+    assert stats["requests_cut"] == [{"by": "operator", "total": 1}]
+    assert stats["tunnels_ended"] == [{"reason": "killed", "total": 1}]
 
 
 @pytest.mark.parametrize("engine", ENGINES)

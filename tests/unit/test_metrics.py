@@ -64,17 +64,19 @@ def test_what_a_process_uses_is_what_it_says_itself() -> None:
 
 
 @pytest.mark.parametrize(
-    ("counts", "share", "seconds"),
+    ("counts", "share", "found"),
     [
         ((0, 0, 0), 0.5, None),
-        ((10, 0, 0), 0.5, 0.5),
-        ((10, 10, 0), 0.5, 1.0),
-        ((10, 10, 0), 0.75, 1.5),
-        ((0, 0, 5), 0.5, 2.0),  # beyond the last bound
-        ((1, 0, 9), 0.05, 0.5),
+        ((10, 0, 0), 0.5, (0.5, 0.0, 1.0)),
+        ((10, 10, 0), 0.5, (1.0, 0.0, 1.0)),
+        ((10, 10, 0), 0.75, (1.5, 1.0, 2.0)),
+        ((0, 0, 5), 0.5, (2.0, 2.0, None)),  # beyond the last bound
+        ((1, 0, 9), 0.05, (0.5, 0.0, 1.0)),
     ],
 )
-def test_quantiles(counts: tuple[int, ...], share: float, seconds: float | None) -> None:
+def test_quantiles(
+    counts: tuple[int, ...], share: float, found: tuple[float, float, float | None] | None
+) -> None:
     before = Histogram((1.0, 2.0), (1, 2, 3), 0.0)
     after = Histogram((1.0, 2.0), [a + b for a, b in zip(before.counts, counts, strict=True)], 0.0)
-    assert quantile(before, after, share) == seconds
+    assert quantile(before, after, share) == found
