@@ -149,7 +149,7 @@ class Desk:
         self.watch.met(worker)
         if self._pids.get(index) != pid:
             self._pids[index] = pid
-            self.publish("worker", {"what": "started", "index": index, "pid": pid})
+            self.publish("worker", {"what": "started", "index": index, "pid": pid, "how": ""})
         if self.events.heard:
             self._listen(worker, on=True)
 

@@ -19,8 +19,25 @@ from spliceproxy.messages import log
 if TYPE_CHECKING:
     from spliceproxy.admin.desk import Desk
 
-KINDS = ("denied", "failed", "killed", "worker", "state", "log-level", "lost")
-"""What may happen; docs/admin.md says what each of them has."""
+_REQUEST = (
+    *("id", "status", "seconds", "client", "user", "method", "target", "peer"),
+    *("rule", "why", "error", "where", "reason"),
+)
+
+FIELDS: Mapping[str, tuple[str, ...]] = {
+    "denied": _REQUEST,
+    "failed": _REQUEST,
+    "killed": ("filters", "killed"),
+    "worker": ("what", "index", "pid", "how"),
+    "state": ("state",),
+    "log-level": ("level", "before"),
+    "reload": ("result", "reason", "generation", "who", "warnings", "seconds"),
+    "lost": ("events",),
+}
+"""What each event has beside its ``time``, by its kind. docs/admin.md says what that is."""
+
+KINDS = tuple(FIELDS)
+"""What may happen."""
 
 LISTENERS = 16
 """At the same time."""
@@ -51,7 +68,7 @@ class Events:
         kinds = [kind for kind in request.one("kinds").split(",") if kind]
         for kind in kinds:
             if kind not in KINDS:
-                raise Refusal(400, f"kinds: allowed: {', '.join(KINDS)}")
+                raise Refusal(400, f"kinds: {kind!r}; allowed: {', '.join(KINDS)}")
         if len(self._listeners) >= LISTENERS:
             raise Refusal(503, f"there are {LISTENERS} listeners already")
         return Response(

@@ -28,7 +28,7 @@ def page() -> Page:
     """The page, which is the same for everybody."""
     style = _read("uPlot.min.css") + _read("page.css")
     plot = _read("uPlot.iife.min.js")
-    parts = [_read(f"{name}.js") for name in ("numbers", "tables", "charts", "page")]
+    parts = [_read(f"{name}.js") for name in ("numbers", "tables", "charts", "tunnels", "page")]
     script = '"use strict";\n(() => {\n' + "\n".join(parts) + "})();\n"
     for part in (style, plot, script):
         if "</script" in part or "</style" in part or "<!--" in part:

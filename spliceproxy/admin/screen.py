@@ -19,8 +19,7 @@ from textual.coordinate import Coordinate
 from textual.screen import ModalScreen
 from textual.widgets import DataTable, Footer, Input, Label, Static
 
-Flow = Mapping[str, Any]
-"""An element of ``GET /tunnels``."""
+from spliceproxy.admin.filters import Flow, has_words
 
 ROWS = 500
 """Rows that are shown at most: the first in the order that is chosen."""
@@ -136,35 +135,45 @@ COLUMNS = (
 FIRST = 7
 """The column by which rows are ordered at first: bytes a second to clients."""
 
-SEARCHED = ("id", "client", "user", "method", "target", "peer", "state")
-"""What a filter looks at."""
-
 
 def chosen(flows: Sequence[Flow], words: str, column: Column, *, reverse: bool) -> list[Flow]:
-    """Those that have each of the words in one of SEARCHED, in their order."""
+    """Those that have each of the words, in their order."""
     wanted = words.lower().split()
-    found = [
-        flow
-        for flow in flows
-        if all(any(word in str(flow.get(name, "")).lower() for name in SEARCHED) for word in wanted)
-    ]
+    found = [flow for flow in flows if has_words(flow, wanted)]
     found.sort(key=lambda flow: str(flow["id"]))
     found.sort(key=column.order, reverse=reverse != (not column.words))
     return found
 
 
 def heading(stats: Mapping[str, Any]) -> str:
-    """The line at the top, of ``GET /stats.json``."""
+    """The two lines at the top, of ``GET /stats.json``."""
     proxy, rates, live = stats["proxy"], stats["rates"], stats["live"]
     workers = stats["workers"]
     up = sum(1 for worker in workers if worker["up"])
+    silent = ", ".join(map(str, stats.get("silent", ())))
     state = "draining" if proxy["draining"] else f"up {age(proxy['uptime'])}"
-    return (
-        f"spliceproxy {proxy['version']}, {state}, workers {up}/{len(workers)}   "
-        f"requests {rates['requests']:.1f}/s   failed {rates['failed']:.1f}/s   "
-        f"denied {rates['denied']:.1f}/s   tunnels {live['tunnels']}   "
-        f"in {size(rates['bytes_from_clients'])}/s   out {size(rates['bytes_to_clients'])}/s"
-    )
+    first = [
+        f"spliceproxy {proxy['version']}, {state}",
+        f"workers {up}/{len(workers)}" + (f", no answer of {silent}" if silent else ""),
+        f"tunnels {live['tunnels']}",
+        f"connections {live['connections']}",
+        f"in {size(rates['bytes_from_clients'])}/s",
+        f"out {size(rates['bytes_to_clients'])}/s",
+    ]
+    second = [f"{name} {rates[name]:.1f}/s" for name in ("requests", *RATED)]
+    times = stats["latency"]["time_to_first_byte"]
+    if times["p50"] is not None:
+        second.append(f"first byte {estimate(times['p50'])}, 95 %: {estimate(times['p95'])}")
+    return f"{'   '.join(first)}\n{'   '.join(second)}"
+
+
+RATED = ("failed", "denied", "aborted")
+"""Outcomes whose rates are shown."""
+
+
+def estimate(seconds: float) -> str:
+    """Of a time that is known to lie in a bucket."""
+    return f"≈ {milliseconds(seconds * 1e6)}" if seconds < 1 else f"≈ {seconds:.1f} s"
 
 
 def details(flow: Flow) -> str:

@@ -168,7 +168,8 @@ def _replies(instance: Instance, control: Channel, index: int) -> Replies:
     replies = Replies(instance.services.loop, control)
     replies.register("ping", lambda _: {"pid": os.getpid()})
     replies.register("log-level", level.answer(instance.trace))
-    happenings.tell(instance.services.records, replies)
+    services = instance.services
+    happenings.tell(services.records, replies, lambda: services.config.log_query)
     replies.register("tally", partial(_tally, instance))
     flows = Flows(instance.services, instance.server, index)
     replies.register("tunnels", flows.tunnels)

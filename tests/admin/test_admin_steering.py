@@ -10,11 +10,14 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 from admin_rig import TOKEN, Admin, NewAdmin
 from harness import Nginx, read_all, read_head, serving, wait_for
 from steady_load import steady_load
+
+from spliceproxy.admin.events import FIELDS
 
 CLOSE = "Host: x\r\nConnection: close\r\n\r\n"
 LISTEN = (
@@ -46,7 +49,9 @@ class Events:
             if name == "event":
                 kind = value
             elif name == "data":
-                yield kind, json.loads(value)
+                event = json.loads(value)
+                assert set(event) == {"time", *FIELDS[kind]}, event  # as docs/admin.md has it
+                yield kind, event
 
     def next(self, wanted: str) -> dict[str, object]:
         """The next event of this kind."""
@@ -105,7 +110,10 @@ def test_log_level(new_admin: NewAdmin, nginx: Nginx) -> None:
         fetch(8)
         assert traced() == before
     answer = admin.ask("/log-level?level=loud", "POST")
-    assert (answer.status, answer.text) == (400, "level: allowed: debug, info, warning, error\n")
+    assert (answer.status, answer.text) == (
+        400,
+        "level: 'loud'; allowed: debug, info, warning, error\n",
+    )
 
 
 def test_events_of_requests(new_admin: NewAdmin) -> None:
@@ -115,23 +123,68 @@ def test_events_of_requests(new_admin: NewAdmin) -> None:
         denied = events.next("denied")
         assert denied["target"] == "http://169.254.169.254/x"
         assert (denied["rule"], denied["status"], denied["client"]) == ("guard", 403, "127.0.0.1")
+        assert "link-local" in str(denied["why"])
         with socket.socket() as refused:
             refused.bind(("127.0.0.1", 0))
             port = refused.getsockname()[1]
             _ask(admin, f"CONNECT 127.0.0.1:{port} HTTP/1.1\r\nHost: h\r\n\r\n")
         failed = events.next("failed")
         assert (failed["error"], failed["target"]) == ("connection_refused", f"127.0.0.1:{port}")
+        assert failed["where"] == f"127.0.0.1:{port}"
+        assert failed["why"]
         old = admin.proxy.workers()[0]
         os.kill(old, signal.SIGKILL)
         gone = events.next("worker")
         assert (gone["what"], gone["pid"], gone["how"]) == ("ended", old, "ended by SIGKILL")
         came = events.next("worker")
-        assert (came["what"], came["index"]) == ("started", gone["index"])
+        assert (came["what"], came["index"], came["how"]) == ("started", gone["index"], "")
         # Whoever has answered this knows that somebody listens.
         wait_for(lambda: "answer: 2" in admin.ask("/healthz").text, "both")
         for _ in range(8):  # the new one tells as well
             _ask(admin, "GET http://169.254.169.254/y HTTP/1.1\r\nHost: h\r\n\r\n")
             assert events.next("denied")["target"] == "http://169.254.169.254/y"
+
+
+@pytest.mark.parametrize("engine", ["native", "copy"])
+def test_each_kind_of_refusal_says_why(new_admin: NewAdmin, engine: str, tmp_path: Path) -> None:
+    """A password that is missing is a denial, as in the numbers; its number is that of the log."""
+    log = tmp_path / "log"
+    admin = new_admin(
+        *("--auth", "ada:word", "--engine", engine),
+        *("--log-format", "json", "--access-log", str(log)),
+    )
+    right = "Proxy-Authorization: Basic YWRhOndvcmQ=\r\n"
+    asked = {
+        f"GET http://h/ HTTP/1.1\r\n{CLOSE}": ("denied", "http_request_denied"),
+        f"GET http://h..h/ HTTP/1.1\r\n{right}{CLOSE}": ("failed", "dns_error"),
+        f"GET ftp://h/ HTTP/1.1\r\n{right}{CLOSE}": ("failed", "http_request_error"),
+        f"GET /\r\n{CLOSE}": ("failed", "http_request_error"),
+    }
+    with closing(Events(admin)) as events:
+        each = iter(events)
+        for head, wanted in asked.items():
+            _ask(admin, head)
+            kind, event = next(each)
+            assert (kind, event["error"]) == wanted
+            assert event["why"], event
+            with_line(log, str(event["id"]))
+
+
+def with_line(log: Path, ident: str) -> None:
+    """Waits for a line of this number."""
+    wait_for(lambda: f'"id":"{ident}"' in log.read_text(), f"the line of {ident}")
+
+
+def test_events_have_no_query_where_the_log_has_none(new_admin: NewAdmin, tmp_path: Path) -> None:
+    config = tmp_path / "proxy.toml"
+    config.write_text("log-query = false\n")
+    admin = new_admin("--config", str(config))
+    with closing(Events(admin)) as events:
+        for where in ("http://169.254.169.254/?secret", "ftp://h/?secret"):
+            _ask(admin, f"GET {where} HTTP/1.1\r\n{CLOSE}")
+            _, event = next(iter(events))
+            assert "secret" not in str(event)
+            assert event["why"]
 
 
 def _ask(admin: Admin, text: str) -> bytes:

@@ -15,10 +15,12 @@ from textual.widgets import DataTable, Static  # noqa: E402
 STATS = {
     "proxy": {"version": "9.9", "uptime": 90.0, "draining": False},
     "rates": {
-        "requests": 1.0, "failed": 0.0, "denied": 0.0,
+        "requests": 1.0, "failed": 0.0, "denied": 0.0, "aborted": 0.5,
         "bytes_from_clients": 0.0, "bytes_to_clients": 2e6,
     },
-    "live": {"tunnels": 3},
+    "live": {"tunnels": 3, "connections": 4},
+    "latency": {"time_to_first_byte": {"p50": 0.0123, "p95": 2.5}},
+    "silent": [1],
     "workers": [{"up": True}, {"up": False}],
 }  # fmt: skip
 
@@ -185,7 +187,9 @@ def test_no_answer_is_told_and_it_goes_on() -> None:
     client = Stub(*FLOWS)
 
     async def script(app: Any, pilot: Any) -> None:
-        assert "spliceproxy 9.9, up 1 min 30, workers 1/2" in text(app, "#heading")
+        said = text(app, "#heading")
+        assert "spliceproxy 9.9, up 1 min 30   workers 1/2, no answer of 1   tunnels 3" in said
+        assert "aborted 0.5/s   first byte ≈ 12.3 ms, 95 %: ≈ 2.5 s" in said
         client.fault = "refused\x1b"
         await until(pilot, lambda: "no answer: refused\\x1b" in text(app, "#heading"))
         assert len(ids(app)) == 3

@@ -36,15 +36,17 @@ const choice = (where, name, values, then) => {
 
 const CHARTS = [
   { title: "Requests per second", format: rate, lines: [
-    ["all", "requests", "--one"], ["failed", "failed", "--three"], ["denied", "denied", "--two"]] },
+    ["all", "requests", "--one"], ["failed", "failed", "--three"], ["denied", "denied", "--two"],
+    ["aborted", "aborted", "--four"]] },
   { title: "Bytes per second", format: (v) => bytes(v) + (v === null ? "" : "/s"), lines: [
     ["to clients", "bytes_to_clients", "--one"],
     ["from clients", "bytes_from_clients", "--two"]] },
   { title: "Open tunnels and connections of clients", format: count, lines: [
     ["tunnels", "tunnels", "--one"], ["connections", "connections", "--four"]] },
-  { title: "Time to the first byte, and to connect", format: duration, lines: [
-    ["first byte, median", "first_byte_p50", "--one"],
-    ["95 %", "first_byte_p95", "--four"],
+  { title: "Time to the first byte, and to connect", axis: duration,
+    format: (v) => (v ? "≈ " : "") + duration(v), lines: [
+    ["first byte, median", "time_to_first_byte_p50", "--one"],
+    ["95 %", "time_to_first_byte_p95", "--four"],
     ["connect, median", "dial_p50", "--two"]] },
 ];
 
@@ -84,7 +86,7 @@ const build = () => {
       axes: [
         { ...axis, space: 70, size: 28, gap: 6,
           values: (u, times) => times.map((t) => clock(t).slice(0, t % 60 ? 8 : 5)) },
-        { ...axis, size: 74, values: (u, values) => values.map((v) => chart.format(v)) },
+        { ...axis, size: 74, values: (u, values) => values.map(chart.axis || chart.format) },
       ],
       series: [
         { label: "time", value: (u, v) => (v === null ? "now" : clock(v)) },

@@ -44,12 +44,19 @@ const showTiles = (stats) => {
   tile("Failed", ...withUnit(rate(rates.failed) + " /s"), count(totals.failed) + " so far",
     rates.failed > 0);
   tile("Denied", ...withUnit(rate(rates.denied) + " /s"), count(totals.denied) + " so far");
-  tile("First byte", ...withUnit(duration(latency.first_byte.p50)),
-    "95 %: " + duration(latency.first_byte.p95));
+  tile("Aborted", ...withUnit(rate(rates.aborted) + " /s"), count(totals.aborted) + " so far");
+  const first = latency.time_to_first_byte;
+  tile("Time to first byte", ...about(first.p50), "95 %: " + about(first.p95).join(" "));
   const up = workers.filter((worker) => worker.up).length;
   tile("Workers", up + "/" + workers.length, "up",
     up < workers.length ? "one is missing" : percent(sum(workers, (w) => w.cpu_ratio || 0)) + " of a CPU",
     up < workers.length);
+};
+
+/* A time that is estimated within a bucket. */
+const about = (seconds) => {
+  const [number, unit] = withUnit(duration(seconds));
+  return [(seconds === null ? "" : "≈ ") + number, unit];
 };
 
 const sum = (list, of) => list.reduce((total, each) => total + of(each), 0);
@@ -155,6 +162,12 @@ let wait = EVERY;
 let asking = null;
 let answered = 0;
 
+/* Workers that do not answer, by their numbers: what they know is missing. */
+const silentOnes = (stats) => {
+  const silent = stats.silent || [];
+  return silent.length ? (silent.length > 1 ? "workers " : "worker ") + silent.join(", ") : "";
+};
+
 const state = (kind, text) => {
   byId("dot").className = "dot " + kind;
   setText(byId("state"), text);
@@ -175,6 +188,12 @@ const show = () => {
   const proxy = stats.proxy;
   setText(byId("about"), proxy.version + ", up for " + span(proxy.uptime) +
     ", generation " + proxy.generation);
+  const silent = silentOnes(stats);
+  byId("silent").hidden = !silent;
+  setText(byId("silent"), "No answer of " + silent +
+    ". What only these know is missing in the lists below: live tunnels, top users, denials, failures.");
+  setText(byId("bounds-note"), "≈ is an estimate: times are counted in buckets, up to " +
+    stats.latency.bounds.map(duration).join(", ") + ".");
   document.title = rate(stats.rates.requests) + "/s, " + count(stats.live.tunnels) +
     " tunnels – spliceproxy";
 };
@@ -206,6 +225,7 @@ const ask = async () => {
     document.querySelector("main").classList.remove("stale");
     const down = stats.workers.filter((worker) => !worker.up).length;
     if (stats.proxy.draining) state("warn", "draining");
+    else if (silentOnes(stats)) state("warn", "no answer of " + silentOnes(stats));
     else if (down) state("warn", down + " of " + stats.workers.length + " workers down");
     else state("good", "running");
     wait = EVERY;
@@ -225,12 +245,17 @@ const pause = (on) => {
   byId("pause").setAttribute("aria-pressed", String(on));
   setText(byId("pause"), on ? "Go on" : "Pause");
   if (on) state("warn", "paused");
-  else ask();
+  else {
+    ask();
+    askFlows();
+  }
 };
 
 byId("pause").addEventListener("click", () => pause(!paused));
 document.addEventListener("visibilitychange", () => {
-  if (!document.hidden) ask();
+  if (document.hidden) return;
+  ask();
+  askFlows();
 });
 window.addEventListener("online", ask);
 
@@ -255,5 +280,6 @@ choice(byId("measure"), "measure", [["bytes", "Bytes"], ["requests", "Requests"]
 choice(byId("span"), "span", [["recent", "Last minutes"], ["all", "Since the start"]], show);
 showTheme();
 build();
+startFlows();
 new ResizeObserver(resize).observe(byId("charts"));
 ask();
