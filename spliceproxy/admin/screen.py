@@ -79,7 +79,11 @@ def age(seconds: float | None) -> str:
 
 def milliseconds(microseconds: float | None) -> str:
     """Of a round trip; nothing where it is not known."""
-    return "" if microseconds is None else f"{microseconds / 1000:.1f} ms"
+    if microseconds is None:
+        return ""
+    if microseconds < 950:
+        return f"{microseconds:.0f} µs"
+    return f"{microseconds / 1000:.{1 if microseconds < 99_950 else 0}f} ms"
 
 
 # ---- columns -----------------------------------------------------------------------------------
@@ -173,7 +177,8 @@ RATED = ("failed", "denied", "aborted")
 
 def estimate(seconds: float) -> str:
     """Of a time that is known to lie in a bucket."""
-    return f"≈ {milliseconds(seconds * 1e6)}" if seconds < 1 else f"≈ {seconds:.1f} s"
+    factor, unit = (1e6, "µs") if seconds < 1e-3 else (1e3, "ms") if seconds < 1 else (1.0, "s")
+    return f"≈ {float(f'{seconds * factor:.2g}'):g} {unit}"
 
 
 def details(flow: Flow) -> str:

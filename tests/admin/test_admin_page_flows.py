@@ -14,7 +14,7 @@ import pytest
 from admin_rig import Admin, NewAdmin
 from devtools import Page
 from harness import read_exactly, serving, wait_for
-from test_admin_page import MARKUP, axe, evaluate, opened, resize, shot
+from test_admin_page import MARKUP, axe, evaluate, opened, shot
 
 READ = """(() => {
   const rows = [...document.querySelectorAll("#flows tbody tr")];
@@ -92,7 +92,18 @@ def order_by(browser: Page, heading: str) -> None:
 
 def show(browser: Page) -> None:
     """Scrolls to the table: it is not asked for where nobody sees it."""
-    evaluate(browser, "document.getElementById('flows-section').scrollIntoView()")
+    there = """(() => {
+      const table = document.querySelector("#flows table");
+      if (table) document.getElementById("flows-section").scrollIntoView();
+      return Boolean(table);
+    })()"""
+    wait_for(lambda: evaluate(browser, there), "the page")
+
+
+def running(browser: Page) -> None:
+    """Waits for the first answer."""
+    state = "(document.getElementById('state') || {}).textContent"
+    wait_for(lambda: evaluate(browser, state) == "running", "the first answer")
 
 
 def test_order_words_and_what_is_shown(
@@ -106,7 +117,7 @@ def test_order_words_and_what_is_shown(
         assert found["sorted"] == [["To client", "descending"]]
         assert found["images"] == 0
         (request,) = [row for row in found["rows"] if row[0].startswith("GET ")]
-        assert request[0].endswith('onerror="window.broken=1">wait')
+        assert request[0].endswith('onerror="window.broken=1">served by Python127.0.0.1')
         order_by(browser, "To, so far")
         found = look(browser, lambda it: it["rows"][0][7] == "6.04 kB", "the largest first")
         assert found["sorted"] == [["To, so far", "descending"]]
@@ -119,7 +130,7 @@ def test_order_words_and_what_is_shown(
         evaluate(
             browser,
             """const field = document.getElementById("flows-words");
-            field.value = "GET wait";
+            field.value = "GET served";
             field.dispatchEvent(new Event("input"));""",
         )
         found = look(browser, lambda it: len(it["rows"]) == 1, "the one with the words")
@@ -195,12 +206,8 @@ def test_it_asks_nothing_where_nobody_looks(
 ) -> None:
     admin, _ = busy
     with opened(admin, tmp_path) as browser:
-        resize(browser, 1280)
+        running(browser)
         evaluate(browser, "scrollTo(0, document.body.scrollHeight)")
-        wait_for(
-            lambda: evaluate(browser, "document.getElementById('state').textContent") == "running",
-            "the first answer",
-        )
         evaluate(
             browser,
             """window.asked = [];
@@ -240,10 +247,7 @@ def test_workers_that_are_silent_are_told(new_admin: NewAdmin, tmp_path: Path) -
       };
     """
     with opened(admin, tmp_path) as browser:
-        wait_for(
-            lambda: evaluate(browser, "document.getElementById('state').textContent") == "running",
-            "the first answer",
-        )
+        running(browser)
         evaluate(browser, f"window.silent = [1, 3]; {script}")
         state = "document.getElementById('state').textContent"
         wait_for(lambda: evaluate(browser, state) == "no answer of workers 1, 3", "that it is told")

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+from spliceproxy.version import __version__
 
 screen = pytest.importorskip("spliceproxy.admin.screen", reason="textual is not installed")
 
@@ -189,7 +193,7 @@ def test_no_answer_is_told_and_it_goes_on() -> None:
     async def script(app: Any, pilot: Any) -> None:
         said = text(app, "#heading")
         assert "spliceproxy 9.9, up 1 min 30   workers 1/2, no answer of 1   tunnels 3" in said
-        assert "aborted 0.5/s   first byte ≈ 12.3 ms, 95 %: ≈ 2.5 s" in said
+        assert "aborted 0.5/s   first byte ≈ 12 ms, 95 %: ≈ 2.5 s" in said
         client.fault = "refused\x1b"
         await until(pilot, lambda: "no answer: refused\\x1b" in text(app, "#heading"))
         assert len(ids(app)) == 3
@@ -212,6 +216,34 @@ def test_of_many_rows_the_first_are_shown() -> None:
         assert "500 of 2000 tunnels and requests" in text(app, "#heading")
 
     play(client, script)
+
+
+def test_the_example_in_the_docs_is_of_this_program() -> None:
+    page = Path(__file__).parents[2] / "docs" / "monitoring.md"
+    _, _, rest = page.read_text().partition("     spliceproxy ")
+    first, second, _, titles, *rows = f"spliceproxy {rest}".partition("\n\n")[0].splitlines()
+    assert first.startswith(f"spliceproxy {__version__}, up ")
+    words = re.compile(r"[a-z][a-z ]*(?= )")
+
+    def names(text: str) -> list[str]:
+        return [found[0] for part in text.strip().split("   ") if (found := words.match(part))]
+
+    stats = {**STATS, "silent": []}
+    assert [names(first), names(second)] == [
+        names(line) for line in screen.heading(stats).split("\n")
+    ]
+    assert titles.replace(" ▼", "").split() == [column.title for column in screen.COLUMNS]
+    assert rows
+    for row in rows:
+        assert re.match(r" +[0-9]+-[0-9]+ ", row), row
+
+
+@pytest.mark.parametrize(
+    ("microseconds", "shown"),
+    [(None, ""), (43, "43 µs"), (949, "949 µs"), (1449, "1.4 ms"), (99_960, "100 ms")],
+)
+def test_round_trips(microseconds: float | None, shown: str) -> None:
+    assert screen.milliseconds(microseconds) == shown
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ const CHARTS = [
   { title: "Open tunnels and connections of clients", format: count, lines: [
     ["tunnels", "tunnels", "--one"], ["connections", "connections", "--four"]] },
   { title: "Time to the first byte, and to connect", axis: duration,
-    format: (v) => (v ? "≈ " : "") + duration(v), lines: [
+    format: estimate, lines: [
     ["first byte, median", "time_to_first_byte_p50", "--one"],
     ["95 %", "time_to_first_byte_p95", "--four"],
     ["connect, median", "dial_p50", "--two"]] },

@@ -42,6 +42,13 @@ const duration = (seconds) => {
   return span(seconds);
 };
 
+/* A time that is known to lie in a bucket: no more digits than mean something. */
+const estimate = (seconds) => {
+  if (seconds === null || seconds === undefined) return "–";
+  const [value, unit] = seconds < 1e-3 ? [seconds * 1e6, "µs"] : seconds < 1 ? [seconds * 1e3, "ms"] : [seconds, "s"];
+  return "≈ " + Number(value.toPrecision(2)) + " " + unit;
+};
+
 const span = (seconds) => {
   const whole = Math.max(0, Math.floor(seconds));
   const parts = [[86400, "d"], [3600, "h"], [60, "min"], [1, "s"]];

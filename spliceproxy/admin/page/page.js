@@ -32,10 +32,15 @@ const withUnit = (text) => {
   return at < 0 ? [text, ""] : [text.slice(0, at), text.slice(at + 1)];
 };
 
+const estimated = (seconds) => {
+  const [sign, number, unit] = estimate(seconds).split(" ");
+  return number ? [sign + " " + number, unit] : [sign, ""];
+};
+
 const showTiles = (stats) => {
   const { rates, live, totals, latency, workers } = stats;
   tile("Requests", ...withUnit(rate(rates.requests) + (/[a-zA-Z]/.test(rate(rates.requests)) ? "/s" : " /s")),
-    count(totals.requests) + " so far");
+    count(totals.requests) + ", " + count(totals.aborted) + " aborted");
   tile("Open tunnels", count(live.tunnels), "", count(totals.tunnels) + " so far");
   tile("To clients", ...withUnit(bytes(rates.bytes_to_clients) + "/s"),
     bytes(totals.bytes_to_clients) + " so far");
@@ -44,19 +49,12 @@ const showTiles = (stats) => {
   tile("Failed", ...withUnit(rate(rates.failed) + " /s"), count(totals.failed) + " so far",
     rates.failed > 0);
   tile("Denied", ...withUnit(rate(rates.denied) + " /s"), count(totals.denied) + " so far");
-  tile("Aborted", ...withUnit(rate(rates.aborted) + " /s"), count(totals.aborted) + " so far");
   const first = latency.time_to_first_byte;
-  tile("Time to first byte", ...about(first.p50), "95 %: " + about(first.p95).join(" "));
+  tile("Time to first byte", ...estimated(first.p50), "95 %: " + estimate(first.p95));
   const up = workers.filter((worker) => worker.up).length;
   tile("Workers", up + "/" + workers.length, "up",
     up < workers.length ? "one is missing" : percent(sum(workers, (w) => w.cpu_ratio || 0)) + " of a CPU",
     up < workers.length);
-};
-
-/* A time that is estimated within a bucket. */
-const about = (seconds) => {
-  const [number, unit] = withUnit(duration(seconds));
-  return [(seconds === null ? "" : "≈ ") + number, unit];
 };
 
 const sum = (list, of) => list.reduce((total, each) => total + of(each), 0);
@@ -193,7 +191,7 @@ const show = () => {
   setText(byId("silent"), "No answer of " + silent +
     ". What only these know is missing in the lists below: live tunnels, top users, denials, failures.");
   setText(byId("bounds-note"), "≈ is an estimate: times are counted in buckets, up to " +
-    stats.latency.bounds.map(duration).join(", ") + ".");
+    stats.latency.bounds.map((s) => (s < 1 ? s * 1e3 + " ms" : s + " s")).join(", ") + ".");
   document.title = rate(stats.rates.requests) + "/s, " + count(stats.live.tunnels) +
     " tunnels – spliceproxy";
 };

@@ -15,19 +15,20 @@ const received = (row) => row.in_copied + row.in_spliced;
 const sent = (row) => row.out_copied + row.out_spliced;
 const rateOf = (value) => (value ? bytes(value) + "/s" : "–");
 const trip = (us) => (us === null ? "–" : duration(us / 1e6));
+const who = (row) => row.client + (row.user ? ", " + row.user : "");
 const waits = (row) => (row.kind === "request" ? row.state : "");
 
 // [what it is ordered by, heading, classes, text]
 const FLOW_COLUMNS = [
   ["target", "Target", "target", (row) => row.method + " " + row.target],
-  ["client", "Client", "short", (row) => row.client],
-  ["user", "User", "name-cell", (row) => row.user || "–"],
-  ["age", "Age", "number", (row) => (row.age === null ? "–" : span(row.age))],
-  ["in_rate", "From client", "number", (row) => rateOf(row.in_rate)],
+  ["client", "Client", "short roomy", (row) => row.client],
+  ["user", "User", "name-cell roomy", (row) => row.user || "–"],
+  ["age", "Age", "number roomy", (row) => (row.age === null ? "–" : span(row.age))],
+  ["in_rate", "From client", "number roomy", (row) => rateOf(row.in_rate)],
   ["out_rate", "To client", "number", (row) => rateOf(row.out_rate)],
-  ["in", "From, so far", "number", (row) => bytes(received(row))],
-  ["out", "To, so far", "number", (row) => bytes(sent(row))],
-  ["client_rtt_us", "Round trip", "number", (row) => trip(row.client_rtt_us)],
+  ["in", "From, so far", "number roomy", (row) => bytes(received(row))],
+  ["out", "To, so far", "number roomy", (row) => bytes(sent(row))],
+  ["client_rtt_us", "Round trip", "number roomy", (row) => trip(row.client_rtt_us)],
 ];
 const TEXTS = ["target", "client", "user"]; // begin with the first word, numbers with the largest
 
@@ -89,7 +90,7 @@ const flowLine = () => {
     const cell = make(i ? "td" : "th", classes);
     if (!i) {
       cell.scope = "row";
-      cell.append(make("span", "text"), make("span", "phase"));
+      cell.append(make("span"), make("span", "phase"), make("span", "tight"));
     }
     line.append(cell);
   });
@@ -113,8 +114,10 @@ const showFlows = () => {
     FLOW_COLUMNS.forEach(([, , , text], i) => {
       if (i) setText(line.cells[i], text(row));
       else {
-        setText(line.cells[0].firstChild, text(row));
-        setText(line.cells[0].lastChild, waits(row));
+        const [target, phase, client] = line.cells[0].children;
+        setText(target, text(row));
+        setText(phase, waits(row));
+        setText(client, who(row)); // where there is no room for columns of their own
         line.cells[0].title = text(row);
       }
     });
