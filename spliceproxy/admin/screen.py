@@ -154,7 +154,7 @@ def heading(stats: Mapping[str, Any]) -> str:
     proxy, rates, live = stats["proxy"], stats["rates"], stats["live"]
     workers = stats["workers"]
     up = sum(1 for worker in workers if worker["up"])
-    silent = ", ".join(map(str, stats.get("silent", ())))
+    silent = ", ".join(map(str, stats["silent"]))
     state = "draining" if proxy["draining"] else f"up {age(proxy['uptime'])}"
     first = [
         f"spliceproxy {proxy['version']}, {state}",

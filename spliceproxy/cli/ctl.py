@@ -236,7 +236,7 @@ def _workers(client: Client, arguments: Sequence[str], as_json: bool) -> int:
     """Status 1 where one is down, or does not answer. What they could not write is told, too."""
     _none(arguments)
     stats = client.get("/stats.json")
-    silent = stats.get("silent", ())
+    silent = stats["silent"]
     _listed(
         stats["workers"],
         ("WORKER", "STATE", "PID", "AGE", "CPU", "MEMORY", "FDS", "TUNNELS", "CLIENTS"),

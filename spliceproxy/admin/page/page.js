@@ -162,7 +162,7 @@ let answered = 0;
 
 /* Workers that do not answer, by their numbers: what they know is missing. */
 const silentOnes = (stats) => {
-  const silent = stats.silent || [];
+  const silent = stats.silent;
   return silent.length ? (silent.length > 1 ? "workers " : "worker ") + silent.join(", ") : "";
 };
 

@@ -6,7 +6,7 @@ const SHARE = 10; // it waits for so many times as long as an answer took
 const GONE = 404;
 
 const flow = {
-  list: [], found: 0, silent: [], order: [], // ids of the rows in their places
+  list: [], found: 0, why: [], order: [], // ids of the rows in their places
   by: "out_rate", down: true, words: "",
   seen: false, asking: false, timer: null, fault: "", asked: null,
 };
@@ -126,8 +126,8 @@ const showFlows = () => {
   const all = flow.found === 1 ? "1 tunnel or request" : count(flow.found) + " tunnels and requests";
   const some = flow.found > rows.length ? "The first " + rows.length + " of " + all : all;
   setText(byId("flows-note"), flow.fault || some + (flow.words ? " with these words." : ".") +
-    (flow.silent.length ? " Not all have answered: " + flow.silent.join("; ") + "." : ""));
-  byId("flows-note").classList.toggle("bad-text", Boolean(flow.fault || flow.silent.length));
+    (flow.why.length ? " Not all have answered: " + flow.why.join("; ") + "." : ""));
+  byId("flows-note").classList.toggle("bad-text", Boolean(flow.fault || flow.why.length));
 };
 
 // ---- asking -----------------------------------------------------------------------------
@@ -145,7 +145,7 @@ const askFlows = async () => {
       { cache: "no-store", credentials: "same-origin", signal: AbortSignal.timeout(PATIENCE) });
     if (!answer.ok) throw new Error((await answer.text()).trim());
     const said = await answer.json();
-    [flow.list, flow.found, flow.silent, flow.fault] = [said.tunnels, said.found, said.silent, ""];
+    [flow.list, flow.found, flow.why, flow.fault] = [said.tunnels, said.found, said.why, ""];
   } catch (error) {
     flow.fault = "No answer: " + error.message;
   }
