@@ -158,7 +158,7 @@ def heading(stats: Mapping[str, Any]) -> str:
     state = "draining" if proxy["draining"] else f"up {age(proxy['uptime'])}"
     first = [
         f"spliceproxy {proxy['version']}, {state}",
-        f"workers {up}/{len(workers)}" + (f", no answer of {silent}" if silent else ""),
+        f"workers {up}/{len(workers)}" + (f", silent: {silent}" if silent else ""),
         f"tunnels {live['tunnels']}",
         f"connections {live['connections']}",
         f"in {size(rates['bytes_from_clients'])}/s",

@@ -192,7 +192,7 @@ def test_no_answer_is_told_and_it_goes_on() -> None:
 
     async def script(app: Any, pilot: Any) -> None:
         said = text(app, "#heading")
-        assert "spliceproxy 9.9, up 1 min 30   workers 1/2, no answer of 1   tunnels 3" in said
+        assert "spliceproxy 9.9, up 1 min 30   workers 1/2, silent: 1   tunnels 3" in said
         assert "aborted 0.5/s   first byte ≈ 12 ms, 95 %: ≈ 2.5 s" in said
         client.fault = "refused\x1b"
         await until(pilot, lambda: "no answer: refused\\x1b" in text(app, "#heading"))
