@@ -19,7 +19,7 @@ const setText = (node, text) => {
 const table = (where, caption, columns, empty, visible) => {
   const scroll = make("div", "scroll");
   scroll.tabIndex = 0;
-  scroll.setAttribute("role", "region");
+  scroll.setAttribute("role", "group"); // the section around it is the landmark
   scroll.setAttribute("aria-label", caption);
   const node = make("table");
   node.append(make("caption", visible ? "" : "hidden", caption));
