@@ -346,13 +346,13 @@ class Exchange:
         first = 0.0
         while True:
             response = await reader.next()
-            first = first or reader.first
+            first = first or reader.first or time.monotonic()  # the relay may have read it
             if not self._record.first_byte:
                 self._record.first_byte = self._waited.until(reader.first)
             self._binds = self._binds or response_binds(response)
             if response.status >= 200 or response.status == 101:
-                waited = first - self._record.started
-                observe(self._services.counts.row, FIRST_BYTE_SECONDS, int(waited * 1e6))
+                waited = microseconds(first - self._record.started)
+                observe(self._services.counts.row, FIRST_BYTE_SECONDS, waited)
                 return response
             if self._head.minor:
                 await self._send_interim(response)
