@@ -138,9 +138,7 @@ def _state(moment: Moment, found: Totals) -> dict[str, Any]:
             ],
         },
         "worker_deaths": sum(found["worker_deaths"].values()),
-        "workers": [
-            _worker(reading, at, recent, now, moment.ill) for at in reading.present
-        ],
+        "workers": [_worker(reading, at, recent, now, moment.ill) for at in reading.present],
         **told_silent(moment.silent),
         "reloads": list(moment.reloads),
     }
