@@ -26,8 +26,8 @@ def parser() -> Parser:
         "  space  stop or go on looking\n"
         "  k      end the tunnel or request at the cursor, after a question\n"
         "  q      leave\n\n"
-        "exit status: 0 the user has left; 1 the proxy does not answer; 2 wrong usage, no\n"
-        "terminal, or textual is not installed (pip install 'spliceproxy[top]')",
+        "exit status: 0 the user has left; 1 the proxy does not answer; 2 wrong usage,\n"
+        "no terminal, or textual is not installed (pip install 'spliceproxy[top]')",
     )
     made.add_argument("--admin", metavar="ADDR", help="the admin address of the proxy")
     made.add_argument("--admin-token-file", metavar="FILE", help="the file with the token")
