@@ -76,6 +76,8 @@ cdef inline void settle_failed(Core *c, int32_t slot) noexcept nogil:
     elif f.way[s].flags & ENDED and not pending(&f.way[s]):
         finish_acknowledged(c, slot)
     else:
+        if f.queue != Q_HALF:
+            f.way[1 - s].active = c.now  # from here on the shorter limit holds
         enter_queue(c, slot, Q_HALF)
 
 
@@ -93,6 +95,7 @@ cdef inline void settle_tunnel(Core *c, int32_t slot) noexcept nogil:
             w = &f.way[s]
             if w.flags & ENDED and not w.flags & FIN_SENT and not pending(w):
                 w.flags |= FIN_SENT
+                w.active = c.now  # from here on the shorter limit holds
                 if linux.shutdown(f.fd[1 - s], linux.SHUT_WR) < 0:
                     side_failed(c, f, 1 - s, linux.errno)
     if f.dead:

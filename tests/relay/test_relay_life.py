@@ -89,6 +89,21 @@ def test_other_limits_hold_for_what_lives(new_rig: Callable[..., Rig]) -> None:
     assert half.end().reason == HALF_CLOSE
 
 
+@one_loop
+@pytest.mark.parametrize("side", ["client", "origin"])
+def test_the_half_close_limit_begins_with_the_end(new_rig: Callable[..., Rig], side: str) -> None:
+    """And not with the last byte, which may be long ago."""
+    rig = new_rig(half_close=0.5)
+    tunnel = rig.tunnel()
+    time.sleep(0.7)
+    since = time.monotonic()
+    first: socket.socket = getattr(tunnel, side)
+    first.shutdown(socket.SHUT_WR)
+    assert tunnel.end().reason == HALF_CLOSE
+    assert time.monotonic() - since >= 0.49
+
+
+@one_loop
 def test_idle_limit_while_bytes_are_blocked(new_rig: Callable[..., Rig]) -> None:
     rig = new_rig(idle=1.0)
     tunnel = rig.tunnel("narrow")
