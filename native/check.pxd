@@ -32,7 +32,7 @@ from core.moves cimport pending
 from core.slots cimport slot_of
 from core.types cimport (
     BUCKETS, BULK_ROOM, Core, DOWN, ENDED, FREE, Flow, IN_LANE, IN_QUEUE, List, NARROW, NOWHERE, PROMISED,
-    QUEUES, Q_ACK, Q_FINISHED, Q_IDLE, Q_LANE, Q_NONE, Q_YOUNG, STOPPED, TRANSFER, TUNNEL, UNREGISTERED,
+    QUEUES, Q_ACK, Q_FINISHED, Q_FROZEN, Q_IDLE, Q_LANE, Q_NONE, Q_YOUNG, STOPPED, TRANSFER, TUNNEL, UNREGISTERED,
     Way, Wheel,
 )
 from dump cimport Line, describe, line_add
@@ -227,6 +227,7 @@ cdef inline void check_pipes(const Lane *lane) noexcept nogil:
     cdef const Way *w
     cdef int i, s
     cdef int lent = 0
+    cdef int frozen = 0         # a pipe of another process joins the pool when its flow goes on
     for slot in range(c.capacity):
         if c.flows[slot].kind == FREE:
             continue
@@ -241,11 +242,12 @@ cdef inline void check_pipes(const Lane *lane) noexcept nogil:
             if w.in_pipe == 0:
                 continue
             lent += 1
+            frozen += c.flows[slot].queue == Q_FROZEN
             if holds_pipe(c, w.pipe_r) or holds_pipe(c, w.pipe_w):
                 fail(lane, "a pipe is in one place", slot)
     if lent != c.pool.lent:
         fail(lane, "lent pipes are those with bytes in them", NOWHERE)
-    if c.pool.idle < 0 or c.pool.idle + c.pool.lent > max(c.pool.limit, 0):
+    if c.pool.idle < 0 or c.pool.idle + c.pool.lent - frozen > max(c.pool.limit, 0):
         fail(lane, "there are no more pipes than the limit", NOWHERE)
     for i in range(2 * c.pool.idle):
         if holds_pipe(c, c.pool.fds[i]):
@@ -325,7 +327,7 @@ cdef inline void check_client(const Lane *lane, int32_t slot) noexcept nogil:
             fail(lane, "a client's origin connection is one", slot)
         if connection_of(&c.flows[x.connection]).client != slot:
             fail(lane, "a client and its origin connection know each other", slot)
-    if f.queue == Q_FINISHED:
+    if f.queue == Q_FINISHED or f.queue == Q_FROZEN:
         return
     if x.phase == P_HEAD:
         right = f.queue == Q_HEAD

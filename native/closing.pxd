@@ -28,7 +28,7 @@ from lane.ends cimport give_back
 from lane.live cimport end_life
 from lane.log cimport exchange_over
 from lane.notes cimport note_release
-from lane.origins cimport connection_take_out, idle_drop
+from lane.origins cimport connection_drop, connection_take_out, idle_drop
 from lane.records cimport record_drop
 from lane.routes cimport let_go
 from lane.sums cimport sum_aside
@@ -157,6 +157,20 @@ cdef inline void exchange_free(Lane *lane, Exchange *x) noexcept nogil:
     free(x)
 
 
+cdef inline void flow_free(Lane *lane, int32_t slot) noexcept nogil:
+    """Frees a slot and what hangs on it. Its descriptors have gone, and its token is another's."""
+    cdef Core *c = &lane.core
+    cdef Flow *f = &c.flows[slot]
+    drop_both(c, f)
+    free(f.info)
+    f.info = NULL
+    if f.attached != NULL:
+        exchange_free(lane, exchange_of(f))
+    f.attached = NULL
+    f.token = NULL
+    slot_free(c, slot)
+
+
 cdef inline PyObject *forget(Lane *lane, int32_t slot) noexcept nogil:
     """Frees a flow of the list of those that are to be reported; returns its token, which the
     caller has to give up."""
@@ -174,14 +188,37 @@ cdef inline PyObject *forget(Lane *lane, int32_t slot) noexcept nogil:
         c.transfers -= 1
     elif exchange_of(f).cause != G_CLOSED:
         lane.clients -= 1
-    drop_both(c, f)
-    free(f.info)
-    f.info = NULL
-    if f.attached != NULL:
-        exchange_free(lane, exchange_of(f))
-    f.attached = NULL
-    f.token = NULL
-    slot_free(c, slot)
+    flow_free(lane, slot)
+    return token
+
+
+cdef inline PyObject *give_up(Lane *lane, int32_t slot) noexcept nogil:
+    """Closes our copies of what is frozen, and another process goes on with: no reset, no line, no
+    record. The descriptors of a transfer are its owner's. Returns its token, which the caller has to give up."""
+    cdef Core *c = &lane.core
+    cdef Flow *f = &c.flows[slot]
+    cdef PyObject *token = f.token
+    cdef int s
+    if f.kind == TRANSFER:
+        if f.way[0].flags & NARROW:
+            widen(&f.way[0], f.fd[0], f.fd[1])
+        for s in range(2):
+            if f.dupped & (1 << s):
+                linux.close(f.fd[s])
+        c.transfers -= 1
+        flow_free(lane, slot)
+        return token
+    linux.close(f.fd[0])
+    if f.kind == CLIENT:
+        connection_drop(lane, exchange_of(f).connection)
+        exchange_of(f).connection = NOWHERE
+        lane.clients -= 1
+    else:
+        if f.attached != NULL:
+            end_life(lane, slot)
+        linux.close(f.fd[1])
+        c.tunnels -= 1
+    flow_free(lane, slot)
     return token
 
 

@@ -20,7 +20,7 @@ cdef int64_t rtt_of(int fd) noexcept:
 
 cdef bint is_shown(const Flow *f) noexcept:
     """Whether it is a tunnel, or a request of the lane's that is being served."""
-    if f.queue == Q_FINISHED:
+    if f.queue == Q_FINISHED or f.queue == Q_FROZEN:
         return False
     if f.kind == TUNNEL:
         return True

@@ -38,23 +38,25 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
 from core cimport linux
-from closing cimport close_finished, finish_all, forget, lose
+from closing cimport close_finished, finish_all, forget, give_up, lose
 from core.counts cimport (
     K_BYTES, K_EVENTS, K_GUESSES, K_PIPES, K_PIPE_STARVED, K_SPLICE_FALLBACKS, K_STEPS, K_TRANSFERS, K_TUNNELS,
     K_TUNNELS_BEGUN, K_TUNNELS_ENDED, K_URGENT, bytes_counted, count_up,
 )
-from core.moves cimport TARGET_FAILED, send_or_hold
+from core.frozen cimport can_freeze, can_freeze_transfer, freeze, thaw
+from core.moves cimport TARGET_FAILED, hold, send_or_hold
 from core.pipes cimport pool_empty
 from core.queues cimport enter_queue, finish, last_active, wheel_change, wheel_init
 from core.service cimport register_sides, settle, side_failed, watch
 from core.slots cimport list_init, slot_free, slot_take, slots_reserve
 from core.types cimport (
-    AROUND, Core, DOWN, FREE, Flow, INFO_MAX, IN_LANE, Limits, NOWHERE, QUEUES, Q_FINISHED, Q_HALF,
-    Q_IDLE, Q_LANE, Q_YOUNG, REASONS, REASON_WORDS, R_ABORTED, R_DONE, R_KILLED, R_POLICY, SPLICING, STOPPED,
-    TRANSFER, TUNNEL, UNREGISTERED, Way, reason_words,
+    AROUND, COPY_ONLY, Core, DOWN, ENDED, FIN_SENT, FREE, Flow, INFO_MAX, IN_LANE, Limits, NARROW,
+    NOWHERE, QUEUES, Q_ACK, Q_FINISHED, Q_FROZEN, Q_HALF, Q_IDLE, Q_LANE, Q_YOUNG, REASONS,
+    REASON_WORDS, R_ABORTED, R_DONE, R_KILLED, R_NONE, R_POLICY, SPLICING, STOPPED, TRANSFER, TUNNEL,
+    UNREGISTERED, Way, reason_words,
 )
 from core.tcpinfo cimport TcpLeg
-from core.waits cimport begin_wait
+from core.waits cimport begin_wait, end_waits
 from dump cimport Line, describe, describe_all
 from http.chunks cimport Chunks
 from http.plain cimport (
@@ -74,6 +76,7 @@ from lane.counts cimport (
 )
 from lane.ends cimport cut, give_back
 from lane.facts cimport NUMBER_BITS, now_us, stalled_by
+from lane.frozen cimport can_freeze_exchange, freeze_exchange, thaw_exchange
 from lane.json_line cimport JSON_REST
 from lane.line cimport LINE_MOST, LINE_REST, word_at
 from lane.log cimport LOG_BATCH
@@ -89,11 +92,12 @@ from lane.routes cimport (
     origin_release, route_key, route_put, routes_clear, routes_free, routes_init, target_new,
     target_release,
 )
-from lane.sums cimport sum_live, sums_clear, sums_free, sums_init
+from lane.received cimport received
+from lane.sums cimport sum_aside, sum_exchange, sum_live, sums_clear, sums_free, sums_init
 from lane.types cimport (
-    Asked, BY_FAILURE, CAUSES, CAUSE_WORDS, CLIENT, DIALLED, ERRNOS, Ended, Exchange, Facts, G_BODY,
+    Asked, BY_FAILURE, CAUSES, CAUSE_WORDS, CLIENT, Connection, DIALLED, ERRNOS, Ended, Exchange, Facts, G_BODY,
     G_CLOSED, G_REQUEST, G_RESPONSE, G_UNANSWERED, Item, L_JSON, LISTENER, Lane, LineForm, Log,
-    Note, ORIGIN, Origin, PEER_MAX, P_DIAL, P_HEAD, Part, Q_ASK, Q_DIAL, Q_HEAD, Q_ORIGIN_IDLE,
+    Note, ORIGIN, Origin, PEER_MAX, P_BODY, P_DIAL, P_HEAD, P_WAIT, Part, Q_ASK, Q_DIAL, Q_HEAD, Q_ORIGIN_IDLE,
     Q_QUEUE, Q_RACE, Records, Routes, STALLED_WORDS, STALLS, SUM_KINDS, Sum, Sums, Target, Token,
     USER_MAX, EVENTS, EVENT_WORDS, cause_words, connection_of, event_words, exchange_of,
     stalled_words, with_origin,
@@ -343,7 +347,12 @@ cdef class NativeRelay:
 
     def abort(self, uint64_t ident):
         cdef int32_t slot = self._find(ident)
-        if slot != NOWHERE and self.state.core.flows[slot].kind == TUNNEL:
+        if slot != NOWHERE:
+            self._abort(slot)
+
+    cdef void _abort(self, int32_t slot) noexcept:
+        cdef const Flow *f = &self.state.core.flows[slot]
+        if f.kind == TUNNEL and f.queue != Q_FROZEN:
             finish(&self.state.core, slot, R_ABORTED)
 
     def flows(self, int most):
@@ -377,8 +386,67 @@ cdef class NativeRelay:
     def abort_all(self):
         cdef int32_t slot
         for slot in range(self.state.core.capacity):
-            if self.state.core.flows[slot].kind == TUNNEL:
-                finish(&self.state.core, slot, R_ABORTED)
+            self._abort(slot)
+
+    # ---- flows that move (spliceproxy/relay/moving.py) --------------------------------
+
+    def movable(self):
+        cdef int32_t slot
+        cdef const Flow *f
+        cdef list found = []
+        for slot in range(self.state.core.capacity):
+            f = &self.state.core.flows[slot]
+            if can_freeze(f) or can_freeze_exchange(f):
+                found.append(self._ident_of(slot))
+        return found
+
+    def freeze(self, uint64_t ident):
+        cdef int32_t slot = self._find(ident)
+        if slot == NOWHERE:
+            return None
+        if can_freeze(&self.state.core.flows[slot]):
+            return frozen_of(self, slot)
+        if can_freeze_exchange(&self.state.core.flows[slot]):
+            return frozen_exchange(self, slot)
+        return None
+
+    def freeze_transfer(self, uint64_t ident):
+        cdef int32_t slot = self._find(ident)
+        if slot == NOWHERE or not can_freeze_transfer(&self.state.core.flows[slot]):
+            return None
+        return frozen_transfer(self, slot)
+
+    def thaw(self, uint64_t ident):
+        cdef Lane *lane = &self.state
+        cdef int32_t slot = self._find(ident)
+        if slot == NOWHERE or lane.core.flows[slot].queue != Q_FROZEN:
+            return False
+        lane.core.now = clock_ms(linux.CLOCK_MONOTONIC_COARSE)
+        if lane.core.flows[slot].kind == CLIENT:
+            thaw_exchange(lane, slot)
+        else:
+            thaw(&lane.core, slot)
+        close_finished(lane)
+        publish(lane)
+        return True
+
+    def release(self, uint64_t ident):
+        cdef int32_t slot = self._find(ident)
+        if slot == NOWHERE or self.state.core.flows[slot].queue != Q_FROZEN:
+            return False
+        self._give_up(slot)
+        publish(&self.state)
+        return True
+
+    def adopt(self, state, fds, token):
+        return adopted(self, state, fds, token)
+
+    cdef void _give_up(self, int32_t slot) noexcept:
+        """Frees a frozen flow, without any effect on its connections."""
+        cdef PyObject *token = give_up(&self.state, slot)
+        self._give_up_tokens()
+        if token != NULL:
+            Py_DECREF(<object>token)  # may run anything
 
     def step(self):
         cdef Lane *lane = &self.state
@@ -466,6 +534,9 @@ cdef class NativeRelay:
         cdef Core *c = &lane.core
         cdef int32_t slot
         self.closed = True
+        for slot in range(c.capacity):
+            if c.flows[slot].kind != FREE and c.flows[slot].queue == Q_FROZEN:
+                self._give_up(slot)  # another may have it
         finish_all(lane)
         while c.closed != NOWHERE:
             slot = c.closed
@@ -486,6 +557,7 @@ cdef class NativeRelay:
 include "reader.pxi"
 include "reports.pxi"
 include "flows.pxi"
+include "moving.pxi"
 include "news.pxi"
 include "questions.pxi"
 include "lane/lane.pxi"

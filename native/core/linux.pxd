@@ -14,7 +14,7 @@ cdef extern from "<unistd.h>" nogil:
     ssize_t read(int fd, void *buffer, size_t count)
 
 cdef extern from "<fcntl.h>" nogil:
-    int O_CLOEXEC, O_NONBLOCK, F_SETPIPE_SZ
+    int O_CLOEXEC, O_NONBLOCK, F_SETPIPE_SZ, F_GETPIPE_SZ
     unsigned int SPLICE_F_MOVE, SPLICE_F_NONBLOCK
     int pipe2(int *fds, int flags)
     int fcntl(int fd, int command, ...)

@@ -117,8 +117,8 @@ cdef inline void give_up_splice(Core *c, Way *w) noexcept nogil:
     count_up(c, K_SPLICE_FALLBACKS)
 
 
-cdef inline bint unpipe(Core *c, Way *w) noexcept nogil:
-    """Takes the bytes out of the pipe by read(2), for splice refused to; false on error."""
+cdef inline bint empty_pipe(Way *w) noexcept nogil:
+    """Takes the bytes out of the pipe, which stays where it is, by read(2); false on error."""
     cdef char *data = <char *>malloc(w.in_pipe)
     cdef size_t got = 0
     cdef ssize_t n
@@ -137,6 +137,13 @@ cdef inline bint unpipe(Core *c, Way *w) noexcept nogil:
     w.held_at = 0
     w.held_end = w.in_pipe
     w.in_pipe = 0
+    return True
+
+
+cdef inline bint unpipe(Core *c, Way *w) noexcept nogil:
+    """Takes the bytes out of the pipe, for splice refused to, and gives it back; false on error."""
+    if not empty_pipe(w):
+        return False
     pool_put(c, w)
     return True
 

@@ -42,6 +42,7 @@ cdef enum Queue:
     Q_NONE
     Q_ACK                   # for a send queue to empty, before its socket is reset
     Q_FINISHED              # to be closed, and then to be reported
+    Q_FROZEN                # for its owners to agree which of them goes on (frozen.pxd)
     Q_YOUNG                 # the first of the wheels: moved bytes not long ago
     Q_IDLE
     Q_HALF
@@ -89,7 +90,7 @@ cdef struct Way:
     uint64_t copied
     uint64_t spliced
     int64_t left            # bytes still to be read from the source; -1: no end but FIN
-    int64_t active          # ms, when a byte last moved
+    int64_t active          # ms, when a byte or an end last moved
     char *held              # read but not yet sent (only while the target is blocked)
     uint32_t held_at
     uint32_t held_end
@@ -120,7 +121,7 @@ cdef struct Flow:
     int err
     uint8_t kind
     uint8_t queue
-    uint8_t bucket
+    uint8_t bucket          # in its wheel; Q_FROZEN: the queue to go back to
     uint8_t reason
     uint8_t dead            # bit s: side s failed
     uint8_t dupped          # bit s: fd[s] is our own dup(2)

@@ -192,6 +192,8 @@ cdef class NativeLane:
         for slot in range(c.capacity):
             if c.flows[slot].kind != CLIENT or c.flows[slot].queue == Q_FINISHED:
                 continue
+            if c.flows[slot].queue == Q_FROZEN:
+                continue
             if exchange_of(&c.flows[slot]).phase == P_HEAD:
                 give_back(lane, slot, G_CLOSED)
             else:
@@ -422,6 +424,12 @@ cdef class NativeLane:
         cdef Lane *lane = &self.relay.state
         while lane.idle_count > 0:
             idle_drop(lane, idle_oldest(lane))
+
+    def skip(self, uint64_t number):
+        """A number that a request of this worker had in another process."""
+        cdef Lane *lane = &self.relay.state
+        if number >> NUMBER_BITS == lane.number >> NUMBER_BITS:
+            lane.number = max(lane.number, number & ~<uint64_t>1)
 
     # ---- the log -------------------------------------------------------------------
 

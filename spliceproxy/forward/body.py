@@ -183,7 +183,13 @@ class BodyMover:
     ) -> None:
         source.pause()
         count = partial(_count, source, target, to_client)
-        end = await self._relay.transfer(source.fd, target.fd, length, count, to_client=to_client)
+        begun = partial(setattr, target, "transfer")
+        try:
+            end = await self._relay.transfer(
+                source.fd, target.fd, length, count, to_client=to_client, begun=begun
+            )
+        finally:
+            target.transfer = -1
         count(end)
         if end.errno in EXHAUSTED:  # neither socket says so, but our own kernel
             raise OSError(end.errno, os.strerror(end.errno))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 from spliceproxy.errors import ClientGone, Failure, PeerGone
 from spliceproxy.forward.asking import Asking, Question
@@ -27,7 +28,7 @@ from spliceproxy.http1.head import RequestHead, ResponseHead
 from spliceproxy.http1.rewrite import may_switch
 from spliceproxy.net import tcp
 from spliceproxy.net.stream import Stream
-from spliceproxy.observe.record import microseconds
+from spliceproxy.observe.record import Record, microseconds
 from spliceproxy.observe.stalled import SECOND
 from spliceproxy.observe.termination import ANSWER, CONNECT, DATA
 from spliceproxy.policy.verdict import Verdict
@@ -40,14 +41,39 @@ IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 """RFC 9110 section 9.2.2. Such a request without a body may be sent again."""
 
 
+class Sending(NamedTuple):
+    """A response of which the client has been sent a part, framed as it came; ``closes`` and
+    ``keeps`` are as of :class:`relay.lane.Begun`."""
+
+    origin: Stream
+    kind: Body
+    closes: bool
+    keeps: bool
+    verdict: Verdict
+    waited: Waited
+
+
+class Part(NamedTuple):
+    """A response of which the client has been sent a part, and the request. Before the request its
+    connection had consumed ``received`` bytes, and ``sent`` so many; ``spliced`` are of these."""
+
+    sending: Sending
+    head: RequestHead
+    record: Record
+    received: int
+    sent: int
+    spliced: tuple[int, int]
+
+
 class Exchange:
     """One request and its response. ``verdict`` is the answer to ``question``, and
     ``head`` what is to be sent. ``abort(cause)`` is the connection's: it makes the coroutine that
     runs :meth:`run` fail with ``cause``.
 
-    ``answered``: the final response has begun; ``uploaded``: all of the request's body has
-    been read. ``bound`` holds the origin's connection where it belongs to this client.
-    ``resumed``, where the relay has sent the request: the exchange owns its connection.
+    ``answered``: the final response has begun, and ``sending`` says how its body goes on;
+    ``uploaded``: all of the request's body has been read. ``bound`` holds the origin's connection
+    where it belongs to this client. ``resumed``, where the relay has sent the request: the
+    exchange owns its connection.
     """
 
     __slots__ = (
@@ -72,6 +98,7 @@ class Exchange:
         "_waited",
         "answered",
         "cut_by_reset",
+        "sending",
         "uploaded",
     )
 
@@ -109,6 +136,7 @@ class Exchange:
         self.uploaded = True  # nothing of the request's body is left to be read
         self._body, self._length = head.body()
         self.answered = False
+        self.sending: Sending | None = None  # while the response's body is on its way
         self.cut_by_reset = False  # only a reset shows that the response was cut short
 
     async def run(self) -> bool:
@@ -429,10 +457,14 @@ class Exchange:
         self._record.content_type = (response.get(b"content-type") or b"").decode("latin-1")
         self.answered = True
         self.cut_by_reset = out == Body.CLOSE
+        keeps = stays and not self._binds
+        if out == kind and not self._binds:
+            self.sending = Sending(origin, kind, close, keeps, self._verdict, self._waited)
         try:
             await self._send_response(origin, kind, length, prefix, framed=out != Body.CLOSE)
         except TargetFailed as error:
             raise ClientGone(IDLE if error.reason == TARGET_IDLE else CLIENT_RESET) from error
+        self.sending = None
         self.cut_by_reset = False  # it is whole
         self._inform()
         if stays and not (self._binds and close):
@@ -445,17 +477,24 @@ class Exchange:
         self._record.content_type = begun.content_type
         self.answered = True
         kind = Body.LENGTH if begun.chunks is None else Body.CHUNKED
+        if begun.left < 0:
+            kind = Body.CLOSE
+        self.cut_by_reset = kind == Body.CLOSE
         owed = begun.owed if begun.chunks is None else b""
+        closes, keeps = begun.closes, begun.keeps
+        self.sending = Sending(origin, kind, closes, keeps, self._verdict, self._waited)
         try:
             await self._send_response(
                 origin, kind, begun.left, owed, framed=True, begun=begun.chunks
             )
         except TargetFailed as error:
             raise ClientGone(IDLE if error.reason == TARGET_IDLE else CLIENT_RESET) from error
+        self.sending = None
+        self.cut_by_reset = False
         self._inform()
-        if begun.keeps:
+        if keeps:
             self._keep_origin(origin)
-        return not begun.closes
+        return not closes
 
     def _keep_origin(self, origin: Stream) -> None:
         """The response is over: its connection may serve again, if all of it was sound."""

@@ -264,6 +264,10 @@ class Lane:
         """Closes every client, whatever it is at."""
         self._native.close_clients()
 
+    def skip(self, number: int) -> None:
+        """Later requests have higher numbers than this one."""
+        self._native.skip(number)
+
     # ---- routes ------------------------------------------------------------------------
 
     def allow(self, client: Standing, head: RequestHead, verdict: Verdict, record: Record) -> bool:

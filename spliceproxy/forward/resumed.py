@@ -71,7 +71,7 @@ class Resumed:
     bytes of its body that were sent without being copied, and ``waits`` what it was waited for
     (:class:`relay.lane.Handoff`). ``chunks`` is how far the request's body has come if it is
     chunked, and ``begun`` the response if the client has been sent a part of its body. ``moved``
-    bytes of the request's body were counted in the relay.
+    bytes of the request's body were counted in the relay, and ``summed`` is as in the record.
     """
 
     cause: str
@@ -90,6 +90,7 @@ class Resumed:
     chunks: Chunks | None = None
     begun: Begun | None = None
     moved: int = 0
+    summed: tuple[int, int] | None = None
 
     @classmethod
     def of(cls, handoff: Handoff, origin: Stream | None) -> Resumed:
@@ -111,6 +112,7 @@ class Resumed:
             handoff.chunks,
             handoff.begun,
             handoff.moved,
+            handoff.summed,
         )
 
     @property
@@ -150,6 +152,7 @@ class Resumed:
         record.started = self.started or record.started
         record.dialling_since = self.dialling_since
         record.tried = self.tried
+        record.summed = self.summed
         if self.number:
             record.number = self.number
             record.question, _, record.dial, record.first_byte = self.stages

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from functools import partial
 from os import strerror
 
@@ -33,7 +34,7 @@ def hand_over(
         origin.fd,
         bytes(client.buffer),
         to_client,
-        partial(_ended, services, record),
+        token_of(services, record),
     )
     try:
         services.counts.request(record, client)
@@ -48,6 +49,11 @@ def hand_over(
         services.lives.begin(ident, record)
     if record.trace is not None:
         record.trace.handed_over()
+
+
+def token_of(services: Services, record: Record) -> Callable[[TunnelEnd], None]:
+    """What the relay calls when a tunnel ends, and knows it by."""
+    return partial(_ended, services, record)
 
 
 def record_of(token: object) -> Record | None:

@@ -12,7 +12,7 @@ from spliceproxy.errors import ClientGone, Failure, Killed, PeerGone, internal
 from spliceproxy.forward import own_faults
 from spliceproxy.forward.asking import Question
 from spliceproxy.forward.body import SourceFailed
-from spliceproxy.forward.exchange import Exchange
+from spliceproxy.forward.exchange import Exchange, Part
 from spliceproxy.forward.resumed import Page
 from spliceproxy.forward.tunnel import hand_over
 from spliceproxy.front import faults
@@ -120,6 +120,15 @@ class Cycle:
         stream = self._stream
         received = stream.received - len(stream.buffer) - self._received
         return self._record, received, stream.sent - self._sent
+
+    @property
+    def sending(self) -> Part | None:
+        """Of a response that is being sent, what another process needs to go on with it; None
+        where it could not."""
+        exchange, head = self._exchange, self._head
+        if exchange is None or exchange.sending is None or head is None or not exchange.uploaded:
+            return None
+        return Part(exchange.sending, head, self._record, self._received, self._sent, self._spliced)
 
     def _log(self) -> None:
         """Writes the record of a request; a tunnel's is written when it ends."""

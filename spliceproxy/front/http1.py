@@ -34,6 +34,8 @@ from __future__ import annotations
 import asyncio
 import enum
 from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import TYPE_CHECKING
 
 from spliceproxy.errors import ClientGone
 from spliceproxy.forward import own_faults
@@ -47,6 +49,9 @@ from spliceproxy.net.stream import Stream
 from spliceproxy.policy.standing import Standing
 from spliceproxy.relay.lane import Handoff, between
 from spliceproxy.upstream.bound import BoundOrigin
+
+if TYPE_CHECKING:
+    from spliceproxy.forward.moving_bodies import RunningBody
 
 Admit = Callable[[Stream], Awaitable[bool]]
 """Whether the client with this stream may stay."""
@@ -277,6 +282,18 @@ class Connection:
         rests = self.phase is Phase.IDLE and self._task is not None and self.resumed is None
         if rests and self._pass_on():
             self.abort(ClientGone())
+
+    def body(self) -> RunningBody | None:
+        """A response whose body is on its way, if another process could go on with it now."""
+        cycle = self.request
+        part = cycle.sending if cycle is not None else None
+        if part is None or self.stream.transfer < 0 or self.bound or self.beyond:
+            return None
+        from spliceproxy.forward.moving_bodies import Client, RunningBody
+
+        watch = partial(self.stream.watch, self.client_gone)
+        client = Client(self.stream, self.address, self._requests, watch, self.client_gone)
+        return RunningBody(self.services, client, part)
 
     def drain(self) -> None:
         """The worker stops: a connection between requests ends, a new one gets a moment."""

@@ -9,6 +9,7 @@ import os
 import socket
 from collections.abc import Iterator, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 from spliceproxy.forward.services import Giver, Services
 from spliceproxy.front.cycle import Cycle
@@ -18,6 +19,9 @@ from spliceproxy.net.errnos import TRANSIENT
 from spliceproxy.net.stream import Stream
 from spliceproxy.relay.columns import CLIENTS, CONNECTIONS_BEGUN
 from spliceproxy.relay.lane import REFUSALS, REFUSED, Handoff
+
+if TYPE_CHECKING:
+    from spliceproxy.forward.moving_bodies import RunningBody
 
 BATCH = 64
 """Connections accepted in one wake-up, before others have their turn."""
@@ -64,6 +68,14 @@ class Server:
     def cycles(self) -> Iterator[Cycle]:
         """The requests that are served here now."""
         return (one.request for one in self.requests() if one.request is not None)
+
+    def bodies(self) -> Iterator[tuple[int, RunningBody]]:
+        """Responses that are being sent here, and that another process could go on with now; each
+        with the number of its request."""
+        for connection in self.requests():
+            body = connection.body()
+            if body is not None:
+                yield body.number, body
 
     def start(self) -> None:
         """Begins to accept."""

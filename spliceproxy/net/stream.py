@@ -62,6 +62,7 @@ class Stream:
         "sock",
         "spliced_in",
         "spliced_out",
+        "transfer",
         "waited_read",
         "waited_write",
         "write_limit",
@@ -77,6 +78,7 @@ class Stream:
         self.relayed_in = self.relayed_out = 0
         self.waited_read = self.waited_write = 0.0
         self.detached = False
+        self.transfer = -1  # of the relay, which sends to it now: its id
         self.message_start = 0
         self.released: Callable[[], None] | None = None
         self._loop = loop

@@ -101,6 +101,11 @@ class Counts:
         row[OUT_COPIED] += record.bytes_out - client.relayed_out
         client.relayed_in = client.relayed_out = 0
 
+    def gave_away(self, received: int, sent: int) -> None:
+        """Another process goes on with a request, of which so many bytes are not counted yet."""
+        self.row[IN_COPIED] += max(received, 0)
+        self.row[OUT_COPIED] += max(sent, 0)
+
     def refused(self, method: str, error: Failure, received: int, sent: int) -> None:
         """The lane has answered a request with this, for us."""
         row = self.row

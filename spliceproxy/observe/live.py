@@ -38,6 +38,10 @@ class Lives:
     def begin(self, ident: int, record: Record) -> None:
         """A tunnel begins, which the relay knows by ``ident``."""
         self._tell(ident, record, START)
+        self.go_on(ident, record)
+
+    def go_on(self, ident: int, record: Record) -> None:
+        """One that has begun in another process goes on here."""
         self._wait(ident, record)
         if self._timer is None:
             self._timer = self._loop.call_later(self._seconds, self._fire)

@@ -89,6 +89,7 @@ class Record(metaclass=ABCMeta):  # noqa: B024 - one of the lane's is a Record, 
         "stage",
         "started",
         "status",
+        "summed",
         "tags",
         "target",
         "trace",
@@ -142,6 +143,9 @@ class Record(metaclass=ABCMeta):  # noqa: B024 - one of the lane's is a Record, 
         self.bytes_out = 0  # sent to the client, head included
         self.spliced_in = 0  # of these bytes, those that were spliced; the others were copied
         self.spliced_out = 0
+        # Bytes in and out that another process, where it was, has in its lists of who has moved the
+        # most; None: it has not been in them.
+        self.summed: tuple[int, int] | None = None
         self.number = number  # its id, 0 where it has none: as of NUMBER_BITS of relay.lane
         # Microseconds, as of Times.
         self.head = self.question = self.dial = self.first_byte = 0

@@ -44,6 +44,13 @@ class Records:
         """The record of a request that begins."""
         return Record(client, started, trace, next(self._numbers), self.generation)
 
+    def skip(self, number: int) -> None:
+        """The number of a request that another process has counted as one of this worker's: later
+        ones get higher ones."""
+        if number >> NUMBER_BITS == self.worker:
+            first = max(next(self._numbers), number + 1 | 1)
+            self._numbers = itertools.count(first, 2)
+
     @property
     def wanted(self) -> bool:
         """Whether anybody is to see a record."""

@@ -119,11 +119,14 @@ class Tally:
         """A record that has ended, of a request that the relay has not added up."""
         what = outcome(record)
         where = record.destination if record.host else ""
+        requests, received, sent = 1, record.bytes_in, record.bytes_out
+        if record.summed is not None:
+            requests, received, sent = 0, received - record.summed[0], sent - record.summed[1]
         if where and what != DENIED:
-            self._add("destinations", where, 1, record.bytes_in, record.bytes_out)
-        self._add("clients", record.client or "unix", 1, record.bytes_in, record.bytes_out)
+            self._add("destinations", where, requests, received, sent)
+        self._add("clients", record.client or "unix", requests, received, sent)
         if record.user:
-            self._add("users", record.user, 1, record.bytes_in, record.bytes_out)
+            self._add("users", record.user, requests, received, sent)
         if what == DENIED:
             self._deny(record)
         elif what == FAILED:

@@ -327,13 +327,3 @@ class Giver:
         self._clients_here -= 1
         if not self._clients_here:
             self._empty.set()
-
-
-class Nothing:
-    """Of a worker whose tunnels cannot move: they drain."""
-
-    def movable(self) -> list[int]:
-        return []
-
-    def adopt(self, state: bytes, fds: Sequence[int]) -> int:
-        raise OSError("tunnels cannot move here")

@@ -7,7 +7,6 @@ import asyncio
 import socket
 from collections.abc import Coroutine, Sequence
 from contextlib import AsyncExitStack
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from spliceproxy.config import Config
@@ -36,6 +35,7 @@ from spliceproxy.upstream.pool import IdlePool
 from spliceproxy.upstream.resolver import Resolver
 
 if TYPE_CHECKING:
+    from spliceproxy.forward.moving import Moving
     from spliceproxy.policy.learn import Learned
     from spliceproxy.processes.retired import Retired
     from spliceproxy.site.files import Site
@@ -113,23 +113,17 @@ class Instance:
         if lane is not None:
             self._answering = Answering(self.services, lane, resolver, own)
         self._rest = Rest(loop)
-        self._moving: Any = None
+        self._moving: Moving | None = None
         self._retired: Retired | None = None
         self.server = Server(self.services, sockets, _limit(config))
 
     @property
-    def moving(self) -> Any:
+    def moving(self) -> Moving:
         """What gives tunnels to another worker, or takes its (``forward.moving``)."""
         if self._moving is None:
-            try:
-                moving = import_module("spliceproxy.forward.moving")
-            except ModuleNotFoundError:
-                from spliceproxy.processes.giving import Nothing
+            from spliceproxy.forward.moving import Moving
 
-                self._moving = Nothing()
-            else:
-                bodies = getattr(self.server, "bodies", tuple)
-                self._moving = moving.Moving(self.services, self.server.keep, bodies)
+            self._moving = Moving(self.services, self.server.keep, self.server.bodies)
         return self._moving
 
     def start(self) -> None:

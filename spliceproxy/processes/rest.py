@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import sys
 from collections.abc import Callable, Sequence
 
 from spliceproxy.messages import log
@@ -31,7 +32,11 @@ def _load_reloads() -> None:
 
 def _load_moving() -> None:
     """What gives all to another worker. Later its files may be of another version."""
+    from spliceproxy.forward import moving  # noqa: F401
     from spliceproxy.processes import giving, taking  # noqa: F401
+
+    if "spliceproxy.relay.portable.engine" in sys.modules:
+        from spliceproxy.relay.portable import moving as ways  # noqa: F401
 
 
 LOADS: Sequence[Callable[[], None]] = (

@@ -6,14 +6,18 @@ import asyncio
 import contextlib
 import errno
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextvars import copy_context
 from time import monotonic
+from typing import TYPE_CHECKING
 
 from spliceproxy.messages import log
 from spliceproxy.net.deadline import TICK
 from spliceproxy.relay.interface import KILLED, FlowView, Relay, TransferEnd, TunnelEnd
 from spliceproxy.relay.lane import Handoff
+
+if TYPE_CHECKING:
+    from spliceproxy.relay.moving import FrozenExchange, FrozenTransfer, FrozenTunnel, TunnelState
 
 TRIES = 100
 """How often what needs memory is tried, TRY_SECONDS apart, before the driver is stuck. Below
@@ -89,9 +93,11 @@ class RelayDriver:
         cancelled: Callable[[TransferEnd], None] | None = None,
         *,
         to_client: bool = False,
+        begun: Callable[[int], None] | None = None,
     ) -> TransferEnd:
         """Moves ``length`` bytes (interface.Relay.transfer) and waits for the end. If it is
-        cancelled, ``cancelled`` is told how far it came.
+        cancelled, ``cancelled`` is told how far it came. ``begun`` is told by which id the relay
+        knows it.
 
         When it returns or raises, both descriptors are the caller's alone again. A transfer
         that was cancelled has lost the bytes in flight: its sockets are of no more use.
@@ -102,6 +108,8 @@ class RelayDriver:
         ident: int | None = None
         try:
             ident = self._relay.transfer(source, target, length, future, to_client)
+            if begun is not None:
+                begun(ident)
             self._arm()
             return await future
         finally:
@@ -144,6 +152,37 @@ class RelayDriver:
         if killed:
             self._arm()
         return killed
+
+    # ---- tunnels that move (relay.moving) ----------------------------------------------
+
+    def movable(self) -> list[int]:
+        """As of :meth:`interface.Relay.movable`."""
+        return [] if self._closed else self._relay.movable()
+
+    def freeze(self, ident: int) -> FrozenTunnel | FrozenExchange | None:
+        """As of :meth:`interface.Relay.freeze`."""
+        return None if self._closed else self._relay.freeze(ident)
+
+    def freeze_transfer(self, ident: int) -> FrozenTransfer | None:
+        """As of :meth:`interface.Relay.freeze_transfer`."""
+        return None if self._closed else self._relay.freeze_transfer(ident)
+
+    def thaw(self, ident: int) -> None:
+        """As of :meth:`interface.Relay.thaw`."""
+        if not self._closed and self._relay.thaw(ident):
+            self._arm()
+
+    def release(self, ident: int) -> None:
+        """As of :meth:`interface.Relay.release`."""
+        if not self._closed and self._relay.release(ident):
+            self._tell_drained()
+
+    def adopt(
+        self, state: TunnelState, fds: Sequence[int], done: Callable[[TunnelEnd], None]
+    ) -> int:
+        """As of :meth:`interface.Relay.adopt`; ``done`` is called once, when it ends here."""
+        self._check_open()
+        return self._relay.adopt(state, fds, done)
 
     def dump(self, most: int) -> str:
         """What the relay has (interface.Relay.dump)."""
@@ -213,11 +252,17 @@ class RelayDriver:
         finally:
             if not self._closed:  # by a ``done``
                 self._arm()
-            if self._waiters and not self._relay.tunnels and not self._relay.clients:
-                for waiter in self._waiters:
-                    if not waiter.done():
-                        waiter.set_result(None)
-                self._waiters.clear()
+            if self._waiters:
+                self._tell_drained()
+
+    def _tell_drained(self) -> None:
+        """Wakes those who wait for that, if there is nothing left."""
+        if self._relay.tunnels or self._relay.clients:
+            return
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+        self._waiters.clear()
 
     def _fire(self) -> None:
         self._timer = None

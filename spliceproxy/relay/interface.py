@@ -16,11 +16,14 @@ share the numbers below, and use them as is best for them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from spliceproxy.config import Config
 from spliceproxy.relay.lane import Lane, LaneOptions, LaneOwner
+
+if TYPE_CHECKING:
+    from spliceproxy.relay.moving import FrozenExchange, FrozenTransfer, FrozenTunnel, TunnelState
 
 CHUNK = 64 * 1024
 """Bytes that one recv of the copy path asks for."""
@@ -266,6 +269,35 @@ class Relay(Protocol):
     def limits(self, idle: float, half_close: float) -> None:
         """Other time limits (RelayOptions) from here on, for the flows that live as well."""
 
+    # How tunnels move to another process (:mod:`relay.moving`), and requests of the lane that have
+    # been sent: those move as clients that are given back. None of it within a step.
+
+    def movable(self) -> list[int]:
+        """The ids of the tunnels and requests that :meth:`freeze` would take now."""
+
+    def freeze(self, ident: int) -> FrozenTunnel | FrozenExchange | None:
+        """Stops one: no byte of it moves, no time limit ends it, nor does :meth:`abort` or
+        :meth:`kill`, and :meth:`flows` does not have it. It still counts. None: there is none, or
+        it cannot move now."""
+
+    def freeze_transfer(self, ident: int) -> FrozenTransfer | None:
+        """The same for a transfer, which :meth:`movable` does not have: it is its owner's to give
+        away. After :meth:`release` nobody is told of an end, and the descriptors are the owner's
+        alone. :meth:`cancel` ends it as ever."""
+
+    def thaw(self, ident: int) -> bool:
+        """What is frozen goes on. False: there is none. It may end at once, which the next step
+        tells."""
+
+    def release(self, ident: int) -> bool:
+        """Gives up what is frozen, and has another owner: our descriptors are closed, and that is
+        all. False: there is none. Nobody is told of an end, and none is counted."""
+
+    def adopt(self, state: TunnelState, fds: Sequence[int], token: object) -> int:
+        """A frozen tunnel of descriptors (as of :class:`FrozenTunnel`), which are this relay's from
+        now on; its id. It does not count as begun. OSError, MemoryError, Unmovable: they are still
+        the caller's, and nothing has happened to the connections."""
+
     def step(self) -> list[tuple[object, object]]:
         """Serves what is ready, within STEP_SECONDS, and returns what has ended: for each flow
         its token and its TunnelEnd or TransferEnd. What the lane has to say is among it, as a
@@ -297,7 +329,8 @@ class Relay(Protocol):
         with LF."""
 
     def close(self) -> None:
-        """Resets every tunnel, drops every transfer, closes pipes and epoll. Idempotent."""
+        """Resets every tunnel, drops every transfer, closes pipes and epoll. What is frozen may be
+        another's by now: it is released. Idempotent."""
 
 
 class RelayOptions(NamedTuple):

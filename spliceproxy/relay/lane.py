@@ -92,7 +92,7 @@ class Begun(NamedTuple):
     keeps: bool  # the origin's may be used again
     sent: int  # bytes that the client has been sent, of interim responses, too
     spliced: int  # of these
-    left: int  # bytes of the body still to be read, if it is not chunked
+    left: int  # bytes of the body still to be read, if it is not chunked; -1: until FIN
     owed: bytes  # to be sent before them
     chunks: Chunks | None
 
@@ -142,6 +142,8 @@ class Handoff:
     chunks: Chunks | None = None
     begun: Begun | None = None  # in a BODY: its response, which goes on in ``answer``
     moved: int = 0  # bytes of the request's body that its origin was sent, and were counted
+    # As of Record.summed, of one that comes from another process.
+    summed: tuple[int, int] | None = None
 
     @property
     def between(self) -> bool:
@@ -550,3 +552,7 @@ class Lane(Made, Protocol):
 
     def close_idle(self) -> None:
         """Closes every idle connection."""
+
+    def skip(self, number: int) -> None:
+        """The number of a request that another process has counted as one of this worker's: later
+        ones get higher ones."""

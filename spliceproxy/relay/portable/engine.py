@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import count, islice
 from time import monotonic
+from typing import TYPE_CHECKING
 
 from spliceproxy.relay import columns
 from spliceproxy.relay.interface import (
@@ -26,6 +27,9 @@ from spliceproxy.relay.portable.pipes import PipePool
 from spliceproxy.relay.portable.shared import Shared
 from spliceproxy.relay.portable.transfer import Transfer
 from spliceproxy.relay.portable.tunnel import Tunnel
+
+if TYPE_CHECKING:
+    from spliceproxy.relay.moving import FrozenTransfer, FrozenTunnel, TunnelState
 
 BATCH = 32  # events of one epoll_wait
 DEADLINES_PER_STEP = 256
@@ -77,7 +81,7 @@ class CopyRelay:
         return flow.ident
 
     def cancel(self, ident: int) -> TransferEnd | None:
-        flow = self._shared.flows.get(ident)
+        flow = self._shared.flows.get(ident) or self._shared.frozen.get(ident)
         if isinstance(flow, Transfer):
             flow.abort()
             self._shared.poller.reap()
@@ -124,6 +128,48 @@ class CopyRelay:
             if isinstance(flow, Tunnel):
                 flow.end(ABORTED)
         self._shared.poller.reap()
+
+    def movable(self) -> list[int]:
+        flows = self._shared.flows
+        return [ident for ident, flow in flows.items() if isinstance(flow, Tunnel)]
+
+    def freeze(self, ident: int) -> FrozenTunnel | None:
+        flow = self._shared.flows.get(ident)
+        return flow.freeze() if isinstance(flow, Tunnel) else None
+
+    def freeze_transfer(self, ident: int) -> FrozenTransfer | None:
+        flow = self._shared.flows.get(ident)
+        return flow.freeze() if isinstance(flow, Transfer) else None
+
+    def thaw(self, ident: int) -> bool:
+        flow = self._shared.frozen.get(ident)
+        if not isinstance(flow, (Tunnel, Transfer)):
+            return False
+        flow.thaw(monotonic())
+        self._shared.poller.reap()
+        return True
+
+    def release(self, ident: int) -> bool:
+        flow = self._shared.frozen.get(ident)
+        if not isinstance(flow, (Tunnel, Transfer)):
+            return False
+        flow.release()
+        return True
+
+    def adopt(self, state: TunnelState, fds: Sequence[int], token: object) -> int:
+        from spliceproxy.relay.moving import check, check_descriptors
+
+        check(state)
+        check_descriptors(state, fds)
+        socks = _adopt(fds[0], fds[1])
+        flow = Tunnel(self._shared, next(self._idents), token, socks, (b"", b""), monotonic())
+        try:
+            flow.take(state, fds[2:])
+        except BaseException:
+            for sock in socks:
+                sock.detach()
+            raise
+        return flow.ident
 
     @property
     def tunnels(self) -> int:
@@ -188,7 +234,7 @@ class CopyRelay:
         shared, row = self._shared, self._row
         return RelayStats(
             tunnels=shared.tunnels,
-            transfers=len(shared.flows) - shared.tunnels,
+            transfers=shared.transfers,
             pipes_lent=0,
             pipes_idle=0,
             copied=row[columns.IN_COPIED] + row[columns.OUT_COPIED],
@@ -224,6 +270,8 @@ class CopyRelay:
                 flow.end(ABORTED)
             elif isinstance(flow, Transfer):
                 flow.drop()
+        for ident in list(self._shared.frozen):
+            self.release(ident)
         self._shared.poller.reap()
         self._shared.poller.close()
 

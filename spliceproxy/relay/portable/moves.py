@@ -179,6 +179,30 @@ class Copier:
         """Loses what is pending; the way is over."""
         way.held = None
         way.state = OVER
+        if way.pipe is not None:
+            self._end(way.pipe)
+            way.pipe = None
+            way.in_pipe = 0
+
+    def take(self, way: Way, pipe: Pipe, size: int) -> None:
+        """A way of another process has so many bytes in a pipe, which nobody may touch yet."""
+        way.pipe, way.in_pipe, way.state = pipe, size, BLOCKED
+
+    def join(self, way: Way) -> None:
+        """It goes on here."""
+        if way.pipe is not None:
+            self.unpipe(way)
+
+    def unpipe(self, way: Way) -> None:
+        """Takes the bytes out of the pipe of a way, and ends that."""
+        assert way.pipe is not None
+        way.held = memoryview(_empty(way.pipe, way.in_pipe))
+        self._end(way.pipe)
+        way.pipe = None
+        way.in_pipe = 0
+
+    def _end(self, pipe: Pipe) -> None:
+        pipe.close()
 
     def _read(self, way: Way, now: float) -> int:
         """Reads once, which makes the bytes pending; returns how many, 0 at FIN."""
@@ -250,12 +274,16 @@ class Splicer(Copier):
             way.pipe = None
         return state
 
-    def drop(self, way: Way) -> None:
-        super().drop(way)
-        if way.pipe is not None:
-            self.pool.kill(way.pipe)
-            way.pipe = None
-            way.in_pipe = 0
+    def take(self, way: Way, pipe: Pipe, size: int) -> None:
+        super().take(way, pipe, size)
+        self.pool.take(pipe)
+
+    def join(self, way: Way) -> None:
+        if way.pipe is not None and not self.pool.fits(way.pipe):
+            self.unpipe(way)
+
+    def _end(self, pipe: Pipe) -> None:
+        self.pool.kill(pipe)
 
     def _read(self, way: Way, now: float) -> int:
         if way.mode == SPLICE:

@@ -9,9 +9,13 @@ from __future__ import annotations
 import fcntl
 import os
 from collections import deque
+from typing import TYPE_CHECKING
 
 from spliceproxy.relay.interface import REST
 from spliceproxy.relay.quota import RETRY, affordable
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # typing has it since Python 3.11
 
 
 class Pipe:
@@ -24,6 +28,11 @@ class Pipe:
         self.w = w
         self.size = size
         self.unused_since = 0.0
+
+    @classmethod
+    def of(cls, r: int, w: int) -> Self:
+        """The pipe of these two ends."""
+        return cls(r, w, fcntl.fcntl(w, fcntl.F_GETPIPE_SZ))
 
     def close(self) -> None:
         """Closes both ends."""
@@ -77,6 +86,14 @@ class PipePool:
         """Takes back a pipe that still holds bytes."""
         self.lent -= 1
         pipe.close()
+
+    def take(self, pipe: Pipe) -> None:
+        """Counts the pipe of a tunnel of another process as lent."""
+        self.lent += 1
+
+    def fits(self, pipe: Pipe) -> bool:
+        """Whether a pipe that is lent may be lent to others later on."""
+        return len(self._idle) + self.lent <= self.limit and pipe.size >= self._size
 
     def sweep(self, now: float) -> None:
         """Closes what has been unused for REST seconds."""

@@ -94,6 +94,11 @@ class Poller:
                 self.hand_back(leg)
             raise
 
+    def restore(self, leg: Leg) -> None:
+        """Puts a leg into epoll again that was taken out, also where nothing of it is wanted.
+        OSError: it is not there."""
+        self._register(leg)
+
     def _register(self, leg: Leg) -> None:
         mask = leg.wants()
         fd = leg.sock.fileno()

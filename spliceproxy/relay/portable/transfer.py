@@ -18,6 +18,7 @@ from __future__ import annotations
 import socket
 from errno import EPIPE
 from time import monotonic
+from typing import TYPE_CHECKING
 
 from spliceproxy.relay.interface import (
     ABORTED,
@@ -34,6 +35,9 @@ from spliceproxy.relay.portable.moves import BLOCKED, OVER, SOURCE_FAILED, TARGE
 from spliceproxy.relay.portable.poller import ERR, GONE, IN, Leg
 from spliceproxy.relay.portable.shared import Shared
 from spliceproxy.relay.portable.waits import end_wait
+
+if TYPE_CHECKING:
+    from spliceproxy.relay.moving import FrozenTransfer
 
 
 class Transfer:
@@ -111,8 +115,41 @@ class Transfer:
         self._shared.poller.hand_back(self._source)
         self._shared.poller.hand_back(self._target)
         self._shared.mover.drop(self._way)
-        del self._shared.flows[self.ident]
+        if self._shared.flows.pop(self.ident, None) is None:
+            del self._shared.frozen[self.ident]
         self._shared.count_flows()
+
+    # ---- its owner gives it away (relay.moving) ----------------------------------------
+
+    def freeze(self) -> FrozenTransfer:
+        """Leaves epoll and the deadlines."""
+        from spliceproxy.relay.moving import FrozenTransfer
+
+        shared, way = self._shared, self._way
+        end_wait(way, way, monotonic(), due=True, asked=True)
+        for leg in (self._source, self._target):
+            shared.poller.forget(leg)
+        if way.pipe is not None:
+            shared.mover.unpipe(way)
+        shared.frozen[self.ident] = shared.flows.pop(self.ident)
+        owed = bytes(way.held) if way.held is not None else b""
+        waits = int(way.for_target * 1e3), int(way.for_source * 1e3)
+        return FrozenTransfer(way.left, owed, way.copied, way.spliced, *waits)
+
+    def thaw(self, now: float) -> None:
+        """A frozen one goes on."""
+        shared = self._shared
+        shared.flows[self.ident] = shared.frozen.pop(self.ident)
+        shared.deadlines.set(self, self.due)
+        try:
+            for leg in (self._source, self._target):
+                shared.poller.restore(leg)
+        except OSError as error:
+            self._end(SOURCE_ERROR, error.errno or 0)
+
+    def release(self) -> None:
+        """It is over here, and nobody is told."""
+        self.drop()
 
     def _end(self, reason: str, errno: int) -> None:
         way = self._way

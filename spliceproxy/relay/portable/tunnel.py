@@ -33,9 +33,12 @@ With a dead side a read of 0 is no FIN: after a reset the kernel says 0 as well.
 
 from __future__ import annotations
 
+import contextlib
 import socket
+from collections.abc import Sequence
 from errno import EPIPE
 from time import monotonic
+from typing import TYPE_CHECKING
 
 from spliceproxy.net import tcp
 from spliceproxy.relay import columns
@@ -50,9 +53,13 @@ from spliceproxy.relay.interface import (
     TunnelEnd,
 )
 from spliceproxy.relay.portable.moves import BLOCKED, OVER, READY, SOURCE_FAILED, SPLICE, Way
+from spliceproxy.relay.portable.pipes import Pipe
 from spliceproxy.relay.portable.poller import ERR, GONE, HUP, IN, OUT, Leg
 from spliceproxy.relay.portable.shared import Shared
 from spliceproxy.relay.portable.waits import end_wait, silent_side, waits_of
+
+if TYPE_CHECKING:
+    from spliceproxy.relay.moving import FrozenTunnel, TunnelState
 
 # Phases, in the order in which a tunnel goes through some of them.
 OPEN = 0
@@ -211,6 +218,91 @@ class Tunnel:
         shared.row[columns.TUNNELS_ENDED + REASONS.index(reason) - 1] += 1
         shared.count_flows()
         shared.ends[self.ident] = (self._token, report)
+
+    # ---- from one process to another (relay.moving) ------------------------------------
+
+    def freeze(self) -> FrozenTunnel:
+        """Leaves epoll and the deadlines."""
+        from spliceproxy.relay.moving import FrozenTunnel, TunnelState
+        from spliceproxy.relay.portable.moving import state_of
+
+        shared, queue, dead = self._shared, self._queue, self._dead != NOBODY
+        for leg in self._legs:
+            shared.poller.forget(leg)
+        del shared.flows[self.ident]
+        shared.frozen[self.ident] = self
+        fds = [leg.sock.fileno() for leg in self._legs]
+        up, down = (state_of(way, shared.mover) for way in self._ways)
+        for way in self._ways:
+            if way.pipe is not None:
+                fds += way.pipe.r, way.pipe.w
+        state = TunnelState(
+            up,
+            down,
+            self._dead,
+            self._reason if dead else "",
+            self._errno,
+            self._spoke,
+            False,
+            queue.size if queue is not None else 0,
+            int(queue.moved * 1e3) if queue is not None else 0,
+        )
+        return FrozenTunnel(tuple(fds), state, self._token, None)
+
+    def take(self, state: TunnelState, pipes: Sequence[int]) -> None:
+        """An empty tunnel becomes a frozen one of this state. OSError: it has not."""
+        from spliceproxy.relay.portable.moving import take_way
+
+        shared, options = self._shared, self._shared.options
+        opened = [Pipe.of(*pipes[at : at + 2]) for at in range(0, len(pipes), 2)]
+        for way, one in zip(self._ways, (state.up, state.down), strict=True):
+            take_way(way, one)
+            if one.piped:
+                shared.mover.take(way, opened.pop(0), one.piped)
+        self._dead, self._errno, self._spoke = state.dead, state.errno, state.spoke
+        self._reason = state.reason or DONE
+        if state.dead != NOBODY:
+            self._phase = DRAIN
+        elif state.up.over or state.down.over:
+            self._phase = HALF
+        limit = options.idle if self._phase == OPEN else options.half_close
+        self.due = max(way.active for way in self._ways) + limit
+        if state.acknowledged:
+            sock = self._legs[1 - state.dead].sock
+            self._queue = tcp.SendQueue(sock, min(state.acknowledged / 1e3, monotonic()))
+            self._queue.size = state.unacknowledged
+        if state.young:
+            with contextlib.suppress(OSError):  # a Unix socket has no such options
+                tcp.set_options(self._legs[ORIGIN].sock)
+        shared.frozen[self.ident] = self
+        shared.tunnels += 1
+        shared.count_flows()
+
+    def thaw(self, now: float) -> None:
+        """A frozen one goes on."""
+        shared = self._shared
+        shared.flows[self.ident] = shared.frozen.pop(self.ident)
+        shared.deadlines.set(self, self.due)
+        for side in (CLIENT, ORIGIN):
+            shared.mover.join(self._ways[side])
+            try:
+                shared.poller.restore(self._legs[side])
+            except OSError as error:
+                self._fail(side, error.errno or 0)
+                self.end(self._reason)
+                return
+        self._settle(now)
+
+    def release(self) -> None:
+        """Another process has a frozen one: nothing happens to its connections."""
+        shared = self._shared
+        for way in self._ways:
+            shared.mover.drop(way)
+        for leg in self._legs:
+            leg.sock.close()
+        del shared.frozen[self.ident]
+        shared.tunnels -= 1
+        shared.count_flows()
 
     # ---- what an event leads to --------------------------------------------------------
 

@@ -1,0 +1,186 @@
+"""What lives in one process, and goes on in another, with all that is known of it.
+
+:mod:`relay.moving` says in which steps that is. A tunnel's record goes along, so that the process
+that sees its end writes the line, and tells ``on_close``. One that the lane has made is Python's
+afterwards: it has the same bytes and ends, and the same line. A request of the lane that has been
+sent goes on in the other process as one that the lane there has given back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import count
+from typing import Any, NamedTuple
+
+from spliceproxy.forward import moving_facts as facts
+from spliceproxy.forward import tunnel
+from spliceproxy.forward.moving_bodies import RunningBody
+from spliceproxy.forward.services import Services
+from spliceproxy.observe.record import Record
+from spliceproxy.relay import encoding
+from spliceproxy.relay.encoding import TUNNEL, Kind
+from spliceproxy.relay.encoding_handoff import DATA, HANDOFF, handoff_of, of_handoff
+from spliceproxy.relay.lane import Handoff
+from spliceproxy.relay.moving import FrozenExchange, FrozenTunnel
+
+_TUNNEL = "tunnel"
+_EXCHANGE = "exchange"
+
+KINDS: Mapping[str, Kind] = {
+    _TUNNEL: Kind(TUNNEL, facts.RECORD, 2),
+    _EXCHANGE: Kind(HANDOFF, facts.KNOWN, DATA),
+}
+
+
+_BODIES = 1 << 64
+"""The ids of responses that Python sends begin here, beyond those of the relay."""
+
+
+class Frozen(NamedTuple):
+    """What has to be brought to another process. ``fds`` are those of the client and of the origin,
+    and both ends of each pipe with bytes in it; they stay this process's. ``state`` has at most
+    ``relay.encoding.MOST`` bytes."""
+
+    fds: tuple[int, ...]
+    state: bytes
+
+
+class Moving:
+    """Of one worker. ``serve`` goes on with a client that another process has served. ``bodies``
+    are the responses that Python sends just now, with the numbers of their requests. All is of the
+    event loop's thread, and nothing is to be called while the relay makes a step."""
+
+    def __init__(
+        self,
+        services: Services,
+        serve: Callable[[Handoff], None],
+        bodies: Callable[[], Iterable[tuple[int, RunningBody]]] = tuple,
+    ) -> None:
+        self._services = services
+        self._relay = services.relay
+        self._serve = serve
+        self._running = bodies
+        self._bodies: dict[int, RunningBody] = {}  # by ids that are no others'
+        self._frozen_bodies: dict[int, RunningBody] = {}
+        # Tunnels that are frozen here: the record, None of the lane's; and whether it was adopted.
+        self._tunnels: dict[int, tuple[Record | None, bool]] = {}
+        # Requests that were adopted, by negative ids: those of the relay are not.
+        self._exchanges: dict[int, Handoff] = {}
+        self._idents = count(-1, -1)
+
+    def movable(self) -> list[int]:
+        """The ids of what could be frozen now. Each may have ended before it is."""
+        self._bodies = {_BODIES + number: body for number, body in self._running()}
+        return [*self._relay.movable(), *self._bodies]
+
+    def freeze(self, ident: int) -> Frozen | None:
+        """Stops it here. None: it has ended, or cannot move now. What it owns stays here until
+        :meth:`release`."""
+        if ident >= _BODIES:
+            return self._freeze_body(ident)
+        found = self._relay.freeze(ident)
+        if found is None:
+            return None
+        try:
+            state = encoding.encode(*self._said(found))
+        except BaseException:
+            self._relay.thaw(ident)
+            raise
+        if len(state) > encoding.MOST:
+            self._relay.thaw(ident)
+            return None
+        if isinstance(found, FrozenTunnel):
+            self._tunnels[ident] = tunnel.record_of(found.token), False
+        return Frozen(found.fds, state)
+
+    def _freeze_body(self, ident: int) -> Frozen | None:
+        body = self._bodies.pop(ident, None)
+        found = body.freeze() if body is not None else None
+        if body is None or found is None:
+            return None
+        try:
+            state, data = of_handoff(found.handoff)
+            text = encoding.encode(_EXCHANGE, state, found.facts, data)
+        except BaseException:
+            body.thaw()
+            raise
+        if len(text) > encoding.MOST:
+            body.thaw()
+            return None
+        self._frozen_bodies[ident] = body
+        return Frozen(found.fds, text)
+
+    def _said(
+        self, found: FrozenTunnel | FrozenExchange
+    ) -> tuple[str, dict[str, Any], dict[str, Any], list[bytes]]:
+        services = self._services
+        allowed = services.counts.allowed
+        if isinstance(found, FrozenExchange):
+            state, data = of_handoff(found.handoff)
+            return _EXCHANGE, state, facts.of_exchange(found, allowed), data
+        if found.lane is not None:
+            summed = services.records.tally is not None
+            record = facts.record_of_lane(found.lane, found.state, allowed, summed=summed)
+        else:
+            record = tunnel.record_of(found.token) or Record("")
+        state, data = encoding.of_tunnel(found.state)
+        return _TUNNEL, state, facts.of_record(record), data
+
+    def thaw(self, ident: int) -> None:
+        """It goes on here."""
+        if ident >= _BODIES:
+            body = self._frozen_bodies.pop(ident, None)
+            if body is not None:
+                body.thaw()
+            return
+        handoff = self._exchanges.pop(ident, None)
+        if handoff is not None:
+            self._serve(handoff)
+            return
+        record, adopted = self._tunnels.pop(ident, (None, False))
+        if adopted and record is not None and self._services.lives is not None:
+            self._services.lives.go_on(ident, record)
+        self._relay.thaw(ident)
+
+    def release(self, ident: int) -> None:
+        """It goes on elsewhere, or is not taken over after all: our descriptors are closed, without
+        any effect on the connections."""
+        if ident >= _BODIES:
+            body = self._frozen_bodies.pop(ident, None)
+            if body is not None:
+                body.release()
+            return
+        handoff = self._exchanges.pop(ident, None)
+        if handoff is not None:
+            handoff.close()
+            return
+        record, adopted = self._tunnels.pop(ident, (None, False))
+        if not adopted and record is not None and self._services.lives is not None:
+            self._services.lives.end(record)
+        self._relay.release(ident)
+
+    def adopt(self, state: bytes, fds: Sequence[int]) -> int:
+        """What another process has frozen is frozen here, too; its id here. The descriptors are
+        this process's from now on. Unmovable, OSError, MemoryError: they are still the
+        caller's."""
+        said = encoding.decode(state, KINDS)
+        if said.kind == _EXCHANGE:
+            handoff = handoff_of(said.state, said.data, fds)
+            facts.decide(handoff, said.facts)
+            ident = next(self._idents)
+            self._exchanges[ident] = handoff
+            self._skip(handoff.number)
+            return ident
+        record = facts.record_of(said.facts)
+        record.decision = self._services.counts.allowed.get(record.allowed_by, 0)
+        ended = tunnel.token_of(self._services, record)
+        ident = self._relay.adopt(encoding.tunnel_of(said.state, said.data), fds, ended)
+        self._tunnels[ident] = record, True
+        self._skip(record.number)
+        return ident
+
+    def _skip(self, number: int) -> None:
+        """No later request has the number of one that has come from elsewhere."""
+        self._services.records.skip(number)
+        if self._services.lane is not None:
+            self._services.lane.skip(number)

@@ -1,0 +1,95 @@
+"""Processes that give to each other what lives in them (``moving_worker.py``)."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from harness import wait_for
+
+WORKER = Path(__file__).with_name("moving_worker.py")
+PATIENCE = 30.0
+
+
+class Worker:
+    """One of them."""
+
+    def __init__(
+        self, engine: str, listener: int, channel: socket.socket, log: Path, **options: Any
+    ) -> None:
+        told = [f"{name}={json.dumps(value)}" for name, value in options.items()]
+        kept = [fd for fd in (listener, channel.fileno()) if fd >= 0]
+        self._process = subprocess.Popen(
+            [sys.executable, WORKER, engine, str(listener), str(channel.fileno()), log, *told],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            pass_fds=kept,
+            text=True,
+        )
+        channel.close()
+        assert self._answer() == {"ready": True}
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        answer: dict[str, Any] = json.loads(line) if line else {"dead": True}
+        return answer
+
+    def ask(self, order: str) -> dict[str, Any]:
+        """The answer to an order of ``moving_worker.py``."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(order + "\n")
+        self._process.stdin.flush()
+        return self._answer()
+
+    def end(self) -> None:
+        """It drains, unless it is dead."""
+        if self._process.poll() is None:
+            with contextlib.suppress(BrokenPipeError):
+                assert self.ask("end") in ({"ended": True}, {"dead": True})
+        self._process.wait(PATIENCE)
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None
+            pipe.close()
+
+    def dead(self) -> bool:
+        """Whether it has died as it was told to."""
+        return self._process.wait(PATIENCE) == 9
+
+
+class Workers:
+    """Two that know each other. The first one listens."""
+
+    def __init__(self, engines: tuple[str, str], log: Path, **options: Any) -> None:
+        self.engines, self.log = engines, log
+        listener = socket.create_server(("127.0.0.1", 0), backlog=512)
+        listener.setblocking(False)
+        self.address = listener.getsockname()
+        ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.here = Worker(engines[0], listener.fileno(), ends[0], log, **options)
+        self.there = Worker(engines[1], -1, ends[1], log, **options)
+        listener.close()
+
+    def close(self) -> None:
+        self.here.end()
+        self.there.end()
+
+    def lines(self, count: int) -> list[dict[str, Any]]:
+        """Those of the log, when there are so many."""
+        wait_for(lambda: len(self.log.read_bytes().splitlines()) >= count, "the log")
+        return [json.loads(line) for line in self.log.read_text().splitlines()]
+
+
+def exactly(sock: socket.socket, size: int) -> bytes:
+    """So many bytes."""
+    got = bytearray()
+    while len(got) < size:
+        part = sock.recv(size - len(got))
+        assert part, f"FIN after {len(got)} of {size} bytes"
+        got += part
+    return bytes(got)
