@@ -14,16 +14,13 @@ from spliceproxy.admin.channel import Closed, close_all
 from spliceproxy.messages import log, plain
 from spliceproxy.processes.parcels import Line, Parcel
 from spliceproxy.relay.lane import Handoff, between
+from spliceproxy.relay.moving import Unmovable
 
 MOST_READ = 32
 """Messages that are read before the event loop goes on."""
 
 RETRY_SECONDS = 0.01
 """Until what found no room is sent again."""
-
-
-class Unmovable(Exception):
-    """What has come cannot be taken: it says why, for a person."""
 
 
 class Moving(Protocol):

@@ -12,7 +12,6 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-import pytest
 from harness import ProxyProcess, alive, read_exactly, read_head, wait_for
 
 from spliceproxy.config import UPGRADE_VARIABLE
@@ -159,7 +158,6 @@ class Load:
     def __init__(
         self, proxy: ProxyProcess, origin: Origin, address: tuple[str, int], each: int = 4
     ) -> None:
-        pytest.importorskip("spliceproxy.forward.moving")  # else no tunnel moves
         self._origin = origin
         self._address = address
         self.idle = [proxy.tunnel(*address) for _ in range(each)]

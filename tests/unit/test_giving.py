@@ -15,8 +15,9 @@ import pytest
 from spliceproxy.processes import giving, parcels
 from spliceproxy.processes.giving import Giver
 from spliceproxy.processes.parcels import Line
-from spliceproxy.processes.taking import Taker, Unmovable
+from spliceproxy.processes.taking import Taker
 from spliceproxy.relay.lane import Handoff, between
+from spliceproxy.relay.moving import Unmovable
 
 STATE = b'{"a": "\\n"}\n\0\xff'
 
