@@ -21,7 +21,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -132,19 +132,26 @@ def measure(name: str, kind: Kind, settings: Settings, servers: Origins, folder:
         return measured.run(settings, servers, proxy)
 
 
-def show(found: dict[str, dict[str, list[Figures]]]) -> None:
-    """A line for each: CPU time, and its ratio to that of the proxy that is not looked at."""
+def show(found: dict[str, dict[str, list[Figures]]], base: str = OURS) -> None:
+    """A line for each: CPU time, and its ratio to that of the ``base``."""
     for name, by_kind in found.items():
         for kind, rows in by_kind.items():
-            ratio = ratios.paired(rows, by_kind.get(OURS, []))
+            ratio = ratios.paired(rows, by_kind.get(base, []))
             cpu = statistics.median(row["cpu"] for row in rows)
             print(f"{name:18} {kind:22} {cpu:9.4g}  {ratio or '-'}")
 
 
+Measured = Callable[[str, Kind, Settings, Origins, Path], Figures]
+
+
 def rounds(
-    kinds: Sequence[Kind], names: Sequence[str], settings: Settings, folder: Path
+    kinds: Sequence[Kind],
+    names: Sequence[str],
+    settings: Settings,
+    folder: Path,
+    measure: Measured = measure,
 ) -> dict[str, dict[str, list[Figures]]]:
-    """All figures, by measure and kind."""
+    """All figures, by measure and kind. ``measure`` makes those of one proxy's life."""
     found: dict[str, dict[str, list[Figures]]] = {}
     with origins(folder, settings.limit) as servers:
         for turn in range(settings.rounds):
