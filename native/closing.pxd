@@ -151,6 +151,7 @@ cdef inline void exchange_free(Lane *lane, Exchange *x) noexcept nogil:
     sum_aside(lane, x)
     record_drop(x)
     note_release(x.note)
+    note_release(x.via)
     forget_decision(x)
     free(x.block)
     free(x.answer)

@@ -74,6 +74,8 @@ cdef class Question:
     cdef list lines         # its fields, once somebody has looked at them
     cdef readonly bytes head
     cdef readonly str client
+    cdef readonly str name  # `client`, behind its mark if a balancer has brought it
+    cdef readonly str via
     cdef readonly double started
     cdef str identified     # the user
     cdef public str host
@@ -135,7 +137,7 @@ cdef class Question:
         cdef linux.ucred peer
         cdef linux.socklen_t size = sizeof(peer)
         cdef int32_t slot = self._slot()
-        if slot == NOWHERE or linux.getsockopt(
+        if slot == NOWHERE or self.via or linux.getsockopt(
             self.relay.state.core.flows[slot].fd[0], linux.SOL_SOCKET, linux.SO_PEERCRED, &peer,
             &size
         ) < 0:
@@ -249,7 +251,10 @@ cdef Question question_of(NativeRelay relay, int32_t slot):
     q.asked = x.asked
     q.how = x.method
     q.head = x.data[:x.head]
-    q.client = x.address.decode("ascii")
+    q.client = q.name = x.address.decode("ascii")
+    q.via = via_of(x)
+    if q.via:
+        q.name = q.via[0] + q.client
     q.started = x.started / 1e6
     q.host = q.identified = q.allowed_by = ""
     q.tags = NO_TAGS

@@ -159,6 +159,10 @@ cdef class Ending:
         return self.at.client.decode("ascii")
 
     @property
+    def via(self):
+        return self.at.via.decode("ascii")
+
+    @property
     def method(self):
         return (<const char *>(self.at + 1))[:self.at.method_size].decode("ascii")
 
@@ -361,6 +365,11 @@ cdef uint64_t sent_to_client(const Flow *f):
     return 0
 
 
+cdef str via_of(const Exchange *x):
+    """A mark and the balancer that has brought a client, "" for none."""
+    return x.via.text[:x.via.size].decode("ascii") if x.via != NULL else ""
+
+
 cdef object handoff(Flow *f):
     cdef Exchange *x = exchange_of(f)
     return Handoff(
@@ -376,4 +385,5 @@ cdef object handoff(Flow *f):
         chunks_of(&x.up, &f.way[0]) if with_origin(x.cause) else None,
         begun_of(f) if x.cause == G_BODY else None,
         f.way[0].copied + f.way[0].spliced,
+        via_of(x),
     )

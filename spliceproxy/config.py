@@ -14,16 +14,27 @@ UPGRADE_VARIABLE = "SPLICEPROXY_UPGRADE"
 @dataclass(frozen=True, slots=True)
 class Address:
     """Where to listen: ``path`` for a Unix socket, else ``host`` ("" is every
-    address) and ``port`` (0: any free one)."""
+    address) and ``port`` (0: any free one). ``proxied``: each connection begins with a header of
+    the PROXY protocol. ``protocol``: what clients speak there; "" is what a bare address stands
+    for, which is http."""
 
     host: str = ""
     port: int = 0
     path: str = ""
+    proxied: bool = False
+    protocol: str = ""
 
     def __str__(self) -> str:
         if self.path:
-            return f"unix:{self.path}"
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+            return f"{self.way}unix:{self.path}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.way}tcp://{host}:{self.port}" if self.way else f"{host}:{self.port}"
+
+    @property
+    def way(self) -> str:
+        """What stands in front of the transport; "" for a bare address."""
+        protocol = f"{self.protocol}+" if self.protocol else ""
+        return f"proxy+{protocol}" if self.proxied else protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +49,8 @@ class Timeouts:
     half_close: float = 60.0  # the same, once one side has ended
     drain: float = 8.0  # tunnels after SIGTERM
     drain_delay: float = 0.0  # after SIGTERM, while clients are still accepted
+    # A header of the PROXY protocol: its specification asks for 3 s at least, for lost segments.
+    proxy_header: float = 3.0
 
     @property
     def lookup(self) -> float:
@@ -141,6 +154,8 @@ class Config:
     """Everything a worker needs to know."""
 
     listen: tuple[Address, ...]
+    balancers: tuple[str, ...] = ()
+    """Networks of those who may send the PROXY protocol to TCP addresses that expect it."""
     workers: int = 1
     workers_why: str = field(default="", compare=False)  # so many, in words
     engine: str = "auto"

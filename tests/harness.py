@@ -180,7 +180,7 @@ class ProxyProcess:
         if self.process.poll() is not None:
             raise RuntimeError("it ended")
         text = self.stderr()
-        found = re.search(r"listening on http://\S*:(\d+)", text)
+        found = re.search(r"listening on \S*(?:http|tcp)://\S*:(\d+)", text)
         if found:
             self.port = int(found[1])
         return "event loop" in text and ("listening on" in text)

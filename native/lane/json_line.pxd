@@ -167,6 +167,11 @@ cdef inline size_t write_json(
     at[0] = c'-'
     at = add_number(at + 1, facts.number & ((<uint64_t>1 << NUMBER_BITS) - 1), 0, 0)
     at = add_string(add(at, '","client":'), x.address, strlen(x.address), form.address_most)
+    at = add(at, ',"via":')
+    if x.via == NULL:
+        at = add_text(at, "null", 4)
+    else:
+        at = add_string(at, x.via.text + 1, x.via.size - 1, form.address_most)
     at = add_request(at, form, x)
     at[0] = c','
     at = add_text(at + 1, note.text, note.size)

@@ -148,21 +148,31 @@ cdef class NativeLane:
         self.relay.state.most = most
         self.relay.state.others = others
 
-    def hand_over(self, int fd, str address, bytes data, uint32_t requests):
+    def hand_over(self, int fd, str address, bytes data, uint32_t requests, str via=""):
         """Takes a client between two requests. OSError: it is still the owner's."""
         cdef Lane *lane = &self.relay.state
         cdef Core *c = &lane.core
         cdef char text[PEER_MAX]
+        cdef bytes balancer = via.encode("ascii")
+        cdef Note *brought_by = NULL
         cdef int32_t slot
         cdef Exchange *x
         if self.relay.closed:
             raise RuntimeError("the relay is closed")
         put_text(text, address)
+        if len(balancer) > PEER_MAX:
+            raise ValueError(f"a mark and more than {PEER_MAX - 1} bytes: {via!r}")
+        if balancer:
+            brought_by = note_new(as_text(balancer))
+            if brought_by == NULL:
+                raise MemoryError
         c.now = clock_ms(linux.CLOCK_MONOTONIC_COARSE)
         slot = client_new(lane, fd)
         if slot == NOWHERE:
+            note_release(brought_by)
             PyErr_SetFromErrno(OSError)
         x = exchange_of(&c.flows[slot])
+        x.via = brought_by
         x.requests = requests
         memcpy(x.address, text, PEER_MAX)
         if data:
@@ -203,7 +213,7 @@ cdef class NativeLane:
     # ---- routes --------------------------------------------------------------------
 
     def add_client(self, str address, str group):
-        """A client of this address is of this `group`, as of :meth:`add_route`."""
+        """A client of this address, which a mark may be in front of, is of this `group`."""
         cdef bytes name = address.encode("ascii")
         cdef bytes shown = group.encode("ascii")
         if len(name) >= PEER_MAX or len(shown) >= PEER_MAX:
@@ -315,7 +325,7 @@ cdef class NativeLane:
         target.generation = question.generation
         try:
             if seconds > 0 and group is not None:
-                self.add_client(question.client, group)
+                self.add_client(question.name, group)
                 named = question.authority
                 if question.how == OTHER:
                     named = question.method.encode("ascii") + b" " + named  # as with_method has it

@@ -48,6 +48,10 @@ cdef inline bint record_begin(Exchange *x, bint heads) noexcept nogil:
         return False
     memcpy(e + 1, x.data, size)
     memcpy(e.client, x.address, PEER_MAX)
+    e.via[0] = 0
+    if x.via != NULL:
+        memcpy(e.via, x.via.text + 1, x.via.size - 1)
+        e.via[x.via.size - 1] = 0
     e.method_size = <uint32_t>method.size
     e.target_size = <uint32_t>target.size
     e.head_size = x.head if heads else 0

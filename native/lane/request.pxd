@@ -33,7 +33,9 @@ from lane.origins cimport (
 )
 from lane.received cimport body_at_hand, keep, keep_head
 from lane.records cimport record_begin, record_for
-from lane.routes cimport KEY_MAX, address_of, group_of, let_go, route_find, route_key
+from lane.routes cimport (
+    KEY_MAX, address_of, client_named, group_of, let_go, route_find, route_key,
+)
 from lane.sums cimport sum_user
 from lane.types cimport (
     Connection, Exchange, G_REQUEST, G_RETRY, Lane, Origin, PEER_MAX, P_WAIT, Q_QUEUE, Route,
@@ -106,6 +108,7 @@ cdef inline Route *route_of(
     """The route of a request, NULL without one that is valid."""
     cdef char key[KEY_MAX]
     cdef char text[KEY_MAX]
+    cdef char named[PEER_MAX + 1]
     cdef size_t size
     cdef int64_t now = lane.core.now
     cdef Route *r
@@ -117,8 +120,7 @@ cdef inline Route *route_of(
         head.host.at, authority.at, authority.size
     ):
         return NULL  # maybe not even a valid one
-    client.at = <const char *>x.address
-    client.size = strlen(x.address)
+    client = client_named(x, named)
     if not group_of(&lane.routes, &client) or not with_method(text, head, &authority):
         return NULL
     size = route_key(key, kind_of(head), client, head.credentials, authority)

@@ -225,6 +225,19 @@ cdef inline bint route_put(
     return True
 
 
+cdef inline Text client_named(const Exchange *x, char *room) noexcept nogil:
+    """A client as the owner has it. `room`, of PEER_MAX + 1 bytes, is where that may be."""
+    cdef Text client
+    client.at = x.address
+    client.size = strlen(x.address)
+    if x.via != NULL:
+        room[0] = x.via.text[0]
+        memcpy(room + 1, x.address, client.size)
+        client.at = room
+        client.size += 1
+    return client
+
+
 cdef inline bint group_of(Routes *r, Text *client) noexcept nogil:
     """Puts the group of a client in the place of its address; false if the owner has not
     said it."""

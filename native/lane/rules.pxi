@@ -111,7 +111,10 @@ cdef int set_line_form(Log *log, options) except -1:
     form.kind = (words.NATIVE, words.SQUID, words.JSON).index(options.name)
     log.note_most = options.note_most
     most = form.method_most + form.target_most + 2 * form.address_most + form.type_most
-    most += log.note_most + JSON_REST if form.kind == L_JSON else form.user_most + LINE_REST
+    if form.kind == L_JSON:
+        most += log.note_most + form.address_most + JSON_REST  # with the balancer's
+    else:
+        most += form.user_most + LINE_REST
     if most > LINE_MOST:
         raise ValueError("a line of the log may be longer than its buffer")
     note = note_new(as_text(options.note))

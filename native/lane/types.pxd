@@ -154,6 +154,7 @@ cdef struct Ended:          # an exchange that somebody wants a record of; its f
     uint8_t type_size
     char type[TYPE_MAX]
     char client[PEER_MAX]
+    char via[PEER_MAX]      # as of Exchange, without the mark
     char peer[PEER_MAX]
 
 # Lane.sums.tables: what is added up by (sums.pxd)
@@ -227,7 +228,7 @@ cdef struct Route:          # a decision that may be repeated
     int64_t renew           # ms, from when on a request asks the owner anew
     uint8_t asked           # one does, the others need not
 
-cdef struct Group:          # of a client's address
+cdef struct Group:          # of a client, by its address, or by its mark and that
     Item item
     uint32_t text_size
     char *text
@@ -313,6 +314,9 @@ cdef struct Exchange:       # of a CLIENT, and of the tunnel that it became
     char type[TYPE_MAX]     # Content-Type, for the log and the record
     Ended *record           # of the request in work, NULL if nobody wants one
     Note *note              # for the line of the request in work; held, or NULL
+    # The address of the balancer that has brought it, behind a mark (MARKS of
+    # spliceproxy/policy/networks.py); held, or NULL.
+    Note *via
     char user[USER_MAX]
     char peer[PEER_MAX]
     char address[PEER_MAX]  # the client's

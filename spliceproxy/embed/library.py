@@ -25,7 +25,7 @@ from spliceproxy.processes.worker import new_loop
 from spliceproxy.relay.choice import choose, ignore_sigpipe
 from spliceproxy.relay.interface import RelayOptions
 from spliceproxy.settings.kind import Invalid
-from spliceproxy.settings.values import ADDRESS
+from spliceproxy.settings.listening import LISTEN, contradictions
 from spliceproxy.upstream.resolver import Resolver
 
 DRAIN = 0.2
@@ -77,6 +77,8 @@ class Proxy:
                 access_log="off",
             )
         self._config = replace(config, listen=_addresses(listen), workers=1)
+        for problem in contradictions(self._config.listen, config.balancers, "listen:", "config:"):
+            raise ValueError(problem)
         given = policy is not None or on_close is not None
         names = "policy", "on_close"
         self._functions = checked(policy, on_close, names) if given else None
@@ -91,7 +93,7 @@ class Proxy:
         Unix socket. An address of every interface becomes loopback."""
         if not self._addresses:
             raise RuntimeError("the proxy has no address before it has been entered")
-        first = self._addresses[0]
+        first = replace(self._addresses[0], proxied=False, protocol="")
         if first.path:
             return str(first)
         host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(first.host, first.host)
@@ -173,7 +175,7 @@ def _addresses(listen: Sequence[str]) -> tuple[Address, ...]:
     if isinstance(listen, str):
         raise TypeError(f"listen: {listen!r}; allowed: a list of addresses")
     try:
-        return tuple(ADDRESS.read(text, os.getcwd()) for text in listen)
+        return tuple(LISTEN.read(text, os.getcwd()) for text in listen)
     except Invalid as error:
         raise ValueError(f"listen: {error}") from None
 

@@ -142,8 +142,8 @@ class Answering:
         if odd:
             self._lane.hand_back(one)
             return
-        client, group = self._client(one.client)
-        if self._knows_peers and not one.client:
+        client, group = self._client(one.name)
+        if self._knows_peers and not one.name:
             client, group = client._replace(uid=one.uid), None
         # It takes the notes of a request as well as a record does.
         question: Question = _new(Question, (client, one, host, port, one, own))
@@ -251,9 +251,9 @@ class Answering:
 
     # ---- where to ----------------------------------------------------------------------
 
-    def _standing(self, address: str) -> tuple[Standing, str | None]:
-        """What decisions know of clients with this address, and their group."""
-        client = self._services.policy.standing(address, None)
+    def _standing(self, name: str) -> tuple[Standing, str | None]:
+        """What decisions know of clients with this name (as of a question), and their group."""
+        client = self._services.policy.standing(name, None)
         return client, client.group
 
     def _read(self, where: bytes) -> Place:
@@ -287,6 +287,7 @@ def _record(records: Records, one: Asked) -> Record:
     """What is known of a request that gets its answer here."""
     now = time.monotonic()
     record = records.new(one.client, one.started or now)
+    record.mark, record.via = one.via[:1], one.via[1:]
     record.number = one.number or record.number
     record.stage = QUESTION
     if records.fields:

@@ -8,6 +8,7 @@ ago. Everything else comes back as a :class:`Handoff`, and becomes a Connection 
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Callable, Container
 from pathlib import Path
@@ -244,11 +245,22 @@ class Lane:
         are not with the relay."""
         self._native.limit(most, others)
 
-    def hand_over(self, stream: Stream, address: str, requests: int) -> bool:
+    def begin(self, sock: socket.socket, address: str, data: bytes, via: str) -> bool:
+        """A new client, of which ``data`` was received, goes to the relay; false if it cannot."""
+        try:
+            self._native.hand_over(sock.fileno(), address, data, 0, via)
+        except OSError:
+            return False
+        with contextlib.suppress(MemoryError):  # it lets go first, and then makes a number
+            socket.SocketType.detach(sock)
+        self._driver.wake()
+        return True
+
+    def hand_over(self, stream: Stream, address: str, requests: int, via: str = "") -> bool:
         """A client's connection between two requests goes to the relay; false if it cannot."""
         stream.pause()
         try:
-            self._native.hand_over(stream.fd, address, bytes(stream.buffer), requests)
+            self._native.hand_over(stream.fd, address, bytes(stream.buffer), requests, via)
         except OSError:
             return False
         stream.detach()
@@ -307,7 +319,7 @@ class Lane:
             self.note(record) if self.note is not None else b"",
             record.decision,
         )
-        self._native.add_client(record.client, group)
+        self._native.add_client(record.mark + record.client, group)
         return True
 
     def seconds(self, verdict: Verdict) -> float:

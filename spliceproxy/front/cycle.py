@@ -74,6 +74,7 @@ class Cycle:
         self._record = self._services.records.new(
             connection.address, time.monotonic(), connection.trace
         )
+        self._record.mark, self._record.via = connection.via[:1], connection.via[1:]
         self._spliced = connection.stream.spliced_in, connection.stream.spliced_out
 
     async def run(self) -> bool:

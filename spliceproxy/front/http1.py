@@ -73,9 +73,10 @@ class Connection:
     """One client. ``admit``, where the limit on connections is reached: waits a moment for a
     place, and says whether there is one. Without one the first request is answered with 503.
 
-    ``cause`` is why the request at hand was aborted; ``bound`` holds an origin's connection that
-    belongs to this client; ``resumed`` is what the relay has done of the first request. ``trace``
-    tells the steps, and is None where nobody wants to know them.
+    ``via`` is of the balancer that has brought the client, "" if nobody has (as of
+    :meth:`relay.lane.Lane.hand_over`). ``cause`` is why the request at hand was aborted; ``bound``
+    holds an origin's connection that belongs to this client; ``resumed`` is what the relay has done
+    of the first request. ``trace`` tells the steps, and is None where nobody wants to know them.
     """
 
     __slots__ = (
@@ -95,15 +96,22 @@ class Connection:
         "services",
         "stream",
         "trace",
+        "via",
     )
 
     def __init__(
-        self, services: Services, stream: Stream, address: str, admit: Admit | None = None
+        self,
+        services: Services,
+        stream: Stream,
+        address: str,
+        admit: Admit | None = None,
+        via: str = "",
     ) -> None:
         self.services = services
         self.stream = stream
         self.address = address
-        self._standing = services.policy.standing(address, stream.sock)
+        self.via = via
+        self._standing = services.policy.standing(via[:1] + address, stream.sock)
         self._generation = services.generation
         self.answers = Answers(services, stream, last=admit is not None)
         between = services.config.timeouts.head
@@ -135,7 +143,7 @@ class Connection:
         try:
             if handoff.origin >= 0:
                 origin = Stream.of(handoff.take_origin(), handoff.peer, handoff.answer, loop)
-            connection = cls(services, stream, handoff.address, admit)
+            connection = cls(services, stream, handoff.address, admit, handoff.via)
             connection.resumed = None if handoff.between else Resumed.of(handoff, origin)
             connection._requests = handoff.requests
             if connection.trace is not None:
@@ -215,7 +223,7 @@ class Connection:
         lane = self.services.lane
         if lane is None or self.services.draining or self.bound:
             return False
-        return lane.hand_over(self.stream, self.address, self._requests)
+        return lane.hand_over(self.stream, self.address, self._requests, self.via)
 
     def _pass_on(self) -> bool:
         """Whether another worker goes on with this client."""
@@ -251,7 +259,8 @@ class Connection:
         """What decisions of the configuration that is in force know of the client."""
         services = self.services
         if self._generation != services.generation:
-            self._standing = services.policy.standing(self.address, self.stream.sock)
+            client = self.via[:1] + self.address
+            self._standing = services.policy.standing(client, self.stream.sock)
             self._generation = services.generation
         return self._standing
 

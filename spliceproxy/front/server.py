@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from spliceproxy.forward.services import Giver, Services
 from spliceproxy.front.cycle import Cycle
-from spliceproxy.front.http1 import Connection
+from spliceproxy.front.http1 import FRESH_SECONDS, Connection
 from spliceproxy.messages import log
 from spliceproxy.net.errnos import TRANSIENT
 from spliceproxy.net.stream import Stream
@@ -22,6 +22,7 @@ from spliceproxy.relay.lane import REFUSALS, REFUSED, Handoff
 
 if TYPE_CHECKING:
     from spliceproxy.forward.moving_bodies import RunningBody
+    from spliceproxy.front.brought import Brought
 
 BATCH = 64
 """Connections accepted in one wake-up, before others have their turn."""
@@ -50,6 +51,17 @@ class Server:
         self._beyond: set[Stream] = set()  # of these, those beyond the limit
         self._resume: asyncio.TimerHandle | None = None
         self._empty: asyncio.Future[None] | None = None
+        # The sockets whose clients a balancer brings.
+        self._proxied = frozenset(
+            sock
+            for sock, address in zip(self._sockets, services.config.listen, strict=False)
+            if address.proxied
+        )
+        self._brought: Brought | None = None
+        if self._proxied:
+            from spliceproxy.front.brought import Brought
+
+            self._brought = Brought(services, self._begin_brought, self._count)
         if services.lane is not None:
             services.lane.report_to(self)
 
@@ -84,7 +96,7 @@ class Server:
         if lane is not None:
             lane.limit(self._limit, self._held)
         for sock in self._sockets:
-            if lane is not None:
+            if lane is not None and sock not in self._proxied:
                 lane.listen(sock)
             else:
                 self._loop.add_reader(sock.fileno(), self._accept, sock)
@@ -126,16 +138,32 @@ class Server:
                     continue
                 self.not_accepted(error.errno or 0)
                 return False
-            self._begin(client, address)
+            client.setblocking(False)
+            self._services.counts.row[CONNECTIONS_BEGUN] += 1
+            if self._brought is not None and sock in self._proxied:
+                self._brought.accepted(client, _client_name(address))
+            else:
+                self._begin(client, _client_name(address), "", b"")
         return True
 
-    def _begin(self, client: socket.socket, address: object) -> None:
-        client.setblocking(False)
-        self._services.counts.row[CONNECTIONS_BEGUN] += 1
+    def _begin_brought(self, client: socket.socket, address: str, via: str, data: bytes) -> None:
+        """Serves a client whose header was read: in the lane if it can be there."""
+        lane = self._services.lane
+        full = bool(self._limit) and self.connections >= self._limit
+        fit = lane is not None and not full and not self._services.draining
+        if lane is None or not fit or not lane.begin(client, address, data, via):
+            self._begin(client, address, via, data)
+
+    def _begin(self, client: socket.socket, address: str, via: str, data: bytes) -> None:
         refuse = bool(self._limit) and self.connections >= self._limit
         stream = Stream(client, self._loop)
+        stream.buffer += data
+        stream.received = len(data)
         admit = self._admit if refuse else None
-        self._start(Connection(self._services, stream, _client_name(address), admit), refuse)
+        connection = Connection(self._services, stream, address, admit, via)
+        self._start(connection, refuse)
+        if self._services.draining:
+            self._loop.call_soon(connection.drain)  # when it has begun to read
 
     def given_back(self, handoff: Handoff) -> None:
         """Goes on with a client that the relay gives back."""
@@ -245,8 +273,7 @@ class Server:
     def _stop_accepting(self) -> None:
         if self._services.lane is not None:
             self._services.lane.unlisten()
-            return
-        for sock in self._sockets:
+        for sock in self._proxied if self._services.lane is not None else self._sockets:
             self._loop.remove_reader(sock.fileno())
 
     # ---- another worker takes this one's place -----------------------------------------
@@ -305,6 +332,9 @@ class Server:
         for sock in self._sockets:
             sock.close()  # the supervisor's copies too are closed: clients are refused
         self._sockets.clear()
+        self._proxied = frozenset()
+        if self._brought is not None:
+            self._brought.drain(FRESH_SECONDS)
         if not moving:
             if self._services.lane is not None:
                 self._services.lane.give_back()
@@ -336,6 +366,8 @@ class Server:
 
     async def _quiet(self) -> None:
         while self.connections or self._tasks:  # either kind may become the other
+            if self._brought is not None:
+                await self._brought.none_left()
             if self._tasks:
                 self._empty = self._loop.create_future()
                 await self._empty
@@ -345,6 +377,8 @@ class Server:
 
     async def _end_all(self) -> None:
         self._services.draining = True
+        if self._brought is not None:
+            self._brought.close()
         if self._services.giver is not None:
             self._services.giver.end("the drain time is over")
         tasks = list(self._tasks)

@@ -74,6 +74,7 @@ class Record(metaclass=ABCMeta):  # noqa: B024 - one of the lane's is a Record, 
         "head",
         "host",
         "looked_up",
+        "mark",
         "method",
         "minor",
         "number",
@@ -95,6 +96,7 @@ class Record(metaclass=ABCMeta):  # noqa: B024 - one of the lane's is a Record, 
         "trace",
         "tried",
         "user",
+        "via",
         "why",
     )
 
@@ -107,6 +109,9 @@ class Record(metaclass=ABCMeta):  # noqa: B024 - one of the lane's is a Record, 
         generation: int = 1,
     ) -> None:
         self.client = client  # the client's address, "" for a Unix socket
+        # The address of the balancer that has brought the client by the PROXY protocol, "unix" for
+        # a Unix socket; "" if nobody has. The mark (policy.networks) says what that has said of it.
+        self.via = self.mark = ""
         self.started = started
         self.trace = trace  # of its connection; None: nothing is told of it
         self.generation = generation  # of the configuration that has decided
@@ -253,6 +258,7 @@ class _Served:
         origin_leg: tuple[int, ...] | None
 
     trace = None
+    mark = ""
     tried: tuple[tuple[str, int], ...] = ()
     dialling_since = looked_up = 0.0
     error = failed = rule = why = detail = ""

@@ -35,7 +35,7 @@ from spliceproxy.policy.judging import REPEAT as REPEAT
 from spliceproxy.policy.judging import Case, Judge
 from spliceproxy.policy.lockfile import Locked
 from spliceproxy.policy.names import canonical, is_number
-from spliceproxy.policy.networks import parsed
+from spliceproxy.policy.networks import MARKS, bare, parsed
 from spliceproxy.policy.request import Fields, Request
 from spliceproxy.policy.rules import RuleSet
 from spliceproxy.policy.standing import Standing
@@ -122,7 +122,8 @@ class Policy:
 
     def standing(self, address: str, sock: socket.socket | None) -> Standing:
         """What decisions know of a client. It is made once for a connection. ``address`` is ""
-        for a Unix socket; ``sock`` is the connection, None if there is none."""
+        for a Unix socket, and one of MARKS is in front of it for a client behind a balancer;
+        ``sock`` is the connection, None if there is none."""
         standing = self._standing(address)
         if sock is not None and not address and self._auth.uses_peers:
             from spliceproxy.policy.auth.identities import peer_uid  # which the users have loaded
@@ -210,7 +211,7 @@ class Policy:
         if self._asks:
             assert client.address is not None  # there is a function
             request = Request(
-                client.address,
+                bare(client.address),
                 user,
                 groups,
                 head.method,
@@ -265,7 +266,7 @@ class Policy:
         place = parsed(address)
         return Standing.of(
             address,
-            local=self._locals and is_local_at(place),
+            local=self._locals and address[:1] not in MARKS and is_local_at(place),
             admitted=self._clients is None or self._clients.admit_at(place),
             relayed=self._relayed.admit_at(place),
             matched=self._rules.of_client_at(place),
@@ -323,10 +324,11 @@ class Policy:
             case = case._replace(name=name)
         if not self._asks:
             return self._destinations.of(case, repeat)
+        assert client.address is not None  # there is a function
         request: Request = _new(
             Request,
             (
-                client.address,
+                bare(client.address),
                 user,
                 groups,
                 head.method,

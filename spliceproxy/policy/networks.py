@@ -13,6 +13,16 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 UNIX = "unix"
 """In a list of client networks: the clients of Unix sockets."""
 
+BROUGHT = "~"
+"""In front of the address of a client that a balancer has named, in a header of the PROXY protocol.
+Loopback there is that of another machine, and no network within it names the client."""
+
+UNNAMED = "="
+"""In front of a balancer's own address, where it does not say whom it has brought."""
+
+MARKS = (BROUGHT, UNNAMED)
+"""Of clients behind a balancer, none of whom is on this machine."""
+
 CACHED = 4096
 """Addresses whose place in a table is remembered."""
 
@@ -45,12 +55,37 @@ def number_of(text: str) -> tuple[int, int]:
 
 
 Place = tuple[int, int] | None
-"""An address as :func:`number_of` returns it; None: the client of a Unix socket."""
+"""An address as :func:`number_of` returns it; None: the client of a Unix socket. Loopback on
+another machine has a version that is _FAR behind its own."""
+
+_FAR = 10
+_LOOPBACK = {4: (127, 24), 6: (1, 0)}
+"""By version: the first bits of loopback, and how many bits to shift away."""
 
 
 def parsed(text: str) -> Place:
-    """The same of a client's address, "" for a Unix socket. ValueError."""
-    return number_of(text) if text else None
+    """The same of a client's address, "" for a Unix socket; one of MARKS may be in front of it.
+    ValueError."""
+    address = bare(text)
+    if not address:
+        return None
+    if text[0] != BROUGHT:
+        return number_of(address)
+    version, number = number_of(address)
+    first, shift = _LOOPBACK[version]
+    return (version + _FAR if number >> shift == first else version), number
+
+
+def may_hold(version: int, shift: int, place: tuple[int, int]) -> bool:
+    """Whether a network of this version, with so many bits for hosts, may name a client there."""
+    if place[0] == version:
+        return True
+    return place[0] == version + _FAR and shift > _LOOPBACK[version][1]
+
+
+def bare(client: str) -> str:
+    """The address of a client, without a mark."""
+    return client[1:] if client[:1] in MARKS else client
 
 
 def canonical_address(text: str) -> str:
@@ -116,6 +151,12 @@ class NetworkTable:
             table[first] = table.get(first, 0) | bits
         self._unix = unix
         self._tables = {version: tuple(found.items()) for version, found in tables.items()}
+        for version, (_, within) in _LOOPBACK.items():
+            self._tables[version + _FAR] = tuple(
+                one
+                for one in self._tables[version]
+                if one[0] > within  # as may_hold has it
+            )
 
         self.bits = lru_cache(maxsize=CACHED)(lambda text: self.bits_at(parsed(text)))
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 LONGEST = 45
-"""Characters of a group at most: those of an IPv6 address (INET6_ADDRSTRLEN, without the NUL)."""
+"""Characters of a group at most: those of an IPv6 address (INET6_ADDRSTRLEN, without the NUL). With
+a mark in front it is never an address as long as that, which ends like one of IPv4."""
 
 
 class Standing(NamedTuple):
@@ -19,8 +20,9 @@ class Standing(NamedTuple):
     ``local``: it is taken for a client of this machine. ``admitted``: it may use what the
     operator has named (the files of --serve, the default backend); ``relayed``: it may use the
     proxy to get anywhere else. ``matched``: the rules that name a network of it, a bit each.
-    ``address``: its IP address, "" for a client of a Unix socket; None if neither users nor
-    a function need it. ``uid``: that of a Unix socket's client if users need it, else -1.
+    ``address``: its IP address, "" for a client of a Unix socket, with one of MARKS in front for a
+    client behind a balancer; None if neither users nor a function need it. ``uid``: that of a Unix
+    socket's client if users need it, else -1.
     """
 
     local: bool

@@ -89,8 +89,10 @@ def announce(config: Config, addresses: Sequence[Address], descriptors: int) -> 
 
 
 def announce_listening(address: Address) -> None:
-    if address.path:
+    if address.path or (address.way and address.host):
         log.info("listening on %s", address)
+    elif address.way:
+        log.info("listening on %s (every address)", address)
     elif address.host:
         log.info("listening on http://%s", address)
     else:

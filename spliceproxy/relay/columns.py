@@ -81,6 +81,23 @@ ENDED_BY = {
 UNIDENTIFIED = ("missing", "malformed", "wrong", "throttled")
 """Why a client was asked for credentials, or to come later."""
 
+HEADERS = (
+    # What it was. Neither "local" (as of a health check) nor "unknown" names a client.
+    "v1",
+    "v2",
+    "local",
+    "unknown",
+    # Why the connection was closed. "outside": whoever has connected may not send one; "closed": it
+    # has left before all of its header was there.
+    "outside",
+    "missing",
+    "malformed",
+    "too_long",
+    "checksum",
+    "timeout",
+    "closed",
+)
+
 ALLOW = "allow"
 DENY = "deny"
 REPORT = "report"  # a rule that only reports would have decided otherwise
@@ -266,6 +283,11 @@ FAILURES = _family(
 LOOKUPS = _family("lookups", COUNTER, "Names that the DNS was asked for.")
 NAMES_CACHED = _family("names_cached", GAUGE, "Names whose addresses are kept.")
 NAMES_ASKED = _family("names_asked", GAUGE, "Names that the DNS is being asked for.")
+PROXY_HEADERS = _family(
+    "proxy_headers", COUNTER,
+    "Connections to addresses that expect the PROXY protocol, by what became of their header.",
+    _each(HEADERS), "result",
+)  # fmt: skip
 FUNCTION_FAILURES = _family(
     "function_failures", COUNTER, "Calls of authorize of --policy that failed."
 )
@@ -312,6 +334,9 @@ KEPT: tuple[int, ...] = tuple(
 )
 """The columns of the table that outlive a worker."""
 
+HEADER_COLUMNS: Mapping[str, int] = {
+    result: PROXY_HEADERS + at for at, result in enumerate(HEADERS)
+}
 ERROR_COLUMNS: Mapping[str, int] = {error: FAILURES + at for at, error in enumerate(ERRORS)}
 DIAL_ERROR_COLUMNS: Mapping[str, int] = {
     error: DIAL_FAILURES + at for at, error in enumerate(DIAL_ERRORS)

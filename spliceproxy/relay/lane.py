@@ -144,6 +144,7 @@ class Handoff:
     moved: int = 0  # bytes of the request's body that its origin was sent, and were counted
     # As of Record.summed, of one that comes from another process.
     summed: tuple[int, int] | None = None
+    via: str = ""  # as of Lane.hand_over
 
     @property
     def between(self) -> bool:
@@ -315,6 +316,14 @@ class Question(Protocol):
         """The client's IP address, "" for a Unix socket."""
 
     @property
+    def via(self) -> str:
+        """As of :meth:`Lane.hand_over`."""
+
+    @property
+    def name(self) -> str:
+        """``client``, and the mark of ``via`` in front of it, if there is one."""
+
+    @property
     def head(self) -> bytes:
         """The head as received, with its empty line."""
 
@@ -441,9 +450,11 @@ class Lane(Made, Protocol):
         """Refuses clients beyond ``most`` connections (0: no limit), of which ``others`` are
         not in the lane."""
 
-    def hand_over(self, fd: int, address: str, data: bytes, requests: int) -> None:
+    def hand_over(self, fd: int, address: str, data: bytes, requests: int, via: str = "") -> None:
         """Takes a client between two requests: ``data`` was received from it and not
-        consumed, ``requests`` were answered. OSError: it is still the owner's."""
+        consumed, ``requests`` were answered. ``via`` is "" or, for a client that a balancer has
+        brought, a mark (``policy.networks``) and the address of that, "unix" for a Unix socket.
+        OSError: it is still the owner's."""
 
     def give_back(self, moving: bool = False) -> None:
         """Gives back every client that is between two requests, and keeps none again until
@@ -454,7 +465,8 @@ class Lane(Made, Protocol):
         """Closes every client, whatever it is at."""
 
     def add_client(self, address: str, group: str) -> None:
-        """A client of this address is of this ``group``, as of :meth:`add_route`."""
+        """A client of this address is of this ``group``, as of :meth:`add_route`. A mark is in
+        front of that of one that a balancer has brought."""
 
     def add_route(
         self,

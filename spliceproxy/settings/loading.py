@@ -17,7 +17,7 @@ from spliceproxy.observe.standard import STANDARD
 from spliceproxy.observe.syslog_address import address_of, is_syslog
 from spliceproxy.policy.conditions import RuleError
 from spliceproxy.policy.rules import RuleSet
-from spliceproxy.settings import cpus
+from spliceproxy.settings import cpus, listening
 from spliceproxy.settings.sources import (
     CONFIG_VARIABLE,
     Found,
@@ -153,6 +153,8 @@ def _contradictions(config: Config, found: Mapping[str, Found]) -> Iterator[str]
     for one, other in combinations(config.listen, 2):
         if _overlap(one, other):
             yield f"{listen} {other}: it overlaps with {listen} {one}; give each address once"
+    balancers = found["proxy-protocol-from"].where if "proxy-protocol-from" in found else ""
+    yield from listening.contradictions(config.listen, config.balancers, listen, balancers)
     yield from _admin(config, found, listen)
     yield from _not_together(
         found, "serve", "default-backend", "answer requests to the proxy itself"

@@ -45,7 +45,14 @@ change says so here.
 
 NOTES: Mapping[str, str] = {
     "listen": "`:8888` listens on every address of this machine, IPv4 and IPv6. With port 0 the "
-    "proxy takes a free port and prints it. The permissions of a Unix socket follow the umask.",
+    "proxy takes a free port and prints it. The permissions of a Unix socket follow the umask. "
+    "`http+tcp://:8888` is `:8888` in full: what clients speak, and the transport. In "
+    "`proxy+tcp://:8888` and `proxy+unix:/path` a balancer brings the clients: each connection "
+    "must begin with a header of the PROXY protocol, version 1 or 2. See "
+    "[scale-out.md](scale-out.md).",
+    "proxy-protocol-from": "Whoever connects from anywhere else is closed without an answer. For "
+    "`proxy+unix:/path` no network is needed: who may write to the file may send headers. Name "
+    "balancers alone: a header can say any address. See [scale-out.md](scale-out.md).",
     "default-backend": "Without it, and without `serve`, such a request gets a 400 that explains "
     "how to configure a client. Not together with `serve`.",
     "serve": "Links are not followed, and names that begin with a dot are not served: both are "
@@ -83,6 +90,8 @@ NOTES: Mapping[str, str] = {
     "locked": "Not together with `learn`. See [rules.md](rules.md).",
     "forwarded-for": "`transparent` leaves both fields as they come, `on` adds the client's "
     "address, `off` adds `unknown`, and `delete` removes them.",
+    "timeout-proxy-header": "It is sent at once, in front of everything else. Whoever has not sent "
+    "all of it by then is closed without an answer.",
     "timeout-head": "A client's connection between two requests ends after this time, too.",
     "timeout-dial": "The limit is for all connection attempts of one request together. Clients "
     "give up after 10 s; with this default they get an answer before.",

@@ -14,7 +14,7 @@ from typing import Any
 
 from spliceproxy.config import Config
 from spliceproxy.http1.chain import FORWARDED_MODES
-from spliceproxy.settings import values
+from spliceproxy.settings import listening, values
 from spliceproxy.settings.kind import Kind, choice
 
 
@@ -129,12 +129,23 @@ SETTINGS = (
     Setting(
         "listen",
         "listen",
-        values.ADDRESS,
-        "address to listen on: :8888 (every address), 127.0.0.1:8888, "
-        "[::1]:8888 or unix:/path; port 0 takes a free port",
+        listening.LISTEN,
+        "address to listen on: :8888 (every address), 127.0.0.1:8888, [::1]:8888 or unix:/path; "
+        "port 0 takes a free port. With proxy+tcp://127.0.0.1:8888 or proxy+unix:/path a balancer "
+        "says by the PROXY protocol who each client is",
         WHERE,
         many=True,
         default=":8888",
+    ),
+    Setting(
+        "proxy-protocol-from",
+        "balancers",
+        values.NETWORK,
+        "network of the balancers that may connect to addresses with proxy+tcp://, each "
+        "connection of which must begin with a header of the PROXY protocol",
+        WHERE,
+        many=True,
+        default="none, which such an address does not allow",
     ),
     Setting(
         "default-backend",
@@ -355,6 +366,13 @@ SETTINGS = (
         default="transparent",
     ),
     Setting(
+        "timeout-proxy-header",
+        "timeouts.proxy_header",
+        values.SECONDS,
+        "for a header of the PROXY protocol, where one is expected",
+        TIMEOUTS,
+    ),
+    Setting(
         "timeout-head",
         "timeouts.head",
         values.SECONDS,
@@ -415,7 +433,7 @@ SETTINGS = (
     Setting(
         "admin",
         "admin.address",
-        values.ADMIN,
+        listening.ADMIN,
         "address where operators ask the proxy what it does: 127.0.0.1:9810, [::1]:9810, "
         "unix:/path, or off",
         OPERATORS,

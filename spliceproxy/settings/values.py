@@ -25,8 +25,6 @@ from spliceproxy.settings.kind import Kind, refuse
 MAX_WORKERS = 1024
 MAX_SECONDS = 365 * 24 * 3600.0
 NAME_MAX = 254  # of a host name with its final dot (RFC 1035 section 3.1)
-UNIX_PATH_MAX = 107
-"""Bytes of a Unix socket's path (sun_path less its NUL, unix(7))."""
 
 # A host name; one that ends in a number could be taken for an IPv4 address.
 _NAME = re.compile(r"([A-Za-z0-9_-]+\.)*[A-Za-z0-9_-]*[A-Za-z_-][A-Za-z0-9_-]*\.?")
@@ -42,32 +40,7 @@ RESERVED = ("clients", "default", "guard", "locked")
 """Ids of refusals that come from no rule."""
 
 
-# Where to listen and what to answer
-
-
-def _address(text: str, folder: str) -> Address:
-    if text.startswith("unix:"):
-        path = text.removeprefix("unix:")
-        absolute = os.path.abspath(os.path.join(folder, path))
-        if not path or len(os.fsencode(absolute)) > UNIX_PATH_MAX:
-            refuse(f"the path of a Unix socket has 1 to {UNIX_PATH_MAX} bytes")
-        return Address(path=absolute)
-    host, _, digits = text.rpartition(":")  # a bare 8888 is :8888
-    if "%" in text:
-        refuse(
-            "an address with a zone belongs to one network interface; listen on every address, "
-            "and name its clients in allow-clients, such as fe80::/10"
-        )
-    port = _port(digits)
-    address = _ip(host) if host else ""
-    if port < 0 or (host and not address):
-        refuse()
-    return Address(host=address, port=port)
-
-
-def _admin(text: str, folder: str) -> Address | None:
-    """The address, None for off."""
-    return None if text == "off" else _address(text, folder)
+# Names, addresses and ports
 
 
 def _name(text: str, _: str) -> str:
@@ -78,20 +51,20 @@ def _backend(text: str, _: str) -> tuple[str, int]:
     host, _, digits = text.rpartition(":")
     if "%" in text:
         refuse("an address with a zone cannot be dialled")
-    port = _port(digits)
-    name = _ip(host) or (host.lower() if _NAME.fullmatch(host) else "")
+    port = port_of(digits)
+    name = ip_of(host) or (host.lower() if _NAME.fullmatch(host) else "")
     if port < 1 or not name or len(name) > NAME_MAX:
         refuse()
     return name, port
 
 
-def _port(digits: str) -> int:
+def port_of(digits: str) -> int:
     """0 to 65535, or -1 for anything else."""
     port = int(digits) if _DIGITS.fullmatch(digits) else -1
     return port if port <= 65535 else -1
 
 
-def _ip(host: str) -> str:
+def ip_of(host: str) -> str:
     """The address in its canonical form, "" if ``host`` is none; IPv6 is in brackets."""
     try:
         if host.startswith("[") and host.endswith("]"):
@@ -102,16 +75,6 @@ def _ip(host: str) -> str:
         return ""
 
 
-ADDRESS = Kind(
-    _address,
-    ":8888, 127.0.0.1:8888, [::1]:8888 (an IP address, a port from 0 to 65535) or unix:/path",
-    metavar="ADDR",
-)
-ADMIN = Kind(
-    _admin,
-    "127.0.0.1:9810, [::1]:9810, :9810 (every address), unix:/path, or off",
-    metavar="ADDR",
-)
 MODE = Kind(
     lambda text, _: int(text, 8) if _MODE.fullmatch(text) else refuse(),
     "a mode in octal digits, from 0000 to 0777, such as 0660",
@@ -373,7 +336,7 @@ def _host(text: str, _: str) -> str:
 
 def _ports(text: str, _: str) -> str:
     first, dash, last = text.partition("-")
-    if not 1 <= _port(first) <= (_port(last) if dash else 65535):
+    if not 1 <= port_of(first) <= (port_of(last) if dash else 65535):
         refuse()
     return text
 
@@ -400,7 +363,11 @@ def _rule_id(text: str, _: str) -> str:
     return text if _ID.fullmatch(text) else refuse()
 
 
-NETWORK = Kind(_network, "a network or an address, such as 10.0.0.0/8, fd00::/8 or 127.0.0.1")
+NETWORK = Kind(
+    _network,
+    "a network or an address, such as 10.0.0.0/8, fd00::/8 or 127.0.0.1",
+    metavar="NETWORK",
+)
 CLIENTS = Kind(_clients, f"{NETWORK.allowed}, or {UNIX} (Unix sockets)", metavar="NETWORK")
 HOST = Kind(_host, HOSTS_ALLOWED)
 PORTS = Kind(

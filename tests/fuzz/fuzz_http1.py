@@ -1,6 +1,7 @@
 """Fuzzes the HTTP/1 parser, and what it sends on, against llhttp (see checks.py), and the
 lane against the parser (see plain_checks.py) and, for requests with bodies, against Python's
-connections (see body_checks.py).
+connections (see body_checks.py). So is the reader of the PROXY protocol's header, against another
+one (see header_checks.py).
 
     python tests/fuzz/fuzz_http1.py --seconds 60
 
@@ -68,6 +69,7 @@ def plain(options: argparse.Namespace) -> None:
     """Replays the corpus, then mutates it until the time is over."""
     from body_checks import check_talk
     from checks import check
+    from header_checks import check_header
     from mutations import mutated
     from plain_checks import check_plain
 
@@ -78,7 +80,7 @@ def plain(options: argparse.Namespace) -> None:
     end = time.monotonic() + options.seconds
     rng = random.Random(options.seed)
     seeds = corpus(*options.seeds, CORPUS)
-    checked = keeping((check, check_plain, check_talk), options.findings)
+    checked = keeping((check, check_plain, check_talk, check_header), options.findings)
     runs = 0
     while runs < len(seeds) or time.monotonic() < end:
         if runs < len(seeds):
@@ -97,9 +99,12 @@ def guided(options: argparse.Namespace) -> None:
     import atheris
     from mutations import mutated
 
-    with atheris.instrument_imports(include=["spliceproxy.http1"]):
+    with atheris.instrument_imports(
+        include=["spliceproxy.http1", "spliceproxy.front.proxy_header"]
+    ):
         from body_checks import check_talk
         from checks import check
+        from header_checks import check_header
         from plain_checks import check_plain
 
     seeds = corpus(*options.seeds, CORPUS)
@@ -123,7 +128,7 @@ def guided(options: argparse.Namespace) -> None:
         # What reaches new code goes to the first directory: not to the corpus itself.
         grown = options.seeds or [Path(stack.enter_context(tempfile.TemporaryDirectory()))]
         folders = [str(folder) for folder in (*grown, CORPUS)]
-        checked = keeping((check, check_plain, check_talk), options.findings)
+        checked = keeping((check, check_plain, check_talk, check_header), options.findings)
         atheris.Setup([sys.argv[0], *flags, *folders], checked, custom_mutator=mutate)
         atheris.Fuzz()
 

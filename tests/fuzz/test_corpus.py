@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 import checks
+import header_checks
 import plain_checks
 import plain_oracle
 import pytest
@@ -13,6 +14,7 @@ from fuzz_http1 import CORPUS, corpus, name_of
 from oracle import Difference
 from relay.relay_rig import native_relay
 
+from spliceproxy.front import proxy_header
 from spliceproxy.http1 import chunked, fields, framing, head, lenient, rewrite
 
 
@@ -96,6 +98,31 @@ def test_a_planted_fault_is_found(name: str, monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setattr("oracle.skip_empty_lines", fault)
     with pytest.raises(Difference):
         check_corpus()
+
+
+def check_headers() -> set[str]:
+    return {header_checks.check_header(data) for data in corpus(CORPUS)}
+
+
+def test_the_corpus_passes_as_headers_of_the_proxy_protocol() -> None:
+    assert check_headers() == {"", "v1", "v2", "local", "unknown"}
+
+
+HEADER_FAULTS: dict[str, tuple[str, object]] = {
+    "ports are numbers of any size": ("_is_port", bytes.isdigit),
+    "checksums are passed over": ("crc32c", lambda data: int.from_bytes(data[31:35], "big")),
+    "vectors may end anywhere": ("_check_vectors", lambda header, at: None),
+    "mapped addresses stay": ("_MAPPED", b"nothing"),
+    "a longer line": ("V1_MOST", 108),
+}
+
+
+@pytest.mark.parametrize("name", HEADER_FAULTS)
+def test_a_planted_fault_of_the_header_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    attribute, fault = HEADER_FAULTS[name]
+    monkeypatch.setattr(proxy_header, attribute, fault)
+    with pytest.raises(Difference):
+        check_headers()
 
 
 def check_plain_corpus() -> int:

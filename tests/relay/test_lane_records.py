@@ -113,6 +113,8 @@ def test_an_empty_record_says_nothing(plain: Plain) -> None:
 
 VALUES: dict[str, Any] = {
     "client": "",
+    "via": "",
+    "mark": "",
     "method": "GET",
     "target": "http://o/a?b",
     "host": "o",

@@ -60,6 +60,7 @@ def test_json() -> None:
         "event": "end",
         "id": "3-4711",
         "client": "192.0.2.7",
+        "via": None,
         "method": "GET",
         "target": "http://example.com/?q",
         "generation": 1,

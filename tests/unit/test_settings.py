@@ -39,7 +39,8 @@ except ImportError:
     import tomli as tomllib
 
 EVERYTHING = """\
-listen = [":1", "[::1]:2", "unix:sock"]
+listen = [":1", "[::1]:2", "unix:sock", "proxy+tcp://:3", "http+tcp://:4"]
+proxy-protocol-from = ["10.0.0.10", "fd00::/8"]
 serve = "site"
 serve-links = true
 workers = 3
@@ -64,6 +65,7 @@ policy-cache = 60
 learn = "seen"
 via = "off"
 forwarded-for = "on"
+timeout-proxy-header = 7.5
 timeout-head = 1
 timeout-dial = 2.5
 timeout-dns = 0.5
@@ -114,6 +116,9 @@ action = "allow"
 OTHERS = 'locked = "lock"\ndefault-backend = "[::1]:80"\n'
 """What does not go together with some of the above."""
 
+BALANCED = {"listen": ["proxy+tcp://:3"], "proxy-protocol-from": ["10.0.0.10"]}
+"""What only goes together."""
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
@@ -160,7 +165,14 @@ def problems(
 def test_every_key(folder: Path) -> None:
     config = read(folder, EVERYTHING)
     assert config == Config(
-        listen=(Address(port=1), Address("::1", 2), Address(path=f"{folder}/sock")),
+        listen=(
+            Address(port=1),
+            Address("::1", 2),
+            Address(path=f"{folder}/sock"),
+            Address(port=3, proxied=True),
+            Address(port=4, protocol="http"),
+        ),
+        balancers=("10.0.0.10/32", "fd00::/8"),
         workers=3,
         engine="splice",
         serve=folder / "site",
@@ -168,7 +180,7 @@ def test_every_key(folder: Path) -> None:
         max_connections=1000,
         via="",
         forwarded_for="on",
-        timeouts=Timeouts(1.0, 2.5, 0.5, 4.0, 5.0, 0.0, 6.5),
+        timeouts=Timeouts(1.0, 2.5, 0.5, 4.0, 5.0, 0.0, 6.5, 7.5),
         access_log=f"{folder}/log",
         log_format="json",
         log_live=0.0,
@@ -303,8 +315,12 @@ def test_every_variable(folder: Path) -> None:
             r"\b(site|users|map|hook\.py|seen|lock|log|sock|asked|token)\b", rf"{folder}/\1", text
         )
         variable = f"SPLICEPROXY_{name.upper().replace('-', '_')}"
-        by_variable = load({}, None, {variable: rebased}, start=False)[0]
-        by_file = read(folder, tomli_w.dumps({name: value}))
+        more = {one: given for one, given in BALANCED.items() if name in BALANCED and one != name}
+        variables = {
+            f"SPLICEPROXY_{one.upper().replace('-', '_')}": given[0] for one, given in more.items()
+        }
+        by_variable = load({}, None, {variable: rebased, **variables}, start=False)[0]
+        by_file = read(folder, tomli_w.dumps({name: value, **more}))
         assert setting.of(by_variable) == setting.of(by_file), name
 
 
@@ -414,7 +430,7 @@ def test_bad_options_of_commands(
         # keys
         ("timeout-haed = 1", "timeout-haed: no such key; did you mean timeout-head?"),
         ("default_backend = 'a:1'", "default_backend: no such key; did you mean default-backend?"),
-        ("x = 1", "x: no such key; allowed: listen, default-backend, serve, "),
+        ("x = 1", "x: no such key; allowed: listen, proxy-protocol-from, default-"),
         ("[timeouts]\nhead = 1", "timeouts: no such key; did you mean"),
         (
             "[[rule]]\nid = 'a'\naction = 'deny'\nvia = 'x'",

@@ -30,6 +30,7 @@ from spliceproxy.policy.auth.identities import Identities
 from spliceproxy.policy.auth.throttle import NETWORKS, Throttle, network_of
 from spliceproxy.policy.auth.turns import Later, Turns
 from spliceproxy.policy.clients import ClientNetworks
+from spliceproxy.policy.networks import bare
 from spliceproxy.watched import WatchedFile
 
 if TYPE_CHECKING:
@@ -371,7 +372,8 @@ class Authenticator:
         """The line that docs/users.md has a pattern for. The name can hold nothing that looks like
         another line: what is not plain in it is percent-encoded."""
         name = quote(user[:SHOWN], safe="") or "-"
-        log.warning("authentication failed: client %s, user %s, %s", client or "unix", name, why)
+        shown = bare(client) or "unix"
+        log.warning("authentication failed: client %s, user %s, %s", shown, name, why)
 
 
 def _by_user(config: AuthConfig) -> dict[str, frozenset[str]]:

@@ -9,7 +9,7 @@ import struct
 from collections.abc import Iterable, Mapping
 
 from spliceproxy.config import AuthConfig
-from spliceproxy.policy.networks import parse_network
+from spliceproxy.policy.networks import may_hold, parse_network, parsed
 from spliceproxy.watched import Mistakes
 
 _UCRED = struct.Struct("iII")  # struct ucred of unix(7): pid, uid, gid
@@ -42,8 +42,8 @@ class Identities:
         self._remembered: dict[str, str] = {}
 
     def of(self, client: str, uid: int) -> str:
-        """The user at an IP address, or behind a Unix socket ("" and the peer's uid); "" for
-        nobody."""
+        """The user at an IP address, which a mark may be in front of, or behind a Unix socket (""
+        and the peer's uid); "" for nobody."""
         if not client:
             return self._uids.get(uid, "")
         user = self._remembered.get(client)
@@ -58,10 +58,11 @@ class Identities:
         return user in self._uids.values()
 
     def _find(self, client: str) -> str:
-        address = ipaddress.ip_address(client)
-        number = int(address)
+        place = parsed(client)
+        if place is None:  # somebody whom a balancer has brought, which has a Unix socket
+            return ""
         for (version, host_bits), table in self._tables:
-            if version == address.version and (user := table.get(number >> host_bits)):
+            if may_hold(version, host_bits, place) and (user := table.get(place[1] >> host_bits)):
                 return user
         return ""
 

@@ -36,6 +36,8 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from functools import lru_cache
 
+from spliceproxy.policy.networks import bare
+
 FIRST_DELAY = 0.25
 LAST_DELAY = 8.0
 """Seconds between two tries of a name after its first failure, doubled by each further one
@@ -134,7 +136,8 @@ def network_of(client: str) -> str:
     """The network that counts as one: an IPv4 address, an IPv6 /64, "" for Unix sockets."""
     if ":" not in client:
         return client
-    return str(ipaddress.ip_network((int(ipaddress.IPv6Address(client)) >> 64 << 64, 64)))
+    address = ipaddress.IPv6Address(bare(client))
+    return str(ipaddress.ip_network((int(address) >> 64 << 64, 64)))
 
 
 def _delay(failures: int) -> float:

@@ -1,0 +1,155 @@
+"""settings/listening.py: the grammar of addresses, in a flag, a variable and a file."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from spliceproxy import Proxy
+from spliceproxy.cli.main import main
+from spliceproxy.config import Address, Config
+from spliceproxy.settings import schema
+from spliceproxy.settings.kind import Invalid
+from spliceproxy.settings.listening import ADMIN, LISTEN
+from spliceproxy.settings.loading import SettingsError, load
+
+VALID = {
+    "8888": Address(port=8888),
+    ":8888": Address(port=8888),
+    "127.0.0.1:0": Address(host="127.0.0.1"),
+    "unix:/run/p": Address(path="/run/p"),
+    "unix:/a+b/tcp://c": Address(path="/a+b/tcp:/c"),
+    "tcp://127.0.0.1:1": Address(host="127.0.0.1", port=1),
+    "http+tcp://127.0.0.1:1": Address(host="127.0.0.1", port=1, protocol="http"),
+    "http+unix:/run/p": Address(path="/run/p", protocol="http"),
+    "proxy+tcp://:1": Address(port=1, proxied=True),
+    "proxy+tcp://1": Address(port=1, proxied=True),
+    "proxy+tcp://[::1]:1": Address(host="::1", port=1, proxied=True),
+    "proxy+http+tcp://:1": Address(port=1, proxied=True, protocol="http"),
+    "proxy+unix:/run/p": Address(path="/run/p", proxied=True),
+    "proxy+http+unix:/run/p": Address(path="/run/p", proxied=True, protocol="http"),
+}
+
+
+@pytest.mark.parametrize("text", VALID)
+def test_an_address(text: str) -> None:
+    wanted = VALID[text]
+    found = LISTEN.read(text, "/")
+    assert found == wanted or (
+        wanted.host == "::1" and found == wanted.__class__(host="::1", port=1, proxied=True)
+    )
+    assert LISTEN.read(str(found), "/") == found, "as it is written again"
+    pattern = schema.schema()["properties"]["listen"]["items"]["pattern"]
+    assert re.search(pattern, text)
+
+
+INVALID = {
+    "socks+tcp://:1": "clients cannot speak 'socks' here; they can speak http",
+    "proxy+mixed+tcp://:1": "clients cannot speak 'mixed' here; they can speak http",
+    "redirect+tcp://:1": "'redirect'",
+    "tproxy+tcp://:1": "'tproxy'",
+    "http+proxy+tcp://:1": "clients cannot speak 'proxy' here",
+    "proxy+proxy+tcp://:1": "'proxy'",
+    "http+http+tcp://:1": "an address has one protocol",
+    "+tcp://:1": "''",
+    "PROXY+tcp://:1": "'PROXY'",
+    "proxy://:1": "allowed: :8888",
+    "http://:1": "allowed: :8888",
+    "proxy+:1": "allowed: :8888",
+    "proxy+tcp://host:1": "allowed: :8888",
+    "proxy+tcp://:65536": "allowed: :8888",
+    "proxy+tcp://unix:/run/p": "a Unix socket has no tcp://",
+    "proxy+tcp:///run/p": "allowed: :8888",
+    "proxy+unix:": "1 to 107 bytes",
+    "proxy+tcp://[fe80::1%lo]:1": "a zone",
+}
+
+
+@pytest.mark.parametrize("text", INVALID)
+def test_an_address_that_is_none(text: str) -> None:
+    with pytest.raises(Invalid) as raised:
+        LISTEN.read(text, "")
+    assert repr(text) in str(raised.value)
+    assert INVALID[text] in str(raised.value)
+    pattern = schema.schema()["properties"]["listen"]["items"]["pattern"]
+    assert not re.search(pattern, text) or INVALID[text] in ("allowed: :8888", "a zone")
+
+
+@pytest.mark.parametrize("text", ["proxy+tcp://127.0.0.1:1", "http+tcp://:1", "proxy+unix:/x"])
+def test_the_admin_address_has_no_protocol(text: str) -> None:
+    with pytest.raises(Invalid):
+        ADMIN.read(text, "")
+
+
+FROM = {"proxy-protocol-from": ("10.0.0.0/8", "fd00::/8")}
+
+
+def test_one_grammar_everywhere(tmp_path: Path) -> None:
+    text = "proxy+tcp://127.0.0.1:3128"
+    file = tmp_path / "p.toml"
+    file.write_text(f'listen = ["{text}", ":1"]\nproxy-protocol-from = ["10.0.0.0/8", "fd00::/8"]')
+    by_file = load({}, str(file), {})[0]
+    by_variables = load(
+        {},
+        None,
+        {
+            "SPLICEPROXY_LISTEN": f"{text}, :1",
+            "SPLICEPROXY_PROXY_PROTOCOL_FROM": "10.0.0.0/8, fd00::/8",
+        },
+    )[0]
+    listen = tuple(LISTEN.read(one, "") for one in (text, ":1"))
+    by_flags = load({"listen": listen, **FROM}, None, {})[0]
+    for config in (by_file, by_variables, by_flags):
+        assert config.listen == listen
+        assert config.balancers == FROM["proxy-protocol-from"]
+
+
+def test_check_prints_what_can_be_read_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--listen", "proxy+tcp://127.0.0.1:0", "--listen", "proxy+unix:/run/p"]
+    assert main(["check", *flags, "--proxy-protocol-from", "::ffff:10.0.0.0/104"]) == 0
+    printed = capsys.readouterr().out
+    file = tmp_path / "p.toml"
+    file.write_text(printed)
+    config = load({}, str(file), {})[0]
+    assert [str(one) for one in config.listen] == ["proxy+tcp://127.0.0.1:0", "proxy+unix:/run/p"]
+    assert config.balancers == ("10.0.0.0/8",)
+
+
+def test_nobody_who_may_send_a_header(capfd: pytest.CaptureFixture[str]) -> None:
+    for command in ([], ["check"]):
+        with pytest.raises(SystemExit) as ended:
+            raise SystemExit(main([*command, "--listen", "proxy+tcp://127.0.0.1:0"]))
+        assert ended.value.code == 2
+        said = capfd.readouterr().err
+        assert "--listen proxy+tcp://127.0.0.1:0: nobody may send a header" in said
+        assert "--proxy-protocol-from NETWORK" in said
+
+
+def test_headers_that_no_address_expects() -> None:
+    with pytest.raises(SettingsError, match="no address expects the PROXY protocol"):
+        load({"listen": (Address(port=1),), **FROM}, None, {})
+    unix = (Address(path="/run/p", proxied=True),)
+    with pytest.raises(SettingsError, match="no address expects the PROXY protocol"):
+        load({"listen": unix, **FROM}, None, {})
+    assert load({"listen": unix}, None, {})[0].listen == unix  # the file's permissions decide
+
+
+def test_the_library_has_the_same_rules() -> None:
+    with pytest.raises(ValueError, match="nobody may send a header"):
+        Proxy(listen=["proxy+tcp://127.0.0.1:0"])
+    with pytest.raises(ValueError, match="they can speak http"):
+        Proxy(listen=["socks+tcp://127.0.0.1:0"])
+    config = Config(listen=(), balancers=("127.0.0.0/8",))
+    assert Proxy(listen=["proxy+tcp://127.0.0.1:0"], config=config)
+
+
+def test_the_schema_is_that_of_the_grammar() -> None:
+    folder = os.path.dirname(schema.__file__)
+    with open(os.path.join(folder, "schema.json")) as file:
+        assert json.load(file) == schema.schema()
