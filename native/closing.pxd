@@ -135,7 +135,7 @@ cdef inline void lose(Lane *lane, int32_t slot) noexcept nogil:
     cdef Exchange *x = exchange_of(f)
     if x.cause == G_CLOSED:
         return
-    if x.started:
+    if x.started and not x.header:
         exchange_over(lane, slot, R_ABORTED, 0)
     x.cause = G_CLOSED
     lane.lost += 1

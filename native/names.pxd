@@ -9,7 +9,7 @@ cdef extern from *:
         "free", "tunnel", "transfer", "listener", "client", "origin", NULL};
     static const char *const QUEUE_NAMES[] = {
         "none", "ack", "finished", "frozen", "young", "idle", "half",
-        "head", "ask", "dial", "race", "queue", "origin-idle", NULL};
+        "head", "ask", "dial", "race", "queue", "origin-idle", "header", NULL};
     static const char *const PHASE_NAMES[] = {
         "head", "ask", "queue", "dial", "wait", "body", NULL};
     static const char *const WAY_FLAG_NAMES[] = {  /* of bit 0, 1 and so on */

@@ -68,15 +68,16 @@ from http.plain_request cimport read_request
 from lane.asking cimport end_asking, left_asking, open_question, tell_asked
 from lane.clients cimport client_new
 from lane.counts cimport (
-    BUCKETS, DIAL_ERRORS, K_CLIENTS, K_CONNECTIONS_BEGUN, K_DIALS, K_DIAL_ERRORS, K_DIAL_SECONDS,
-    K_FIRST_BYTE_SECONDS, K_GIVEN_BACK, K_LANE_REQUESTS, K_LINES, K_LINES_LOST, K_LOST,
-    K_ORIGINS_IDLE, K_PYTHON, K_QUESTIONS, K_QUESTIONS_OPEN, K_REQUESTS, K_REQUESTS_CUT, K_REUSES,
-    K_ROUTE_HITS, METHOD_KINDS, STATUS_KINDS,
+    BUCKETS, DIAL_ERRORS, HEADER_RESULTS, K_CLIENTS, K_CONNECTIONS_BEGUN, K_DIALS, K_DIAL_ERRORS,
+    K_DIAL_SECONDS, K_FIRST_BYTE_SECONDS, K_GIVEN_BACK, K_LANE_REQUESTS, K_LINES, K_LINES_LOST,
+    K_LOST, K_ORIGINS_IDLE, K_PROXY_HEADERS, K_PYTHON, K_QUESTIONS, K_QUESTIONS_OPEN, K_REQUESTS,
+    K_REQUESTS_CUT, K_REUSES, K_ROUTE_HITS, METHOD_KINDS, STATUS_KINDS,
     bucket_bounds, count_lines, cut_column, given_back_counted, publish,
 )
 from lane.ends cimport cut, give_back
 from lane.facts cimport NUMBER_BITS, now_us, stalled_by
 from lane.frozen cimport can_freeze_exchange, freeze_exchange, thaw_exchange
+from lane.header cimport plain_header
 from lane.json_line cimport JSON_REST
 from lane.line cimport LINE_MOST, LINE_REST, word_at
 from lane.log cimport LOG_BATCH
@@ -95,9 +96,10 @@ from lane.routes cimport (
 from lane.received cimport received
 from lane.sums cimport sum_aside, sum_exchange, sum_live, sums_clear, sums_free, sums_init
 from lane.types cimport (
-    Asked, BY_FAILURE, CAUSES, CAUSE_WORDS, CLIENT, Connection, DIALLED, ERRNOS, Ended, Exchange, Facts, G_BODY,
-    G_CLOSED, G_REQUEST, G_RESPONSE, G_UNANSWERED, Item, L_JSON, LISTENER, Lane, LineForm, Log,
-    Note, ORIGIN, Origin, PEER_MAX, P_BODY, P_DIAL, P_HEAD, P_WAIT, Part, Q_ASK, Q_DIAL, Q_HEAD, Q_ORIGIN_IDLE,
+    Asked, BALANCERS, BY_FAILURE, CAUSES, CAUSE_WORDS, CLIENT, Connection, DIALLED, ERRNOS, Ended,
+    Exchange, Facts, G_BODY, G_CLOSED, G_HEADER, G_REQUEST, G_RESPONSE, G_UNANSWERED, Item, L_JSON,
+    LISTENER, Lane, LineForm, Log, Note, ORIGIN, Origin, PEER_MAX, P_BODY, P_DIAL, P_HEAD, P_WAIT,
+    Part, Q_ASK, Q_DIAL, Q_HEAD, Q_HEADER, Q_ORIGIN_IDLE,
     Q_QUEUE, Q_RACE, Records, Routes, STALLED_WORDS, STALLS, SUM_KINDS, Sum, Sums, Target, Token,
     USER_MAX, EVENTS, EVENT_WORDS, cause_words, connection_of, event_words, exchange_of,
     stalled_words, with_origin,
@@ -223,6 +225,8 @@ cdef class NativeRelay:
         free(self.state.log.at)
         sums_free(&self.state.sums)
         note_release(self.state.log.note)
+        for i in range(BALANCERS):
+            note_release(self.state.balancers[i])
         routes_free(&self.state.routes)
         self._give_up_tokens()
 

@@ -49,6 +49,7 @@ COLUMNS = {
     "time_to_first_byte_seconds": K_FIRST_BYTE_SECONDS,
     "log_lines_lost": K_LINES_LOST,
     "log_lines": K_LINES,
+    "proxy_headers": K_PROXY_HEADERS,
     "connections": K_CLIENTS,
     "questions_open": K_QUESTIONS_OPEN,
     "origin_connections_idle": K_ORIGINS_IDLE,
@@ -67,9 +68,10 @@ cdef int agree_on_columns() except -1:
         firsts[name] = family.first
     bounds = tuple([bucket_bounds[i] for i in range(BUCKETS)])
     cuts = {letter: cut_column(ord(letter)) for letter in columns.ENDED_BY}
-    owners = firsts, len(columns.METHODS), len(columns.STATUSES), columns.BOUNDS, len(
-        columns.DIAL_ERRORS), columns.CUT_COLUMNS
-    if owners != (COLUMNS, METHOD_KINDS, STATUS_KINDS, bounds, DIAL_ERRORS, cuts):
+    owners = firsts, *(len(columns.METHODS), len(columns.STATUSES), columns.BOUNDS), *(
+        len(columns.DIAL_ERRORS), len(columns.HEADERS), columns.CUT_COLUMNS)
+    kinds = METHOD_KINDS, STATUS_KINDS, bounds, DIAL_ERRORS, HEADER_RESULTS, cuts
+    if owners != (COLUMNS, *kinds):
         raise ImportError(
             "the compiled relay was built from other sources: it counts in other columns than "
             f"spliceproxy.relay.columns: {COLUMNS}, {bounds}; {owners}")
@@ -314,6 +316,15 @@ cdef const TcpLeg *leg_from(object info, TcpLeg *leg) except *:
     leg.busy, leg.rwnd_limited = info.busy_time, info.rwnd_limited
     leg.mss, leg.window = info.mss, info.window
     return leg
+
+
+def plain_proxy_header(bytes data not None):
+    """(size, version, client) of a plain header of the PROXY protocol in front of these bytes, None
+    without one; a test compares it with spliceproxy.front.proxy_header."""
+    cdef char address[PEER_MAX]
+    cdef uint8_t version
+    cdef size_t size = plain_header(data, len(data), address, &version)
+    return (size, version, address.decode("ascii")) if size else None
 
 
 def judge(waits, client, origin):

@@ -18,7 +18,7 @@ cdef enum:
     BULK_ROOM = 256         # events that are put off
     INFO_MAX = 256          # room for one struct tcp_info
     AROUND = 64             # bytes of the buffer beyond a chunk, for what is written around it
-    LANE_QUEUES = 6         # wheels for the lane
+    LANE_QUEUES = 7         # wheels for the lane
 
 cdef enum Kind:
     FREE, TUNNEL, TRANSFER

@@ -9,12 +9,13 @@ from core.counts cimport count_up
 from core.queues cimport enter_queue
 from core.service cimport watch
 from core.slots cimport list_init, slot_free, slot_take, slots_reserve
-from core.types cimport Core, NOWHERE
+from core.types cimport Core, Flow, NOWHERE
 from lane.counts cimport K_CONNECTIONS_BEGUN
 from lane.ends cimport give_back
+from lane.header cimport await_header, read_header
 from lane.request cimport read_next
 from lane.types cimport (
-    CLIENT, ERRNOS, Exchange, G_REFUSED, Lane, PEER_MAX, P_HEAD, Q_HEAD, RESERVE, exchange_of,
+    CLIENT, ERRNOS, Exchange, G_HEADER, G_REFUSED, Lane, PEER_MAX, P_HEAD, Q_HEAD, RESERVE, exchange_of,
 )
 
 cdef enum:
@@ -33,6 +34,11 @@ cdef inline void address_text(const linux.sockaddr *address, char *text) noexcep
         linux.inet_ntop(linux.AF_INET, raw + 20, text, PEER_MAX)
     elif family == linux.AF_INET6:
         linux.inet_ntop(linux.AF_INET6, raw + 8, text, PEER_MAX)
+
+
+cdef inline bint is_proxied(const Flow *listener) noexcept nogil:
+    """Whether a balancer brings its clients. A listener has no sides that speak, and this there."""
+    return listener.spoke
 
 
 cdef inline int32_t client_new(Lane *lane, int fd) noexcept nogil:
@@ -91,7 +97,13 @@ cdef inline void accept_clients(Lane *lane, int32_t listener) noexcept nogil:
             return
         count_up(c, K_CONNECTIONS_BEGUN)
         address_text(<linux.sockaddr *>address, exchange_of(&c.flows[slot]).address)
-        if lane.most and taken >= lane.most:
+        if is_proxied(&c.flows[listener]):
+            await_header(lane, slot)
+            if lane.most and taken >= lane.most:
+                give_back(lane, slot, G_HEADER)
+            else:
+                read_header(lane, slot)
+        elif lane.most and taken >= lane.most:
             give_back(lane, slot, G_REFUSED)
         else:
             read_next(lane, slot)

@@ -22,6 +22,7 @@ cdef enum:
     HISTOGRAM = BUCKETS + 2 # and one beyond them, and the sum
     DIAL_ERRORS = 7
     ENDED_BY = 7
+    HEADER_RESULTS = 11
     K_REQUESTS = K_LANE
     K_LANE_REQUESTS = K_REQUESTS + METHOD_KINDS * STATUS_KINDS
     K_REQUESTS_CUT = K_LANE_REQUESTS + 1        # by who has ended it
@@ -37,7 +38,8 @@ cdef enum:
     K_FIRST_BYTE_SECONDS = K_DIAL_SECONDS + HISTOGRAM
     K_LINES_LOST = K_FIRST_BYTE_SECONDS + HISTOGRAM     # the first: without memory
     K_LINES = K_LINES_LOST + 7
-    K_CLIENTS                                   # gauges from here on
+    K_PROXY_HEADERS         # by result; version 1 is the first, then 2
+    K_CLIENTS = K_PROXY_HEADERS + HEADER_RESULTS    # gauges from here on
     K_QUESTIONS_OPEN = K_CLIENTS + 2
     K_ORIGINS_IDLE
     K_PYTHON                # the first that is Python's alone

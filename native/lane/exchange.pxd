@@ -28,12 +28,13 @@ from core.slots cimport slots_reserve
 from core.types cimport Core, Flow, NOWHERE, Q_FINISHED, R_CLIENT_RESET, R_IDLE
 from lane.dialling cimport attempts_late
 from lane.ends cimport close_client, cut, cut_by, give_back
+from lane.header cimport read_header
 from lane.origins cimport idle_drop
 from lane.received cimport keep, room_left
 from lane.request cimport attempt_over, queued_long, read_next
 from lane.response cimport move_body, read_answer
 from lane.types cimport (
-    Exchange, G_REQUEST, G_UNANSWERED, Lane, P_ASK, P_BODY, P_DIAL, P_HEAD, P_QUEUE, P_WAIT, Q_RACE,
+    Exchange, G_HEADER, G_REQUEST, G_UNANSWERED, Lane, P_ASK, P_BODY, P_DIAL, P_HEAD, P_QUEUE, P_WAIT, Q_RACE,
     connection_of, exchange_of,
 )
 from lane.upload cimport move_upload, uploading
@@ -62,7 +63,10 @@ cdef inline void client_event(Lane *lane, int32_t slot, uint32_t events) noexcep
     cdef Core *c = &lane.core
     cdef Flow *f = &c.flows[slot]
     if exchange_of(f).phase == P_HEAD:
-        read_next(lane, slot)
+        if exchange_of(f).header:
+            read_header(lane, slot)
+        else:
+            read_next(lane, slot)
         return
     if events & linux.EPOLLOUT and exchange_of(f).phase == P_BODY:
         move_body(lane, slot, False)
@@ -101,7 +105,9 @@ cdef inline void exchange_late(Lane *lane, int32_t slot) noexcept nogil:
     """The time limit of a client's phase is over."""
     cdef Core *c = &lane.core
     cdef Exchange *x = exchange_of(&c.flows[slot])
-    if x.phase == P_HEAD:
+    if x.phase == P_HEAD and x.header:
+        give_back(lane, slot, G_HEADER)
+    elif x.phase == P_HEAD:
         close_client(lane, slot)
     elif x.phase == P_QUEUE:
         slots_reserve(c, 1)

@@ -22,6 +22,7 @@ cdef class NativeLane:
         wheel_init(c, Q_RACE, <int64_t>(options.race * 1000))
         wheel_init(c, Q_QUEUE, QUEUE_MS)
         wheel_init(c, Q_ORIGIN_IDLE, <int64_t>(options.idle * 1000))
+        wheel_init(c, Q_HEADER, <int64_t>(options.header * 1000))
         lane.refusals = words.REFUSALS
         lane.busy_most = words.BUSY
         lane.extra_most = words.EXTRA
@@ -121,7 +122,7 @@ cdef class NativeLane:
 
     # ---- clients -------------------------------------------------------------------
 
-    def listen(self, int fd):
+    def listen(self, int fd, bint proxied=False):
         """Accepts from a listening socket, which stays the owner's."""
         cdef Core *c = &self.relay.state.core
         cdef int32_t slot
@@ -129,6 +130,7 @@ cdef class NativeLane:
             raise MemoryError
         self.relay.state.draining = self.relay.state.moving = False
         slot = slot_take(c, fd, NOWHERE, LISTENER)
+        c.flows[slot].spoke = proxied  # as of is_proxied
         if watch(c, slot, 0, linux.EPOLLIN) < 0:
             slot_free(c, slot)
             PyErr_SetFromErrno(OSError)
@@ -179,18 +181,35 @@ cdef class NativeLane:
             begin(lane, slot, data, len(data))
         close_finished(lane)
 
+    def know(self, str address not None):
+        """A balancer may bring clients. Beyond BALANCERS the one that is known longest is not."""
+        cdef Lane *lane = &self.relay.state
+        cdef Note **place = &lane.balancers[lane.balancer_next]
+        cdef bytes text = b"~" + (address.encode("ascii") or b"unix")
+        cdef Note *note
+        if len(text) > PEER_MAX:
+            raise ValueError(f"an address of more than {PEER_MAX - 1} bytes: {address!r}")
+        note = note_new(as_text(text))
+        if note == NULL:
+            raise MemoryError
+        note_release(place[0])
+        place[0] = note
+        lane.balancer_next = (lane.balancer_next + 1) % BALANCERS
+
     def give_back(self, bint moving=False):
         """Gives back every client that is between two requests, and keeps none again. `moving`:
         the others come back, too, as soon as they have their answers."""
         cdef Lane *lane = &self.relay.state
         cdef Core *c = &lane.core
         cdef int32_t slot
+        cdef const Exchange *x
         lane.draining = True
         lane.moving = moving
         for slot in range(c.capacity):
             if c.flows[slot].kind == CLIENT and c.flows[slot].queue != Q_FINISHED:
-                if exchange_of(&c.flows[slot]).phase == P_HEAD:
-                    give_back(lane, slot, G_REQUEST)
+                x = exchange_of(&c.flows[slot])
+                if x.phase == P_HEAD:
+                    give_back(lane, slot, G_HEADER if x.header else G_REQUEST)
         close_finished(lane)
         self.close_idle()
 

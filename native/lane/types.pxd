@@ -20,6 +20,7 @@ cdef enum:
     TYPE_MAX = 64           # of a Content-Type
     ADDRESS_MAX = 28        # struct sockaddr_in6
     ERRNOS = 256            # more than there are errno
+    BALANCERS = 16          # that are known at a time
     BATCH = 32              # events taken from epoll at a time (step.pxd)
     DIALLED = 8             # addresses of one target that are dialled here
     SECOND_TEXT = 19        # of a time without its fraction
@@ -43,6 +44,7 @@ cdef enum:
     Q_RACE                  # the same, until the next address is tried beside the last
     Q_QUEUE                 # one that waits for a connection to its origin
     Q_ORIGIN_IDLE           # an idle connection to an origin
+    Q_HEADER                # a new client, whose balancer has yet to say who it is
 
 cdef enum Phase:
     P_HEAD                  # the next request has not begun
@@ -63,12 +65,13 @@ cdef enum Cause:
     G_BODY                  # the same, and the client has a part of the response's body
     G_LINGER                # answered in full, to be closed with care
     G_REFUSED               # a new client beyond the limit
+    G_HEADER                # one behind a balancer, whose header is the owner's to read
     CAUSES
 
 cdef extern from *:
     """
     static const char *const cause_words[] = {
-        "", "request", "retry", "response", "unanswered", "body", "linger", "refused",
+        "", "request", "retry", "response", "unanswered", "body", "linger", "refused", "header",
     };
     #define CAUSE_WORDS ((int)(sizeof(cause_words) / sizeof(cause_words[0])))
     """
@@ -307,6 +310,7 @@ cdef struct Exchange:       # of a CLIENT, and of the tunnel that it became
     uint8_t reused
     uint8_t final           # the request may not be repeated
     uint8_t summed          # the sums have it
+    uint8_t header          # P_HEAD: its balancer has yet to say who it is; accepted at `started`
     Asked asked             # P_ASK
     char *answer            # of the origin, received and not consumed, when given back
     uint32_t answer_size
@@ -388,6 +392,9 @@ cdef struct Lane:
     bint informed           # or what the kernel knows of the connections
     uint64_t number         # of the last exchange
     uint32_t generation     # of the owner's settings
+    # Of these the owner has said that they may bring clients: a mark and an address, held, or NULL.
+    Note *balancers[BALANCERS]
+    int balancer_next       # the place of the next one
     int clients
     int others              # connections of clients that the owner has
     int most                # of all of them; beyond it they are refused, 0: no limit

@@ -232,9 +232,13 @@ class Lane:
 
     # ---- clients -----------------------------------------------------------------------
 
-    def listen(self, sock: socket.socket) -> None:
-        """The relay accepts clients from here on."""
-        self._native.listen(sock.fileno())
+    def listen(self, sock: socket.socket, *, proxied: bool) -> None:
+        """The relay accepts clients from here on, which a balancer brings if it is ``proxied``."""
+        self._native.listen(sock.fileno(), proxied)
+
+    def know(self, address: str) -> None:
+        """As of :meth:`relay.lane.Lane.know`."""
+        self._native.know(address)
 
     def unlisten(self) -> None:
         """The relay accepts no more, from any socket."""
@@ -434,6 +438,7 @@ def lane_options(
         name=via,
         established=ESTABLISHED,
         head=times.head,
+        header=times.proxy_header,
         ask=ask,
         dial=times.dial,
         race=ATTEMPT_DELAY,

@@ -18,7 +18,7 @@ from spliceproxy.messages import log
 from spliceproxy.net.errnos import TRANSIENT
 from spliceproxy.net.stream import Stream
 from spliceproxy.relay.columns import CLIENTS, CONNECTIONS_BEGUN
-from spliceproxy.relay.lane import REFUSALS, REFUSED, Handoff
+from spliceproxy.relay.lane import HEADER, REFUSALS, REFUSED, Handoff
 
 if TYPE_CHECKING:
     from spliceproxy.forward.moving_bodies import RunningBody
@@ -96,8 +96,8 @@ class Server:
         if lane is not None:
             lane.limit(self._limit, self._held)
         for sock in self._sockets:
-            if lane is not None and sock not in self._proxied:
-                lane.listen(sock)
+            if lane is not None:
+                lane.listen(sock, proxied=sock in self._proxied)
             else:
                 self._loop.add_reader(sock.fileno(), self._accept, sock)
 
@@ -167,6 +167,10 @@ class Server:
 
     def given_back(self, handoff: Handoff) -> None:
         """Goes on with a client that the relay gives back."""
+        if handoff.cause == HEADER:
+            assert self._brought is not None
+            self._brought.given_back(handoff)
+            return
         if self._services.giver is not None and handoff.between:
             self._services.giver.client(handoff)
             return
@@ -273,7 +277,8 @@ class Server:
     def _stop_accepting(self) -> None:
         if self._services.lane is not None:
             self._services.lane.unlisten()
-        for sock in self._proxied if self._services.lane is not None else self._sockets:
+            return
+        for sock in self._sockets:
             self._loop.remove_reader(sock.fileno())
 
     # ---- another worker takes this one's place -----------------------------------------

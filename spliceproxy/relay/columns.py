@@ -257,6 +257,13 @@ LINES_LOST = _family(
     MESSAGES_AT_END,
 ) = range(LINES_LOST, LINES_LOST + 7)
 LINES_MADE = _family("log_lines", COUNTER, "Lines of the access log that were made.")
+PROXY_HEADERS = _family(
+    "proxy_headers",
+    COUNTER,
+    "Connections to addresses that expect the PROXY protocol, by what became of their header.",
+    _each(HEADERS),
+    "result",
+)
 CLIENTS = _family(
     "connections",
     GAUGE,
@@ -283,11 +290,6 @@ FAILURES = _family(
 LOOKUPS = _family("lookups", COUNTER, "Names that the DNS was asked for.")
 NAMES_CACHED = _family("names_cached", GAUGE, "Names whose addresses are kept.")
 NAMES_ASKED = _family("names_asked", GAUGE, "Names that the DNS is being asked for.")
-PROXY_HEADERS = _family(
-    "proxy_headers", COUNTER,
-    "Connections to addresses that expect the PROXY protocol, by what became of their header.",
-    _each(HEADERS), "result",
-)  # fmt: skip
 FUNCTION_FAILURES = _family(
     "function_failures", COUNTER, "Calls of authorize of --policy that failed."
 )

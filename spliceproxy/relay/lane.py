@@ -13,6 +13,9 @@ from collections.abc import Callable, Collection, Container, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
+BALANCERS = 16
+"""Addresses of balancers that the lane knows at a time, as in native/lane/types.pxd."""
+
 REFUSALS = 64
 """Clients beyond the limit on connections that their owner answers at the same time. Further
 ones wait to be accepted."""
@@ -33,6 +36,7 @@ RESPONSE = "response"  # a request, and its origin, which has been sent it
 UNANSWERED = "unanswered"  # the same, but the time limit for the response is over
 BODY = "body"  # the same, and the client has been sent a part of the response's body
 REFUSED = "refused"  # a new client beyond the limit
+HEADER = "header"  # one behind a balancer, whose header (of the PROXY protocol) is not plain
 LINGER = "linger"  # no request: it has its answer, and is to be closed with care
 
 CAUSES = (
@@ -44,6 +48,7 @@ CAUSES = (
     BODY,
     LINGER,
     REFUSED,
+    HEADER,
 )
 """All of them in the order of the enum Cause of native/lane/types.pxd: the compiled module
 compares them when it is imported."""
@@ -117,7 +122,7 @@ class Handoff:
     peer: str
     reused: bool
     # Monotonic seconds, when the head was there; 0.0: not known. In a REQUEST: since when
-    # its origin has been dialled, 0.0 if it has not.
+    # its origin has been dialled, 0.0 if it has not. In a HEADER: when it was accepted.
     started: float
     # In a REQUEST: the attempts to connect that have failed, in the order in which they did, each
     # as (address, errno).
@@ -255,6 +260,7 @@ class LaneOptions(NamedTuple):
     sums: bool = False
     note_most: int = 0  # bytes of the longest note of a route, where the lines have none
     worker: int = 0  # its number, for the ids of requests
+    header: float = 3.0  # seconds: a new client whose balancer has yet to say who it is
     live: float = 0.0  # seconds between two lines about a tunnel that lives; 0.0: there are none
     heads: bool = False  # records have the lines of the request's head
     # By errno, at 0 for TIME_IS_UP: the place of its Proxy Error Type among relay.columns'.
@@ -439,9 +445,15 @@ class Lane(Made, Protocol):
     def idle(self) -> int:
         """Idle connections to origins."""
 
-    def listen(self, fd: int) -> None:
-        """Accepts clients from a listening socket, which stays the owner's. OSError: epoll
-        cannot take it."""
+    def listen(self, fd: int, proxied: bool = False) -> None:
+        """Accepts clients from a listening socket, which stays the owner's. ``proxied``: a balancer
+        brings them. Then each connection begins with a header of the PROXY protocol, and is given
+        back (HEADER) where that is not plain, or comes from somebody who is not known. OSError:
+        epoll cannot take it."""
+
+    def know(self, address: str) -> None:
+        """Whoever connects from this address, "" for a Unix socket, may bring clients. Only the
+        last BALANCERS are known."""
 
     def unlisten(self) -> None:
         """Accepts no more clients, from any socket."""

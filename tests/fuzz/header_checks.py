@@ -9,7 +9,8 @@ import re
 
 from oracle import Difference
 
-from spliceproxy.front.proxy_header import SIGNATURE, V2_MOST, Fault, Header, read
+from spliceproxy.front.proxy_header import SIGNATURE, V1, V2, V2_MOST, Fault, Header, read
+from spliceproxy.relay._native import plain_proxy_header
 
 _QUAD = rb"(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
 _V4 = rb"(?:%s\.){3}%s" % (_QUAD, _QUAD)
@@ -27,6 +28,7 @@ def check_header(data: bytes) -> str:
     whole = _read(data)
     if whole != (wanted := _expected(data)):
         raise Difference(f"the header of {data!r} is {whole}, and should be {wanted}")
+    check_plain(data, whole)
     for n in range(len(data)):
         part = _read(data[:n])
         if part is None:
@@ -35,6 +37,19 @@ def check_header(data: bytes) -> str:
             raise Difference(f"{data!r} is {whole}, and its first {n} bytes are {part}")
         break
     return whole.kind if isinstance(whole, Header) else ""
+
+
+def check_plain(data: bytes, whole: Header | str | None) -> None:
+    """What the lane reads by itself is what Python reads."""
+    found = plain_proxy_header(data)
+    if found is None:
+        short = isinstance(whole, Header) and (data[13], whole.size) in ((0x11, 28), (0x21, 52))
+        if isinstance(whole, Header) and (whole.kind == V1 or (whole.kind == V2 and short)):
+            raise Difference(f"{data!r} is plain, and the lane gives it back")
+        return
+    size, version, client = found
+    if whole != Header(size, f"v{version}", client):
+        raise Difference(f"{data!r} is {whole}, and for the lane {found}")
 
 
 def _read(data: bytes) -> Header | str | None:
