@@ -40,6 +40,7 @@ cdef object view_of(NativeRelay relay, int32_t slot, int64_t now):
     cdef int decision = 0
     cdef int generation = 0
     names = ("", "", "", "", "", "")
+    via = ""
     token = None
     begun = 0.0
     if f.kind == CLIENT:
@@ -59,6 +60,7 @@ cdef object view_of(NativeRelay relay, int32_t slot, int64_t now):
             x.peer.decode("ascii"),
             x.note.text[:x.note.size].decode("ascii") if x.note != NULL else "",
         )
+        via = via_of(x)
         number = x.number
         decision = x.decision
         generation = x.generation
@@ -69,7 +71,7 @@ cdef object view_of(NativeRelay relay, int32_t slot, int64_t now):
         "tunnel" if f.kind == TUNNEL else name_in(PHASE_NAMES, x.phase), token, *names, decision,
         begun, max(now - last_active(f), 0) / 1000.0, head + up.copied, up.spliced, down.copied,
         down.spliced, (up.flags | down.flags) & SPLICING != 0, rtt_of(f.fd[0]),
-        rtt_of(origin) if origin != NOWHERE else -1, generation,
+        rtt_of(origin) if origin != NOWHERE else -1, generation, via,
     )
 
 

@@ -72,6 +72,7 @@ cdef class NativeLane:
         wheel_change(c, Q_HEAD, <int64_t>(options.head * 1000))
         wheel_change(c, Q_ASK, <int64_t>(options.ask * 1000))
         wheel_change(c, Q_DIAL, <int64_t>(options.dial * 1000))
+        wheel_change(c, Q_HEADER, <int64_t>(options.header * 1000))
         lane.recorded = options.record is not None
         self.relay.record = record
         lane.heads = options.heads
@@ -195,6 +196,13 @@ cdef class NativeLane:
         note_release(place[0])
         place[0] = note
         lane.balancer_next = (lane.balancer_next + 1) % BALANCERS
+
+    def know_nobody(self):
+        """Nobody is known as a balancer any more."""
+        cdef int i
+        for i in range(BALANCERS):
+            note_release(self.relay.state.balancers[i])
+            self.relay.state.balancers[i] = NULL
 
     def give_back(self, bint moving=False):
         """Gives back every client that is between two requests, and keeps none again. `moving`:

@@ -240,6 +240,10 @@ class Lane:
         """As of :meth:`relay.lane.Lane.know`."""
         self._native.know(address)
 
+    def know_nobody(self) -> None:
+        """Nobody of these is known any more."""
+        self._native.know_nobody()
+
     def unlisten(self) -> None:
         """The relay accepts no more, from any socket."""
         self._native.unlisten()

@@ -71,11 +71,21 @@ class Brought:
         self._services = services
         self._begin = begin
         self._count = count
-        self._admits = ClientNetworks(services.config.balancers).admit
-        self._seconds = services.config.timeouts.proxy_header
+        self._admits: Callable[[str], bool]
+        self._seconds = 0.0
         self._waiting: set[_Waiting] = set()
         self._none: asyncio.Future[None] | None = None
         self._told: deque[str] = deque(maxlen=BALANCERS)  # whom the relay knows
+        self.change()
+
+    def change(self) -> None:
+        """The configuration is another."""
+        config = self._services.config
+        self._admits = ClientNetworks(config.balancers).admit
+        self._seconds = config.timeouts.proxy_header
+        self._told.clear()
+        if self._services.lane is not None:
+            self._services.lane.know_nobody()
 
     def accepted(self, sock: socket.socket, peer: str) -> None:
         """A connection from this address, "" for a Unix socket: whoever may write to the file of

@@ -231,7 +231,8 @@ class Connection:
         if giver is None or self.bound or self.beyond:
             return False
         data = bytes(self.stream.buffer)
-        giver.client(between(self.stream.detach(), self.address, self._requests, data))
+        fd = self.stream.detach()
+        giver.client(between(fd, self.address, self._requests, data, self.via))
         return True
 
     def _let_go(self) -> None:

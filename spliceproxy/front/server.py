@@ -51,17 +51,9 @@ class Server:
         self._beyond: set[Stream] = set()  # of these, those beyond the limit
         self._resume: asyncio.TimerHandle | None = None
         self._empty: asyncio.Future[None] | None = None
-        # The sockets whose clients a balancer brings.
-        self._proxied = frozenset(
-            sock
-            for sock, address in zip(self._sockets, services.config.listen, strict=False)
-            if address.proxied
-        )
+        self._proxied: frozenset[socket.socket] = frozenset()  # whose clients a balancer brings
         self._brought: Brought | None = None
-        if self._proxied:
-            from spliceproxy.front.brought import Brought
-
-            self._brought = Brought(services, self._begin_brought, self._count)
+        self._look_for_balancers()
         if services.lane is not None:
             services.lane.report_to(self)
 
@@ -101,6 +93,23 @@ class Server:
             else:
                 self._loop.add_reader(sock.fileno(), self._accept, sock)
 
+    def _look_for_balancers(self) -> None:
+        """Which sockets are for them. The sockets are in the order of the addresses, and an address
+        may have several, one behind the other."""
+        listen = self._services.config.listen
+        if self._brought is not None:
+            self._brought.change()
+        if not any(address.proxied for address in listen):
+            self._proxied = frozenset()
+            return
+        names = dict.fromkeys(sock.getsockname() for sock in self._sockets)
+        proxied = [name for name, address in zip(names, listen, strict=False) if address.proxied]
+        self._proxied = frozenset(s for s in self._sockets if s.getsockname() in proxied)
+        if self._brought is None:
+            from spliceproxy.front.brought import Brought
+
+            self._brought = Brought(self._services, self._begin_brought, self._count)
+
     def change(self, sockets: Sequence[socket.socket], limit: int) -> None:
         """Accepts from these sockets from here on, and ``limit`` is another. A socket that is not
         among them any more is closed when those have been taken who wait there."""
@@ -113,11 +122,13 @@ class Server:
         if lane is not None:
             lane.limit(limit, self._held)
         if list(sockets) == self._sockets:
+            self._look_for_balancers()
             return
         self._stop_accepting()
         for sock in gone:
             sock.close()
         self._sockets = list(sockets)
+        self._look_for_balancers()
         if self._resume is None:
             self._go_on()
 
@@ -150,7 +161,8 @@ class Server:
         """Serves a client whose header was read: in the lane if it can be there."""
         lane = self._services.lane
         full = bool(self._limit) and self.connections >= self._limit
-        fit = lane is not None and not full and not self._services.draining
+        leaving = self._services.draining or self._services.giver is not None
+        fit = lane is not None and not full and not leaving
         if lane is None or not fit or not lane.begin(client, address, data, via):
             self._begin(client, address, via, data)
 
@@ -317,7 +329,7 @@ class Server:
         stream = Stream.of(
             handoff.take_client(), handoff.address, handoff.buffer, self._services.loop
         )
-        if not lane.hand_over(stream, handoff.address, handoff.requests):
+        if not lane.hand_over(stream, handoff.address, handoff.requests, handoff.via):
             handoff.client = stream.detach()
             self.keep(handoff)
 

@@ -176,16 +176,17 @@ class Policy:
         return self._when_identified(case, found)
 
     async def recheck(
-        self, user: str, head: Head, notes: Notes, address: str, *, own: bool
+        self, user: str, head: Head, notes: Notes, address: str, *, own: bool, mark: str = ""
     ) -> None:
-        """Whether a tunnel that lives would still be allowed: of the client, to the host and port
-        that ``notes`` have, as this user (who has proved it before), and to the address that it is
-        connected to. Raises as :meth:`decide` does. Its ``head`` may be all that is left of it."""
-        client = self._standing(notes.client)
+        """Whether a tunnel that lives would still be allowed: of the client (behind its ``mark``,
+        if it has one), to the host and port that ``notes`` have, as this user (who has proved it
+        before), and to the address that it is connected to. Raises as :meth:`decide` does. Its
+        ``head`` may be all that is left of it."""
+        client = self._standing(mark + notes.client)
         host, port = notes.host, notes.port
         if not (client.admitted if own else client.relayed) and not self._vouches:
             raise refusals.stranger()
-        if not self._auth.knows(user, notes.client):
+        if not self._auth.knows(user, mark + notes.client):
             raise refusals.no_user()
         judge = copy(self)
         judge._destinations = Destinations(Only(address), self._judge, self._hook, self._witness)

@@ -242,6 +242,7 @@ class Giver:
             "client": self._idents,
             "address": client.address,
             "requests": client.requests,
+            "via": client.via,
         }
         if not self._sent(head, client.buffer, [client.client]):
             return False

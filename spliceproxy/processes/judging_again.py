@@ -108,7 +108,7 @@ class JudgingAgain:
         notes.host, notes.port = host, port
         head = _Head(record.method, scheme, host, port, path)
         try:
-            await policy.recheck(record.user, head, notes, record.peer, own=own)
+            await policy.recheck(record.user, head, notes, record.peer, own=own, mark=record.mark)
         except Denied as denied:
             return f"rule {denied.rule}" if denied.rule else denied.reason
         except Failure:  # of a function, which tells it: that is no answer
@@ -124,6 +124,7 @@ def _generation(view: FlowView) -> int:
 def _record(view: FlowView) -> Record:
     """Of a tunnel of the lane."""
     record = Record(view.client, view.started)
+    record.mark, record.via = view.via[:1], view.via[1:]
     record.method, record.target = view.method, view.target
     record.user, record.peer = view.user, view.peer
     return record

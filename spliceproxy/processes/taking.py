@@ -147,7 +147,8 @@ class Taker:
     @staticmethod
     def _client(parcel: Parcel) -> Handoff:
         (fd,) = parcel.fds
-        return between(fd, parcel.head["address"], parcel.head["requests"], parcel.data)
+        head = parcel.head
+        return between(fd, head["address"], head["requests"], parcel.data, head["via"])
 
     def _serve(self, ident: int) -> None:
         """It is nobody else's any more."""

@@ -176,6 +176,7 @@ class FlowView(NamedTuple):
     client_rtt: int  # µs, smoothed; -1 where there is none
     origin_rtt: int
     generation: int = 0  # of the owner's settings, by which it was decided; 0: the owner knows
+    via: str = ""  # as of relay.lane.Lane.hand_over
 
 
 class RelayStats(NamedTuple):

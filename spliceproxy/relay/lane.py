@@ -176,9 +176,9 @@ class Handoff:
             os.close(self.take_origin())
 
 
-def between(fd: int, address: str, requests: int, buffer: bytes) -> Handoff:
+def between(fd: int, address: str, requests: int, buffer: bytes, via: str = "") -> Handoff:
     """A client between two requests, of whom so many have been answered."""
-    return Handoff(REQUEST, fd, address, requests, buffer, -1, b"", "", False, 0.0)
+    return Handoff(REQUEST, fd, address, requests, buffer, -1, b"", "", False, 0.0, via=via)
 
 
 NATIVE = "native"
@@ -454,6 +454,9 @@ class Lane(Made, Protocol):
     def know(self, address: str) -> None:
         """Whoever connects from this address, "" for a Unix socket, may bring clients. Only the
         last BALANCERS are known."""
+
+    def know_nobody(self) -> None:
+        """Nobody of these is known any more."""
 
     def unlisten(self) -> None:
         """Accepts no more clients, from any socket."""

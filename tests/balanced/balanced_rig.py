@@ -99,9 +99,9 @@ def starting(tmp_path: Path) -> Iterator[NewBalanced]:
         folder = tmp_path / f"proxy{len(started)}"
         folder.mkdir()
         kwargs.setdefault("listen", ["proxy+tcp://127.0.0.1:0"])
-        networks = ("--proxy-protocol-from", "127.0.0.1") if "tcp" in kwargs["listen"][0] else ()
-        if "--proxy-protocol-from" in args:
-            networks = ()
+        listens = any("proxy+tcp" in one for one in kwargs["listen"])
+        named = "--proxy-protocol-from" in args
+        networks = ("--proxy-protocol-from", "127.0.0.1") if listens and not named else ()
         admin = ("--admin", "127.0.0.1:0", "--admin-token-file", str(token_file(folder)))
         if "--admin" in args:
             admin = ("--admin-token-file", str(token_file(folder)))

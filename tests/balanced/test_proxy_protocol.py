@@ -22,7 +22,7 @@ from balanced_rig import (
     v1,
     v2,
 )
-from harness import read_head, wait_for
+from harness import free_port, read_head, wait_for
 
 from spliceproxy.front.proxy_header import crc32c
 
@@ -359,6 +359,35 @@ def _listens(proxy: Balanced) -> bool:
         return True
     except OSError:
         return False
+
+
+def test_a_reload_changes_whom_headers_are_taken_from(
+    new_balanced: NewBalanced, web: Address, engine: str, tmp_path: Path
+) -> None:
+    """Also for the relay, which has known the balancer, and for an address that is new."""
+    config = tmp_path / "config.toml"
+    port = free_port()
+    one = 'listen = ["proxy+tcp://127.0.0.1:0"]\nproxy-protocol-from = ["127.0.0.1"]\n'
+    two = f'listen = ["127.0.0.1:{port}", "proxy+tcp://127.0.0.1:0"]\n'
+    config.write_text(one)
+    proxy = new_balanced(
+        "--engine", engine, "--config", str(config), "--allow-clients", "10.0.0.0/8",
+        listen=(), env=ANYWHERE,
+    )  # fmt: skip
+    for _ in range(2):
+        assert ask(proxy, v2("10.1.2.3"), get(web)) == 200
+    config.write_text(two + 'proxy-protocol-from = ["127.0.0.1", "10.0.0.0/8"]\n')
+    assert proxy.ask("/reload", "POST").status == 200
+    assert ask(proxy, v2("10.1.2.3"), get(web)) == 200
+    with socket.create_connection(("127.0.0.1", port), 20) as plain:
+        plain.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert status(plain) == 400
+    config.write_text(two + 'proxy-protocol-from = ["10.0.0.0/8"]\n')
+    assert proxy.ask("/reload", "POST").status == 200
+    with proxy.proxy.connect() as sock:
+        sock.sendall(v2("10.1.2.3"))
+        assert silently_closed(sock)
+    assert proxy.counted("outside") == 1
 
 
 def test_connections_are_counted(new_balanced: NewBalanced, web: Address, engine: str) -> None:
