@@ -36,6 +36,7 @@ cdef object lane_facts(const Lane *lane, const Exchange *x):
         target.at[:target.size].decode("ascii"), x.peer.decode("ascii"), x.number, x.started / 1e6,
         x.question, x.dns, x.dial, x.head, x.data[:x.head] if lane.heads else b"", x.decision,
         x.note.text[:x.note.size] if x.note != NULL else b"", x.generation, known,
+        via_of(x),
     )
 
 

@@ -36,6 +36,7 @@ class Client(NamedTuple):
 
     stream: Stream
     address: str
+    via: str
     requests: int
     watch: Callable[[], None]
     left: Callable[[], None]
@@ -118,6 +119,7 @@ class RunningBody:
             # Its body is counted here, and its head as if it were a part of that.
             moved=received,
             summed=record.summed,
+            via=self._client.via,
         )
 
     def _begun(self, frozen: FrozenTransfer, sent: int) -> Begun:

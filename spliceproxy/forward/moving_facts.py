@@ -30,6 +30,8 @@ _pair = some(2, text)
 
 RECORD: Mapping[str, Check] = {
     "client": text,
+    "via": text,
+    "mark": text,
     "user": text,
     "method": text,
     "target": text,
@@ -110,6 +112,7 @@ def record_of_lane(
     """What the lane knows of one of its tunnels. ``allowed``: the columns of rules; ``summed``: all
     that it has moved is in the lists of who has moved the most."""
     record = Record(lane.client, lane.started or time.monotonic(), None, lane.number)
+    record.mark, record.via = lane.via[:1], lane.via[1:]
     record.method, record.target, record.peer = "CONNECT", lane.target, lane.peer
     record.status, record.bytes_in = 200, lane.head
     record.question, record.dial = lane.question, lane.dial

@@ -302,7 +302,8 @@ class Connection:
         from spliceproxy.forward.moving_bodies import Client, RunningBody
 
         watch = partial(self.stream.watch, self.client_gone)
-        client = Client(self.stream, self.address, self._requests, watch, self.client_gone)
+        gone = self.client_gone
+        client = Client(self.stream, self.address, self.via, self._requests, watch, gone)
         return RunningBody(self.services, client, part)
 
     def drain(self) -> None:

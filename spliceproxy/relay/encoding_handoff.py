@@ -29,6 +29,7 @@ _BEGUN: Mapping[str, Check] = {
 HANDOFF: Mapping[str, Check] = {
     "cause": lambda value: value in (RESPONSE, BODY),
     "address": text,
+    "via": text,
     "requests": whole(32),
     "peer": text,
     "reused": truth,

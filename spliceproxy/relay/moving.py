@@ -92,6 +92,7 @@ class LaneFacts(NamedTuple):
     note: bytes
     generation: int  # of the configuration that has decided
     known: Any  # its token (relay.lane.Known); None without one
+    via: str = ""  # as of relay.lane.Lane.hand_over
 
 
 class FrozenTunnel(NamedTuple):
