@@ -396,5 +396,6 @@ cdef object handoff(Flow *f):
         chunks_of(&x.up, &f.way[0]) if with_origin(x.cause) else None,
         begun_of(f) if x.cause == G_BODY else None,
         f.way[0].copied + f.way[0].spliced,
+        None,  # its sums: only another process has any
         via_of(x),
     )
