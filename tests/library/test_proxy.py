@@ -426,7 +426,7 @@ def test_a_client_that_comes_at_the_very_end_is_closed(run: Run) -> None:
             server = proxy._instance.server
             outer, inner = socket.socketpair()
             with outer:
-                server._begin(inner, ("127.0.0.1", 1))
+                server._begin(inner, "127.0.0.1", "", b"")
                 assert server.connections == 1
                 await server._end_all()
                 assert server.connections == 0
@@ -444,10 +444,10 @@ def test_a_pause_ends_though_a_socket_cannot_be_listened_to_at_once(
     faults: list[Exception] = [MemoryError(), OSError(errno.ENOSPC, "no watch is left")]
     real = Lane.listen
 
-    def listen(lane: Lane, sock: socket.socket) -> None:
+    def listen(lane: Lane, sock: socket.socket, *, proxied: bool = False) -> None:
         if faults:
             raise faults.pop()
-        real(lane, sock)
+        real(lane, sock, proxied=proxied)
 
     async def main() -> None:
         async with Proxy() as proxy:

@@ -21,6 +21,11 @@ from loop_rig import Answer, Client, LoopProxy, Origins, Zone, own_objects, runn
 from relay.relay_rig import native_relay
 from sanitizer import SANITIZED
 
+# What a proxy loads when it serves is there before the first count.
+import spliceproxy.forward.moving
+import spliceproxy.processes.giving
+import spliceproxy.processes.reconfigured
+import spliceproxy.processes.taking  # noqa: F401
 from spliceproxy.config import Config, PolicyConfig, Timeouts
 from spliceproxy.policy import Allow, Deny, Request
 from spliceproxy.policy.functions import Functions
