@@ -219,7 +219,7 @@ def test_the_first_in_an_order(new_admin: NewAdmin) -> None:
         def sizes(query: str) -> list[int]:
             answer = admin.get(f"/tunnels?{query}")
             assert answer["found"] == 6
-            assert set(answer) == {"tunnels", "silent", "found"}
+            assert set(answer) == {"tunnels", "silent", "why", "found"}
             return [one["in_copied"] // 1000 for one in answer["tunnels"]]
 
         assert sizes("most=3&order=-in") == [6, 5, 4]
