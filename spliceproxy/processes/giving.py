@@ -153,7 +153,7 @@ class Giver:
                 self._loop.call_later(RETRY_SECONDS, self._give_up, why)
                 return
         except Closed:
-            pass
+            pass  # the taker is gone, so it goes on with nothing
         self._line.close()
         for one in self._open.values():
             if one.client is None:

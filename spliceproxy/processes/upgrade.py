@@ -464,7 +464,7 @@ class Upgrade:
         try:
             new.line.send({"cancelled": why})
         except (Closed, OSError):
-            pass
+            pass  # it has ended, or ends by the signal below
         new.line.close()
         if not ended and new.pid in self._children.others:
             os.kill(new.pid, signal.SIGTERM)
