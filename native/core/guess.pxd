@@ -66,6 +66,8 @@ cdef inline bint guess(Core *c) noexcept nogil:
     if c.pause > 0:
         c.pause -= 1
         return True
+    if c.guesses >= BLIND:
+        return True
     if hear(c):
         c.vain = 0
         while c.guesses < BLIND and hear(c):

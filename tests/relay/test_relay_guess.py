@@ -124,6 +124,38 @@ def test_nobody_else_waits_for_long(relay: Relay, talk: Talk, other: Talk) -> No
     raise AssertionError(f"{BLIND} messages and their answers, and no turn for another tunnel")
 
 
+@pytest.mark.parametrize("before", range(BLIND))
+def test_so_many_in_a_row(relay: Relay, talk: Talk, before: int) -> None:
+    """Also where two are made in one step, the second of which would be one too many."""
+    in_conversation(relay, talk)
+    ends = (talk.client, talk.origin)
+    row = most = 0
+    turn = 0
+    for _ in range(3):
+        for _ in range(before):
+            ends[turn].sendall(b"one")
+            row, most = step_in_row(relay, row, most)
+            turn ^= 1
+            assert recv_exactly(ends[turn], 3) == b"one"
+        ends[turn ^ 1].sendall(b"answer")  # before it is asked
+        ends[turn].sendall(b"question")
+        row, most = step_in_row(relay, row, most)
+        row, most = step_in_row(relay, row, most)
+        assert recv_exactly(ends[turn ^ 1], 8) == b"question"
+        assert recv_exactly(ends[turn], 6) == b"answer"
+    assert 0 < most <= BLIND
+
+
+def step_in_row(relay: Relay, row: int, most: int) -> tuple[int, int]:
+    """A step; the guesses since epoll was asked, and the most of them that were seen."""
+    guesses, events = count(relay), count(relay, "events")
+    relay.step()
+    guessed = count(relay) - guesses
+    if guessed < count(relay, "events") - events or not guessed:
+        return 0, max(most, row + guessed)
+    return row + guessed, max(most, row + guessed)
+
+
 def test_a_side_that_speaks_twice(relay: Relay, talk: Talk) -> None:
     in_conversation(relay, talk)
     for turn in range(20):
