@@ -1,8 +1,8 @@
 """What a worker says of its tunnels and of the requests that it serves, and how it ends them.
 
-A part of an answer looks at a bounded number of flows, and takes less than half a millisecond. Each
-part is made at a turn of the event loop of its own (:mod:`spliceproxy.admin.worker`), so nobody's
-bytes wait for it, however many there are.
+A part of an answer looks at LOOK flows at most, and each is made at a turn of the event loop of its
+own (:mod:`spliceproxy.admin.worker`). So nobody's bytes wait longer than for one part, however many
+flows there are.
 """
 
 from __future__ import annotations

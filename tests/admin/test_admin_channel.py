@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from harness import wait_for
@@ -20,11 +20,13 @@ from spliceproxy.admin.happenings import event
 from spliceproxy.admin.links import Link, Refused, Unanswered
 from spliceproxy.admin.worker import MOST_EVENTS, MOST_OPEN, PARTS, Replies
 from spliceproxy.config import Config
+from spliceproxy.errors import ErrorType
 from spliceproxy.observe.board import Board
 from spliceproxy.observe.record import Record
 from spliceproxy.processes.control import KEPT, Control
 from spliceproxy.processes.slot import Slot
 from spliceproxy.relay import columns
+from spliceproxy.relay.interface import REASONS
 
 
 def test_messages_come_whole_and_in_order() -> None:
@@ -304,6 +306,8 @@ def test_the_longest_events_fit(character: str) -> None:
     record = Record("192.0.2.7", 0.0)
     for name in ("user", "method", "target", "peer", "rule", "why", "failed"):
         setattr(record, name, character * 10_000)
+    record.error = max(get_args(ErrorType), key=len)
+    record.reason = max(REASONS, key=len)
 
     async def test(rig: Rig) -> None:
         await rig.link.ask("events", 20, on=True)

@@ -162,7 +162,9 @@ VALUES: dict[str, Any] = {
 def test_a_record_has_all_that_a_record_has() -> None:
     times = {"ended_at", "started", "seconds", "first_byte", "times", "id", "number"}
     names = {name for name in dir(Record) if not name.startswith("_")}
-    assert names - {"register", "blame", "end", "inform", "field", "summed"} == {*VALUES, *times}
+    names -= {"register", "blame", "end", "inform", "field"}
+    names -= {"summed"}  # the sums by client and destination of these are made in C
+    assert names == {*VALUES, *times}
 
 
 def test_each_request_has_a_record_in_order(plain: Plain) -> None:
