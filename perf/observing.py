@@ -128,7 +128,6 @@ def measure(name: str, kind: Kind, settings: Settings, servers: Origins, folder:
     (measured,) = (one for one in MEASURES if one.name == name)
     ports = servers.pages.port, servers.echo
     with started(kind, *ports, 1, settings.limit, folder) as proxy, watched(proxy):
-        time.sleep(1)  # it loads what it did not need to listen
         return measured.run(settings, servers, proxy)
 
 
