@@ -50,6 +50,7 @@ COLUMNS = {
     "log_lines_lost": K_LINES_LOST,
     "log_lines": K_LINES,
     "proxy_headers": K_PROXY_HEADERS,
+    "socks_requests": K_SOCKS_REQUESTS,
     "connections": K_CLIENTS,
     "questions_open": K_QUESTIONS_OPEN,
     "origin_connections_idle": K_ORIGINS_IDLE,

@@ -11,12 +11,18 @@ UPGRADE_VARIABLE = "SPLICEPROXY_UPGRADE"
 """By it a program that runs tells another that this is to take over: no setting."""
 
 
+MIXED = "mixed"  # each client's first byte says which
+HTTP = "http"
+SOCKS = "socks"
+"""What clients can speak at an address."""
+
+
 @dataclass(frozen=True, slots=True)
 class Address:
     """Where to listen: ``path`` for a Unix socket, else ``host`` ("" is every
     address) and ``port`` (0: any free one). ``proxied``: each connection begins with a header of
     the PROXY protocol. ``protocol``: what clients speak there; "" is what a bare address stands
-    for, which is http."""
+    for, which is MIXED."""
 
     host: str = ""
     port: int = 0
@@ -35,6 +41,11 @@ class Address:
         """What stands in front of the transport; "" for a bare address."""
         protocol = f"{self.protocol}+" if self.protocol else ""
         return f"proxy+{protocol}" if self.proxied else protocol
+
+    @property
+    def spoken(self) -> str:
+        """What clients speak there: MIXED, HTTP or SOCKS."""
+        return self.protocol or MIXED
 
 
 @dataclass(frozen=True, slots=True)

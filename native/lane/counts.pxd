@@ -39,7 +39,8 @@ cdef enum:
     K_LINES_LOST = K_FIRST_BYTE_SECONDS + HISTOGRAM     # the first: without memory
     K_LINES = K_LINES_LOST + 7
     K_PROXY_HEADERS         # by result; version 1 is the first, then 2
-    K_CLIENTS = K_PROXY_HEADERS + HEADER_RESULTS    # gauges from here on
+    K_SOCKS_REQUESTS = K_PROXY_HEADERS + HEADER_RESULTS     # by version: 4, 5
+    K_CLIENTS = K_SOCKS_REQUESTS + 2    # gauges from here on
     K_QUESTIONS_OPEN = K_CLIENTS + 2
     K_ORIGINS_IDLE
     K_PYTHON                # the first that is Python's alone

@@ -142,7 +142,8 @@ cdef inline char *add_request(
         if query != NULL:
             target.size = query - target.at + 1
     to = add_string(add(to, ',"method":'), method.at, method.size, form.method_most)
-    return add_string(add(to, ',"target":'), target.at, target.size, form.target_most)
+    to = add_string(add(to, ',"target":'), target.at, target.size, form.target_most)
+    return add(to, ',"socks":null')
 
 
 cdef inline char *add_times(char *to, const Facts *facts) noexcept nogil:

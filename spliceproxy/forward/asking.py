@@ -187,6 +187,25 @@ class Asking:
             self._learned.see(question.host, question.port, False)
         return error
 
+    @property
+    def takes_passwords(self) -> bool:
+        """Whether there are users with passwords."""
+        return self._policy.takes_passwords
+
+    async def identify(self, client: Standing, head: Head, record: Record) -> None:
+        """Whether a client may be who it says, before it says where it wants to go. Raises as
+        :meth:`answer` does."""
+        record.generation = self.generation
+        trace = record.trace
+        if trace is not None:
+            trace.asks()
+        try:
+            await self._policy.identify(client, head)
+        except Exception as error:
+            if trace is not None:
+                trace.refused(error)
+            raise
+
     async def admit(self, client: Standing, head: Head, record: Record) -> None:
         """Whether a request that the proxy itself answers may be answered. Raises as
         :meth:`answer` does."""

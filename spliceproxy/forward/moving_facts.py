@@ -36,6 +36,7 @@ RECORD: Mapping[str, Check] = {
     "method": text,
     "target": text,
     "minor": whole(4),
+    "socks": whole(3),
     "host": text,
     "port": whole(16),
     "peer": text,

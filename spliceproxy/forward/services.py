@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -45,14 +46,21 @@ class Giver(Protocol):
         """Gives nothing more: what is on its way stays here."""
 
 
+class Spoken(Protocol):
+    """What clients may speak."""
+
+    def by(self, sock: socket.socket) -> str:
+        """As of ``config.Address.spoken``, by the client's connection."""
+
+
 @dataclass(slots=True, eq=False, repr=False)  # neither is asked for, and each takes its time
 class Services:
     """One worker's shared parts. ``site`` is None without files to serve, ``lane`` where the
     engine has none, ``tracer`` where requests are not traced, ``lives`` where the log
     has no lines about tunnels that live, ``giver`` while no other worker is to take this
-    one's place. ``draining``: no connection is to be
-    kept alive. ``faults``: where faults of our own are told; ``answers``: those of what origins
-    send."""
+    one's place, ``spoken`` where clients may speak anything everywhere. ``draining``: no connection
+    is to be kept alive. ``faults``: where faults of our own are told; ``answers``: those of what
+    origins send."""
 
     loop: asyncio.AbstractEventLoop
     config: Config
@@ -71,6 +79,7 @@ class Services:
     generation: int = 1  # of the configuration
     tunnels: Counter[int] = field(default_factory=Counter, init=False)  # of Python's, by theirs
     giver: Giver | None = None
+    spoken: Spoken | None = None
     faults: Seldom = field(default_factory=partial(Seldom, log), init=False)
     answers: Seldom = field(default_factory=partial(Seldom, log), init=False)
     rewriting: Rewriting = field(init=False)

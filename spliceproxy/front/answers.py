@@ -44,7 +44,7 @@ class Answers:
             answer = trace_answer(head, close=not keep, date=self._services.date())
         else:
             answer = options_answer(head, close=not keep, date=self._services.date())
-        await self._send(answer)
+        await self.send(answer)
         return keep
 
     async def file(self, head: RequestHead, record: Record, site: Site) -> bool:
@@ -88,7 +88,7 @@ class Answers:
             )
             page = Page(self._refusal(error, head, keep=keep), keep)
         try:
-            await self._send(page.data)
+            await self.send(page.data)
         except (PeerGone, Failure):
             record.reason = CLIENT_RESET
             return False
@@ -101,7 +101,8 @@ class Answers:
         date = self._services.date()
         return refusal(error, head, self._services.reasons, minor=minor, close=not keep, date=date)
 
-    async def _send(self, answer: bytes) -> None:
+    async def send(self, answer: bytes) -> None:
+        """Sends what is short."""
         self._stream.write_limit.set(
             "connection_write_timeout", "the client takes no answer", PAGE_SECONDS
         )

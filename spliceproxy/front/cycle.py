@@ -41,9 +41,12 @@ class Cycle:
     answer is not whole, ``plain`` whether further requests like this one need not be looked at.
     """
 
+    speaks_http = True
+
     __slots__ = (
         "_asking",
         "_connection",
+        "_established",
         "_exchange",
         "_head",
         "_page",
@@ -68,6 +71,7 @@ class Cycle:
         self._exchange: Exchange | None = None
         self._asking = connection.services.asking
         self._page: Page | None = None  # the rest of an answer that the relay has begun
+        self._established = ESTABLISHED  # what a client is told when its tunnel is there
         self.close: Callable[[], Awaitable[None]] | None = None
         self.cut_by_reset = False
         self.plain = False
@@ -96,7 +100,7 @@ class Cycle:
         """The same, with every fault of it answered."""
         stream = self._stream
         try:
-            head = await self._connection.heads.rest()
+            head = await self._read_head()
             self._record.bytes_in = stream.received - len(stream.buffer) - self._received
             keep = await self._dispatch(head)
             if not keep and not stream.detached:
@@ -144,6 +148,10 @@ class Cycle:
         record.spliced_out = stream.spliced_out - self._spliced[1]
         self._services.counts.request(record, stream)
         self._services.records.write(record)
+
+    async def _read_head(self) -> RequestHead:
+        """The rest of the head. Raises as :meth:`HeadReader.rest`."""
+        return await self._connection.heads.rest()
 
     # ---- where it goes -----------------------------------------------------------------
 
@@ -194,8 +202,11 @@ class Cycle:
         record.minor = head.minor
         if self._services.records.fields:
             record.fields = head.fields
-        if record.trace is not None:
-            record.trace.head(head.method, head.target, head.minor)
+        self._show_head(head)
+
+    def _show_head(self, head: RequestHead) -> None:
+        if self._record.trace is not None:
+            self._record.trace.head(head.method, head.target, head.minor)
 
     def _go_on_refusing(self) -> None:
         """Where the relay has begun to refuse the request, raises why."""
@@ -221,7 +232,7 @@ class Cycle:
         record.dial += microseconds(time.monotonic() - since)
         record.status, record.stage = 200, DATA
         try:
-            hand_over(services, self._stream, origin, ESTABLISHED, self._record)
+            hand_over(services, self._stream, origin, self._established, self._record)
         finally:
             origin.close()
 
@@ -316,14 +327,18 @@ class Cycle:
             self._cut(error)
             return False
         if isinstance(error, (Failure, HeadError)):
-            answers = self._connection.answers
-            keep = await answers.error(error, self._head, record, keep=keep, page=self._page)
+            answers, page = self._connection.answers, self._page_of(error)
+            keep = await answers.error(error, self._head, record, keep=keep, page=page)
             if not keep:
                 self.close = stream.close_gently
             return keep
         assert isinstance(error, (ClientGone, SourceFailed))
         faults.note_gone(record, error)
         return False
+
+    def _page_of(self, error: Failure | HeadError) -> Page | None:
+        """The answer to a fault, where it is not the page that says what was wrong."""
+        return self._page
 
     def _cut(self, error: Exception) -> None:
         """An answer has begun and will not be whole: the client must see that."""

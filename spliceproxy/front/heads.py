@@ -32,9 +32,9 @@ class HeadReader:
         self._skipped = 0
         try:
             if not first and not buffer:
-                self._limit()
+                self.limit()
                 await self._stream.readable()
-            self._limit()
+            self.limit()
             while True:
                 self._skipped += skip_empty_lines(buffer)
                 if buffer and buffer != b"\r":  # half an empty line begins nothing
@@ -67,7 +67,8 @@ class HeadReader:
             if not more:
                 raise ClientGone
 
-    def _limit(self) -> None:
+    def limit(self) -> None:
+        """From now on there is the whole time for a head."""
         self._stream.read_limit.set(
             "connection_read_timeout", "no request head within the time limit", self.seconds
         )

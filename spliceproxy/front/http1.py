@@ -37,6 +37,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
+from spliceproxy.config import MIXED
 from spliceproxy.errors import ClientGone
 from spliceproxy.forward import own_faults
 from spliceproxy.forward.resumed import Resumed
@@ -58,6 +59,10 @@ Admit = Callable[[Stream], Awaitable[bool]]
 
 FRESH_SECONDS = 1.0
 """When draining begins, how long a new connection still has for its first request."""
+
+
+LAST_VERSION = 5
+"""Of SOCKS: what it begins with is below all letters."""
 
 
 class Phase(enum.Enum):
@@ -184,7 +189,9 @@ class Connection:
             pass  # between two requests: there is nothing to answer or to log
         except Exception as error:  # noqa: BLE001 - it is told
             own_faults.tell(self.services.faults, self.address, error)
-            await faults.last_words(self.stream, asked=self.phase is not Phase.CLOSING)
+            asked = self.phase is not Phase.CLOSING
+            asked = asked and (self._cycle is None or self._cycle.speaks_http)
+            await faults.last_words(self.stream, asked=asked)
         finally:
             self.bound.close()
             self.end_resumed()
@@ -205,7 +212,7 @@ class Connection:
         if not await self.heads.begin(first=not self._requests):
             return False
         self.phase = Phase.HEAD
-        cycle = self._cycle = Cycle(self, received)
+        cycle = self._cycle = self._begin_cycle(received)
         keep = await cycle.run()
         if cycle.close is not None:
             self.phase = Phase.CLOSING
@@ -216,6 +223,18 @@ class Connection:
         if self.services.draining and not stream.buffer:
             return False
         return not (self._pass_on() or (cycle.plain and self._hand_over()))
+
+    def _begin_cycle(self, received: int) -> Cycle:
+        """The request whose first bytes are there. Only a client that has said nothing before them
+        can speak SOCKS."""
+        stream, spoken = self.stream, self.services.spoken
+        if self._requests or stream.received - len(stream.buffer) != received:
+            return Cycle(self, received)
+        if stream.buffer[0] > LAST_VERSION and spoken is None:
+            return Cycle(self, received)
+        from spliceproxy.front import socks  # which most proxies never need
+
+        return socks.begin(self, received, MIXED if spoken is None else spoken.by(stream.sock))
 
     def _hand_over(self) -> bool:
         """Whether the relay goes on with this client. It knows no connection to an origin

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
+from spliceproxy.config import MIXED, SOCKS, Address
 from spliceproxy.forward.services import Giver, Services
 from spliceproxy.front.cycle import Cycle
 from spliceproxy.front.http1 import FRESH_SECONDS, Connection
@@ -51,9 +52,9 @@ class Server:
         self._beyond: set[Stream] = set()  # of these, those beyond the limit
         self._resume: asyncio.TimerHandle | None = None
         self._empty: asyncio.Future[None] | None = None
-        self._proxied: frozenset[socket.socket] = frozenset()  # whose clients a balancer brings
+        self._ways: dict[socket.socket, Address] = {}  # but of bare addresses
         self._brought: Brought | None = None
-        self._look_for_balancers()
+        self._look_at_addresses()
         if services.lane is not None:
             services.lane.report_to(self)
 
@@ -88,27 +89,42 @@ class Server:
         if lane is not None:
             lane.limit(self._limit, self._held)
         for sock in self._sockets:
-            if lane is not None:
-                lane.listen(sock, proxied=sock in self._proxied)
+            if lane is not None and not self._is_for_socks(sock):
+                lane.listen(sock, proxied=self._is_proxied(sock))
             else:
                 self._loop.add_reader(sock.fileno(), self._accept, sock)
 
-    def _look_for_balancers(self) -> None:
-        """Which sockets are for them. The sockets are in the order of the addresses, and an address
-        may have several, one behind the other."""
+    def _look_at_addresses(self) -> None:
+        """Which of the sockets are for balancers, and what clients may speak at each. The sockets
+        are in the order of the addresses, and an address may have several, one behind the other."""
         listen = self._services.config.listen
         if self._brought is not None:
             self._brought.change()
-        if not any(address.proxied for address in listen):
-            self._proxied = frozenset()
+        self._ways, self._services.spoken = {}, None
+        if not any(address.way for address in listen):
             return
         names = dict.fromkeys(sock.getsockname() for sock in self._sockets)
-        proxied = [name for name, address in zip(names, listen, strict=False) if address.proxied]
-        self._proxied = frozenset(s for s in self._sockets if s.getsockname() in proxied)
-        if self._brought is None:
+        address_of = dict(zip(names, listen, strict=False))
+        bare = Address()
+        self._ways = {sock: address_of.get(sock.getsockname(), bare) for sock in self._sockets}
+        if any(address.spoken != MIXED for address in listen):
+            from spliceproxy.front.spoken import Spoken
+
+            self._services.spoken = Spoken(self._ways.items())
+        if self._brought is None and any(address.proxied for address in listen):
             from spliceproxy.front.brought import Brought
 
             self._brought = Brought(self._services, self._begin_brought, self._count)
+
+    def _is_proxied(self, sock: socket.socket) -> bool:
+        """Whether a balancer brings the clients of a listening socket."""
+        return sock in self._ways and self._ways[sock].proxied
+
+    def _is_for_socks(self, sock: socket.socket) -> bool:
+        """Whether the clients of a socket, or the one of a connection, may speak SOCKS alone: that
+        is nothing for the lane."""
+        spoken = self._services.spoken
+        return spoken is not None and spoken.by(sock) == SOCKS
 
     def change(self, sockets: Sequence[socket.socket], limit: int) -> None:
         """Accepts from these sockets from here on, and ``limit`` is another. A socket that is not
@@ -121,14 +137,16 @@ class Server:
         lane = self._services.lane
         if lane is not None:
             lane.limit(limit, self._held)
+        before = self._ways
         if list(sockets) == self._sockets:
-            self._look_for_balancers()
-            return
+            self._look_at_addresses()
+            if self._ways == before:
+                return
         self._stop_accepting()
         for sock in gone:
             sock.close()
         self._sockets = list(sockets)
-        self._look_for_balancers()
+        self._look_at_addresses()
         if self._resume is None:
             self._go_on()
 
@@ -151,7 +169,7 @@ class Server:
                 return False
             client.setblocking(False)
             self._services.counts.row[CONNECTIONS_BEGUN] += 1
-            if self._brought is not None and sock in self._proxied:
+            if self._brought is not None and self._is_proxied(sock):
                 self._brought.accepted(client, _client_name(address))
             else:
                 self._begin(client, _client_name(address), "", b"")
@@ -162,7 +180,7 @@ class Server:
         lane = self._services.lane
         full = bool(self._limit) and self.connections >= self._limit
         leaving = self._services.draining or self._services.giver is not None
-        fit = lane is not None and not full and not leaving
+        fit = not full and not leaving and not self._is_for_socks(client)
         if lane is None or not fit or not lane.begin(client, address, data, via):
             self._begin(client, address, via, data)
 
@@ -289,7 +307,6 @@ class Server:
     def _stop_accepting(self) -> None:
         if self._services.lane is not None:
             self._services.lane.unlisten()
-            return
         for sock in self._sockets:
             self._loop.remove_reader(sock.fileno())
 
@@ -329,7 +346,9 @@ class Server:
         stream = Stream.of(
             handoff.take_client(), handoff.address, handoff.buffer, self._services.loop
         )
-        if not lane.hand_over(stream, handoff.address, handoff.requests, handoff.via):
+        if self._is_for_socks(stream.sock) or not lane.hand_over(
+            stream, handoff.address, handoff.requests, handoff.via
+        ):
             handoff.client = stream.detach()
             self.keep(handoff)
 
@@ -349,7 +368,7 @@ class Server:
         for sock in self._sockets:
             sock.close()  # the supervisor's copies too are closed: clients are refused
         self._sockets.clear()
-        self._proxied = frozenset()
+        self._ways = {}
         if self._brought is not None:
             self._brought.drain(FRESH_SECONDS)
         if not moving:

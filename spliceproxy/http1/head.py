@@ -322,7 +322,7 @@ def _check_protocol(buffer: bytearray, response: bool) -> None:
     if buffer.startswith(_PREFACE) and not response:
         raise HeadError(400, "this is a plain HTTP proxy port: HTTP/2 was received")
     if buffer.startswith((b"\x04", b"\x05")) and not response:  # RFC 1928 section 3
-        raise HeadError(400, "this is a plain HTTP proxy port: SOCKS was received")
+        raise HeadError(400, "SOCKS was received behind something else")
     if buffer.startswith(b"\r\n"):
         raise HeadError(502 if response else 400, "an empty line before the first line")
 

@@ -23,6 +23,7 @@ from spliceproxy.relay.columns import (
     IN_COPIED,
     OUT_COPIED,
     REPORT,
+    SOCKS_REQUESTS,
     UNIDENTIFIED,
     UNIDENTIFIED_CLIENTS,
     request_column,
@@ -89,6 +90,8 @@ class Counts:
         row[request_column(record.method, record.status)] += 1
         if record.decision:
             row[record.decision] += 1
+        if record.socks:
+            row[SOCKS_REQUESTS + record.socks - 4] += 1
         if record.error:
             row[ERROR_COLUMNS[record.error]] += 1
         elif record.termination != NORMAL:

@@ -3,8 +3,9 @@
     %ts.%03tu %6tr %>a %Ss/%03>Hs %<st %rm %ru %[un %Sh/%<a %mt
 
 Behind it comes ``rule=ID``, the rule that has denied a request, or ``error=TYPE,ADDRESS:PORT``
-for one that has failed, and then ``in=BYTES`` from the client. docs/log.md has it as a table. The
-relay makes the lines of its own exchanges (native/lane/line.pxd), by the same table.
+for one that has failed, then ``in=BYTES`` from the client, and ``socks=VERSION`` where it has asked
+by SOCKS. docs/log.md has it as a table. The relay makes the lines of its own exchanges
+(native/lane/line.pxd), by the same table.
 """
 
 from __future__ import annotations
@@ -47,9 +48,10 @@ for both sides."""
 
 def format_line(record: Record, *, query: bool = True) -> str:
     """The record's line with its LF: ASCII, ten fields, then ``rule=`` or ``error=`` where
-    there is one, and ``in=``; at most PIPE_BUF bytes. Not ``query``: of a target's query its
-    question mark alone is left."""
-    return f"{_ten(record, query=query)}{why(record)} in={record.bytes_in}\n"
+    there is one, ``in=``, and ``socks=`` for SOCKS; at most PIPE_BUF bytes. Not ``query``: of a
+    target's query its question mark alone is left."""
+    socks = f" socks={record.socks}" if record.socks else ""
+    return f"{_ten(record, query=query)}{why(record)} in={record.bytes_in}{socks}\n"
 
 
 def squid_line(record: Record, *, query: bool = True) -> str:

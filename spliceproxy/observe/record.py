@@ -85,6 +85,7 @@ class Record(metaclass=ABCMeta):  # noqa: B024 - one of the lane's is a Record, 
         "reported",
         "rule",
         "seconds",
+        "socks",
         "spliced_in",
         "spliced_out",
         "stage",
@@ -125,6 +126,7 @@ class Record(metaclass=ABCMeta):  # noqa: B024 - one of the lane's is a Record, 
         self.method = ""
         self.target = ""  # as received: absolute URI, host:port, or a path
         self.minor = 1  # of its HTTP version
+        self.socks = 0  # the version of SOCKS by which the client has asked, 0 for HTTP
         # Of the request, only where the format of the log has some of them.
         self.fields: Sequence[tuple[bytes, bytes]] = ()
         self.host = ""  # where it is to go, lower case; "" if the proxy itself was asked
@@ -262,7 +264,7 @@ class _Served:
     tried: tuple[tuple[str, int], ...] = ()
     dialling_since = looked_up = 0.0
     error = failed = rule = why = detail = ""
-    decision = 0
+    decision = socks = 0
     ended = True
     minor = 1
     field = Record.field

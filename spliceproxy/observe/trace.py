@@ -86,6 +86,10 @@ class Trace:
             target = without_query(target)
         self.say("head %s %s HTTP/1.%d", _word(method), escape(target, TARGET_MAX), minor)
 
+    def socks(self, version: int, target: str) -> None:
+        """A request of SOCKS is there."""
+        self.say("head CONNECT %s SOCKS%d", escape(target, TARGET_MAX), version)
+
     def asks(self) -> None:
         """The policy is asked."""
         self._since = time.monotonic()

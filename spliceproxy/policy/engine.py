@@ -225,6 +225,22 @@ class Policy:
             )
             await self._destinations.admit(request, notes)
 
+    async def identify(self, client: Standing, head: Head) -> None:
+        """Whether the credentials of a request are right, or can be missing, wherever it may want
+        to go. Raises as :meth:`decide` does, and in its order: no password of a stranger is
+        checked."""
+        if not client.relayed and not self._vouches:
+            raise refusals.stranger()
+        if self._identifies:
+            found = self._identify(client, head)
+            if not isinstance(found, str):
+                await found
+
+    @property
+    def takes_passwords(self) -> bool:
+        """Whether there are users with passwords."""
+        return self._auth.takes_passwords
+
     @property
     def identifies(self) -> bool:
         """Whether an answer may depend on the client's credentials."""

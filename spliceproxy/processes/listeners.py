@@ -46,10 +46,10 @@ class _Place:
         self.queues: list[socket.socket] = []
         self.file: tuple[str, int, int] | None = None
 
-    def like(self) -> _Place:
-        """The same, with a list of its own."""
-        other = _Place(self.asked)
-        other.address, other.file = self.address, self.file
+    def like(self, asked: Address) -> _Place:
+        """The same, with a list of its own, where the settings say this of it."""
+        other = _Place(asked)
+        other.address, other.file = replace(asked, port=self.address.port), self.file
         other.queues = list(self.queues)
         return other
 
@@ -156,10 +156,12 @@ class Listeners:
         bound. ListenError, and then nothing has changed. Either :meth:`undo` it, or :meth:`leave`
         this one."""
         found = Listeners(workers)
+        taken: list[_Place | None] = []
         try:
             for asked in addresses:
-                known = next((one for one in self._places if one.asked == asked), None)
-                place = _Place(asked) if known is None else known.like()
+                known = self._known(asked, addresses, taken)
+                taken.append(known)
+                place = _Place(asked) if known is None else known.like(asked)
                 try:
                     found._fresh += place.bind(workers, mode)
                 except OSError as error:
@@ -169,6 +171,16 @@ class Listeners:
             found.undo()
             raise
         return found
+
+    def _known(
+        self, asked: Address, addresses: Sequence[Address], taken: Sequence[_Place | None]
+    ) -> _Place | None:
+        """The place of one of these addresses that is not ``taken``: the same address, or one that
+        differs in what clients speak there."""
+        where = _where(asked)
+        free = [one for one in self._places if one not in taken and _where(one.asked) == where]
+        same = [one for one in free if one.asked == asked]
+        return next(iter(same or [one for one in free if one.asked not in addresses]), None)
 
     def each(self) -> list[tuple[Address, Address, list[socket.socket]]]:
         """Of each address: what the settings say, what it is, and its sockets."""
@@ -220,7 +232,8 @@ class Listeners:
     def _leaves(self, addresses: Sequence[Address], asked: Address) -> bool:
         """Whether an address of this port would be given up."""
         return any(
-            place.address.port == asked.port != 0 and place.asked not in addresses
+            place.address.port == asked.port != 0
+            and _where(place.asked) not in map(_where, addresses)
             for place in self._places
         )
 
@@ -233,6 +246,11 @@ def bind(addresses: Sequence[Address], workers: int, mode: int | None = None) ->
     if one cannot be had. ``mode``: the permissions of a Unix socket's file; None: the umask
     decides."""
     return Listeners(workers).changed(addresses, workers, mode)
+
+
+def _where(address: Address) -> Address:
+    """An address without what is said of its clients."""
+    return replace(address, proxied=False, protocol="")
 
 
 def inode(sock: socket.socket) -> int:

@@ -39,10 +39,15 @@ def _load_moving() -> None:
         from spliceproxy.relay.portable import moving as ways  # noqa: F401
 
 
+def _load_socks() -> None:
+    from spliceproxy.front import socks, spoken  # noqa: F401
+
+
 LOADS: Sequence[Callable[[], None]] = (
     ares.load,
     names.load,
     pages.load,
+    _load_socks,
     _load_reloads,
     _load_moving,
 )

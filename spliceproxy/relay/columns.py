@@ -264,6 +264,13 @@ PROXY_HEADERS = _family(
     _each(HEADERS),
     "result",
 )
+SOCKS_REQUESTS = _family(
+    "socks_requests",
+    COUNTER,
+    "Of the requests that are over and the tunnels that have begun, those by SOCKS.",
+    _each(("4", "5")),
+    "version",
+)
 CLIENTS = _family(
     "connections",
     GAUGE,

@@ -15,11 +15,11 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from spliceproxy.config import Address
+from spliceproxy.config import HTTP, MIXED, SOCKS, Address
 from spliceproxy.settings.kind import Kind, refuse
 from spliceproxy.settings.values import ip_of, port_of
 
-PROTOCOLS = ("http",)
+PROTOCOLS = (MIXED, HTTP, SOCKS)
 """What clients can speak. A bare address stands for the first."""
 
 PATH_MAX = 107

@@ -46,7 +46,8 @@ change says so here.
 NOTES: Mapping[str, str] = {
     "listen": "`:8888` listens on every address of this machine, IPv4 and IPv6. With port 0 the "
     "proxy takes a free port and prints it. The permissions of a Unix socket follow the umask. "
-    "`http+tcp://:8888` is `:8888` in full: what clients speak, and the transport. In "
+    "Clients speak HTTP or SOCKS there; `http+tcp://:8888` is for HTTP alone, `socks+tcp://:1080` "
+    "and `socks+unix:/path` for SOCKS alone ([socks.md](socks.md)). In "
     "`proxy+tcp://:8888` and `proxy+unix:/path` a balancer brings the clients: each connection "
     "must begin with a header of the PROXY protocol, version 1 or 2. See "
     "[scale-out.md](scale-out.md).",

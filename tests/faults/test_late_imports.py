@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from fault_peers import Reader
-from harness import free_port, read_head, serving, wait_for
+from harness import free_port, read_exactly, read_head, serving, wait_for
 from passlib.hash import apr_md5_crypt, bcrypt, sha512_crypt
 
 RUN = """
@@ -149,4 +149,9 @@ def exercise(port: int, origin: int, folder: Path) -> None:
         assert b" 200 " in read_head(s)
         s.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         assert b" 200 " in read_head(s)
+    for host, code in ((b"127.0.0.1", 0), (b"denied.example", 2), (b"no-such-name.invalid", 4)):
+        request = b"\5\1\0\3%c%s%s" % (len(host), host, origin.to_bytes(2, "big"))
+        with socket.create_connection(("127.0.0.1", port), 20) as s:
+            s.sendall(b"\5\1\2\1\5alice\6secret" + request)
+            assert read_exactly(s, 14)[:6] == b"\5\2\1\0\5" + bytes((code,))
     (folder / "map").write_text("10.0.0.0/8 lab\nroot admin\n")

@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import cycle
 from pathlib import Path
+from typing import ClassVar, NamedTuple, overload
 
-from harness import ProxyProcess, read_head
+from harness import ProxyProcess, read_exactly, read_head
 
 # Python imports this at its start. The audit hook sees every connect(2) that Python code
 # makes (PEP 578), whatever the proxy itself believes to do.
@@ -234,9 +235,43 @@ class Answer:
         return self.fields.get("proxy-status", "").partition("error=")[2].partition(";")[0]
 
 
-def ask(proxy: ProxyProcess, request: str | bytes) -> Answer:
+class Asked(NamedTuple):
+    """A request of SOCKS5, with the greeting in front of it."""
+
+    data: bytes
+
+    def encode(self) -> Asked:
+        """It has no text."""
+        return self
+
+
+class Replied:
+    """A reply of SOCKS5, as the answer of HTTP that says the same."""
+
+    MEANINGS: ClassVar = {
+        0: (200, ""),
+        1: (400, "http_request_error"),
+        2: (403, "destination_ip_prohibited"),
+        4: (502, "dns_error"),
+        5: (502, "connection_refused"),
+    }
+
+    def __init__(self, s: socket.socket) -> None:
+        reply = read_exactly(s, 12)
+        assert (len(reply), reply[:3], reply[4:]) == (12, b"\5\0\5", b"\0\1" + bytes(6)), reply
+        self.status, self.error = self.MEANINGS[reply[3]]
+
+
+@overload
+def ask(proxy: ProxyProcess, request: str | bytes) -> Answer: ...
+@overload
+def ask(proxy: ProxyProcess, request: str | bytes | Asked) -> Answer | Replied: ...
+def ask(proxy: ProxyProcess, request: str | bytes | Asked) -> Answer | Replied:
     """The answer to one request on a connection of its own."""
     with proxy.connect() as s:
+        if isinstance(request, Asked):
+            s.sendall(request.data)
+            return Replied(s)
         s.sendall(request if isinstance(request, bytes) else request.encode("latin-1"))
         return Answer(s)
 
@@ -250,11 +285,29 @@ def allowing(answers: str, folder: Path) -> list[str]:
     return ["--policy", str(path)]
 
 
-Make = Callable[[str, int], str]
+Make = Callable[[str, int], str | Asked]
 
 
 def connect(host: str, port: int) -> str:
     return f"CONNECT {host}:{port} HTTP/1.1\r\nHost: {host}:{port}\r\n\r\n"
+
+
+def socks_named(host: str, port: int) -> Asked:
+    """SOCKS5 with a name, whatever it is."""
+    name = host.encode()
+    return Asked(b"\5\1\0\5\1\0\3" + bytes((len(name),)) + name + port.to_bytes(2, "big"))
+
+
+def socks(host: str, port: int) -> Asked:
+    """SOCKS5 as most clients have it: an address as one, and a name as one."""
+    for kind, family in ((b"\1", socket.AF_INET), (b"\4", socket.AF_INET6)):
+        bare = host[1:-1] if kind == b"\4" and host[:1] + host[-1:] == "[]" else host
+        try:
+            address = socket.inet_pton(family, bare)
+        except (OSError, ValueError):
+            continue
+        return Asked(b"\5\1\0\5\1\0" + kind + address + port.to_bytes(2, "big"))
+    return socks_named(host, port)
 
 
 def get(host: str, port: int) -> str:

@@ -118,11 +118,15 @@ def test_a_hopeless_head_is_refused_at_once(data: bytes, until: int, status: int
         find_head_end(bytearray(data + b"\r\n\r\n"), 0)
 
 
+def test_socks_behind_a_request() -> None:
+    for data in (b"\x05\x02\x00\x01", b"\x04\x01\x00\x50"):
+        with pytest.raises(HeadError, match="SOCKS was received behind something else"):
+            find_head_end(bytearray(data))
+
+
 def test_other_protocols_are_told_what_this_port_is() -> None:
     for data in (
         b"\x16\x03\x01\x02\x00",
-        b"\x05\x02\x00\x01",
-        b"\x04\x01\x00\x50",
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     ):
         with pytest.raises(HeadError, match="this is a plain HTTP proxy port: "):

@@ -28,6 +28,7 @@ ROOMS = (
     "site",
     "policy",
     "relay",
+    "socks",
     "http1",
     "net",
 )

@@ -26,6 +26,10 @@ VALID = {
     "tcp://127.0.0.1:1": Address(host="127.0.0.1", port=1),
     "http+tcp://127.0.0.1:1": Address(host="127.0.0.1", port=1, protocol="http"),
     "http+unix:/run/p": Address(path="/run/p", protocol="http"),
+    "mixed+tcp://:1": Address(port=1, protocol="mixed"),
+    "socks+tcp://:1": Address(port=1, protocol="socks"),
+    "socks+unix:/run/p": Address(path="/run/p", protocol="socks"),
+    "proxy+socks+tcp://:1": Address(port=1, proxied=True, protocol="socks"),
     "proxy+tcp://:1": Address(port=1, proxied=True),
     "proxy+tcp://1": Address(port=1, proxied=True),
     "proxy+tcp://[::1]:1": Address(host="::1", port=1, proxied=True),
@@ -48,8 +52,9 @@ def test_an_address(text: str) -> None:
 
 
 INVALID = {
-    "socks+tcp://:1": "clients cannot speak 'socks' here; they can speak http",
-    "proxy+mixed+tcp://:1": "clients cannot speak 'mixed' here; they can speak http",
+    "https+tcp://:1": "clients cannot speak 'https' here; they can speak mixed, http, socks",
+    "proxy+socks5+tcp://:1": "clients cannot speak 'socks5' here",
+    "http+socks+tcp://:1": "an address has one protocol",
     "redirect+tcp://:1": "'redirect'",
     "tproxy+tcp://:1": "'tproxy'",
     "http+proxy+tcp://:1": "clients cannot speak 'proxy' here",
@@ -143,8 +148,8 @@ def test_headers_that_no_address_expects() -> None:
 def test_the_library_has_the_same_rules() -> None:
     with pytest.raises(ValueError, match="nobody may send a header"):
         Proxy(listen=["proxy+tcp://127.0.0.1:0"])
-    with pytest.raises(ValueError, match="they can speak http"):
-        Proxy(listen=["socks+tcp://127.0.0.1:0"])
+    with pytest.raises(ValueError, match="they can speak mixed, http, socks"):
+        Proxy(listen=["socks5+tcp://127.0.0.1:0"])
     config = Config(listen=(), balancers=("127.0.0.0/8",))
     assert Proxy(listen=["proxy+tcp://127.0.0.1:0"], config=config)
 
@@ -153,3 +158,11 @@ def test_the_schema_is_that_of_the_grammar() -> None:
     folder = os.path.dirname(schema.__file__)
     with open(os.path.join(folder, "schema.json")) as file:
         assert json.load(file) == schema.schema()
+
+
+def test_what_a_bare_address_stands_for() -> None:
+    assert [LISTEN.read(text, "").spoken for text in (":1", "tcp://:1", "http+tcp://:1")] == [
+        "mixed",
+        "mixed",
+        "http",
+    ]

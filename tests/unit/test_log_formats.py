@@ -63,6 +63,7 @@ def test_json() -> None:
         "via": None,
         "method": "GET",
         "target": "http://example.com/?q",
+        "socks": None,
         "generation": 1,
         "user": "ann",
         "rule": None,

@@ -121,7 +121,16 @@ RFCS: Mapping[str, tuple[str, Mapping[str, str]]] = {
     "2817": ("Upgrading to TLS Within HTTP/1.1", {"5.1": "Hop By Hop Upgrade"}),
     "2616": ("HTTP/1.1 of 1999", {"3.6": "Transfer Codings"}),
     "2518": ("WebDAV", {"10.1": "102 Processing"}),
-    "1928": ("SOCKS 5", {}),
+    "1928": (
+        "SOCKS 5",
+        {
+            "3": "Procedure for TCP-based clients",
+            "4": "Requests",
+            "5": "Addressing",
+            "6": "Replies",
+        },
+    ),
+    "1929": ("Username/Password Authentication for SOCKS V5", {"2": "Initial negotiation"}),
 }
 """The RFCs in the order of the page: the title, and those of sections."""
 

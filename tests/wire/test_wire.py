@@ -22,6 +22,7 @@ import wire_pool
 import wire_refusals
 import wire_requests
 import wire_responses
+import wire_socks
 import wire_status
 import wire_tunnels
 import wire_upgrades
@@ -43,6 +44,7 @@ TOPICS = (
     wire_faults,
     wire_client_faults,
     wire_tunnels,
+    wire_socks,
     wire_upgrades,
 )
 TABLE = list(unique([case for topic in TOPICS for case in topic.CASES]))

@@ -223,12 +223,6 @@ BAD_SYNTAX = [
         "this is a plain HTTP proxy port: TLS was received",
     ),
     reject(
-        "socks5",
-        "1928 3",
-        b"\x05\x01\x00",
-        "this is a plain HTTP proxy port: SOCKS was received",
-    ),
-    reject(
         "http2-preface",
         "9113 3.4",
         "PRI * HTTP/2.0\n\nSM\n\n",

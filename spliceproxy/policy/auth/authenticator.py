@@ -81,9 +81,9 @@ class _Attempt:
 class Authenticator:
     """Who the client of each request is.
 
-    ``enabled``: the settings name users. ``uses_peers``: the uid of a Unix socket's client
-    matters. ``repeat_for``: seconds that an answer holds for the same client and the same
-    field value. It needs a thread and an event loop only to compute a hash.
+    ``enabled``: the settings name users. ``takes_passwords``: some have one. ``uses_peers``: the
+    uid of a Unix socket's client matters. ``repeat_for``: seconds that an answer holds for the same
+    client and the same field value. It needs a thread and an event loop only to compute a hash.
     """
 
     repeat_for = LOOK_SECONDS
@@ -126,11 +126,11 @@ class Authenticator:
         if config.user is not None:
             self._single_user, password = config.user
             self._single = f"{self._single_user}:{password}".encode()
-        self._has_passwords = config.user is not None or config.htpasswd is not None
-        self._required = config.required and self._has_passwords
+        self.takes_passwords = config.user is not None or config.htpasswd is not None
+        self._required = config.required and self.takes_passwords
         self._groups = _by_user(config)
         self.uses_peers = bool(config.peers) or config.users_file is not None
-        self.enabled = bool(self._has_passwords or config.networks or self.uses_peers)
+        self.enabled = bool(self.takes_passwords or config.networks or self.uses_peers)
 
     def groups_of(self, user: str) -> frozenset[str]:
         """The groups of a user."""
@@ -170,7 +170,7 @@ class Authenticator:
         """
         now = self._clock()
         self._look(now)
-        if not credentials or not self._has_passwords:
+        if not credentials or not self.takes_passwords:
             return self._without_credentials(client, uid)
         # Two fields could be read in two ways.
         value = credentials[0] if len(credentials) == 1 else b""

@@ -18,6 +18,7 @@ class Nobody:
     that has to load."""
 
     enabled = False
+    takes_passwords = False
     uses_peers = False
     repeat_for = math.inf
 

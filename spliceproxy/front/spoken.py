@@ -1,0 +1,47 @@
+"""What clients may speak where they have come in, if that is not everything everywhere."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterable
+
+from spliceproxy.config import HTTP, MIXED, Address
+
+_ANY = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}
+"""The address of a socket that listens on all of its family's."""
+
+
+class Spoken:
+    """By the listening sockets, each with what the settings say of its address. A connection is
+    known by its own end, which stays the same whoever goes on with it."""
+
+    __slots__ = ("_places",)
+
+    def __init__(self, listening: Iterable[tuple[socket.socket, Address]]) -> None:
+        self._places = {
+            _place(sock): address.spoken for sock, address in listening if address.spoken != MIXED
+        }
+
+    def __bool__(self) -> bool:
+        """Whether there is an address that is not for everything."""
+        return bool(self._places)
+
+    @property
+    def with_socks_alone(self) -> bool:
+        return any(spoken != HTTP for spoken in self._places.values())
+
+    def by(self, sock: socket.socket) -> str:
+        """What a client may speak, by its connection or the socket that it listens on."""
+        name = sock.getsockname()
+        if not isinstance(name, tuple):
+            return self._places.get(name, MIXED)
+        found = self._places.get(name[:2])
+        if found is None:
+            family = socket.AF_INET6 if len(name) == 4 else socket.AF_INET
+            found = self._places.get((_ANY[family], name[1]), MIXED)
+        return found
+
+
+def _place(sock: socket.socket) -> object:
+    name = sock.getsockname()
+    return name[:2] if isinstance(name, tuple) else name
