@@ -10,6 +10,11 @@ from typing import Literal
 UPGRADE_VARIABLE = "SPLICEPROXY_UPGRADE"
 """By it a program that runs tells another that this is to take over: no setting."""
 
+NOTIFY_VARIABLE = "NOTIFY_SOCKET"
+WATCHDOG_VARIABLE = "WATCHDOG_PID"
+"""By them a service manager says where it is told that the proxy is ready (sd_notify(3)), and of
+which process it wants signs of life (sd_watchdog_enabled(3))."""
+
 
 MIXED = "mixed"  # each client's first byte says which
 HTTP = "http"
@@ -182,6 +187,7 @@ class Config:
     log_live: float = 0.0  # seconds between two lines about a tunnel that lives; 0: none
     log_query: bool = True  # targets in the log have their query
     log_level: str = "info"
+    pid_file: Path | None = None  # has the process id of the supervisor while that runs
     reload_tunnels: Literal["keep", "recheck"] = "keep"
     """What becomes of tunnels that live when there is another configuration: they go on, or end
     where it does not allow them."""

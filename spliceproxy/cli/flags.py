@@ -37,6 +37,7 @@ COMMANDS: Mapping[str, Command] = {
     "explain": Command("explain", "say what would happen to a request, and why"),
     "import": Command("importing", "convert a tinyproxy.conf into TOML"),
     "top": Command("top", "show live tunnels and requests in a terminal"),
+    "unit": Command("unit", "print files for systemd, logrotate and sysctl"),
 }
 
 

@@ -15,7 +15,10 @@ from spliceproxy.version import __version__
 _SIGNALS = (
     ("SIGTERM, SIGINT", "Begin a graceful stop: no new clients, and open requests and tunnels have "
      "--timeout-drain seconds to finish. A second one stops at once."),
+    ("SIGHUP", "Read the settings again. What is wrong with them is told, and nothing changes "
+     "then."),
     ("SIGUSR1", "Open the access log anew."),
+    ("SIGUSR2", "Start the program anew, which takes over all connections."),
     ("SIGQUIT", "Print every open connection to standard error."),
 )  # fmt: skip
 

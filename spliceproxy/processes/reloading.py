@@ -98,7 +98,8 @@ class _Reload:
 
 
 class Reloading:
-    """Of one supervisor, and a part of it. ``load`` reads the settings anew."""
+    """Of one supervisor, and a part of it. ``load`` reads the settings anew. Those of ``begins``
+    are called before that, and those of ``ended`` with why it was refused, "" if it was not."""
 
     def __init__(self, state: State, children: Children, orders: Orders, load: Load) -> None:
         self._state = state
@@ -108,6 +109,8 @@ class Reloading:
         self._reload: _Reload | None = None
         self._askers: list[Tell] = []  # of the reload that is under way
         self._next: list[tuple[str, Tell | None]] = []  # who want the one behind it
+        self.begins: list[Callable[[], None]] = []
+        self.ended: list[Callable[[str], None]] = []
         children.gone.append(self._gone)
         children.forked.append(self._in_child)
         orders.by_name["reload"] = self._order
@@ -162,6 +165,8 @@ class Reloading:
 
     def _try(self, who: str) -> None:
         reload = self._reload = _Reload(who, self._state.config, [])
+        for told in self.begins:
+            told()
         try:
             if self._state.draining:
                 raise Refused("the proxy is told to stop")
@@ -351,5 +356,7 @@ class Reloading:
         for tell in self._askers:
             tell({**entry, "before": before, "silent": reload.silent, "why": reload.why})
         self._askers = []
+        for told in self.ended:
+            told(reason)
         children.end_former_admin()
         self._begin()

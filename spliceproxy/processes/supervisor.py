@@ -22,14 +22,16 @@ from __future__ import annotations
 
 import gc
 import math
+import os
 import signal
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from spliceproxy.admin.channel import Message, count_in
-from spliceproxy.config import Config
+from spliceproxy.config import NOTIFY_VARIABLE, Config
 from spliceproxy.messages import log, plain
 from spliceproxy.observe.board import Board
 from spliceproxy.processes import logs, starting
@@ -44,6 +46,7 @@ from spliceproxy.processes.terminal import Terminal
 from spliceproxy.relay import columns
 
 if TYPE_CHECKING:
+    from spliceproxy.processes.pidfile import PidFile
     from spliceproxy.processes.succession import Predecessor
 
 LOAD_SECONDS = 0.5
@@ -99,9 +102,7 @@ def run(
         gc.enable()  # __main__ has disabled it
         state = State(config, listening, asked, board)
         supervisor = Supervisor(state, run_worker, load, terminal, stops, mask)
-        if predecessor is not None:
-            supervisor.take_over(predecessor)
-        return supervisor.run()
+        return supervisor.run() if supervisor.begin(predecessor) else 1
     finally:
         for one in (listening, asked) if state is None else (state.listening, state.asked):
             if one is not None:
@@ -179,7 +180,10 @@ class Supervisor:
         terminal.gone = partial(self._on_stop, signal.SIGHUP)
         self._parts: list[Part] = [self._stopping, self._reloading, terminal]
         self._orders.by_name["recycle"] = self._orders.by_name["upgrade"] = self._early
+        self._pid_file: PidFile | None = None
         self._last_words: Callable[[], None] = _nothing
+        self._becomes_main: list[Callable[[], None]] = []
+        self._main_changes: list[Callable[[int], None]] = []
         self._load_at = 0.0  # when what is needed later is loaded, monotonic seconds
         self._signals: dict[int, Callable[[int], None]] = {
             **dict.fromkeys(stops, self._on_stop),
@@ -200,12 +204,53 @@ class Supervisor:
 
         self._parts.append(Replacing(self._state, self._children, self._orders))
         upgrade = Upgrade(self._state, self._children, self._orders, self._stopping)
+        upgrade.main_changes += self._main_changes
         self._parts.append(upgrade)
         self._signals[signal.SIGUSR2] = upgrade.on_signal
         self._last_words = upgrade.last_words
 
-    def take_over(self, predecessor: Predecessor) -> None:
-        """This program is to take the place of another."""
+    def begin(self, predecessor: Predecessor | None) -> bool:
+        """Tells those who have to know that it runs. ``predecessor``: this program is to take the
+        place of another, and tells them when it has. False: it cannot be, and why has been told."""
+        main = predecessor is None
+        path = self._state.config.pid_file
+        if path is not None and not self._keep_pid_file(path, main=main):
+            return False
+        if NOTIFY_VARIABLE in os.environ:
+            self._serve_manager(main=main)
+        if predecessor is not None:
+            self._take_over(predecessor)
+        return True
+
+    def _keep_pid_file(self, path: Path, *, main: bool) -> bool:
+        """False if it cannot be had."""
+        from spliceproxy.processes.pidfile import PidFile, PidFileError
+
+        kept = self._pid_file = PidFile(path)
+        self._children.forked.append(kept.close)
+        if not main:
+            self._becomes_main.append(kept.take_over)
+            return True
+        try:
+            kept.claim()
+        except PidFileError as error:
+            log.error("%s", error)
+            return False
+        return True
+
+    def _serve_manager(self, *, main: bool) -> None:
+        """A service manager that has started the proxy hears what becomes of it."""
+        from spliceproxy.processes import service
+
+        found = service.of_environment(
+            self._state, self._children, self._orders, self._reloading, main=main
+        )
+        if found is not None:
+            self._parts.append(found)
+            self._becomes_main.append(found.become_main)
+            self._main_changes.append(found.main_changes)
+
+    def _take_over(self, predecessor: Predecessor) -> None:
         from spliceproxy.processes.taking_over import TakingOver
 
         self._load_at = math.inf
@@ -216,9 +261,14 @@ class Supervisor:
                 self._orders,
                 self._stopping,
                 predecessor,
-                self._load,
+                self._become_main,
             )
         )
+
+    def _become_main(self) -> None:
+        for told in self._becomes_main:
+            told()
+        self._load()
 
     def _early(self, message: Message, tell: Tell) -> Message | None:
         """Somebody asks for what is not loaded yet."""
@@ -237,6 +287,13 @@ class Supervisor:
 
     def run(self) -> int:
         """Returns the exit status when no worker is left."""
+        try:
+            return self._run()
+        finally:
+            if self._pid_file is not None:
+                self._pid_file.remove()
+
+    def _run(self) -> int:
         while True:
             self._children.reap()
             for part in self._parts:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 
+from spliceproxy.config import NOTIFY_VARIABLE
+
 MOST = 32 << 10
 """Bytes of what is wrong: they fit into a pipe that nobody reads yet (pipe(7))."""
 
@@ -37,6 +39,7 @@ def fault(hook: str) -> str:
 def _try(hook: str, writer: int) -> None:
     """Does not return."""
     status = 1
+    os.environ.pop(NOTIFY_VARIABLE, None)  # what is started has nothing to say to the manager
     try:
         from spliceproxy.policy.functions import HookError, load
 

@@ -29,7 +29,7 @@ from functools import partial
 from typing import NoReturn
 
 from spliceproxy.admin.channel import Closed, Message, close_all, pair
-from spliceproxy.config import UPGRADE_VARIABLE, Address
+from spliceproxy.config import UPGRADE_VARIABLE, WATCHDOG_VARIABLE, Address
 from spliceproxy.messages import log, plain
 from spliceproxy.processes.children import Children
 from spliceproxy.processes.control import raises_sigio
@@ -169,6 +169,8 @@ class Upgrade:
             fd = sock.fileno()
             os.set_inheritable(fd, True)
             environment = {**os.environ, UPGRADE_VARIABLE: f"{fd}:{nonce}"}
+            if WATCHDOG_VARIABLE in environment:  # the signs of life will be its own
+                environment[WATCHDOG_VARIABLE] = str(os.getpid())
             signal.pthread_sigmask(signal.SIG_SETMASK, self._children.mask)
             os.execvpe(sys.orig_argv[0], sys.orig_argv, environment)
         except BaseException as error:  # noqa: BLE001 - there is nobody to raise it to
@@ -415,8 +417,6 @@ class Upgrade:
         new = self._process
         new.phase = Phase.ENDING
         new.until = time.monotonic() + END_SECONDS
-        for told in self.main_changes:
-            told(new.pid)
         log.info(
             "upgrade: process %d, version %s, goes on; tunnels moved: %d, clients moved: %d, "
             "connections left to drain: %d",
@@ -439,6 +439,8 @@ class Upgrade:
         new = self._process
         new.phase = Phase.LEFT
         self._state.busy = "another program has taken over"
+        for told in self.main_changes:
+            told(new.pid)
         self._say_counts()
         self._say({"done": True})
         self._count_at = time.monotonic() + COUNT_SECONDS

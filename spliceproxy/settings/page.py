@@ -99,6 +99,9 @@ NOTES: Mapping[str, str] = {
     "timeout-half-close": "See [half-close.md](half-close.md).",
     "timeout-drain": "Docker kills what has not ended 10 s after its SIGTERM.",
     "drain-delay": "The time of `timeout-drain` begins behind it.",
+    "pid-file": "It is written when the proxy listens, and removed at the end. A program that "
+    "takes over by an upgrade writes its own number. One that was left behind is replaced; where "
+    "another proxy has it and runs, the start fails with status 1.",
     "reload-tunnels": "With `recheck` a tunnel is judged with the user, the client and the address "
     "that it has; a function of `policy` is asked, too, and sees no fields. What ends is PD in the "
     "access log, and a message says why.",

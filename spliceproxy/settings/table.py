@@ -423,6 +423,14 @@ SETTINGS = (
         TIMEOUTS,
     ),
     Setting(
+        "pid-file",
+        "pid_file",
+        values.FILE_TO_WRITE,
+        "file that has the process id of the proxy while it runs",
+        OPERATORS,
+        fixed="the process that runs has written it at its start",
+    ),
+    Setting(
         "reload-tunnels",
         "reload_tunnels",
         choice("keep", "recheck"),

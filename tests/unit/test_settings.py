@@ -82,6 +82,7 @@ log-format = "json"
 log-live = 0
 log-query = false
 log-level = "debug"
+pid-file = "pid"
 reload-tunnels = "recheck"
 
 [auth-networks]
@@ -186,6 +187,7 @@ def test_every_key(folder: Path) -> None:
         log_live=0.0,
         log_query=False,
         log_level="debug",
+        pid_file=folder / "pid",
         reload_tunnels="recheck",
         admin=AdminConfig(
             address=Address(path=f"{folder}/asked"),
