@@ -187,6 +187,8 @@ class Config:
     log_live: float = 0.0  # seconds between two lines about a tunnel that lives; 0: none
     log_query: bool = True  # targets in the log have their query
     log_level: str = "info"
+    user: str = ""  # whose rights workers and the admin process have; "": those of the supervisor
+    group: str = ""  # "": that of the user
     pid_file: Path | None = None  # has the process id of the supervisor while that runs
     reload_tunnels: Literal["keep", "recheck"] = "keep"
     """What becomes of tunnels that live when there is another configuration: they go on, or end

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import time
 from typing import NamedTuple
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
+_LIMIT = re.compile(rb"^Max open files +([0-9]+)", re.MULTILINE)
 
 
 class Usage(NamedTuple):
@@ -51,13 +53,20 @@ def _descriptors(pid: int) -> int:
     size = os.stat(path).st_size
     if size:
         return size
-    with os.scandir(path) as each:
-        return sum(1 for _ in each)
+    try:
+        with os.scandir(path) as each:
+            return sum(1 for _ in each)
+    except PermissionError:  # of the supervisor, where --user says who asks
+        return 0
 
 
 def _limit(pid: int) -> int:
-    """The soft limit; 0 for none (prlimit(2))."""
-    soft, _ = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    """The soft limit; 0 for none."""
+    try:
+        soft, _ = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    except PermissionError:  # that of another user can be read, but not by prlimit(2)
+        found = _LIMIT.search(_read(f"/proc/{pid}/limits"))
+        return int(found[1]) if found else 0
     return 0 if soft == resource.RLIM_INFINITY else soft
 
 

@@ -48,6 +48,8 @@ def doubts(config: Config) -> Iterator[str]:
     """A line for each setting that is allowed, but is probably a mistake."""
     if config.serve_links and config.serve is None:
         yield "--serve-links: it has no effect without --serve"
+    if config.group and not config.user:
+        yield "--group: it has no effect without --user"
     yield from _doubts_of_operators(config)
     if config.serve is not None:
         from spliceproxy.site.opening import unserved

@@ -67,8 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         with predecessor.noting() if predecessor else nullcontext():
             made = parser()
             config, given, found = _read(made, argv)
-            if config.policy.hook:
-                _try(made, config.policy.hook, given["policy"].where)
+            if config.policy.hook or config.user:
+                _try(made, config, given)
         # Not at the top: parse() answers --help and --version without loading these.
         from spliceproxy.cli.check import doubts
         from spliceproxy.messages import log
@@ -110,15 +110,26 @@ def _read(made: Parser, argv: Sequence[str]) -> tuple[Config, Mapping[str, Found
     return *read(made, found), found
 
 
-def _try(made: Parser, hook: str, where: str) -> None:
-    """SystemExit(2) for policy functions that cannot be loaded."""
-    from spliceproxy.processes import trial
+def _try(made: Parser, config: Config, given: Mapping[str, Found]) -> None:
+    """SystemExit(2) for files that the user of the workers may not use, and for policy functions
+    that cannot be loaded."""
+    from spliceproxy.processes import starting, trial
 
-    text = trial.fault(hook)
+    rights = starting.rights_of(config)
+    if rights is not None:
+        try:
+            rights.make_log(config.access_log)
+        except OSError as error:
+            made.fail(f"{given['access-log'].where} {config.access_log}: {error.strerror}")
+        faults = trial.refused(starting.needed(config, given), rights)
+        if faults:
+            made.fail(*faults)
+    hook = config.policy.hook
+    text = trial.fault(hook, rights) if hook else ""
     if text:
         from spliceproxy.settings.loading import hook_faults
 
-        made.fail(*hook_faults(text, hook, where))
+        made.fail(*hook_faults(text, hook, given["policy"].where))
 
 
 def parser() -> Parser:

@@ -21,7 +21,7 @@ from typing import NamedTuple, NoReturn
 
 from spliceproxy.admin.channel import Channel, count_in
 from spliceproxy.config import Config
-from spliceproxy.messages import log
+from spliceproxy.messages import log, plain
 from spliceproxy.observe import losses
 from spliceproxy.observe.board import Board
 from spliceproxy.processes import logs
@@ -207,7 +207,9 @@ class Children:
                 told()
             if not self._state.stopping:
                 os.close(self._held)
-            if slot is self.admin:
+            if not self._takes_rights(slot):
+                status = UNUSABLE
+            elif slot is self.admin:
                 status = self._be_admin(channel)
             else:
                 status = self._be(self._place(slot, waits=waits), channel)
@@ -216,6 +218,16 @@ class Children:
         finally:
             logs.finish()
             os._exit(status)  # nothing of the supervisor's may run here: no finally, no atexit
+
+    def _takes_rights(self, slot: Slot) -> bool:
+        """In a child: whether it has only those that it is to have."""
+        try:
+            if self._state.rights is not None:
+                self._state.rights.take()
+        except OSError as error:
+            log.error("%s: it cannot have the rights of --user alone: %s", slot.name, plain(error))
+            return False
+        return True
 
     def _place(self, slot: Slot, *, waits: bool) -> Place:
         of = self.coming[slot].old if slot in self.coming else slot

@@ -29,6 +29,10 @@ _REASONS = {
 }
 
 
+Owner = tuple[int, int]
+"""A user and a group."""
+
+
 class ListenError(Exception):
     """An address cannot be listened on. The text is one line that names it."""
 
@@ -59,13 +63,13 @@ class _Place:
         several."""
         return self.queues if self.asked.path else self.queues[worker::workers]
 
-    def bind(self, workers: int, mode: int | None) -> list[socket.socket]:
+    def bind(self, workers: int, mode: int | None, owner: Owner | None) -> list[socket.socket]:
         """Binds what there is not yet; returns that. OSError, and nothing is left behind."""
         before = list(self.queues)
         try:
             if self.asked.path:
                 if not self.queues:
-                    self._bind_unix(mode)
+                    self._bind_unix(mode, owner)
             else:
                 self._bind_tcp(workers)
         except BaseException:
@@ -88,7 +92,7 @@ class _Place:
             sock.listen(BACKLOG)
         self.address = replace(self.asked, port=name[1])
 
-    def _bind_unix(self, mode: int | None) -> None:
+    def _bind_unix(self, mode: int | None, owner: Owner | None) -> None:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         self.queues.append(sock)
         path = self.asked.path
@@ -100,6 +104,8 @@ class _Place:
                 _bind_with_mode(sock, path, mode)
             found = os.lstat(path)
             self.file = path, found.st_dev, found.st_ino
+            if owner is not None:
+                os.chown(path, *owner, follow_symlinks=False)
             sock.listen(BACKLOG)
 
     def unlink(self) -> None:
@@ -114,15 +120,17 @@ class _Place:
 
 
 class Listeners:
-    """The listening sockets of so many workers."""
+    """The listening sockets of so many workers. The files of Unix sockets are their ``owner``'s,
+    by default those of this process's user."""
 
-    __slots__ = ("_fresh", "_owner", "_places", "_workers")
+    __slots__ = ("_fresh", "_owner", "_pid", "_places", "_workers")
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, owner: Owner | None = None) -> None:
         self._workers = workers
+        self._owner = owner
         self._places: list[_Place] = []
         self._fresh: list[socket.socket] = []  # that were bound for this object
-        self._owner = os.getpid()
+        self._pid = os.getpid()
 
     @property
     def addresses(self) -> list[Address]:
@@ -144,7 +152,7 @@ class Listeners:
         sockets."""
         for sock in self._all():
             sock.close()
-        if os.getpid() == self._owner:
+        if os.getpid() == self._pid:
             for place in self._places:
                 place.unlink()
         self._places.clear()
@@ -155,7 +163,7 @@ class Listeners:
         """Those of other settings: what there is already is the same sockets, and the rest is
         bound. ListenError, and then nothing has changed. Either :meth:`undo` it, or :meth:`leave`
         this one."""
-        found = Listeners(workers)
+        found = Listeners(workers, self._owner)
         taken: list[_Place | None] = []
         try:
             for asked in addresses:
@@ -163,7 +171,7 @@ class Listeners:
                 taken.append(known)
                 place = _Place(asked) if known is None else known.like(asked)
                 try:
-                    found._fresh += place.bind(workers, mode)
+                    found._fresh += place.bind(workers, mode, self._owner)
                 except OSError as error:
                     raise _refused(asked, error, self._leaves(addresses, asked)) from error
                 found._places.append(place)

@@ -198,8 +198,11 @@ class Reloading:
             )
         reload.listening = state.listening.changed(config.listen, config.workers)
         place = [] if config.admin.address is None else [config.admin.address]
-        before = state.asked or Listeners(1)
+        owner = None if state.rights is None else state.rights.owner
+        before = state.asked or Listeners(1, owner)
         reload.asked = before.changed(place, 1, config.admin.mode)
+        if state.rights is not None:
+            state.rights.make_log(config.access_log)
 
     def _prepare(self, reload: _Reload) -> None:
         """Asks the workers, also those that will leave: they go by it until then. Refused."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,10 @@ from spliceproxy.processes import listeners
 from spliceproxy.version import __version__
 
 if TYPE_CHECKING:
+    from spliceproxy.processes.rights import Rights
     from spliceproxy.processes.succession import Predecessor
+    from spliceproxy.processes.trial import Needed
+    from spliceproxy.settings.sources import Found
 
 
 def raise_descriptor_limit() -> int:
@@ -28,18 +32,54 @@ def raise_descriptor_limit() -> int:
     return hard
 
 
+def rights_of(config: Config) -> Rights | None:
+    """Those of workers and the admin process, None where they are as this process is."""
+    if not config.user:
+        return None
+    from spliceproxy.processes.rights import Rights
+
+    return Rights.of(config)
+
+
+def needed(config: Config, given: Mapping[str, Found]) -> Iterator[Needed]:
+    """What workers and the admin process have to read and write."""
+    from spliceproxy.observe.standard import STANDARD
+    from spliceproxy.observe.syslog_address import is_syslog
+    from spliceproxy.processes.trial import Needed
+
+    policy, auth, log = config.policy, config.auth, config.access_log
+    learned = None if policy.learn is None else policy.learn.parent
+    in_file = log != "off" and log not in STANDARD and not is_syslog(log)
+    for folder in (os.path.dirname(os.__file__), os.path.dirname(os.path.dirname(__file__))):
+        yield Needed("the program:", folder, os.R_OK | os.X_OK)  # more of it is loaded later
+    for name, path, mode in (
+        ("serve", config.serve, os.R_OK | os.X_OK),
+        ("htpasswd", auth.htpasswd, os.R_OK),
+        ("auth-file", auth.users_file, os.R_OK),
+        ("locked", policy.locked, os.R_OK),
+        ("admin-token-file", config.admin.token_file, os.R_OK),
+        ("learn", learned, os.W_OK | os.X_OK),
+        ("access-log", log if in_file else None, os.W_OK),
+    ):
+        if path is not None:
+            yield Needed(given[name].where, str(path), mode)
+
+
 def bind(
-    config: Config, predecessor: Predecessor | None = None
+    config: Config, predecessor: Predecessor | None = None, rights: Rights | None = None
 ) -> tuple[listeners.Listeners, listeners.Listeners | None]:
     """The sockets of the workers, and that of the admin process, if there is to be one. Those that
-    the program has which runs are taken from it. ListenError."""
-    first = _handed(predecessor, config.listen, config.workers, admin=False)
+    the program has which runs are taken from it. The files of Unix sockets are those of who has
+    these ``rights``. ListenError."""
+    owner = None if rights is None else rights.owner
+    found = listeners.Listeners(config.workers, owner)
+    first = _handed(found, predecessor, config.listen, admin=False)
     listening = first.changed(config.listen, config.workers)
     if config.admin.address is None:
         return listening, None
     asked = [config.admin.address]
     try:
-        first = _handed(predecessor, asked, 1, admin=True)
+        first = _handed(listeners.Listeners(1, owner), predecessor, asked, admin=True)
         return listening, first.changed(asked, 1, config.admin.mode)
     except BaseException:
         listening.close()
@@ -47,10 +87,13 @@ def bind(
 
 
 def _handed(
-    predecessor: Predecessor | None, wanted: Sequence[Address], workers: int, *, admin: bool
+    found: listeners.Listeners,
+    predecessor: Predecessor | None,
+    wanted: Sequence[Address],
+    *,
+    admin: bool,
 ) -> listeners.Listeners:
-    """The sockets of these addresses that there are already."""
-    found = listeners.Listeners(workers)
+    """With the sockets of these addresses that there are already."""
     if predecessor is None:
         return found
     from spliceproxy.processes.succession import Refused

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from spliceproxy.config import Config
 from spliceproxy.observe.board import Board
 from spliceproxy.processes.history import History
 from spliceproxy.processes.listeners import Listeners
+
+if TYPE_CHECKING:
+    from spliceproxy.processes.rights import Rights
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -15,7 +19,8 @@ class State:
     """Of one proxy. ``config`` is in force, and ``generation`` its number; ``asked`` has the socket
     of the admin process, None without one. ``draining``: it was told to stop, but clients are still
     accepted until it is ``stopping``. ``killed``: nobody is started any more. ``status`` is that of
-    the exit. ``busy`` says why nothing may be changed just now, "" where it may."""
+    the exit. ``busy`` says why nothing may be changed just now, "" where it may. ``rights`` are
+    those of workers and the admin process, None where they are as this process is."""
 
     config: Config
     listening: Listeners
@@ -28,6 +33,7 @@ class State:
     killed: bool = False
     status: int = 0
     busy: str = ""
+    rights: Rights | None = None
 
     def fail(self, status: int) -> None:
         """It ends with this status, unless something else has failed before."""

@@ -77,8 +77,9 @@ def run(
     terminal = Terminal(ignores=signal.getsignal(signal.SIGHUP) is signal.SIG_IGN)
     mask = _block(stops)
     descriptors = starting.raise_descriptor_limit()
+    rights = starting.rights_of(config)
     try:
-        listening, asked = starting.bind(config, predecessor)
+        listening, asked = starting.bind(config, predecessor, rights)
     except ListenError as error:
         log.error("%s", error)
         if predecessor is not None:
@@ -100,7 +101,7 @@ def run(
             from spliceproxy.admin import process  # noqa: F401
         gc.freeze()  # the workers share these pages as long as nobody writes to them
         gc.enable()  # __main__ has disabled it
-        state = State(config, listening, asked, board)
+        state = State(config, listening, asked, board, rights=rights)
         supervisor = Supervisor(state, run_worker, load, terminal, stops, mask)
         return supervisor.run() if supervisor.begin(predecessor) else 1
     finally:
@@ -187,7 +188,8 @@ class Supervisor:
         self._load_at = 0.0  # when what is needed later is loaded, monotonic seconds
         self._signals: dict[int, Callable[[int], None]] = {
             **dict.fromkeys(stops, self._on_stop),
-            **dict.fromkeys((signal.SIGUSR1, signal.SIGQUIT), children.signal_workers),
+            signal.SIGUSR1: self._on_reopen,
+            signal.SIGQUIT: children.signal_workers,
             signal.SIGHUP: self._on_hangup,
             signal.SIGUSR2: self._early_signal,
         }
@@ -324,6 +326,14 @@ class Supervisor:
         # stop may be found behind it, and would pass for one that failed while it drained.
         self._children.reap()
         self._stopping.on_signal(number)
+
+    def _on_reopen(self, number: int) -> None:
+        if self._state.rights is not None:
+            try:
+                self._state.rights.make_log(self._state.config.access_log)
+            except OSError as error:
+                log.error("access log: %s", plain(error))
+        self._children.signal_workers(number)
 
     def _on_hangup(self, number: int) -> None:
         if self._terminal.hung_up():

@@ -1,27 +1,52 @@
-"""Whether the policy functions can be loaded, found out before anything is listened on.
+"""Whether the policy functions can be loaded, found out before anything is listened on; and whether
+the user of the workers may use the files that the settings name.
 
-Each worker loads them for itself: what a module opens when it is imported must be no other
+Each worker loads the functions for itself: what a module opens when it is imported must be no other
 process's. So the supervisor, which the workers are forked from, never loads them. It has a child
-try, which says what is wrong and ends.
+try, with the rights of a worker, which says what is wrong and ends.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 
 from spliceproxy.config import NOTIFY_VARIABLE
+
+if TYPE_CHECKING:
+    from spliceproxy.processes.rights import Rights
 
 MOST = 32 << 10
 """Bytes of what is wrong: they fit into a pipe that nobody reads yet (pipe(7))."""
 
 
-def fault(hook: str) -> str:
+class Needed(NamedTuple):
+    """A file or folder that workers use: ``mode`` as of access(2). ``where`` has named it."""
+
+    where: str
+    path: str
+    mode: int
+
+
+def fault(hook: str, rights: Rights | None = None) -> str:
     """What is wrong with them, as the text of a HookError; "" for nothing. What the module prints
     is left out, for each worker will print it again."""
+    return _told(partial(_load, hook), rights)
+
+
+def refused(needed: Iterable[Needed], rights: Rights) -> list[str]:
+    """A line for each that who has these rights may not use."""
+    return _told(partial(_look, list(needed)), rights).splitlines()
+
+
+def _told(work: Callable[[], str], rights: Rights | None) -> str:
+    """What this says in a process of its own."""
     reader, writer = os.pipe()
     child = os.fork()
     if not child:
-        _try(hook, writer)
+        _try(work, rights, writer)
     os.close(writer)
     try:
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -36,20 +61,36 @@ def fault(hook: str) -> str:
     return text
 
 
-def _try(hook: str, writer: int) -> None:
+def _try(work: Callable[[], str], rights: Rights | None, writer: int) -> None:
     """Does not return."""
     status = 1
     os.environ.pop(NOTIFY_VARIABLE, None)  # what is started has nothing to say to the manager
     try:
-        from spliceproxy.policy.functions import HookError, load
-
+        if rights is not None:
+            rights.take()
         silent = os.open(os.devnull, os.O_WRONLY)
         os.dup2(silent, 1)
         os.dup2(silent, 2)
-        try:
-            load(hook)
-        except HookError as error:
-            os.write(writer, str(error).encode("utf-8", "backslashreplace")[:MOST])
+        os.write(writer, work().encode("utf-8", "backslashreplace")[:MOST])
         status = 0
     finally:
         os._exit(status)  # nothing of the parent's is to be done again, such as its buffers
+
+
+def _load(hook: str) -> str:
+    from spliceproxy.policy.functions import HookError, load
+
+    try:
+        load(hook)
+    except HookError as error:
+        return str(error)
+    return ""
+
+
+def _look(needed: Iterable[Needed]) -> str:
+    return "\n".join(
+        f"{one.where} {one.path}: the user of the workers cannot "
+        f"{'read' if one.mode & os.R_OK else 'write'} it; see --user"
+        for one in needed
+        if not os.access(one.path, one.mode)
+    )

@@ -103,6 +103,7 @@ def load(
     found.update({name: Found(value, f"--{name}") for name, value in flags.items()})
     config = _build(found, via)
     problems.extend(_contradictions(config, found))
+    problems.extend(_users(config, found, start=start))
     if config.admin.token_file is not None:
         problems.extend(_tokens(config.admin.token_file, found))
     if config.auth != AuthConfig():
@@ -115,7 +116,9 @@ def load(
         problems.extend(_rules(config, found["rule"].where))
     if config.access_log != "off" and config.access_log not in STANDARD:
         where = found["access-log"].where
-        problems.extend(log_faults(config.access_log, where, create=start and not problems))
+        # Workers as another user have a log that is made for them later.
+        create = start and not problems and not config.user
+        problems.extend(log_faults(config.access_log, where, create=create))
     if problems:
         raise SettingsError(problems)
     return config, found
@@ -187,6 +190,26 @@ def _admin(config: Config, found: Mapping[str, Found], listen: str) -> Iterator[
     for one in config.listen:
         if _overlap(one, address):
             yield f"{start} it overlaps with {listen} {one}; give each its own address"
+
+
+def _users(config: Config, found: Mapping[str, Found], *, start: bool) -> Iterator[str]:
+    """What is wrong with the user of the workers."""
+    if not config.user:
+        return
+    where = f"{found['user'].where} {config.user}"
+    import pwd
+
+    number = int(config.user) if config.user.isdigit() else pwd.getpwnam(config.user).pw_uid
+    if config.user.isdigit() and not config.group:
+        try:
+            pwd.getpwuid(number)
+        except KeyError:
+            yield f"{where}: this number has no name, and so no group; allowed: with --group"
+    if start and os.geteuid() not in (0, number):
+        yield (
+            f"{where}: only root can start workers as another user, and this is user "
+            f"{os.geteuid()}; allowed: without it, or started by root"
+        )
 
 
 def _tokens(path: Path, found: Mapping[str, Found]) -> Iterator[str]:

@@ -45,9 +45,9 @@ change says so here.
 
 NOTES: Mapping[str, str] = {
     "listen": "`:8888` listens on every address of this machine, IPv4 and IPv6. With port 0 the "
-    "proxy takes a free port and prints it. The permissions of a Unix socket follow the umask. "
-    "Clients speak HTTP or SOCKS there; `http+tcp://:8888` is for HTTP alone, `socks+tcp://:1080` "
-    "and `socks+unix:/path` for SOCKS alone ([socks.md](socks.md)). In "
+    "proxy takes a free port and prints it. The permissions of a Unix socket follow the umask; its "
+    "owner is `user`. Clients speak HTTP or SOCKS there; `http+tcp://:8888` is for HTTP alone, "
+    "`socks+tcp://:1080` and `socks+unix:/path` for SOCKS alone ([socks.md](socks.md)). In "
     "`proxy+tcp://:8888` and `proxy+unix:/path` a balancer brings the clients: each connection "
     "must begin with a header of the PROXY protocol, version 1 or 2. See "
     "[scale-out.md](scale-out.md).",
@@ -61,6 +61,12 @@ NOTES: Mapping[str, str] = {
     "serve-links": "Only relative links that stay within the directory are followed. Without this "
     "setting a link is 404, and a warning at the start says so.",
     "workers": "A quota that is no whole number of CPUs is rounded up.",
+    "user": "The supervisor keeps root's rights: it opens sockets, also below port 1024, and starts "
+    "the program anew. Workers and the admin process have no capability left, and cannot get any. "
+    "What they read and write must be the user's to read and write; a log that is not there yet is "
+    "made for the user, and so are Unix sockets. See [install.md](install.md#as-another-user).",
+    "group": "The user has its other groups, too. A number for `user` that has no name needs a "
+    "`group`.",
     "engine": "`native` is the compiled relay. `splice` and `copy` are Python. A message at the "
     "start says which one was taken, and why.",
     "max-connections": "The share of a worker is rounded up. A client beyond it gets 503.",

@@ -179,6 +179,25 @@ SETTINGS = (
         default="auto, one per usable CPU, but no more than the CPU quota of its cgroup",
     ),
     Setting(
+        "user",
+        "user",
+        values.SYSTEM_USER,
+        "user of this system whose rights workers and the admin process have, where root starts "
+        "the proxy",
+        HOW,
+        default="as the proxy is started",
+        fixed="the processes that run have these rights",
+    ),
+    Setting(
+        "group",
+        "group",
+        values.SYSTEM_GROUP,
+        "group that they have",
+        HOW,
+        default="that of --user",
+        fixed="the processes that run have these rights",
+    ),
+    Setting(
         "engine",
         "engine",
         choice("auto", "native", "splice", "copy"),

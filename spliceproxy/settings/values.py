@@ -275,6 +275,30 @@ def _is_user(text: str) -> bool:
     return bool(text) and text.isprintable() and ":" not in text
 
 
+def _system_user(text: str, _: str) -> str:
+    """A name or a number, but not root's."""
+    if _DIGITS.fullmatch(text):
+        number = int(text)
+    else:
+        try:
+            number = pwd.getpwnam(text).pw_uid
+        except (KeyError, ValueError):
+            refuse("this system has no user of this name")
+    return text if number else refuse("root's rights are those that are to be given up")
+
+
+def _system_group(text: str, _: str) -> str:
+    if _DIGITS.fullmatch(text):
+        return text
+    import grp  # late: few name one
+
+    try:
+        grp.getgrnam(text)
+    except (KeyError, ValueError):
+        refuse("this system has no group of this name")
+    return text
+
+
 def _realm(text: str, _: str) -> str:
     return text if text and text.isascii() and text.isprintable() else refuse()
 
@@ -314,6 +338,12 @@ METHOD = Kind(
     "a method in capitals, such as GET or CONNECT",
     schema={"pattern": "^[^a-z]+$"},
 )
+SYSTEM_USER = Kind(
+    _system_user,
+    "the name or number of a user of this system other than root",
+    metavar="USER",
+)
+SYSTEM_GROUP = Kind(_system_group, "the name or number of a group of this system", metavar="GROUP")
 PEER = Kind(_peer, "the name or number of a user of this system")
 
 # Access rules

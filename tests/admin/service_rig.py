@@ -7,13 +7,18 @@ import re
 import signal
 import socket
 import struct
-from collections.abc import Callable, Iterator
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pytest
 from admin_rig import Admin
-from harness import ProxyProcess, wait_for
+from harness import ProxyProcess, need, wait_for
 from moving_load import MARK, processes
+
+import spliceproxy
 
 SECONDS = 20.0
 """For what the proxy has to say."""
@@ -103,4 +108,13 @@ class Managed(ProxyProcess):
         assert "Traceback" not in self.stderr(), self.stderr()
 
 
-NewManaged = Callable[..., Managed]
+def opened(*folders: Path) -> list[str]:
+    """In front of a command: every user may reach these folders, and all that it is run from.
+    Where that cannot be the test is skipped."""
+    if subprocess.run([need("unshare"), "-m", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("no mount namespace can be made here")
+    program = Path(__file__).with_name("opened.py")
+    root = Path(spliceproxy.__file__).parents[1]
+    bases = {Path(sys.base_prefix).resolve(), Path(sys.prefix).resolve(), root, *folders}
+    tops = [one for one in bases if not bases & set(one.parents)]
+    return [sys.executable, str(program), *map(str, tops), "--"]

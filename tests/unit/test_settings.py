@@ -44,6 +44,8 @@ proxy-protocol-from = ["10.0.0.10", "fd00::/8"]
 serve = "site"
 serve-links = true
 workers = 3
+user = "nobody"
+group = "daemon"
 engine = "splice"
 max-connections = 1000
 allow-clients = ["10.0.0.0/8", "unix"]
@@ -175,6 +177,8 @@ def test_every_key(folder: Path) -> None:
         ),
         balancers=("10.0.0.10/32", "fd00::/8"),
         workers=3,
+        user="nobody",
+        group="daemon",
         engine="splice",
         serve=folder / "site",
         serve_links=True,
@@ -314,7 +318,9 @@ def test_every_variable(folder: Path) -> None:
         if value is False:
             text = "false"
         rebased = re.sub(
-            r"\b(site|users|map|hook\.py|seen|lock|log|sock|asked|token)\b", rf"{folder}/\1", text
+            r"\b(site|users|map|hook\.py|seen|lock|log|sock|asked|token|pid)\b",
+            rf"{folder}/\1",
+            text,
         )
         variable = f"SPLICEPROXY_{name.upper().replace('-', '_')}"
         more = {one: given for one, given in BALANCED.items() if name in BALANCED and one != name}
