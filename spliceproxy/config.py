@@ -10,6 +10,9 @@ from typing import Literal
 UPGRADE_VARIABLE = "SPLICEPROXY_UPGRADE"
 """By it a program that runs tells another that this is to take over: no setting."""
 
+LISTEN_VARIABLE = "LISTEN_PID"
+"""By it systemd says to which process it has passed sockets (sd_listen_fds(3))."""
+
 NOTIFY_VARIABLE = "NOTIFY_SOCKET"
 WATCHDOG_VARIABLE = "WATCHDOG_PID"
 """By them a service manager says where it is told that the proxy is ready (sd_notify(3)), and of
@@ -27,15 +30,19 @@ class Address:
     """Where to listen: ``path`` for a Unix socket, else ``host`` ("" is every
     address) and ``port`` (0: any free one). ``proxied``: each connection begins with a header of
     the PROXY protocol. ``protocol``: what clients speak there; "" is what a bare address stands
-    for, which is MIXED."""
+    for, which is MIXED. ``name``: systemd has opened the socket, and calls it so; where that is, is
+    not said here."""
 
     host: str = ""
     port: int = 0
     path: str = ""
     proxied: bool = False
     protocol: str = ""
+    name: str = ""
 
     def __str__(self) -> str:
+        if self.name:
+            return f"{self.way}systemd:{self.name}"
         if self.path:
             return f"{self.way}unix:{self.path}"
         host = f"[{self.host}]" if ":" in self.host else self.host

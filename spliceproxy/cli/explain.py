@@ -25,7 +25,10 @@ def parser() -> Parser:
     asked.add_argument("method", metavar="METHOD", help="CONNECT, GET and so on")
     asked.add_argument("target", metavar="TARGET", help="host:port for CONNECT, else http://...")
     asked.add_argument(
-        "--user", default="", help="the user that it comes from; needs no password here"
+        "--user",
+        dest="asks",
+        default="",
+        help="the user that it comes from; needs no password here",
     )
     asked.add_argument(
         "--from",
@@ -42,7 +45,7 @@ def parser() -> Parser:
         help="address of the target, instead of a DNS query; may be repeated",
     )
     asked.add_argument("--json", action="store_true", help="print JSON")
-    add_settings(made)
+    add_settings(made, without=("user", "group"))  # whose rights the proxy would have
     return made
 
 
@@ -55,7 +58,7 @@ def run(argv: Sequence[str]) -> int:
 
     try:
         request = explaining.read_request(
-            flags.method, flags.target, flags.client, flags.user, flags.address
+            flags.method, flags.target, flags.client, flags.asks, flags.address
         )
     except ValueError as error:
         made.error(str(error))

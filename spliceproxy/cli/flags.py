@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple, NoReturn
 
 from spliceproxy.config import Config
@@ -94,8 +94,9 @@ def add_help(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--help", "-h", action="help", help="print this text and exit")
 
 
-def add_settings(parser: Parser) -> None:
-    """The flags of all settings, --config, --version and --help."""
+def add_settings(parser: Parser, without: Collection[str] = ()) -> None:
+    """The flags of all settings, --config, --version and --help. ``without`` are settings whose
+    flags would mean something else in this command."""
     groups = {
         section: parser.add_argument_group(section, text or None)
         for section, text in SECTIONS.items()
@@ -105,7 +106,7 @@ def add_settings(parser: Parser) -> None:
         "--config", metavar="FILE", help="a TOML file of settings, access rules among them"
     )
     for setting in SETTINGS:
-        if setting.section:
+        if setting.section and setting.name not in without:
             _add_flag(groups[setting.section], setting)
     last.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     add_help(last)

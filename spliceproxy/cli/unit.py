@@ -93,6 +93,26 @@ SystemCallErrorNumber=EPERM
 WantedBy=multi-user.target
 """
 
+SOCKET = """\
+# /etc/systemd/system/spliceproxy.socket
+# made by "spliceproxy unit --socket"
+#
+# systemd opens the socket and keeps it while the service is started again: clients wait meanwhile.
+# The settings name it: listen = ["systemd:proxy"]
+
+[Unit]
+Description=the socket of spliceproxy, an HTTP forward proxy
+
+[Socket]
+ListenStream=8888
+FileDescriptorName=proxy
+# The kernel cuts it to net.core.somaxconn.
+Backlog=65535
+
+[Install]
+WantedBy=sockets.target
+"""
+
 LOGROTATE = """\
 # /etc/logrotate.d/spliceproxy
 # made by "spliceproxy unit --logrotate" for systemd {version}
@@ -146,11 +166,16 @@ def _logrotate(version: int) -> str:
     return LOGROTATE.format(version=version, whom=whom)
 
 
+def _socket(version: int) -> str:
+    return SOCKET
+
+
 def _sysctl(version: int) -> str:
     return SYSCTL
 
 
 FILES: Mapping[str, tuple[Callable[[int], str], str]] = {
+    "socket": (_socket, "print a socket unit instead, for a socket that systemd keeps"),
     "logrotate": (_logrotate, "print a file for logrotate(8), for access logs in /var/log instead"),
     "sysctl": (_sysctl, "print a file for sysctl.d(5) instead, with limits of the kernel"),
 }
@@ -163,8 +188,8 @@ def parser() -> Parser:
         prog="spliceproxy unit",
         usage="%(prog)s [option]...",
         description="Prints a hardened unit for systemd, which runs this program with\n"
-        "/etc/spliceproxy/proxy.toml as a user of its own, for the version of systemd that\n"
-        "is installed.",
+        "/etc/spliceproxy/proxy.toml as a user of its own, for the version of systemd\n"
+        "that is installed.",
         epilog="examples:\n"
         "  spliceproxy unit > /etc/systemd/system/spliceproxy.service\n"
         "  spliceproxy unit --sysctl > /etc/sysctl.d/60-spliceproxy.conf\n\n"
@@ -189,7 +214,7 @@ def run(argv: Sequence[str]) -> int:
     if len(wanted) > 1:
         made.error(f"--{wanted[0]} and --{wanted[1]}: one file at a time")
     make = FILES[wanted[0]][0] if wanted else _service
-    version = 0 if make is _sysctl else _version(made, given.systemd_version)
+    version = 0 if make in (_socket, _sysctl) else _version(made, given.systemd_version)
     sys.stdout.write(make(version))
     return 0
 

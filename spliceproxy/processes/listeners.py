@@ -40,20 +40,23 @@ class ListenError(Exception):
 class _Place:
     """One address. ``asked`` is what the settings say, and ``address`` has the real port. A TCP
     address has one socket per worker, so that each has its own *queue*; the queue of a Unix socket
-    is shared by all. ``file`` is the path of a Unix socket, its device and inode."""
+    is shared by all, and so are those that were ``given`` by systemd. ``file`` is the path of a
+    Unix socket, its device and inode."""
 
-    __slots__ = ("address", "asked", "file", "queues")
+    __slots__ = ("address", "asked", "file", "given", "queues")
 
     def __init__(self, asked: Address) -> None:
         self.asked = asked
         self.address = asked
         self.queues: list[socket.socket] = []
         self.file: tuple[str, int, int] | None = None
+        self.given = False
 
     def like(self, asked: Address) -> _Place:
         """The same, with a list of its own, where the settings say this of it."""
         other = _Place(asked)
-        other.address, other.file = replace(asked, port=self.address.port), self.file
+        other.address = replace(self.address, proxied=asked.proxied, protocol=asked.protocol)
+        other.file, other.given = self.file, self.given
         other.queues = list(self.queues)
         return other
 
@@ -61,10 +64,15 @@ class _Place:
         """The queues of one of so many workers. A queue is never given up while there is the
         address, for clients wait in it: where there are more of them than workers, some have
         several."""
-        return self.queues if self.asked.path else self.queues[worker::workers]
+        shared = self.asked.path or self.given
+        return self.queues if shared else self.queues[worker::workers]
 
     def bind(self, workers: int, mode: int | None, owner: Owner | None) -> list[socket.socket]:
         """Binds what there is not yet; returns that. OSError, and nothing is left behind."""
+        if self.given:
+            return []
+        if self.asked.name:
+            raise OSError("systemd has passed no socket of this name")
         before = list(self.queues)
         try:
             if self.asked.path:
@@ -163,6 +171,13 @@ class Listeners:
         """Those of other settings: what there is already is the same sockets, and the rest is
         bound. ListenError, and then nothing has changed. Either :meth:`undo` it, or :meth:`leave`
         this one."""
+        wanted = [_where(asked) for asked in addresses]
+        for place in self._places:
+            if place.given and _where(place.asked) not in wanted:
+                raise ListenError(
+                    f"{place.asked}: systemd has opened this socket, so it stays as it is until "
+                    "the proxy is started again"
+                )
         found = Listeners(workers, self._owner)
         taken: list[_Place | None] = []
         try:
@@ -190,9 +205,10 @@ class Listeners:
         same = [one for one in free if one.asked == asked]
         return next(iter(same or [one for one in free if one.asked not in addresses]), None)
 
-    def each(self) -> list[tuple[Address, Address, list[socket.socket]]]:
-        """Of each address: what the settings say, what it is, and its sockets."""
-        return [(place.asked, place.address, list(place.queues)) for place in self._places]
+    def each(self) -> list[tuple[Address, Address, list[socket.socket], bool]]:
+        """Of each address: what the settings say, what it is, its sockets, and whether they were
+        given by systemd."""
+        return [(one.asked, one.address, list(one.queues), one.given) for one in self._places]
 
     def take(self, asked: Address, port: int, queues: Sequence[socket.socket]) -> None:
         """Sockets of another program, which listen on this address and ``port`` already; they are
@@ -202,11 +218,24 @@ class Listeners:
         place.queues = list(queues)
         self._places.append(place)
 
+    def take_given(self, asked: Address, queues: Sequence[socket.socket]) -> None:
+        """Sockets that systemd has opened for this address; they are this object's, but not the
+        file of a Unix socket."""
+        where = queues[0].getsockname()
+        place = _Place(asked)
+        place.given = True
+        place.queues = list(queues)
+        if asked.name and queues[0].family == socket.AF_UNIX:
+            place.address = replace(asked, name="", path=os.fsdecode(where))
+        elif asked.name:
+            place.address = replace(asked, name="", host=where[0], port=where[1])
+        self._places.append(place)
+
     def claim(self) -> None:
         """The other program has given all away: the files of Unix sockets are this one's."""
         for place in self._places:
             path = place.asked.path
-            if path and place.file is None:
+            if path and place.file is None and not place.given:
                 with contextlib.suppress(OSError):
                     found = os.lstat(path)
                     place.file = path, found.st_dev, found.st_ino

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from spliceproxy.config import Address, Config
+from spliceproxy.config import LISTEN_VARIABLE, Address, Config
 from spliceproxy.messages import log, plain
 from spliceproxy.processes import listeners
 from spliceproxy.version import __version__
@@ -73,29 +73,36 @@ def bind(
     these ``rights``. ListenError."""
     owner = None if rights is None else rights.owner
     found = listeners.Listeners(config.workers, owner)
-    first = _handed(found, predecessor, config.listen, admin=False)
-    listening = first.changed(config.listen, config.workers)
-    if config.admin.address is None:
+    admin = listeners.Listeners(1, owner)
+    asked = [] if config.admin.address is None else [config.admin.address]
+    if predecessor is not None:
+        _take(found, predecessor, config.listen, admin=False)
+        _take(admin, predecessor, asked, admin=True)
+    elif os.environ.get(LISTEN_VARIABLE) == str(os.getpid()):
+        from spliceproxy.processes.activation import Activation
+
+        activation = Activation.of_environment()
+        activation.give(found, config.listen)
+        activation.give(admin, asked)
+        activation.finish()
+    listening = found.changed(config.listen, config.workers)
+    if not asked:
         return listening, None
-    asked = [config.admin.address]
     try:
-        first = _handed(listeners.Listeners(1, owner), predecessor, asked, admin=True)
-        return listening, first.changed(asked, 1, config.admin.mode)
+        return listening, admin.changed(asked, 1, config.admin.mode)
     except BaseException:
         listening.close()
         raise
 
 
-def _handed(
+def _take(
     found: listeners.Listeners,
-    predecessor: Predecessor | None,
+    predecessor: Predecessor,
     wanted: Sequence[Address],
     *,
     admin: bool,
-) -> listeners.Listeners:
-    """With the sockets of these addresses that there are already."""
-    if predecessor is None:
-        return found
+) -> None:
+    """The sockets of these addresses that the program has which runs. ListenError."""
     from spliceproxy.processes.succession import Refused
 
     left = list(predecessor.places(admin=admin))
@@ -105,16 +112,25 @@ def _handed(
             if same(asked, address) or same(replace(asked, port=port), address):
                 left.remove(place)
                 try:
-                    found.take(address, port, predecessor.queues(number))
+                    queues = predecessor.queues(number)
                 except Refused as error:
                     raise listeners.ListenError(f"{address} is not handed over: {error}") from None
+                if predecessor.is_given(number):
+                    found.take_given(address, queues)
+                else:
+                    found.take(address, port, queues)
                 break
-    return found
+    for number, asked, _ in left:
+        if predecessor.is_given(number):
+            raise listeners.ListenError(
+                f"systemd has passed the socket of {asked}, which no setting names any more; "
+                "allowed: with it, or stop and start"
+            )
 
 
 def same(one: Address, other: Address) -> bool:
     """Whether a socket of the one can be one of the other."""
-    return (one.host, one.port, one.path) == (other.host, other.port, other.path)
+    return replace(one, proxied=False, protocol="") == replace(other, proxied=False, protocol="")
 
 
 def announce(config: Config, addresses: Sequence[Address], descriptors: int) -> None:

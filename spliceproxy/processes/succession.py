@@ -94,10 +94,18 @@ class Predecessor:
         """The addresses that it listens on, as in its settings: a number, the address, and the
         port that it has."""
         return [
-            (number, Address(one["host"], one["port"], one["path"]), one["bound"])
+            (
+                number,
+                Address(one["host"], one["port"], one["path"], name=one.get("name", "")),
+                one["bound"],
+            )
             for number, one in enumerate(self._welcome["places"])
             if one["admin"] == admin
         ]
+
+    def is_given(self, number: int) -> bool:
+        """Whether systemd has opened the sockets of one of them."""
+        return bool(self._welcome["places"][number].get("given"))
 
     def queues(self, number: int) -> list[socket.socket]:
         """The sockets of one of them. Refused."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from spliceproxy.config import NOTIFY_VARIABLE
+from spliceproxy.config import LISTEN_VARIABLE, NOTIFY_VARIABLE
 
 if TYPE_CHECKING:
     from spliceproxy.processes.rights import Rights
@@ -64,7 +64,8 @@ def _told(work: Callable[[], str], rights: Rights | None) -> str:
 def _try(work: Callable[[], str], rights: Rights | None, writer: int) -> None:
     """Does not return."""
     status = 1
-    os.environ.pop(NOTIFY_VARIABLE, None)  # what is started has nothing to say to the manager
+    for name in (NOTIFY_VARIABLE, LISTEN_VARIABLE):  # what is started has no part in them
+        os.environ.pop(name, None)
     try:
         if rights is not None:
             rights.take()

@@ -310,9 +310,9 @@ class Upgrade:
         new.phase = Phase.LOADING
         new.until = time.monotonic() + READY_SECONDS
         places = [
-            {"host": asked.host, "port": asked.port, "path": asked.path, "bound": bound.port,
-             "queues": len(queues), "admin": admin}
-            for admin, asked, bound, queues in self._places()
+            {"host": asked.host, "port": asked.port, "path": asked.path, "name": asked.name,
+             "bound": bound.port, "queues": len(queues), "given": given, "admin": admin}
+            for admin, asked, bound, queues, given in self._places()
         ]  # fmt: skip
         self._say(
             {
@@ -324,7 +324,7 @@ class Upgrade:
             }
         )
 
-    def _places(self) -> list[tuple[bool, Address, Address, list[socket.socket]]]:
+    def _places(self) -> list[tuple[bool, Address, Address, list[socket.socket], bool]]:
         found = [(False, *one) for one in self._state.listening.each()]
         if self._state.asked is not None:
             found += [(True, *one) for one in self._state.asked.each()]

@@ -4,8 +4,10 @@ An address of --listen says what its clients speak, and whether a balancer bring
 
     [proxy+][PROTOCOL+]tcp://HOST:PORT
     [proxy+][PROTOCOL+]unix:PATH
+    [proxy+][PROTOCOL+]systemd:NAME
 
-A bare HOST:PORT or unix:PATH is the same without what is in brackets.
+A bare HOST:PORT or unix:PATH is the same without what is in brackets. The last is a socket that
+systemd opens, by its FileDescriptorName (systemd.socket(5)).
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ PATH_MAX = 107
 """Bytes of a Unix socket's path (sun_path less its NUL, unix(7))."""
 
 _PROXIED = "proxy"
-_WAY = re.compile(r"((?:[^+:/]*\+)*)(tcp://|unix:)(.*)", re.DOTALL)
+_NAME = re.compile(r"[!-9;-~]{1,255}")  # as FileDescriptorName= allows it, without blanks
+_WAY = re.compile(r"((?:[^+:/]*\+)*)(tcp://|unix:|systemd:)(.*)", re.DOTALL)
 
 
 def _listen(text: str, folder: str) -> Address:
@@ -42,7 +45,12 @@ def _listen(text: str, folder: str) -> Address:
             refuse(f"clients cannot speak {one!r} here; they can speak {', '.join(PROTOCOLS)}")
     if len(protocols) > 1:
         refuse("an address has one protocol")
-    address = _address(f"unix:{rest}" if transport == "unix:" else rest, folder)
+    if transport == "systemd:":
+        if not _NAME.fullmatch(rest):
+            refuse("the name of a socket has 1 to 255 printable characters of ASCII, and no colon")
+        address = Address(name=rest)
+    else:
+        address = _address(f"unix:{rest}" if transport == "unix:" else rest, folder)
     if address.path and transport != "unix:":
         refuse("a Unix socket has no tcp://")
     return replace(address, proxied=proxied, protocol="".join(protocols))
@@ -79,10 +87,11 @@ LISTEN = Kind(
     _listen,
     ":8888, 127.0.0.1:8888, [::1]:8888 (an IP address, a port from 0 to 65535) or unix:/path; "
     f"with {' or '.join(f'{one}+tcp://' for one in PROTOCOLS)} in front it says what clients "
-    "speak, and with proxy+tcp:// or as proxy+unix:/path that a balancer sends the PROXY protocol",
+    "speak, and with proxy+tcp:// or as proxy+unix:/path that a balancer sends the PROXY protocol; "
+    "or systemd:NAME, a socket that systemd passes by this name",
     metavar="ADDR",
     schema={
-        "pattern": f"^({_WORDS}unix:.+|({_WORDS}tcp://)?"
+        "pattern": f"^({_WORDS}unix:.+|{_WORDS}systemd:{_NAME.pattern}|({_WORDS}tcp://)?"
         r"(([0-9.]*|\[[0-9A-Fa-f:.]+\]):)?[0-9]{1,9})$"
     },
 )

@@ -302,8 +302,8 @@ def hook_faults(text: str, hook: str, where: str) -> Iterator[str]:
 
 def _overlap(one: Address, other: Address) -> bool:
     """Whether the two cannot both be bound."""
-    if one.path or other.path:
-        return one.path == other.path
+    if one.path or other.path or one.name or other.name:
+        return (one.path, one.name) == (other.path, other.name)
     if one.port != other.port or one.port == 0:
         return False
     if not one.host or not other.host or one.host == other.host:

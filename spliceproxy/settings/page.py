@@ -50,7 +50,8 @@ NOTES: Mapping[str, str] = {
     "`socks+tcp://:1080` and `socks+unix:/path` for SOCKS alone ([socks.md](socks.md)). In "
     "`proxy+tcp://:8888` and `proxy+unix:/path` a balancer brings the clients: each connection "
     "must begin with a header of the PROXY protocol, version 1 or 2. See "
-    "[scale-out.md](scale-out.md).",
+    "[scale-out.md](scale-out.md). `systemd:NAME` is a socket that systemd passes by this name; "
+    "an address may be that of one, too: see [install.md](install.md#with-a-socket-of-systemds).",
     "proxy-protocol-from": "Whoever connects from anywhere else is closed without an answer. For "
     "`proxy+unix:/path` no network is needed: who may write to the file may send headers. Name "
     "balancers alone: a header can say any address. See [scale-out.md](scale-out.md).",
@@ -61,10 +62,11 @@ NOTES: Mapping[str, str] = {
     "serve-links": "Only relative links that stay within the directory are followed. Without this "
     "setting a link is 404, and a warning at the start says so.",
     "workers": "A quota that is no whole number of CPUs is rounded up.",
-    "user": "The supervisor keeps root's rights: it opens sockets, also below port 1024, and starts "
-    "the program anew. Workers and the admin process have no capability left, and cannot get any. "
-    "What they read and write must be the user's to read and write; a log that is not there yet is "
-    "made for the user, and so are Unix sockets. See [install.md](install.md#as-another-user).",
+    "user": "The supervisor keeps root's rights: it opens sockets, also below port 1024, and "
+    "starts the program anew. Workers and the admin process have no capability left, and get "
+    "none. What they read and write must be the user's to read and write; a log that is not "
+    "there yet is made for the user, and so are Unix sockets. See [install.md](install.md#as- "
+    "another-user).",
     "group": "The user has its other groups, too. A number for `user` that has no name needs a "
     "`group`.",
     "engine": "`native` is the compiled relay. `splice` and `copy` are Python. A message at the "

@@ -132,7 +132,7 @@ SETTINGS = (
         listening.LISTEN,
         "address to listen on: :8888 (every address), 127.0.0.1:8888, [::1]:8888 or unix:/path; "
         "port 0 takes a free port. With proxy+tcp://127.0.0.1:8888 or proxy+unix:/path a balancer "
-        "says by the PROXY protocol who each client is",
+        "says by the PROXY protocol who each client is. systemd:NAME is a socket of systemd's",
         WHERE,
         many=True,
         default=":8888",

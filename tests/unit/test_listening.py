@@ -35,6 +35,9 @@ VALID = {
     "proxy+tcp://[::1]:1": Address(host="::1", port=1, proxied=True),
     "proxy+http+tcp://:1": Address(port=1, proxied=True, protocol="http"),
     "proxy+unix:/run/p": Address(path="/run/p", proxied=True),
+    "systemd:web": Address(name="web"),
+    "systemd:spliceproxy.socket": Address(name="spliceproxy.socket"),
+    "proxy+http+systemd:web": Address(name="web", proxied=True, protocol="http"),
     "proxy+http+unix:/run/p": Address(path="/run/p", proxied=True, protocol="http"),
 }
 
@@ -61,6 +64,9 @@ INVALID = {
     "proxy+proxy+tcp://:1": "'proxy'",
     "http+http+tcp://:1": "an address has one protocol",
     "+tcp://:1": "''",
+    "systemd:": "the name of a socket has 1 to 255 printable characters of ASCII, and no colon",
+    "systemd:a:b": "and no colon",
+    "systemd:a b": "printable characters",
     "PROXY+tcp://:1": "'PROXY'",
     "proxy://:1": "allowed: :8888",
     "http://:1": "allowed: :8888",

@@ -39,6 +39,7 @@ NOT_AT_THE_START = {
     "spliceproxy.processes.reconfigured": "reloads",
     "spliceproxy.processes.retired": "reloads",
     "spliceproxy.policy.learn": "--learn",
+    "spliceproxy.processes.activation": "sockets of systemd",
     "spliceproxy.processes.alive": "service managers",
     "spliceproxy.processes.notify": "service managers",
     "ctypes": "--user",

@@ -55,6 +55,14 @@ def test_how_it_is_reloaded(tmp_path: Path, version: str, newer: bool) -> None:
     assert unknown == ""
 
 
+def test_the_socket(tmp_path: Path) -> None:
+    (tmp_path / "spliceproxy.service").write_text(printed("--systemd-version", "252"))
+    text = printed("--socket", path="")
+    assert verified(tmp_path, text, "spliceproxy.socket") == ""
+    (name,) = re.findall(r"^FileDescriptorName=(.*)$", text, re.M)
+    assert f'listen = ["systemd:{name}"]' in text
+
+
 def test_how_much_it_exposes(tmp_path: Path) -> None:
     path = tmp_path / "spliceproxy.service"
     path.write_text(printed())
