@@ -196,6 +196,11 @@ class Config:
     log_level: str = "info"
     user: str = ""  # whose rights workers and the admin process have; "": those of the supervisor
     group: str = ""  # "": that of the user
+    landlock: Literal["auto", "off", "require"] = "auto"
+    """Whether workers and the admin process give up all files but those that they need: where
+    they are another ``user`` and the kernel can do it, never, or always."""
+    landlock_read: tuple[Path, ...] = ()  # files and folders that they may read beside these
+    landlock_write: tuple[Path, ...] = ()  # folders that they may write in
     pid_file: Path | None = None  # has the process id of the supervisor while that runs
     reload_tunnels: Literal["keep", "recheck"] = "keep"
     """What becomes of tunnels that live when there is another configuration: they go on, or end

@@ -27,6 +27,7 @@ def parser() -> Parser:
     asked.add_argument(
         "--user",
         dest="asks",
+        metavar="USER",
         default="",
         help="the user that it comes from; needs no password here",
     )

@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with predecessor.noting() if predecessor else nullcontext():
             made = parser()
             config, given, found = _read(made, argv)
-            if config.policy.hook or config.user:
+            if config.policy.hook or config.user or config.landlock == "require":
                 _try(made, config, given)
         # Not at the top: parse() answers --help and --version without loading these.
         from spliceproxy.cli.check import doubts
@@ -116,6 +116,11 @@ def _try(made: Parser, config: Config, given: Mapping[str, Found]) -> None:
     from spliceproxy.processes import starting, trial
 
     rights = starting.rights_of(config)
+    try:
+        confinement = starting.confinement_of(config)
+    except ValueError as error:
+        made.fail(str(error))
+    domain = None if confinement is None else confinement.domain(config)
     if rights is not None:
         try:
             rights.make_log(config.access_log)
@@ -125,7 +130,7 @@ def _try(made: Parser, config: Config, given: Mapping[str, Found]) -> None:
         if faults:
             made.fail(*faults)
     hook = config.policy.hook
-    text = trial.fault(hook, rights) if hook else ""
+    text = trial.fault(hook, rights, domain) if hook else ""
     if text:
         from spliceproxy.settings.loading import hook_faults
 

@@ -17,7 +17,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from spliceproxy.admin.channel import Channel, count_in
 from spliceproxy.config import Config
@@ -30,6 +30,9 @@ from spliceproxy.processes.signals import LATER, STOPS, name_of
 from spliceproxy.processes.slot import Place, Slot
 from spliceproxy.processes.state import State
 from spliceproxy.relay import columns
+
+if TYPE_CHECKING:
+    from spliceproxy.processes.landlock import Domain
 
 RunWorker = Callable[[Config, Sequence[socket.socket], int, Place, Board, Channel], int]
 """``run(config, sockets, lifeline, place, board, control)``: the life of one worker, in its own
@@ -98,6 +101,7 @@ class Children:
         self.admin_wanted = True
         self.serial = 0
         self.succeeded: Callable[[Slot], bool] = lambda slot: False
+        self._domains: dict[int, Domain] = {}  # by process id, what it may open
         self._former_admin: Slot | None = None  # that is to end, for it has no address any more
         self.control.others = (self.coming, self.leaving)
         self._lifeline, self._held = os.pipe()
@@ -170,7 +174,25 @@ class Children:
         self.leaving[slot] = time.monotonic() + self._state.config.timeouts.drain + GRACE
         self.control.order(slot, {"ask": "leave"}, [])
 
+    def confines(self, config: Config, slots: Iterable[Slot]) -> bool:
+        """Whether one of these cannot open all that this configuration needs: a domain is never
+        widened."""
+        confinement = self._state.confinement
+        if confinement is None:
+            return False
+        domain = confinement.domain(config)
+        return any(slot.pid and not domain <= self._domains[slot.pid] for slot in slots)
+
+    def renew_admin(self, config: Config) -> None:
+        """Another admin process is started if this one cannot open what the configuration needs.
+        It has been told all."""
+        if self.admin is not None and self.confines(config, [self.admin]):
+            self.admin.renewed = True
+            self.admin.hang_up()
+
     def _start(self, slot: Slot, *, waits: bool) -> bool:
+        confinement = self._state.confinement
+        domain = None if confinement is None else confinement.domain(self._state.config)
         try:
             own, other = Control.open()
             try:
@@ -185,14 +207,18 @@ class Children:
             return False
         if pid == 0:
             own.close()
-            self._be_child(slot, other, waits=waits)
+            self._be_child(slot, other, domain, waits=waits)
         other.close()
         slot.begin(pid, own)
+        if domain is not None:
+            self._domains[pid] = domain
         if slot is not self.admin:
             self.serial += 1
         return True
 
-    def _be_child(self, slot: Slot, channel: Channel, *, waits: bool) -> NoReturn:
+    def _be_child(
+        self, slot: Slot, channel: Channel, domain: Domain | None, *, waits: bool
+    ) -> NoReturn:
         """The process of a child, from fork to exit."""
         status = 1
         try:
@@ -207,7 +233,7 @@ class Children:
                 told()
             if not self._state.stopping:
                 os.close(self._held)
-            if not self._takes_rights(slot):
+            if not self._gives_up_rights(slot, domain):
                 status = UNUSABLE
             elif slot is self.admin:
                 status = self._be_admin(channel)
@@ -219,13 +245,17 @@ class Children:
             logs.finish()
             os._exit(status)  # nothing of the supervisor's may run here: no finally, no atexit
 
-    def _takes_rights(self, slot: Slot) -> bool:
+    def _gives_up_rights(self, slot: Slot, domain: Domain | None) -> bool:
         """In a child: whether it has only those that it is to have."""
         try:
             if self._state.rights is not None:
                 self._state.rights.take()
+            if domain is not None:
+                from spliceproxy.processes import landlock
+
+                landlock.enforce(domain)
         except OSError as error:
-            log.error("%s: it cannot have the rights of --user alone: %s", slot.name, plain(error))
+            log.error("%s: it cannot give up rights: %s", slot.name, plain(error))
             return False
         return True
 
@@ -272,6 +302,7 @@ class Children:
                 return
             if pid in self.others:
                 self.others.pop(pid)(status)
+            self._domains.pop(pid, None)
             for slot in self.all:
                 if slot.pid == pid:
                     slot.end()
@@ -308,6 +339,9 @@ class Children:
         """``status``: the exit status, or minus the signal."""
         how = _how(status)
         state = self._state
+        if slot is self.admin and slot.renewed:
+            slot.renewed = False  # as it was to: another is started at once
+            return
         if slot is self.admin:
             if not state.killed and self.admin_wanted:
                 self._replace(slot, pid, how)

@@ -4,7 +4,9 @@
    and the file as it is now. What is wrong with it is the reason for which the reload is refused.
    What cannot change while the proxy runs (``fixed`` in settings/table.py) stays as it is, with a
    warning.
-2. What is new to listen on is bound.
+2. What is new to listen on is bound. Where workers are confined and the configuration names a
+   folder that they cannot open, each is replaced before that by one which can (replacing.py): it
+   goes by the configuration that is in force, and may open what both need.
 3. Each worker prepares: it loads what the configuration names, the module of --policy among it,
    and says that it is ready, or why it cannot be. Meanwhile no worker is started. One that dies, or
    does not answer within PREPARE_SECONDS, is a reason to refuse; the one that is started in its
@@ -21,11 +23,13 @@ There is one reload at a time. Those who ask meanwhile get the next one, which r
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import socket
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 
 from spliceproxy.admin import level
 from spliceproxy.admin.channel import MAX_FDS, Message
@@ -113,6 +117,7 @@ class Reloading:
         self.ended: list[Callable[[str], None]] = []
         children.gone.append(self._gone)
         children.forked.append(self._in_child)
+        self._orders = orders
         orders.by_name["reload"] = self._order
         orders.said["re"] = self._answered
 
@@ -136,7 +141,8 @@ class Reloading:
 
     def moments(self) -> Iterable[float]:
         """When somebody has not answered in time."""
-        return [] if self._reload is None else [self._reload.deadline]
+        reload = self._reload
+        return [] if reload is None or reload.deadline == math.inf else [reload.deadline]
 
     def go_on(self) -> None:
         """Looks at the time, and at who wants the next one."""
@@ -167,26 +173,54 @@ class Reloading:
         reload = self._reload = _Reload(who, self._state.config, [])
         for told in self.begins:
             told()
+        self._step(reload, self._read)
+
+    def _step(self, reload: _Reload, step: Callable[[_Reload], None]) -> None:
+        """What goes wrong in it is why the reload is refused."""
         try:
-            if self._state.draining:
-                raise Refused("the proxy is told to stop")
-            if self._state.busy:
-                raise Refused(self._state.busy)
-            self._state.busy = RELOADS
-            try:
-                reload.config, reload.warnings = self._load(self._state.config)
-                self._bind(reload)
-                reload.settings = hand(reload.config)
-            except (ValueError, ListenError) as error:
-                raise Refused(str(error)) from None
-            except OSError as error:
-                raise Refused(plain(error)) from None
-            self._prepare(reload)
-        except Refused as refused:
+            step(reload)
+        except (Refused, ValueError, ListenError) as refused:
             self._refuse(str(refused))
+        except OSError as error:
+            self._refuse(plain(error))
         except Exception as error:  # a fault of ours must not stop the proxy
             log.exception("a reload has failed")
             self._refuse(f"a fault of the proxy's own: {error!r}")
+
+    def _read(self, reload: _Reload) -> None:
+        if self._state.draining:
+            raise Refused("the proxy is told to stop")
+        if self._state.busy:
+            raise Refused(self._state.busy)
+        reload.config, reload.warnings = self._load(self._state.config)
+        confinement = self._state.confinement
+        if confinement is None or not self._children.confines(
+            reload.config, self._children.workers
+        ):
+            self._make(reload)
+            return
+        log.info("reload: it names a folder that the workers cannot open, so they are replaced")
+        reload.deadline = math.inf
+        confinement.coming = reload.config
+        answer = self._orders.by_name["recycle"]({"ask": "recycle"}, partial(self._widened, reload))
+        if answer is not None:
+            raise Refused(str(answer.get("error")))
+
+    def _widened(self, reload: _Reload, answer: Message) -> None:
+        """The workers can open what the configuration names, or could not be replaced."""
+        if self._reload is not reload:
+            return
+        if "error" in answer:
+            self._refuse(f"it names a folder that the workers cannot open, and {answer['error']}")
+        else:
+            self._step(reload, self._make)
+
+    def _make(self, reload: _Reload) -> None:
+        """What it needs, and what the workers have to say to it."""
+        self._state.busy = RELOADS
+        self._bind(reload)
+        reload.settings = hand(reload.config)
+        self._prepare(reload)
 
     def _bind(self, reload: _Reload) -> None:
         """ListenError."""
@@ -348,6 +382,8 @@ class Reloading:
         children.hold = False
         if state.busy == RELOADS:
             state.busy = ""
+        if state.confinement is not None:
+            state.confinement.coming = None
         reload.close()
         self._reload = None
         result = "refused" if reason else "done"
@@ -362,4 +398,5 @@ class Reloading:
         for told in self.ended:
             told(reason)
         children.end_former_admin()
+        children.renew_admin(state.config)
         self._begin()

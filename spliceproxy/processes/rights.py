@@ -8,7 +8,6 @@ else, for good (credentials(7), capabilities(7), PR_SET_NO_NEW_PRIVS in prctl(2)
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import grp
 import os
 import pwd
@@ -17,15 +16,7 @@ from typing import NamedTuple
 from spliceproxy.config import Config
 from spliceproxy.observe.standard import STANDARD
 from spliceproxy.observe.syslog_address import is_syslog
-
-_SET_DUMPABLE = 4
-_SET_NO_NEW_PRIVS = 38
-_CAP_AMBIENT = 47
-_CAP_AMBIENT_CLEAR_ALL = 4
-"""Of prctl(2)."""
-
-_CAPABILITY_VERSION = 0x20080522
-"""_LINUX_CAPABILITY_VERSION_3 of capset(2)."""
+from spliceproxy.processes import kernel
 
 LOG_MODE = 0o640
 
@@ -78,33 +69,9 @@ class Rights(NamedTuple):
             os.setgroups(self.groups)
             os.setresgid(self.group, self.group, self.group)
             os.setresuid(self.user, self.user, self.user)
-        drop_capabilities()
-        # As if the user had started it: its files in /proc are the user's.
-        _prctl(_SET_DUMPABLE, 1)
-
-
-def drop_capabilities() -> None:
-    """None is left, and no program that is started gets any. OSError."""
-    _prctl(_CAP_AMBIENT, _CAP_AMBIENT_CLEAR_ALL)
-    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION, 0)
-    none = (ctypes.c_uint32 * 6)()
-    _called(_libc().capset(header, none))
-    _prctl(_SET_NO_NEW_PRIVS, 1)
-
-
-def _prctl(option: int, value: int) -> None:
-    long = ctypes.c_ulong
-    _called(_libc().prctl(option, long(value), long(0), long(0), long(0)))
-
-
-def _called(result: int) -> None:
-    if result < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
-
-
-def _libc() -> ctypes.CDLL:
-    return ctypes.CDLL(None, use_errno=True)
+        kernel.no_capabilities()
+        kernel.no_new_privileges()
+        kernel.dumpable()
 
 
 def _user(text: str) -> tuple[int, int | None, str]:

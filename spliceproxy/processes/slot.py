@@ -27,9 +27,12 @@ class Place(NamedTuple):
 
 class Slot:
     """Of a worker, or of the admin process. ``pid`` is the process that runs there, 0 for none;
-    ``channel`` the supervisor's end of the control channel to it. ``row`` is where it counts."""
+    ``channel`` the supervisor's end of the control channel to it. ``row`` is where it counts.
+    ``renewed``: its end is wanted, and another is to follow."""
 
-    __slots__ = ("channel", "delay", "due", "index", "name", "pid", "row", "started", "starts")
+    __slots__ = (
+        "channel", "delay", "due", "index", "name", "pid", "renewed", "row", "started", "starts",
+    )  # fmt: skip
 
     def __init__(self, name: str, index: int, row: int | None = None) -> None:
         self.name = name
@@ -37,6 +40,7 @@ class Slot:
         self.row = index if row is None else row
         self.pid = 0
         self.channel: Channel | None = None
+        self.renewed = False
         self.starts = 0
         self.started = 0.0
         self.due = 0.0  # when the next one starts, time.monotonic()

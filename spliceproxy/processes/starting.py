@@ -15,6 +15,7 @@ from spliceproxy.processes import listeners
 from spliceproxy.version import __version__
 
 if TYPE_CHECKING:
+    from spliceproxy.processes.landlock import Confinement
     from spliceproxy.processes.rights import Rights
     from spliceproxy.processes.succession import Predecessor
     from spliceproxy.processes.trial import Needed
@@ -39,6 +40,16 @@ def rights_of(config: Config) -> Rights | None:
     from spliceproxy.processes.rights import Rights
 
     return Rights.of(config)
+
+
+def confinement_of(config: Config) -> Confinement | None:
+    """What workers and the admin process may open, None where they are not confined. ValueError:
+    they are to be, and cannot."""
+    if config.landlock == "off" or (config.landlock == "auto" and not config.user):
+        return None
+    from spliceproxy.processes import landlock
+
+    return landlock.Confinement() if landlock.wanted(config) else None
 
 
 def needed(config: Config, given: Mapping[str, Found]) -> Iterator[Needed]:

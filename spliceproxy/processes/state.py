@@ -11,6 +11,7 @@ from spliceproxy.processes.history import History
 from spliceproxy.processes.listeners import Listeners
 
 if TYPE_CHECKING:
+    from spliceproxy.processes.landlock import Confinement
     from spliceproxy.processes.rights import Rights
 
 
@@ -20,7 +21,8 @@ class State:
     of the admin process, None without one. ``draining``: it was told to stop, but clients are still
     accepted until it is ``stopping``. ``killed``: nobody is started any more. ``status`` is that of
     the exit. ``busy`` says why nothing may be changed just now, "" where it may. ``rights`` are
-    those of workers and the admin process, None where they are as this process is."""
+    those of workers and the admin process, None where they are as this process is; ``confinement``
+    says what they may open, None where that is as well."""
 
     config: Config
     listening: Listeners
@@ -33,6 +35,7 @@ class State:
     killed: bool = False
     status: int = 0
     busy: str = ""
+    confinement: Confinement | None = None
     rights: Rights | None = None
 
     def fail(self, status: int) -> None:

@@ -101,7 +101,8 @@ def run(
             from spliceproxy.admin import process  # noqa: F401
         gc.freeze()  # the workers share these pages as long as nobody writes to them
         gc.enable()  # __main__ has disabled it
-        state = State(config, listening, asked, board, rights=rights)
+        confinement = starting.confinement_of(config)
+        state = State(config, listening, asked, board, rights=rights, confinement=confinement)
         supervisor = Supervisor(state, run_worker, load, terminal, stops, mask)
         return supervisor.run() if supervisor.begin(predecessor) else 1
     finally:

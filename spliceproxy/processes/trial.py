@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from spliceproxy.config import LISTEN_VARIABLE, NOTIFY_VARIABLE
 
 if TYPE_CHECKING:
+    from spliceproxy.processes.landlock import Domain
     from spliceproxy.processes.rights import Rights
 
 MOST = 32 << 10
@@ -30,10 +31,10 @@ class Needed(NamedTuple):
     mode: int
 
 
-def fault(hook: str, rights: Rights | None = None) -> str:
+def fault(hook: str, rights: Rights | None = None, domain: Domain | None = None) -> str:
     """What is wrong with them, as the text of a HookError; "" for nothing. What the module prints
     is left out, for each worker will print it again."""
-    return _told(partial(_load, hook), rights)
+    return _told(partial(_load, hook, domain), rights)
 
 
 def refused(needed: Iterable[Needed], rights: Rights) -> list[str]:
@@ -78,9 +79,13 @@ def _try(work: Callable[[], str], rights: Rights | None, writer: int) -> None:
         os._exit(status)  # nothing of the parent's is to be done again, such as its buffers
 
 
-def _load(hook: str) -> str:
+def _load(hook: str, domain: Domain | None) -> str:
     from spliceproxy.policy.functions import HookError, load
 
+    if domain is not None:
+        from spliceproxy.processes import landlock
+
+        landlock.enforce(domain)
     try:
         load(hook)
     except HookError as error:

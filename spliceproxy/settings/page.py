@@ -67,6 +67,7 @@ NOTES: Mapping[str, str] = {
     "none. What they read and write must be the user's to read and write; a log that is not "
     "there yet is made for the user, and so are Unix sockets. See [install.md](install.md#as- "
     "another-user).",
+    "landlock": "See [install.md](install.md#as-another-user) for what they can open.",
     "group": "The user has its other groups, too. A number for `user` that has no name needs a "
     "`group`.",
     "engine": "`native` is the compiled relay. `splice` and `copy` are Python. A message at the "

@@ -198,6 +198,32 @@ SETTINGS = (
         fixed="the processes that run have these rights",
     ),
     Setting(
+        "landlock",
+        "landlock",
+        choice("auto", "off", "require"),
+        "whether workers and the admin process can open only the files that they need. auto: with "
+        "--user, where the kernel has Landlock; require: always, or the proxy does not start",
+        HOW,
+        default="auto",
+        fixed="the processes that run can open no more than before",
+    ),
+    Setting(
+        "landlock-read",
+        "landlock_read",
+        values.PLACE,
+        "files and folders that a function of policy reads, beside its own folder",
+        many=True,
+        empty="none",
+    ),
+    Setting(
+        "landlock-write",
+        "landlock_write",
+        values.DIRECTORY,
+        "folders in which a function of policy writes files",
+        many=True,
+        empty="none",
+    ),
+    Setting(
         "engine",
         "engine",
         choice("auto", "native", "splice", "copy"),

@@ -103,6 +103,14 @@ def _directory(text: str, folder: str) -> Path:
     return path
 
 
+def _place(text: str, folder: str) -> Path:
+    path = Path(folder, text).absolute()
+    if not text:
+        refuse()
+    _mode(path, text)
+    return path
+
+
 def _file_to_read(text: str, folder: str) -> Path:
     path = Path(folder, text).absolute()
     if not text:
@@ -171,6 +179,7 @@ def _hook(text: str, folder: str) -> str:
     return text if _DOTTED.fullmatch(text) else refuse()
 
 
+PLACE = Kind(_place, "a file or directory that exists")
 DIRECTORY = Kind(_directory, "a directory that exists and can be read", metavar="DIR")
 FILE_TO_READ = Kind(_file_to_read, "a file that exists and can be read", metavar="FILE")
 FILE_TO_WRITE = Kind(_file_to_write, "a file in a directory that exists", metavar="FILE")

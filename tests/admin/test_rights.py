@@ -5,6 +5,7 @@ from __future__ import annotations
 import grp
 import os
 import pwd
+import re
 import shutil
 import signal
 import socket
@@ -15,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import alive, serving, wait_for
+from harness import alive, read_exactly, read_head, serving, wait_for
 from moving_load import MARK, Load, Origin, all_ended, ask_once
 from service_rig import Managed, opened
+
+from spliceproxy.processes.landlock import version
 
 USER = "nobody"
 NOBODY = pwd.getpwnam(USER)
@@ -33,7 +36,10 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 
 
 def start(folder: Path, *args: str, **more: Any) -> Managed:
-    return Managed(folder, None, "--user", USER, *args, prefix=opened(folder), **more)
+    folder.mkdir(exist_ok=True)
+    # Those of a test are side by side.
+    top = folder.parent if folder.parent.name.startswith("test_") else folder
+    return Managed(folder, None, "--user", USER, *args, prefix=opened(top), **more)
 
 
 def status(pid: int) -> dict[str, list[str]]:
@@ -214,3 +220,162 @@ def test_a_number_without_a_name(folder: Path, address: tuple[str, int]) -> None
     with proxy.connect() as s:
         ask_once(s, address)
     assert proxy.stop() == 0
+
+
+# ---- what they may open (Landlock) -----------------------------------------------------------
+
+POLICY = """
+import os
+from spliceproxy.policy import Allow, Deny
+
+def attempt(path, mode):
+    try:
+        with open(path, mode):
+            return "opened"
+    except OSError as error:
+        return error.strerror
+
+def authorize(request):
+    path, _, mode = request.path.lstrip("/").partition(":")
+    return Deny(attempt(f"/{path}", mode or "r"))
+"""
+"""It says in its refusal what became of an attempt to open the file that the request names."""
+
+DENIED = "Permission denied"
+
+
+@pytest.fixture
+def landlock(folder: Path) -> Path:
+    """The folder of a policy, where the kernel has Landlock."""
+    if not version():
+        pytest.skip("this kernel has no Landlock")
+    home = folder / "policy"
+    home.mkdir()
+    (home / "policy.py").write_text(POLICY)
+    (home / "data").touch()
+    other = folder / "other"
+    other.mkdir()
+    other.chmod(0o777)
+    (other / "data").touch(0o666)
+    (other / "data").chmod(0o666)
+    return home
+
+
+def attempt(proxy: Managed, path: Path | str, mode: str = "r") -> str:
+    """What the policy may do with a file."""
+    with proxy.connect() as s:
+        s.sendall(f"GET http://o.test{path}:{mode} HTTP/1.1\r\nHost: o.test\r\n\r\n".encode())
+        answer = read_head(s)
+        assert answer.startswith(b"HTTP/1.1 403 "), answer
+        found = re.search(rb"(?i)content-length: (\d+)", answer)
+        assert found is not None
+        body = read_exactly(s, int(found[1])).decode()
+    for known in ("opened", DENIED, "No such file or directory"):
+        if known in body:
+            return known
+    raise AssertionError(body)
+
+
+def confined(folder: Path, home: Path, *args: str, **more: Any) -> Managed:
+    return start(folder, "--policy", str(home / "policy.py"), *args, **more)
+
+
+def test_the_policy_opens_nothing_else(folder: Path, landlock: Path) -> None:
+    """The user may read and write it, but the policy has no part in it."""
+    log = folder / "logs" / "access"
+    log.parent.mkdir()
+    log.parent.chmod(0o777)
+    proxy = confined(folder, landlock, "--access-log", str(log))
+    other = folder / "other" / "data"
+    assert attempt(proxy, landlock / "data") == "opened"
+    assert attempt(proxy, "/etc/resolv.conf") == "opened"
+    for path, mode in ((other, "r"), (other, "a"), (landlock / "new", "w"), ("/tmp/x", "w")):
+        assert attempt(proxy, path, mode) == DENIED, (path, mode)
+    wait_for(lambda: log.read_text().count("\n") == 6, "the lines of the log")
+    log.rename(log.with_name("access.1"))
+    proxy.process.send_signal(signal.SIGUSR1)
+    wait_for(log.exists, "the new log")
+    wait_for(lambda: attempt(proxy, other) and log.read_text(), "a line in it")
+    proxy.end()
+    assert "Landlock" not in proxy.stderr()
+
+
+def test_off_and_more_folders(folder: Path, landlock: Path) -> None:
+    other = folder / "other"
+    proxy = confined(folder / "off", landlock, "--landlock", "off")
+    assert attempt(proxy, other / "data", "a") == "opened"
+    assert proxy.stop() == 0
+    proxy = start(folder / "more", "--policy", str(landlock / "policy.py"))
+    assert attempt(proxy, other / "data", "r") == DENIED
+    proxy.settings.write_text(f'landlock-read = ["{other}"]\n')
+    assert proxy.admin.ask("/reload", "POST").status == 200
+    assert attempt(proxy, other / "data", "r") == "opened"
+    assert attempt(proxy, other / "data", "a") == DENIED
+    proxy.settings.write_text(f'landlock-write = ["{other}"]\n')
+    assert proxy.admin.ask("/reload", "POST").status == 200
+    assert attempt(proxy, other / "new", "w") == "opened"
+    assert proxy.stop() == 0
+
+
+def test_a_reload_that_names_a_new_folder(
+    folder: Path, landlock: Path, origin: Origin, address: tuple[str, int]
+) -> None:
+    """Workers are replaced, and nobody's connection ends; without a new folder they stay."""
+    site = folder / "site"
+    site.mkdir()
+    (site / "index.html").write_text("hello")
+    proxy = start(folder, workers=2)
+    load = Load(proxy, origin, address)
+    before = proxy.workers()
+    proxy.settings.write_text("timeout-idle = 100\n")
+    assert proxy.admin.ask("/reload", "POST").status == 200
+    assert proxy.workers() == before
+    proxy.settings.write_text(f'serve = "{site}"\n')
+    answer = proxy.admin.ask("/reload", "POST")
+    assert answer.status == 200, answer
+    assert answer.json["generation"] == 3
+    wait_for(lambda: not set(proxy.workers()) & set(before), "other workers")
+    load.goes_on()
+    with proxy.connect() as s:
+        s.sendall(b"GET /index.html HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert read_head(s).startswith(b"HTTP/1.1 200 ")
+        assert read_exactly(s, 5) == b"hello"
+    before = proxy.workers()
+    proxy.settings.write_text(f'serve = "{folder}/other"\npolicy-timeout = 0\n')
+    assert proxy.admin.ask("/reload", "POST").status == 409
+    assert proxy.workers() == before
+    load.end()
+    proxy.end()
+
+
+def test_an_admin_process_that_cannot_read_its_tokens(folder: Path, landlock: Path) -> None:
+    """It is replaced behind a reload that names a new folder, when it has given its answer."""
+    proxy = start(folder)
+    before = proxy.admin_process()
+    token = folder / "other" / "token"
+    token.write_text("0123456789abcdef\n")
+    proxy.settings.write_text(f'admin-token-file = "{token}"\n')
+    assert proxy.admin.ask("/reload", "POST").status == 200
+    wait_for(lambda: not alive(before), "the end of the one before")
+    wait_for(lambda: proxy.admin.ask("/healthz").status == 200, "another")
+    assert "admin process (pid" not in proxy.stderr()
+    proxy.end()
+
+
+def test_what_is_required(folder: Path, landlock: Path) -> None:
+    """Without --user, too; and a kernel that has none is an error."""
+    proxy = Managed(folder, None, "--policy", str(landlock / "policy.py"), "--landlock", "require")
+    assert attempt(proxy, folder / "other" / "data") == DENIED
+    assert status(proxy.workers()[0])["NoNewPrivs"] == ["1"]
+    proxy.end()
+    patch = "from spliceproxy.processes import landlock; landlock.version = lambda: 0; "
+    program = patch + "from spliceproxy.cli.main import main; import sys; sys.exit(main())"
+    done = subprocess.run(
+        [sys.executable, "-c", program, "--listen", "127.0.0.1:0", "--landlock", "require"],
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "--landlock require: this kernel has no Landlock, or it is turned off" in done.stderr

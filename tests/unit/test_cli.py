@@ -322,7 +322,7 @@ def test_bad_choice(flag: str, allowed: str, capsys: pytest.CaptureFixture[str])
         (
             "chekc",
             "no such command: 'chekc'; allowed: check, completion, ctl, explain, import, top, "
-            "or an option",
+            "unit, or an option",
         ),
         ("--workers", "--workers: expected one argument"),
         ("--serve-links=yes", "--serve-links: it takes no value, but was given 'yes' (see --help)"),

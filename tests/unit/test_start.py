@@ -41,6 +41,8 @@ NOT_AT_THE_START = {
     "spliceproxy.policy.learn": "--learn",
     "spliceproxy.processes.activation": "sockets of systemd",
     "spliceproxy.processes.alive": "service managers",
+    "spliceproxy.processes.kernel": "--user",
+    "spliceproxy.processes.landlock": "--user",
     "spliceproxy.processes.notify": "service managers",
     "ctypes": "--user",
     "grp": "--group",
