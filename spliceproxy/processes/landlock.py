@@ -180,7 +180,9 @@ def _read(config: Config) -> Iterator[str]:
 def _written(config: Config) -> Iterator[str]:
     log = config.access_log
     if log != "off" and log not in STANDARD and not is_syslog(log):
-        yield _folder(log)
+        # A file is rotated, so its folder is what counts; a device or a pipe stays where it is.
+        there = os.path.exists(log) and not os.path.isfile(log)
+        yield log if there else _folder(log)
     if config.policy.learn is not None:
         yield _folder(str(config.policy.learn))
     yield from map(str, config.landlock_write)
