@@ -12,9 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness import ProxyProcess, alive, has_signal, stop, wait_for
+from harness import ProxyProcess, alive, has_signal, need, read_head, stop, wait_for
 from moving_load import MARK, all_ended
 from service_rig import Managed, Manager
+
+from spliceproxy.cli import unit
 
 
 @pytest.fixture
@@ -249,3 +251,57 @@ def test_a_pid_file_where_none_can_be(folder: Path) -> None:
     other = run(folder, "--pid-file", str(folder / "no" / "pid"))
     assert other.returncode == 2
     assert "does not exist); allowed: a file in a directory that exists" in other.stderr
+
+
+# ---- what the unit allows --------------------------------------------------------------------
+
+
+def allowed() -> set[str]:
+    """The system calls that the unit of ``spliceproxy unit`` leaves."""
+    done = subprocess.run(
+        [need("systemd-analyze"), "syscall-filter", "--no-pager"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    groups: dict[str, set[str]] = {}
+    for line in done.stdout.splitlines():
+        word = line.strip()
+        if line.startswith("@"):
+            inside = groups.setdefault(word, set())
+        elif word and not word.startswith("#"):
+            inside.add(word)
+
+    def of(group: str) -> set[str]:
+        words = groups[group]
+        return words.union(*(of(word) for word in words if word.startswith("@")))
+
+    lines = [line for line in unit.SERVICE.splitlines() if line.startswith("SystemCallFilter=")]
+    assert lines == ["SystemCallFilter=@system-service", "SystemCallFilter=~@privileged"]
+    return of("@system-service") - of("@privileged")
+
+
+def test_the_unit_refuses_no_system_call_that_is_made(folder: Path) -> None:
+    """From the start over a reload and the replacement of a worker to the end."""
+    calls = folder / "calls"
+    (folder / "users").write_text(
+        "bob:$2b$04$abcdefghijklmnopqrstuu5Lo0g67CiD3M4RpN1BmBb4Crp5w7dbK\n"
+    )
+    (folder / "policy.py").write_text(
+        "from spliceproxy.policy import Allow\nasync def authorize(request):\n    return Allow()\n"
+    )
+    trace = [need("strace"), "-f", "-qq", "-c", "-U", "name", "-o", str(calls)]
+    proxy = Managed(
+        folder, None, "--policy", str(folder / "policy.py"), "--learn", str(folder / "seen"),
+        "--htpasswd", str(folder / "users"), "--pid-file", str(folder / "pid"), prefix=trace,
+    )  # fmt: skip
+    with proxy.connect() as s:
+        s.sendall(b"GET http://127.0.0.1:1/ HTTP/1.1\r\nHost: x\r\n"
+                  b"Proxy-Authorization: Basic Ym9iOng=\r\n\r\n")  # fmt: skip
+        assert read_head(s).startswith(b"HTTP/1.1 407 ")
+    for path in ("/reload", "/recycle", "/drain"):
+        assert proxy.admin.ask(path, "POST").status in (200, 202), proxy.stderr()
+    assert proxy.process.wait(30) == 0
+    used = {line.strip() for line in calls.read_text().splitlines()}
+    assert {"splice", "accept4", "sendto"} & used
+    assert used - allowed() - {"total", "syscall", "-" * 16} == set()
