@@ -84,6 +84,7 @@ class Managed(ProxyProcess):
         self.settings.touch()
         path = folder / "admin"
         env = {MARK: str(folder), **more.pop("env", {})}
+        self.mark = env[MARK]
         if manager is not None:
             env["NOTIFY_SOCKET"] = manager.address
         args = ("--config", str(self.settings), "--admin", f"unix:{path}", *args)
@@ -104,7 +105,7 @@ class Managed(ProxyProcess):
     def end(self) -> None:
         """Stops the main process, in order."""
         os.kill(self.main, signal.SIGTERM)
-        wait_for(lambda: not processes(str(self.folder)), "the end of all processes")
+        wait_for(lambda: not processes(self.mark), "the end of all processes")
         assert "Traceback" not in self.stderr(), self.stderr()
 
 

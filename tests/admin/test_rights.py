@@ -39,7 +39,8 @@ def start(folder: Path, *args: str, **more: Any) -> Managed:
     folder.mkdir(exist_ok=True)
     # Those of a test are side by side.
     top = folder.parent if folder.parent.name.startswith("test_") else folder
-    return Managed(folder, None, "--user", USER, *args, prefix=opened(top), **more)
+    env = {MARK: str(top)}
+    return Managed(folder, None, "--user", USER, *args, prefix=opened(top), env=env, **more)
 
 
 def status(pid: int) -> dict[str, list[str]]:
@@ -211,9 +212,7 @@ def test_only_root_can_start_others(folder: Path) -> None:
 
 
 def test_a_number_without_a_name(folder: Path, address: tuple[str, int]) -> None:
-    proxy = Managed(
-        folder, None, "--user", "4444", "--group", "4445", prefix=opened(folder), env={MARK: "x"}
-    )
+    proxy = Managed(folder, None, "--user", "4444", "--group", "4445", prefix=opened(folder))
     (pid,) = proxy.workers()
     found = status(pid)
     assert (found["Uid"][0], found["Gid"][0], found["Groups"]) == ("4444", "4445", ["4445"])
