@@ -68,15 +68,22 @@ def _try(work: Callable[[], str], rights: Rights | None, writer: int) -> None:
     for name in (NOTIFY_VARIABLE, LISTEN_VARIABLE):  # what is started has no part in them
         os.environ.pop(name, None)
     try:
-        if rights is not None:
-            rights.take()
         silent = os.open(os.devnull, os.O_WRONLY)
         os.dup2(silent, 1)
         os.dup2(silent, 2)
-        os.write(writer, work().encode("utf-8", "backslashreplace")[:MOST])
+        os.write(writer, _said(work, rights).encode("utf-8", "backslashreplace")[:MOST])
         status = 0
     finally:
         os._exit(status)  # nothing of the parent's is to be done again, such as its buffers
+
+
+def _said(work: Callable[[], str], rights: Rights | None) -> str:
+    try:
+        if rights is not None:
+            rights.take()
+    except OSError as error:
+        return f"this process cannot have the rights of --user alone: {error.strerror}"
+    return work()
 
 
 def _load(hook: str, domain: Domain | None) -> str:
