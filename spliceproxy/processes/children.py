@@ -184,11 +184,11 @@ class Children:
         return any(slot.pid and not domain <= self._domains[slot.pid] for slot in slots)
 
     def renew_admin(self, config: Config) -> None:
-        """Another admin process is started if this one cannot open what the configuration needs.
-        It has been told all."""
+        """Another admin process is started if this one cannot open what the configuration needs,
+        when it has given its last answers."""
         if self.admin is not None and self.confines(config, [self.admin]):
             self.admin.renewed = True
-            self.admin.hang_up()
+            self.control.tell_admin({"state": "leaving"})
 
     def _start(self, slot: Slot, *, waits: bool) -> bool:
         confinement = self._state.confinement

@@ -110,6 +110,7 @@ def test_everything_goes_on(folder: Path, origin: Origin, address: tuple[str, in
     wait_for(lambda: not alive(proxy.process.pid), "the end of the old program")
     load.goes_on()
     load.end()
+    wait_for(lambda: "spliceproxy-adm" in map(comm, proxy.children(new)), "the admin process")
     (admin,) = (pid for pid in proxy.children(new) if comm(pid) == "spliceproxy-adm")
     os.kill(admin, signal.SIGKILL)
     wait_for(lambda: proxy.admin.ask("/healthz").status == 200, "another admin process")
@@ -333,7 +334,12 @@ def test_a_reload_that_names_a_new_folder(
     answer = proxy.admin.ask("/reload", "POST")
     assert answer.status == 200, answer
     assert answer.json["generation"] == 3
-    wait_for(lambda: not set(proxy.workers()) & set(before), "other workers")
+
+    def replaced() -> bool:
+        now = proxy.workers()
+        return len(now) == 2 and not set(now) & set(before)
+
+    wait_for(replaced, "other workers, and another admin process")
     load.goes_on()
     with proxy.connect() as s:
         s.sendall(b"GET /index.html HTTP/1.1\r\nHost: x\r\n\r\n")
