@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 UPGRADE_VARIABLE = "SPLICEPROXY_UPGRADE"
 """By it a program that runs tells another that this is to take over: no setting."""
@@ -162,6 +162,100 @@ class PolicyConfig:
     locked: Path | None = None  # destinations as --learn writes them: nothing else is allowed
 
 
+class Url(NamedTuple):
+    """Where a parent is; ``host`` is a name, or an address without brackets."""
+
+    scheme: str  # one of SCHEMES
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{host}:{self.port}"
+
+
+SCHEMES = ("http", "https", "socks5", "socks5h", "socks4a")
+"""What a parent can speak."""
+
+
+@dataclass(frozen=True, slots=True)
+class ParentConfig:
+    """Another proxy, through which requests may go."""
+
+    url: Url
+    auth_file: Path | None = None  # whose only line is USER:PASSWORD
+    auth_env: str = ""  # the variable that holds USER:PASSWORD
+    ca_file: Path | None = None  # certificates (PEM) that vouch for an https parent
+    through: str = ""  # the parent by which this one is reached
+    connect_by: Literal["name", "address", ""] = ""  # what it is told; "": as its scheme has it
+    timeout: float = 3.0  # seconds to reach it, TLS included
+    max_connections: int = 0  # 0: no limit
+    credentials: tuple[str, str] | None = field(default=None, repr=False, compare=False)
+    """What the file or the variable has said when the settings were loaded."""
+
+    @property
+    def by_address(self) -> bool:
+        """Whether it is told the addresses of destinations, not their names."""
+        if self.connect_by:
+            return self.connect_by == "address"
+        return self.url.scheme == "socks5"
+
+
+DIRECT = "direct"
+REFUSE = "refuse"
+"""What stands among the names of parents: no parent at all, and nowhere."""
+
+Pick = Literal["in-order", "round-robin", "least", "hash"]
+
+
+@dataclass(frozen=True, slots=True)
+class RouteConfig:
+    """By which way requests go that meet every condition: ``to`` are names of parents, in the order
+    in which they are tried, DIRECT, or REFUSE alone. ``literals`` and ``tunnels`` are for routes
+    that other settings make. TypeError, and ValueError for a condition that is empty."""
+
+    to: tuple[str, ...]
+    pick: Pick = "in-order"
+    hosts: Condition = None  # policy.hosts.ALLOWED
+    networks: Condition = None  # of the destination's addresses
+    ports: Condition = None
+    users: Condition = None
+    # Networks of hosts that are written as addresses; and CONNECT alone, or everything else.
+    literals: Condition = field(default=None, compare=False)
+    tunnels: bool | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        for name in ("to", "hosts", "networks", "ports", "users", "literals"):
+            value = getattr(self, name)
+            if isinstance(value, (str, bytes)):
+                raise TypeError(f"route: {name}: {value!r}; allowed: a tuple of texts")
+            if value is not None and not value:
+                raise ValueError(f"route: {name}: {EMPTY}")
+
+
+@dataclass(frozen=True, slots=True)
+class RoutingConfig:
+    """Which way requests go. Without any of it each goes straight to its origin."""
+
+    routes: tuple[RouteConfig, ...] = ()  # the first that matches
+    parents: Mapping[str, ParentConfig] = field(default_factory=dict)  # by name
+    proxy: Url | None = None  # for what no route matches
+    no_proxy: tuple[str, ...] = ()  # destinations that are not for it
+    auth: tuple[str, str] | None = field(default=None, repr=False)  # for it
+    from_environment: bool = False  # HTTPS_PROXY and its like say the same
+    # What these four come to.
+    implied_routes: tuple[RouteConfig, ...] = field(default=(), compare=False)
+    implied_parents: Mapping[str, ParentConfig] = field(default_factory=dict, compare=False)
+
+    @property
+    def all_routes(self) -> tuple[RouteConfig, ...]:
+        return self.routes + self.implied_routes
+
+    @property
+    def all_parents(self) -> Mapping[str, ParentConfig]:
+        return {**self.parents, **self.implied_parents}
+
+
 @dataclass(frozen=True, slots=True)
 class AdminConfig:
     """Where operators ask a running proxy, and who may."""
@@ -208,3 +302,4 @@ class Config:
     admin: AdminConfig = field(default_factory=AdminConfig)
     auth: AuthConfig = field(default_factory=AuthConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
+    routing: RoutingConfig = field(default_factory=RoutingConfig)

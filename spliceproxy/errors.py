@@ -125,11 +125,21 @@ class Failure(Exception):
     it may hold text from the request, so whoever writes it must escape it. ``status`` is the
     answer's, by default the one that the type maps to. ``why`` is for the reason phrase, instead
     of what WHY says for the type; it must be a constant. ``where`` is the ``address:port`` that
-    has failed, for the log.
+    has failed, for the log. ``next_hop`` is the name of the parent that it is about, and
+    ``received`` the status of its answer, 0 for none (``next-hop`` and ``received-status`` of RFC
+    9209).
     """
 
     def __init__(
-        self, error: ErrorType, detail: str, status: int = 0, *, why: str = "", where: str = ""
+        self,
+        error: ErrorType,
+        detail: str,
+        status: int = 0,
+        *,
+        why: str = "",
+        where: str = "",
+        next_hop: str = "",
+        received: int = 0,
     ) -> None:
         super().__init__(detail)
         self.error = error
@@ -137,6 +147,8 @@ class Failure(Exception):
         self.status = status or STATUS[error]
         self.why = why
         self.where = where
+        self.next_hop = next_hop
+        self.received = received
 
 
 class Denied(Failure):

@@ -176,7 +176,12 @@ cdef inline size_t write_json(
     at = add_request(at, form, x)
     at[0] = c','
     at = add_text(at + 1, note.text, note.size)
-    at = add(at, ',"route":"direct","peer":' if x.peer[0] else ',"route":null,"peer":')
+    at = add(
+        at,
+        ',"route":"direct","connect_by":null,"peer":'
+        if x.peer[0]
+        else ',"route":null,"connect_by":null,"peer":',
+    )
     at = add_string(at, x.peer, strlen(x.peer), form.address_most)
     at = add(at, ',"status":')
     at = add_number(at, facts.status, 0, 0) if facts.status else add(at, "null")

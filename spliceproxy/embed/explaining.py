@@ -86,10 +86,17 @@ def as_text(explanation: Explanation) -> str:
     ]
     rule = f", rule {explanation.rule}" if explanation.rule else ""
     if explanation.allowed:
-        lines.append(f"allowed{rule}: would connect to {', '.join(explanation.addresses)}")
+        lines.append(f"allowed{rule}: would connect {_where(explanation)}")
     else:
         lines.append(f"refused with {explanation.status}{rule}: {explanation.reason}")
     return "\n".join(lines)
+
+
+def _where(explanation: Explanation) -> str:
+    there = f"to {', '.join(explanation.addresses)}" if explanation.addresses else "by name"
+    if not explanation.parents:
+        return there
+    return f"through {', '.join(explanation.parents)} {there}"
 
 
 def as_json(explanation: Explanation) -> str:

@@ -160,14 +160,14 @@ class Answering:
             else:
                 self._fail(one, answer)
             return
-        _, _, addresses, source, seconds = answer
+        _, _, addresses, source, seconds, way = answer
         host, port, key, field, _, _ = place
         if source:
             key, addresses = origin_key(answer.key), from_source(addresses, source)
         known = one.known()
         # Who gets the client back has no need to ask again.
         decided = _new(Decided, (answer, known, None))
-        if not addresses or (one.looked_up and self._is_late(host)):
+        if way is not None or not addresses or (one.looked_up and self._is_late(host)):
             self._lane.hand_back(one, decided)
             return
         if known.generation != self._asking.generation:

@@ -28,6 +28,7 @@ from spliceproxy.upstream.origins import Origins
 
 if TYPE_CHECKING:
     from spliceproxy.policy.learn import Learned
+    from spliceproxy.upstream.parents import Parents
 
 
 class Question(NamedTuple):
@@ -106,9 +107,18 @@ class Later:
 class Asking:
     """Asks for all connections of one worker, by the configuration of one ``generation``.
     ``seconds`` is the limit for a connection to an origin, look-up included. ``learned`` and
-    ``lane`` are None where there is none."""
+    ``lane`` are None where there is none, and so are ``parents`` without routes by way of any."""
 
-    __slots__ = ("_lane", "_learned", "_names", "_origins", "_policy", "_seconds", "generation")
+    __slots__ = (
+        "_lane",
+        "_learned",
+        "_names",
+        "_origins",
+        "_policy",
+        "_seconds",
+        "generation",
+        "parents",
+    )
 
     def __init__(
         self,
@@ -119,8 +129,10 @@ class Asking:
         origins: Origins,
         seconds: float,
         generation: int = 1,
+        parents: Parents | None = None,
     ) -> None:
         self.generation = generation
+        self.parents = parents
         self._policy = policy
         self._learned = learned
         self._lane = lane
@@ -168,7 +180,8 @@ class Asking:
     def allowed(self, question: Question, verdict: Verdict) -> Answer:
         """The policy has said yes."""
         if question.record.trace is not None:
-            question.record.trace.allowed(verdict.addresses)
+            parents = () if verdict.way is None else verdict.way.parents
+            question.record.trace.allowed(verdict.addresses, parents)
         if self._learned is not None:
             self._learned.see(question.host, question.port, True)
         return verdict
@@ -238,9 +251,18 @@ class Asking:
         addresses comes meanwhile, the policy is asked again, with all that is known then. Raises
         as :meth:`Origins.dial` and :meth:`answer` do."""
         record = question.record
+        if verdict.way is not None and self.parents is not None:
+            straight = partial(self._straight, question)
+            return await self.parents.dial(question.head, verdict, record, straight)
         # What is known without waiting has come from a look-up that was over.
         late = self._names.late(verdict.host) if record.looked_up else None
         if late is None:
             return await self._origins.dial(verdict, record), verdict
         again = partial(self.answer, question)
         return await dial_late(self._origins, verdict, record, late, self._seconds, again)
+
+    async def _straight(self, question: Question) -> tuple[Stream, Verdict]:
+        """A connection where no parent can be reached, and the request may go without one."""
+        client, head, host, port, record, _ = question
+        verdict = await self._policy.straight(client, head, host, port, record)
+        return await self._origins.dial(verdict, record), verdict

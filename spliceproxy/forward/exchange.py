@@ -96,6 +96,7 @@ class Exchange:
         "_upload",
         "_verdict",
         "_waited",
+        "_way",
         "answered",
         "cut_by_reset",
         "sending",
@@ -121,6 +122,7 @@ class Exchange:
         self._question = question
         self._record = question.record
         self._verdict = verdict
+        self._way = verdict.way  # the verdict's becomes the one that is gone
         self._abort = abort
         self._resumed = resumed
         self._bound = bound
@@ -149,7 +151,10 @@ class Exchange:
             if self._resumed is not None:
                 reused = self._take_resumed()
             else:
-                reused = self._take_bound() or self._take_idle()
+                if self._verdict.way is None:
+                    reused = self._take_bound() or self._take_idle()
+                else:
+                    reused = self._take_of_parent()
                 if reused and self._record.trace is not None:
                     self._record.trace.reused(self._record.peer, self._verdict.port)
             if self._origin is None:
@@ -182,6 +187,7 @@ class Exchange:
         assert resumed is not None
         self._origin, self._record.peer = resumed.origin, resumed.peer
         if resumed.origin is not None:
+            self._verdict = self._verdict._replace(way=None)  # whatever is in force by now
             # What has gone through the relay is this exchange's, too.
             chunks = resumed.chunks
             self._client.received += self._length - resumed.left if chunks is None else chunks.taken
@@ -220,12 +226,26 @@ class Exchange:
         self._origin, self._record.peer = idle
         return True
 
+    def _take_of_parent(self) -> bool:
+        """The same of both, by way of a parent."""
+        parents, may = self._asking.parents, self._may_repeat
+        assert parents is not None
+        self._verdict = parents.arranged(self._verdict)
+        self._way = self._verdict.way
+        idle = parents.take(self._verdict, self._record, self._bound, repeats=may)
+        if idle is None:
+            return False
+        self._origin, self._verdict, own = idle
+        self._binds = self._binds or own
+        return True
+
     async def _dial(self) -> None:
         self._client.watch(self._client_gone)
         record, since = self._record, time.monotonic()
         record.stage = CONNECT
         try:
-            self._origin, self._verdict = await self._asking.dial(self._question, self._verdict)
+            verdict = self._verdict._replace(way=self._way)
+            self._origin, self._verdict = await self._asking.dial(self._question, verdict)
         finally:
             record.dial += microseconds(time.monotonic() - since)
 
@@ -276,6 +296,8 @@ class Exchange:
     async def _send_request(self, origin: Stream) -> None:
         rewriting = self._services.rewriting
         head = rewriting.request(self._head, self._body, self._record.client)
+        if self._verdict.way is not None and self._asking.parents is not None:
+            head = self._asking.parents.written(self._verdict, self._head, head)
         client = self._client
         self._write_limit(origin)
         if self._body == Body.CHUNKED or self._length > len(client.buffer):
@@ -379,6 +401,8 @@ class Exchange:
                 self._record.first_byte = self._waited.until(reader.first)
             self._binds = self._binds or response_binds(response)
             if response.status >= 200 or response.status == 101:
+                if self._verdict.way is not None and self._asking.parents is not None:
+                    self._asking.parents.check(self._verdict, response)
                 waited = microseconds(first - self._record.started)
                 observe(self._services.counts.row, FIRST_BYTE_SECONDS, waited)
                 return response
@@ -458,7 +482,7 @@ class Exchange:
         self.answered = True
         self.cut_by_reset = out == Body.CLOSE
         keeps = stays and not self._binds
-        if out == kind and not self._binds:
+        if out == kind and not self._binds and self._verdict.way is None:
             self.sending = Sending(origin, kind, close, keeps, self._verdict, self._waited)
         try:
             await self._send_response(origin, kind, length, prefix, framed=out != Body.CLOSE)
@@ -502,6 +526,8 @@ class Exchange:
             return
         if self._binds:
             self._bound.put(self._verdict.key, origin, self._record.peer)
+        elif self._verdict.way is not None and self._asking.parents is not None:
+            self._asking.parents.put(self._verdict, origin, self._record.peer, self._bound)
         else:  # who has a bound connection of its own tells clients apart, too
             self._services.origins.put(self._verdict.key, origin, self._record.peer, self._bound)
         self._origin = None

@@ -295,7 +295,7 @@ class Lane:
         moment, without being looked at. Returns whether the lane can serve such requests, by
         asking for each or without. One that is traced is to be looked at each time."""
         group = client.group
-        if record.trace is not None:
+        if record.trace is not None or verdict.way is not None:
             return False
         if head.method != "CONNECT" and not (self._forwards and is_plain(head)):
             return False

@@ -86,12 +86,17 @@ class Moving:
         except BaseException:
             self._relay.thaw(ident)
             raise
-        if len(state) > encoding.MOST:
+        if len(state) > encoding.MOST or self._stays(found):
             self._relay.thaw(ident)
             return None
         if isinstance(found, FrozenTunnel):
             self._tunnels[ident] = tunnel.record_of(found.token), False
         return Frozen(found.fds, state)
+
+    def _stays(self, found: FrozenTunnel | FrozenExchange) -> bool:
+        """Whether something in this process is a part of a tunnel."""
+        record = tunnel.record_of(found.token) if isinstance(found, FrozenTunnel) else None
+        return record is not None and record.hop is not None and record.hop.stays
 
     def _freeze_body(self, ident: int) -> Frozen | None:
         body = self._bodies.pop(ident, None)
@@ -155,8 +160,11 @@ class Moving:
             handoff.close()
             return
         record, adopted = self._tunnels.pop(ident, (None, False))
-        if not adopted and record is not None and self._services.lives is not None:
-            self._services.lives.end(record)
+        if not adopted and record is not None:
+            if record.hop is not None:
+                record.hop.left()
+            if self._services.lives is not None:
+                self._services.lives.end(record)
         self._relay.release(ident)
 
     def adopt(self, state: bytes, fds: Sequence[int]) -> int:

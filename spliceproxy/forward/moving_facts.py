@@ -40,6 +40,8 @@ RECORD: Mapping[str, Check] = {
     "host": text,
     "port": whole(16),
     "peer": text,
+    "route": text,
+    "connect_by": text,
     "status": whole(10),
     "content_type": text,
     "allowed_by": text,

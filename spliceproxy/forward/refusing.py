@@ -59,6 +59,8 @@ def refusal(
         extra=challenge(error),
         denial=_denial(head, error) if isinstance(error, Denied) else None,
         why=_why(error, reasons),
+        next_hop=error.next_hop if isinstance(error, Failure) else "",
+        received=error.received if isinstance(error, Failure) else 0,
     )
 
 

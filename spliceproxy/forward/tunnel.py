@@ -36,6 +36,8 @@ def hand_over(
         to_client,
         token_of(services, record),
     )
+    if record.hop is not None:
+        origin.released = None  # the connection to the parent ends with the tunnel
     try:
         services.counts.request(record, client)
     finally:  # whatever becomes of that: the relay has the sockets
@@ -67,6 +69,8 @@ def record_of(token: object) -> Record | None:
 
 def _ended(services: Services, record: Record, end: TunnelEnd) -> None:
     services.tunnels[record.generation] -= 1
+    if record.hop is not None:
+        record.hop.left()
     if services.lives is not None:
         services.lives.end(record)
     record.bytes_in += end.up_copied + end.up_spliced

@@ -7,7 +7,7 @@ has moved by itself; what has gone through the relay, that has counted.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from spliceproxy.errors import Denied, Failure
@@ -22,6 +22,7 @@ from spliceproxy.relay.columns import (
     ERROR_COLUMNS,
     IN_COPIED,
     OUT_COPIED,
+    PARENT_EVENTS,
     REPORT,
     SOCKS_REQUESTS,
     UNIDENTIFIED,
@@ -81,6 +82,16 @@ class Counts:
     def report(self, rule: str) -> None:
         """A rule that only reports would have decided otherwise."""
         self.row[self._names.column("decisions", REPORT, rule)] += 1
+
+    # ---- parents -----------------------------------------------------------------------
+
+    def parent(self, event: str, name: str) -> None:
+        """Something has happened with this parent: one of columns.PARENT_EVENTS."""
+        self.row[self._names.column("parents", event, name)] += 1
+
+    def expect_parents(self, names: Iterable[str]) -> None:
+        """There are these parents."""
+        self._names.add("parents", [(one, name) for name in names for one in PARENT_EVENTS])
 
     # ---- requests ----------------------------------------------------------------------
 

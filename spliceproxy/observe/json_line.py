@@ -52,7 +52,7 @@ def json_line(record: Record, *, query: bool = True) -> str:
         f'"method":{_text(record.method, METHOD_MAX)},"target":{_text(target, TARGET_MAX)},'
         f'"socks":{record.socks or "null"},'
         f"{_note(record, record.rule, reason, record.error, record.failed)}"
-        f',"route":{_DIRECT if record.peer else "null"},'
+        f',"route":{_route(record)},"connect_by":{_text(record.connect_by, 16)},'
         f'"peer":{_text(record.peer, ADDRESS_MAX)},'
         f'"status":{record.status or "null"},"type":{_type(record.content_type)},'
         f'"termination":{_text(record.termination if over else "", 2)},'
@@ -122,6 +122,12 @@ def _leg(info: TcpInfo | None) -> str:
         f'"delivery_rate":{info.delivery_rate},"busy_us":{info.busy_time},'
         f'"rwnd_limited_us":{info.rwnd_limited},"sndbuf_limited_us":{info.sndbuf_limited}}}'
     )
+
+
+def _route(record: Record) -> str:
+    if record.route:
+        return _text(record.route, _RULE_MAX)
+    return _DIRECT if record.peer else "null"
 
 
 def _text(value: str, most: int) -> str:

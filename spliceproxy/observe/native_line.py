@@ -48,10 +48,12 @@ for both sides."""
 
 def format_line(record: Record, *, query: bool = True) -> str:
     """The record's line with its LF: ASCII, ten fields, then ``rule=`` or ``error=`` where
-    there is one, ``in=``, and ``socks=`` for SOCKS; at most PIPE_BUF bytes. Not ``query``: of a
-    target's query its question mark alone is left."""
+    there is one, ``in=``, ``socks=`` for SOCKS, and ``route=`` and ``by=`` where a parent was
+    asked; at most PIPE_BUF bytes. Not ``query``: of a target's query its question mark alone is
+    left."""
     socks = f" socks={record.socks}" if record.socks else ""
-    return f"{_ten(record, query=query)}{why(record)} in={record.bytes_in}{socks}\n"
+    more = f"in={record.bytes_in}{socks}{_route(record)}"
+    return f"{_ten(record, query=query)}{why(record)} {more}\n"
 
 
 def squid_line(record: Record, *, query: bool = True) -> str:
@@ -84,8 +86,17 @@ def why(record: Record) -> str:
     return f" error={escape(record.error + where, _ERROR_MAX)}"
 
 
+def _route(record: Record) -> str:
+    """The parent by way of which it has gone, and what that was told; "" for none."""
+    if not record.route:
+        return ""
+    return f" route={escape(record.route, _RULE_MAX)} by={record.connect_by}"
+
+
 def hierarchy(record: Record) -> str:
     """squid's word for how an origin was reached."""
+    if record.route and record.peer:
+        return "FIRSTUP_PARENT"
     return "HIER_DIRECT" if record.peer else "HIER_NONE"
 
 

@@ -6,7 +6,7 @@ import time
 from abc import ABCMeta
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from spliceproxy.errors import ErrorType
 from spliceproxy.observe.stalled import SECOND, Waits, stalled_by
@@ -45,6 +45,20 @@ class Times(NamedTuple):
     total: int  # from the whole head to the end
 
 
+class Hop(Protocol):
+    """A parent by way of which a request has gone (``upstream.parents``)."""
+
+    @property
+    def port(self) -> int: ...
+
+    @property
+    def stays(self) -> bool:
+        """Whether a tunnel through it cannot move to another process."""
+
+    def left(self) -> None:
+        """One connection to it has ended."""
+
+
 class Record(metaclass=ABCMeta):  # noqa: B024 - one of the lane's is a Record, too
     """One request or tunnel. Times are ``time.monotonic()`` seconds, but ``ended_at``
     (Unix time, set by :meth:`end`). Those of the lane (:func:`record_of`) can be read only. An
@@ -59,6 +73,7 @@ class Record(metaclass=ABCMeta):  # noqa: B024 - one of the lane's is a Record, 
         "bytes_in",
         "bytes_out",
         "client",
+        "connect_by",
         "content_type",
         "decision",
         "detail",
@@ -72,6 +87,7 @@ class Record(metaclass=ABCMeta):  # noqa: B024 - one of the lane's is a Record, 
         "first_byte",
         "generation",
         "head",
+        "hop",
         "host",
         "looked_up",
         "mark",
@@ -83,6 +99,7 @@ class Record(metaclass=ABCMeta):  # noqa: B024 - one of the lane's is a Record, 
         "question",
         "reason",
         "reported",
+        "route",
         "rule",
         "seconds",
         "socks",
@@ -133,6 +150,11 @@ class Record(metaclass=ABCMeta):  # noqa: B024 - one of the lane's is a Record, 
         self.port = 0
         self.user = ""
         self.peer = ""  # the address dialled, "" if none was
+        # The parent by way of which it has gone: its name, "" for none; what it was told of the
+        # destination, "name" or "address"; and itself, which only the process knows that has
+        # connected to it.
+        self.route = self.connect_by = ""
+        self.hop: Hop | None = None
         self.status = 0  # sent to the client; 0 if nothing was
         self.content_type = ""  # of the answer, as received; "" if it has none
         # RFC 9209 type where the proxy answered itself, or cut an answer.
@@ -239,7 +261,7 @@ class Record(metaclass=ABCMeta):  # noqa: B024 - one of the lane's is a Record, 
         self.error = error
         self.failed = where
         if not where and self.peer and error in _OF_ORIGIN:
-            self.failed = endpoint(self.peer, self.port)
+            self.failed = endpoint(self.peer, self.hop.port if self.hop else self.port)
 
     def end(self) -> None:
         """Stamps the end."""
@@ -259,8 +281,8 @@ class _Served:
         client_leg: tuple[int, ...] | None
         origin_leg: tuple[int, ...] | None
 
-    trace = None
-    mark = ""
+    trace = hop = None
+    mark = route = connect_by = ""
     tried: tuple[tuple[str, int], ...] = ()
     dialling_since = looked_up = 0.0
     error = failed = rule = why = detail = ""

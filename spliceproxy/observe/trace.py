@@ -94,9 +94,12 @@ class Trace:
         """The policy is asked."""
         self._since = time.monotonic()
 
-    def allowed(self, addresses: Sequence[str]) -> None:
-        """The policy has said yes; no ``addresses``: to an answer of the proxy's own."""
+    def allowed(self, addresses: Sequence[str], parents: Sequence[str] = ()) -> None:
+        """The policy has said yes. Without ``addresses``: to an answer of the proxy's own, or to a
+        name that one of the ``parents`` is told."""
         shown = ", ".join(addresses[:_ADDRESSES_MAX]) or "an answer of the proxy's own"
+        if parents:
+            shown = f"through {', '.join(parents)}" + (f" to {shown}" if addresses else "")
         more = len(addresses) - _ADDRESSES_MAX
         also = f" and {more} more" if more > 0 else ""
         self.say("verdict allowed: %s%s, in %.1f ms", shown, also, _ms(self._since))

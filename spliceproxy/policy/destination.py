@@ -55,7 +55,7 @@ class Destinations:
         addresses, holds = self._judge.sift(case, addresses, own=case.own)
         if holds < repeat:
             repeat = holds
-        return _new(Verdict, (case.host, case.port, addresses, "", repeat))
+        return _new(Verdict, (case.host, case.port, addresses, "", repeat, None))
 
     async def _when_named(self, case: Case) -> Verdict:
         """Not to be repeated: the name may be one whose answers hold for one request only."""
@@ -87,10 +87,10 @@ class Destinations:
                 addresses = self._names.cached(case.host)
                 if addresses is not None and not self._wants_addresses:
                     if decision.tags:
-                        _allowed(decision, case.notes)
+                        allowed(decision, case.notes)
                     addresses, _ = self._judge.sift(case, addresses, own=case.own)
                     source = decision.source_address
-                    return _new(Verdict, (case.host, case.port, addresses, source, 0.0))
+                    return _new(Verdict, (case.host, case.port, addresses, source, 0.0, None))
             if isinstance(decision, (Allow, Deny)):
                 return self._first(case, request, 0.0, 0.0, decision)
             return self._when_called(case, request, decision)
@@ -117,7 +117,7 @@ class Destinations:
         self, case: Case, request: Request, repeat: float, began: float, decision: Allow | Deny
     ) -> Verdict | Later:
         """The hook has said this before the name is looked up."""
-        allow = _allowed(decision, case.notes)
+        allow = allowed(decision, case.notes)
         addresses = allow.addresses
         if addresses is None or case.own:
             addresses = self._names.cached(case.host)
@@ -152,7 +152,7 @@ class Destinations:
         source = allow.source_address
         if not self._wants_addresses:
             if not repeat:
-                return _new(Verdict, (case.host, case.port, addresses, source, 0.0))
+                return _new(Verdict, (case.host, case.port, addresses, source, 0.0, None))
             return _verdict(case, addresses, source, repeat, began)
         answer = self._begin(request._replace(addresses=addresses))
         rest = case, addresses, source, own, repeat, began
@@ -183,7 +183,7 @@ class Destinations:
         answer: Answer,
     ) -> Verdict:
         """The hook has said this to the addresses."""
-        allow = _allowed(answer.decision, case.notes)
+        allow = allowed(answer.decision, case.notes)
         repeat = min(repeat, answer.repeat_for)
         source = allow.source_address or source
         if allow.addresses:
@@ -209,10 +209,10 @@ class Destinations:
 
     async def admit(self, request: Request, notes: Notes) -> None:
         """Asks the hook about a request that leads nowhere. Denied, Failure."""
-        _allowed((await self.ask(request)).decision, notes)
+        allowed((await self.ask(request)).decision, notes)
 
 
-def _allowed(decision: Allow | Deny, notes: Notes) -> Allow:
+def allowed(decision: Allow | Deny, notes: Notes) -> Allow:
     """What the hook allows, with its tags noted. Denied if it denies."""
     if isinstance(decision, Deny):
         raise Denied(decision.reason, decision.rule, decision.status)
@@ -228,4 +228,4 @@ def _verdict(
     before is older by these."""
     if repeat:
         repeat = max(0.0, repeat - (time.monotonic() - began))
-    return _new(Verdict, (case.host, case.port, addresses, source, repeat))
+    return _new(Verdict, (case.host, case.port, addresses, source, repeat, None))

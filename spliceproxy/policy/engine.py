@@ -102,8 +102,12 @@ class Policy:
         self._hook = Hook(functions or Functions(), policy.hook_timeout, policy.hook_cache, row)
         self._asks = self._hook.decides
         self._standing = lru_cache(maxsize=CACHED)(self._standing_of)
-        self._destinations = Destinations(names, self._judge, self._hook, witness)
-        self._spells = self._ruled or self._asks or self._locked is not None
+        self._names = names
+        self._routing = config.routing if config.routing.all_routes else None
+        self._destinations = self._leading(names)
+        self._spells = (
+            self._ruled or self._asks or self._locked is not None or self._routing is not None
+        )
 
     def forget(self) -> None:
         """It will decide nothing: modules are what they were before it."""
@@ -117,6 +121,14 @@ class Policy:
     def start(self) -> None:
         """To be called before the first request, in the process that serves it."""
         self._auth.start()
+
+    def _leading(self, names: Names) -> Destinations:
+        rest = names, self._judge, self._hook, self._witness
+        if self._routing is None:
+            return Destinations(*rest)
+        from spliceproxy.policy.routed import RoutedDestinations  # late: most have no routes
+
+        return RoutedDestinations(*rest, self._routing)
 
     # ---- what connections call -------------------------------------------------------
 
@@ -175,13 +187,22 @@ class Policy:
             return self._identified(case, found)
         return self._when_identified(case, found)
 
+    async def straight(
+        self, client: Standing, head: Head, host: str, port: int, notes: Notes
+    ) -> Verdict:
+        """As :meth:`decide`, without a parent: for a request that none of them takes, and that may
+        go without."""
+        judge = copy(self)
+        judge._destinations = Destinations(self._names, self._judge, self._hook, self._witness)
+        return await judge.decide(client, head, host, port, notes)
+
     async def recheck(
         self, user: str, head: Head, notes: Notes, address: str, *, own: bool, mark: str = ""
     ) -> None:
         """Whether a tunnel that lives would still be allowed: of the client (behind its ``mark``,
         if it has one), to the host and port that ``notes`` have, as this user (who has proved it
-        before), and to the address that it is connected to. Raises as :meth:`decide` does. Its
-        ``head`` may be all that is left of it."""
+        before), and to the address that it is connected to, "" where a parent is at that. Raises as
+        :meth:`decide` does. Its ``head`` may be all that is left of it."""
         client = self._standing(mark + notes.client)
         host, port = notes.host, notes.port
         if not (client.admitted if own else client.relayed) and not self._vouches:
@@ -189,7 +210,8 @@ class Policy:
         if not self._auth.knows(user, mark + notes.client):
             raise refusals.no_user()
         judge = copy(self)
-        judge._destinations = Destinations(Only(address), self._judge, self._hook, self._witness)
+        if address:
+            judge._destinations = self._leading(Only(address))
         case = Case(client, head, host, port, notes, own, host, None)
         await ended(judge._identified(case, user if self._identifies else ""))
 

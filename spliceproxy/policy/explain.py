@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from spliceproxy.config import AuthConfig, Config
+from spliceproxy.config import DIRECT, REFUSE, AuthConfig, Config, RouteConfig
 from spliceproxy.errors import Denied, ErrorType, Failure
 from spliceproxy.policy.auth import Authenticator, Unauthenticated
 from spliceproxy.policy.clients import is_local
@@ -29,8 +29,8 @@ from spliceproxy.policy.witness import Witness
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """``name`` is one of clients, user, locked, rules, function, dns, guard. The rules come after
-    dns if they depend on addresses. A function that wants to know the addresses is asked once
+    """``name`` is one of clients, user, locked, rules, function, dns, guard, route. The rules come
+    after dns if they depend on addresses. A function that wants to know the addresses is asked once
     more at the end. ``decides``: the answer is this step's."""
 
     name: str
@@ -45,7 +45,9 @@ class Explanation:
 
     ``status`` and ``reason`` are those of its answer where it is not allowed, and ``error``
     the RFC 9209 type; ``rule`` is the id of the rule that decides, "" if none does;
-    ``addresses`` are those that would be dialled, in this order.
+    ``addresses`` are those that would be dialled, or that parents would be told, in this order;
+    none where they are told the name. ``parents`` are tried in this order; none where the request
+    goes straight to its origin.
     """
 
     allowed: bool
@@ -55,6 +57,7 @@ class Explanation:
     reason: str
     addresses: tuple[str, ...]
     steps: tuple[Step, ...]
+    parents: tuple[str, ...] = ()
 
 
 async def walk(config: Config, request: Request, names: Names) -> Explanation:
@@ -92,6 +95,7 @@ async def walk(config: Config, request: Request, names: Names) -> Explanation:
         reason="" if failure is None else _reason(failure),
         addresses=() if verdict is None else verdict.addresses,
         steps=tuple(steps),
+        parents=() if verdict is None or verdict.way is None else verdict.way.parents,
     )
 
 
@@ -203,6 +207,7 @@ class _Teller(Witness):
 
     def __init__(self, config: Config, request: Request) -> None:
         self._policy = config.policy
+        self._routes = config.routing.routes
         self._request = request
         self._steps: list[Step] = []
         self.rule = ""
@@ -293,6 +298,19 @@ class _Teller(Witness):
             return
         left_out = f"; left out: {shown}" if shown else ""
         self.tell("guard", True, f"{', '.join(allowed)} may be dialled{left_out}")
+
+    def routed(self, place: int, route: RouteConfig | None, *, by_name: bool) -> None:
+        own = len(self._routes)
+        said = f"route {place + 1}" if place < own else "--proxy or the environment"
+        if route is None:
+            self.tell("route", True, "no route matches: straight to the origin")
+        elif route.to in ((DIRECT,), (REFUSE,)):
+            where = "straight to the origin" if route.to == (DIRECT,) else "nowhere"
+            self.tell("route", route.to == (DIRECT,), f"{said}: {where}")
+        else:
+            told = "by its name, which the guard cannot check" if by_name else "by its address"
+            pick = "" if route.pick == "in-order" or len(route.to) < 2 else f", {route.pick}"
+            self.tell("route", True, f"{said}: through {', '.join(route.to)}{pick}, {told}")
 
     def answered(self, answer: Allow | Deny | Failure) -> None:
         if isinstance(answer, Failure):

@@ -9,6 +9,9 @@ from spliceproxy.policy.rules import DEFAULT, Match
 GUARD = "guard"
 """The id of the refusal of an address."""
 
+ROUTE = "route"
+"""The id of the refusal of a destination that the routes lead nowhere."""
+
 STRANGER = "clients"
 """The id of the refusal of a client that may not use the proxy."""
 
@@ -48,6 +51,10 @@ def odd_address() -> Denied:
         advice="Write it as four decimal numbers, without leading zeros or a dot at the end.",
         error="destination_ip_prohibited",
     )
+
+
+def no_way() -> Denied:
+    return Denied("The routes of this proxy lead nowhere for this destination.", ROUTE)
 
 
 def prohibited(kind: str) -> Denied:

@@ -64,6 +64,15 @@ class Only:
         return self._addresses
 
 
+class Way(NamedTuple):
+    """By way of one of these parents, or of none (config.DIRECT, as the last); ``pick`` is as of
+    config.Pick. ``by_name``: they are told the name of the destination, which may lead anywhere."""
+
+    parents: tuple[str, ...]
+    pick: str
+    by_name: bool
+
+
 class Verdict(NamedTuple):
     """Where a request may go.
 
@@ -73,6 +82,9 @@ class Verdict(NamedTuple):
     For ``repeat_for`` seconds the same holds for every request that has the same method, host,
     port and Proxy-Authorization field (or none) and comes from a client of the same group
     (``Standing.group``). 0: ask again.
+
+    ``way`` is None where it goes straight there. If the parents are told its name there are no
+    addresses.
     """
 
     host: str
@@ -80,8 +92,11 @@ class Verdict(NamedTuple):
     addresses: tuple[str, ...]
     source_address: str
     repeat_for: float
+    way: Way | None = None
 
     @property
     def key(self) -> tuple[str, int, str]:
         """The same for connections that may stand in for one another."""
+        if self.way is not None:  # no host has a blank
+            return f"{self.host} {'/'.join(self.way.parents)}", self.port, self.source_address
         return self.host, self.port, self.source_address

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from spliceproxy.config import RouteConfig
 from spliceproxy.errors import Failure
 from spliceproxy.policy.decision import Allow, Deny
 from spliceproxy.policy.guard import Guard
@@ -28,6 +29,10 @@ class Witness:
         self, guard: Guard | None, addresses: tuple[str, ...], allowed: tuple[str, ...]
     ) -> None:
         """Which of the addresses the guard lets through. None: it is off, or is not asked."""
+
+    def routed(self, place: int, route: RouteConfig | None, *, by_name: bool) -> None:
+        """Which way it goes, where the settings have routes: ``place`` is that of the
+        route in their list, None that no one matches. ``by_name``: parents are told the name."""
 
     def answered(self, answer: Allow | Deny | Failure) -> None:
         """What the function of --policy says, or how it failed."""

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from spliceproxy.policy.learn import Learned
     from spliceproxy.processes.retired import Retired
     from spliceproxy.site.files import Site
+    from spliceproxy.upstream.parents import Parents
+    from spliceproxy.upstream.tls import Bridges
 
 
 class Next(NamedTuple):
@@ -51,6 +53,7 @@ class Next(NamedTuple):
     form: Format
     log: AccessLog | None
     generation: int
+    parents: Parents | None
 
 
 class Instance:
@@ -92,6 +95,7 @@ class Instance:
         origins = Origins(loop, Dialer(config.timeouts.dial, counts.row), idle, never)
         self._learned = _learned(config)
         self._resolver = resolver
+        self._bridges: Bridges | None = None  # to parents with TLS
         self._leaving: set[asyncio.Task[None]] = set()  # ends of what is in force no more
         self.services = Services(
             loop=loop,
@@ -103,7 +107,9 @@ class Instance:
             policy=policy,
             lane=lane,
             origins=origins,
-            asking=self._asking(config, policy, lane, origins, generation),
+            asking=self._asking(
+                config, policy, lane, origins, generation, self._parents(config, origins, counts)
+            ),
             site=site,
             tracer=tracer,
             lives=_lives(config, log, loop, driver),
@@ -161,13 +167,14 @@ class Instance:
             if config.access_log != services.config.access_log:
                 log = open_log(config.access_log, services.loop, form)
             services.counts.expect(policy.rules)
+            parents = self._parents(config, services.origins, services.counts)
             if not policy.shares(services.policy):
                 policy.start()
         except BaseException:
             policy.forget()
             self._end(policy.finish(services.policy))
             raise
-        return Next(config, policy, site, form, log, generation)
+        return Next(config, policy, site, form, log, generation, parents)
 
     def drop(self, coming: Next) -> None:
         """It will not be in force."""
@@ -175,6 +182,8 @@ class Instance:
         self._end(coming.policy.finish(self.services.policy))
         if coming.log is not None:
             self._end(coming.log.close())
+        if coming.parents is not None:
+            coming.parents.finish()
 
     def switch(self, coming: Next, sockets: Sequence[socket.socket]) -> None:
         """From here on this configuration decides, and clients are accepted from these sockets.
@@ -199,9 +208,10 @@ class Instance:
         never = own if coming.site is None else None
         services.origins.change(Dialer(config.timeouts.dial, services.counts.row), never)
         services.relay.limits(config.timeouts.idle, config.timeouts.half_close)
-        services.asking = self._asking(
-            config, policy, services.lane, services.origins, coming.generation
-        )
+        if services.asking.parents is not None:
+            services.asking.parents.finish()
+        known = services.lane, services.origins, coming.generation, coming.parents
+        services.asking = self._asking(config, policy, *known)
         if services.lane is not None and self._answering is not None:
             asked = _asked(config, policy, services.tracer)
             waits = _waits(config)
@@ -252,10 +262,29 @@ class Instance:
         task.add_done_callback(self._leaving.discard)
 
     def _asking(
-        self, config: Config, policy: Policy, lane: Lane | None, origins: Origins, generation: int
+        self,
+        config: Config,
+        policy: Policy,
+        lane: Lane | None,
+        origins: Origins,
+        generation: int,
+        parents: Parents | None,
     ) -> Asking:
-        dial = config.timeouts.dial
-        return Asking(policy, self._learned, lane, self._resolver, origins, dial, generation)
+        known = policy, self._learned, lane, self._resolver, origins
+        return Asking(*known, config.timeouts.dial, generation, parents)
+
+    def _parents(self, config: Config, origins: Origins, counts: Counts) -> Parents | None:
+        names = config.routing.all_parents
+        if not names:
+            return None
+        from spliceproxy.upstream.parents import Parents  # late: most have none
+
+        counts.expect_parents(names)
+        loop, resolver = asyncio.get_running_loop(), self._resolver
+        count = counts.row, counts.parent
+        parents = Parents(loop, config, origins, resolver, *count, self._bridges)
+        self._bridges = parents.bridges
+        return parents
 
     # ---- the end -----------------------------------------------------------------------
 
@@ -284,6 +313,10 @@ class Instance:
                     ends.push_async_callback(self._answering.finish)
                 ends.callback(services.relay.close)
                 ends.callback(services.origins.close_idle)
+                if services.asking.parents is not None:
+                    ends.callback(services.asking.parents.finish)
+                if self._bridges is not None:
+                    ends.push_async_callback(self._bridges.finish)
 
 
 def _site(config: Config) -> Site | None:

@@ -108,7 +108,8 @@ class JudgingAgain:
         notes.host, notes.port = host, port
         head = _Head(record.method, scheme, host, port, path)
         try:
-            await policy.recheck(record.user, head, notes, record.peer, own=own, mark=record.mark)
+            peer = "" if record.route else record.peer
+            await policy.recheck(record.user, head, notes, peer, own=own, mark=record.mark)
         except Denied as denied:
             return f"rule {denied.rule}" if denied.rule else denied.reason
         except Failure:  # of a function, which tells it: that is no answer

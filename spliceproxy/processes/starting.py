@@ -156,6 +156,26 @@ def announce(config: Config, addresses: Sequence[Address], descriptors: int) -> 
     )
     for address in addresses:
         announce_listening(address)
+    if config.routing.implied_parents or config.routing.from_environment:
+        announce_parents(config)
+
+
+def announce_parents(config: Config) -> None:
+    """Says where requests go that no route names: by flags or, loudly, by the environment."""
+    routing = config.routing
+    if not routing.implied_parents:
+        log.warning("the environment names no proxy: requests without a route go straight")
+    for route in routing.implied_routes:
+        for name in route.to:
+            parent = routing.implied_parents.get(name)
+            if parent is None:
+                continue
+            kind = {None: "requests and tunnels", True: "tunnels", False: "requests for http://"}
+            what, secret = kind[route.tunnels], " with a password" if parent.credentials else ""
+            if routing.from_environment:
+                log.warning("the environment says: %s go through %s%s", what, parent.url, secret)
+            else:
+                log.info("%s go through %s%s", what, parent.url, secret)
 
 
 def announce_listening(address: Address) -> None:

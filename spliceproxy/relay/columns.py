@@ -116,6 +116,10 @@ DECISIONS = (
     (REPORT, OTHER),
 )
 
+PARENT_EVENTS = ("sent", "failed", "down", "up")
+"""Of a parent: a request or tunnel was sent to it; it was at fault; it was put aside; it was there
+again."""
+
 DYNAMIC = 1024
 """Columns whose labels are known only while the proxy runs."""
 
@@ -286,6 +290,10 @@ ORIGINS_IDLE = _family("origin_connections_idle", GAUGE, "Connections kept betwe
 DECIDED = _family(
     "decisions", COUNTER, "Requests by what was decided, and by which rule.", DECISIONS,
     "action", "rule",
+)  # fmt: skip
+PARENTS = _family(
+    "parents", COUNTER, "What has happened with other proxies that requests go through.",
+    _each(PARENT_EVENTS, (OTHER,)), "event", "parent",
 )  # fmt: skip
 UNIDENTIFIED_CLIENTS = _family(
     "authentication_failures", COUNTER, "Requests without right credentials.",

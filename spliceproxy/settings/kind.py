@@ -28,13 +28,14 @@ class Kind:
     write: Callable[[Any], str | int | float | bool] = str  # as in TOML
     choices: tuple[str, ...] = ()
     secret: bool = False  # never shown in a message
+    shown: Callable[[str], str] = repr  # what a message shows of a text
 
     def read(self, text: str, folder: str) -> Any:
         """The value of a text; Invalid."""
         try:
             return self.parse(text, folder)
         except ValueError as error:
-            shown = "" if self.secret else f" {text!r}"
+            shown = "" if self.secret else f" {self.shown(text)}"
             reason = f" ({error})" if error.args else ""
             raise Invalid(f"invalid value{shown}{reason}; allowed: {self.allowed}") from None
 

@@ -11,7 +11,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from spliceproxy.config import Address, AuthConfig, Config, PolicyConfig
+from spliceproxy.config import Address, AuthConfig, Config, PolicyConfig, RoutingConfig
 from spliceproxy.observe.format_names import NAMELESS
 from spliceproxy.observe.standard import STANDARD
 from spliceproxy.observe.syslog_address import address_of, is_syslog
@@ -101,7 +101,7 @@ def load(
         found = from_file(environ[CONFIG_VARIABLE], CONFIG_VARIABLE, problems)
     found.update(from_environment(environ, problems))
     found.update({name: Found(value, f"--{name}") for name, value in flags.items()})
-    config = _build(found, via)
+    config = _routed(_build(found, via), found, environ, problems)
     problems.extend(_contradictions(config, found))
     problems.extend(_users(config, found, start=start))
     if config.admin.token_file is not None:
@@ -148,6 +148,18 @@ def _build(found: Mapping[str, Found], via: str) -> Config:
         elif part.name in values:
             tree[part.name] = values[part.name]
     return Config(**tree)
+
+
+def _routed(
+    config: Config, found: Mapping[str, Found], environ: Mapping[str, str], problems: list[str]
+) -> Config:
+    """With what the settings of routes and parents come to."""
+    if config.routing == RoutingConfig():
+        return config
+    from spliceproxy.settings import parents  # late: most have none
+
+    routing = parents.completed(config.routing, found, environ, problems)
+    return replace(config, routing=routing)
 
 
 def _contradictions(config: Config, found: Mapping[str, Found]) -> Iterator[str]:

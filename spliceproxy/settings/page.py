@@ -128,6 +128,16 @@ NOTES: Mapping[str, str] = {
     "rule": "Each rule is a table `[[rule]]`. A rule matches if all its conditions do. A condition "
     "matches if one item of its list does; only one of `users` and `groups` has to match. A rule "
     "without conditions matches everything. See [rules.md](rules.md).",
+    "proxy": "What `no-proxy` and the routes do not name goes there. See [parents.md](parents.md).",
+    "proxy-auth": "Set it by its variable: everyone may see flags, and there is none.",
+    "no-proxy": "`example.com` and `.example.com` stand for that name and all below it; "
+    "`10.0.0.0/8` for hosts that are written as such an address; `example.com:8443` for one port; "
+    "`*` for everything.",
+    "proxy-from-environment": "Lower case wins, and `http_proxy` counts in lower case only. A "
+    "message at the start says what was found. See [parents.md](parents.md).",
+    "route": "Each route is a table `[[route]]`. It matches if all its conditions do; a condition "
+    "matches if one item of its list does. See [parents.md](parents.md).",
+    "parent": "See [parents.md](parents.md).",
     "rule.status": "From 400 to 599, but not 407.",
 }
 """What the page says beyond the help of a setting; a field of a rule is ``rule.NAME``."""
@@ -169,7 +179,7 @@ def _setting(setting: Setting) -> Iterator[str]:
     yield ""
     if setting.fields:
         for field in setting.fields:
-            yield from _field(field)
+            yield from _field(setting, field)
         return
     yield from _item(f"Default: {_default(setting)}")
     if setting.keys is not None:
@@ -179,9 +189,9 @@ def _setting(setting: Setting) -> Iterator[str]:
         yield from _item(f"A reload does not change it, and warns: {setting.fixed}.")
 
 
-def _field(field: Setting) -> Iterator[str]:
+def _field(setting: Setting, field: Setting) -> Iterator[str]:
     must = "required; " if field.required else ""
-    note = NOTES.get(f"rule.{field.name}", "")
+    note = NOTES.get(f"{setting.name}.{field.name}", "")
     allowed = "" if note else f" Allowed: {_allowed(field.kind)}."
     text = f"`{field.name}` ({must}{_type(field)}): {_sentence(field.help)} {note}{allowed}"
     yield from _item(text.strip())
@@ -200,7 +210,7 @@ def _type(setting: Setting) -> str:
     types = [TOML_TYPES[each] for each in setting.kind.types]
     one = types[-1] if "a number" in types else " or ".join(types)  # a whole one is a number, too
     if setting.many:
-        one = f"a list, each item {one}"
+        one = f"a list, each item {one}; or {one}" if setting.alone else f"a list, each item {one}"
     return f"a table, each value {one}" if setting.keys is not None else one
 
 

@@ -38,11 +38,16 @@ def _table(settings: Iterable[Setting], words: Callable[[Setting], str]) -> dict
 def _property(setting: Setting, default: str) -> dict[str, Any]:
     text = f"{setting.help} (default: {default})" if default else setting.help
     if setting.fields:
-        shape: dict[str, Any] = {"type": "array", "items": _table(setting.fields, lambda _: "")}
+        table = _table(setting.fields, lambda _: "")
+        shape: dict[str, Any] = {"type": "array", "items": table}
+        if setting.keys is not None:
+            names = _kind(setting.keys)
+            shape = {"type": "object", "propertyNames": names, "additionalProperties": table}
     else:
         shape = _kind(setting.kind)
         if setting.many:
-            shape = {"type": "array", "items": shape, **_least(setting, "minItems")}
+            many = {"type": "array", "items": shape, **_least(setting, "minItems")}
+            shape = {"anyOf": [shape, many]} if setting.alone else many
         if setting.keys is not None:
             least = _least(setting, "minProperties")
             shape = {"type": "object", "additionalProperties": shape, **least}

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from spliceproxy import toml
-from spliceproxy.config import EMPTY, RuleConfig
-from spliceproxy.settings.kind import Invalid, toml_type
+from spliceproxy.config import EMPTY
+from spliceproxy.settings.kind import Invalid, Kind, toml_type
 from spliceproxy.settings.table import BY_NAME, PREFIX, SETTINGS, Setting
 from spliceproxy.textfile import text_of
 
@@ -157,8 +157,10 @@ class _Reader:
         self._problems.append(f"{where}{key}: no such key; {hint}")
 
     def _value(self, setting: Setting, value: object, where: str) -> Any:
+        if setting.fields and setting.keys is not None:
+            return self._named(setting, setting.keys, value, where)
         if setting.fields:
-            return self._rules(setting, value, where)
+            return self._tables(setting, value, where)
         if setting.keys is not None:
             return self._map(setting, value, where)
         return self._one_or_many(setting, value, where)
@@ -166,6 +168,8 @@ class _Reader:
     def _one_or_many(self, setting: Setting, value: object, where: str) -> Any:
         if not setting.many:
             return self._one(setting, value, where)
+        if setting.alone and not isinstance(value, list):
+            value = [value]
         if not isinstance(value, list):
             self._problems.append(
                 f"{where}: expected a list, not {toml_type(value)}; "
@@ -199,18 +203,41 @@ class _Reader:
             read[name] = self._one_or_many(setting, item, f"{where}: {key}")
         return read
 
-    def _rules(self, setting: Setting, value: object, where: str) -> tuple[RuleConfig, ...]:
+    def _tables(self, setting: Setting, value: object, where: str) -> tuple[Any, ...]:
         if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
             self._problems.append(f"{where}: expected [[{setting.name}]], not {toml_type(value)}")
             return ()
-        rules = []
+        found = []
         for number, table in enumerate(value, 1):
-            before = len(self._problems)
-            values = self.table(table, setting.fields, rule_where(where, number, table.get("id")))
-            if len(self._problems) == before:
-                paths = {field.name: field.path for field in setting.fields}
-                rules.append(RuleConfig(**{paths[name]: one for name, one in values.items()}))
-        return tuple(rules)
+            found += self._made(setting, table, rule_where(where, number, table.get("id")))
+        return tuple(found)
+
+    def _named(self, setting: Setting, keys: Kind, value: object, where: str) -> dict[str, Any]:
+        if not isinstance(value, dict) or not all(isinstance(one, dict) for one in value.values()):
+            self._problems.append(
+                f"{where}: expected [{setting.name}.NAME], not {toml_type(value)}"
+            )
+            return {}
+        found = {}
+        for name, table in value.items():
+            start = f"{where}.{name}: "
+            try:
+                keys.read(name, self._folder)
+            except Invalid as error:
+                self._problems.append(f"{start}{error}")
+                continue
+            for one in self._made(setting, table, start):
+                found[name] = one
+        return found
+
+    def _made(self, setting: Setting, table: Mapping[str, object], where: str) -> list[Any]:
+        """What a table becomes, if nothing of it is wrong."""
+        before = len(self._problems)
+        values = self.table(table, setting.fields, where)
+        if len(self._problems) > before or setting.made is None:
+            return []
+        paths = {field.name: field.path for field in setting.fields}
+        return [setting.made(**{paths[name]: one for name, one in values.items()})]
 
 
 def rule_where(where: str, number: int, name: object) -> str:

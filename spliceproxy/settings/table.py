@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import Any
 
-from spliceproxy.config import Config
+from spliceproxy.config import Config, ParentConfig, RouteConfig, RuleConfig
 from spliceproxy.http1.chain import FORWARDED_MODES
-from spliceproxy.settings import listening, values
+from spliceproxy.settings import listening, routing, values
 from spliceproxy.settings.kind import Kind, choice
 
 
@@ -30,7 +30,9 @@ class Setting:
     many: bool = False  # a list of such values; a flag for each
     empty: str = ""  # what an empty list or table stands for; "" where it is a mistake
     keys: Kind | None = None  # a table from such keys to such values
-    fields: tuple[Setting, ...] = ()  # an array of tables of these
+    fields: tuple[Setting, ...] = ()  # an array of tables of these; with keys, a table of them
+    made: type[Any] | None = None  # what each of these tables becomes
+    alone: bool = False  # a list of one may be written as its value
     required: bool = False  # in each table of the array
     fixed: str = ""  # why a reload cannot change it, "" where it can
     default: str = ""  # in words, where the value of Config says too little
@@ -57,6 +59,7 @@ PREFIX = "SPLICEPROXY_"
 WHERE = "addresses and files"
 HOW = "processes and connections"
 POLICY = "who may use it, and for what"
+WAYS = "which way requests go"
 FIELDS = "fields of forwarded requests"
 TIMEOUTS = "timeouts"
 OPERATORS = "for operators"
@@ -66,6 +69,7 @@ SECTIONS: Mapping[str, str] = {
     WHERE: "",
     HOW: "",
     POLICY: "",
+    WAYS: "",
     FIELDS: "",
     TIMEOUTS: "In seconds; fractions are allowed. More than 0, and at most a year.",
     OPERATORS: "",
@@ -122,6 +126,96 @@ _RULE = (
         "status",
         values.STATUS,
         "status code of the refusal (default: 403)",
+    ),
+)
+
+_ROUTE = (
+    Setting(
+        "to",
+        "to",
+        routing.WAY,
+        "names of parents, of which the first that can be reached is taken; direct: without a "
+        "parent; refuse: nowhere",
+        many=True,
+        alone=True,
+        required=True,
+    ),
+    Setting(
+        "pick",
+        "pick",
+        choice("in-order", "round-robin", "least", "hash"),
+        "which of several parents is tried first: the first; each in turn; the one with the fewest "
+        "connections; or for each host the same",
+    ),
+    Setting(
+        "hosts",
+        "hosts",
+        values.HOST,
+        "destinations: a name, .NAME for the name and all names below it, *.NAME for those below "
+        "it alone, or /REGEX/ for the whole name",
+        many=True,
+    ),
+    Setting(
+        "networks",
+        "networks",
+        values.NETWORK,
+        "networks of the destination's addresses, for which its name is looked up",
+        many=True,
+    ),
+    Setting("ports", "ports", values.PORTS, "ports of destinations, or ranges", many=True),
+    Setting("users", "users", values.USER, "names of users", many=True),
+)
+
+_PARENT = (
+    Setting(
+        "url",
+        "url",
+        routing.PARENT_URL,
+        "where it is, and what it speaks",
+        required=True,
+    ),
+    Setting(
+        "auth-file",
+        "auth_file",
+        values.FILE_TO_READ,
+        "file whose only line is USER:PASSWORD, which the parent asks for",
+    ),
+    Setting(
+        "auth-env",
+        "auth_env",
+        routing.VARIABLE,
+        "environment variable that holds USER:PASSWORD, instead of such a file",
+    ),
+    Setting(
+        "ca-file",
+        "ca_file",
+        values.FILE_TO_READ,
+        "certificates (PEM) that vouch for an https parent, instead of the system's",
+    ),
+    Setting(
+        "through",
+        "through",
+        routing.PARENT_NAME,
+        "name of the parent by which this one is reached",
+    ),
+    Setting(
+        "connect-by",
+        "connect_by",
+        choice("name", "address"),
+        "what the parent is told: the name of a destination, or an address that was looked up and "
+        "checked here (default: name; address for socks5)",
+    ),
+    Setting(
+        "timeout",
+        "timeout",
+        values.SECONDS,
+        "seconds to reach the parent, TLS included",
+    ),
+    Setting(
+        "max-connections",
+        "max_connections",
+        values.COUNT,
+        "limit on connections to it; each worker takes an equal share",
     ),
 )
 
@@ -394,6 +488,35 @@ SETTINGS = (
         POLICY,
     ),
     Setting(
+        "proxy",
+        "routing.proxy",
+        routing.PARENT_URL,
+        "send requests through another proxy; SPLICEPROXY_PROXY_AUTH has USER:PASSWORD, if it asks "
+        "for them",
+        WAYS,
+    ),
+    Setting(
+        "proxy-auth",
+        "routing.auth",
+        values.USER_AND_PASSWORD,
+        "user and password for the proxy of --proxy",
+    ),
+    Setting(
+        "no-proxy",
+        "routing.no_proxy",
+        routing.NO_PROXY,
+        "destinations that are not for that proxy: names, which stand for those below them, too, "
+        "addresses and networks",
+        WAYS,
+    ),
+    Setting(
+        "proxy-from-environment",
+        "routing.from_environment",
+        values.SWITCH,
+        "take both from http_proxy, HTTPS_PROXY, ALL_PROXY and NO_PROXY, as curl does",
+        WAYS,
+    ),
+    Setting(
         "via",
         "via",
         values.VIA,
@@ -561,6 +684,26 @@ SETTINGS = (
         _OF_FIELDS,
         "access rules, tried in order; the first that matches decides",
         fields=_RULE,
+        made=RuleConfig,
+    ),
+    Setting(
+        "route",
+        "routing.routes",
+        _OF_FIELDS,
+        "ways for requests, tried in order; the first that matches is taken, and without one "
+        "requests go the way of --proxy, or straight to their origins",
+        fields=_ROUTE,
+        made=RouteConfig,
+    ),
+    Setting(
+        "parent",
+        "routing.parents",
+        _OF_FIELDS,
+        "tables [parent.NAME]: other proxies, for the routes",
+        keys=routing.PARENT_NAME,
+        empty="none",
+        fields=_PARENT,
+        made=ParentConfig,
     ),
 )
 

@@ -44,7 +44,7 @@ RESERVED = ("clients", "default", "guard", "locked")
 
 
 def _name(text: str, _: str) -> str:
-    return text.lower() if _NAME.fullmatch(text) and len(text) <= NAME_MAX else refuse()
+    return name_of(text) or refuse()
 
 
 def _backend(text: str, _: str) -> tuple[str, int]:
@@ -52,10 +52,15 @@ def _backend(text: str, _: str) -> tuple[str, int]:
     if "%" in text:
         refuse("an address with a zone cannot be dialled")
     port = port_of(digits)
-    name = ip_of(host) or (host.lower() if _NAME.fullmatch(host) else "")
-    if port < 1 or not name or len(name) > NAME_MAX:
+    name = ip_of(host) or name_of(host)
+    if port < 1 or not name:
         refuse()
     return name, port
+
+
+def name_of(host: str) -> str:
+    """A host name in lower case, "" if ``host`` is none."""
+    return host.lower() if _NAME.fullmatch(host) and len(host) <= NAME_MAX else ""
 
 
 def port_of(digits: str) -> int:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
-from spliceproxy.config import Config, RuleConfig
+from spliceproxy.config import Config, ParentConfig, RouteConfig, RuleConfig, Url
 from spliceproxy.settings.table import SETTINGS, Setting
+
+_DEFAULTS: Mapping[str, object] = {
+    "rule": RuleConfig(id="", action="allow"),
+    "route": RouteConfig(to=("",)),
+    "parent": ParentConfig(Url("", "", 0)),
+}
+"""What is not written of the tables of a setting."""
 
 
 def to_toml(config: Config, leave_out: Container[str] = ()) -> str:
@@ -41,8 +48,10 @@ def _plain(owner: object, settings: Iterable[Setting], defaults: object) -> dict
 
 def _value(setting: Setting, value: Any) -> Any:
     if setting.fields:
-        default = RuleConfig(id="", action="allow")
-        return [_plain(rule, setting.fields, default) for rule in value]
+        default = _DEFAULTS[setting.name]
+        if setting.keys is not None:
+            return {name: _plain(one, setting.fields, default) for name, one in value.items()}
+        return [_plain(one, setting.fields, default) for one in value]
     write = setting.kind.write
     if setting.keys is not None:
         return {

@@ -57,11 +57,18 @@ def load() -> None:
     import json  # noqa: F401
 
 
-def proxy_status(error: ErrorType, detail: str, name: str = NAME) -> bytes:
-    """The value of a Proxy-Status field (RFC 9209): our name, the error's type and the
-    first line of the detail, cut to DETAILS_MAX."""
+def proxy_status(
+    error: ErrorType, detail: str, name: str = NAME, *, next_hop: str = "", received: int = 0
+) -> bytes:
+    """The value of a Proxy-Status field (RFC 9209): our name, the error's type, the parent that it
+    is about and the status that this has sent, and the first line of the detail, cut to
+    DETAILS_MAX."""
     value = name if _SF_TOKEN(name) else _sf_string(name)
     value = f"{value}; error={error}"
+    if next_hop:
+        value = f"{value}; next-hop={_sf_string(next_hop)}"
+    if received:
+        value = f"{value}; received-status={received}"
     first_line = detail.partition("\n")[0][:DETAILS_MAX]
     if first_line:
         value = f"{value}; details={_sf_string(first_line)}"
@@ -80,6 +87,8 @@ def error_page(
     extra: tuple[bytes, ...] = (),
     denial: Denial | None = None,
     why: str = "",
+    next_hop: str = "",
+    received: int = 0,
 ) -> bytes:
     """A whole response of ours: a head and a plain text of a few lines, or a denial.
 
@@ -87,6 +96,7 @@ def error_page(
     client's HTTP/1.minor. ``close`` says whether its connection ends. ``head_only`` leaves the
     text out, for an answer to HEAD. ``date`` is an IMF-fixdate. ``extra`` are field lines without
     CRLF, sent as they are. ``why`` goes into the reason phrase; a denial has its rule there.
+    ``next_hop`` and ``received`` are as of :func:`proxy_status`.
     """
     phrase = _PHRASES.get(status, "Error")
     if denial is None:
@@ -103,7 +113,7 @@ def error_page(
         b"Content-Type: " + kind,
         b"Content-Length: %d" % len(body),
         b"Cache-Control: no-store",
-        b"Proxy-Status: " + proxy_status(error, detail),
+        b"Proxy-Status: " + proxy_status(error, detail, next_hop=next_hop, received=received),
     ]
     if status in RETRY_AFTER and not any(line.startswith(b"Retry-After:") for line in extra):
         lines.append(b"Retry-After: %d" % RETRY_AFTER[status])

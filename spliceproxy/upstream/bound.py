@@ -29,6 +29,10 @@ class BoundOrigin:
         """Whether there is one."""
         return self._held is not None
 
+    def holds(self, key: Key) -> bool:
+        """Whether there is one for this key."""
+        return self._held is not None and self._held[0] == key
+
     def take(self, key: Key, addresses: Container[str]) -> tuple[Stream, str] | None:
         """The connection and its peer's address, for a request to ``key`` that may go to
         ``addresses``. If the connection leads anywhere else, or if its origin has just sent

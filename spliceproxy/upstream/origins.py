@@ -47,20 +47,35 @@ class Origins:
             known = self._dialer.failure_of(tried, addresses, port, source)
             if known is not None:
                 raise known
+        return await self.connect(verdict.host, addresses, port, record, source, spent)
+
+    async def connect(
+        self,
+        host: str,
+        addresses: tuple[str, ...],
+        port: int,
+        record: Record,
+        source: str = "",
+        spent: float = 0.0,
+        dialer: Dialer | None = None,
+    ) -> Stream:
+        """A new connection to one of a host's addresses, by ``dialer`` if its limit is not the
+        usual one. Raises as :meth:`dial`."""
+        dialer = dialer or self._dialer
         attempts = None
         if record.trace is not None:
-            attempts = record.trace.dial(verdict.host, port, len(addresses), source)
+            attempts = record.trace.dial(host, port, len(addresses), source)
         where = addresses, port, source, spent, attempts
         try:
-            sock, record.peer = await self._dialer.connect(*where)
+            sock, record.peer = await dialer.connect(*where)
         except Failure as failure:
             if failure.error != "connection_limit_reached" or not len(self._idle):
                 raise
             self.close_idle()
-            sock, record.peer = await self._dialer.connect(*where)
-        if self._own is not None and self._own.has(sock, record.peer, verdict.port):
+            sock, record.peer = await dialer.connect(*where)
+        if self._own is not None and self._own.has(sock, record.peer, port):
             sock.close()  # before a byte, so that nothing counts as connected to
-            here, record.peer = endpoint(record.peer, verdict.port), ""
+            here, record.peer = endpoint(record.peer, port), ""
             detail = "the request leads back to this proxy"
             raise Failure("proxy_loop_detected", detail, where=here)
         return Stream(sock, self._loop)

@@ -198,11 +198,13 @@ def test_the_longest_line_fits_a_pipe_write(character, last):
             seconds=1e12,
             bytes_out=1 << 64,
             bytes_in=1 << 64,
+            route=long,
+            connect_by="address",
             **more,
         )
     )
     assert 3600 < len(line) <= select.PIPE_BUF
-    assert len(line.split()) == 11 + len(more)
+    assert len(line.split()) == 13 + len(more)  # route= and by= are two
 
 
 # ---- the writer ----------------------------------------------------------------------

@@ -72,6 +72,7 @@ def test_json() -> None:
         "failed": None,
         "tags": {"team": "w\u00e9b", "n": "7"},
         "route": "direct",
+        "connect_by": None,
         "peer": "198.51.100.1",
         "status": 200,
         "type": None,
@@ -181,6 +182,7 @@ def test_the_longest_json_line_fits_a_pipe_write() -> None:
         made = record(
             client=long, method=long, target=long, user=long, peer=long, content_type=long,
             rule=long, detail=long, failed=long, error="http_response_transfer_coding",
+            route=long, connect_by="address",
             tags={long[:20]: long[:60], **{f"{n}": "x" * 30 for n in range(50)}},
             bytes_in=1 << 65, bytes_out=1 << 65, spliced_in=1 << 64, spliced_out=1 << 64,
             seconds=1e12, looked_up=1e9, question=1 << 40, dial=1 << 40, first_byte=1 << 40,

@@ -25,9 +25,13 @@ from spliceproxy.config import (
     AdminConfig,
     AuthConfig,
     Config,
+    ParentConfig,
     PolicyConfig,
+    RouteConfig,
+    RoutingConfig,
     RuleConfig,
     Timeouts,
+    Url,
 )
 from spliceproxy.settings import page, schema, writing
 from spliceproxy.settings.loading import SettingsError, Sources, load
@@ -68,6 +72,9 @@ policy = "hook.py:decide"
 policy-timeout = 2.5
 policy-cache = 60
 learn = "seen"
+proxy = "http://Parent.Example:3128"
+proxy-auth = "machine:se:cret"
+no-proxy = "a.example, 10.0.0.0/8,*.b.example:80"
 via = "off"
 forwarded-for = "on"
 timeout-proxy-header = 7.5
@@ -118,12 +125,37 @@ status = 451
 [[rule]]
 id = "rest"
 action = "allow"
+
+[[route]]
+to = ["berlin", "direct"]
+pick = "least"
+hosts = [".c.example"]
+networks = ["192.0.2.0/24"]
+ports = [443]
+users = ["ada"]
+
+[[route]]
+to = "refuse"
+
+[parent.berlin]
+url = "https://[2001:db8::1]:443"
+auth-file = "parent"
+through = "gate"
+connect-by = "address"
+timeout = 1.5
+max-connections = 7
+
+[parent.gate]
+url = "socks5h://gate.example:1080"
 """
-OTHERS = 'locked = "lock"\ndefault-backend = "[::1]:80"\n'
+OTHERS = 'locked = "lock"\ndefault-backend = "[::1]:80"\nproxy-from-environment = true\n'
 """What does not go together with some of the above."""
 
 BALANCED = {"listen": ["proxy+tcp://:3"], "proxy-protocol-from": ["10.0.0.10"]}
 """What only goes together."""
+
+PROXIED = ("proxy-auth", "no-proxy")
+"""What only goes together with ``proxy``."""
 
 
 @pytest.fixture
@@ -137,6 +169,7 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "hook.py").write_text("def decide(request): ...\n")
     (tmp_path / "lock").touch()
     (tmp_path / "token").write_text("0123456789abcdef\n")
+    (tmp_path / "parent").write_text("machine:other\n")
     return tmp_path
 
 
@@ -246,6 +279,33 @@ def test_every_key(folder: Path) -> None:
             hook_cache=60.0,
             learn=folder / "seen",
         ),
+        routing=RoutingConfig(
+            routes=(
+                RouteConfig(
+                    to=("berlin", "direct"),
+                    pick="least",
+                    hosts=(".c.example",),
+                    networks=("192.0.2.0/24",),
+                    ports=("443",),
+                    users=("ada",),
+                ),
+                RouteConfig(to=("refuse",)),
+            ),
+            parents={
+                "berlin": ParentConfig(
+                    Url("https", "2001:db8::1", 443),
+                    auth_file=folder / "parent",
+                    through="gate",
+                    connect_by="address",
+                    timeout=1.5,
+                    max_connections=7,
+                ),
+                "gate": ParentConfig(Url("socks5h", "gate.example", 1080)),
+            },
+            proxy=Url("http", "parent.example", 3128),
+            auth=("machine", "se:cret"),
+            no_proxy=("a.example", "10.0.0.0/8", "*.b.example:80"),
+        ),
     )
     others = read(folder, OTHERS)
     assert others.policy.locked == folder / "lock"
@@ -255,8 +315,12 @@ def test_every_key(folder: Path) -> None:
 def test_the_examples_here_have_every_key() -> None:
     keys = {**tomllib.loads(EVERYTHING), **tomllib.loads(OTHERS)}
     assert set(keys) == set(BY_NAME)
-    (rule, *_) = keys["rule"]
-    assert set(rule) == {field.name for field in BY_NAME["rule"].fields}
+    parents = keys["parent"].values()
+    for name, tables in (("rule", keys["rule"][:1]), ("route", keys["route"]), ("parent", parents)):
+        found = {key for table in tables for key in table}
+        # tests/unit/test_settings_parents.py has those that need something else to be there.
+        elsewhere = {"ca-file", "auth-env"}
+        assert found == {field.name for field in BY_NAME[name].fields} - elsewhere
 
 
 def test_every_value_of_the_config_has_a_setting() -> None:
@@ -270,7 +334,8 @@ def test_every_value_of_the_config_has_a_setting() -> None:
         return found
 
     assert sorted(setting.path for setting in SETTINGS) == sorted(leaves(Config))
-    assert [field.path for field in BY_NAME["rule"].fields] == leaves(RuleConfig)
+    for name, made in (("rule", RuleConfig), ("route", RouteConfig), ("parent", ParentConfig)):
+        assert [field.path for field in BY_NAME[name].fields] == leaves(made)
 
 
 def test_an_empty_file_is_the_defaults(folder: Path) -> None:
@@ -330,8 +395,13 @@ def test_every_variable(folder: Path) -> None:
         )
         variable = f"SPLICEPROXY_{name.upper().replace('-', '_')}"
         more = {one: given for one, given in BALANCED.items() if name in BALANCED and one != name}
+        if name in PROXIED:
+            more = {"proxy": "http://parent.example:3128"}
         variables = {
-            f"SPLICEPROXY_{one.upper().replace('-', '_')}": given[0] for one, given in more.items()
+            f"SPLICEPROXY_{one.upper().replace('-', '_')}": given
+            if type(given) is str
+            else given[0]
+            for one, given in more.items()
         }
         by_variable = load({}, None, {variable: rebased, **variables}, start=False)[0]
         by_file = read(folder, tomli_w.dumps({name: value, **more}))

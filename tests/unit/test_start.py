@@ -49,10 +49,15 @@ NOT_AT_THE_START = {
     "spliceproxy.processes.pidfile": "--pid-file",
     "spliceproxy.processes.rights": "--user",
     "spliceproxy.processes.service": "service managers",
+    "spliceproxy.policy.routed": "routes",
+    "spliceproxy.policy.routes": "routes",
     "spliceproxy.relay.moving": "a worker that takes another's place",
     "spliceproxy.relay.portable": "engines without C",
+    "spliceproxy.settings.parents": "routes",
     "spliceproxy.settings.tinyproxy": "import",
     "spliceproxy.site.files": "files",
+    "spliceproxy.upstream.parents": "routes",
+    "spliceproxy.upstream.tls": "routes",
 }
 """Modules, and what each is for."""
 

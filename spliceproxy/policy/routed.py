@@ -1,0 +1,126 @@
+"""The last steps of a decision where requests may go by way of other proxies.
+
+A parent that is told names needs no address, and none is looked up: inside of companies names often
+lead nowhere. So the guard has nothing to check then, and the parent decides where the name leads.
+What is written as an address is checked as ever. Where a rule, a route or a function needs to know
+the addresses, the name is looked up, they are checked, and the parent is told an address.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+
+from spliceproxy.config import DIRECT, REFUSE, RouteConfig, RoutingConfig
+from spliceproxy.policy import refusals
+from spliceproxy.policy.decision import Allow, Deny
+from spliceproxy.policy.destination import Destinations, Later, allowed
+from spliceproxy.policy.hook import Hook
+from spliceproxy.policy.hosts import is_address
+from spliceproxy.policy.judging import Case, Judge
+from spliceproxy.policy.request import Request
+from spliceproxy.policy.routes import Found, RouteTable
+from spliceproxy.policy.verdict import Names, Verdict, Way
+from spliceproxy.policy.witness import Witness
+
+
+class RoutedDestinations(Destinations):
+    """As :class:`Destinations`, with the ways of ``routing``. The default backend is never reached
+    by way of a parent."""
+
+    __slots__ = ("_by_address", "_table")
+
+    def __init__(
+        self,
+        names: Names,
+        judge: Judge,
+        hook: Hook,
+        witness: Witness | None,
+        routing: RoutingConfig,
+    ) -> None:
+        """RuleError."""
+        super().__init__(names, judge, hook, witness)
+        self._direct = False  # every answer of the hook comes to _first
+        self._table = RouteTable(routing.all_routes)
+        parents = routing.all_parents
+        self._by_address = {name for name, parent in parents.items() if parent.by_address}
+
+    def of(self, case: Case, repeat: float) -> Verdict | Later:
+        if case.own:
+            return super().of(case, repeat)
+        found = self._find(case)
+        if found.sure:
+            if _is_straight(found.route):
+                self._tell(found, by_name=False)
+                return super().of(case, repeat)
+            if self._names_it(case, found.route):
+                return self._by_name(case, found)
+        return self._with_addresses(case, super().of(case, repeat))
+
+    def _first(
+        self, case: Case, request: Request, repeat: float, began: float, decision: Allow | Deny
+    ) -> Verdict | Later:
+        if case.own:
+            return super()._first(case, request, repeat, began, decision)
+        allow = allowed(decision, case.notes)
+        found = self._find(case)
+        if found.sure and allow.addresses is None:
+            if _is_straight(found.route):
+                self._tell(found, by_name=False)
+                return super()._first(case, request, repeat, began, allow)
+            if self._names_it(case, found.route) and not self._wants_addresses:
+                return self._by_name(case, found)
+        rest = super()._first(case, request, repeat, began, allow)
+        return self._with_addresses(case, rest)
+
+    # ---- the way ---------------------------------------------------------------------------
+
+    def _find(self, case: Case) -> Found:
+        tunnel = case.head.method == "CONNECT"
+        return self._table.find(case.name, case.port, case.notes.user, tunnel=tunnel)
+
+    def _names_it(self, case: Case, route: RouteConfig | None) -> bool:
+        """Whether no address is needed for this route."""
+        assert route is not None
+        if route.to == (REFUSE,):
+            return True
+        if is_address(case.name) or case.selected is not None:
+            return False
+        return self._by_address.isdisjoint(route.to)
+
+    def _by_name(self, case: Case, found: Found) -> Verdict:
+        return Verdict(case.host, case.port, (), "", 0.0, self._way(found, by_name=True))
+
+    def _with_addresses(self, case: Case, rest: Verdict | Later) -> Verdict | Later:
+        """The same for addresses that are checked."""
+        if isinstance(rest, Verdict):
+            return self._settled(case, rest)
+        return self._when_settled(case, rest)
+
+    async def _when_settled(self, case: Case, rest: Awaitable[Verdict]) -> Verdict:
+        return self._settled(case, await rest)
+
+    def _settled(self, case: Case, verdict: Verdict) -> Verdict:
+        tunnel = case.head.method == "CONNECT"
+        found = self._table.settle(
+            case.name, case.port, case.notes.user, verdict.addresses, tunnel=tunnel
+        )
+        if _is_straight(found.route):
+            self._tell(found, by_name=False)
+            return verdict
+        return verdict._replace(way=self._way(found, by_name=False), repeat_for=0.0)
+
+    def _way(self, found: Found, *, by_name: bool) -> Way:
+        """Denied where it leads nowhere."""
+        self._tell(found, by_name=by_name)
+        assert found.route is not None
+        if found.route.to == (REFUSE,):
+            raise refusals.no_way()
+        return Way(found.route.to, found.route.pick, by_name)
+
+    def _tell(self, found: Found, *, by_name: bool) -> None:
+        if self._witness is not None:
+            self._witness.routed(found.place, found.route, by_name=by_name)
+
+
+def _is_straight(route: RouteConfig | None) -> bool:
+    return route is None or route.to == (DIRECT,)

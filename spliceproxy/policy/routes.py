@@ -1,0 +1,102 @@
+"""Which way a request goes: routes in order, of which the first that matches is taken.
+
+As with access rules, a set of routes is an int (:mod:`policy.conditions`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from spliceproxy.config import RouteConfig, RuleConfig
+from spliceproxy.policy import conditions
+from spliceproxy.policy.hosts import is_address
+
+
+class Found(NamedTuple):
+    """``place`` is that of the route in the list, -1 where none matches; ``route`` is it. Not
+    ``sure``: a route before it depends on the destination's addresses."""
+
+    place: int
+    route: RouteConfig | None
+    sure: bool = True
+
+
+class RouteTable:
+    """Routes in order. RuleError."""
+
+    __slots__ = (
+        "_any_address",
+        "_any_literal",
+        "_hosts",
+        "_kinds",
+        "_literals",
+        "_networks",
+        "_ports",
+        "_routes",
+        "_users",
+    )
+
+    def __init__(self, routes: Sequence[RouteConfig]) -> None:
+        self._routes = tuple(routes)
+        # What rules and routes have in common is looked up in the same way.
+        rules = [
+            RuleConfig(
+                f"{number}",
+                "allow",
+                hosts=route.hosts,
+                networks=route.networks,
+                ports=route.ports,
+                users=route.users,
+            )
+            for number, route in enumerate(routes, 1)
+        ]
+        literals = [
+            RuleConfig(f"{number}", "allow", networks=route.literals)
+            for number, route in enumerate(routes, 1)
+        ]
+        self._hosts = conditions.Hosts(rules).bits
+        self._ports = conditions.Ports(rules).bits
+        self._users = conditions.Users(rules).bits
+        self._networks = conditions.networks(rules, "networks")
+        self._literals = conditions.networks(literals, "networks")
+        self._any_address = conditions.bits(rules, lambda rule: rule.networks is None)
+        self._any_literal = conditions.bits(literals, lambda rule: rule.networks is None)
+        self._kinds = {
+            tunnel: sum(1 << n for n, route in enumerate(routes) if route.tunnels in (None, tunnel))
+            for tunnel in (False, True)
+        }
+
+    def find(self, host: str, port: int, user: str, *, tunnel: bool) -> Found:
+        """The route for a canonical host, as far as that is known without its addresses."""
+        selected = self._selected(host, port, user, tunnel)
+        return self._first(selected & self._any_address, selected & ~self._any_address)
+
+    def settle(
+        self, host: str, port: int, user: str, addresses: Sequence[str], *, tunnel: bool
+    ) -> Found:
+        """The route, where the host has these addresses: a network matches if one is in it."""
+        selected = self._selected(host, port, user, tunnel)
+        within = self._any_address
+        for address in addresses:
+            within |= self._networks.bits(address)
+        return self._first(selected & within, 0)
+
+    def _selected(self, host: str, port: int, user: str, tunnel: bool) -> int:
+        literal = self._literals.bits(host) if is_address(host) else 0
+        return (
+            self._hosts(host)
+            & self._ports(port)
+            & self._users(user, _NONE)
+            & self._kinds[tunnel]
+            & (literal | self._any_literal)
+        )
+
+    def _first(self, matching: int, unsure: int) -> Found:
+        first = matching & -matching
+        before = unsure & (first - 1 if first else -1)
+        place = first.bit_length() - 1
+        return Found(place, self._routes[place] if first else None, not before)
+
+
+_NONE: frozenset[str] = frozenset()

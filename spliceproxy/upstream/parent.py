@@ -1,0 +1,196 @@
+"""One parent proxy: how it is reached, by way of others maybe, and asked."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from spliceproxy.config import ParentConfig
+from spliceproxy.errors import Failure
+from spliceproxy.net.stream import Stream
+from spliceproxy.observe.record import Record, endpoint
+from spliceproxy.policy.verdict import Names, Way
+from spliceproxy.upstream import http_parent, socks4_parent, socks5_parent
+from spliceproxy.upstream.addresses import literal
+from spliceproxy.upstream.dialer import Dialer
+from spliceproxy.upstream.health import Health
+from spliceproxy.upstream.hop import NO_WAY, Refused, Unauthorized
+from spliceproxy.upstream.origins import Origins
+
+if TYPE_CHECKING:
+    import ssl
+
+    from spliceproxy.upstream.tls import Bridges
+
+_ASK = {
+    "http": http_parent.ask,
+    "https": http_parent.ask,
+    "socks5": socks5_parent.ask,
+    "socks5h": socks5_parent.ask,
+    "socks4a": socks4_parent.ask,
+}
+"""How each kind of parent is asked for a tunnel."""
+
+_NOT_ITS_FAULT = ("connection_limit_reached", "proxy_loop_detected")
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class Ground:
+    """What all parents of one configuration use. ``seconds`` is the limit for a request with all
+    that it tries, ``via`` our word in Via, b"" for none."""
+
+    origins: Origins
+    names: Names
+    seconds: float
+    via: bytes
+    row: memoryview
+    bridges: Bridges | None
+
+
+class Parent:
+    """``open`` is how many connections to it there are, at most ``most`` (0: no limit). ``outer``
+    is the parent by way of which it is reached, if any. ``stays``: there is TLS on the way, so this
+    process alone can go on with what goes over it."""
+
+    __slots__ = (
+        "_ask",
+        "_context",
+        "_dialer",
+        "_ground",
+        "config",
+        "health",
+        "most",
+        "name",
+        "open",
+        "outer",
+        "stays",
+    )
+
+    health: Health
+    stays: bool
+
+    def __init__(
+        self, name: str, config: ParentConfig, most: int, ground: Ground, outer: Parent | None
+    ) -> None:
+        """OSError for certificates that are none."""
+        self.name = name
+        self.config = config
+        self.most = most
+        self.outer = outer
+        self.open = 0
+        self._ground = ground
+        self._dialer = Dialer(config.timeout, ground.row)
+        self._ask = _ASK[config.url.scheme]
+        self._context: ssl.SSLContext | None = None
+        if config.url.scheme == "https":
+            from spliceproxy.upstream.tls import context_of  # late: most have no TLS
+
+            self._context = context_of(config.ca_file)
+        self.stays = self._context is not None or (outer is not None and outer.stays)
+
+    @property
+    def port(self) -> int:
+        return self.config.url.port
+
+    @property
+    def full(self) -> bool:
+        """Whether it has as many connections as it may."""
+        return bool(self.most) and self.open >= self.most
+
+    def left(self) -> None:
+        """One of its connections has ended."""
+        self.open -= 1
+
+    def forwards(self, way: Way, host: str) -> bool:
+        """Whether it is sent requests for this host as they are."""
+        return self.config.url.scheme in ("http", "https") and is_told(way, host)
+
+    # ---- a connection to it ------------------------------------------------------------
+
+    async def reach(self, record: Record, deadline: float) -> Stream:
+        """A connection to it, by way of those before it. Failure."""
+        began = time.monotonic()
+        outer, context = self.outer, self._context
+        if outer is None:
+            stream = await self._connect(record)
+        else:
+            stream = await self._reach_through(outer, record, deadline)
+        if context is None:
+            return stream
+        assert self._ground.bridges is not None
+        spent = time.monotonic() - began if outer is None else 0.0
+        said = f"TLS: no answer within {self.config.timeout:g} s"
+        _limit(stream, said, self.config.timeout - spent)
+        try:
+            return await self._ground.bridges.secure(stream, context, self.config.url.host)
+        except BaseException as error:
+            stream.close()
+            if isinstance(error, Failure):
+                self.health.failed(error)
+                raise self.named(error) from None
+            raise
+
+    async def _connect(self, record: Record) -> Stream:
+        url = self.config.url
+        try:
+            addresses = await self._ground.names.resolve(url.host)
+            where = url.host, addresses, url.port, record
+            return await self._ground.origins.connect(*where, dialer=self._dialer)
+        except Failure as failure:
+            if failure.error not in _NOT_ITS_FAULT:
+                self.health.failed(failure)
+            raise self.named(failure) from None
+
+    async def _reach_through(self, outer: Parent, record: Record, deadline: float) -> Stream:
+        stream = await outer.reach(record, deadline)
+        host, port = self.config.url.host, self.config.url.port
+        try:
+            if outer.config.by_address:
+                host = (await self._ground.names.resolve(host))[0]
+            await outer.ask(stream, host, port, self._ground.via, deadline)
+            return stream
+        except Refused as refused:  # it is this parent that cannot be reached
+            stream.close()
+            self.health.failed(refused)
+            hop = outer.name
+            raise Failure(refused.error, refused.detail, 502, why=NO_WAY, next_hop=hop) from None
+        except BaseException:
+            stream.close()
+            raise
+
+    async def ask(self, stream: Stream, host: str, port: int, via: bytes, deadline: float) -> None:
+        """Makes a connection to it one to this destination. ``via`` is the value of Via. Failure,
+        of which Refused is one."""
+        _limit(stream, f"no answer within {self._ground.seconds:g} s", deadline - time.monotonic())
+        try:
+            await self._ask(stream, host, port, self.config.credentials, via)
+        except Failure as failure:
+            if isinstance(failure, Unauthorized):
+                self.health.failed(failure)
+            raise self.named(failure) from None
+        stream.read_limit.clear()
+        stream.write_limit.clear()
+
+    async def try_it(self) -> None:
+        """Whether it can be reached: Failure if not."""
+        (await self.reach(Record(""), time.monotonic() + self._ground.seconds)).close()
+
+    def named(self, failure: Failure) -> Failure:
+        """The same failure, which is about this parent unless it is about another."""
+        if not failure.next_hop:
+            failure.next_hop = self.name
+            failure.where = failure.where or endpoint(self.config.url.host, self.port)
+            failure.detail = f"parent {self.name}: {failure.detail}"
+            failure.why = failure.why or NO_WAY
+        return failure
+
+
+def is_told(way: Way, host: str) -> bool:
+    """Whether a parent is told the host as the client has written it."""
+    return way.by_name or literal(host) is not None
+
+
+def _limit(stream: Stream, said: str, seconds: float) -> None:
+    for limit in (stream.read_limit, stream.write_limit):
+        limit.set("connection_timeout", said, max(seconds, 0.001))

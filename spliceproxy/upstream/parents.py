@@ -1,0 +1,279 @@
+"""By way of other proxies: which of them is tried, and how each is reached.
+
+A tunnel through a parent is a connection like any other, once the parent has said yes: nothing of
+the client's is sent before that, and the relay gets both sockets. A request for ``http://`` is
+forwarded by an HTTP parent that is told names; through any other parent it goes in a tunnel.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING
+from zlib import crc32
+
+from spliceproxy.config import DIRECT, Config
+from spliceproxy.errors import Failure
+from spliceproxy.http1.head import RequestHead, ResponseHead
+from spliceproxy.net.stream import Stream
+from spliceproxy.observe.record import Record
+from spliceproxy.policy.verdict import Head, Names, Verdict, Way
+from spliceproxy.upstream import http_parent
+from spliceproxy.upstream.bound import BoundOrigin
+from spliceproxy.upstream.health import Health
+from spliceproxy.upstream.hop import NO_WAY, Refused, Unauthorized
+from spliceproxy.upstream.origins import Origins
+from spliceproxy.upstream.parent import Ground, Parent, is_told
+from spliceproxy.upstream.pool import IdlePool, Key
+
+if TYPE_CHECKING:
+    from spliceproxy.upstream.tls import Bridges
+
+IN_ORDER = "in-order"
+
+ADDRESSES = 3
+"""Of a destination's addresses so many are tried by way of a parent, one after the other."""
+
+Count = Callable[[str, str], None]
+"""Counts an event of a parent: ``(event, name)``."""
+
+Straight = Callable[[], Awaitable[tuple[Stream, Verdict]]]
+"""A connection without a parent."""
+
+
+class _Anything:
+    """The addresses of a parent: whoever is at the other end of a connection to it."""
+
+    def __contains__(self, address: object) -> bool:
+        return True
+
+
+class Parents:
+    """Those of one configuration, in one worker."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        config: Config,
+        origins: Origins,
+        names: Names,
+        row: memoryview,
+        count: Count,
+        bridges: Bridges | None = None,
+    ) -> None:
+        """``bridges`` are those of the worker, if it has had a use for any. OSError for
+        certificates that are none."""
+        self._count = count
+        self._seconds = config.timeouts.dial
+        self._idle = IdlePool(loop)
+        self._turn = 0
+        routing = config.routing
+        if bridges is None and any(
+            one.url.scheme == "https" for one in routing.all_parents.values()
+        ):
+            from spliceproxy.upstream.tls import Bridges  # late: most have no TLS
+
+            bridges = Bridges(loop, config.timeouts.half_close)
+        self.bridges = bridges
+        self._via = f"1.1 {config.via}".encode("ascii") if config.via else b""
+        ground = Ground(origins, names, self._seconds, self._via, row, bridges)
+        self._parents: dict[str, Parent] = {}
+        for name in routing.all_parents:
+            self._add(name, config, ground)
+        for name, parent in self._parents.items():
+            parent.health = Health(loop, name, parent.try_it, partial(self._note_event, name))
+
+    def _add(self, name: str, config: Config, ground: Ground) -> Parent:
+        """A parent, behind those by way of which it is reached."""
+        if name not in self._parents:
+            found = config.routing.all_parents[name]
+            outer = self._add(found.through, config, ground) if found.through else None
+            most = -(-found.max_connections // config.workers)
+            self._parents[name] = Parent(name, found, most, ground, outer)
+        return self._parents[name]
+
+    def _note_event(self, name: str, event: str) -> None:
+        self._count(event, name)
+
+    def finish(self) -> None:
+        """They are used for nothing new."""
+        self._idle.close()
+        for parent in self._parents.values():
+            parent.health.finish()
+
+    # ---- a connection ------------------------------------------------------------------
+
+    async def dial(
+        self, head: Head, verdict: Verdict, record: Record, straight: Straight
+    ) -> tuple[Stream, Verdict]:
+        """A connection by way of the first parent that can be reached, and the verdict with the
+        way that it has gone. ``straight`` goes without one. Failure."""
+        way = verdict.way
+        assert way is not None
+        deadline = (record.dialling_since or time.monotonic() - record.looked_up) + self._seconds
+        failure: Failure | None = None
+        for name in self._order(way, verdict.host):
+            if name == DIRECT:
+                record.route, record.hop, record.connect_by = "", None, ""
+                return await straight()
+            parent = self._parents[name]
+            if parent.full:
+                self._idle.close()
+            if parent.full:
+                failure = failure or _full(parent)
+                continue
+            try:
+                stream = await self._by(parent, head, verdict, way, record, deadline)
+            except Failure as error:
+                if isinstance(error, Refused) or time.monotonic() >= deadline:
+                    raise
+                failure = error
+                continue
+            return stream, verdict._replace(way=Way((name,), IN_ORDER, way.by_name))
+        raise failure or _all_down(way)
+
+    def _order(self, way: Way, host: str) -> Iterator[str]:
+        """The names of a way, in the order to try, but those that are put aside."""
+        names = [name for name in way.parents if name != DIRECT]
+        if way.pick == "round-robin":
+            self._turn += 1
+            at = self._turn % len(names) if names else 0
+            names = names[at:] + names[:at]
+        elif way.pick == "least":
+            names.sort(key=lambda name: self._parents[name].open)
+        elif way.pick == "hash":
+            # Rendezvous hashing: of the hosts of one that is gone each other gets its share.
+            names.sort(key=lambda name: crc32(f"{name} {host}".encode()), reverse=True)
+        yield from (name for name in names if not self._parents[name].health.down)
+        if DIRECT in way.parents:
+            yield DIRECT
+
+    async def _by(
+        self,
+        parent: Parent,
+        head: Head,
+        verdict: Verdict,
+        way: Way,
+        record: Record,
+        deadline: float,
+    ) -> Stream:
+        """By way of this one."""
+        self._note(parent, way, record)
+        if head.method != "CONNECT" and parent.forwards(way, verdict.host):
+            return self._held(parent, await parent.reach(record, deadline))
+        via = self._passed(head)
+        targets = (verdict.host,) if way.by_name else verdict.addresses[:ADDRESSES]
+        for number, target in enumerate(targets, 1):
+            stream = await parent.reach(record, deadline)
+            try:
+                await parent.ask(stream, target, verdict.port, via, deadline)
+                parent.health.worked()
+                return self._held(parent, stream)
+            except Refused:
+                parent.health.worked()
+                stream.close()
+                if number == len(targets) or time.monotonic() >= deadline:
+                    raise
+            except BaseException:
+                stream.close()
+                raise
+        raise AssertionError("a destination has an address or a name")
+
+    def _note(self, parent: Parent, way: Way, record: Record) -> None:
+        record.route, record.hop = parent.name, parent
+        record.connect_by = "name" if way.by_name else "address"
+        self._count("sent", parent.name)
+
+    def _held(self, parent: Parent, stream: Stream) -> Stream:
+        parent.open += 1
+        stream.released = parent.left
+        return stream
+
+    def _passed(self, head: Head) -> bytes:
+        """The value of Via for a request for a tunnel: whoever has passed it on, and we."""
+        return b", ".join([*head.values(b"via"), *([self._via] if self._via else [])])
+
+    # ---- requests that a parent forwards -----------------------------------------------
+
+    def written(self, verdict: Verdict, head: RequestHead, data: bytes) -> bytes:
+        """What is sent as the head ``data`` of a request that goes to its origin."""
+        parent, way = self._of(verdict)
+        if parent.forwards(way, verdict.host):
+            return http_parent.forwarded(head, data, parent.config.credentials)
+        return data
+
+    def check(self, verdict: Verdict, response: ResponseHead) -> None:
+        """Failure for an answer that is for us and not for the client."""
+        parent, way = self._of(verdict)
+        if parent.forwards(way, verdict.host):
+            try:
+                http_parent.check(response)
+            except Unauthorized as failure:
+                parent.health.failed(failure)
+                raise parent.named(failure) from None
+            parent.health.worked()
+
+    def _of(self, verdict: Verdict) -> tuple[Parent, Way]:
+        """The way that a connection has gone."""
+        assert verdict.way is not None
+        return self._parents[verdict.way.parents[0]], verdict.way
+
+    # ---- between two requests ----------------------------------------------------------
+
+    def arranged(self, verdict: Verdict) -> Verdict:
+        """The verdict with the parents in the order in which they are tried for this request."""
+        way = verdict.way
+        assert way is not None
+        names = tuple(self._order(way, verdict.host))
+        return verdict._replace(way=Way(names or way.parents, IN_ORDER, way.by_name))
+
+    def take(
+        self, verdict: Verdict, record: Record, bound: BoundOrigin, *, repeats: bool
+    ) -> tuple[Stream, Verdict, bool] | None:
+        """An idle connection to the first parent of an arranged verdict, the verdict with its way,
+        and whether the connection belongs to the client that has this ``bound``. Not ``repeats``:
+        only one that this client was the last to use."""
+        way = verdict.way
+        assert way is not None
+        # The addresses of a name may be others by now.
+        if not is_told(way, verdict.host) or way.parents[:1] in ((), (DIRECT,)):
+            return None
+        gone = verdict._replace(way=way._replace(parents=way.parents[:1]))
+        found = bound.take(gone.key, _Anything()) if bound.holds(gone.key) else None
+        own = found is not None
+        if found is None and repeats:
+            found = self._idle.take(self._key(gone), _Anything())
+        elif found is None:
+            found = self._idle.take_own(self._key(gone), _Anything(), bound)
+        if found is None:
+            return None
+        stream, record.peer = found
+        self._note(self._of(gone)[0], way, record)
+        return stream, gone, own
+
+    def put(self, verdict: Verdict, stream: Stream, peer: str, user: object) -> None:
+        """Keeps a connection between two requests, which ``user`` has used, or closes it."""
+        if verdict.way is None or not is_told(verdict.way, verdict.host):
+            stream.close()
+        else:
+            self._idle.put(self._key(verdict), stream, peer, user)
+
+    def _key(self, verdict: Verdict) -> Key:
+        """The same for connections that may stand in for one another: to a parent that forwards
+        requests, all of them."""
+        parent, way = self._of(verdict)
+        if parent.forwards(way, verdict.host):
+            return f" {parent.name}", 0, ""
+        return verdict.key
+
+
+def _full(parent: Parent) -> Failure:
+    detail = f"parent {parent.name}: it has {parent.most} connections, which is the limit"
+    return Failure("connection_limit_reached", detail, next_hop=parent.name)
+
+
+def _all_down(way: Way) -> Failure:
+    names = ", ".join(name for name in way.parents if name != DIRECT)
+    return Failure("destination_unavailable", f"no parent can be reached: {names}", why=NO_WAY)
