@@ -1,4 +1,4 @@
-"""A proxy with an admin address."""
+"""A proxy with an admin address; and what a load that moves needs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 from admin_rig import Admin, NewAdmin, token_file
-from harness import ProxyProcess
+from changing_proxy import all_ended
+from harness import ProxyProcess, serving
+from moving_load import Origin
 
 
 @pytest.fixture
@@ -32,3 +34,26 @@ def new_admin(tmp_path: Path) -> Iterator[NewAdmin]:
     for proxy in started:
         proxy.kill()
         assert "Traceback" not in proxy.stderr(), proxy.stderr()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """Where a proxy is of which nothing may be left."""
+    with all_ended(str(tmp_path)):
+        yield tmp_path
+
+
+@pytest.fixture
+def origin() -> Origin:
+    """The origin of a load that moves."""
+    return Origin()
+
+
+@pytest.fixture
+def address(origin: Origin) -> Iterator[tuple[str, int]]:
+    """Where that is."""
+    with serving(origin.serve) as found:
+        try:
+            yield found
+        finally:
+            origin.release.set()

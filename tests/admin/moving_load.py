@@ -5,24 +5,16 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
-import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
-from harness import ProxyProcess, alive, read_exactly, read_head, wait_for
-
-from spliceproxy.config import UPGRADE_VARIABLE
+from harness import ProxyProcess, read_exactly, read_head, wait_for
 
 BLOCK = 32 << 10
 PACE = 0.002
 """Seconds between two blocks or requests of each: the load is to be steady, and not to take all of
 the machine."""
-
-MARK = "MOVING_LOAD"
-"""An environment variable by which all processes of a test's proxy are known."""
 
 
 class Origin:
@@ -221,26 +213,3 @@ class Load:
             s.close()
         for one in self.asking:
             one._s.close()
-
-
-def processes(mark: str) -> list[int]:
-    """Those that have been started with this value of MARK."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            with contextlib.suppress(OSError):
-                if f"{MARK}={mark}".encode() in (folder / "environ").read_bytes().split(b"\0"):
-                    found.append(int(folder.name))
-    return [pid for pid in found if alive(pid)]
-
-
-@contextlib.contextmanager
-def all_ended(mark: str) -> Iterator[None]:
-    """Kills what is left of a proxy, whoever has started it."""
-    assert UPGRADE_VARIABLE not in os.environ
-    try:
-        yield
-    finally:
-        for pid in processes(mark):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)

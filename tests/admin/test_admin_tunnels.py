@@ -23,8 +23,8 @@ from harness import alive, read_exactly, read_head, serving, wait_for
 from spliceproxy.admin.filters import FILTERS, Filter
 
 FIELDS = {
-    "id", "worker", "kind", "state", "age", "idle", "client", "user", "method", "target", "host",
-    "port", "peer", "rule", "tags", "generation", "in_copied", "in_spliced", "out_copied",
+    "id", "worker", "kind", "state", "age", "idle", "client", "via", "user", "method", "target",
+    "host", "port", "peer", "rule", "tags", "generation", "in_copied", "in_spliced", "out_copied",
     "out_spliced",
     "in_rate", "out_rate", "path", "client_rtt_us", "origin_rtt_us",
 }  # fmt: skip

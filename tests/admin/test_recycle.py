@@ -9,53 +9,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from admin_rig import Admin
-from harness import ProxyProcess, alive, descriptors, serving, stop, wait_for
-from moving_load import MARK, Load, Origin, all_ended, ask_once
-
-
-@pytest.fixture
-def origin() -> Origin:
-    return Origin()
-
-
-@pytest.fixture
-def address(origin: Origin) -> Iterator[tuple[str, int]]:
-    with serving(origin.serve) as found:
-        try:
-            yield found
-        finally:
-            origin.release.set()
-
-
-class Proxy(ProxyProcess):
-    """With an admin address."""
-
-    def __init__(self, folder: Path, *args: str, **more: object) -> None:
-        path = folder / "admin"
-        env = {MARK: str(folder)}
-        super().__init__(folder, "--admin", f"unix:{path}", *args, env=env, **more)  # type: ignore[arg-type]
-        self.admin = Admin(self, str(path), 60.0)
-        wait_for(path.is_socket, "the admin address")
-
-    def recycle(self, worker: int | None = None) -> list[dict[str, int]]:
-        query = "" if worker is None else f"?worker={worker}"
-        answer = self.admin.ask(f"/recycle{query}", "POST")
-        assert answer.status == 200, answer
-        found: list[dict[str, int]] = answer.json["replaced"]
-        return found
+from changing_proxy import ChangingProxy, all_ended
+from harness import alive, descriptors, stop, wait_for
+from moving_load import Load, Origin, ask_once
 
 
 @pytest.fixture(params=["native", "splice", "copy"])
-def proxy(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Proxy]:
+def proxy(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[ChangingProxy]:
     with all_ended(str(tmp_path)):
-        proxy = Proxy(tmp_path, "--engine", request.param, workers=2)
+        proxy = ChangingProxy(tmp_path, "--engine", request.param, workers=2)
         yield proxy
         assert proxy.stop() == 0, proxy.stderr()
         assert "Traceback" not in proxy.stderr()
 
 
-def test_nobody_notices(proxy: Proxy, origin: Origin, address: tuple[str, int]) -> None:
+def test_nobody_notices(proxy: ChangingProxy, origin: Origin, address: tuple[str, int]) -> None:
     before = set(proxy.workers())
     load = Load(proxy, origin, address)
     for _ in range(2):
@@ -79,7 +47,7 @@ def test_descriptors_are_back_at_the_start(
     tmp_path: Path, origin: Origin, address: tuple[str, int]
 ) -> None:
     with all_ended(str(tmp_path)):
-        proxy = Proxy(tmp_path)
+        proxy = ChangingProxy(tmp_path)
         s = proxy.connect()
         ask_once(s, address)
         s.close()
@@ -97,7 +65,7 @@ def test_descriptors_are_back_at_the_start(
         assert proxy.stop() == 0
 
 
-def test_one_worker_alone(proxy: Proxy) -> None:
+def test_one_worker_alone(proxy: ChangingProxy) -> None:
     before = proxy.workers()
     (replaced,) = proxy.recycle(1)
     assert replaced["worker"] == 1
@@ -105,7 +73,7 @@ def test_one_worker_alone(proxy: Proxy) -> None:
     assert len(set(before) & set(proxy.workers())) == 1
 
 
-def test_counters_never_go_back(proxy: Proxy, address: tuple[str, int]) -> None:
+def test_counters_never_go_back(proxy: ChangingProxy, address: tuple[str, int]) -> None:
     with proxy.connect() as s:
         for number in range(1, 4):
             ask_once(s, address)
@@ -130,7 +98,9 @@ def test_counters_never_go_back(proxy: Proxy, address: tuple[str, int]) -> None:
         ("worker=x", 400, "'x' is no number"),
     ],
 )
-def test_a_worker_that_there_is_not(proxy: Proxy, query: str, status: int, text: str) -> None:
+def test_a_worker_that_there_is_not(
+    proxy: ChangingProxy, query: str, status: int, text: str
+) -> None:
     answer = proxy.admin.ask(f"/recycle?{query}", "POST")
     assert answer.status == status
     assert text in answer.text
@@ -142,7 +112,7 @@ def test_a_new_worker_that_dies_changes_nothing(
     policy = tmp_path / "policy.py"
     policy.write_text("from spliceproxy import Allow\ndef decide(request):\n    return Allow()\n")
     with all_ended(str(tmp_path)):
-        proxy = Proxy(tmp_path, "--policy", f"{policy}:decide")
+        proxy = ChangingProxy(tmp_path, "--policy", f"{policy}:decide")
         worker = proxy.worker
         load = Load(proxy, origin, address)
         policy.write_text("import os\nos._exit(7)\n")
@@ -160,7 +130,7 @@ def test_a_new_worker_that_dies_changes_nothing(
 
 def test_an_old_worker_that_is_stopped_is_not_waited_for_by_others(tmp_path: Path) -> None:
     with all_ended(str(tmp_path)):
-        proxy = Proxy(tmp_path, workers=2)
+        proxy = ChangingProxy(tmp_path, workers=2)
         victim = proxy.workers()[0]
         stop(victim)
         asked = proxy.admin.socket()
@@ -177,7 +147,7 @@ def test_an_old_worker_that_is_stopped_is_not_waited_for_by_others(tmp_path: Pat
 
 def test_a_stop_meanwhile(tmp_path: Path) -> None:
     with all_ended(str(tmp_path)):
-        proxy = Proxy(tmp_path)
+        proxy = ChangingProxy(tmp_path)
         victim = proxy.worker
         stop(victim)
         with proxy.admin.socket() as asked:
@@ -192,7 +162,7 @@ def test_a_stop_meanwhile(tmp_path: Path) -> None:
 
 def test_an_old_worker_that_dies_meanwhile(tmp_path: Path, address: tuple[str, int]) -> None:
     with all_ended(str(tmp_path)):
-        proxy = Proxy(tmp_path)
+        proxy = ChangingProxy(tmp_path)
         victim = proxy.worker
         stop(victim)
         with proxy.admin.socket() as asked:

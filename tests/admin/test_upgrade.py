@@ -10,12 +10,11 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from admin_rig import Admin, Answer
+from changing_proxy import MARK, ChangingProxy, processes
 from harness import (
     ProxyProcess,
     alive,
@@ -27,105 +26,22 @@ from harness import (
     stop,
     wait_for,
 )
-from moving_load import MARK, Load, Origin, all_ended, ask_once, processes
-
-PROGRAM = """
-import os, sys
-from spliceproxy.processes import upgrade
-{patch}
-from spliceproxy.__main__ import main
-if __name__ == "__main__":
-    sys.exit(main())
-"""
+from moving_load import Load, Origin, ask_once
 
 
-@pytest.fixture
-def origin() -> Origin:
-    return Origin()
-
-
-@pytest.fixture
-def address(origin: Origin) -> Iterator[tuple[str, int]]:
-    with serving(origin.serve) as found:
-        try:
-            yield found
-        finally:
-            origin.release.set()
-
-
-class Proxy(ProxyProcess):
-    """A program in a file, which may be changed, with an admin address. Its messages are of all
-    processes that follow one another."""
-
-    def __init__(self, folder: Path, *args: str, patch: str = "", **more: Any) -> None:
-        self.folder = folder
-        self.program = folder / "program.py"
-        self.become(patch)
-        path = folder / "admin"
-        self._args = args
-        env = {MARK: str(folder), **more.pop("env", {})}
-        super().__init__(folder, "--admin", f"unix:{path}", *args, env=env, **more)
-        self.admin = Admin(self, str(path), 60.0)
-        wait_for(path.is_socket, "the admin address")
-
-    def become(self, patch: str) -> None:
-        """The program has a patch from now on."""
-        self.program.write_text(PROGRAM.format(patch=patch))
-
-    def program_of(self, uvloop: bool) -> list[str]:
-        return [str(self.program)]
-
-    @property
-    def main(self) -> int:
-        """The supervisor that is the main process."""
-        found = re.findall(r"has taken over, as process (\d+)", self.stderr())
-        return int(found[-1]) if found else self.process.pid
-
-    def upgrade(self) -> Answer:
-        return self.admin.ask("/upgrade", "POST")
-
-    def upgraded(self) -> int:
-        """Does it, and waits until the program before has ended; returns the new process."""
-        before = self.main
-        answer = self.upgrade()
-        assert answer.status == 200, (answer, self.stderr())
-        new: int = answer.json["new"]["pid"]
-        assert answer.json["old"]["pid"] == before
-        wait_for(lambda: self.main == new, "the new main process")
-        wait_for(lambda: not alive(before), "the end of the old one")
-        return new
-
-    def children(self, pid: int) -> list[int]:
-        text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
-        return [int(child) for child in text.split() if alive(int(child))]
-
-    def end(self, *, tells_of: bool = False) -> None:
-        """Stops the main process, in order. ``tells_of``: its messages have a traceback."""
-        main = self.main
-        os.kill(main, signal.SIGTERM)
-        wait_for(lambda: not processes(str(self.folder)), "the end of all processes")
-        assert ("Traceback" in self.stderr()) == tells_of, self.stderr()
-
-
-def start(folder: Path, *args: str, **more: Any) -> Proxy:
-    return Proxy(folder, *args, **more)
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Path]:
-    with all_ended(str(tmp_path)):
-        yield tmp_path
+def start(folder: Path, *args: str, **more: Any) -> ChangingProxy:
+    return ChangingProxy(folder, *args, **more)
 
 
 @pytest.fixture(params=["native", "splice"])
-def proxy(folder: Path, request: pytest.FixtureRequest) -> Proxy:
+def proxy(folder: Path, request: pytest.FixtureRequest) -> ChangingProxy:
     return start(folder, "--engine", request.param, workers=2)
 
 
 # ---- it works --------------------------------------------------------------------------------
 
 
-def test_nobody_notices(proxy: Proxy, origin: Origin, address: tuple[str, int]) -> None:
+def test_nobody_notices(proxy: ChangingProxy, origin: Origin, address: tuple[str, int]) -> None:
     load = Load(proxy, origin, address)
     for _ in range(3):
         proxy.upgraded()
@@ -140,7 +56,7 @@ def test_nobody_notices(proxy: Proxy, origin: Origin, address: tuple[str, int]) 
 
 
 def test_descriptors_are_back_at_the_start(
-    proxy: Proxy, origin: Origin, address: tuple[str, int]
+    proxy: ChangingProxy, origin: Origin, address: tuple[str, int]
 ) -> None:
     with proxy.connect() as s:
         ask_once(s, address)
@@ -194,7 +110,7 @@ def test_other_settings_and_more_workers(folder: Path, address: tuple[str, int])
     assert not path.exists()
 
 
-def test_counters_never_go_back(proxy: Proxy, address: tuple[str, int]) -> None:
+def test_counters_never_go_back(proxy: ChangingProxy, address: tuple[str, int]) -> None:
     def served() -> int:
         text = proxy.admin.ask("/metrics").text
         return sum(
@@ -364,7 +280,7 @@ def test_a_new_program_that_fails_changes_nothing(
 SETTINGS = {
     "a bad value": ("workers = 'many'\n", "workers: "),
     "no file": (None, "cannot read it (No such file or directory)"),
-    "a bad policy": ("policy = 'policy.py:decide'\n", "a worker cannot work with its settings"),
+    "a bad policy": ("policy = 'policy.py:decide'\n", "ValueError: of no use"),
     "a port that is taken": ("listen = ['127.0.0.1:{taken}']\n", "another program uses it"),
 }
 
@@ -390,7 +306,7 @@ def test_settings_that_are_refused(folder: Path, address: tuple[str, int], which
         assert "the new program refuses: " in answer.text
         assert why in answer.text
         ask_once(s, address)
-    proxy.end(tells_of="policy" in which)
+    proxy.end()
 
 
 def test_a_program_that_is_gone(folder: Path, address: tuple[str, int]) -> None:
@@ -439,7 +355,16 @@ def gate(folder: Path) -> Path:
     return path
 
 
-def begin(proxy: Proxy) -> socket.socket:
+def opened(gate: Path) -> bool:
+    """Lets whoever waits at the gate go on; whether somebody does."""
+    try:
+        os.close(os.open(gate, os.O_WRONLY | os.O_NONBLOCK))
+    except OSError:  # ENXIO: nobody does
+        return False
+    return True
+
+
+def begin(proxy: ChangingProxy) -> socket.socket:
     """Asks for an upgrade, and waits until the new program has begun."""
     asked = proxy.admin.socket()
     asked.sendall(b"POST /upgrade HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")
@@ -499,8 +424,9 @@ def test_a_supervisor_that_is_killed_meanwhile_leaves_the_new_program(
     with begin(proxy):
         proxy.process.kill()
         proxy.process.wait()
-        # It has the sockets only if it was given them before; else it cannot start.
-        gate.write_text("go on")
+        # It has the sockets only if it was given them before; else it cannot start, and may know
+        # that already.
+        wait_for(lambda: opened(gate) or "gone" in proxy.stderr(), "the gate")
         wait_for(lambda: "it cannot" in proxy.stderr() or "gone" in proxy.stderr(), "its end")
     wait_for(lambda: not processes(str(folder)), "the end of all")
 
