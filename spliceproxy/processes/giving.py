@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Protocol
 
 from spliceproxy.admin.channel import Closed, close_all
 from spliceproxy.messages import log, plain
-from spliceproxy.processes.parcels import Line
+from spliceproxy.processes.parcels import RETRY_SECONDS, Line, Party
 from spliceproxy.relay.lane import Handoff
 
 WINDOW = 64
@@ -27,14 +27,8 @@ WINDOW = 64
 CONFIRM_SECONDS = 5.0
 """That the taker has to say that it has one of them; then this worker goes on with it."""
 
-RETRY_SECONDS = 0.01
-"""Until what found no room is sent again."""
-
 PASS_SECONDS = 0.05
 """Between two looks at what there is to be given."""
-
-MOST_READ = 16
-"""Messages that are read before the event loop goes on."""
 
 _NO_ROOM = {errno.ENOBUFS, errno.ETOOMANYREFS, errno.EMFILE, errno.ENOMEM}
 """Errnos of a message that may have room later: of buffers, and of descriptors on their way."""
@@ -80,7 +74,7 @@ class _Given(NamedTuple):
 Report = Callable[[Mapping[str, Any]], None]
 
 
-class Giver:
+class Giver(Party):
     """Of one worker, to the taker at the other end of ``line``, which is this object's.
 
     ``report`` is told {"gave": COUNTS} when all that can move has been given for the first time,
@@ -95,8 +89,7 @@ class Giver:
         moving: Moving,
         report: Report,
     ) -> None:
-        self._loop = loop
-        self._line = line
+        super().__init__(loop, line)
         self._clients = clients
         self._moving = moving
         self._report = report
@@ -106,12 +99,10 @@ class Giver:
         self._refused: set[int] = set()  # tunnels that the taker does not want
         self._open: dict[int, _Given] = {}
         self._go: list[int] = []  # what the taker may serve, and has not been told of
-        self._timer: asyncio.TimerHandle | None = None
         self._told = False
         self._clients_here = 0  # that wait, or are on their way
         self._empty = asyncio.Event()
         self.given = {"tunnels": 0, "clients": 0}
-        self.closed = False
 
     async def emptied(self) -> None:
         """Waits until no client is on its way, which neither the front nor the taker has."""
@@ -121,7 +112,7 @@ class Giver:
 
     def start(self) -> None:
         """Begins to give."""
-        self._loop.add_reader(self._line.fileno(), self._read)
+        super().start()
         self._clients.move_to(self)
         self._pass()
 
@@ -132,18 +123,13 @@ class Giver:
             return
         self._clients_here += 1
         self._waiting.append(handoff)
-        self._call_soon(0.0)
+        self._later(0.0, self._fire)
 
     def end(self, why: str) -> None:
         """Gives nothing more: what is on its way stays here. Idempotent."""
-        if self.closed:
-            return
-        self.closed = True
-        if self._timer is not None:
-            self._timer.cancel()
-        self._loop.remove_reader(self._line.fileno())
-        self._clients.stay()
-        self._give_up(why)
+        if self._cease():
+            self._clients.stay()
+            self._give_up(why)
 
     def _give_up(self, why: str) -> None:
         """Nothing goes on here before the taker has been told: end of file alone would mean that
@@ -173,13 +159,6 @@ class Giver:
         self._flows.extend(one for one in self._moving.movable() if one not in self._refused)
         self._turn()
 
-    def _call_soon(self, seconds: float) -> None:
-        if self.closed:
-            return
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = self._loop.call_later(seconds, self._fire)
-
     def _fire(self) -> None:
         self._timer = None
         if self._flows or self._waiting or self._open or self._go:
@@ -199,15 +178,15 @@ class Giver:
             self.end("the other worker is gone")
             return
         if not more:
-            self._call_soon(RETRY_SECONDS)
+            self._later(RETRY_SECONDS, self._fire)
             return
         if self._open:
-            self._call_soon(self._left())
+            self._later(self._left(), self._fire)
             return
         if not self._told:
             self._told = True
             self._report({"gave": dict(self.given), "left": self._clients.connections})
-        self._call_soon(PASS_SECONDS)
+        self._later(PASS_SECONDS, self._fire)
 
     def _left(self) -> float:
         """Seconds until the first of what is on its way has to be confirmed."""
@@ -278,19 +257,16 @@ class Giver:
     # ---- what the taker says -----------------------------------------------------------
 
     def _read(self) -> None:
-        for _ in range(MOST_READ):
-            try:
-                parcel = self._line.receive()
-            except Closed:
-                self.end("the other worker is gone")
-                return
-            if parcel is None:
-                break
-            close_all(parcel.fds)
-            for ident in parcel.head.get("ok", ()):
-                self._let_go(ident)
-            if "no" in parcel.head:
-                self._take_back(parcel.head["no"], parcel.head.get("why", ""))
+        try:
+            for parcel in self._line.some():
+                close_all(parcel.fds)
+                for ident in parcel.head.get("ok", ()):
+                    self._let_go(ident)
+                if "no" in parcel.head:
+                    self._take_back(parcel.head["no"], parcel.head.get("why", ""))
+        except Closed:
+            self.end("the other worker is gone")
+            return
         self._turn()
 
     def _let_go(self, ident: int) -> None:

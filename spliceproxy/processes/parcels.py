@@ -20,11 +20,12 @@ dies before it could say "go", the end of the stream says so.
 from __future__ import annotations
 
 import array
+import asyncio
 import json
 import os
 import socket
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from spliceproxy.admin.channel import Closed, close_all
@@ -38,6 +39,13 @@ FDS = 16
 LARGEST = 16 << 20
 """Bytes that may come in a file of memory."""
 
+TURN = 32
+"""Messages that are read before the event loop goes on."""
+
+RETRY_SECONDS = 0.01
+"""Until what found no room is sent again."""
+
+_written = json.JSONEncoder(check_circular=False, separators=(",", ":")).encode
 
 _CREDENTIALS = struct.Struct("iII")  # of SO_PASSCRED (unix(7)): process, user, group
 
@@ -80,7 +88,7 @@ class Line:
             memory = _filled(data)
             head, data, fds = {**head, "memory": len(data)}, b"", [*fds, memory]
         try:
-            text = json.dumps(head, separators=(",", ":")).encode("ascii") + b"\n" + data
+            text = _written(head).encode("ascii") + b"\n" + data
             rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
             self._sock.sendmsg([text], rights)
         except BlockingIOError:
@@ -122,6 +130,14 @@ class Line:
             return _with_memory(head, fds)
         return Parcel(head, data, fds)
 
+    def some(self) -> Iterator[Parcel]:
+        """Messages that there are, as many as are read in one turn. Closed."""
+        for _ in range(TURN):
+            parcel = self.receive()
+            if parcel is None:
+                return
+            yield parcel
+
     def _ancillary(self, rights: Sequence[tuple[int, int, bytes]]) -> list[int]:
         """The descriptors that came along; who has sent it is noted."""
         fds = array.array("i")
@@ -131,6 +147,40 @@ class Line:
             elif (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):
                 self.peer = _CREDENTIALS.unpack(given)[0]
         return fds.tolist()
+
+
+class Party:
+    """One of two workers: an end of the pair on its event loop, and what is to be done later."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, line: Line) -> None:
+        self._loop = loop
+        self._line = line
+        self._timer: asyncio.TimerHandle | None = None
+        self.closed = False
+
+    def start(self) -> None:
+        """Begins to listen to the other one."""
+        self._loop.add_reader(self._line.fileno(), self._read)
+
+    def _read(self) -> None:
+        """Something has come."""
+        raise NotImplementedError
+
+    def _later(self, seconds: float, work: Callable[[], None]) -> None:
+        """Does this, and nothing else that was to be done later."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None if self.closed else self._loop.call_later(seconds, work)
+
+    def _cease(self) -> bool:
+        """Does and hears nothing more; whether it had not ceased before."""
+        if self.closed:
+            return False
+        self.closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self._loop.remove_reader(self._line.fileno())
+        return True
 
 
 def _filled(data: bytes) -> int:

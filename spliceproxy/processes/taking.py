@@ -12,15 +12,9 @@ from typing import Any, Protocol
 
 from spliceproxy.admin.channel import Closed, close_all
 from spliceproxy.messages import log, plain
-from spliceproxy.processes.parcels import Line, Parcel
+from spliceproxy.processes.parcels import RETRY_SECONDS, Line, Parcel, Party
 from spliceproxy.relay.lane import Handoff, between
 from spliceproxy.relay.moving import Unmovable
-
-MOST_READ = 32
-"""Messages that are read before the event loop goes on."""
-
-RETRY_SECONDS = 0.01
-"""Until what found no room is sent again."""
 
 
 class Moving(Protocol):
@@ -37,7 +31,7 @@ class Clients(Protocol):
     def take(self, handoff: Handoff) -> None: ...
 
 
-class Taker:
+class Taker(Party):
     """Of one worker, from the giver at the other end of ``line``, which is this object's. ``ended``
     is called with how much was taken when nothing more comes."""
 
@@ -49,30 +43,19 @@ class Taker:
         moving: Moving,
         ended: Callable[[Taker], None],
     ) -> None:
-        self._loop = loop
-        self._line = line
+        super().__init__(loop, line)
         self._clients = clients
         self._moving = moving
         self._ended = ended
         self._held: dict[int, int | Handoff] = {}  # by the giver's number: a tunnel, or a client
         self._said: list[dict[str, Any]] = []
-        self._timer: asyncio.TimerHandle | None = None
         self.taken = {"tunnels": 0, "clients": 0}
-        self.closed = False
-
-    def start(self) -> None:
-        """Begins to take."""
-        self._loop.add_reader(self._line.fileno(), self._read)
 
     def end(self, *, keep: bool = False) -> None:
         """Nothing more comes. What the giver has not let go of is served if ``keep``: the giver
         is gone, so it is nobody else's; else it stays the giver's. Idempotent."""
-        if self.closed:
+        if not self._cease():
             return
-        self.closed = True
-        if self._timer is not None:
-            self._timer.cancel()
-        self._loop.remove_reader(self._line.fileno())
         self._line.close()
         for ident in list(self._held):
             if keep:
@@ -84,26 +67,22 @@ class Taker:
     def _read(self) -> None:
         came: list[int] = []
         end: Callable[[], None] | None = None
-        for _ in range(MOST_READ):
-            try:
-                parcel = self._line.receive()
-            except Closed:
-                end = self._go_on
-                break
-            if parcel is None:
-                break
-            if "abort" in parcel.head:
-                close_all(parcel.fds)
-                end = self.end
-                break
-            for ident in parcel.head.get("go", ()):
-                self._serve(ident)
-            if "flow" in parcel.head:
-                self._take(parcel.head["flow"], parcel, self._adopt, came)
-            elif "client" in parcel.head:
-                self._take(parcel.head["client"], parcel, self._client, came)
-            else:
-                close_all(parcel.fds)
+        try:
+            for parcel in self._line.some():
+                if "abort" in parcel.head:
+                    close_all(parcel.fds)
+                    end = self.end
+                    break
+                for ident in parcel.head.get("go", ()):
+                    self._serve(ident)
+                if "flow" in parcel.head:
+                    self._take(parcel.head["flow"], parcel, self._adopt, came)
+                elif "client" in parcel.head:
+                    self._take(parcel.head["client"], parcel, self._client, came)
+                else:
+                    close_all(parcel.fds)
+        except Closed:
+            end = self._go_on
         if came:
             self._said.append({"ok": came})
         if end is not None:
@@ -176,7 +155,7 @@ class Taker:
         try:
             while self._said:
                 if not self._line.send(self._said[0]):
-                    self._timer = self._loop.call_later(RETRY_SECONDS, self._say)
+                    self._later(RETRY_SECONDS, self._say)
                     return
                 del self._said[0]
         except (Closed, OSError):

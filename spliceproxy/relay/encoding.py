@@ -30,6 +30,9 @@ Check = Callable[[Any], bool]
 
 Json = Mapping[str, Any]
 
+_written = json.JSONEncoder(check_circular=False, separators=(",", ":")).encode
+"""Made once: thousands of tunnels may move at a time."""
+
 
 def whole(bits: int) -> Check:
     """A number of so many bits, not negative."""
@@ -81,7 +84,7 @@ def encode(kind: str, state: Json, facts: Json, data: Sequence[bytes]) -> bytes:
     :func:`decode` returns them."""
     sizes = list(map(len, data))
     said = {"kind": kind, "state": state, "facts": facts, "data": sizes}
-    line = json.dumps(said, separators=(",", ":")).encode("ascii")
+    line = _written(said).encode("ascii")
     return b"%s%d\n%s\n%s" % (_NAME, VERSION, line, b"".join(data))
 
 
