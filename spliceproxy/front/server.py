@@ -7,7 +7,7 @@ import errno
 import logging
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -53,6 +53,7 @@ class Server:
         self._resume: asyncio.TimerHandle | None = None
         self._empty: asyncio.Future[None] | None = None
         self._ways: dict[socket.socket, Address] = {}  # but of bare addresses
+        self._kept: frozenset[socket.socket] = frozenset()  # that no other worker accepts from
         self._brought: Brought | None = None
         self._look_at_addresses()
         if services.lane is not None:
@@ -321,6 +322,11 @@ class Server:
             self._services.lane.give_back(moving=True)
             self._services.relay.wake()
 
+    def keep_queues(self, inodes: Collection[int]) -> None:
+        """The other worker has not these of the sockets: who waits there when this one drains is
+        accepted here."""
+        self._kept = frozenset(s for s in self._sockets if os.fstat(s.fileno()).st_ino in inodes)
+
     def offer(self) -> None:
         """Gives those that may ask again now."""
         for connection in list(self._tasks.values()):
@@ -362,13 +368,15 @@ class Server:
         moving = self._services.giver is not None
         self._services.draining = not moving
         for sock in self._sockets:
-            while self._began and not moving and self._accept(sock):
+            its = not moving or sock in self._kept
+            while its and self._began and self._accept(sock):
                 pass
         self._cease()
         for sock in self._sockets:
             sock.close()  # the supervisor's copies too are closed: clients are refused
         self._sockets.clear()
         self._ways = {}
+        self._kept = frozenset()
         if self._brought is not None:
             self._brought.drain(FRESH_SECONDS)
         if not moving:

@@ -41,7 +41,10 @@ class _Place:
     """One address. ``asked`` is what the settings say, and ``address`` has the real port. A TCP
     address has one socket per worker, so that each has its own *queue*; the queue of a Unix socket
     is shared by all, and so are those that were ``given`` by systemd. ``file`` is the path of a
-    Unix socket, its device and inode."""
+    Unix socket, its device and inode.
+
+    A queue beside others does not listen before :meth:`Listeners.open`: clients that wait in it
+    would be cut off if it came to nothing."""
 
     __slots__ = ("address", "asked", "file", "given", "queues")
 
@@ -97,7 +100,6 @@ class _Place:
             self.queues.append(sock)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             sock.bind(name)
-            sock.listen(BACKLOG)
         self.address = replace(self.asked, port=name[1])
 
     def _bind_unix(self, mode: int | None, owner: Owner | None) -> None:
@@ -205,6 +207,16 @@ class Listeners:
         same = [one for one in free if one.asked == asked]
         return next(iter(same or [one for one in free if one.asked not in addresses]), None)
 
+    def open(self) -> None:
+        """Clients may come to each socket that was bound for this object. ListenError."""
+        for place in self._places:
+            for sock in place.queues:
+                if sock in self._fresh:
+                    try:
+                        sock.listen(BACKLOG)
+                    except OSError as error:
+                        raise _refused(place.asked, error, False) from error
+
     def each(self) -> list[tuple[Address, Address, list[socket.socket], bool]]:
         """Of each address: what the settings say, what it is, its sockets, and whether they were
         given by systemd."""
@@ -282,7 +294,13 @@ def bind(addresses: Sequence[Address], workers: int, mode: int | None = None) ->
     """Listens on every address; raises :class:`ListenError` and leaves nothing behind
     if one cannot be had. ``mode``: the permissions of a Unix socket's file; None: the umask
     decides."""
-    return Listeners(workers).changed(addresses, workers, mode)
+    found = Listeners(workers).changed(addresses, workers, mode)
+    try:
+        found.open()
+    except BaseException:
+        found.undo()
+        raise
+    return found
 
 
 def _where(address: Address) -> Address:

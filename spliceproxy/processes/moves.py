@@ -7,7 +7,8 @@ two workers agree (:mod:`spliceproxy.processes.parcels`).
                                         waits for this, and has said {"ready": true}
     {"ask": "take"} and a descriptor    take what another worker gives at its other end
     {"ask": "give"} and a descriptor    accept no more, and give what can move to the worker at its
-                                        other end; {"gave": ...} or {"kept": WHY} is said of it
+                                        other end; {"gave": ...} or {"kept": WHY} is said of it.
+                                        "dropped" are inodes of sockets that only this one has
     {"ask": "stay"}                     give nothing more, and serve on
 """
 
@@ -56,12 +57,14 @@ class Moves:
         fds: list[int] = order["fds"]
         if len(fds) != 1:
             close_all(fds)
+            self._instance.services.origins.close_idle()  # or there is none at the next try either
             self._replies.report({"kept": "there was no free descriptor for the other worker"})
             return {}
         from spliceproxy.processes.giving import Giver
         from spliceproxy.processes.parcels import Line
 
         instance = self._instance
+        instance.server.keep_queues(order.get("dropped", ()))
         self._giver = Giver(
             instance.services.loop, Line.of(fds[0]), instance.server, instance.moving, self._gave
         )

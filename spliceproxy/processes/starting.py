@@ -97,6 +97,9 @@ def bind(
         activation.give(admin, asked)
         activation.finish()
     listening = found.changed(config.listen, config.workers)
+    if predecessor is None:
+        _open(listening)
+    # Else the program that runs may go on after all: whoever comes before that is its.
     if not asked:
         return listening, None
     try:
@@ -137,6 +140,14 @@ def _take(
                 f"systemd has passed the socket of {asked}, which no setting names any more; "
                 "allowed: with it, or stop and start"
             )
+
+
+def _open(listening: listeners.Listeners) -> None:
+    try:
+        listening.open()
+    except listeners.ListenError:
+        listening.close()
+        raise
 
 
 def same(one: Address, other: Address) -> bool:

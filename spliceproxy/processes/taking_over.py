@@ -11,6 +11,7 @@ from spliceproxy.admin.channel import Closed, Message, close_all
 from spliceproxy.messages import log
 from spliceproxy.processes.children import UNUSABLE, Children
 from spliceproxy.processes.control import raises_sigio
+from spliceproxy.processes.listeners import ListenError
 from spliceproxy.processes.orders import Orders
 from spliceproxy.processes.slot import Slot
 from spliceproxy.processes.state import State
@@ -143,6 +144,13 @@ class TakingOver:
     def _serve(self) -> None:
         """The workers accept clients."""
         if not self._serves:
+            try:
+                self._state.listening.open()
+            except ListenError as error:
+                log.error("%s", error)
+                if not self._closed:  # who says that it is not wanted
+                    self._predecessor.refuse(str(error))
+                    return
             self._serves = True
             self._children.waiting = False
             for slot in self._children.workers:

@@ -15,27 +15,23 @@ has not been confirmed is served here. If the new program dies meanwhile, this o
 
 from __future__ import annotations
 
-import contextlib
 import enum
 import os
 import secrets
 import signal
-import socket
-import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import NoReturn
 
-from spliceproxy.admin.channel import Closed, Message, close_all, pair
-from spliceproxy.config import UPGRADE_VARIABLE, WATCHDOG_VARIABLE, Address
+from spliceproxy.admin.channel import Closed, Message, close_all
 from spliceproxy.messages import log, plain
 from spliceproxy.processes.children import Children
-from spliceproxy.processes.control import raises_sigio
+from spliceproxy.processes.handing_over import HandingOver, places
 from spliceproxy.processes.orders import Orders, Tell
 from spliceproxy.processes.parcels import FDS, Line
-from spliceproxy.processes.replacing import GIVE_SECONDS, READY_SECONDS, TRIES
+from spliceproxy.processes.program import Program
+from spliceproxy.processes.replacing import GIVE_SECONDS, READY_SECONDS
 from spliceproxy.processes.signals import name_of
 from spliceproxy.processes.slot import Slot
 from spliceproxy.processes.state import State
@@ -59,16 +55,12 @@ KILL_SECONDS = 5.0
 COUNT_SECONDS = 1.0
 """Between two times that the new program is told what this one has counted."""
 
-UNWANTED = 127
-"""Exit status of a process that could not become the new program."""
-
 Phase = enum.Enum("Phase", ["STARTING", "LOADING", "GIVING", "ENDING", "LEFT"])
 
 
 @dataclass
 class _New:
-    """The new program. ``until`` is when it is given up, time.monotonic(); ``giving`` are the
-    workers that have not given all yet, with how often they were asked."""
+    """The new program. ``until`` is when it is given up, time.monotonic()."""
 
     pid: int
     nonce: str
@@ -78,8 +70,8 @@ class _New:
     phase: Phase = Phase.STARTING
     version: str = ""
     lost: float = 0.0  # when it is given up because it has hung up, 0.0 if it has not
-    giving: dict[Slot, int] = field(default_factory=dict)
-    moved: dict[str, int] = field(default_factory=lambda: {"tunnels": 0, "clients": 0, "left": 0})
+    wanted: set[int] = field(default_factory=set)  # the numbers of places that it listens on
+    giving: HandingOver | None = None
 
 
 class Upgrade:
@@ -95,7 +87,7 @@ class Upgrade:
         self._new: _New | None = None
         self._unwanted: dict[int, float] = {}  # when they are killed
         self._count_at = 0.0
-        self._folder = _folder()
+        self._program = Program()
         self.main_changes: list[Callable[[int], None]] = []
         children.gone.append(self._gone)
         children.forked.append(self._forked)
@@ -144,43 +136,11 @@ class Upgrade:
     # ---- the new process ---------------------------------------------------------------
 
     def _start(self, tell: Tell) -> None:
-        own, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        nonce = secrets.token_hex(16)
-        try:
-            own.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-            raises_sigio(own.fileno())
-            pid = os.fork()
-        except OSError:
-            own.close()
-            other.close()
-            raise
-        if pid == 0:
-            self._become(other, nonce)
-        other.close()
+        """OSError."""
+        pid, nonce, line = self._program.start(self._children.mask)
         until = time.monotonic() + HELLO_SECONDS
-        self._new = _New(pid, nonce, Line(own), tell, until)
+        self._new = _New(pid, nonce, line, tell, until)
         self._children.others[pid] = partial(self._ended, pid)
-
-    def _become(self, sock: socket.socket, nonce: str) -> NoReturn:
-        """The new process, which is this one until the program is there."""
-        try:
-            with contextlib.suppress(OSError):  # if it is gone we stay where it was
-                os.chdir(self._folder)
-            fd = sock.fileno()
-            os.set_inheritable(fd, True)
-            environment = {**os.environ, UPGRADE_VARIABLE: f"{fd}:{nonce}"}
-            if WATCHDOG_VARIABLE in environment:  # the signs of life will be its own
-                environment[WATCHDOG_VARIABLE] = str(os.getpid())
-            signal.pthread_sigmask(signal.SIG_SETMASK, self._children.mask)
-            os.execvpe(sys.orig_argv[0], sys.orig_argv, environment)
-        except BaseException as error:  # noqa: BLE001 - there is nobody to raise it to
-            why = error.strerror if isinstance(error, OSError) else repr(error)
-            text = f"{sys.orig_argv[0]} cannot be started: {why}"
-            try:
-                Line(sock).send({"refused": text})
-            finally:
-                os._exit(UNWANTED)
-        os._exit(UNWANTED)
 
     def _ended(self, pid: int, status: int) -> None:
         """A new process has. What it has said before comes first."""
@@ -255,10 +215,8 @@ class Upgrade:
         elif new.phase is Phase.LOADING:
             self._fail(f"the new program was not ready within {READY_SECONDS:g} s")
         else:
-            for slot in new.giving:
-                log.warning("upgrade: %s has not given all within %g s", slot.name, GIVE_SECONDS)
-            new.giving.clear()
-            self._given()
+            assert new.giving is not None
+            new.giving.give_up(GIVE_SECONDS)
 
     # ---- what it says ------------------------------------------------------------------
 
@@ -309,10 +267,10 @@ class Upgrade:
         new.version = str(message.get("version", "?"))
         new.phase = Phase.LOADING
         new.until = time.monotonic() + READY_SECONDS
-        places = [
+        told = [
             {"host": asked.host, "port": asked.port, "path": asked.path, "name": asked.name,
              "bound": bound.port, "queues": len(queues), "given": given, "admin": admin}
-            for admin, asked, bound, queues, given in self._places()
+            for admin, asked, bound, queues, given in places(self._state)
         ]  # fmt: skip
         self._say(
             {
@@ -320,23 +278,18 @@ class Upgrade:
                 "version": __version__,
                 "serial": self._children.serial,
                 "generation": self._state.board.base[columns.GENERATION],
-                "places": places,
+                "places": told,
             }
         )
 
-    def _places(self) -> list[tuple[bool, Address, Address, list[socket.socket], bool]]:
-        found = [(False, *one) for one in self._state.listening.each()]
-        if self._state.asked is not None:
-            found += [(True, *one) for one in self._state.asked.each()]
-        return found
-
     def _hand_over(self, new: _New, wanted: object) -> None:
         """The sockets of one place, some at a time."""
-        places = self._places()
-        if not isinstance(wanted, int) or not 0 <= wanted < len(places):
+        there = places(self._state)
+        if not isinstance(wanted, int) or not 0 <= wanted < len(there):
             self._fail("the new program wants what there is not")
             return
-        queues = places[wanted][3]
+        new.wanted.add(wanted)
+        queues = there[wanted].queues
         for at in range(0, len(queues), FDS):
             some = [sock.fileno() for sock in queues[at : at + FDS]]
             self._say({"queues": wanted, "at": at}, some)
@@ -361,60 +314,32 @@ class Upgrade:
         new.phase = Phase.GIVING
         new.until = time.monotonic() + GIVE_SECONDS
         self._say({"go": True})
-        new.giving = {slot: 0 for slot in self._children.workers if slot.pid}
-        for slot in list(new.giving):
-            self._meet(new, slot)
-        if not new.giving:
-            self._given()
-
-    def _meet(self, new: _New, slot: Slot) -> None:
-        new.giving[slot] += 1
-        try:
-            one, other = pair()
-        except OSError as error:
-            log.warning("upgrade: %s cannot meet another: %s", slot.name, plain(error))
-            return
-        with one, other:
-            self._say({"giver": slot.index}, [one.fileno()])
-            if not self._children.control.order(slot, {"ask": "give"}, [other.fileno()]):
-                log.warning("upgrade: %s does not read what it is told", slot.name)
+        new.giving = HandingOver(self._state, self._children, self._say, new.wanted, self._given)
+        new.giving.start()
 
     def _gave(self, slot: Slot, message: Message) -> bool:
-        new = self._new
-        if new is None or new.phase is not Phase.GIVING or slot not in new.giving:
-            return False
-        del new.giving[slot]
-        for name, number in (*message["gave"].items(), ("left", message["left"])):
-            new.moved[name] = new.moved.get(name, 0) + int(number)
-        if not new.giving:
-            self._given()
-        return True
+        giving = self._giving
+        return giving is not None and giving.gave(slot, message)
 
     def _kept(self, slot: Slot, message: Message) -> bool:
-        new = self._new
-        if new is None or new.phase is not Phase.GIVING or slot not in new.giving:
-            return False
-        if new.giving[slot] < TRIES:
-            self._meet(new, slot)
-            return True
-        log.warning("upgrade: %s could not give all: %s", slot.name, message["kept"])
-        del new.giving[slot]
-        if not new.giving:
-            self._given()
-        return True
+        giving = self._giving
+        return giving is not None and giving.kept(slot, message)
 
     def _gone(self, slot: Slot) -> None:
-        """A worker has died: there is nothing more of it."""
+        if self._giving is not None:
+            self._giving.gone(slot)
+
+    @property
+    def _giving(self) -> HandingOver | None:
+        """What the workers do just now; None: they do not give."""
         new = self._new
-        if new is None or new.phase is not Phase.GIVING or slot not in new.giving:
-            return
-        del new.giving[slot]
-        if not new.giving:
-            self._given()
+        return new.giving if new is not None and new.phase is Phase.GIVING else None
 
     def _given(self) -> None:
         """All that can move has: the new program is the main one, and this one drains."""
         new = self._process
+        assert new.giving is not None
+        moved = new.giving.moved
         new.phase = Phase.ENDING
         new.until = time.monotonic() + END_SECONDS
         log.info(
@@ -422,15 +347,15 @@ class Upgrade:
             "connections left to drain: %d",
             new.pid,
             new.version,
-            new.moved["tunnels"],
-            new.moved["clients"],
-            new.moved["left"],
+            moved["tunnels"],
+            moved["clients"],
+            moved["left"],
         )
         new.tell(
             {
                 "old": {"pid": os.getpid(), "version": __version__},
                 "new": {"pid": new.pid, "version": new.version},
-                "moved": new.moved,
+                "moved": moved,
             }
         )
         self._children.dismiss_admin()
@@ -476,11 +401,3 @@ class Upgrade:
             for slot in self._children.workers:
                 self._children.control.order(slot, {"ask": "stay"}, [])
         new.tell({"error": why})
-
-
-def _folder() -> str:
-    """The working directory, "" if it is gone."""
-    try:
-        return os.getcwd()
-    except OSError:
-        return ""

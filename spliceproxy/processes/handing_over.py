@@ -1,0 +1,127 @@
+"""The workers of the program that runs give to those of the new one
+(:mod:`spliceproxy.processes.upgrade`), and which sockets they listen on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable
+from typing import TYPE_CHECKING, NamedTuple
+
+from spliceproxy.admin.channel import Message, pair
+from spliceproxy.config import Address
+from spliceproxy.messages import log, plain
+from spliceproxy.processes.children import Children
+from spliceproxy.processes.listeners import inode
+from spliceproxy.processes.replacing import TRIES
+from spliceproxy.processes.slot import Slot
+from spliceproxy.processes.state import State
+
+if TYPE_CHECKING:
+    import socket
+
+
+class Place(NamedTuple):
+    """An address that is listened on: as in the settings, and as it is; its sockets, and whether
+    they were given by systemd."""
+
+    admin: bool
+    asked: Address
+    bound: Address
+    queues: list[socket.socket]
+    given: bool
+
+
+def places(state: State) -> list[Place]:
+    """Those of the workers, and then that of the admin process."""
+    found = [Place(False, *one) for one in state.listening.each()]
+    if state.asked is not None:
+        found += [Place(True, *one) for one in state.asked.each()]
+    return found
+
+
+class HandingOver:
+    """Of one upgrade. ``say`` tells the new program something, ``wanted`` are the numbers of the
+    places that it listens on. ``done`` is called when every worker has given what can move.
+    ``moved`` says how much that was."""
+
+    def __init__(
+        self,
+        state: State,
+        children: Children,
+        say: Callable[[Message, Iterable[int]], None],
+        wanted: Collection[int],
+        done: Callable[[], None],
+    ) -> None:
+        self._children = children
+        self._listening = state.listening
+        self._say = say
+        self._done = done
+        self._dropped = {
+            sock
+            for number, place in enumerate(places(state))
+            if not place.admin and number not in wanted
+            for sock in place.queues
+        }
+        self._giving: dict[Slot, int] = {}  # who has not given all yet: how often it was asked
+        self.moved = {"tunnels": 0, "clients": 0, "left": 0}
+
+    def start(self) -> None:
+        """Each begins to give."""
+        self._giving = {slot: 0 for slot in self._children.workers if slot.pid}
+        for slot in list(self._giving):
+            self._meet(slot)
+        if not self._giving:
+            self._done()
+
+    def gave(self, slot: Slot, message: Message) -> bool:
+        """A worker has given what can move; whether that is of this upgrade."""
+        if slot not in self._giving:
+            return False
+        for name, number in (*message["gave"].items(), ("left", message["left"])):
+            self.moved[name] = self.moved.get(name, 0) + int(number)
+        self._ready(slot)
+        return True
+
+    def kept(self, slot: Slot, message: Message) -> bool:
+        """A worker could not give all; likewise."""
+        if slot not in self._giving:
+            return False
+        if self._giving[slot] < TRIES:
+            self._meet(slot)
+            return True
+        log.warning("upgrade: %s could not give all: %s", slot.name, message["kept"])
+        self._ready(slot)
+        return True
+
+    def gone(self, slot: Slot) -> None:
+        """A worker has died: there is nothing more of it."""
+        if slot in self._giving:
+            self._ready(slot)
+
+    def give_up(self, seconds: float) -> None:
+        """Nobody is waited for any longer than that."""
+        for slot in self._giving:
+            log.warning("upgrade: %s has not given all within %g s", slot.name, seconds)
+        self._giving.clear()
+        self._done()
+
+    def _ready(self, slot: Slot) -> None:
+        del self._giving[slot]
+        if not self._giving:
+            self._done()
+
+    def _meet(self, slot: Slot) -> None:
+        """It and a worker of the new program have an end of a pair each."""
+        self._giving[slot] += 1
+        try:
+            one, other = pair()
+        except OSError as error:
+            log.warning("upgrade: %s cannot meet another: %s", slot.name, plain(error))
+            return
+        with one, other:
+            self._say({"giver": slot.index}, [one.fileno()])
+            # Who waits in a queue that the new program does not have is this one's.
+            its = self._listening.of(self._children.workers.index(slot))
+            dropped = [inode(sock) for sock in its if sock in self._dropped]
+            order = {"ask": "give", "dropped": dropped}
+            if not self._children.control.order(slot, order, [other.fileno()]):
+                log.warning("upgrade: %s does not read what it is told", slot.name)
