@@ -386,10 +386,10 @@ class Children:
         self._use_board()
 
     def has_room(self, count: int) -> bool:
-        """Whether the board has a row for each of so many workers, and for those that leave."""
-        return count + len(self.leaving) + max(len(self.workers) - count, 0) <= (
-            self._state.board.room
-        )
+        """Whether the board has a row for each of so many workers, and for those that leave. One
+        that leaves may share its place on the board with the one that has replaced it."""
+        used = {slot.index for slot in (*self.workers, *self.leaving)}
+        return len(used) + max(count - len(self.workers), 0) <= self._state.board.room
 
     def _use_board(self) -> None:
         leaving = [slot.index for slot in self.leaving]

@@ -17,6 +17,9 @@
    does it within a turn of its event loop when it goes on. One that dies is replaced by one that
    begins with the new configuration.
 
+Workers that leave already, and drain what they have, are asked as well, and go by it for what they
+have yet. But none of them is a reason to refuse: whoever does not go by it is named in a warning.
+
 There is one reload at a time. Those who ask meanwhile get the next one, which reads the file anew.
 """
 
@@ -76,6 +79,7 @@ class _Reload:
         self.settings = -1
         self.waiting: dict[int, Slot] = {}  # by the number of the question
         self.ready: list[Slot] = []
+        self.leaving: set[Slot] = set()  # of those who are asked, who drain and go
         self.deadline = 0.0
         self.switching = False
         self.mode = config.admin.mode  # before
@@ -86,6 +90,22 @@ class _Reload:
         """Those of a worker; none for one that leaves, because others have its queues."""
         assert self.listening is not None
         return self.listening.of(place) if place < self.config.workers else []
+
+    def name(self, why: str) -> None:
+        """Tells of those who have yet to answer, and waits for them no longer."""
+        for slot in self.waiting.values():
+            self.why.append(f"{self.named(slot)} {why}")
+        self.waiting.clear()
+
+    def named(self, slot: Slot) -> str:
+        """Which one that is."""
+        drains = ", which drains," if slot in self.leaving else ""
+        return f"{slot.name} (pid {slot.pid}){drains}"
+
+    @property
+    def decisive(self) -> list[Slot]:
+        """Who has yet to answer, and without whom nothing goes on."""
+        return [slot for slot in self.waiting.values() if slot not in self.leaving]
 
     def undo(self) -> None:
         """It is refused."""
@@ -152,13 +172,20 @@ class Reloading:
         if not reload.switching and self._state.draining:
             self._refuse("the proxy is told to stop")
         elif time.monotonic() >= reload.deadline:
-            names = [f"{slot.name} (pid {slot.pid})" for slot in reload.waiting.values()]
-            if reload.switching:
-                reload.silent = [slot.index for slot in reload.waiting.values()]
-                reload.why = [f"{name} has not said that it goes by it" for name in names]
-                self._end(reload)
-            else:
-                self._refuse(f"{', '.join(names)}: no answer within {PREPARE_SECONDS:g} s")
+            self._late(reload)
+
+    def _late(self, reload: _Reload) -> None:
+        if reload.switching:
+            reload.silent = [slot.index for slot in reload.waiting.values()]
+            self._end(reload, "has not said that it goes by it")
+        elif reload.decisive:
+            names = [f"{slot.name} (pid {slot.pid})" for slot in reload.decisive]
+            self._refuse(f"{', '.join(names)}: no answer within {PREPARE_SECONDS:g} s")
+        else:
+            for slot in reload.waiting.values():
+                self._children.control.order(slot, {"ask": "forget"}, [])
+            reload.name("does not go by it, for it has not answered")
+            self._switch(reload)
 
     # ---- it begins ---------------------------------------------------------------------
 
@@ -227,8 +254,8 @@ class Reloading:
         state, config = self._state, reload.config
         if not self._children.has_room(config.workers):
             raise ListenError(
-                f"workers {config.workers}: there is room for {state.board.room} while this proxy "
-                "runs; a restart makes more"
+                f"workers {config.workers}: there is room for {state.board.room} in this program, "
+                "those that drain included; an upgrade makes more"
             )
         reload.listening = state.listening.changed(config.listen, config.workers)
         place = [] if config.admin.address is None else [config.admin.address]
@@ -243,6 +270,11 @@ class Reloading:
         reload.deadline = time.monotonic() + PREPARE_SECONDS
         generation = self._state.generation + 1
         self._children.hold = True
+        reload.leaving = {slot for slot in self._children.leaving if slot.pid}
+        for slot in reload.leaving:
+            question = {"ask": "prepare", "generation": generation, "sockets": 0}
+            if not self._ask(reload, slot, question, [reload.settings]):
+                reload.why.append(f"{reload.named(slot)} does not read what it is told")
         for place, slot in enumerate(self._children.workers):
             if not slot.pid:  # it is started later
                 continue
@@ -273,6 +305,8 @@ class Reloading:
         if "error" in message:
             if reload.switching:
                 log.error("%s did not switch: %s", slot.name, message["error"])
+            elif slot in reload.leaving:
+                reload.why.append(f"{reload.named(slot)} does not go by it: {message['error']}")
             else:
                 self._refuse(f"{slot.name}: {message['error']}")
                 return
@@ -285,11 +319,12 @@ class Reloading:
         reload = self._reload
         if reload is None:
             return
-        if not reload.switching:
+        if not reload.switching and slot not in reload.leaving:
             if slot in (*reload.waiting.values(), *reload.ready):
                 self._refuse(f"{slot.name} has ended meanwhile")
             return
         reload.waiting = {n: one for n, one in reload.waiting.items() if one is not slot}
+        reload.ready = [one for one in reload.ready if one is not slot]
         self._if_all(reload)
 
     def _if_all(self, reload: _Reload) -> None:
@@ -305,11 +340,16 @@ class Reloading:
     def _switch(self, reload: _Reload) -> None:
         """All are ready: from here on it is in force."""
         state, children = self._state, self._children
+        assert reload.listening is not None
+        try:
+            reload.listening.open()
+        except ListenError as error:
+            self._refuse(str(error))
+            return
         before, state.config = state.config, reload.config
         reload.mode = before.admin.mode
         state.generation += 1
         state.board.base[columns.GENERATION] = state.generation
-        assert reload.listening is not None
         assert reload.asked is not None
         listening, state.listening = state.listening, reload.listening
         known = set(map(str, listening.addresses))
@@ -324,14 +364,19 @@ class Reloading:
         children.hold = False
         for place, slot in enumerate(children.workers):
             if slot in reload.ready:
-                wanted = [inode(sock) for sock in reload.sockets(place)]
-                if not self._ask(reload, slot, {"ask": "switch", "listen": wanted}, []):
-                    log.error("%s does not read that it is to switch: killing it", slot.name)
-                    os.kill(slot.pid, signal.SIGKILL)  # the next one goes by it
+                self._ask_to_switch(reload, slot, reload.sockets(place))
+        for slot in reload.leaving.intersection(reload.ready):
+            self._ask_to_switch(reload, slot, [])
         children.resize(state.config.workers)
         self._switch_admin(reload)
         if not reload.waiting:
             self._end(reload)
+
+    def _ask_to_switch(self, reload: _Reload, slot: Slot, sockets: list[socket.socket]) -> None:
+        wanted = [inode(sock) for sock in sockets]
+        if not self._ask(reload, slot, {"ask": "switch", "listen": wanted}, []):
+            log.error("%s does not read that it is to switch: killing it", slot.name)
+            os.kill(slot.pid, signal.SIGKILL)  # the next one goes by it
 
     def _switch_admin(self, reload: _Reload) -> None:
         """The admin process gets the settings, and another socket if its address is another."""
@@ -352,8 +397,9 @@ class Reloading:
             starting.announce_admin(after.addresses[0])
         self._children.tell_settings(reload.settings, fresh)
 
-    def _end(self, reload: _Reload) -> None:
-        """It is done."""
+    def _end(self, reload: _Reload, late: str = "") -> None:
+        """It is done; ``late`` says what those have not done who were waited for."""
+        reload.name(late)
         for line in (*reload.warnings, *reload.why):
             log.warning("reload: %s", line)
         log.info("reload: generation %d is in force (%s)", self._state.generation, reload.who)
