@@ -123,6 +123,7 @@ def _worker(text: str) -> Test:
 FILTERS: Mapping[str, Callable[[str], Test]] = {
     "id": _text("id"),
     "client": _network("client"),
+    "via": _network("via"),
     "user": _text("user"),
     "method": _text("method"),
     "host": _host,

@@ -140,6 +140,7 @@ class Flows:
         return {
             **self._named(record.number, record.started),
             "client": record.client or "unix",
+            "via": record.via or None,
             "user": record.user[:TEXT],
             "method": record.method[:TEXT],
             **self._to(record.method, record.target),
@@ -153,6 +154,7 @@ class Flows:
         return {
             **self._named(view.number, view.started),
             "client": view.client or "unix",
+            "via": view.via[1:] or None,  # behind the mark
             "user": view.user,
             "method": view.method[:TEXT],
             **self._to(view.method, view.target),

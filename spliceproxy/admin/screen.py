@@ -188,6 +188,7 @@ def details(flow: Flow) -> str:
         f"{flow.get('kind', '')} {flow['id']}",
         str(flow.get("state") or "") if flow.get("state") != flow.get("kind") else "",
         f"{flow['client']}{' (' + flow['user'] + ')' if flow.get('user') else ''}",
+        f"via {flow['via']}" if flow.get("via") else "",
         f"{flow['method']} {flow['target']}",
         f"to {flow['peer']}" if flow.get("peer") else "",
         f"rule {flow['rule']}" if flow.get("rule") else "",

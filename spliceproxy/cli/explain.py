@@ -39,6 +39,11 @@ def parser() -> Parser:
         help="address of the client, or unix (default: 127.0.0.1)",
     )
     asked.add_argument(
+        "--balancer",
+        metavar="IP",
+        help="address of the balancer that has brought the client, or unix (default: none has)",
+    )
+    asked.add_argument(
         "--address",
         metavar="IP",
         action="append",
@@ -61,9 +66,11 @@ def run(argv: Sequence[str]) -> int:
         request = explaining.read_request(
             flags.method, flags.target, flags.client, flags.asks, flags.address
         )
+        if flags.balancer is not None:
+            explaining.check_balancer(config, flags.client, flags.balancer)
     except ValueError as error:
         made.error(str(error))
     with redirect_stdout(sys.stderr):  # the function may print
-        explanation = explaining.explain(config, request)
+        explanation = explaining.explain(config, request, flags.balancer or "")
     print(explaining.as_json(explanation) if flags.json else explaining.as_text(explanation))
     return 0 if explanation.allowed else 1

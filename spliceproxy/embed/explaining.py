@@ -13,6 +13,7 @@ from spliceproxy.config import Config
 from spliceproxy.http1.errors import HeadError
 from spliceproxy.http1.fields import TOKEN
 from spliceproxy.http1.target import escaped, split_target
+from spliceproxy.policy.clients import ClientNetworks
 from spliceproxy.policy.explain import Explanation, walk
 from spliceproxy.policy.networks import UNIX, canonical_address
 from spliceproxy.policy.request import Request
@@ -21,7 +22,7 @@ from spliceproxy.upstream.resolver import Resolver, unasked
 _METHOD = re.compile(TOKEN.decode()).fullmatch
 
 
-def explain(config: Config, request: Request) -> Explanation:
+def explain(config: Config, request: Request, balancer: str = "") -> Explanation:
     """Whether the settings allow a request, and why::
 
         config = spliceproxy.load_config("proxy.toml")
@@ -31,18 +32,19 @@ def explain(config: Config, request: Request) -> Explanation:
     ``addresses`` of the request stand for what its name resolves to. Without any the DNS is
     asked; nothing else is sent. ``user`` needs no password, and its groups are looked up. The
     policy function is called on an event loop of its own, so do not call this within one.
+    ``balancer`` has brought the client by the PROXY protocol: its address, or "unix".
     ValueError for settings, or an address, that make no sense.
     """
-    return asyncio.run(_explain(config, request))
+    return asyncio.run(_explain(config, request, balancer))
 
 
-async def _explain(config: Config, request: Request) -> Explanation:
+async def _explain(config: Config, request: Request, balancer: str) -> Explanation:
     if request.addresses:
         addresses = tuple(map(canonical_address, request.addresses))
-        return await walk(config, request, _Given(addresses))
+        return await walk(config, request, _Given(addresses), balancer)
     resolver = Resolver(config.timeouts.lookup)
     try:
-        return await walk(config, request, _Whole(resolver))
+        return await walk(config, request, _Whole(resolver), balancer)
     finally:
         await resolver.close()
 
@@ -133,6 +135,21 @@ def read_request(
         path=escaped(path),
         addresses=tuple(addresses) or None,
     )
+
+
+def check_balancer(config: Config, client: str, balancer: str) -> None:
+    """ValueError, unless this is an IP address that may send headers, or "unix", and it can name
+    the client."""
+    if client == UNIX:
+        raise ValueError(
+            f"--from: invalid value {client!r} with --balancer; allowed: an IP address"
+        )
+    if balancer == UNIX:
+        return
+    _check_address("--balancer", balancer, " or unix")
+    if not ClientNetworks(config.balancers).admit(balancer):
+        allowed = ", ".join(config.balancers) or "none, for --proxy-protocol-from names nobody"
+        raise ValueError(f"--balancer: {balancer} may not send headers; allowed: {allowed}")
 
 
 def _check_address(flag: str, text: str, other: str = "", *, zone: bool = True) -> None:

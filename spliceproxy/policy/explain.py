@@ -19,6 +19,7 @@ from spliceproxy.policy.guard import Guard
 from spliceproxy.policy.hosts import is_address
 from spliceproxy.policy.lockfile import LOCKED
 from spliceproxy.policy.names import canonical
+from spliceproxy.policy.networks import BROUGHT
 from spliceproxy.policy.refusals import GUARD, STRANGER
 from spliceproxy.policy.request import Request
 from spliceproxy.policy.rules import DEFAULT, Match, Selection
@@ -60,19 +61,20 @@ class Explanation:
     parents: tuple[str, ...] = ()
 
 
-async def walk(config: Config, request: Request, names: Names) -> Explanation:
+async def walk(config: Config, request: Request, names: Names, balancer: str = "") -> Explanation:
     """What the policy says to a request. Its groups and addresses are looked up, and need not be
     given. Its user needs no password; without a user, the settings say who the client is. The
-    policy function is called, and nothing is dialled. ValueError for settings that make no
-    sense."""
-    teller = _Teller(config, request)
+    policy function is called, and nothing is dialled. Without a ``balancer`` the client has come
+    by itself. ValueError for settings that make no sense."""
+    teller = _Teller(config, request, balancer)
     policy = Policy(
         config,
         _Told(names, teller.tell),
         authenticator=_Believing(config.auth, request.user) if request.user else None,
         witness=teller,
     )
-    teller.client = client = policy.standing(request.client, None)
+    mark = BROUGHT if balancer else ""
+    teller.client = client = policy.standing(mark + request.client, None)
     verdict: Verdict | None = None
     failure: Failure | None = None
     try:
@@ -205,10 +207,11 @@ class _Teller(Witness):
     """Makes steps of what the policy says about one request. ``rule``: the id of what the rules
     have said, "" if they were not asked."""
 
-    def __init__(self, config: Config, request: Request) -> None:
+    def __init__(self, config: Config, request: Request, balancer: str) -> None:
         self._policy = config.policy
         self._routes = config.routing.routes
         self._request = request
+        self._via = f", brought by {balancer}," if balancer else ""
         self._steps: list[Step] = []
         self.rule = ""
         self.client: Standing | None = None
@@ -216,7 +219,7 @@ class _Teller(Witness):
     def all_steps(self, failure: Failure | None, *, users: bool) -> list[Step]:
         """Those that were told, and those of which the answer tells. ``users``: the settings
         name some."""
-        where = self._request.client or "the client of a Unix socket"
+        where = (self._request.client or "the client of a Unix socket") + self._via
         told = self._steps
         if isinstance(failure, Denied) and failure.rule == STRANGER and not _refused(told):
             return [Step("clients", False, f"{where} may not use the proxy{self._unless(users)}")]
@@ -256,6 +259,8 @@ class _Teller(Witness):
         if self._policy.clients is not None:
             return ""
         unless = ", unless as a user" if users else ""
+        if self._via:
+            return unless
         if is_local(self._request.client) and not self._local:
             unless += ", since nobody is local (guard-local)"
         return unless

@@ -372,6 +372,35 @@ def test_command(tmp_path: Path) -> None:
     assert done.returncode == 2
 
 
+def test_a_client_that_a_balancer_has_brought_is_on_no_machine_of_ours() -> None:
+    config = Config(listen=())
+    here = Request(client="127.0.0.1", host="a.test", addresses=("127.0.0.1",))
+    assert explain(config, here).allowed
+    brought = explain(config, here, "10.0.0.1")
+    assert (brought.allowed, brought.rule) == (False, "clients")
+    assert "127.0.0.1, brought by 10.0.0.1, may not use the proxy" in line(brought, "clients")
+    other = here._replace(client="10.0.0.7")
+    assert decider(explain(config, other, "10.0.0.1")) == ("guard", "guard", False)
+    assert explain(config, other._replace(addresses=PUBLIC), "unix").allowed
+
+
+def test_who_may_have_brought_a_client() -> None:
+    given = ("--address", "192.0.2.1", "CONNECT", "a.test:443", "--from", "10.0.0.7")
+    may = ("--listen", "proxy+tcp://127.0.0.1:1", "--proxy-protocol-from", "10.0.0.0/24")
+    assert run(*given, *may, "--balancer", "10.0.0.1").returncode == 0
+    assert run(*given, *may, "--balancer", "unix").returncode == 0
+    for wrong, why in (
+        ("10.0.1.1", "10.0.1.1 may not send headers; allowed: 10.0.0.0/24"),
+        ("x", "--balancer: invalid value 'x'"),
+    ):
+        done = run(*given, *may, "--balancer", wrong)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert why in done.stderr
+    done = run(*given, *may, "--balancer", "10.0.0.1", "--from", "unix")
+    assert done.returncode == 2
+    assert "with --balancer" in done.stderr
+
+
 @pytest.fixture
 def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The indented texts of docs/rules.md; its settings are ./proxy.toml."""

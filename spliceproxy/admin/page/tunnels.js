@@ -158,7 +158,7 @@ const askFlows = async () => {
 // ---- ending one -------------------------------------------------------------------------
 
 const DETAILS = [
-  ["Client", (row) => row.client + (row.user ? ", user " + row.user : "")],
+  ["Client", (row) => row.client + (row.via ? ", via " + row.via : "") + (row.user ? ", user " + row.user : "")],
   ["Origin", (row) => row.peer || "not connected yet"],
   ["Rule", (row) => row.rule || "–"],
   ["Tags", (row) => Object.entries(row.tags).map(([name, value]) => name + "=" + value).join(", ") || "–"],
