@@ -176,6 +176,7 @@ class Script:
         for data in (CHUNKED, OK, b""):
             self._upload(data)
         self._connect()
+        self._move()
         self._flow(self._owner.relay.tunnel, b"to origin", b"to client")
         self._flow(self._owner.relay.transfer, 100_000)
         self._put(b"o")
@@ -313,6 +314,55 @@ class Script:
         self._step()
         client.close()
         self._step()
+
+    def _move(self) -> None:
+        """A tunnel of the lane's, one of Python's with bytes that wait, and a request that has been
+        sent. Each is stopped, and goes on in what is made of it, or here."""
+        self._adopt(CONNECT)
+        self._step()
+        if self._owner.dialling:
+            self._mine.append(self._owner._listener.accept()[0])
+        self._step()
+        first, one = pair(self._mine)
+        second, other = pair(self._mine)
+        made = self._tried(
+            self._native.tunnel, one.fileno(), other.fileno(), b"held", b"", list().append
+        )
+        if made is not None:
+            one.detach()
+            other.detach()
+        for _ in range(3):
+            send(first, b"x" * 300_000)
+            self._step()
+        self._put(b"o")
+        self._adopt(GET)
+        self._step()
+        for ident in self._native.movable():
+            self._move_one(ident)
+        self._step()
+        for sock in (first, second, one, other):
+            sock.close()
+        self._step()
+
+    def _move_one(self, ident: int) -> None:
+        frozen: Any = self._tried(self._native.freeze, ident)
+        if frozen is None:
+            return
+        there = None
+        if hasattr(frozen, "state"):
+            fds = [os.dup(fd) for fd in frozen.fds]
+            there = self._tried(self._native.adopt, frozen.state, fds, list().append)
+            if there is None:
+                for fd in fds:
+                    os.close(fd)
+        if there is not None:
+            self._concluded(self._native.release, ident)
+        self._concluded(self._native.thaw, ident if there is None else there)
+
+    def _concluded(self, work: Callable[..., object], ident: object) -> None:
+        """Whatever is refused, it is done, or can be done again."""
+        if self._tried(work, ident) is None:
+            work(ident)
 
     def _flow(self, make: Callable[..., int], *how: object) -> None:
         """A tunnel of Python's, or a transfer that is cancelled."""
