@@ -39,15 +39,15 @@ def places(state: State) -> list[Place]:
 
 
 class HandingOver:
-    """Of one upgrade. ``say`` tells the new program something, ``wanted`` are the numbers of the
-    places that it listens on. ``done`` is called when every worker has given what can move.
-    ``moved`` says how much that was."""
+    """Of one upgrade. ``say`` tells the new program something, and returns whether there is still
+    an upgrade; ``wanted`` are the numbers of the places that it listens on. ``done`` is called when
+    every worker has given what can move. ``moved`` says how much that was."""
 
     def __init__(
         self,
         state: State,
         children: Children,
-        say: Callable[[Message, Iterable[int]], None],
+        say: Callable[[Message, Iterable[int]], bool],
         wanted: Collection[int],
         done: Callable[[], None],
     ) -> None:
@@ -68,7 +68,8 @@ class HandingOver:
         """Each begins to give."""
         self._giving = {slot: 0 for slot in self._children.workers if slot.pid}
         for slot in list(self._giving):
-            self._meet(slot)
+            if not self._meet(slot):
+                return
         if not self._giving:
             self._done()
 
@@ -109,19 +110,22 @@ class HandingOver:
         if not self._giving:
             self._done()
 
-    def _meet(self, slot: Slot) -> None:
-        """It and a worker of the new program have an end of a pair each."""
+    def _meet(self, slot: Slot) -> bool:
+        """It and a worker of the new program have an end of a pair each. False: there is no upgrade
+        any more."""
         self._giving[slot] += 1
         try:
             one, other = pair()
         except OSError as error:
             log.warning("upgrade: %s cannot meet another: %s", slot.name, plain(error))
-            return
+            return True
         with one, other:
-            self._say({"giver": slot.index}, [one.fileno()])
+            if not self._say({"giver": slot.index}, [one.fileno()]):
+                return False
             # Who waits in a queue that the new program does not have is this one's.
             its = self._listening.of(self._children.workers.index(slot))
             dropped = [inode(sock) for sock in its if sock in self._dropped]
             order = {"ask": "give", "dropped": dropped}
             if not self._children.control.order(slot, order, [other.fileno()]):
                 log.warning("upgrade: %s does not read what it is told", slot.name)
+        return True

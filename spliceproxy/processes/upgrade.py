@@ -292,20 +292,23 @@ class Upgrade:
         queues = there[wanted].queues
         for at in range(0, len(queues), FDS):
             some = [sock.fileno() for sock in queues[at : at + FDS]]
-            self._say({"queues": wanted, "at": at}, some)
+            if not self._say({"queues": wanted, "at": at}, some):
+                return
 
-    def _say(self, message: Message, fds: Iterable[int] = ()) -> None:
-        """To the new program, which reads what it is told or is given up."""
+    def _say(self, message: Message, fds: Iterable[int] = ()) -> bool:
+        """To the new program, which reads what it is told or is given up; false: it is."""
         try:
             if self._process.line.send(message, b"", list(fds)):
-                return
+                return True
             why = "it does not read what it is told"
         except Closed:
-            return  # its end will be seen
+            return True  # its end will be seen
         except OSError as error:
             why = plain(error)
-        if self._process.phase is not Phase.LEFT:
-            self._fail(f"the new program cannot be told: {why}")
+        if self._process.phase is Phase.LEFT:
+            return True
+        self._fail(f"the new program cannot be told: {why}")
+        return False
 
     # ---- giving ------------------------------------------------------------------------
 
@@ -313,7 +316,8 @@ class Upgrade:
         """The new workers serve, and each of these gives to one of them."""
         new.phase = Phase.GIVING
         new.until = time.monotonic() + GIVE_SECONDS
-        self._say({"go": True})
+        if not self._say({"go": True}):
+            return
         new.giving = HandingOver(self._state, self._children, self._say, new.wanted, self._given)
         new.giving.start()
 
