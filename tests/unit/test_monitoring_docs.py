@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from spliceproxy.admin.events import FIELDS
+from spliceproxy.deploy.alerts import ALERTS
 from spliceproxy.observe.accesslog import FLUSH_SECONDS
 from spliceproxy.observe.outcome import OF_CUTS, OF_ERRORS, OF_LETTERS, OF_TUNNELS, OUTCOMES
 from spliceproxy.observe.termination import _OF_ERRORS, _OF_REASONS
@@ -83,6 +84,12 @@ def test_the_bounds_of_the_buckets() -> None:
     milliseconds, seconds = (re.findall(r"[0-9.]+", each) for each in given.groups())
     found = [float(each) * 1e3 for each in milliseconds] + [float(each) * 1e6 for each in seconds]
     assert found == list(BOUNDS)
+
+
+def test_the_table_of_alerts() -> None:
+    text = section("monitoring.md", "Is there a dashboard, and what should wake me?")
+    found = [(*names(row[0]), row[1]) for row in rows(text, "| alert | severity | when |")]
+    assert found == [(one.name, one.severity) for one in ALERTS]
 
 
 def test_the_table_of_events() -> None:
