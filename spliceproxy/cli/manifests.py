@@ -220,16 +220,15 @@ def _read(made: Parser, flag: str, path: str) -> str:
 
 
 def _files(made: Parser, paths: Sequence[str]) -> dict[str, str]:
-    from spliceproxy.deploy.kubernetes import SETTINGS as OURS
-    from spliceproxy.deploy.kubernetes import TOKEN
+    from spliceproxy.deploy.kubernetes import SETTINGS, TOKEN
 
     found: dict[str, str] = {}
     for path in paths:
         name = os.path.basename(path)
-        if not re.fullmatch(_FILE, name) or name in (OURS, TOKEN):
+        if not re.fullmatch(_FILE, name) or name in (SETTINGS, TOKEN):
             made.fail(
                 f"--file {path}: invalid name {name!r}; allowed: letters, digits and ._-, but "
-                f"neither {OURS} nor {TOKEN}"
+                f"neither {SETTINGS} nor {TOKEN}"
             )
         if name in found:
             made.fail(f"--file {path}: there is a file {name} already; give each its own name")
