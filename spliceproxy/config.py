@@ -82,6 +82,16 @@ class Timeouts:
 
 
 @dataclass(frozen=True, slots=True)
+class NamesConfig:
+    """How the name of an origin becomes its addresses."""
+
+    servers: tuple[str, ...] = ()  # IP:PORT or [IPv6]:PORT; none: those of resolv.conf
+    hosts_file: str = "/etc/hosts"  # "none" for none
+    ip_version: Literal["any", "4", "6", "prefer4", "prefer6"] = "any"
+    stale: float = 0.0  # seconds for which an old answer may stand in for none; 0: never
+
+
+@dataclass(frozen=True, slots=True)
 class AuthConfig:
     """How a client becomes a user."""
 
@@ -283,6 +293,7 @@ class Config:
     via: str = "spliceproxy"  # our name in Via; "": no Via, and no loop detection by it
     forwarded_for: str = "transparent"  # http1.chain.FORWARDED_MODES
     timeouts: Timeouts = field(default_factory=Timeouts)
+    names: NamesConfig = field(default_factory=NamesConfig)
     access_log: str = "-"  # "-" standard output, "off", or a path
     log_format: str = "native"  # observe.formats.NAMES
     log_live: float = 0.0  # seconds between two lines about a tunnel that lives; 0: none

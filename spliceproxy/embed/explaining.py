@@ -42,7 +42,7 @@ async def _explain(config: Config, request: Request, balancer: str) -> Explanati
     if request.addresses:
         addresses = tuple(map(canonical_address, request.addresses))
         return await walk(config, request, _Given(addresses), balancer)
-    resolver = Resolver(config.timeouts.lookup)
+    resolver = Resolver.of(config)
     try:
         return await walk(config, request, _Whole(resolver), balancer)
     finally:

@@ -137,7 +137,7 @@ class Proxy:
             counts = Counts.private()
             relay, _ = choose(self._config.engine, RelayOptions.of(self._config, counts.row))
             undo.callback(relay.close)
-            resolver = Resolver(self._config.timeouts.lookup, row=counts.row)
+            resolver = Resolver.of(self._config, counts.row)
             undo.push_async_callback(resolver.close)
             witness = None if self._records is None else _Recorder(self._records)
             policy = Policy(

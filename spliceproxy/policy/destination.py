@@ -18,6 +18,7 @@ from spliceproxy.policy.decision import Allow, Deny
 from spliceproxy.policy.hook import Answer, Hook
 from spliceproxy.policy.judging import Case, Judge
 from spliceproxy.policy.names import is_number
+from spliceproxy.policy.networks import is_quad
 from spliceproxy.policy.request import Request
 from spliceproxy.policy.verdict import Names, Notes, Verdict
 from spliceproxy.policy.witness import Witness
@@ -65,8 +66,9 @@ class Destinations:
 
     async def _look_up(self, case: Case) -> tuple[str, ...]:
         """The addresses of a name that is not in the cache. An address in an odd spelling is
-        refused: a resolver may read it as another address than the rules did."""
-        if is_number(case.host):
+        refused: a resolver may read it as another address than the rules did. One in the usual
+        spelling comes here where addresses of its version are not used."""
+        if is_number(case.host) and not is_quad(case.host):
             raise refusals.odd_address()
         asked = time.monotonic()
         try:

@@ -204,7 +204,7 @@ class Instance:
             if self._learned is not None:
                 self._end(self._learned.finish())
             self._learned = _learned(config)
-        self._resolver.limit(config.timeouts.lookup)
+        self._resolver.change(config.timeouts.lookup, config.names)
         never = own if coming.site is None else None
         services.origins.change(Dialer(config.timeouts.dial, services.counts.row), never)
         services.relay.limits(config.timeouts.idle, config.timeouts.half_close)

@@ -125,7 +125,7 @@ async def _work(
     """``ready`` is logged when clients are accepted."""
     loop = asyncio.get_running_loop()
     counts = Counts.of(board, place.row)
-    resolver = Resolver(config.timeouts.lookup, row=counts.row)
+    resolver = Resolver.of(config, counts.row)
     try:
         policy = Policy(config, resolver, row=counts.row, report=counts.report)
     except ValueError as error:

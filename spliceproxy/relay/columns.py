@@ -304,6 +304,9 @@ FAILURES = _family(
 )
 LOOKUPS = _family("lookups", COUNTER, "Names that the DNS was asked for.")
 NAMES_CACHED = _family("names_cached", GAUGE, "Names whose addresses are kept.")
+NAMES_STALE = _family(
+    "names_stale", COUNTER, "Old answers of the DNS that have stood in for new ones."
+)
 NAMES_ASKED = _family("names_asked", GAUGE, "Names that the DNS is being asked for.")
 FUNCTION_FAILURES = _family(
     "function_failures", COUNTER, "Calls of authorize of --policy that failed."

@@ -36,6 +36,7 @@ _SERVICE_LINK = re.compile(
     r"\w+_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)"
 )
 _OF_THE_BUILD = (f"{PREFIX}REQUIRE_NATIVE", f"{PREFIX}DEBUG")
+_OF_IMAGES = f"{PREFIX}VERSION"  # what is in the image of a container: no SPLICEPROXY_IP_VERSION
 
 
 def strangers(environ: Mapping[str, str]) -> Iterator[str]:
@@ -55,7 +56,7 @@ def _known() -> dict[str, Setting]:
 
 def _near(variable: str) -> str:
     """The variable that an unknown one is likely meant to be, or ""."""
-    if _SERVICE_LINK.fullmatch(variable) or variable in _OF_THE_BUILD:
+    if _SERVICE_LINK.fullmatch(variable) or variable in (*_OF_THE_BUILD, _OF_IMAGES):
         return ""
     from difflib import get_close_matches
 

@@ -562,6 +562,37 @@ SETTINGS = (
         TIMEOUTS,
     ),
     Setting(
+        "dns-server",
+        "names.servers",
+        values.NAME_SERVER,
+        "name server to ask, with or without a port",
+        HOW,
+        many=True,
+        default="those of /etc/resolv.conf",
+    ),
+    Setting(
+        "hosts-file",
+        "names.hosts_file",
+        values.HOSTS_FILE,
+        "file of names and addresses that come before those of name servers, as hosts(5); or none",
+    ),
+    Setting(
+        "ip-version",
+        "names.ip_version",
+        choice("any", "4", "6", "prefer4", "prefer6"),
+        "version of IP of the addresses to connect to. any: as RFC 6724 orders them; 4, 6: no "
+        "other; prefer4, prefer6: those first",
+        HOW,
+    ),
+    Setting(
+        "dns-stale",
+        "names.stale",
+        values.SECONDS_OR_NONE,
+        "seconds for which an answer whose time is over may be used while name servers are silent "
+        "or fail",
+        default="0, never",
+    ),
+    Setting(
         "timeout-idle",
         "timeouts.idle",
         values.SECONDS,

@@ -94,6 +94,25 @@ BACKEND = Kind(
     write=lambda value: str(Address(*value)),
 )
 
+
+def _server(text: str, _: str) -> str:
+    """With its port, as c-ares reads it."""
+    host, port = text, 53
+    address = ip_of(text) or ip_of(f"[{text}]")
+    if not address:
+        host, _, digits = text.rpartition(":")
+        address, port = ip_of(host), port_of(digits)
+    if port < 1 or not address:
+        refuse()
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+NAME_SERVER = Kind(
+    _server,
+    "ADDRESS or ADDRESS:PORT of a name server; an IPv6 address with a port is in brackets",
+    metavar="ADDRESS[:PORT]",
+)
+
 # Files. None is opened here: whoever reads or writes one can say better what is wrong.
 
 
@@ -187,6 +206,11 @@ def _hook(text: str, folder: str) -> str:
 PLACE = Kind(_place, "a file or directory that exists")
 DIRECTORY = Kind(_directory, "a directory that exists and can be read", metavar="DIR")
 FILE_TO_READ = Kind(_file_to_read, "a file that exists and can be read", metavar="FILE")
+HOSTS_FILE = Kind(
+    lambda text, folder: text if text == "none" else str(_file_to_read(text, folder)),
+    "a file that exists and can be read, or none",
+    metavar="FILE",
+)
 FILE_TO_WRITE = Kind(_file_to_write, "a file in a directory that exists", metavar="FILE")
 LOG_FORMAT = Kind(
     _log_format,

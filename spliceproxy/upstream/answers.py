@@ -13,6 +13,7 @@ from spliceproxy.upstream import ares
 from spliceproxy.upstream.addresses import interleave, literal
 from spliceproxy.upstream.channels import NO_DESCRIPTORS, is_exhausted
 from spliceproxy.upstream.preference import prefers_ipv4
+from spliceproxy.upstream.versions import ANY, Versions
 
 if TYPE_CHECKING:
     from pycares import AddrInfoResult
@@ -43,7 +44,9 @@ MAX_ADDRESSES = 16
 """Addresses kept for a name. If so many do not answer, the origin is dead. An answer with hundreds
 would turn one request into hundreds of connection attempts."""
 
-FAMILIES = (socket.AF_INET6, socket.AF_INET)  # AAAA first, as RFC 8305 section 3 wants it
+STALE_TTL = 30.0
+"""Seconds for which an old answer is used without asking again, once a look-up has failed (RFC
+8767 section 5)."""
 
 
 class Answer(NamedTuple):
@@ -55,6 +58,7 @@ class Answer(NamedTuple):
     detail: str
     why: str = ""  # for the reason phrase, "" for what the error has
     whole: asyncio.Future[None] | None = None  # done, if somebody may have gone on with less
+    old_since: float = 0.0  # of one that stands in for none: when its own time was over
 
 
 class Part(NamedTuple):
@@ -67,7 +71,10 @@ class Part(NamedTuple):
 
 
 class Cache(OrderedDict[str, Answer]):
-    """Answers by name, the one that was used longest ago first."""
+    """Answers by name, the one that was used longest ago first. ``old`` is for how many seconds
+    they are kept behind their time."""
+
+    old = 0.0
 
     def fresh(self, name: str, now: float) -> Answer | None:
         """What still holds."""
@@ -78,11 +85,22 @@ class Cache(OrderedDict[str, Answer]):
             self.move_to_end(name)
         return answer
 
+    def stale(self, name: str, now: float) -> Answer | None:
+        """Addresses whose time is over, but not for long, as an answer of now."""
+        answer = self.get(name)
+        if answer is None or not answer.addresses:
+            return None
+        since = answer.old_since or answer.expires
+        end = since + self.old
+        if now >= end:
+            return None
+        return Answer(min(now + STALE_TTL, end), answer.addresses, None, "", old_since=since)
+
     def keep(self, name: str, answer: Answer, now: float) -> None:
         """For as long as it holds, and there is room."""
         for _ in range(FORGOTTEN):
             oldest = next(iter(self), None)
-            if oldest is None or self[oldest].expires > now:
+            if oldest is None or self[oldest].expires + self.old > now:
                 break
             del self[oldest]
         self[name] = answer
@@ -108,7 +126,19 @@ def part_of(result: AddrInfoResult | None, error: int | None) -> Part:
     return Part(addresses, ttl, 0, "")
 
 
-def answer_of(name: str, parts: Mapping[socket.AddressFamily, Part], now: float) -> Answer:
+def is_silent(parts: Mapping[socket.AddressFamily, Part], asked: int) -> bool:
+    """Whether nobody who knows has said that a name has no address: servers are silent, or fail.
+    ``asked`` families were asked for."""
+    said = {ares.ENOTFOUND, ares.ENODATA}
+    return len(parts) < asked or not said >= {part.code for part in parts.values()}
+
+
+def answer_of(
+    name: str,
+    parts: Mapping[socket.AddressFamily, Part],
+    now: float,
+    versions: Versions = ANY,
+) -> Answer:
     """What the parts that have come make together."""
     six, four = (
         parts[family].addresses if family in parts else ()
@@ -116,9 +146,12 @@ def answer_of(name: str, parts: Mapping[socket.AddressFamily, Part], now: float)
     )
     if not six and not four:
         return failed(name, *_reason(parts), now=now)
-    both = six + four if not (six and four and prefers_ipv4(six[0], four[0])) else four + six
+    if versions.first is not None:
+        both = versions.of(six + four)
+    else:
+        both = six + four if not (six and four and prefers_ipv4(six[0], four[0])) else four + six
     ttl = min(part.ttl for part in parts.values())
-    if len(parts) < len(FAMILIES):
+    if len(parts) < len(versions.families):
         ttl = min(ttl, HALF_TTL)
     expires = now + min(max(ttl, MIN_TTL), MAX_TTL)
     return Answer(expires, interleave(both)[:MAX_ADDRESSES], None, "")

@@ -57,8 +57,9 @@ class Channel:
         self._asking = False
         self._timer: asyncio.TimerHandle | None = None
         self._watched: dict[int, tuple[bool, bool]] | None = {}  # None: it is closed
-        # No `lookups`, nor any other text: pycares (5.2) hands c-ares memory that it has freed.
-        # So c-ares looks into /etc/hosts, too, behind us.
+        # No `lookups`, nor any other text: pycares (5.2) hands c-ares memory that it has freed. So
+        # c-ares looks into /etc/hosts, too, but no name there has a dot at its end, and all that
+        # are asked for have.
         changed = partial(_watch, weakref.ref(self))
         try:
             self._ares = Ares(timeout=timeout, tries=tries, sock_state_cb=changed)

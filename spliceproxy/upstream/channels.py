@@ -80,12 +80,14 @@ class Channels:
         # That of resolv.conf is made with the first look-up, or never.
         self._usual = self._open_usual() if nameservers else None
 
-    def limit(self, timeout: float) -> None:
-        """Another limit: there will be new channels."""
-        if timeout != self._timeout:
-            self._timeout = timeout
+    def change(self, timeout: float, nameservers: Sequence[str] | None) -> bool:
+        """Another limit, or other servers: there will be new channels. Whether others are asked."""
+        others = nameservers != self._nameservers
+        if timeout != self._timeout or others:
+            self._timeout, self._nameservers = timeout, nameservers
             self._lookups = CHANNEL_LOOKUPS
             self._patient_stamp = ()
+        return others
 
     def is_old(self) -> bool:
         """Whether :meth:`usual` will make a new channel."""

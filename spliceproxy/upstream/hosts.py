@@ -11,6 +11,7 @@ import os
 from spliceproxy.errors import EXHAUSTED
 from spliceproxy.messages import log
 from spliceproxy.upstream.addresses import interleave, literal
+from spliceproxy.upstream.versions import ANY, Versions, family_of
 
 CHECK = 1.0
 """Seconds between two looks at the file. A stat(2) a second costs nothing, one for every request
@@ -22,10 +23,11 @@ class Hosts:
     as they were when :meth:`look` was called last; that is due at ``check_at``. The file is read on
     the calling thread, at once and after each change, because it is small and local."""
 
-    __slots__ = ("_path", "_stamp", "check_at", "names")
+    __slots__ = ("_path", "_stamp", "_versions", "check_at", "names")
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, versions: Versions = ANY) -> None:
         self._path = path
+        self._versions = versions
         self.names: dict[str, tuple[str, ...]] = {}
         self._stamp: tuple[int, ...] = ()
         self.check_at = float("-inf")
@@ -46,7 +48,7 @@ class Hosts:
             if stamp == self._stamp:
                 return
             with open(self._path, encoding="ascii", errors="replace") as file:
-                self.names = parse(file.read())
+                self.names = parse(file.read(), self._versions)
         except OSError as error:
             stamp = (error.errno or 0,)
             if stamp != self._stamp and not isinstance(error, FileNotFoundError):
@@ -56,7 +58,7 @@ class Hosts:
         self._stamp = stamp
 
 
-def parse(text: str) -> dict[str, tuple[str, ...]]:
+def parse(text: str, versions: Versions = ANY) -> dict[str, tuple[str, ...]]:
     """The addresses of each name (lower case) in the text of a hosts file.
 
     A name on several lines has the addresses of all of them, IPv6 first (RFC 6724 with both
@@ -65,19 +67,24 @@ def parse(text: str) -> dict[str, tuple[str, ...]]:
     localhost names, which this file does not decide (RFC 6761 section 6.3).
     """
     lists: dict[str, list[str]] = {}
+    families = versions.families
     for line in text.splitlines():
         fields = line.partition("#")[0].split()
         address = literal(fields[0].lower()) if len(fields) > 1 else None
-        if address is None:
+        if address is None or family_of(address) not in families:
             continue
         for field in fields[1:]:
             lists.setdefault(field.lower().removesuffix("."), []).append(address)
     # Most names have one address: no sorting, and blocklists of 100,000 names exist.
     return {
-        name: tuple(found) if len(found) == 1 else interleave(sorted(found, key=_is_v4))
+        name: tuple(found) if len(found) == 1 else _sorted(found, versions)
         for name, found in lists.items()
         if not is_localhost(name) and literal(name) is None
     }
+
+
+def _sorted(found: list[str], versions: Versions) -> tuple[str, ...]:
+    return versions.of(interleave(sorted(found, key=_is_v4)))
 
 
 def is_localhost(name: str) -> bool:

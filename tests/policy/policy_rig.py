@@ -31,10 +31,8 @@ def audit(event, args):
 log = os.open(os.environ["CONNECTS"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 sys.addaudithook(audit)
 
-from spliceproxy.upstream import answers, resolver
+from spliceproxy.upstream import answers
 answers.MIN_TTL = 0.0
-resolver.Resolver.__init__.__kwdefaults__["nameservers"] = [os.environ["NAMESERVER"]]
-resolver.Resolver.__init__.__kwdefaults__["hosts_file"] = os.devnull
 """
 
 # Functions of --policy that allow everything: what else there is to say of a request is said,
@@ -68,6 +66,7 @@ class NameServer:
 
     def __init__(self) -> None:
         self.delay = 0.0
+        self.silent = False
         self.zone: dict[str, list[list[str]]] = {}
         self.asked: list[str] = []
         self._turns: dict[tuple[str, int], Iterator[list[str]]] = {}
@@ -83,7 +82,9 @@ class NameServer:
             if not query:
                 return
             time.sleep(self.delay)
-            self._sock.sendto(self._answer(query), peer)
+            answer = self._answer(query)
+            if not self.silent:
+                self._sock.sendto(answer, peer)
 
     def _answer(self, query: bytes) -> bytes:
         at, labels = 12, []
@@ -183,13 +184,16 @@ class World:
         self._connects = folder / "connects"
         self._connects.touch()
 
-    def proxy(self, *args: str, **kwargs: object) -> ProxyProcess:
+    def proxy(self, *args: str, names: bool = True, **kwargs: object) -> ProxyProcess:
+        """``names``: it asks the name server, whatever the arguments say."""
         path = f"{self.folder}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
         env = {
             "PYTHONPATH": path.rstrip(os.pathsep),
             "CONNECTS": str(self._connects),
-            "NAMESERVER": self.names.address,
         }
+        if names:
+            env["SPLICEPROXY_DNS_SERVER"] = self.names.address
+            env["SPLICEPROXY_HOSTS_FILE"] = "none"
         self._count += 1
         folder = self.folder / f"proxy{self._count}"
         proxy = ProxyProcess(folder, *args, env=env, **kwargs)  # type: ignore[arg-type]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import re
 import signal
 import socket
@@ -244,21 +243,15 @@ async def on_close(record):
         values = [record.method, record.status, record.bytes_out, record.rule, dict(record.tags)]
         print(json.dumps(values), file=file)
 """
-# c-ares must not be asked for names that are not there.
-HOSTS = "import os; from spliceproxy.upstream import resolver; \
-resolver.Resolver.__init__.__kwdefaults__['hosts_file'] = os.environ['HOSTS']"
 
 
 def hooked(tmp_path: Path, new_proxy: NewProxy, *args: str) -> ProxyProcess:
     (tmp_path / "hook.py").write_text(HOOK)
-    (tmp_path / "sitecustomize.py").write_text(HOSTS)
     names = "slow.test bad.test elsewhere.test metadata.test"
     (tmp_path / "hosts").write_text(f"127.0.0.1 {names}\n")
-    path = f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}".rstrip(os.pathsep)
     env = {
         "CLOSED": str(tmp_path / "closed"),
-        "HOSTS": str(tmp_path / "hosts"),
-        "PYTHONPATH": path,
+        "SPLICEPROXY_HOSTS_FILE": str(tmp_path / "hosts"),
     }
     return new_proxy("--policy", str(tmp_path / "hook.py"), *args, env=env)
 

@@ -25,6 +25,7 @@ from spliceproxy.config import (
     AdminConfig,
     AuthConfig,
     Config,
+    NamesConfig,
     ParentConfig,
     PolicyConfig,
     RouteConfig,
@@ -81,6 +82,10 @@ timeout-proxy-header = 7.5
 timeout-head = 1
 timeout-dial = 2.5
 timeout-dns = 0.5
+dns-server = ["192.0.2.53", "[2001:db8::53]:5353", "2001:DB8::54"]
+hosts-file = "map"
+ip-version = "prefer4"
+dns-stale = 3600
 timeout-idle = 4
 timeout-half-close = 5
 timeout-drain = 0
@@ -225,6 +230,12 @@ def test_every_key(folder: Path) -> None:
         via="",
         forwarded_for="on",
         timeouts=Timeouts(1.0, 2.5, 0.5, 4.0, 5.0, 0.0, 6.5, 7.5),
+        names=NamesConfig(
+            ("192.0.2.53:53", "[2001:db8::53]:5353", "[2001:db8::54]:53"),
+            f"{folder}/map",
+            "prefer4",
+            3600.0,
+        ),
         access_log=f"{folder}/log",
         log_format="json",
         log_live=0.0,
