@@ -8,7 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from spliceproxy.config import AdminConfig, AuthConfig, Config, PolicyConfig
+from spliceproxy.config import (
+    AdminConfig,
+    AuthConfig,
+    Config,
+    ParentConfig,
+    PolicyConfig,
+    RoutingConfig,
+    Url,
+)
 from spliceproxy.processes import landlock
 from spliceproxy.processes.landlock import READ, WRITE, Confinement, Domain
 
@@ -44,6 +52,7 @@ def test_what_the_settings_name(tmp_path: Path) -> None:
         "map",
         "locked",
         "token",
+        "ca",
         "site",
         "more",
         "log",
@@ -61,10 +70,13 @@ def test_what_the_settings_name(tmp_path: Path) -> None:
             locked=tmp_path / "locked" / "x",
             learn=tmp_path / "seen" / "x",
         ),
+        routing=RoutingConfig(
+            parents={"a": ParentConfig(Url("https", "p", 1), ca_file=tmp_path / "ca" / "x")}
+        ),
         landlock_read=(tmp_path / "more",),
         landlock_write=(tmp_path / "kept",),
     )
-    for name in ("policy", "users", "map", "locked", "token", "site", "more"):
+    for name in ("policy", "users", "map", "locked", "token", "ca", "site", "more"):
         assert access(found, tmp_path / name / "x") == READ, name
     for name in ("log", "seen", "kept"):
         assert access(found, tmp_path / name / "x") == WRITE, name
