@@ -213,7 +213,8 @@ class ParentConfig:
 
 DIRECT = "direct"
 REFUSE = "refuse"
-"""What stands among the names of parents: no parent at all, and nowhere."""
+PAC = "pac"
+"""What stands among the names of parents: no parent at all, nowhere, and what the PAC file says."""
 
 Pick = Literal["in-order", "round-robin", "least", "hash"]
 
@@ -251,11 +252,13 @@ class RoutingConfig:
     parents: Mapping[str, ParentConfig] = field(default_factory=dict)  # by name
     proxy: Url | None = None  # for what no route matches
     no_proxy: tuple[str, ...] = ()  # destinations that are not for it
+    pac: str = ""  # the PAC file that says which proxy, in its stead: a path, or a URL
     auth: tuple[str, str] | None = field(default=None, repr=False)  # for it
     from_environment: bool = False  # HTTPS_PROXY and its like say the same
-    # What these four come to.
+    # What these come to; and the text of the PAC file.
     implied_routes: tuple[RouteConfig, ...] = field(default=(), compare=False)
     implied_parents: Mapping[str, ParentConfig] = field(default_factory=dict, compare=False)
+    script: str = field(default="", repr=False, compare=False)
 
     @property
     def all_routes(self) -> tuple[RouteConfig, ...]:

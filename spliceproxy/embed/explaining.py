@@ -7,14 +7,15 @@ import asyncio
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
-from spliceproxy.config import Config
+from spliceproxy.config import DIRECT, PAC, Config
+from spliceproxy.errors import Failure
 from spliceproxy.http1.errors import HeadError
 from spliceproxy.http1.fields import TOKEN
 from spliceproxy.http1.target import escaped, split_target
 from spliceproxy.policy.clients import ClientNetworks
-from spliceproxy.policy.explain import Explanation, walk
+from spliceproxy.policy.explain import Explanation, Step, walk
 from spliceproxy.policy.networks import UNIX, canonical_address
 from spliceproxy.policy.request import Request
 from spliceproxy.upstream.resolver import Resolver, unasked
@@ -39,6 +40,39 @@ def explain(config: Config, request: Request, balancer: str = "") -> Explanation
 
 
 async def _explain(config: Config, request: Request, balancer: str) -> Explanation:
+    explanation = await _walked(config, request, balancer)
+    if explanation.parents == (PAC,):
+        return await _by_pac(config, request, explanation)
+    return explanation
+
+
+async def _by_pac(config: Config, request: Request, explanation: Explanation) -> Explanation:
+    """With what the PAC file says."""
+    from spliceproxy.upstream.pac import Pac
+
+    pac = Pac(asyncio.get_running_loop(), config.routing.script)
+    scheme = "https" if request.method == "CONNECT" else "http"
+    try:
+        ways = await pac.find(scheme, request.host, request.port)
+    except Failure as failure:
+        said = Step("route", False, failure.detail, decides=True)
+        steps = (*(replace(step, decides=False) for step in explanation.steps), said)
+        return replace(
+            explanation,
+            allowed=False,
+            status=failure.status,
+            error=failure.error,
+            reason=failure.detail,
+            steps=steps,
+        )
+    finally:
+        pac.finish()
+    parents = tuple(DIRECT if url is None else str(url) for url in ways)
+    step = Step("route", True, f"the PAC file: {', '.join(parents)}")
+    return replace(explanation, parents=parents, steps=(*explanation.steps, step))
+
+
+async def _walked(config: Config, request: Request, balancer: str) -> Explanation:
     if request.addresses:
         addresses = tuple(map(canonical_address, request.addresses))
         return await walk(config, request, _Given(addresses), balancer)

@@ -154,7 +154,7 @@ class Exchange:
                 if self._verdict.way is None:
                     reused = self._take_bound() or self._take_idle()
                 else:
-                    reused = self._take_of_parent()
+                    reused = await self._take_of_parent()
                 if reused and self._record.trace is not None:
                     self._record.trace.reused(self._record.peer, self._verdict.port)
             if self._origin is None:
@@ -167,6 +167,8 @@ class Exchange:
             await self._dial()
             return await self._attempt(reused=False)
         except Exception as error:
+            if isinstance(error, Failure):
+                error.next_hop = error.next_hop or self._record.route
             tell(self._services.answers, self._record, error, begun=self.answered)
             raise
         finally:
@@ -226,11 +228,11 @@ class Exchange:
         self._origin, self._record.peer = idle
         return True
 
-    def _take_of_parent(self) -> bool:
+    async def _take_of_parent(self) -> bool:
         """The same of both, by way of a parent."""
         parents, may = self._asking.parents, self._may_repeat
         assert parents is not None
-        self._verdict = parents.arranged(self._verdict)
+        self._verdict = await parents.arranged(self._head, self._verdict)
         self._way = self._verdict.way
         idle = parents.take(self._verdict, self._record, self._bound, repeats=may)
         if idle is None:

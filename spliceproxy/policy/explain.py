@@ -306,7 +306,7 @@ class _Teller(Witness):
 
     def routed(self, place: int, route: RouteConfig | None, *, by_name: bool) -> None:
         own = len(self._routes)
-        said = f"route {place + 1}" if place < own else "--proxy or the environment"
+        said = f"route {place + 1}" if place < own else "--proxy, --pac or the environment"
         if route is None:
             self.tell("route", True, "no route matches: straight to the origin")
         elif route.to in ((DIRECT,), (REFUSE,)):

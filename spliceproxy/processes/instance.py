@@ -9,7 +9,7 @@ from collections.abc import Coroutine, Sequence
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from spliceproxy.config import Config
+from spliceproxy.config import PAC, Config
 from spliceproxy.forward.answering import Answering, kinds_asked
 from spliceproxy.forward.asking import Asking
 from spliceproxy.forward.body import BodyMover
@@ -275,11 +275,11 @@ class Instance:
 
     def _parents(self, config: Config, origins: Origins, counts: Counts) -> Parents | None:
         names = config.routing.all_parents
-        if not names:
+        if not names and not config.routing.pac:
             return None
         from spliceproxy.upstream.parents import Parents  # late: most have none
 
-        counts.expect_parents(names)
+        counts.expect_parents([*names, PAC] if config.routing.pac else names)
         loop, resolver = asyncio.get_running_loop(), self._resolver
         count = counts.row, counts.parent
         parents = Parents(loop, config, origins, resolver, *count, self._bridges)

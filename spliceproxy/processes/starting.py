@@ -167,7 +167,10 @@ def announce(config: Config, addresses: Sequence[Address], descriptors: int) -> 
     )
     for address in addresses:
         announce_listening(address)
-    if config.routing.implied_parents or config.routing.from_environment:
+    routing = config.routing
+    if routing.pac:
+        log.info("requests without a route go the way that the PAC file says: %s", routing.pac)
+    elif routing.implied_parents or routing.from_environment:
         announce_parents(config)
 
 

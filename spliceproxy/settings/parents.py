@@ -8,10 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from urllib.parse import unquote
 
-from spliceproxy.config import DIRECT, REFUSE, ParentConfig, RouteConfig, RoutingConfig, Url
+from spliceproxy.config import (
+    DIRECT,
+    PAC,
+    REFUSE,
+    ParentConfig,
+    RouteConfig,
+    RoutingConfig,
+    Url,
+)
 from spliceproxy.policy.conditions import RuleError
 from spliceproxy.policy.routes import RouteTable
 from spliceproxy.settings import routing as kinds
@@ -45,6 +54,8 @@ def completed(
         parents[name] = _with_credentials(parent, f"{file}.{name}: ", environ, problems)
         problems.extend(_parent(name, parent, routing.parents, f"{file}.{name}: "))
     routing = _implied(replace(routing, parents=parents), environ, problems)
+    if routing.pac:
+        routing = _with_script(routing, found["pac"].where, problems)
     if len(problems) == before:
         where = found["route"].where if "route" in found else "route"
         problems.extend(_routes(routing, where))
@@ -53,15 +64,23 @@ def completed(
 
 def _simple(routing: RoutingConfig, found: Mapping[str, Found]) -> Iterator[str]:
     """--proxy and what belongs to it."""
-    if routing.proxy is not None and routing.from_environment:
-        first, other = found["proxy"].where, found["proxy-from-environment"].where
-        yield f"{first} {routing.proxy}: it cannot be combined with {other}; one of them is enough"
-    if routing.proxy is None:
-        if routing.no_proxy and not routing.from_environment:
-            shown = ",".join(routing.no_proxy)
-            yield f"{found['no-proxy'].where} {shown}: there is no proxy; add --proxy URL"
-        if routing.auth is not None:
-            yield f"{found['proxy-auth'].where}: there is no --proxy that it could be for"
+    ways = {
+        "proxy": routing.proxy,
+        "pac": routing.pac,
+        "proxy-from-environment": routing.from_environment,
+    }
+    given = [name for name, value in ways.items() if value]
+    for one, other in combinations(given, 2):
+        first, second = found[one], found[other]
+        yield (
+            f"{first.where} {first.value}: it cannot be combined with {second.where}; one of them "
+            "is enough"
+        )
+    if routing.no_proxy and not given:
+        shown = ",".join(routing.no_proxy)
+        yield f"{found['no-proxy'].where} {shown}: there is no proxy; add --proxy URL"
+    if routing.auth is not None and routing.proxy is None and not routing.pac:
+        yield f"{found['proxy-auth'].where}: there is no --proxy or --pac that it could be for"
 
 
 # ---- parents -----------------------------------------------------------------------------------
@@ -181,6 +200,10 @@ def _implied(
         parent = ParentConfig(routing.proxy, credentials=credentials)
         routes = (*_exceptions(routing.no_proxy), RouteConfig((kinds.IMPLIED,)))
         return replace(routing, implied_routes=routes, implied_parents={kinds.IMPLIED: parent})
+    if routing.pac:
+        return replace(
+            routing, implied_routes=(*_exceptions(routing.no_proxy), RouteConfig((PAC,)))
+        )
     if routing.from_environment:
         return _of_environment(routing, environ, problems)
     return routing
@@ -247,6 +270,77 @@ def _of_variable(text: str) -> tuple[Url, tuple[str, str] | None]:
     return url, _credentials(f"{unquote(user)}:{unquote(password)}", url.scheme)
 
 
+# ---- PAC ---------------------------------------------------------------------------------------
+
+SCRIPT_MOST = 1 << 20
+"""Bytes of a PAC file."""
+
+FETCH_SECONDS = 10.0
+"""For one that is at a URL, and to try it."""
+
+
+def _with_script(routing: RoutingConfig, where: str, problems: list[str]) -> RoutingConfig:
+    """The text of the PAC file, which has been tried."""
+    from importlib.util import find_spec
+
+    start = f"{where} {routing.pac}: "
+    if find_spec("pacparser") is None:
+        problems.append(f"{start}it needs pacparser; pip install 'spliceproxy[pac]'")
+        return routing
+    try:
+        data = _fetched(routing.pac) if "://" in routing.pac else Path(routing.pac).read_bytes()
+        if len(data) > SCRIPT_MOST:
+            raise ValueError(f"it is longer than {SCRIPT_MOST} bytes")
+        script = text_of(data)
+        fault = _fault(script)
+    except OSError as error:
+        problems.append(f"{start}cannot read it ({error.strerror or error})")
+        return routing
+    except ValueError as error:
+        problems.append(f"{start}{error}")
+        return routing
+    if fault:
+        problems.append(f"{start}{fault}")
+    return replace(routing, script=script)
+
+
+def _fetched(url: str) -> bytes:
+    """OSError."""
+    from http.client import HTTPException
+    from urllib.request import ProxyHandler, build_opener
+
+    try:
+        with build_opener(ProxyHandler({})).open(url, timeout=FETCH_SECONDS) as answer:
+            data: bytes = answer.read(SCRIPT_MOST + 1)
+            return data
+    except HTTPException as error:
+        raise OSError(0, f"a malformed answer: {type(error).__name__}") from error
+
+
+def _fault(script: str) -> str:
+    """What is wrong with a script, by a helper that tries it; "" for nothing."""
+    import json
+    import subprocess
+
+    from spliceproxy.upstream.pac import helper
+
+    try:
+        tried = subprocess.run(
+            **helper(),
+            input=json.dumps(script) + "\n",
+            capture_output=True,
+            text=True,
+            timeout=FETCH_SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        return f"it has no answer within {FETCH_SECONDS:g} s"
+    try:
+        answer = json.loads(tried.stdout)
+    except ValueError:
+        return "its interpreter has crashed"
+    return str(answer.get("fault", ""))
+
+
 # ---- routes ------------------------------------------------------------------------------------
 
 
@@ -254,12 +348,14 @@ def _routes(routing: RoutingConfig, where: str) -> Iterator[str]:
     parents = routing.all_parents
     for number, route in enumerate(routing.routes, 1):
         start = f"{where} {number}: "
+        others = (DIRECT, REFUSE, PAC) if routing.pac else (DIRECT, REFUSE)
         for one in route.to:
-            if one not in parents and one not in (DIRECT, REFUSE):
-                names = ", ".join((*parents, DIRECT, REFUSE))
+            if one not in parents and one not in others:
+                names = ", ".join((*parents, *others))
                 yield f"{start}to: there is no parent {one!r}; allowed: {names}"
-        if REFUSE in route.to and len(route.to) > 1:
-            yield f"{start}to: {REFUSE} stands alone"
+        for one in (REFUSE, PAC):
+            if one in route.to and len(route.to) > 1:
+                yield f"{start}to: {one} stands alone"
         if DIRECT in route.to[:-1]:
             yield f"{start}to: {DIRECT} is the last, for nothing behind it would be tried"
         if len(set(route.to)) < len(route.to):

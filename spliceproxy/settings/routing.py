@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
 
-from spliceproxy.config import DIRECT, REFUSE, SCHEMES, Url
+from spliceproxy.config import DIRECT, PAC, REFUSE, SCHEMES, Url
 from spliceproxy.policy.hosts import parse_pattern
 from spliceproxy.policy.networks import parse_network
 from spliceproxy.settings.kind import Kind, refuse
 from spliceproxy.settings.values import ip_of, name_of, port_of
 
-RESERVED = (DIRECT, REFUSE)
+RESERVED = (DIRECT, REFUSE, PAC)
 """No names of parents."""
 
 IMPLIED = "proxy"
@@ -72,6 +73,14 @@ def exception_of(text: str) -> tuple[str, str, str]:
         return f".{name}", "", port
 
 
+def _pac(text: str, folder: str) -> str:
+    if not text:
+        refuse()
+    if text.startswith(("http://", "https://")):
+        return text if "@" not in text else refuse("a user and password do not belong into a URL")
+    return os.path.abspath(os.path.join(folder, text))
+
+
 def _no_proxy(text: str, _: str) -> tuple[str, ...]:
     entries = tuple(one.strip() for one in text.split(",") if one.strip())
     if not entries:
@@ -98,8 +107,11 @@ PARENT_NAME = Kind(
 )
 WAY = Kind(
     lambda text, _: text if _NAME.fullmatch(text) else refuse(),
-    f"the name of a [parent], {DIRECT}, or {REFUSE}",
+    f"the name of a [parent], {DIRECT}, {REFUSE}, or {PAC}",
     schema={"pattern": f"^{_NAME.pattern}$"},
+)
+PAC_FILE = Kind(
+    _pac, "a file, or a URL with http:// or https://", metavar="FILE", shown=without_userinfo
 )
 VARIABLE = Kind(
     lambda text, _: text if _VARIABLE.fullmatch(text) else refuse(),

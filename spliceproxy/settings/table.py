@@ -135,7 +135,7 @@ _ROUTE = (
         "to",
         routing.WAY,
         "names of parents, of which the first that can be reached is taken; direct: without a "
-        "parent; refuse: nowhere",
+        "parent; refuse: nowhere; pac: as the file of --pac says",
         many=True,
         alone=True,
         required=True,
@@ -496,10 +496,18 @@ SETTINGS = (
         WAYS,
     ),
     Setting(
+        "pac",
+        "routing.pac",
+        routing.PAC_FILE,
+        "send requests the way that this PAC file says; one at a URL is fetched at the start and "
+        "at each reload",
+        WAYS,
+    ),
+    Setting(
         "proxy-auth",
         "routing.auth",
         values.USER_AND_PASSWORD,
-        "user and password for the proxy of --proxy",
+        "user and password for the proxy of --proxy, or for those that a PAC file names",
     ),
     Setting(
         "no-proxy",

@@ -51,7 +51,7 @@ class Ground:
 class Parent:
     """``open`` is how many connections to it there are, at most ``most`` (0: no limit). ``outer``
     is the parent by way of which it is reached, if any. ``stays``: there is TLS on the way, so this
-    process alone can go on with what goes over it."""
+    process alone can go on with what goes over it. ``counted`` is its name in the metrics."""
 
     __slots__ = (
         "_ask",
@@ -59,6 +59,7 @@ class Parent:
         "_dialer",
         "_ground",
         "config",
+        "counted",
         "health",
         "most",
         "name",
@@ -69,6 +70,7 @@ class Parent:
 
     health: Health
     stays: bool
+    counted: str
 
     def __init__(
         self, name: str, config: ParentConfig, most: int, ground: Ground, outer: Parent | None

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 from zlib import crc32
 
-from spliceproxy.config import DIRECT, Config
+from spliceproxy.config import DIRECT, PAC, Config, ParentConfig, Url
 from spliceproxy.errors import Failure
 from spliceproxy.http1.head import RequestHead, ResponseHead
 from spliceproxy.net.stream import Stream
@@ -29,9 +30,13 @@ from spliceproxy.upstream.parent import Ground, Parent, is_told
 from spliceproxy.upstream.pool import IdlePool, Key
 
 if TYPE_CHECKING:
+    from spliceproxy.upstream.pac import Pac
     from spliceproxy.upstream.tls import Bridges
 
 IN_ORDER = "in-order"
+
+OF_PAC = 256
+"""Parents that a PAC file has named, and that are known: it may name one for each host."""
 
 ADDRESSES = 3
 """Of a destination's addresses so many are tried by way of a parent, one after the other."""
@@ -70,20 +75,26 @@ class Parents:
         self._idle = IdlePool(loop)
         self._turn = 0
         routing = config.routing
-        if bridges is None and any(
-            one.url.scheme == "https" for one in routing.all_parents.values()
-        ):
+        schemes = {one.url.scheme for one in routing.all_parents.values()}
+        if bridges is None and (routing.pac or "https" in schemes):
             from spliceproxy.upstream.tls import Bridges  # late: most have no TLS
 
             bridges = Bridges(loop, config.timeouts.half_close)
         self.bridges = bridges
         self._via = f"1.1 {config.via}".encode("ascii") if config.via else b""
         ground = Ground(origins, names, self._seconds, self._via, row, bridges)
+        self._loop = loop
         self._parents: dict[str, Parent] = {}
         for name in routing.all_parents:
             self._add(name, config, ground)
-        for name, parent in self._parents.items():
-            parent.health = Health(loop, name, parent.try_it, partial(self._note_event, name))
+        self._pac: Pac | None = None
+        if routing.pac:
+            from spliceproxy.upstream.pac import Pac
+
+            self._pac = Pac(loop, routing.script)
+        self._of_pac: OrderedDict[str, Parent] = OrderedDict()  # that the file has named
+        self._auth = routing.auth
+        self._ground = ground
 
     def _add(self, name: str, config: Config, ground: Ground) -> Parent:
         """A parent, behind those by way of which it is reached."""
@@ -91,8 +102,15 @@ class Parents:
             found = config.routing.all_parents[name]
             outer = self._add(found.through, config, ground) if found.through else None
             most = -(-found.max_connections // config.workers)
-            self._parents[name] = Parent(name, found, most, ground, outer)
+            made = self._parents[name] = Parent(name, found, most, ground, outer)
+            self._watch(made, name)
         return self._parents[name]
+
+    def _watch(self, parent: Parent, counted: str) -> None:
+        """``counted`` is its name in the metrics."""
+        parent.counted = counted
+        tell = partial(self._note_event, counted)
+        parent.health = Health(self._loop, parent.name, parent.try_it, tell)
 
     def _note_event(self, name: str, event: str) -> None:
         self._count(event, name)
@@ -102,6 +120,8 @@ class Parents:
         self._idle.close()
         for parent in self._parents.values():
             parent.health.finish()
+        if self._pac is not None:
+            self._pac.finish()
 
     # ---- a connection ------------------------------------------------------------------
 
@@ -110,6 +130,7 @@ class Parents:
     ) -> tuple[Stream, Verdict]:
         """A connection by way of the first parent that can be reached, and the verdict with the
         way that it has gone. ``straight`` goes without one. Failure."""
+        verdict = await self._asked(head, verdict)
         way = verdict.way
         assert way is not None
         deadline = (record.dialling_since or time.monotonic() - record.looked_up) + self._seconds
@@ -133,6 +154,38 @@ class Parents:
                 continue
             return stream, verdict._replace(way=Way((name,), IN_ORDER, way.by_name))
         raise failure or _all_down(way)
+
+    async def _asked(self, head: Head, verdict: Verdict) -> Verdict:
+        """The verdict with what the PAC file says, if that is to say where to. Failure."""
+        way = verdict.way
+        assert way is not None
+        if self._pac is None or way.parents != (PAC,):
+            return verdict
+        scheme = "https" if head.method == "CONNECT" else "http"
+        ways = await self._pac.find(scheme, verdict.host, verdict.port)
+        names = tuple(DIRECT if url is None else self._named(url) for url in ways)
+        return verdict._replace(way=Way(names, IN_ORDER, way.by_name))
+
+    def _named(self, url: Url) -> str:
+        """The name of a parent that the PAC file has named by its URL."""
+        name = str(url)  # no name of the settings has a colon
+        if name in self._of_pac:
+            self._of_pac.move_to_end(name)
+            return name
+        made = Parent(name, ParentConfig(url, credentials=self._auth), 0, self._ground, None)
+        self._watch(made, PAC)
+        self._parents[name] = self._of_pac[name] = made
+        if len(self._of_pac) > OF_PAC:
+            self._forget()
+        return name
+
+    def _forget(self) -> None:
+        """Forgets the one of these parents that has not been used for longest, and is not now."""
+        for name, parent in self._of_pac.items():
+            if not parent.open and parent is not self._of_pac[next(reversed(self._of_pac))]:
+                parent.health.finish()
+                del self._of_pac[name], self._parents[name]
+                return
 
     def _order(self, way: Way, host: str) -> Iterator[str]:
         """The names of a way, in the order to try, but those that are put aside."""
@@ -184,7 +237,7 @@ class Parents:
     def _note(self, parent: Parent, way: Way, record: Record) -> None:
         record.route, record.hop = parent.name, parent
         record.connect_by = "name" if way.by_name else "address"
-        self._count("sent", parent.name)
+        self._count("sent", parent.counted)
 
     def _held(self, parent: Parent, stream: Stream) -> Stream:
         parent.open += 1
@@ -222,8 +275,10 @@ class Parents:
 
     # ---- between two requests ----------------------------------------------------------
 
-    def arranged(self, verdict: Verdict) -> Verdict:
-        """The verdict with the parents in the order in which they are tried for this request."""
+    async def arranged(self, head: Head, verdict: Verdict) -> Verdict:
+        """The verdict with the parents in the order in which they are tried for this request.
+        Failure, if the PAC file gives none."""
+        verdict = await self._asked(head, verdict)
         way = verdict.way
         assert way is not None
         names = tuple(self._order(way, verdict.host))

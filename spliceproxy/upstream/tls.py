@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+from collections.abc import Sequence
 from pathlib import Path
 
 from spliceproxy.errors import Failure, PeerGone
@@ -143,21 +144,29 @@ class _Bridge:
         self._rest = rest
 
     async def run(self) -> None:
+        """Until both sides have ended, or one of them is broken."""
         ways = [asyncio.ensure_future(self._up()), asyncio.ensure_future(self._down())]
-        whole = False
         try:
             done, _ = await asyncio.wait(ways, return_when=asyncio.FIRST_EXCEPTION)
-            whole = len(done) == 2 and not any(way.exception() for way in done)
-            for way in done:
-                error = way.exception()
-                if error is not None and not isinstance(error, (PeerGone, Failure, ssl.SSLError)):
+            errors = [error for way in done if (error := way.exception()) is not None]
+            for error in errors:
+                if not isinstance(error, (PeerGone, Failure, ssl.SSLError)):
                     log.error("a connection by TLS has failed", exc_info=error)
+            if not errors:
+                self._parent.close()
+                self._end.close()
+                return
+            await self._stop(ways)  # nobody else may send to it now
+            await self._end.reset_after_sent()
         finally:
-            for way in ways:
-                way.cancel()
-            await asyncio.gather(*ways, return_exceptions=True)
-            for stream in (self._end, self._parent):
-                stream.close() if whole else stream.reset()
+            await self._stop(ways)
+            self._parent.reset()
+            self._end.reset()
+
+    async def _stop(self, ways: Sequence[asyncio.Future[None]]) -> None:
+        for way in ways:
+            way.cancel()
+        await asyncio.gather(*ways, return_exceptions=True)
 
     async def _up(self) -> None:
         """From here to the parent."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import random
 import socket
+import ssl
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,8 @@ import pytest
 from certificates import Certificates
 from conftest import BIG, TlsNginx, Urls, wait_line
 from curling import Got
-from harness import read_all, read_exactly, read_head, refused_port, serving
-from parents_rig import KINDS, THEIR_SECRET, Ways, way
+from harness import ProxyProcess, read_all, read_exactly, read_head, refused_port, serving
+from parents_rig import KINDS, THEIR_SECRET, Ways, settings_of, way
 from py_origin import BODY
 
 UPLOAD = random.Random(3).randbytes(3_000_001)
@@ -164,3 +166,67 @@ def test_an_origin_sees_no_credentials(ways: Ways, curl: Callable[..., Got]) -> 
     for head in seen:
         assert head.startswith(b"GET /path?query HTTP/1.")
         assert b"proxy-authorization" not in head.lower()
+
+
+# ---- a parent with TLS -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def secure(
+    tmp_path: Path, certificates: Certificates
+) -> Iterator[Callable[[Callable[[ssl.SSLSocket], None], bool], ProxyProcess]]:
+    """Starts a proxy whose parent does this with each connection; whether the proxy knows the
+    authority behind its certificate."""
+    with contextlib.ExitStack() as stack:
+
+        def start(handle: Callable[[ssl.SSLSocket], None], trusted: bool) -> ProxyProcess:
+            def wrapped(connection: socket.socket) -> None:
+                with contextlib.suppress(ssl.SSLError, ConnectionError):
+                    context = certificates.server_context()
+                    with context.wrap_socket(connection.dup(), server_side=True) as inner:
+                        handle(inner)
+
+            _, port = stack.enter_context(serving(wrapped))
+            config = tmp_path / "settings.toml"
+            ca = certificates.ca if trusted else None
+            table = settings_of("a", f"https://localhost:{port}", tmp_path, ca)
+            config.write_text(f'[[route]]\nto = "a"\n{table}')
+            proxy = ProxyProcess(tmp_path / "proxy", "--config", str(config))
+            stack.callback(proxy.kill)
+            return proxy
+
+        yield start
+
+
+def test_a_certificate_that_nobody_vouches_for(secure: Any) -> None:
+    def never(connection: ssl.SSLSocket) -> None:
+        raise AssertionError("it was spoken to")
+
+    with secure(never, False).connect() as client:
+        client.sendall(b"CONNECT 192.0.2.1:443 HTTP/1.1\r\nHost: x\r\n\r\n")
+        head = read_head(client)
+        assert head.startswith(b"HTTP/1.1 502 ")
+        assert b'next-hop="a"' in head
+        assert b"TLS: unable to get local issuer certificate" in head
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_how_a_connection_by_tls_ends(secure: Any, whole: bool) -> None:
+    """One that is cut short looks cut short, behind all that has come."""
+
+    def sends(connection: ssl.SSLSocket) -> None:
+        read_head(connection)
+        connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n" + BODY)
+        if whole:
+            connection.unwrap()
+        connection.shutdown(socket.SHUT_RDWR)
+
+    with secure(sends, True).tunnel("192.0.2.1", 443) as client:
+        got, ended = bytearray(), "fin"
+        try:
+            while data := client.recv(1 << 16):
+                got += data
+        except ConnectionResetError:
+            ended = "reset"
+        assert bytes(got) == BODY
+        assert ended == ("fin" if whole else "reset")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import re
 import socket
 import subprocess
@@ -192,6 +193,19 @@ def test_a_parent_at_fault_and_the_next_one(new: Callable[..., Asked], name: str
         assert " route=good by=address" in both.proxy.wait_access(1)[0]
 
 
+def test_a_parent_at_fault_while_it_forwards(new: Callable[..., Asked]) -> None:
+    """It may have passed the request on, so no other is asked."""
+
+    def never(connection: socket.socket) -> None:
+        raise AssertionError("a request was sent twice")
+
+    with serving(leaves) as (_, bad), serving(never) as (_, other):
+        one = new(settings(("bad", bad), ("other", other)))
+        answer = one.get("http://192.0.2.1/")
+        assert (answer.status, answer.error) == (502, "connection_terminated")
+        assert 'next-hop="bad"' in answer.fields["proxy-status"]
+
+
 def test_a_parent_that_does_not_answer(new: Callable[..., Asked]) -> None:
     with serving(silent) as (_, port):
         one = new(settings(("slow", port)), "--timeout-dial", "0.3")
@@ -227,6 +241,20 @@ def test_what_comes_behind_a_parents_head_is_the_clients(new: Callable[..., Aske
             client.sendall(b"CONNECT 192.0.2.1:443 HTTP/1.1\r\nHost: x\r\n\r\nearly")
             assert read_head(client).startswith(b"HTTP/1.1 200 ")
             assert read_exactly(client, 5) == b"hello"
+
+
+def test_a_parent_has_so_many_connections_and_no_more(new: Callable[..., Asked]) -> None:
+    with serving(parent, idle=True) as (_, port), serving(origin, idle=True) as (host, there):
+        one = new(settings(("a", port)) + "max-connections = 1\n")
+        with one.tunnel(f"{host}:{there}"):
+            answer = one.connect(f"{host}:{there}")
+            assert (answer.status, answer.error) == (503, "connection_limit_reached")
+        one.proxy.wait_access(2)
+        for lines in (4, 6):  # one that is idle makes room
+            assert one.get(f"http://{host}:{there}/").status == 200
+            with one.tunnel(f"{host}:{there}"):
+                pass
+            one.proxy.wait_access(lines)
 
 
 # ---- health ------------------------------------------------------------------------------------
@@ -395,6 +423,38 @@ def test_one_of_two_dies_under_load(new: Callable[..., Asked], tmp_path: Path) -
         for client in clients:
             client.join(20)
         assert len(failed) <= len(clients), failed
+
+
+# ---- a PAC file --------------------------------------------------------------------------------
+
+SCRIPT = """
+function FindProxyForURL(url, host) {{
+    if (host == "fault.test") return nothing;
+    if (host == "127.0.0.1") return "DIRECT";
+    if (host == "late.test") while (true) {{}}
+    return "PROXY 127.0.0.1:{gone}; PROXY 127.0.0.1:{port}";
+}}
+"""
+
+
+def test_a_pac_file(new: Callable[..., Asked], tmp_path: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        port = stack.enter_context(serving(parent, idle=True))[1]
+        gone = stack.enter_context(refused_port())
+        host, there = stack.enter_context(serving(origin, idle=True))
+        path = tmp_path / "proxy.pac"
+        path.write_text(SCRIPT.format(gone=gone, port=port))
+        one = new("", "--pac", str(path), "--log-format", "json")
+        for _ in range(2):
+            assert one.get(f"http://{host}:{there}/").status == 200
+            assert one.get("http://x.test/").status == 200
+            assert one.get("http://fault.test/").status == 502
+        answer = one.connect("late.test:443")
+        assert answer.status == 502
+        assert "no answer within 3 s" in answer.fields["proxy-status"]
+        lines = list(map(json.loads, one.proxy.wait_access(7)))
+        by = f"http://127.0.0.1:{port}"
+        assert [line["route"] for line in lines] == ["direct", by, None] * 2 + [None]
 
 
 # ---- what is left behind -----------------------------------------------------------------------

@@ -154,6 +154,7 @@ max-connections = 7
 url = "socks5h://gate.example:1080"
 """
 OTHERS = 'locked = "lock"\ndefault-backend = "[::1]:80"\nproxy-from-environment = true\n'
+PAC = 'pac = "pac"\n'
 """What does not go together with some of the above."""
 
 BALANCED = {"listen": ["proxy+tcp://:3"], "proxy-protocol-from": ["10.0.0.10"]}
@@ -175,6 +176,7 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "lock").touch()
     (tmp_path / "token").write_text("0123456789abcdef\n")
     (tmp_path / "parent").write_text("machine:other\n")
+    (tmp_path / "pac").write_text("function FindProxyForURL(url, host) { return 'DIRECT'; }")
     return tmp_path
 
 
@@ -321,10 +323,12 @@ def test_every_key(folder: Path) -> None:
     others = read(folder, OTHERS)
     assert others.policy.locked == folder / "lock"
     assert others.default_backend == ("::1", 80)
+    assert others.routing.from_environment
+    assert read(folder, PAC).routing.pac == f"{folder}/pac"
 
 
 def test_the_examples_here_have_every_key() -> None:
-    keys = {**tomllib.loads(EVERYTHING), **tomllib.loads(OTHERS)}
+    keys = {**tomllib.loads(EVERYTHING), **tomllib.loads(OTHERS), **tomllib.loads(PAC)}
     assert set(keys) == set(BY_NAME)
     parents = keys["parent"].values()
     for name, tables in (("rule", keys["rule"][:1]), ("route", keys["route"]), ("parent", parents)):
@@ -390,7 +394,7 @@ def test_the_flag_for_the_file_is_stronger_too(folder: Path) -> None:
 
 
 def test_every_variable(folder: Path) -> None:
-    table = {**tomllib.loads(EVERYTHING), **tomllib.loads(OTHERS)}
+    table = {**tomllib.loads(EVERYTHING), **tomllib.loads(OTHERS), **tomllib.loads(PAC)}
     for name, value in table.items():
         setting = BY_NAME[name]
         if not setting.in_environment:
@@ -400,7 +404,7 @@ def test_every_variable(folder: Path) -> None:
         if value is False:
             text = "false"
         rebased = re.sub(
-            r"\b(site|users|map|hook\.py|seen|lock|log|sock|asked|token|pid)\b",
+            r"\b(site|users|map|hook\.py|seen|lock|log|sock|asked|token|pid|pac)\b",
             rf"{folder}/\1",
             text,
         )
@@ -845,7 +849,7 @@ def there_and_back(folder: Path, config: Config) -> Config:
 
 
 def test_round_trip(folder: Path) -> None:
-    for text in (EVERYTHING, OTHERS, "allow-clients = []", ""):
+    for text in (EVERYTHING, OTHERS, PAC, "allow-clients = []", ""):
         config = read(folder, text)
         assert there_and_back(folder, config) == config
 
@@ -907,7 +911,7 @@ def test_schema_in_the_package_is_that_of_the_table() -> None:
 
 
 def test_schema_allows_what_is_right(folder: Path) -> None:
-    for text in (EVERYTHING, OTHERS, "", writing.to_toml(read(folder, EVERYTHING))):
+    for text in (EVERYTHING, OTHERS, PAC, "", writing.to_toml(read(folder, EVERYTHING))):
         jsonschema.validate(tomllib.loads(text), schema.schema())
 
 

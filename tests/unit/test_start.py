@@ -56,6 +56,8 @@ NOT_AT_THE_START = {
     "spliceproxy.settings.parents": "routes",
     "spliceproxy.settings.tinyproxy": "import",
     "spliceproxy.site.files": "files",
+    "spliceproxy.upstream.pac": "--pac",
+    "spliceproxy.upstream.parent": "routes",
     "spliceproxy.upstream.parents": "routes",
     "spliceproxy.upstream.tls": "routes",
 }

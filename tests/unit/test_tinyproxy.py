@@ -117,7 +117,7 @@ def test_via(tmp_path: Path, text: str, via: str) -> None:
     [
         (
             "Upstream http 10.0.0.1:8080",
-            "Upstream: not converted: parent proxies are not supported",
+            "Upstream: not converted: write a [[route]] and a [parent]",
         ),
         ('AddHeader "X" "Y"', "AddHeader: not converted: no fields are added"),
         ("Bind 192.0.2.1", "Bind: not converted: the kernel chooses"),

@@ -302,9 +302,9 @@ class _Conversion:
     def take_upstream(self, value: str) -> None:
         site = self._report.about.values[-1]
         if value.lower() in ("none", "upstream"):  # the second of the old "no upstream"
-            self._report.note("not needed: parent proxies are not supported")
+            self._report.note("not needed: no parent proxy is converted")
         elif number(value.rpartition(":")[2]):
-            self._report.close("parent proxies are not supported, so everything would go past it")
+            self._report.close("write a [[route]] and a [parent], or everything would go past it")
         elif site == value:
             self._report.note("tinyproxy ignores it, too: there is no port 0")
         elif found := _destinations(site):
