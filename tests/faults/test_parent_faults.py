@@ -438,6 +438,7 @@ function FindProxyForURL(url, host) {{
 
 
 def test_a_pac_file(new: Callable[..., Asked], tmp_path: Path) -> None:
+    pytest.importorskip("pacparser")
     with contextlib.ExitStack() as stack:
         port = stack.enter_context(serving(parent, idle=True))[1]
         gone = stack.enter_context(refused_port())

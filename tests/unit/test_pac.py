@@ -17,6 +17,8 @@ from spliceproxy.settings.loading import SettingsError, load
 from spliceproxy.upstream import pac
 from spliceproxy.upstream.pac import Pac, ways_of
 
+pytest.importorskip("pacparser")
+
 HTTP, HTTPS = Url("http", "a.test", 3128), Url("https", "b.test", 443)
 SOCKS = Url("socks4a", "s.test", 1080)
 
