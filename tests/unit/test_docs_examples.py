@@ -36,7 +36,7 @@ def blocks(page: Path) -> list[str]:
 
 def is_toml(block: str) -> bool:
     """Whether it is a file of settings, or the beginning of one."""
-    return re.match(r"(#.*\n)*([a-z-]+ = |\[\[rule\]\])", block) is not None
+    return re.match(r"(#.*\n)*([a-z-]+ = |\[\[(rule|route)\]\])", block) is not None
 
 
 TOML = [
@@ -53,6 +53,7 @@ def test_settings_are_accepted(block: str, tmp_path: Path) -> None:
     (tmp_path / "users").write_text(
         "alice:$2b$04$abcdefghijklmnopqrstuu5Lo0g67CiD3M4RpN1BmBb4Crp5w7dbK\n"
     )
+    (tmp_path / "berlin").write_text("machine:secret\n")
     user = pwd.getpwuid(os.getuid()).pw_name
     text = block.replace("/etc/spliceproxy", str(tmp_path)).replace("www-data", user)
     (tmp_path / "proxy.toml").write_text(text)
