@@ -188,8 +188,7 @@ SCHEMES = ("http", "https", "socks5", "socks5h", "socks4a")
 """What a parent can speak."""
 
 
-@dataclass(frozen=True, slots=True)
-class ParentConfig:
+class ParentConfig(NamedTuple):
     """Another proxy, through which requests may go."""
 
     url: Url
@@ -200,8 +199,11 @@ class ParentConfig:
     connect_by: Literal["name", "address", ""] = ""  # what it is told; "": as its scheme has it
     timeout: float = 3.0  # seconds to reach it, TLS included
     max_connections: int = 0  # 0: no limit
-    credentials: tuple[str, str] | None = field(default=None, repr=False, compare=False)
-    """What the file or the variable has said when the settings were loaded."""
+    credentials: tuple[str, str] | None = None  # what the file or the variable has said
+
+    def __repr__(self) -> str:
+        """Without what is secret."""
+        return f"ParentConfig({str(self.url)!r})"
 
     @property
     def by_address(self) -> bool:
@@ -219,11 +221,10 @@ PAC = "pac"
 Pick = Literal["in-order", "round-robin", "least", "hash"]
 
 
-@dataclass(frozen=True, slots=True)
-class RouteConfig:
+class RouteConfig(NamedTuple):
     """By which way requests go that meet every condition: ``to`` are names of parents, in the order
     in which they are tried, DIRECT, or REFUSE alone. ``literals`` and ``tunnels`` are for routes
-    that other settings make. TypeError, and ValueError for a condition that is empty."""
+    that other settings make."""
 
     to: tuple[str, ...]
     pick: Pick = "in-order"
@@ -231,17 +232,8 @@ class RouteConfig:
     networks: Condition = None  # of the destination's addresses
     ports: Condition = None
     users: Condition = None
-    # Networks of hosts that are written as addresses; and CONNECT alone, or everything else.
-    literals: Condition = field(default=None, compare=False)
-    tunnels: bool | None = field(default=None, compare=False)
-
-    def __post_init__(self) -> None:
-        for name in ("to", "hosts", "networks", "ports", "users", "literals"):
-            value = getattr(self, name)
-            if isinstance(value, (str, bytes)):
-                raise TypeError(f"route: {name}: {value!r}; allowed: a tuple of texts")
-            if value is not None and not value:
-                raise ValueError(f"route: {name}: {EMPTY}")
+    literals: Condition = None  # networks of hosts that are written as addresses
+    tunnels: bool | None = None  # CONNECT alone, or everything else
 
 
 @dataclass(frozen=True, slots=True)

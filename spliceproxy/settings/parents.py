@@ -147,7 +147,7 @@ def _with_credentials(
     except ValueError as error:
         problems.append(f"{source}: {error}")
         return parent
-    return replace(parent, credentials=credentials)
+    return parent._replace(credentials=credentials)
 
 
 def _of_file(path: Path, where: str, problems: list[str]) -> str | None:

@@ -22,19 +22,20 @@ SECRETS = (
     "variable SPLICEPROXY_PROXY_AUTH for --proxy, and into auth-file or auth-env for a [parent]"
 )
 
-_URL = re.compile(r"([A-Za-z0-9+.-]+)://([^/?#]*)/?")
-_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_USERINFO = re.compile(r"//.*@", re.DOTALL)
+# Few have a use for these: they are compiled when they are needed.
+_URL = r"([A-Za-z0-9+.-]+)://([^/?#]*)/?"
+_NAME = r"[A-Za-z0-9._-]{1,64}"
+_VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*"
+_USERINFO = r"(?s)//.*@"
 
 
 def without_userinfo(text: str) -> str:
     """For messages: a URL without user and password."""
-    return repr(_USERINFO.sub("//***@", text))
+    return repr(re.sub(_USERINFO, "//***@", text))
 
 
 def _url(text: str, _: str) -> Url:
-    found = _URL.fullmatch(text)
+    found = re.fullmatch(_URL, text)
     if "@" in text:
         refuse(SECRETS)
     if found is None or found[1].lower() not in SCHEMES:
@@ -51,7 +52,7 @@ def _url(text: str, _: str) -> Url:
 def _parent(text: str, _: str) -> str:
     if text in RESERVED:
         refuse("it stands for no parent")
-    return text if _NAME.fullmatch(text) else refuse()
+    return text if re.fullmatch(_NAME, text) else refuse()
 
 
 def exception_of(text: str) -> tuple[str, str, str]:
@@ -103,18 +104,18 @@ PARENT_URL = Kind(
 PARENT_NAME = Kind(
     _parent,
     f"letters, digits and ._-, at most 64, but not {', '.join(RESERVED)}",
-    schema={"pattern": f"^{_NAME.pattern}$"},
+    schema={"pattern": f"^{_NAME}$"},
 )
 WAY = Kind(
-    lambda text, _: text if _NAME.fullmatch(text) else refuse(),
+    lambda text, _: text if re.fullmatch(_NAME, text) else refuse(),
     f"the name of a [parent], {DIRECT}, {REFUSE}, or {PAC}",
-    schema={"pattern": f"^{_NAME.pattern}$"},
+    schema={"pattern": f"^{_NAME}$"},
 )
 PAC_FILE = Kind(
     _pac, "a file, or a URL with http:// or https://", metavar="FILE", shown=without_userinfo
 )
 VARIABLE = Kind(
-    lambda text, _: text if _VARIABLE.fullmatch(text) else refuse(),
+    lambda text, _: text if re.fullmatch(_VARIABLE, text) else refuse(),
     "the name of an environment variable",
 )
 NO_PROXY = Kind(

@@ -500,3 +500,25 @@ def test_a_reload_changes_the_routes(new: Callable[..., Asked], tmp_path: Path) 
         assert one.get(url).status == 200
         ways = [line.split()[8].partition("/")[0] for line in one.proxy.wait_access(4)]
         assert ways == ["HIER_DIRECT", "FIRSTUP_PARENT", "FIRSTUP_PARENT", "HIER_DIRECT"]
+
+
+def test_a_tunnel_goes_on_in_another_worker(new: Callable[..., Asked], tmp_path: Path) -> None:
+    def echo(connection: socket.socket) -> None:
+        while data := connection.recv(4096):
+            connection.sendall(data)
+
+    with serving(parent) as (_, port), serving(echo) as (host, there):
+        where = tmp_path / "admin"
+        one = new(settings(("a", port)), "--admin", f"unix:{where}")
+        first = one.proxy.worker
+        with one.tunnel(f"{host}:{there}") as client:
+            client.sendall(b"before")
+            assert read_exactly(client, 6) == b"before"
+            command = [sys.executable, "-m", "spliceproxy", "ctl", "--admin", f"unix:{where}"]
+            subprocess.run([*command, "recycle", "0"], check=True, capture_output=True, timeout=60)
+            wait_for(lambda: first not in one.proxy.workers(), "another worker")
+            client.sendall(b"behind")
+            assert read_exactly(client, 6) == b"behind"
+        (line,) = one.proxy.wait_access(1)
+        assert " FIRSTUP_PARENT/127.0.0.1 " in line
+        assert line.endswith(" route=a by=address")
