@@ -157,6 +157,25 @@ def test_no_descriptor_for_more_clients(new_proxy: New, page: str) -> None:
             client.close()
 
 
+def test_parents(new_proxy: New, page: str) -> None:
+    with refused_port() as gone:
+        proxy = new_proxy("--proxy", f"http://127.0.0.1:{gone}")
+        answers = [ask(proxy, "http://a.test/") for _ in range(4)]
+    assert [answer.split()[1] for answer in answers] == ["502"] * 3 + ["503"]
+    for answer in answers:
+        quoted(answer, page)
+
+    def refuses(connection: socket.socket) -> None:
+        read_head(connection)
+        connection.sendall(b"HTTP/1.1 401 No\r\n\r\n")
+
+    with serving(refuses) as (_, port):
+        proxy = new_proxy("--proxy", f"http://127.0.0.1:{port}")
+        with proxy.connect() as client:
+            client.sendall(b"CONNECT a.test:443 HTTP/1.1\r\nHost: x\r\n\r\n")
+            quoted(read_head(client).decode(), page)
+
+
 def test_a_client_that_half_closes(proxy: ProxyProcess, page: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         target = f"http://127.0.0.1:{silent.getsockname()[1]}/"
