@@ -99,10 +99,16 @@ class Pac:
         self._process: subprocess.Popen[bytes] | None = None
         self._turn = asyncio.Lock()
         self._waiting = 0
+        self._finished = False
         self._cache: OrderedDict[str, tuple[float, Ways | Failure]] = OrderedDict()
 
     def finish(self) -> None:
-        """Ends the helper."""
+        """Ends the helper, when those who wait have their answers."""
+        self._finished = True
+        if not self._waiting:
+            self._end()
+
+    def _end(self) -> None:
         if self._stream is not None:
             self._stream.close()
             self._stream = None
@@ -138,10 +144,14 @@ class Pac:
                     until = self._loop.time() + VALID
                 except (Failure, ValueError) as error:
                     answer = error if isinstance(error, Failure) else _failure(str(error))
+                    answer.with_traceback(None)  # it is kept for a while, and would keep frames
+                    answer.__cause__ = answer.__context__ = None
                     until = self._loop.time() + FAULTS_VALID
                     log.info("the PAC file, asked about %s: %s", host, answer.detail)
         finally:
             self._waiting -= 1
+            if self._finished and not self._waiting:
+                self._end()
         self._cache[url] = known = until, answer
         if len(self._cache) > CACHED:
             self._cache.popitem(last=False)
@@ -153,7 +163,7 @@ class Pac:
             stream = self._stream or await self._start()
             said = await self._say(stream, [url, host])
         except BaseException:  # a helper that is still at it would answer the next one
-            self.finish()
+            self._end()
             raise
         if "found" not in said:
             raise _failure(str(said.get("fault", "no answer")))

@@ -139,6 +139,18 @@ def test_who_leaves_takes_no_answer_of_anothers() -> None:
     run(SCRIPT, use)
 
 
+def test_those_who_wait_when_it_ends_get_their_answers() -> None:
+    async def use(made: Pac) -> None:
+        task = asyncio.ensure_future(made.find("http", "x.test", 80))
+        while made._process is None:  # noqa: ASYNC110 - it has no event
+            await asyncio.sleep(0)
+        made.finish()
+        assert await asyncio.wait_for(task, 20) == (Url("http", "http.x.test", 1),)
+        assert made._process is None
+
+    run(SCRIPT, use)
+
+
 @pytest.mark.parametrize(
     ("script", "why"),
     [
