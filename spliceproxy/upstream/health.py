@@ -21,7 +21,17 @@ class Health:
     """Of one parent. ``try_it`` connects to it and closes again, or raises Failure; ``count`` is
     told "failed", "down" and "up"."""
 
-    __slots__ = ("_count", "_delay", "_failures", "_loop", "_name", "_task", "_try_it", "down")
+    __slots__ = (
+        "_count",
+        "_delay",
+        "_failures",
+        "_finished",
+        "_loop",
+        "_name",
+        "_task",
+        "_try_it",
+        "down",
+    )
 
     def __init__(
         self,
@@ -37,6 +47,7 @@ class Health:
         self._failures = 0
         self._delay = FIRST
         self._task: asyncio.Task[None] | None = None
+        self._finished = False
         self.down = False
 
     def worked(self) -> None:
@@ -48,7 +59,7 @@ class Health:
         """It is at fault."""
         self._count("failed")
         self._failures += 1
-        if self.down or self._failures < FAILURES:
+        if self.down or self._failures < FAILURES or self._finished:
             return
         self.down = True
         self._count("down")
@@ -61,7 +72,8 @@ class Health:
         self._task = self._loop.create_task(self._look())
 
     def finish(self) -> None:
-        """Nobody is interested any more."""
+        """Nobody is interested any more, whatever becomes of those who are at it."""
+        self._finished = True
         if self._task is not None:
             self._task.cancel()
 
