@@ -459,7 +459,7 @@ cdef inline void check_sums(const Lane *lane) noexcept nogil:
         if x.summing != NULL and origin_find(
             &lane.routes, x.summing.item.key, x.summing.item.key_size) != x.summing:
             fail(lane, "an exchange holds the origin that it adds up for", slot)
-        if x.summed_received > x.head + c.flows[slot].way[0].copied + (
+        if x.summed_received > x.head + x.more + c.flows[slot].way[0].copied + (
             c.flows[slot].way[0].spliced
         ) and x.phase == P_BODY:
             fail(lane, "no more is added up than has moved", slot)

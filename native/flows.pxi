@@ -52,7 +52,7 @@ cdef object view_of(NativeRelay relay, int32_t slot, int64_t now):
     else:
         method = word_at(x.data)
         target = word_at(method.at + method.size + 1)
-        head = x.head
+        head = head_received(x)
         begun = x.started / 1e6
         names = (
             x.address.decode("ascii"), x.user.decode("utf-8", "replace"),

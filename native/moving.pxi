@@ -34,9 +34,9 @@ cdef object lane_facts(const Lane *lane, const Exchange *x):
     return LaneFacts(
         x.address.decode("ascii"), x.user.decode("utf-8", "replace"),
         target.at[:target.size].decode("ascii"), x.peer.decode("ascii"), x.number, x.started / 1e6,
-        x.question, x.dns, x.dial, x.head, x.data[:x.head] if lane.heads else b"", x.decision,
+        x.question, x.dns, x.dial, head_received(x), x.data[:x.head] if lane.heads else b"", x.decision,
         x.note.text[:x.note.size] if x.note != NULL else b"", x.generation, known,
-        via_of(x),
+        via_of(x), x.socks,
     )
 
 

@@ -76,6 +76,8 @@ cdef class Question:
     cdef readonly str client
     cdef readonly str name  # `client`, behind its mark if a balancer has brought it
     cdef readonly str via
+    cdef readonly int socks
+    cdef readonly int received
     cdef readonly double started
     cdef str identified     # the user
     cdef public str host
@@ -253,6 +255,8 @@ cdef Question question_of(NativeRelay relay, int32_t slot):
     q.head = x.data[:x.head]
     q.client = q.name = x.address.decode("ascii")
     q.via = via_of(x)
+    q.socks = x.socks
+    q.received = head_received(x)
     if q.via:
         q.name = q.via[0] + q.client
     q.started = x.started / 1e6

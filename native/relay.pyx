@@ -66,7 +66,7 @@ from http.plain cimport (
 )
 from http.plain_request cimport read_request
 from lane.asking cimport end_asking, left_asking, open_question, tell_asked
-from lane.clients cimport client_new
+from lane.clients cimport PROXIED, client_new
 from lane.counts cimport (
     BUCKETS, DIAL_ERRORS, HEADER_RESULTS, K_CLIENTS, K_CONNECTIONS_BEGUN, K_DIALS, K_DIAL_ERRORS,
     K_DIAL_SECONDS, K_FIRST_BYTE_SECONDS, K_GIVEN_BACK, K_LANE_REQUESTS, K_LINES, K_LINES_LOST,
@@ -93,12 +93,13 @@ from lane.routes cimport (
     origin_release, route_key, route_put, routes_clear, routes_free, routes_init, target_new,
     target_release,
 )
-from lane.received cimport received
+from lane.received cimport head_received, received, replied
+from lane.socks cimport TARGET_ROOM, read_socks_4, read_socks_5
 from lane.sums cimport sum_aside, sum_exchange, sum_live, sums_clear, sums_free, sums_init
 from lane.types cimport (
     Asked, BALANCERS, BY_FAILURE, CAUSES, CAUSE_WORDS, CLIENT, Connection, DIALLED, ERRNOS, Ended,
     Exchange, Facts, G_BODY, G_CLOSED, G_HEADER, G_REQUEST, G_RESPONSE, G_UNANSWERED, Item, L_JSON,
-    LISTENER, Lane, LineForm, Log, Note, ORIGIN, Origin, PEER_MAX, P_BODY, P_DIAL, P_HEAD, P_WAIT,
+    LISTENER, Lane, LineForm, Log, Note, ONLY_HTTP, ONLY_SOCKS, ORIGIN, Origin, PEER_MAX, P_BODY, P_DIAL, P_HEAD, P_WAIT,
     Part, Q_ASK, Q_DIAL, Q_HEAD, Q_HEADER, Q_ORIGIN_IDLE,
     Q_QUEUE, Q_RACE, Records, Routes, STALLED_WORDS, STALLS, SUM_KINDS, Sum, Sums, Target, Token,
     USER_MAX, EVENTS, EVENT_WORDS, cause_words, connection_of, event_words, exchange_of,

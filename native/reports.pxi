@@ -179,6 +179,10 @@ cdef class Ending:
         return self.at.generation
 
     @property
+    def socks(self):
+        return self.at.socks
+
+    @property
     def event(self):
         return words.EVENTS[self.at.event]
 
@@ -328,6 +332,19 @@ def plain_proxy_header(bytes data not None):
     return (size, version, address.decode("ascii")) if size else None
 
 
+def plain_socks(bytes data not None):
+    """(size, HOST:PORT) of a plain request of SOCKS in front of these bytes, None without one; a test
+    compares it with spliceproxy.socks.reading."""
+    cdef char place[TARGET_ROOM]
+    cdef char *end = place
+    cdef size_t size
+    if data[:1] == b"\4":
+        size = read_socks_4(data, len(data), &end)
+    else:
+        size = read_socks_5(data, len(data), &end)
+    return (size, place[:end - <char *>place].decode("ascii")) if size else None
+
+
 def judge(waits, client, origin):
     """As observe.stalled.stalled_by, which a test compares with it."""
     cdef TcpLeg legs[2]
@@ -373,7 +390,7 @@ cdef uint64_t sent_to_client(const Flow *f):
     if x.cause == G_RESPONSE or x.cause == G_UNANSWERED or (
         x.cause == G_REQUEST and x.decided != NULL
     ):
-        return f.way[1].copied
+        return f.way[1].copied - replied(x)
     return 0
 
 
@@ -398,5 +415,5 @@ cdef object handoff(Flow *f):
         begun_of(f) if x.cause == G_BODY else None,
         f.way[0].copied + f.way[0].spliced,
         None,  # its sums: only another process has any
-        via_of(x),
+        via_of(x), x.socks, x.more, x.spelled,
     )

@@ -118,7 +118,7 @@ class Plain:
             log_live=live,
             via=via.decode(),
         )
-        policy: Any = SimpleNamespace(identifies=False)
+        policy: Any = SimpleNamespace(identifies=False, takes_passwords=False)
         records: Any = SimpleNamespace(
             tally=object() if summed else None,
             hurry=lambda: self.hurried.append(True),

@@ -1,6 +1,6 @@
 """New clients of the lane: accepted, or handed over by their owner."""
 
-from libc.stdint cimport int32_t, uint16_t
+from libc.stdint cimport int32_t, uint8_t, uint16_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
 
@@ -20,6 +20,7 @@ from lane.types cimport (
 
 cdef enum:
     ACCEPTS = 16            # new clients in one turn
+    PROXIED = 128           # beside Exchange.ways
 
 
 cdef inline void address_text(const linux.sockaddr *address, char *text) noexcept nogil:
@@ -37,8 +38,9 @@ cdef inline void address_text(const linux.sockaddr *address, char *text) noexcep
 
 
 cdef inline bint is_proxied(const Flow *listener) noexcept nogil:
-    """Whether a balancer brings its clients. A listener has no sides that speak, and this there."""
-    return listener.spoke
+    """Whether a balancer brings its clients. A listener has no sides that speak, and this there,
+    beside what its clients may speak."""
+    return listener.spoke & PROXIED
 
 
 cdef inline int32_t client_new(Lane *lane, int fd) noexcept nogil:
@@ -96,6 +98,7 @@ cdef inline void accept_clients(Lane *lane, int32_t listener) noexcept nogil:
             linux.close(client)
             return
         count_up(c, K_CONNECTIONS_BEGUN)
+        exchange_of(&c.flows[slot]).ways = c.flows[listener].spoke & ~<uint8_t>PROXIED
         address_text(<linux.sockaddr *>address, exchange_of(&c.flows[slot]).address)
         if is_proxied(&c.flows[listener]):
             await_header(lane, slot)

@@ -13,7 +13,7 @@ from core.queues cimport wheel_of
 from core.types cimport Core, Flow
 from http.plain cimport OTHER
 from lane.received cimport received
-from lane.types cimport CAUSES, ERRNOS, Exchange, Lane, Q_ASK, exchange_of
+from lane.types cimport CAUSES, ERRNOS, Exchange, Lane, Q_ASK, V4, exchange_of
 
 cdef enum:
     METHOD_KINDS = 9
@@ -86,6 +86,8 @@ cdef inline void count_request(Lane *lane, const Flow *f) noexcept nogil:
     c.row[K_REQUESTS + STATUS_KINDS * method_at(x) + min(x.status // 100, STATUS_KINDS - 1)] += 1
     if x.decision:
         c.row[x.decision] += 1
+    if x.socks:
+        c.row[K_SOCKS_REQUESTS + x.socks - V4] += 1
 
 
 cdef inline int cut_column(uint8_t by) noexcept nogil:

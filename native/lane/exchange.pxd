@@ -34,7 +34,7 @@ from lane.received cimport keep, room_left
 from lane.request cimport attempt_over, queued_long, read_next
 from lane.response cimport move_body, read_answer
 from lane.types cimport (
-    Exchange, G_HEADER, G_REQUEST, G_UNANSWERED, Lane, P_ASK, P_BODY, P_DIAL, P_HEAD, P_QUEUE, P_WAIT, Q_RACE,
+    Exchange, GREETED, G_HEADER, G_REQUEST, G_UNANSWERED, Lane, P_ASK, P_BODY, P_DIAL, P_HEAD, P_QUEUE, P_WAIT, Q_RACE,
     connection_of, exchange_of,
 )
 from lane.upload cimport move_upload, uploading
@@ -107,6 +107,8 @@ cdef inline void exchange_late(Lane *lane, int32_t slot) noexcept nogil:
     cdef Exchange *x = exchange_of(&c.flows[slot])
     if x.phase == P_HEAD and x.header:
         give_back(lane, slot, G_HEADER)
+    elif x.phase == P_HEAD and x.ways & GREETED:
+        give_back(lane, slot, G_REQUEST)
     elif x.phase == P_HEAD:
         close_client(lane, slot)
     elif x.phase == P_QUEUE:

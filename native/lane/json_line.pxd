@@ -143,7 +143,8 @@ cdef inline char *add_request(
             target.size = query - target.at + 1
     to = add_string(add(to, ',"method":'), method.at, method.size, form.method_most)
     to = add_string(add(to, ',"target":'), target.at, target.size, form.target_most)
-    return add(to, ',"socks":null')
+    to = add(to, ',"socks":')
+    return add_number(to, x.socks, 0, 0) if x.socks else add_text(to, "null", 4)
 
 
 cdef inline char *add_times(char *to, const Facts *facts) noexcept nogil:

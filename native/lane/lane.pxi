@@ -4,6 +4,10 @@ cdef enum:
     SUM_SLOTS = 4096        # that are looked at in one call: 0.2 ms
 
 
+WAYS = {"mixed": 0, "http": ONLY_HTTP, "socks": ONLY_SOCKS}
+"""Exchange.ways of a client that has said nothing, by what it may speak."""
+
+
 cdef class NativeLane:
     """The lane (exchange.pxd) of a native relay: spliceproxy/relay/lane.py says what each
     method promises."""
@@ -76,6 +80,7 @@ cdef class NativeLane:
         lane.recorded = options.record is not None
         self.relay.record = record
         lane.heads = options.heads
+        lane.socks = options.socks
         lane.live_ms = <int64_t>(options.live * 1000)
         # As the sums, it is never off again: what began while it was on has an id.
         lane.timed = lane.timed or lane.recorded or lane.log.on or options.sums
@@ -123,15 +128,16 @@ cdef class NativeLane:
 
     # ---- clients -------------------------------------------------------------------
 
-    def listen(self, int fd, bint proxied=False):
+    def listen(self, int fd, bint proxied=False, str spoken="mixed"):
         """Accepts from a listening socket, which stays the owner's."""
+        cdef uint8_t ways = WAYS[spoken]
         cdef Core *c = &self.relay.state.core
         cdef int32_t slot
         if not slots_reserve(c, 1):
             raise MemoryError
         self.relay.state.draining = self.relay.state.moving = False
         slot = slot_take(c, fd, NOWHERE, LISTENER)
-        c.flows[slot].spoke = proxied  # as of is_proxied
+        c.flows[slot].spoke = ways | (PROXIED if proxied else 0)  # as of is_proxied
         if watch(c, slot, 0, linux.EPOLLIN) < 0:
             slot_free(c, slot)
             PyErr_SetFromErrno(OSError)
@@ -151,7 +157,8 @@ cdef class NativeLane:
         self.relay.state.most = most
         self.relay.state.others = others
 
-    def hand_over(self, int fd, str address, bytes data, uint32_t requests, str via=""):
+    def hand_over(self, int fd, str address, bytes data, uint32_t requests, str via="",
+                  str spoken="http"):
         """Takes a client between two requests. OSError: it is still the owner's."""
         cdef Lane *lane = &self.relay.state
         cdef Core *c = &lane.core
@@ -177,6 +184,7 @@ cdef class NativeLane:
         x = exchange_of(&c.flows[slot])
         x.via = brought_by
         x.requests = requests
+        x.ways = WAYS[spoken]
         memcpy(x.address, text, PEER_MAX)
         if data:
             begin(lane, slot, data, len(data))

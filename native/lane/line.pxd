@@ -151,5 +151,7 @@ cdef inline size_t write_line(
     if form.kind == L_NATIVE:
         at = add_text(at, " in=", 4)
         at = add_number(at, facts.received, 0, 0)
+        if x.socks:
+            at = add_number(add_text(at, " socks=", 7), x.socks, 0, 0)
     at = add_text(at, "\n", 1)
     return at - to

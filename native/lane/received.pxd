@@ -11,7 +11,7 @@ from libc.string cimport memcpy, memmove
 
 from core.moves cimport unpipe
 from core.types cimport Core, Flow, Way
-from lane.types cimport Exchange, exchange_of
+from lane.types cimport Exchange, GREETED, exchange_of
 
 cdef enum:
     PIPELINED = 65536       # bytes behind the head in work, beyond which nothing is read
@@ -65,12 +65,22 @@ cdef inline void drop_body(Exchange *x, size_t n) noexcept nogil:
         memmove(x.data + x.head, x.data + x.head + n, x.have - x.head)
 
 
+cdef inline uint64_t head_received(const Exchange *x) noexcept nogil:
+    """Bytes that the head in work has had when it came."""
+    return <uint64_t>(<int64_t>x.head + x.more)
+
+
+cdef inline uint64_t replied(const Exchange *x) noexcept nogil:
+    """Bytes that the client has been sent before there was a request."""
+    return 2 if x.ways & GREETED else 0
+
+
 cdef inline uint64_t received(const Flow *f) noexcept nogil:
     """Bytes of the request that is on its way, or of the tunnel that it became, as they came."""
     cdef const Exchange *x = exchange_of(f)
     if x.up.on:
         return x.head + x.up.taken
-    return x.head + f.way[0].copied + f.way[0].spliced
+    return head_received(x) + f.way[0].copied + f.way[0].spliced
 
 
 cdef inline bint reclaim(Core *c, Flow *f) noexcept nogil:

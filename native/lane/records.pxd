@@ -92,6 +92,7 @@ cdef inline void record_put(
     """It waits for the owner."""
     e.facts = facts[0]
     e.generation = x.generation
+    e.socks = x.socks
     e.type_size = x.type_size
     memcpy(e.type, x.type, x.type_size)
     memcpy(e.peer, x.peer, PEER_MAX)

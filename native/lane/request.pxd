@@ -31,15 +31,16 @@ from lane.notes cimport take_note
 from lane.origins cimport (
     attempt_drop, attempts_drop, bind, connection_free, idle_drop, idle_take, is_self, own_take,
 )
-from lane.received cimport body_at_hand, keep, keep_head
+from lane.received cimport body_at_hand, keep, keep_head, replied
 from lane.records cimport record_begin, record_for
 from lane.routes cimport (
     KEY_MAX, address_of, client_named, group_of, let_go, route_find, route_key,
 )
+from lane.socks cimport begin_socks, granted
 from lane.sums cimport sum_user
 from lane.types cimport (
-    Connection, Exchange, G_REQUEST, G_RETRY, Lane, Origin, PEER_MAX, P_WAIT, Q_QUEUE, Route,
-    Target, connection_of, exchange_of,
+    Connection, Exchange, GREETED, G_REQUEST, G_RETRY, Lane, ONLY_SOCKS, Origin, PEER_MAX, P_WAIT,
+    Q_QUEUE, Route, Target, V5, connection_of, exchange_of,
 )
 from lane.upload cimport begin_chunks, begin_upload
 from lane.waiting cimport begin_waiting, end_waiting, may_have_more
@@ -315,6 +316,7 @@ cdef inline void begin_exchange(Lane *lane, int32_t slot) noexcept nogil:
     take_note(x, NULL)
     c.flows[slot].way[0].copied = c.flows[slot].way[0].spliced = 0
     c.flows[slot].way[1].copied = c.flows[slot].way[1].spliced = 0
+    c.flows[slot].way[1].copied = replied(x)
     c.flows[slot].way[0].flags = 0
     c.flows[slot].way[1].flags = DOWN
     forget_waits(&c.flows[slot].way[0])
@@ -332,7 +334,16 @@ cdef inline void begin(Lane *lane, int32_t slot, const char *data, size_t n) noe
     cdef const Route *r
     cdef Out out
     cdef int count = -1
-    cdef ssize_t end = head_end(data, n)
+    cdef ssize_t end
+    if (<uint8_t>data[0] <= V5 or x.ways) and x.requests == 0 and data != x.data:
+        if not begin_socks(lane, slot, data, n):
+            return
+        if not x.spelled and (x.socks or x.ways & ONLY_SOCKS):
+            give_back(lane, slot, G_REQUEST)
+            return
+        data = x.data
+        n = x.have
+    end = head_end(data, n)
     if data != x.data and not keep(x, data, n):
         close_client(lane, slot)
         return
@@ -382,10 +393,12 @@ cdef inline void read_next(Lane *lane, int32_t slot) noexcept nogil:
             break
     if n < 0 and linux.errno == linux.EAGAIN:
         return
-    if n <= 0:
-        close_client(lane, slot)
-    else:
+    if n > 0:
         begin(lane, slot, c.buffer, n)
+    elif exchange_of(&c.flows[slot]).ways & GREETED:
+        give_back(lane, slot, G_REQUEST)  # who tells of it
+    else:
+        close_client(lane, slot)
 
 
 cdef inline void become_tunnel(Lane *lane, int32_t slot) noexcept nogil:
@@ -395,6 +408,8 @@ cdef inline void become_tunnel(Lane *lane, int32_t slot) noexcept nogil:
     cdef Exchange *x = exchange_of(f)
     cdef linux.epoll_event event
     cdef int fd = c.flows[x.connection].fd[0]
+    cdef const char *reply = lane.established
+    cdef size_t size = lane.established_size
     event.events = linux.EPOLLIN
     event.data.u64 = (<uint64_t>f.generation << 32) | <uint32_t>(slot * 2 + 1)
     if linux.epoll_ctl(c.epfd, linux.EPOLL_CTL_MOD, fd, &event) < 0:
@@ -417,8 +432,9 @@ cdef inline void become_tunnel(Lane *lane, int32_t slot) noexcept nogil:
     lane.clients -= 1
     c.tunnels += 1
     enter_queue(c, slot, Q_YOUNG)
-    if send_or_hold(
-        c, &f.way[1], f.fd[0], lane.established, lane.established_size) == TARGET_FAILED:
+    if x.socks:
+        reply = granted(x, &size)
+    if send_or_hold(c, &f.way[1], f.fd[0], reply, size) == TARGET_FAILED:
         side_failed(c, f, 0, linux.errno)
     elif x.have > x.head:
         if send_or_hold(

@@ -26,7 +26,7 @@ from lane.counts cimport K_FIRST_BYTE_SECONDS, K_LANE_REQUESTS, count_time
 from lane.ends cimport close_client, cut, cut_by, give_back, leave_answer, note
 from lane.facts cimport stage_over, wall_us
 from lane.origins cimport connection_drop, idle_put, is_silent
-from lane.received cimport RESUME, consume
+from lane.received cimport RESUME, consume, replied
 from lane.request cimport PLAIN_OUT, begin, start_next
 from lane.records cimport record_drop
 from lane.routes cimport origin_release
@@ -127,7 +127,7 @@ cdef inline ssize_t refuse(
         close_client(lane, slot)
         return 0
     if sent < <ssize_t>n:
-        f.way[1].copied = sent
+        f.way[1].copied = sent + replied(x)
         hold_decision(x, decided)
         give_back(lane, slot, G_REQUEST)
         return -1

@@ -19,6 +19,7 @@ from core.types cimport (
 from http.plain cimport CONNECT, Text
 from lane.facts cimport blamed
 from lane.line cimport word_at
+from lane.received cimport received
 from lane.routes cimport origin_release
 from lane.table cimport hash_of, table_add, table_find, table_init, table_take
 from lane.types cimport (
@@ -240,7 +241,7 @@ cdef inline int32_t sum_live(Lane *lane, int32_t slot, int32_t count) noexcept n
         x = exchange_of(f)
         # What may still go to the owner is counted by that, all of it.
         if f.kind == TUNNEL or (x.phase == P_BODY and not x.up.on and not x.down.on):
-            sum_exchange(lane, x, x.head + f.way[0].copied + f.way[0].spliced,
+            sum_exchange(lane, x, received(f),
                          f.way[1].copied + f.way[1].spliced)
         sum_aside(lane, x)
     return slot if slot < c.capacity else NOWHERE

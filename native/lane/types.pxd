@@ -54,6 +54,18 @@ cdef enum Phase:
     P_WAIT                  # the request's head is sent, none of the response is there
     P_BODY                  # the response's head is sent, or held
 
+# Exchange.ways: what a client may speak, and has spoken. One without a bit may begin with anything,
+# and has said nothing of SOCKS.
+cdef enum:
+    ONLY_HTTP = 1
+    ONLY_SOCKS = 2
+    GREETED = 4             # the greeting of SOCKS5 was replied to
+
+# Exchange.socks: the versions
+cdef enum:
+    V4 = 4
+    V5 = 5
+
 # Exchange.cause: for what a client is given back to its owner. As of Reason: the words are
 # below, and those of the owner are compared with them.
 cdef enum Cause:
@@ -154,6 +166,7 @@ cdef struct Ended:          # an exchange that somebody wants a record of; its f
     uint32_t target_size    # behind the method and a space
     uint32_t head_size      # 0: only these are kept
     uint8_t event
+    uint8_t socks           # as of Exchange
     uint8_t type_size
     char type[TYPE_MAX]
     char client[PEER_MAX]
@@ -311,6 +324,10 @@ cdef struct Exchange:       # of a CLIENT, and of the tunnel that it became
     uint8_t final           # the request may not be repeated
     uint8_t summed          # the sums have it
     uint8_t header          # P_HEAD: its balancer has yet to say who it is; accepted at `started`
+    uint8_t ways
+    uint8_t socks           # the version that it has asked by, 0: by HTTP
+    uint8_t spelled         # the head in work stands for a request of SOCKS
+    int16_t more            # bytes of SOCKS that were received, beyond those of that head
     Asked asked             # P_ASK
     char *answer            # of the origin, received and not consumed, when given back
     uint32_t answer_size
@@ -386,6 +403,7 @@ cdef struct Lane:
     int64_t live_ms         # between two of a tunnel; 0: there are none
     Sums sums
     Records records
+    bint socks              # nobody has a password: clients of SOCKS need no answer about that
     bint recorded           # the owner wants records
     bint heads              # with the whole head of each request
     bint timed              # somebody wants to know how long each stage takes

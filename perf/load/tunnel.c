@@ -1,7 +1,7 @@
 // tunnel.c: a client of CONNECT tunnels, one epoll thread; prints one JSON object.
 //
 //     tunnel MODE PORT TARGET_PORT [-c TUNNELS] [-t SECONDS] [-m COUNT] [-d down|up] [-r RATE]
-//                                  [-s SOURCE] [-k HOSTS] [-N] [-D]
+//                                  [-s SOURCE] [-k HOSTS] [-N] [-D] [-5]
 //
 // setup     opens, sends 32 bytes, reads their echo, closes, again; -c at a time
 // pingpong  each tunnel bounces 64 bytes off an echo; -r: so many messages a second in all,
@@ -13,7 +13,7 @@
 //
 // It ends after -t seconds or -m tunnels or messages. Every byte of an echo is compared, in
 // bulk every byte of the first read of a wake-up. -D: PORT is a relay or the origin, no
-// CONNECT. Sources are 127.0.0.SOURCE and the 31 after it, targets the first 8 hosts of
+// CONNECT. -5: by SOCKS5, by turns, and a host is a name. Sources are 127.0.0.SOURCE and the 31 after it, targets the first 8 hosts of
 // 127.0.0.0/8 by turns, or as many as -k says; -N: by their names.
 #define _GNU_SOURCE
 #include "common.h"
@@ -23,7 +23,7 @@
 #define PATIENCE 20000000u  // µs for all handshakes, without one that succeeds
 #define TOO_MANY 2000       // errors
 
-enum state { CLOSED, CONNECTING, ASKED, OPEN, LAST };
+enum state { CLOSED, CONNECTING, GREETED, ASKED, OPEN, LAST };
 enum mode { SETUP, PINGPONG, BULK, IDLE };
 
 struct tunnel {
@@ -35,7 +35,7 @@ struct tunnel {
 };
 
 static enum mode mode;
-static int epoll, port, target_port, count = 1, direct, up, source = 1, stopping;
+static int epoll, port, target_port, count = 1, direct, socks, up, source = 1, stopping;
 static int hosts = ADDRESSES;
 static double seconds = 1e9, rate;
 static uint64_t most = INT64_MAX, started, opened, finished, messages, bytes;
@@ -44,7 +44,7 @@ static struct tunnel *tunnels;
 static size_t message = 64;
 
 static void shut(struct tunnel *t) {
-    if (t->state == CONNECTING || t->state == ASKED) handshakes--;
+    if (t->state >= CONNECTING && t->state <= ASKED) handshakes--;
     close(t->fd);
     t->state = CLOSED;
 }
@@ -79,12 +79,41 @@ static void established(struct tunnel *t) {
     if (mode == SETUP) ping(t);
 }
 
+static void request(struct tunnel *t, const char *host) {
+    char head[64] = "\5\1\0\3", reply[3];
+    if (recv(t->fd, reply, sizeof reply, 0) != 2 || memcmp(reply, "\5", 2))
+        return broken(t, "greeting", "no reply, or another");
+    int size = strlen(host);
+    head[4] = size;
+    memcpy(head + 5, host, size);
+    head[5 + size] = target_port >> 8;
+    head[6 + size] = target_port;
+    if (send(t->fd, head, 7 + size, 0) != 7 + size) return broken(t, "send", strerror(errno));
+    t->state = ASKED;
+}
+
+static void reply(struct tunnel *t) {
+    char reply[10];
+    ssize_t got = recv(t->fd, reply, sizeof reply, MSG_PEEK);
+    if ((got < 0 && errno == EAGAIN) || (got > 0 && got < 10)) return;
+    if (got <= 0) return broken(t, "no reply to SOCKS", got ? strerror(errno) : "end");
+    if (memcmp(reply, "\5\0\0\1\0\0\0\0\0", 10)) return broken(t, "SOCKS", "refused");
+    if (recv(t->fd, reply, sizeof reply, 0) < 0) return broken(t, "recv", strerror(errno));
+    established(t);
+}
+
 static void ask(struct tunnel *t) {
     int error = socket_error(t->fd);
     if (error) return broken(t, "connect", strerror(error));
     if (direct) return established(t);
     char head[512], host[16];
+    if (socks && t->state == CONNECTING) {
+        if (send(t->fd, "\5\1", 3, 0) != 3) return broken(t, "send greeting", strerror(errno));
+        t->state = GREETED;
+        return watch(epoll, EPOLL_CTL_MOD, t->fd, EPOLLIN, t);
+    }
     host_name(host, 1 + started % hosts);
+    if (socks) return request(t, host);
     int size = snprintf(head, sizeof head, "CONNECT %s:%d HTTP/1.1\r\nHost: %s:%d\r\n%s\r\n",
                         host, target_port, host, target_port, credentials());
     if (send(t->fd, head, size, 0) != size) return broken(t, "send CONNECT", strerror(errno));
@@ -94,6 +123,7 @@ static void ask(struct tunnel *t) {
 
 static void answer(struct tunnel *t) {
     char head[2048], *end;
+    if (socks) return reply(t);
     ssize_t got = recv(t->fd, head, sizeof head - 1, MSG_PEEK);
     if (got < 0 && errno == EAGAIN) return;
     if (got <= 0) return broken(t, "no answer to CONNECT", got ? strerror(errno) : "end");
@@ -166,7 +196,7 @@ static void turn(int milliseconds) {
     for (int i = 0; i < n; i++) {
         struct tunnel *t = events[i].data.ptr;
         uint32_t got = events[i].events;
-        if (t->state == CONNECTING) ask(t);
+        if (t->state == CONNECTING || t->state == GREETED) ask(t);
         else if (t->state == ASKED) answer(t);
         else if (mode != BULK) bounce(t);
         else if (!up) take(t);
@@ -185,7 +215,7 @@ static void open_until(int wanted) {
         before = opened;
     }
     for (int i = 0; i < next; i++)
-        if (tunnels[i].state == CONNECTING || tunnels[i].state == ASKED)
+        if (tunnels[i].state >= CONNECTING && tunnels[i].state <= ASKED)
             broken(&tunnels[i], "tunnel", "no answer in time");
 }
 
@@ -299,7 +329,7 @@ static void obey(void) {
 
 static int usage(void) {
     fprintf(stderr, "usage: tunnel setup|pingpong|bulk|idle PORT TARGET_PORT [-c TUNNELS] "
-                    "[-t SECONDS] [-m COUNT] [-d down|up] [-r RATE] [-s SOURCE] [-k HOSTS] [-N] [-D]\n");
+                    "[-t SECONDS] [-m COUNT] [-d down|up] [-r RATE] [-s SOURCE] [-k HOSTS] [-N] [-D] [-5]\n");
     return 2;
 }
 
@@ -311,7 +341,7 @@ int main(int argc, char **argv) {
     port = atoi(argv[2]);
     target_port = atoi(argv[3]);
     optind = 4;
-    for (int option; (option = getopt(argc, argv, "c:t:m:d:r:s:k:ND")) > 0;) {
+    for (int option; (option = getopt(argc, argv, "c:t:m:d:r:s:k:ND5")) > 0;) {
         if (option == 'c') count = atoi(optarg);
         else if (option == 't') seconds = atof(optarg);
         else if (option == 'm') most = atoll(optarg);
@@ -321,6 +351,7 @@ int main(int argc, char **argv) {
         else if (option == 'k') hosts = atoi(optarg);
         else if (option == 'N') named = 1;
         else if (option == 'D') direct = 1;
+        else if (option == '5') socks = 1;
         else return usage();
     }
     if (hosts < 1) return usage();

@@ -208,15 +208,19 @@ class Answering:
             and not one.closes
             and (one.kind != CONNECT or (bool(challenge(error)) and not one.followed))
         )
-        page = refusal(error, one, services.reasons, minor=1, close=not keep, date=services.date())
+        if one.socks:
+            page, keep = _reply(one.socks, error), False
+        else:
+            date = services.date()
+            page = refusal(error, one, services.reasons, minor=1, close=not keep, date=date)
         record = _record(services.records, one) if services.records.wanted else None
         sent = self._lane.refuse(one, page, keep, Decided(error, one.known(), Page(page, keep)))
         if sent < 0:
             return
-        services.counts.refused(one.method, error, len(one.head), sent)
+        services.counts.refused(one.method, error, one.received, sent, one.socks)
         if record is not None:
             note_refusal(record, error, services.counts)
-            record.bytes_out = sent
+            record.bytes_out += sent
             record.reason = CLIENT_RESET if sent < len(page) else ""
             services.records.write(record)
 
@@ -296,5 +300,14 @@ def _record(records: Records, one: Asked) -> Record:
     record.target = one.head.split(b" ", 2)[1].decode("ascii")
     carry(one, record)
     record.question = microseconds(now - record.started - one.looked_up)
-    record.bytes_in = len(one.head)
+    record.bytes_in = one.received
+    record.socks = one.socks
+    record.bytes_out = 2 if one.socks == 5 else 0  # the reply to its greeting
     return record
+
+
+def _reply(version: int, error: Failure) -> bytes:
+    """What a client of SOCKS is told."""
+    from spliceproxy.socks import replies  # which most proxies never need
+
+    return replies.refused(version, replies.REPLIES[error.error])

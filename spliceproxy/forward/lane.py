@@ -14,7 +14,7 @@ from collections.abc import Callable, Container
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from spliceproxy.config import Config, Timeouts
+from spliceproxy.config import HTTP, Config, Timeouts
 from spliceproxy.forward.plain import REQUEST_RULES, RESPONSE_RULES, is_plain, written_authority
 from spliceproxy.forward.rewriting import Rewriting
 from spliceproxy.http1.authentication import PER_REQUEST
@@ -232,9 +232,10 @@ class Lane:
 
     # ---- clients -----------------------------------------------------------------------
 
-    def listen(self, sock: socket.socket, *, proxied: bool) -> None:
-        """The relay accepts clients from here on, which a balancer brings if it is ``proxied``."""
-        self._native.listen(sock.fileno(), proxied)
+    def listen(self, sock: socket.socket, *, proxied: bool, spoken: str) -> None:
+        """The relay accepts clients from here on, which a balancer brings if it is ``proxied``, and
+        which may speak what is ``spoken``."""
+        self._native.listen(sock.fileno(), proxied, spoken)
 
     def know(self, address: str) -> None:
         """As of :meth:`relay.lane.Lane.know`."""
@@ -253,10 +254,11 @@ class Lane:
         are not with the relay."""
         self._native.limit(most, others)
 
-    def begin(self, sock: socket.socket, address: str, data: bytes, via: str) -> bool:
-        """A new client, of which ``data`` was received, goes to the relay; false if it cannot."""
+    def begin(self, sock: socket.socket, address: str, data: bytes, via: str, spoken: str) -> bool:
+        """A new client, of which ``data`` was received, and which may speak what is ``spoken``,
+        goes to the relay; false if it cannot."""
         try:
-            self._native.hand_over(sock.fileno(), address, data, 0, via)
+            self._native.hand_over(sock.fileno(), address, data, 0, via, spoken)
         except OSError:
             return False
         with contextlib.suppress(MemoryError):  # it lets go first, and then makes a number
@@ -264,11 +266,14 @@ class Lane:
         self._driver.wake()
         return True
 
-    def hand_over(self, stream: Stream, address: str, requests: int, via: str = "") -> bool:
-        """A client's connection between two requests goes to the relay; false if it cannot."""
+    def hand_over(
+        self, stream: Stream, address: str, requests: int, via: str = "", spoken: str = HTTP
+    ) -> bool:
+        """A client's connection between two requests goes to the relay; false if it cannot. One
+        without a request may speak what is ``spoken``."""
         stream.pause()
         try:
-            self._native.hand_over(stream.fd, address, bytes(stream.buffer), requests, via)
+            self._native.hand_over(stream.fd, address, bytes(stream.buffer), requests, via, spoken)
         except OSError:
             return False
         stream.detach()
@@ -387,6 +392,7 @@ def _options(
         config.timeouts,
         rewriting.via,
         keyed=policy.identifies,
+        socks=not policy.takes_passwords,
         lines=records.lines,
         asks=_askable(asks, forwards=rewriting.repeatable),
         ask=ASK + config.timeouts.lookup + waits,
@@ -425,6 +431,7 @@ def lane_options(
     worker: int = 0,
     heads: bool = False,
     live: float = 0.0,
+    socks: bool = False,
 ) -> LaneOptions:
     """The relay's settings. ``via`` is our pseudonym, b"" for none; ``keyed``: a decision
     depends on the client's credentials. ``asks``: the kinds that may ask, and ``ask`` for how
@@ -457,6 +464,7 @@ def lane_options(
         note_most=NOTE_MAX if sums else 0,
         worker=worker,
         heads=heads,
+        socks=socks,
         dial_errors=dial_error_table(),
         live=live,
     )

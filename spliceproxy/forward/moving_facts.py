@@ -117,7 +117,7 @@ def record_of_lane(
     record = Record(lane.client, lane.started or time.monotonic(), None, lane.number)
     record.mark, record.via = lane.via[:1], lane.via[1:]
     record.method, record.target, record.peer = "CONNECT", lane.target, lane.peer
-    record.status, record.bytes_in = 200, lane.head
+    record.status, record.bytes_in, record.socks = 200, lane.head, lane.socks
     record.question, record.dial = lane.question, lane.dial
     record.host, record.port = split_authority(lane.target)
     _note(record, lane, allowed)

@@ -55,6 +55,15 @@ class Decided(NamedTuple):
         return self.answer._replace(repeat_for=0.0)
 
 
+class Spoken(NamedTuple):
+    """What the relay has read of a client of SOCKS of this ``version``; the rest is as of
+    :class:`relay.lane.Handoff`."""
+
+    version: int
+    more: int
+    spelled: bool
+
+
 @dataclass(slots=True)
 class Resumed:
     """Made from the relay's hand-off, whose ``cause`` it keeps.

@@ -40,7 +40,7 @@ from typing import TYPE_CHECKING
 from spliceproxy.config import MIXED
 from spliceproxy.errors import ClientGone
 from spliceproxy.forward import own_faults
-from spliceproxy.forward.resumed import Resumed
+from spliceproxy.forward.resumed import Resumed, Spoken
 from spliceproxy.forward.services import Services
 from spliceproxy.front import faults
 from spliceproxy.front.answers import Answers
@@ -81,7 +81,8 @@ class Connection:
     ``via`` is of the balancer that has brought the client, "" if nobody has (as of
     :meth:`relay.lane.Lane.hand_over`). ``cause`` is why the request at hand was aborted; ``bound``
     holds an origin's connection that belongs to this client; ``resumed`` is what the relay has done
-    of the first request. ``trace`` tells the steps, and is None where nobody wants to know them.
+    of the first request, and ``spoken`` what it has read of one of SOCKS. ``trace`` tells the
+    steps, and is None where nobody wants to know them.
     """
 
     __slots__ = (
@@ -99,6 +100,7 @@ class Connection:
         "phase",
         "resumed",
         "services",
+        "spoken",
         "stream",
         "trace",
         "via",
@@ -124,6 +126,7 @@ class Connection:
         self.bound = BoundOrigin(services.loop, between, self._bound_ended)
         self.phase = Phase.IDLE
         self.resumed: Resumed | None = None
+        self.spoken: Spoken | None = None
         self.cause: Exception | None = None
         tracer = services.tracer
         self.trace = (
@@ -150,6 +153,8 @@ class Connection:
                 origin = Stream.of(handoff.take_origin(), handoff.peer, handoff.answer, loop)
             connection = cls(services, stream, handoff.address, admit, handoff.via)
             connection.resumed = None if handoff.between else Resumed.of(handoff, origin)
+            if handoff.socks:
+                connection.spoken = Spoken(handoff.socks, handoff.more, handoff.spelled)
             connection._requests = handoff.requests
             if connection.trace is not None:
                 connection.trace.given_back(handoff.cause, len(handoff.buffer))
@@ -209,7 +214,9 @@ class Connection:
         self.heads.seconds = self.services.config.timeouts.head
         self.phase, self._cycle = Phase.IDLE, None
         received, stream.message_start = stream.received - len(stream.buffer), stream.sent
-        if not await self.heads.begin(first=not self._requests):
+        if self.spoken is not None:
+            self.heads.limit()  # it has begun in the relay
+        elif not await self.heads.begin(first=not self._requests):
             return False
         self.phase = Phase.HEAD
         cycle = self._cycle = self._begin_cycle(received)
@@ -228,6 +235,10 @@ class Connection:
         """The request whose first bytes are there. Only a client that has said nothing before them
         can speak SOCKS."""
         stream, spoken = self.stream, self.services.spoken
+        if self.spoken is not None:
+            from spliceproxy.front import socks
+
+            return socks.SocksCycle(self, received, MIXED, self.spoken)
         if self._requests or stream.received - len(stream.buffer) != received:
             return Cycle(self, received)
         if stream.buffer[0] > LAST_VERSION and spoken is None:

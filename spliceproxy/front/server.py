@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from spliceproxy.config import MIXED, SOCKS, Address
+from spliceproxy.config import MIXED, Address
 from spliceproxy.forward.services import Giver, Services
 from spliceproxy.front.cycle import Cycle
 from spliceproxy.front.http1 import FRESH_SECONDS, Connection
@@ -90,8 +90,8 @@ class Server:
         if lane is not None:
             lane.limit(self._limit, self._held)
         for sock in self._sockets:
-            if lane is not None and not self._is_for_socks(sock):
-                lane.listen(sock, proxied=self._is_proxied(sock))
+            if lane is not None:
+                lane.listen(sock, proxied=self._is_proxied(sock), spoken=self._spoken_at(sock))
             else:
                 self._loop.add_reader(sock.fileno(), self._accept, sock)
 
@@ -121,11 +121,9 @@ class Server:
         """Whether a balancer brings the clients of a listening socket."""
         return sock in self._ways and self._ways[sock].proxied
 
-    def _is_for_socks(self, sock: socket.socket) -> bool:
-        """Whether the clients of a socket, or the one of a connection, may speak SOCKS alone: that
-        is nothing for the lane."""
-        spoken = self._services.spoken
-        return spoken is not None and spoken.by(sock) == SOCKS
+    def _spoken_at(self, sock: socket.socket) -> str:
+        """What clients may speak who come in by a listening socket."""
+        return self._ways[sock].spoken if sock in self._ways else MIXED
 
     def change(self, sockets: Sequence[socket.socket], limit: int) -> None:
         """Accepts from these sockets from here on, and ``limit`` is another. A socket that is not
@@ -181,8 +179,10 @@ class Server:
         lane = self._services.lane
         full = bool(self._limit) and self.connections >= self._limit
         leaving = self._services.draining or self._services.giver is not None
-        fit = not full and not leaving and not self._is_for_socks(client)
-        if lane is None or not fit or not lane.begin(client, address, data, via):
+        fit = not full and not leaving
+        places = self._services.spoken
+        spoken = MIXED if places is None else places.by(client)
+        if lane is None or not fit or not lane.begin(client, address, data, via, spoken):
             self._begin(client, address, via, data)
 
     def _begin(self, client: socket.socket, address: str, via: str, data: bytes) -> None:
@@ -308,6 +308,7 @@ class Server:
     def _stop_accepting(self) -> None:
         if self._services.lane is not None:
             self._services.lane.unlisten()
+            return
         for sock in self._sockets:
             self._loop.remove_reader(sock.fileno())
 
@@ -352,9 +353,9 @@ class Server:
         stream = Stream.of(
             handoff.take_client(), handoff.address, handoff.buffer, self._services.loop
         )
-        if self._is_for_socks(stream.sock) or not lane.hand_over(
-            stream, handoff.address, handoff.requests, handoff.via
-        ):
+        places = self._services.spoken
+        spoken = MIXED if places is None else places.by(stream.sock)
+        if not lane.hand_over(stream, handoff.address, handoff.requests, handoff.via, spoken):
             handoff.client = stream.detach()
             self.keep(handoff)
 

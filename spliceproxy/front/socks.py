@@ -13,12 +13,13 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from spliceproxy.config import HTTP, SOCKS
 from spliceproxy.errors import ClientGone, Failure
-from spliceproxy.forward.resumed import Page
+from spliceproxy.forward.resumed import Page, Spoken
 from spliceproxy.front.cycle import Cycle
+from spliceproxy.front.http1 import FRESH_SECONDS, Connection
 from spliceproxy.http1.errors import HeadError
 from spliceproxy.http1.head import RequestHead
 from spliceproxy.policy.auth import Unauthenticated
@@ -36,9 +37,6 @@ from spliceproxy.socks.reading import (
     AddressType,
     Request,
 )
-
-if TYPE_CHECKING:
-    from spliceproxy.front.http1 import Connection
 
 Message = TypeVar("Message", reading.Greeting, reading.Password, Request)
 
@@ -61,16 +59,20 @@ def begin(connection: Connection, received: int, spoken: str) -> Cycle:
 
 
 class SocksCycle(Cycle):
-    """Of a connection whose first byte is there."""
+    """Of a connection whose first byte is there, or of which the relay has ``read`` something."""
 
-    __slots__ = ("_credentials", "_refusal", "_spoken", "_version")
+    __slots__ = ("_credentials", "_read", "_refusal", "_spoken", "_version")
 
     speaks_http = False
 
-    def __init__(self, connection: Connection, received: int, spoken: str) -> None:
+    def __init__(
+        self, connection: Connection, received: int, spoken: str, read: Spoken | None = None
+    ) -> None:
         super().__init__(connection, received)
         self._spoken = spoken
-        self._version = self._record.socks = connection.stream.buffer[0]
+        self._read = read
+        version = connection.stream.buffer[0] if read is None else read.version
+        self._version = self._record.socks = version
         self._record.method = "CONNECT"  # until the request says what it is
         self._established = replies.granted(self._version)
         self._credentials: list[tuple[bytes, bytes]] = []
@@ -83,10 +85,18 @@ class SocksCycle(Cycle):
         if self._spoken == HTTP:
             self._refusal = replies.method(NO_METHOD) if self._version == V5 else b""
             raise HeadError(400, "SOCKS was received at an address that is for HTTP alone")
+        if self._read is not None:
+            self._go_on(self._read)
+        if self._read is not None and self._read.spelled:
+            head = await super()._read_head()
+            self._record.target = head.target
+            self._record.bytes_out = self._stream.sent - self._sent
+            return head
         if self._version == V4:
             request = await self._message(reading.request_4)
         else:
-            await self._agree()
+            if self._read is None:
+                await self._agree()
             request = await self._message(reading.request_5)
         self._record.target = request.target
         if request.command != CONNECT:
@@ -95,6 +105,16 @@ class SocksCycle(Cycle):
             raise NoCommand(name)
         self._record.bytes_out = self._stream.sent - self._sent
         return self._head_of(request.target, request.host, request.port)
+
+    def _go_on(self, read: Spoken) -> None:
+        """What the relay has received and sent is this request's, too."""
+        self._received -= read.more
+        if self._version == V5:
+            self._sent -= len(replies.method(NO_PASSWORD))
+            self._stream.relayed_out += len(replies.method(NO_PASSWORD))
+        if not self._stream.buffer:  # its time is up, or it is to leave soon
+            self._connection.heads.seconds = FRESH_SECONDS
+            self._connection.heads.limit()
 
     def _head_of(self, target: str, host: str, port: int) -> RequestHead:
         """The same request as HTTP has it."""
@@ -171,7 +191,9 @@ class SocksCycle(Cycle):
             self._record.trace.socks(self._version, head.target)
 
     def _page_of(self, error: Failure | HeadError) -> Page:
-        """The reply to a fault."""
+        """The reply to a fault, or what is left of it."""
+        if self._page is not None:
+            return self._page
         if isinstance(error, AddressType):
             code = replies.NO_ADDRESS_TYPE
         elif isinstance(error, NoCommand):

@@ -120,13 +120,17 @@ class Counts:
         self.row[IN_COPIED] += max(received, 0)
         self.row[OUT_COPIED] += max(sent, 0)
 
-    def refused(self, method: str, error: Failure, received: int, sent: int) -> None:
-        """The lane has answered a request with this, for us."""
+    def refused(
+        self, method: str, error: Failure, received: int, sent: int, socks: int = 0
+    ) -> None:
+        """The lane has answered a request with this, for us. ``socks``: as of a record."""
         row = self.row
         row[request_column(method, error.status)] += 1
         row[ERROR_COLUMNS[error.error]] += 1
         row[IN_COPIED] += received
         row[OUT_COPIED] += sent
+        if socks:
+            row[SOCKS_REQUESTS + socks - 4] += 1
         column = self.refusal(error)
         if column:
             row[column] += 1

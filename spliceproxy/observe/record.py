@@ -286,7 +286,7 @@ class _Served:
     tried: tuple[tuple[str, int], ...] = ()
     dialling_since = looked_up = 0.0
     error = failed = rule = why = detail = ""
-    decision = socks = 0
+    decision = 0
     ended = True
     minor = 1
     field = Record.field

@@ -13,6 +13,8 @@ from collections.abc import Callable, Collection, Container, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
+from spliceproxy.config import HTTP, MIXED
+
 BALANCERS = 16
 """Addresses of balancers that the lane knows at a time, as in native/lane/types.pxd."""
 
@@ -150,12 +152,19 @@ class Handoff:
     # As of Record.summed, of one that comes from another process.
     summed: tuple[int, int] | None = None
     via: str = ""  # as of Lane.hand_over
+    # The version of SOCKS that the client speaks, 0 for HTTP; one of version 5 has been told that
+    # it needs no password. ``buffer`` has what it has said since, or, if that is ``spelled``, the
+    # head of a CONNECT in the place of its request. It has said ``more`` bytes than that head has.
+    socks: int = 0
+    more: int = 0
+    spelled: bool = False
 
     @property
     def between(self) -> bool:
         """Whether nothing has been done of the first request in ``buffer``, so that anybody may
         serve this client."""
         begun = self.number or self.started or self.tried or self.left or self.sent
+        begun = begun or self.socks
         return self.cause == REQUEST and not begun and self.decided is None and self.chunks is None
 
     def take_client(self) -> int:
@@ -263,6 +272,7 @@ class LaneOptions(NamedTuple):
     header: float = 3.0  # seconds: a new client whose balancer has yet to say who it is
     live: float = 0.0  # seconds between two lines about a tunnel that lives; 0.0: there are none
     heads: bool = False  # records have the lines of the request's head
+    socks: bool = False  # nobody has a password: clients of SOCKS are told so without a question
     # By errno, at 0 for TIME_IS_UP: the place of its Proxy Error Type among relay.columns'.
     dial_errors: bytes = b""
 
@@ -330,8 +340,16 @@ class Question(Protocol):
         """``client``, and the mark of ``via`` in front of it, if there is one."""
 
     @property
+    def socks(self) -> int:
+        """The version of SOCKS by which the client asks, 0 for HTTP."""
+
+    @property
+    def received(self) -> int:
+        """Bytes of the request: as many as ``head`` has, but for SOCKS."""
+
+    @property
     def head(self) -> bytes:
-        """The head as received, with its empty line."""
+        """The head as received, with its empty line; that of a CONNECT for SOCKS."""
 
     @property
     def authority(self) -> bytes:
@@ -445,11 +463,12 @@ class Lane(Made, Protocol):
     def idle(self) -> int:
         """Idle connections to origins."""
 
-    def listen(self, fd: int, proxied: bool = False) -> None:
-        """Accepts clients from a listening socket, which stays the owner's. ``proxied``: a balancer
-        brings them. Then each connection begins with a header of the PROXY protocol, and is given
-        back (HEADER) where that is not plain, or comes from somebody who is not known. OSError:
-        epoll cannot take it."""
+    def listen(self, fd: int, proxied: bool = False, spoken: str = MIXED) -> None:
+        """Accepts clients from a listening socket, which stays the owner's. ``spoken``: what they
+        may speak (``config.Address.spoken``); who speaks something else is given back. ``proxied``:
+        a balancer brings them. Then each connection begins with a header of the PROXY protocol, and
+        is given back (HEADER) where that is not plain, or comes from somebody who is not known.
+        OSError: epoll cannot take it."""
 
     def know(self, address: str) -> None:
         """Whoever connects from this address, "" for a Unix socket, may bring clients. Only the
@@ -465,10 +484,19 @@ class Lane(Made, Protocol):
         """Refuses clients beyond ``most`` connections (0: no limit), of which ``others`` are
         not in the lane."""
 
-    def hand_over(self, fd: int, address: str, data: bytes, requests: int, via: str = "") -> None:
+    def hand_over(
+        self,
+        fd: int,
+        address: str,
+        data: bytes,
+        requests: int,
+        via: str = "",
+        spoken: str = HTTP,
+    ) -> None:
         """Takes a client between two requests: ``data`` was received from it and not
-        consumed, ``requests`` were answered. ``via`` is "" or, for a client that a balancer has
-        brought, a mark (``policy.networks``) and the address of that, "unix" for a Unix socket.
+        consumed, ``requests`` were answered. ``spoken`` is as of :meth:`listen`. ``via`` is "" or,
+        for a client that a balancer has brought, a mark (``policy.networks``) and the address of
+        that, "unix" for a Unix socket.
         OSError: it is still the owner's."""
 
     def give_back(self, moving: bool = False) -> None:

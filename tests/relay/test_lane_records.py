@@ -117,6 +117,7 @@ VALUES: dict[str, Any] = {
     "mark": "",
     "method": "GET",
     "target": "http://o/a?b",
+    "socks": 0,
     "host": "o",
     "port": 80,
     "destination": "o:80",

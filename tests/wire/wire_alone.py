@@ -46,6 +46,9 @@ ALSO = frozenset((
     "pool-drops-what-closes", "pool-drops-what-resets", "pool-last-in-first-out",
     "pool-not-with-body-behind-head", "response-100", "response-103-twice",
     "response-chunks-then-junk", "response-junk-behind-length", "silent-client",
+    "socks-4", "socks-4-user", "socks-4a", "socks-4a-long", "socks-5-all-methods",
+    "socks-5-by-turns", "socks-5-ipv4", "socks-5-ipv6", "socks-5-long-name",
+    "socks-5-many-methods", "socks-5-name", "socks-5-upper-case",
 ))
 # fmt: on
 """Cases in which somebody breaks off, or that the rule below is too narrow for."""

@@ -32,7 +32,7 @@ from wire_rig import (
     _Services,
 )
 
-from spliceproxy.config import Config
+from spliceproxy.config import MIXED, Config
 from spliceproxy.forward.answering import Answering, kinds_asked
 from spliceproxy.forward.asking import Asking
 from spliceproxy.forward.body import BodyMover
@@ -51,6 +51,7 @@ from spliceproxy.policy.verdict import Verdict
 from spliceproxy.relay.driver import RelayDriver
 from spliceproxy.relay.interface import RelayOptions
 from spliceproxy.relay.lane import NATIVE, Handoff
+from spliceproxy.socks import reading
 from spliceproxy.upstream.own import Own
 
 TURNS = 200
@@ -70,6 +71,7 @@ def requests(case: Case) -> list[RequestHead]:
     for step in case.steps:
         if step.verb != "sends" or not step.peer.startswith("c"):
             continue
+        heads += socks_requests(step.data)
         heads += [one for one in read(step.data, False).heads if isinstance(one, RequestHead)]
         for part in step.data.split(b"\r\n\r\n"):
             try:
@@ -77,6 +79,23 @@ def requests(case: Case) -> list[RequestHead]:
             except HeadError:
                 continue
     return heads
+
+
+def socks_requests(data: bytes) -> list[RequestHead]:
+    """The request of SOCKS in what a client sends, as that of HTTP that it stands for."""
+    try:
+        if data[0] == reading.V4:
+            found = reading.request_4(data)
+        else:
+            greeting = reading.greeting(data)
+            behind = data[greeting.size :] if greeting is not None else b""
+            found = reading.request_5(behind if behind[:1] == b"\5" else data)
+    except (HeadError, IndexError):
+        return []
+    if found is None:
+        return []
+    target = found.target
+    return [parse_request(f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n".encode())]
 
 
 class _Lane(Lane):
@@ -242,7 +261,7 @@ class PlainRun(Run):
         peer = _Peer(name, outer)
         self.peers.append(peer)
         self.fds[name] = (inner.fileno(), os.fstat(inner.fileno()).st_ino)
-        self.lane._native.hand_over(inner.detach(), CLIENT, b"", 0)
+        self.lane._native.hand_over(inner.detach(), CLIENT, b"", 0, "", MIXED)
         self.driver.wake()
         return peer
 
