@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from admin.admin_rig import Admin
-from harness import ProxyProcess, read_all, read_exactly, serving, wait_for
+from harness import ProxyProcess, read_all, read_exactly, refused_port, serving, wait_for
 
 NewProxy = Callable[..., ProxyProcess]
 
@@ -187,6 +187,22 @@ def test_a_reload_changes_what_is_spoken(
             assert told(proxy.connect(), GREETING) == b"\x05\xff"
         echoed(tunnel)
     tunnel.close()
+
+
+@pytest.mark.parametrize("scheme", ["http", "socks5h", "socks4a"])
+def test_by_way_of_a_parent(new_proxy: NewProxy, echo: tuple[str, int], scheme: str) -> None:
+    """What comes by SOCKS leaves as the parent wants it, and what is said too early waits."""
+    parent = new_proxy("--via", "parent")
+    proxy = new_proxy("--proxy", f"{scheme}://127.0.0.1:{parent.port}")
+    with proxy.connect() as client:
+        client.sendall(GREETING + asks("localhost", echo[1]) + b"early")
+        assert read_exactly(client, 17) == b"\x05\x00" + DONE + b"early"
+        echoed(client)
+    with refused_port() as port:
+        reply = told(proxy.connect(), GREETING + asks("127.0.0.1", port))
+        assert reply[2:4] in (b"\x05\x04", b"\x05\x05")  # SOCKS4 does not say which
+    assert " FIRSTUP_PARENT/127.0.0.1 " in proxy.wait_access(2)[0]
+    assert f" CONNECT localhost:{echo[1]} " in parent.wait_access(2)[0]
 
 
 # ---- limits ------------------------------------------------------------------------------------
