@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterable
 
-from spliceproxy.config import HTTP, MIXED, Address
+from spliceproxy.config import MIXED, Address
 
 _ANY = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}
 """The address of a socket that listens on all of its family's."""
@@ -18,17 +18,7 @@ class Spoken:
     __slots__ = ("_places",)
 
     def __init__(self, listening: Iterable[tuple[socket.socket, Address]]) -> None:
-        self._places = {
-            _place(sock): address.spoken for sock, address in listening if address.spoken != MIXED
-        }
-
-    def __bool__(self) -> bool:
-        """Whether there is an address that is not for everything."""
-        return bool(self._places)
-
-    @property
-    def with_socks_alone(self) -> bool:
-        return any(spoken != HTTP for spoken in self._places.values())
+        self._places = {_place(sock): address.spoken for sock, address in listening}
 
     def by(self, sock: socket.socket) -> str:
         """What a client may speak, by its connection or the socket that it listens on."""
