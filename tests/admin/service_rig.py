@@ -91,6 +91,7 @@ class Managed(ProxyProcess):
         super().__init__(folder, *args, env=env, **more)
         self.admin = Admin(self, str(path), 60.0)
         wait_for(path.is_socket, "the admin address")
+        self.admin.ask("/healthz")  # by then the admin process has its name
 
     @property
     def main(self) -> int:
