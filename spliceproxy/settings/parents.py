@@ -6,10 +6,12 @@ behind them.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 from spliceproxy.config import (
@@ -55,7 +57,7 @@ def completed(
         problems.extend(_parent(name, parent, routing.parents, f"{file}.{name}: "))
     routing = _implied(replace(routing, parents=parents), environ, problems)
     if routing.pac:
-        routing = _with_script(routing, found["pac"].where, problems)
+        routing = _with_script(routing, found, problems)
     if len(problems) == before:
         where = found["route"].where if "route" in found else "route"
         problems.extend(_routes(routing, where))
@@ -279,11 +281,13 @@ FETCH_SECONDS = 10.0
 """For one that is at a URL, and to try it."""
 
 
-def _with_script(routing: RoutingConfig, where: str, problems: list[str]) -> RoutingConfig:
+def _with_script(
+    routing: RoutingConfig, found: Mapping[str, Found], problems: list[str]
+) -> RoutingConfig:
     """The text of the PAC file, which has been tried."""
     from importlib.util import find_spec
 
-    start = f"{where} {routing.pac}: "
+    start = f"{found['pac'].where} {routing.pac}: "
     if find_spec("pacparser") is None:
         problems.append(f"{start}it needs pacparser; pip install 'spliceproxy[pac]'")
         return routing
@@ -292,7 +296,7 @@ def _with_script(routing: RoutingConfig, where: str, problems: list[str]) -> Rou
         if len(data) > SCRIPT_MOST:
             raise ValueError(f"it is longer than {SCRIPT_MOST} bytes")
         script = text_of(data)
-        fault = _fault(script)
+        fault = _fault(script, _as_user(found))
     except OSError as error:
         problems.append(f"{start}cannot read it ({error.strerror or error})")
         return routing
@@ -317,7 +321,26 @@ def _fetched(url: str) -> bytes:
         raise OSError(0, f"a malformed answer: {type(error).__name__}") from error
 
 
-def _fault(script: str) -> str:
+def _as_user(found: Mapping[str, Found]) -> Mapping[str, Any]:
+    """Whose rights a script has, as arguments of subprocess: with --user not those of root, as it
+    has not in a worker either."""
+    if "user" not in found or os.geteuid() != 0:
+        return {}
+    import pwd
+
+    user, group = found["user"].value, found["group"].value if "group" in found else ""
+    number = int(user) if user.isdigit() else pwd.getpwnam(user).pw_uid
+    if not group:
+        try:
+            group = pwd.getpwuid(number).pw_gid
+        except KeyError:  # without a name there is no group, which is an error of its own
+            group = number
+    elif group.isdigit():
+        group = int(group)
+    return {"user": number, "group": group, "extra_groups": []}
+
+
+def _fault(script: str, rights: Mapping[str, Any]) -> str:
     """What is wrong with a script, by a helper that tries it; "" for nothing."""
     import json
     import subprocess
@@ -327,6 +350,7 @@ def _fault(script: str) -> str:
     try:
         tried = subprocess.run(
             **helper(),
+            **rights,
             input=json.dumps(script) + "\n",
             capture_output=True,
             text=True,

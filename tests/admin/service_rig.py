@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 import pytest
 from admin_rig import Admin
+from changing_proxy import MARK, processes
 from harness import ProxyProcess, need, wait_for
-from moving_load import MARK, processes
 
 import spliceproxy
 

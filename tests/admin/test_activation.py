@@ -6,38 +6,18 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import alive, free_port, need, serving, wait_for
-from moving_load import MARK, Load, Origin, all_ended, ask_once
+from changing_proxy import MARK
+from harness import alive, free_port, need, wait_for
+from moving_load import Load, Origin, ask_once
 from service_rig import Managed
 
 from spliceproxy.config import Address
 from spliceproxy.processes.activation import Activation, Passed
 from spliceproxy.processes.listeners import ListenError, Listeners
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Path]:
-    with all_ended(str(tmp_path)):
-        yield tmp_path
-
-
-@pytest.fixture
-def origin() -> Origin:
-    return Origin()
-
-
-@pytest.fixture
-def address(origin: Origin) -> Iterator[tuple[str, int]]:
-    with serving(origin.serve) as found:
-        try:
-            yield found
-        finally:
-            origin.release.set()
 
 
 def activated(*sockets: str, names: str = "") -> list[str]:

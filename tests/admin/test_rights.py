@@ -11,16 +11,19 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import alive, read_exactly, read_head, serving, wait_for
-from moving_load import MARK, Load, Origin, all_ended, ask_once
+from changing_proxy import MARK
+from harness import alive, read_exactly, read_head, wait_for
+from moving_load import Load, Origin, ask_once
 from service_rig import Managed, opened
 
 from spliceproxy.processes.landlock import version
+from spliceproxy.settings import parents
+from spliceproxy.settings.sources import Found
+from spliceproxy.upstream import pac
 
 USER = "nobody"
 NOBODY = pwd.getpwnam(USER)
@@ -29,10 +32,10 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give up
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Path]:
-    tmp_path.chmod(0o755)
-    with all_ended(str(tmp_path)):
-        yield tmp_path
+def folder(folder: Path) -> Path:
+    """Others than root may enter it."""
+    folder.chmod(0o755)
+    return folder
 
 
 def start(folder: Path, *args: str, **more: Any) -> Managed:
@@ -57,20 +60,6 @@ def assert_has_no_rights(pid: int, group: int = NOBODY.pw_gid) -> None:
     for kind in ("CapInh", "CapPrm", "CapEff", "CapAmb"):
         assert int(found[kind][0], 16) == 0, kind
     assert found["NoNewPrivs"] == ["1"]
-
-
-@pytest.fixture
-def origin() -> Origin:
-    return Origin()
-
-
-@pytest.fixture
-def address(origin: Origin) -> Iterator[tuple[str, int]]:
-    with serving(origin.serve) as found:
-        try:
-            yield found
-        finally:
-            origin.release.set()
 
 
 def test_who_has_which_rights(folder: Path, address: tuple[str, int]) -> None:
@@ -210,6 +199,23 @@ def test_only_root_can_start_others(folder: Path) -> None:
     assert f"only root can start workers as another user, and this is user {NOBODY.pw_uid}" in (
         done.stderr
     )
+
+
+SAYS_WHO = """printf '{"fault": "%s"}' "$(id -u) $(id -g) $(id -G)" """
+
+
+@pytest.mark.parametrize("user", [USER, str(NOBODY.pw_uid)])
+def test_a_pac_file_is_tried_without_roots_rights(
+    monkeypatch: pytest.MonkeyPatch, user: str
+) -> None:
+    monkeypatch.setattr(pac, "helper", lambda: {"args": ["/bin/sh", "-c", SAYS_WHO]})
+    found = {"user": Found(user, "--user")}
+    uid, gid = NOBODY.pw_uid, NOBODY.pw_gid
+    assert parents._fault("", parents._as_user(found)) == f"{uid} {gid} {gid}"
+    found["group"] = Found("daemon", "--group")
+    gid = grp.getgrnam("daemon").gr_gid
+    assert parents._fault("", parents._as_user(found)) == f"{uid} {gid} {gid}"
+    assert parents._fault("", parents._as_user({})).split()[0] == "0"
 
 
 def test_a_number_without_a_name(folder: Path, address: tuple[str, int]) -> None:

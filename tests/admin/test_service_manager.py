@@ -12,17 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from changing_proxy import MARK
 from harness import ProxyProcess, alive, has_signal, need, read_head, stop, wait_for
-from moving_load import MARK, all_ended
 from service_rig import Managed, Manager
 
 from spliceproxy.cli import unit
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Path]:
-    with all_ended(str(tmp_path)):
-        yield tmp_path
 
 
 @pytest.fixture(params=["path", "abstract"])
@@ -198,7 +192,7 @@ def test_nobody_else_has_the_address(folder: Path, manager: Manager) -> None:
     proxy = Managed(folder, manager, "--policy", str(folder / "look.py"))
     manager.until("READY")
     seen = (folder / "seen").read_text()
-    assert len(re.findall(r"^MOVING_LOAD=", seen, re.M)) == 2
+    assert len(re.findall(f"^{MARK}=", seen, re.M)) == 2
     assert "NOTIFY_SOCKET" not in seen
     proxy.end()
 
