@@ -219,6 +219,7 @@ def origin() -> Origin:
 
 @pytest.fixture
 def service(tmp_path: Path, origin: Origin) -> Iterator[Service]:
+    need("haproxy")
     with serving(origin.serve, idle=True) as (_, port), all_ended(str(tmp_path)):
         made = Service(tmp_path, port)
         for user in ("ann", "ben", "dan", "eve"):
@@ -241,25 +242,22 @@ def each_team_goes_where_it_may(service: Service) -> None:
     assert service.asks("git.example") == 407
 
 
-def test_an_operators_day(service: Service, origin: Origin) -> None:
-    need("haproxy")
-    each_team_goes_where_it_may(service)
-
-    # A rule changes, while a client is there.
+def a_rule_changes(service: Service) -> None:
+    """While a client is there that it concerns."""
     with service.connect() as stays:
         service.sends(stays, "mirror.example", "dan")
-        assert b" 403 " in read_head(stays).split(b"\r\n")[0]
+        assert read_head(stays).startswith(b"HTTP/1.1 403 ")
     text = service.config.read_text()
-    service.config.write_text(
-        text.replace('[".sets.example"]', '[".sets.example", "mirror.example"]')
-    )
+    changed = text.replace('[".sets.example"]', '[".sets.example", "mirror.example"]')
+    service.config.write_text(changed)
     said = service.run("A rule changes")
     assert "=> rules    yes  rule data allows it" in said
     assert "10.0.8.3, brought by 127.0.0.1, may use the proxy" in said
     assert "generation 2, before 1" in said
     assert service.asks("mirror.example", "dan") == 200
 
-    # The log is rotated.
+
+def the_log_is_rotated(service: Service) -> None:
     before = len(service.lines())
     assert before
     service.run("The log is rotated")
@@ -268,7 +266,9 @@ def test_an_operators_day(service: Service, origin: Origin) -> None:
     wait_for(lambda: len(service.lines()) == 1, "a line of the new log")
     assert len(service.lines("access.json.1")) >= before
 
-    # A worker is replaced, and then the program, in a long download.
+
+def a_worker_and_the_program_are_replaced(service: Service, origin: Origin) -> None:
+    """In a long download."""
     with service.connect() as client:
         service.sends(client, "www.example", "eve", "/long")
         assert read_head(client).startswith(b"HTTP/1.1 200 ")
@@ -282,9 +282,10 @@ def test_an_operators_day(service: Service, origin: Origin) -> None:
         origin.rest.set()
         got.update(read_exactly(client, SIZE - 1000))
         assert got.digest() == hashlib.sha256(origin.body).digest()
-    each_team_goes_where_it_may(service)
 
-    # It is stopped; who comes meanwhile waits in HAProxy until it is started.
+
+def it_is_stopped_and_started(service: Service) -> None:
+    """Who comes meanwhile waits in HAProxy until it is started."""
     service.run("The machine is to be restarted", of=slice(0, 1))
     wait_for(lambda: not processes(str(service.folder)), "the end of all processes")
     status: list[int] = []
@@ -294,7 +295,14 @@ def test_an_operators_day(service: Service, origin: Origin) -> None:
     waits.join(40)
     assert status == [200]
 
-    # Who was that?
+
+def test_an_operators_day(service: Service, origin: Origin) -> None:
+    each_team_goes_where_it_may(service)
+    a_rule_changes(service)
+    the_log_is_rotated(service)
+    a_worker_and_the_program_are_replaced(service, origin)
+    each_team_goes_where_it_may(service)
+    it_is_stopped_and_started(service)
     lines = [json.loads(line) for line in service.run("Who was that?").splitlines()]
     assert lines
     assert {(one["client"], one["via"]) for one in lines} == {(CLIENT, "127.0.0.1")}
