@@ -10,15 +10,18 @@ import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from spliceproxy.config import Config
+from balanced.balanced_rig import LOCAL, v1, v2
+
+from spliceproxy.config import Address, Config
 from spliceproxy.errors import Failure
 from spliceproxy.observe.counts import Counts
 from spliceproxy.policy.engine import Policy
 from spliceproxy.policy.functions import Functions
+from spliceproxy.policy.networks import BROUGHT, MARKS
 from spliceproxy.processes.instance import Instance
 from spliceproxy.relay.choice import choose
 from spliceproxy.relay.interface import Relay, RelayOptions
@@ -234,29 +237,43 @@ class Client:
 
 @dataclass
 class LoopProxy:
-    """A proxy that runs. ``addresses``: where it listens, a path for a Unix socket."""
+    """A proxy that runs. ``address`` is where it listens, ``unix`` the path of its Unix socket, and
+    ``balanced`` where a balancer brings clients, if one does."""
 
     instance: Instance
     relay: Relay
     policy: Policy
-    addresses: list[tuple[str, int] | str]
+    address: tuple[str, int]
+    unix: str
+    balanced: tuple[str, int]
 
     async def connect(self, address: str = "127.0.0.1") -> Client:
-        """A client at this loopback address; "": one of the Unix socket."""
+        """A client at this loopback address; "": one of the Unix socket; behind a mark: one that a
+        balancer brings, or does not name."""
         loop = asyncio.get_running_loop()
-        unix = not address
-        sock = socket.socket(socket.AF_UNIX if unix else socket.AF_INET)
+        marked = address[:1] in MARKS
+        sock = socket.socket(socket.AF_INET if address else socket.AF_UNIX)
         sock.setblocking(False)
-        if not unix:
+        if address and not marked:
             sock.bind((address, 0))
-        (where,) = [one for one in self.addresses if isinstance(one, str) == unix]
+        where = self.balanced if marked else self.address if address else self.unix
         await loop.sock_connect(sock, where)
-        return Client(sock)
+        client = Client(sock)
+        if marked:
+            await client.send(_header(address))
+        return client
 
     @property
     def connections(self) -> int:
         """Of clients: here, in the lane, and tunnels."""
         return self.instance.server.connections
+
+
+def _header(client: str) -> bytes:
+    """What a balancer says of a client, in either version."""
+    if client[0] != BROUGHT:
+        return v2(command=LOCAL)
+    return v1(client[1:]) if sum(client.encode()) % 2 else v2(client[1:])
 
 
 @asynccontextmanager
@@ -267,23 +284,31 @@ async def running(
     *,
     engine: str = "native",
     unix: Path | None = None,
+    balanced: bool = False,
 ) -> AsyncIterator[LoopProxy]:
-    """A proxy that listens on 127.0.0.1, and on a Unix socket if there is a path for it."""
+    """A proxy that listens on 127.0.0.1, on a Unix socket if there is a path for it, and if
+    ``balanced`` for a balancer on this machine."""
     sockets = [socket.create_server(("127.0.0.1", 0), backlog=4096)]
+    addresses = [Address("127.0.0.1")]
     if unix is not None:
         sockets.append(socket.socket(socket.AF_UNIX))
         sockets[-1].bind(str(unix))
         sockets[-1].listen(4096)
+        addresses.append(Address(path=str(unix)))
+    if balanced:
+        sockets.append(socket.create_server(("127.0.0.1", 0), backlog=4096))
+        addresses.append(Address("127.0.0.1", proxied=True))
+        config = replace(config, listen=tuple(addresses), balancers=("127.0.0.1",))
     for sock in sockets:
         sock.setblocking(False)
-    addresses = [sock.getsockname() for sock in sockets]
+    first, last = sockets[0].getsockname(), sockets[-1].getsockname()
     counts = Counts.private()
     relay, _ = choose(engine, RelayOptions.of(config, counts.row))
     policy = Policy(config, names, functions, row=counts.row, report=counts.report)
     instance = Instance(config, sockets, relay, names, policy, counts)  # type: ignore[arg-type]
     instance.start()
     try:
-        yield LoopProxy(instance, relay, policy, addresses)
+        yield LoopProxy(instance, relay, policy, first, str(unix or ""), last)
     finally:
         await instance.stop()
         if unix is not None:
