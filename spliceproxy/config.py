@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -24,6 +24,8 @@ HTTP = "http"
 SOCKS = "socks"
 """What clients can speak at an address."""
 
+FORWARD = "forward"  # whatever they like: each connection is a tunnel
+
 
 @dataclass(frozen=True, slots=True)
 class Address:
@@ -31,7 +33,7 @@ class Address:
     address) and ``port`` (0: any free one). ``proxied``: each connection begins with a header of
     the PROXY protocol. ``protocol``: what clients speak there; "" is what a bare address stands
     for, which is MIXED. ``name``: systemd has opened the socket, and calls it so; where that is, is
-    not said here."""
+    not said here. ``target``: the host and port to which each connection is a tunnel."""
 
     host: str = ""
     port: int = 0
@@ -39,8 +41,16 @@ class Address:
     proxied: bool = False
     protocol: str = ""
     name: str = ""
+    target: tuple[str, int] | None = None
 
     def __str__(self) -> str:
+        if self.target is None:
+            return self._place
+        host, port = self.target
+        return f"{self._place}={f'[{host}]' if ':' in host else host}:{port}"
+
+    @property
+    def _place(self) -> str:
         if self.name:
             return f"{self.way}systemd:{self.name}"
         if self.path:
@@ -56,8 +66,13 @@ class Address:
 
     @property
     def spoken(self) -> str:
-        """What clients speak there: MIXED, HTTP or SOCKS."""
-        return self.protocol or MIXED
+        """What clients speak there: MIXED, HTTP, SOCKS or FORWARD."""
+        return FORWARD if self.target is not None else self.protocol or MIXED
+
+    @property
+    def where(self) -> Address:
+        """The same without what is said of its clients."""
+        return replace(self, proxied=False, protocol="", target=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +247,7 @@ class RouteConfig(NamedTuple):
     networks: Condition = None  # of the destination's addresses
     ports: Condition = None
     users: Condition = None
+    source: str = ""  # the IP address to connect from; "": any
     literals: Condition = None  # networks of hosts that are written as addresses
     tunnels: bool | None = None  # CONNECT alone, or everything else
 
@@ -276,6 +292,7 @@ class Config:
     """Everything a worker needs to know."""
 
     listen: tuple[Address, ...]
+    forwards: tuple[Address, ...] = ()  # beside these, each with a target
     balancers: tuple[str, ...] = ()
     """Networks of those who may send the PROXY protocol to TCP addresses that expect it."""
     workers: int = 1
@@ -309,3 +326,8 @@ class Config:
     auth: AuthConfig = field(default_factory=AuthConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     routing: RoutingConfig = field(default_factory=RoutingConfig)
+
+    @property
+    def places(self) -> tuple[Address, ...]:
+        """All addresses to listen on, for clients."""
+        return self.listen + self.forwards

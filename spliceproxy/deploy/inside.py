@@ -57,12 +57,13 @@ def _unfit(config: Config, keys: Collection[str], where: str) -> Iterator[str]:
                 f"{where}{key}: whoever may see a ConfigMap would see the password; allowed: "
                 "htpasswd, with --file"
             )
-    for one in config.listen:
+    for one in config.places:
+        key = "listen" if one.target is None else "forward"
         if one.path:
-            yield f"{where}listen {one}: no other pod gets to a Unix socket; allowed: :8888"
+            yield f"{where}{key} {one}: no other pod gets to a Unix socket; allowed: :8888"
         elif one.host not in _ANYWHERE or not one.port:
             yield (
-                f"{where}listen {one}: clients of other pods do not find it; allowed: every "
+                f"{where}{key} {one}: clients of other pods do not find it; allowed: every "
                 "address and a port from 1, such as :8888"
             )
     log = config.access_log

@@ -79,7 +79,7 @@ class Wanted:
     @property
     def ports(self) -> dict[str, int]:
         """Those that the proxy listens on, by a name."""
-        numbers = dict.fromkeys(one.port for one in self.config.listen if not one.path)
+        numbers = dict.fromkeys(one.port for one in self.config.places if not one.path)
         return {"proxy" if not at else f"proxy-{one}": one for at, one in enumerate(numbers)}
 
     @property

@@ -77,7 +77,9 @@ class Proxy:
                 access_log="off",
             )
         self._config = replace(config, listen=_addresses(listen), workers=1)
-        for problem in contradictions(self._config.listen, config.balancers, "listen:", "config:"):
+        for problem in contradictions(
+            self._config.places, config.balancers, "listen: {}".format, "config:"
+        ):
             raise ValueError(problem)
         given = policy is not None or on_close is not None
         names = "policy", "on_close"
@@ -93,7 +95,7 @@ class Proxy:
         Unix socket. An address of every interface becomes loopback."""
         if not self._addresses:
             raise RuntimeError("the proxy has no address before it has been entered")
-        first = replace(self._addresses[0], proxied=False, protocol="")
+        first = self._addresses[0].where
         if first.path:
             return str(first)
         host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(first.host, first.host)
@@ -132,7 +134,7 @@ class Proxy:
         if self._instance is not None:
             raise RuntimeError("the proxy runs already")
         async with AsyncExitStack() as undo:
-            listening = listeners.bind(self._config.listen, 1)
+            listening = listeners.bind(self._config.places, 1)
             undo.callback(listening.close)
             counts = Counts.private()
             relay, _ = choose(self._config.engine, RelayOptions.of(self._config, counts.row))

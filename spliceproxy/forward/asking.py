@@ -252,7 +252,7 @@ class Asking:
         as :meth:`Origins.dial` and :meth:`answer` do."""
         record = question.record
         if verdict.way is not None and self.parents is not None:
-            straight = partial(self._straight, question)
+            straight = partial(self._straight, question, verdict.source_address)
             return await self.parents.dial(question.head, verdict, record, straight)
         # What is known without waiting has come from a look-up that was over.
         late = self._names.late(verdict.host) if record.looked_up else None
@@ -261,8 +261,10 @@ class Asking:
         again = partial(self.answer, question)
         return await dial_late(self._origins, verdict, record, late, self._seconds, again)
 
-    async def _straight(self, question: Question) -> tuple[Stream, Verdict]:
-        """A connection where no parent can be reached, and the request may go without one."""
+    async def _straight(self, question: Question, source: str) -> tuple[Stream, Verdict]:
+        """A connection where no parent can be reached, and the request may go without one, from the
+        same address."""
         client, head, host, port, record, _ = question
         verdict = await self._policy.straight(client, head, host, port, record)
+        verdict = verdict._replace(source_address=source)
         return await self._origins.dial(verdict, record), verdict

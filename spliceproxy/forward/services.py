@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
-from spliceproxy.config import Config
+from spliceproxy.config import Address, Config
 from spliceproxy.errors import ErrorType, reasons
 from spliceproxy.forward.asking import Asking
 from spliceproxy.forward.body import BodyMover
@@ -49,8 +49,14 @@ class Giver(Protocol):
 class Spoken(Protocol):
     """What clients may speak."""
 
+    def at(self, sock: socket.socket) -> Address:
+        """Where a client has come in, by its connection or the socket that it listens on."""
+
     def by(self, sock: socket.socket) -> str:
-        """As of ``config.Address.spoken``, by the client's connection."""
+        """As of ``config.Address.spoken``, in the same way."""
+
+    def asks(self, sock: socket.socket) -> bool:
+        """Whether clients say there what they want."""
 
 
 @dataclass(slots=True, eq=False, repr=False)  # neither is asked for, and each takes its time

@@ -265,7 +265,7 @@ class Cycle:
     async def _decide(self, question: Question) -> Verdict:
         """Asks the policy, unless the lane has; a client that leaves meanwhile is noticed."""
         self._asking = self._services.asking  # what is asked later about it is asked there, too
-        self._stream.watch(self._connection.client_gone)
+        self._watch()
         resumed = self._connection.resumed
         decided = resumed.decided if resumed is not None else None
         if decided is not None:
@@ -278,6 +278,10 @@ class Cycle:
                 record.question = microseconds(time.monotonic() - since - record.looked_up)
         self._record.decision = self._services.counts.allowed[self._record.allowed_by]
         return verdict
+
+    def _watch(self) -> None:
+        """From here on a client that leaves is noticed."""
+        self._stream.watch(self._connection.client_gone)
 
     def _check_loop(self, head: RequestHead) -> None:
         via = self._services.rewriting.via

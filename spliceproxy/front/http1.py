@@ -214,12 +214,14 @@ class Connection:
         self.heads.seconds = self.services.config.timeouts.head
         self.phase, self._cycle = Phase.IDLE, None
         received, stream.message_start = stream.received - len(stream.buffer), stream.sent
-        if self.spoken is not None:
-            self.heads.limit()  # it has begun in the relay
-        elif not await self.heads.begin(first=not self._requests):
-            return False
-        self.phase = Phase.HEAD
-        cycle = self._cycle = self._begin_cycle(received)
+        cycle = self._unasked(received)
+        if cycle is None:
+            if self.spoken is not None:
+                self.heads.limit()  # it has begun in the relay
+            elif not await self.heads.begin(first=not self._requests):
+                return False
+            cycle = self._begin_cycle(received)
+        self.phase, self._cycle = Phase.HEAD, cycle
         keep = await cycle.run()
         if cycle.close is not None:
             self.phase = Phase.CLOSING
@@ -230,6 +232,16 @@ class Connection:
         if self.services.draining and not stream.buffer:
             return False
         return not (self._pass_on() or (cycle.plain and self._hand_over()))
+
+    def _unasked(self, received: int) -> Cycle | None:
+        """The request that a client makes by coming here, whatever it says."""
+        spoken = self.services.spoken
+        target = spoken.at(self.stream.sock).target if spoken is not None else None
+        if target is None:
+            return None
+        from spliceproxy.front import forwards  # which most proxies never need
+
+        return forwards.Forwarded(self, received, target)
 
     def _begin_cycle(self, received: int) -> Cycle:
         """The request whose first bytes are there. Only a client that has said nothing before them

@@ -90,7 +90,7 @@ class Server:
         if lane is not None:
             lane.limit(self._limit, self._held)
         for sock in self._sockets:
-            if lane is not None:
+            if lane is not None and self._says_where(sock):
                 lane.listen(sock, proxied=self._is_proxied(sock), spoken=self._spoken_at(sock))
             else:
                 self._loop.add_reader(sock.fileno(), self._accept, sock)
@@ -98,11 +98,11 @@ class Server:
     def _look_at_addresses(self) -> None:
         """Which of the sockets are for balancers, and what clients may speak at each. The sockets
         are in the order of the addresses, and an address may have several, one behind the other."""
-        listen = self._services.config.listen
+        listen = self._services.config.places
         if self._brought is not None:
             self._brought.change()
         self._ways, self._services.spoken = {}, None
-        if not any(address.way for address in listen):
+        if not any(address.way or address.target for address in listen):
             return
         names = dict.fromkeys(sock.getsockname() for sock in self._sockets)
         address_of = dict(zip(names, listen, strict=False))
@@ -124,6 +124,12 @@ class Server:
     def _spoken_at(self, sock: socket.socket) -> str:
         """What clients may speak who come in by a listening socket."""
         return self._ways[sock].spoken if sock in self._ways else MIXED
+
+    def _says_where(self, sock: socket.socket) -> bool:
+        """Whether the clients of a socket, or the one of a connection, say what they want: the lane
+        is for no others."""
+        places = self._services.spoken
+        return places is None or places.asks(sock)
 
     def change(self, sockets: Sequence[socket.socket], limit: int) -> None:
         """Accepts from these sockets from here on, and ``limit`` is another. A socket that is not
@@ -179,7 +185,7 @@ class Server:
         lane = self._services.lane
         full = bool(self._limit) and self.connections >= self._limit
         leaving = self._services.draining or self._services.giver is not None
-        fit = not full and not leaving
+        fit = not full and not leaving and self._says_where(client)
         places = self._services.spoken
         spoken = MIXED if places is None else places.by(client)
         if lane is None or not fit or not lane.begin(client, address, data, via, spoken):
@@ -355,7 +361,9 @@ class Server:
         )
         places = self._services.spoken
         spoken = MIXED if places is None else places.by(stream.sock)
-        if not lane.hand_over(stream, handoff.address, handoff.requests, handoff.via, spoken):
+        if not self._says_where(stream.sock) or not lane.hand_over(
+            stream, handoff.address, handoff.requests, handoff.via, spoken
+        ):
             handoff.client = stream.detach()
             self.keep(handoff)
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterable
 
-from spliceproxy.config import MIXED, Address
+from spliceproxy.config import HTTP, MIXED, SOCKS, Address
 
 _ANY = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}
 """The address of a socket that listens on all of its family's."""
+
+_ELSEWHERE = Address()
+"""Where everything may be spoken."""
 
 
 class Spoken:
@@ -18,18 +21,26 @@ class Spoken:
     __slots__ = ("_places",)
 
     def __init__(self, listening: Iterable[tuple[socket.socket, Address]]) -> None:
-        self._places = {_place(sock): address.spoken for sock, address in listening}
+        self._places = {_place(sock): address for sock, address in listening}
 
-    def by(self, sock: socket.socket) -> str:
-        """What a client may speak, by its connection or the socket that it listens on."""
+    def at(self, sock: socket.socket) -> Address:
+        """Where a client has come in, by its connection or the socket that it listens on."""
         name = sock.getsockname()
         if not isinstance(name, tuple):
-            return self._places.get(name, MIXED)
+            return self._places.get(name, _ELSEWHERE)
         found = self._places.get(name[:2])
         if found is None:
             family = socket.AF_INET6 if len(name) == 4 else socket.AF_INET
-            found = self._places.get((_ANY[family], name[1]), MIXED)
+            found = self._places.get((_ANY[family], name[1]), _ELSEWHERE)
         return found
+
+    def by(self, sock: socket.socket) -> str:
+        """What a client may speak there."""
+        return self.at(sock).spoken
+
+    def asks(self, sock: socket.socket) -> bool:
+        """Whether clients say there what they want."""
+        return self.by(sock) in (MIXED, HTTP, SOCKS)
 
 
 def _place(sock: socket.socket) -> object:

@@ -58,7 +58,9 @@ class _Place:
     def like(self, asked: Address) -> _Place:
         """The same, with a list of its own, where the settings say this of it."""
         other = _Place(asked)
-        other.address = replace(self.address, proxied=asked.proxied, protocol=asked.protocol)
+        other.address = replace(
+            self.address, proxied=asked.proxied, protocol=asked.protocol, target=asked.target
+        )
         other.file, other.given = self.file, self.given
         other.queues = list(self.queues)
         return other
@@ -173,9 +175,9 @@ class Listeners:
         """Those of other settings: what there is already is the same sockets, and the rest is
         bound. ListenError, and then nothing has changed. Either :meth:`undo` it, or :meth:`leave`
         this one."""
-        wanted = [_where(asked) for asked in addresses]
+        wanted = [asked.where for asked in addresses]
         for place in self._places:
-            if place.given and _where(place.asked) not in wanted:
+            if place.given and place.asked.where not in wanted:
                 raise ListenError(
                     f"{place.asked}: systemd has opened this socket, so it stays as it is until "
                     "the proxy is started again"
@@ -202,8 +204,7 @@ class Listeners:
     ) -> _Place | None:
         """The place of one of these addresses that is not ``taken``: the same address, or one that
         differs in what clients speak there."""
-        where = _where(asked)
-        free = [one for one in self._places if one not in taken and _where(one.asked) == where]
+        free = [one for one in self._places if one not in taken and one.asked.where == asked.where]
         same = [one for one in free if one.asked == asked]
         return next(iter(same or [one for one in free if one.asked not in addresses]), None)
 
@@ -282,7 +283,7 @@ class Listeners:
         """Whether an address of this port would be given up."""
         return any(
             place.address.port == asked.port != 0
-            and _where(place.asked) not in map(_where, addresses)
+            and place.asked.where not in [one.where for one in addresses]
             for place in self._places
         )
 
@@ -301,11 +302,6 @@ def bind(addresses: Sequence[Address], workers: int, mode: int | None = None) ->
         found.undo()
         raise
     return found
-
-
-def _where(address: Address) -> Address:
-    """An address without what is said of its clients."""
-    return replace(address, proxied=False, protocol="")
 
 
 def inode(sock: socket.socket) -> int:

@@ -257,7 +257,7 @@ class Reloading:
                 f"workers {config.workers}: there is room for {state.board.room} in this program, "
                 "those that drain included; an upgrade makes more"
             )
-        reload.listening = state.listening.changed(config.listen, config.workers)
+        reload.listening = state.listening.changed(config.places, config.workers)
         place = [] if config.admin.address is None else [config.admin.address]
         owner = None if state.rights is None else state.rights.owner
         before = state.asked or Listeners(1, owner)

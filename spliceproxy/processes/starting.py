@@ -87,16 +87,16 @@ def bind(
     admin = listeners.Listeners(1, owner)
     asked = [] if config.admin.address is None else [config.admin.address]
     if predecessor is not None:
-        _take(found, predecessor, config.listen, admin=False)
+        _take(found, predecessor, config.places, admin=False)
         _take(admin, predecessor, asked, admin=True)
     elif os.environ.get(LISTEN_VARIABLE) == str(os.getpid()):
         from spliceproxy.processes.activation import Activation
 
         activation = Activation.of_environment()
-        activation.give(found, config.listen)
+        activation.give(found, config.places)
         activation.give(admin, asked)
         activation.finish()
-    listening = found.changed(config.listen, config.workers)
+    listening = found.changed(config.places, config.workers)
     if predecessor is None:
         _open(listening)
     # Else the program that runs may go on after all: whoever comes before that is its.
@@ -152,7 +152,7 @@ def _open(listening: listeners.Listeners) -> None:
 
 def same(one: Address, other: Address) -> bool:
     """Whether a socket of the one can be one of the other."""
-    return replace(one, proxied=False, protocol="") == replace(other, proxied=False, protocol="")
+    return one.where == other.where
 
 
 def announce(config: Config, addresses: Sequence[Address], descriptors: int) -> None:
@@ -193,7 +193,7 @@ def announce_parents(config: Config) -> None:
 
 
 def announce_listening(address: Address) -> None:
-    if address.path or (address.way and address.host):
+    if address.path or address.target or (address.way and address.host):
         log.info("listening on %s", address)
     elif address.way:
         log.info("listening on %s (every address)", address)

@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 from spliceproxy.config import HTTP, MIXED, SOCKS, Address
 from spliceproxy.settings.kind import Kind, refuse
-from spliceproxy.settings.values import ip_of, port_of
+from spliceproxy.settings.values import BACKEND, ip_of, port_of
 
 PROTOCOLS = (MIXED, HTTP, SOCKS)
 """What clients can speak. A bare address stands for the first."""
@@ -81,6 +81,16 @@ def _admin(text: str, folder: str) -> Address | None:
     return None if text == "off" else _address(text, folder)
 
 
+def _forward(text: str, folder: str) -> Address:
+    place, equals, target = text.rpartition("=")
+    if not equals:
+        refuse("the address to listen on and the destination have = between them")
+    address = _listen(place, folder)
+    if address.protocol:
+        refuse(f"{address.protocol}: what clients speak there is not looked at")
+    return replace(address, target=BACKEND.parse(target, folder))
+
+
 _WORDS = f"(proxy\\+)?(({'|'.join(PROTOCOLS)})\\+)?"
 
 LISTEN = Kind(
@@ -95,6 +105,13 @@ LISTEN = Kind(
         r"(([0-9.]*|\[[0-9A-Fa-f:.]+\]):)?[0-9]{1,9})$"
     },
 )
+FORWARD = Kind(
+    _forward,
+    "an address as of --listen, but without what clients speak, then = and HOST:PORT, such as "
+    "127.0.0.1:5432=db.example.com:5432",
+    metavar="ADDR=HOST:PORT",
+    schema={"pattern": "^.+=.+:[0-9]{1,5}$"},
+)
 ADMIN = Kind(
     _admin,
     "127.0.0.1:9810, [::1]:9810, :9810 (every address), unix:/path, or off",
@@ -103,16 +120,19 @@ ADMIN = Kind(
 
 
 def contradictions(
-    listen: Iterable[Address], balancers: Iterable[str], where: str, where_balancers: str
+    listen: Iterable[Address],
+    balancers: Iterable[str],
+    where: Callable[[Address], object],
+    where_balancers: str,
 ) -> Iterator[str]:
-    """What is wrong with addresses and the networks of balancers together. ``where``: what stands
-    before an address."""
+    """What is wrong with addresses and the networks of balancers together. ``where``: an
+    address, with what stands before it."""
     expecting = [one for one in listen if one.proxied and not one.path]
     networks = ", ".join(balancers)
     if not networks:
         for one in expecting:
             yield (
-                f"{where} {one}: nobody may send a header of the PROXY protocol there; allowed: "
+                f"{where(one)}: nobody may send a header of the PROXY protocol there; allowed: "
                 "with --proxy-protocol-from NETWORK, or without proxy+"
             )
     elif not expecting:

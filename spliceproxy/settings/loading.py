@@ -103,7 +103,7 @@ def load(
     found.update({name: Found(value, f"--{name}") for name, value in flags.items()})
     config = _routed(_build(found, via), found, environ, problems)
     problems.extend(_contradictions(config, found))
-    problems.extend(_users(config, found, start=start))
+    problems.extend(_here(config, found, start=start, runs=runs))
     if config.admin.token_file is not None:
         problems.extend(_tokens(config.admin.token_file, found))
     if config.auth != AuthConfig():
@@ -164,12 +164,13 @@ def _routed(
 
 def _contradictions(config: Config, found: Mapping[str, Found]) -> Iterator[str]:
     """Values that are allowed by themselves, but not together or not on this machine."""
-    listen = found["listen"].where if "listen" in found else "--listen"
-    for one, other in combinations(config.listen, 2):
+    listen = {one: _place(one, found) for one in config.places}
+    for one, other in combinations(config.places, 2):
         if _overlap(one, other):
-            yield f"{listen} {other}: it overlaps with {listen} {one}; give each address once"
+            yield f"{listen[other]}: it overlaps with {listen[one]}; give each address once"
     balancers = found["proxy-protocol-from"].where if "proxy-protocol-from" in found else ""
-    yield from listening.contradictions(config.listen, config.balancers, listen, balancers)
+    yield from listening.contradictions(config.places, config.balancers, listen.get, balancers)
+    yield from _unasked(config, listen)
     yield from _admin(config, found, listen)
     yield from _not_together(
         found, "serve", "default-backend", "answer requests to the proxy itself"
@@ -189,7 +190,36 @@ def _contradictions(config: Config, found: Mapping[str, Found]) -> Iterator[str]
         )
 
 
-def _admin(config: Config, found: Mapping[str, Found], listen: str) -> Iterator[str]:
+def _place(one: Address, found: Mapping[str, Found]) -> str:
+    """An address, with where it stood."""
+    name = "listen" if one.target is None else "forward"
+    return f"{found[name].where if name in found else f'--{name}'} {one}"
+
+
+def _unasked(config: Config, listen: Mapping[Address, str]) -> Iterator[str]:
+    """Addresses whose clients cannot be asked for a password, where all need one."""
+    auth, policy = config.auth, config.policy
+    if auth.networks or auth.peers or auth.users_file:
+        return
+    allows = [one for one in policy.rules if one.action == "allow" and not one.report_only]
+    for_users = policy.default == "deny" and all(one.users or one.groups for one in allows)
+    if auth.required and (auth.user or auth.htpasswd):
+        reason = "all clients must be users"
+    elif for_users and not policy.report_only and policy.locked is None:
+        reason = "the rules allow nothing but to users"
+    else:
+        return
+    for one, where in listen.items():
+        if one.target is not None:
+            yield (
+                f"{where}: {reason}, and nobody can be asked for a password there; allowed: with "
+                "auth-networks or auth-file, by which clients are users without one"
+            )
+
+
+def _admin(
+    config: Config, found: Mapping[str, Found], listen: Mapping[Address, str]
+) -> Iterator[str]:
     address = config.admin.address
     if address is None:
         return
@@ -199,9 +229,16 @@ def _admin(config: Config, found: Mapping[str, Found], listen: str) -> Iterator[
             f"{start} anybody who can connect to it could stop the proxy; allowed: unix:/path, or "
             "an address together with --admin-token-file"
         )
-    for one in config.listen:
+    for one in config.places:
         if _overlap(one, address):
-            yield f"{start} it overlaps with {listen} {one}; give each its own address"
+            yield f"{start} it overlaps with {listen[one]}; give each its own address"
+
+
+def _here(config: Config, found: Mapping[str, Found], *, start: bool, runs: bool) -> Iterator[str]:
+    """What is wrong on this machine, if the proxy is to run on it or does."""
+    yield from _users(config, found, start=start)
+    if start or runs:
+        yield from _sources(config.routing, found)
 
 
 def _users(config: Config, found: Mapping[str, Found], *, start: bool) -> Iterator[str]:
@@ -222,6 +259,23 @@ def _users(config: Config, found: Mapping[str, Found], *, start: bool) -> Iterat
             f"{where}: only root can start workers as another user, and this is user "
             f"{os.geteuid()}; allowed: without it, or started by root"
         )
+
+
+def _sources(routing: RoutingConfig, found: Mapping[str, Found]) -> Iterator[str]:
+    """Addresses to connect from that this machine has not."""
+    for number, route in enumerate(routing.routes, 1):
+        if route.source:
+            import socket  # late: most need none here
+
+            family = socket.AF_INET6 if ":" in route.source else socket.AF_INET
+            try:
+                with socket.socket(family, socket.SOCK_STREAM) as probe:
+                    probe.bind((route.source, 0))
+            except OSError as error:
+                yield (
+                    f"{found['route'].where} {number}: source-address: nothing can be connected to "
+                    f"from {route.source} ({error.strerror}); allowed: an address of this machine"
+                )
 
 
 def _tokens(path: Path, found: Mapping[str, Found]) -> Iterator[str]:

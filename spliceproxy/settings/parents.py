@@ -380,6 +380,8 @@ def _routes(routing: RoutingConfig, where: str) -> Iterator[str]:
         for one in (REFUSE, PAC):
             if one in route.to and len(route.to) > 1:
                 yield f"{start}to: {one} stands alone"
+        if REFUSE in route.to and route.source:
+            yield f"{start}source-address: nothing is connected to by a route to {REFUSE}"
         if DIRECT in route.to[:-1]:
             yield f"{start}to: {DIRECT} is the last, for nothing behind it would be tried"
         if len(set(route.to)) < len(route.to):

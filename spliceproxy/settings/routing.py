@@ -106,6 +106,10 @@ PARENT_NAME = Kind(
     f"letters, digits and ._-, at most 64, but not {', '.join(RESERVED)}",
     schema={"pattern": f"^{_NAME}$"},
 )
+SOURCE = Kind(
+    lambda text, _: ip_of(f"[{text}]" if ":" in text else text) or refuse(),
+    "an IP address of this machine, such as 192.0.2.1 or 2001:db8::1",
+)
 WAY = Kind(
     lambda text, _: text if re.fullmatch(_NAME, text) else refuse(),
     f"the name of a [parent], {DIRECT}, {REFUSE}, or {PAC}",

@@ -164,6 +164,12 @@ _ROUTE = (
     ),
     Setting("ports", "ports", values.PORTS, "ports of destinations, or ranges", many=True),
     Setting("users", "users", values.USER, "names of users", many=True),
+    Setting(
+        "source-address",
+        "source",
+        routing.SOURCE,
+        "IP address of this machine from which the connections of this route are made",
+    ),
 )
 
 _PARENT = (
@@ -230,6 +236,16 @@ SETTINGS = (
         WHERE,
         many=True,
         default=":8888",
+    ),
+    Setting(
+        "forward",
+        "forwards",
+        listening.FORWARD,
+        "address to listen on, and a destination to which each connection there is a tunnel: "
+        "127.0.0.1:5432=db.example.com:5432",
+        WHERE,
+        many=True,
+        default="none",
     ),
     Setting(
         "proxy-protocol-from",

@@ -110,14 +110,15 @@ class Parent:
 
     # ---- a connection to it ------------------------------------------------------------
 
-    async def reach(self, record: Record, deadline: float) -> Stream:
-        """A connection to it, by way of those before it. Failure."""
+    async def reach(self, record: Record, deadline: float, source: str = "") -> Stream:
+        """A connection to it, by way of those before it, from the address ``source`` of this
+        machine, "" for any. Failure."""
         began = time.monotonic()
         outer, context = self.outer, self._context
         if outer is None:
-            stream = await self._connect(record)
+            stream = await self._connect(record, source)
         else:
-            stream = await self._reach_through(outer, record, deadline)
+            stream = await self._reach_through(outer, record, deadline, source)
         if context is None:
             return stream
         assert self._ground.bridges is not None
@@ -133,19 +134,21 @@ class Parent:
                 raise self.named(error) from None
             raise
 
-    async def _connect(self, record: Record) -> Stream:
+    async def _connect(self, record: Record, source: str) -> Stream:
         url = self.config.url
         try:
             addresses = await self._ground.names.resolve(url.host)
-            where = url.host, addresses, url.port, record
+            where = url.host, addresses, url.port, record, source
             return await self._ground.origins.connect(*where, dialer=self._dialer)
         except Failure as failure:
             if failure.error not in _NOT_ITS_FAULT:
                 self.health.failed(failure)
             raise self.named(failure) from None
 
-    async def _reach_through(self, outer: Parent, record: Record, deadline: float) -> Stream:
-        stream = await outer.reach(record, deadline)
+    async def _reach_through(
+        self, outer: Parent, record: Record, deadline: float, source: str
+    ) -> Stream:
+        stream = await outer.reach(record, deadline, source)
         host, port = self.config.url.host, self.config.url.port
         try:
             if outer.config.by_address:

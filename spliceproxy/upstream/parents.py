@@ -214,12 +214,13 @@ class Parents:
     ) -> Stream:
         """By way of this one."""
         self._note(parent, way, record)
+        source = verdict.source_address
         if head.method != "CONNECT" and parent.forwards(way, verdict.host):
-            return self._held(parent, await parent.reach(record, deadline))
+            return self._held(parent, await parent.reach(record, deadline, source))
         via = self._passed(head)
         targets = (verdict.host,) if way.by_name else verdict.addresses[:ADDRESSES]
         for number, target in enumerate(targets, 1):
-            stream = await parent.reach(record, deadline)
+            stream = await parent.reach(record, deadline, source)
             try:
                 await parent.ask(stream, target, verdict.port, via, deadline)
                 parent.health.worked()
@@ -320,7 +321,7 @@ class Parents:
         requests, all of them."""
         parent, way = self._of(verdict)
         if parent.forwards(way, verdict.host):
-            return f" {parent.name}", 0, ""
+            return f" {parent.name}", 0, verdict.source_address
         return verdict.key
 
 

@@ -14,7 +14,7 @@ from spliceproxy.cli.main import main
 from spliceproxy.config import Address, Config
 from spliceproxy.settings import schema
 from spliceproxy.settings.kind import Invalid
-from spliceproxy.settings.listening import ADMIN, LISTEN
+from spliceproxy.settings.listening import ADMIN, FORWARD, LISTEN
 from spliceproxy.settings.loading import SettingsError, load
 
 VALID = {
@@ -88,6 +88,80 @@ def test_an_address_that_is_none(text: str) -> None:
     assert INVALID[text] in str(raised.value)
     pattern = schema.schema()["properties"]["listen"]["items"]["pattern"]
     assert not re.search(pattern, text) or INVALID[text] in ("allowed: :8888", "a zone")
+
+
+TO = "db.example", 5432
+FORWARDS = {
+    "127.0.0.1:1=db.example:5432": Address(host="127.0.0.1", port=1, target=TO),
+    ":1=DB.example:5432": Address(port=1, target=TO),
+    "1=[2001:db8::1]:22": Address(port=1, target=("2001:db8::1", 22)),
+    "[::1]:1=10.0.0.1:22": Address(host="::1", port=1, target=("10.0.0.1", 22)),
+    "proxy+tcp://:1=db.example:5432": Address(port=1, proxied=True, target=TO),
+    "unix:/a=b=db.example:5432": Address(path="/a=b", target=TO),
+    "systemd:db=db.example:5432": Address(name="db", target=TO),
+}
+
+
+@pytest.mark.parametrize("text", FORWARDS)
+def test_a_forward(text: str) -> None:
+    found = FORWARD.read(text, "/")
+    assert found == FORWARDS[text]
+    assert FORWARD.read(str(found), "/") == found, "as it is written again"
+    pattern = schema.schema()["properties"]["forward"]["items"]["pattern"]
+    assert re.search(pattern, text)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("127.0.0.1:1", "have = between them"),
+        (":1=db.example", "allowed: an address as of --listen"),
+        (":1=db.example:0", "allowed: an address"),
+        (":1=:5432", "allowed: an address"),
+        (":1=", "allowed: an address"),
+        ("=db.example:5432", "allowed: an address"),
+        (":1=[fe80::1%lo]:1", "a zone"),
+        ("http+tcp://:1=db.example:5432", "http: what clients speak there is not looked at"),
+        ("example.com:1=db.example:5432", "allowed: an address"),
+    ],
+)
+def test_a_forward_that_is_none(text: str, reason: str) -> None:
+    with pytest.raises(Invalid) as raised:
+        FORWARD.read(text, "")
+    assert repr(text) in str(raised.value)
+    assert reason in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        (
+            'listen = [":1"]\nforward = ["127.0.0.1:1=db.example:2"]',
+            "forward 127.0.0.1:1=db.example:2: it overlaps with {}: listen :1; give each",
+        ),
+        (
+            'forward = [":1=a.example:2", ":1=b.example:2"]',
+            "forward :1=b.example:2: it overlaps with {}: forward :1=a.example:2; give each",
+        ),
+        (
+            'forward = ["proxy+tcp://:1=a.example:2"]',
+            "forward proxy+tcp://:1=a.example:2: nobody may send a header of the PROXY protocol",
+        ),
+        (
+            'admin = "127.0.0.1:1"\nadmin-token-file = "t"\nforward = [":1=a.example:2"]',
+            "admin 127.0.0.1:1: it overlaps with {}: forward :1=a.example:2",
+        ),
+    ],
+)
+def test_forwards_beside_others(tmp_path: Path, settings: str, problem: str) -> None:
+    (tmp_path / "t").write_text("0123456789abcdef" * 4)
+    (tmp_path / "t").chmod(0o600)
+    file = tmp_path / "p.toml"
+    file.write_text(settings)
+    with pytest.raises(SettingsError) as raised:
+        load({}, str(file), {})
+    (line,) = raised.value.problems
+    assert problem.format(file) in line
 
 
 @pytest.mark.parametrize("text", ["proxy+tcp://127.0.0.1:1", "http+tcp://:1", "proxy+unix:/x"])

@@ -132,6 +132,38 @@ def test_a_parent_is_told_the_name_and_nobody_looks_it_up() -> None:
         assert asked == []
 
 
+FROM = "192.0.2.9"
+
+
+@pytest.mark.parametrize("to", [("direct",), ("a",), ("b",), ("a", "direct")])
+@pytest.mark.parametrize("host", ["x.test", "192.0.2.7"])
+@pytest.mark.parametrize("function", [None, lambda request: Allow()])
+@pytest.mark.parametrize("network", [None, ("192.0.2.0/24",)])
+def test_the_address_to_connect_from(
+    to: tuple[str, ...], host: str, function: Any, network: Any
+) -> None:
+    route = RouteConfig(to, networks=network, source=FROM)
+    verdict, _ = decided(route, host=host, function=function)
+    assert verdict.source_address == FROM
+    assert verdict.key[2] == FROM, "no connection of another route is used"
+    without, _ = decided(RouteConfig(to, networks=network), host=host, function=function)
+    assert without == verdict._replace(source_address="")
+
+
+@pytest.mark.parametrize("to", [("direct",), ("a",), ("b",)])
+def test_a_function_knows_better_where_to_connect_from(to: tuple[str, ...]) -> None:
+    route = RouteConfig(to, source=FROM)
+    verdict, _ = decided(route, function=lambda request: Allow(source_address="192.0.2.8"))
+    assert verdict.source_address == "192.0.2.8"
+
+
+def test_the_address_of_a_route_that_does_not_match() -> None:
+    routes = RouteConfig(("direct",), hosts=("y.test",), source=FROM), RouteConfig(("direct",))
+    assert decided(*routes)[0].source_address == ""
+    assert decided(routes[0])[0].source_address == ""
+    assert decided(RouteConfig(("direct",), source=FROM), own=True)[0].source_address == ""
+
+
 def test_a_literal_is_told_as_it_is_and_checked() -> None:
     verdict, _ = decided(RouteConfig(("a",)), host="192.0.2.7")
     assert verdict.addresses == ("192.0.2.7",)

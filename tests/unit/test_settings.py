@@ -46,6 +46,7 @@ except ImportError:
 
 EVERYTHING = """\
 listen = [":1", "[::1]:2", "unix:sock", "proxy+tcp://:3", "http+tcp://:4"]
+forward = ["127.0.0.1:5=db.example:5432", ":6=[2001:db8::1]:22"]
 proxy-protocol-from = ["10.0.0.10", "fd00::/8"]
 serve = "site"
 serve-links = true
@@ -139,6 +140,7 @@ hosts = [".c.example"]
 networks = ["192.0.2.0/24"]
 ports = [443]
 users = ["ada"]
+source-address = "::1"
 
 [[route]]
 to = "refuse"
@@ -219,6 +221,10 @@ def test_every_key(folder: Path) -> None:
             Address(path=f"{folder}/sock"),
             Address(port=3, proxied=True),
             Address(port=4, protocol="http"),
+        ),
+        forwards=(
+            Address("127.0.0.1", 5, target=("db.example", 5432)),
+            Address(port=6, target=("2001:db8::1", 22)),
         ),
         balancers=("10.0.0.10/32", "fd00::/8"),
         workers=3,
@@ -303,6 +309,7 @@ def test_every_key(folder: Path) -> None:
                     networks=("192.0.2.0/24",),
                     ports=("443",),
                     users=("ada",),
+                    source="::1",
                 ),
                 RouteConfig(to=("refuse",)),
             ),
@@ -538,7 +545,7 @@ def test_bad_options_of_commands(
         # keys
         ("timeout-haed = 1", "timeout-haed: no such key; did you mean timeout-head?"),
         ("default_backend = 'a:1'", "default_backend: no such key; did you mean default-backend?"),
-        ("x = 1", "x: no such key; allowed: listen, proxy-protocol-from, default-"),
+        ("x = 1", "x: no such key; allowed: listen, forward, proxy-protocol-from, "),
         ("[timeouts]\nhead = 1", "timeouts: no such key; did you mean"),
         (
             "[[rule]]\nid = 'a'\naction = 'deny'\nvia = 'x'",

@@ -159,6 +159,14 @@ def test_credentials(tmp_path: Path) -> None:
         ('[[route]]\nto = ["a", "a"]\n' + parent("a"), "route 1: to: the same parent twice"),
         ('[[route]]\nto = "direct"\nhosts = []', "route 1: hosts: is empty; leave it out"),
         ('[[route]]\nto = "direct"\nhosts = ["a:1"]', "route 1: hosts: invalid value 'a:1'"),
+        (
+            '[[route]]\nto = "refuse"\nsource-address = "127.0.0.1"',
+            "route 1: source-address: nothing is connected to by a route to refuse",
+        ),
+        (
+            '[[route]]\nto = "direct"\nsource-address = "a.example"',
+            "route 1: source-address: invalid value 'a.example'; allowed: an IP address of this",
+        ),
         ('[[route]]\nto = "direct"\npick = "x"', "route 1: pick: invalid value 'x'; allowed: in-"),
     ],
 )
