@@ -288,7 +288,6 @@ def test_the_name_server_is_silent(folder: Path) -> None:
                 assert read_head(client).startswith(b"HTTP/1.1 504 ")
                 client.close()
             load.goes_on()
-        assert load.longest < 2
         proxy.end()
 
 
