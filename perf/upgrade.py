@@ -108,16 +108,16 @@ def between(messages: str, first: str, last: str) -> float:
 
 
 def measure(proxy: Changing, origin: int, verb: str) -> dict[str, float]:
-    """One change. ``seconds`` until the order is answered, ``new`` of these until the new program
-    has said that it serves (of an upgrade), ``worst`` the longest wait of a busy tunnel, ``cpu`` of
-    all processes."""
+    """One change. ``seconds`` until the order is answered, ``log`` of an upgrade by the messages at
+    its begin and end, ``worst`` the longest wait of a busy tunnel, ``cpu`` of all processes."""
     ping = Ping(proxy.port, origin)
     ping.start()
-    spent = usage.cpu_seconds(proxy.main)
+    before = proxy.main  # which has started the new program, and drains when that is told
+    spent = usage.cpu_seconds(before)
     begun = time.monotonic()
     told = proxy.order(verb)
     seconds = time.monotonic() - begun
-    cpu = usage.cpu_seconds(proxy.main) - spent
+    cpu = usage.cpu_seconds(before) - spent
     found = {"seconds": seconds, "cpu": cpu, "moved": _moved(told)}
     if verb == "upgrade":
         found["log"] = between(proxy.messages(), FIRST, LAST)
