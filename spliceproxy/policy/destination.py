@@ -20,7 +20,9 @@ from spliceproxy.policy.judging import Case, Judge
 from spliceproxy.policy.names import is_number
 from spliceproxy.policy.networks import is_quad
 from spliceproxy.policy.request import Request
-from spliceproxy.policy.verdict import Names, Notes, Verdict
+from spliceproxy.policy.rules import Selection
+from spliceproxy.policy.standing import Standing
+from spliceproxy.policy.verdict import Head, Names, Notes, Verdict
 from spliceproxy.policy.witness import Witness
 
 Later = Coroutine[Any, Any, Verdict]
@@ -37,14 +39,23 @@ async def ended(found: Verdict | Later) -> Verdict:
 class Destinations:
     """Of one policy. ``witness`` may be None."""
 
-    __slots__ = ("_direct", "_hook", "_judge", "_names", "_wants_addresses", "_witness")
+    __slots__ = (
+        "_check",
+        "_direct",
+        "_hook",
+        "_judge",
+        "_names",
+        "_wants_addresses",
+        "_witness",
+    )
 
     def __init__(self, names: Names, judge: Judge, hook: Hook, witness: Witness | None) -> None:
         self._names = names
         self._judge = judge
         self._hook = hook
         self._wants_addresses = hook.wants_addresses
-        self._direct = witness is None and not hook.caches
+        self._direct = witness is None and not hook.caches and not hook.wants_addresses
+        self._check = judge.check
         self._witness = witness
 
     def of(self, case: Case, repeat: float) -> Verdict | Later:
@@ -78,24 +89,46 @@ class Destinations:
 
     # ---- with a hook -------------------------------------------------------------------
 
-    def by_hook(self, case: Case, request: Request, repeat: float) -> Verdict | Later:
-        """The same if there is a hook. It is asked before the name is looked up, and once more if
-        it wants to know the addresses. What the second answer leaves out is taken from the
-        first."""
-        if self._direct:
-            decision = self._hook.call(request)
-            if type(decision) is Allow and decision.addresses is None:
-                # As _first and _sifted, in one call: this is what most functions answer.
-                addresses = self._names.cached(case.host)
-                if addresses is not None and not self._wants_addresses:
-                    if decision.tags:
-                        allowed(decision, case.notes)
-                    addresses, _ = self._judge.sift(case, addresses, own=case.own)
-                    source = decision.source_address
-                    return _new(Verdict, (case.host, case.port, addresses, source, 0.0, None))
-            if isinstance(decision, (Allow, Deny)):
-                return self._first(case, request, 0.0, 0.0, decision)
-            return self._when_called(case, request, decision)
+    def by_hook(
+        self,
+        client: Standing,
+        head: Head,
+        host: str,
+        port: int,
+        notes: Notes,
+        own: bool,
+        name: str,
+        selected: Selection | None,
+        request: Request,
+        repeat: float,
+    ) -> Verdict | Later:
+        """The same if there is a hook; the first are those of the case. It is asked before the
+        name is looked up, and once more if it wants to know the addresses. What the second answer
+        leaves out is taken from the first."""
+        if not self._direct:
+            case: Case = _new(Case, (client, head, host, port, notes, own, name, selected))
+            return self._by_answer(case, request, repeat)
+        decision = self._hook.call(request)
+        if type(decision) is Allow and selected is None and decision.addresses is None:
+            # As _first and _sifted, in one call and without a case: this is what most functions
+            # answer.
+            addresses = self._names.cached(host)
+            if addresses is not None:
+                if decision.tags:
+                    allowed(decision, notes)
+                if not own and self._check is not None:
+                    addresses, fault = self._check(addresses, client.local)
+                    if not addresses:
+                        raise refusals.prohibited(fault)
+                source = decision.source_address
+                return _new(Verdict, (host, port, addresses, source, 0.0, None))
+        case = _new(Case, (client, head, host, port, notes, own, name, selected))
+        if isinstance(decision, (Allow, Deny)):
+            return self._first(case, request, 0.0, 0.0, decision)
+        return self._when_called(case, request, decision)
+
+    def _by_answer(self, case: Case, request: Request, repeat: float) -> Verdict | Later:
+        """Where answers are kept, or seen by a witness."""
         began = time.monotonic()
         answer = self._begin(request)
         if isinstance(answer, Answer):

@@ -179,9 +179,9 @@ class Policy:
         near = client.admitted if own else client.relayed
         if not near and not self._vouches:
             raise refusals.stranger()
-        case = _new(Case, (client, head, host, port, notes, own, host, None))
         if not self._identifies:
-            return self._by_rules(case, "", _NONE, self._repeat)
+            return self._by_rules(client, head, host, port, notes, own, "", _NONE, self._repeat)
+        case: Case = _new(Case, (client, head, host, port, notes, own, host, None))
         found = self._identify(client, head)
         if isinstance(found, str):
             return self._identified(case, found)
@@ -331,25 +331,35 @@ class Policy:
         groups = self._note(user, case.notes)
         if not user and not (case.client.admitted if case.own else case.client.relayed):
             raise refusals.stranger()
-        return self._by_rules(case, user, groups, self._known_for)
+        return self._by_rules(*case[:6], user, groups, self._known_for)
 
     async def _when_identified(self, case: Case, found: Awaitable[str]) -> Verdict:
         return await ended(self._identified(case, await found))
 
     def _by_rules(
-        self, case: Case, user: str, groups: frozenset[str], repeat: float
+        self,
+        client: Standing,
+        head: Head,
+        host: str,
+        port: int,
+        notes: Notes,
+        own: bool,
+        user: str,
+        groups: frozenset[str],
+        repeat: float,
     ) -> Verdict | Later:
         """The rest of :meth:`decision` from the file of --locked on. ``repeat``: seconds for which
         all that was decided before holds."""
         if not self._spells:
+            case: Case = _new(Case, (client, head, host, port, notes, own, host, None))
             return self._destinations.of(case, repeat)
-        client, head, host, port, notes, own, _, _ = case
         try:
             name = canonical(host)
         except ValueError as error:
             raise _unspelled(host, error) from None
         if self._locked is not None and not self._locked.admits(name, port):
             raise refusals.unlisted(name, port)
+        selected = None
         if self._ruled:
             if self._rules.timed:
                 repeat = min(repeat, self._rules.repeat_for)
@@ -358,32 +368,26 @@ class Policy:
             holds = self._judge.settle(case, selected)
             if holds is not None:
                 repeat = min(repeat, holds)
-                case = case._replace(selected=None)  # the same for every address
-        elif name != host:
-            case = case._replace(name=name)
+                selected = None  # the same for every address
         if not self._asks:
+            case = _new(Case, (client, head, host, port, notes, own, name, selected))
             return self._destinations.of(case, repeat)
         assert client.address is not None  # there is a function
+        fields = _blank(Fields)  # most hooks look at none of them, so that these wait
+        fields._head = head
+        address = bare(client.address)
         request: Request = _new(
             Request,
-            (
-                bare(client.address),
-                user,
-                groups,
-                head.method,
-                head.scheme,
-                name,
-                port,
-                head.path,
-                None,
-                Fields(head),  # most hooks look at none of them, so that these wait
-            ),
+            (address, user, groups, head.method, head.scheme, name, port, head.path, None, fields),
         )
-        return self._destinations.by_hook(case, request, repeat)
+        return self._destinations.by_hook(
+            client, head, host, port, notes, own, name, selected, request, repeat
+        )
 
 
 _NONE: frozenset[str] = frozenset()
 _new = tuple.__new__  # of a NamedTuple, without the call of its own __new__
+_blank = object.__new__  # likewise without __init__
 
 
 def _authenticator(config: AuthConfig, before: Policy | None) -> Authenticator | Nobody:

@@ -88,12 +88,15 @@ _TEREDO = 0x20010000  # 2001::/32 (RFC 4380)
 _ISATAP = (0x00005EFE, 0x02005EFE)  # RFC 5214
 
 
+Check = Callable[[tuple[str, ...], bool], tuple[tuple[str, ...], str]]
+
+
 class Guard:
     """``mode`` is one of MODES; ``allow`` and ``deny`` are networks. ValueError for others."""
 
     __slots__ = ("_allow", "_deny", "_kinds", "_mode", "check")
 
-    check: Callable[[tuple[str, ...], bool], tuple[tuple[str, ...], str]]
+    check: Check
     """Takes addresses, and whether the client is on this machine. Returns the addresses that may
     be dialled, in the same order, and why the first of the others may not ("" if there is none).
     Answers are cached."""

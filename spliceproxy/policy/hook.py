@@ -49,6 +49,8 @@ LAST = SOON + 0.5
 """Seconds that it then waits for the calls that it has cancelled. Before Python 3.11 a call that
 swallows its cancellation goes on until its own time is over."""
 
+_DECISIONS = (Allow, Deny)
+
 _Key = tuple[str, str, str, str, int, tuple[str, ...] | None]
 
 
@@ -169,7 +171,7 @@ class Hook:
                 seconds = time.perf_counter() - before
                 if seconds > HELD:
                     self._held("authorize", seconds)
-            if isinstance(answer, (Allow, Deny)):
+            if isinstance(answer, _DECISIONS):
                 return answer
             if isinstance(answer, Awaitable):
                 over, answer = self._tasks.begin(answer, self._held_by_authorize, context)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from spliceproxy.config import PolicyConfig
 from spliceproxy.messages import log
 from spliceproxy.policy import refusals
-from spliceproxy.policy.guard import Guard
+from spliceproxy.policy.guard import Check, Guard
 from spliceproxy.policy.rules import Match, Selection
 from spliceproxy.policy.standing import Standing
 from spliceproxy.policy.verdict import Head, Notes
@@ -49,6 +49,12 @@ class Judge:
         self._enforce = not policy.report_only
         self._witness = witness
         self._report = report
+
+    @property
+    def check(self) -> Check | None:
+        """All that :meth:`sift` does where no rule has been selected and nobody looks on; None:
+        nothing."""
+        return None if self._guard is None else self._guard.check
 
     def settle(self, case: Case, selected: Selection) -> float | None:
         """The seconds as :meth:`apply` returns them, if what the rules say is the same for every

@@ -83,6 +83,7 @@ def may_hold(version: int, shift: int, place: tuple[int, int]) -> bool:
     return place[0] == version + _FAR and shift > _LOOPBACK[version][1]
 
 
+@lru_cache(maxsize=CACHED)
 def bare(client: str) -> str:
     """The address of a client, without a mark."""
     return client[1:] if client[:1] in MARKS else client
