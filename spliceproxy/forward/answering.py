@@ -12,11 +12,10 @@ import asyncio
 import time
 from collections.abc import Sequence
 from functools import lru_cache, partial
-from typing import NamedTuple
 
 from spliceproxy.config import Config
 from spliceproxy.errors import Failure
-from spliceproxy.forward.asking import Answer, Later, Names, Question
+from spliceproxy.forward.asking import Answer, Later, Names
 from spliceproxy.forward.lane import CONNECT, KINDS, Lane, origin_key
 from spliceproxy.forward.own_faults import tell
 from spliceproxy.forward.refusing import challenge, note_refusal, refusal
@@ -47,15 +46,10 @@ def kinds_asked(config: Config) -> str:
     return "".join(kind for kind in KINDS.values() if kind.isupper())
 
 
-class Place(NamedTuple):
-    """Where a request wants to go. ``field`` is the value of Host for the origin."""
-
-    host: str
-    port: int
-    key: bytes  # of its connections, from any address
-    field: bytes
-    own: bool  # the default backend
-    odd: bool  # maybe this proxy itself
+Place = tuple[str, int, bytes, bytes, bool, bool]
+"""Where a request wants to go: host, port, the key of its connections from any address, the value
+of Host for the origin, whether it is the default backend, and whether it may be this proxy itself.
+It is taken apart for each request, which a class of its own would make slow."""
 
 
 class Answering:
@@ -146,8 +140,7 @@ class Answering:
         if self._knows_peers and not one.name:
             client, group = client._replace(uid=one.uid), None
         # It takes the notes of a request as well as a record does.
-        question: Question = _new(Question, (client, one, host, port, one, own))
-        answer = self._asking.begin(question)
+        answer = self._asking.begin(client, one, host, port, one, own)  # type: ignore[arg-type]
         if isinstance(answer, Later):
             self._wait(one, place, group, answer)
         else:
@@ -164,17 +157,18 @@ class Answering:
         host, port, key, field, _, _ = place
         if source:
             key, addresses = origin_key(answer.key), from_source(addresses, source)
-        known = one.known()
+        token = one.known() if self._recorded else None
         # Who gets the client back has no need to ask again.
-        decided = _new(Decided, (answer, known, None))
-        if way is not None or not addresses or (one.looked_up and self._is_late(host)):
+        decided = answer, token or one, None  # a Decided, once somebody goes on with it
+        looked_up = one.looked_up
+        if way is not None or not addresses or (looked_up and self._is_late(host)):
             self._lane.hand_back(one, decided)
             return
-        if known.generation != self._asking.generation:
-            seconds = 0.0  # the settings are others by now
-        elif seconds > Lane.VALID:
-            seconds = self._lane.seconds(answer)
-        token = known if self._recorded else None
+        if seconds:
+            if one.generation != self._asking.generation:
+                seconds = 0.0  # the settings are others by now
+            elif seconds > Lane.VALID:
+                seconds = self._lane.seconds(answer)
         note = self._note(one) if self._note is not None else b""
         self._lane.answer(
             one,
@@ -184,13 +178,13 @@ class Answering:
             addresses,
             port,
             seconds,
-            known.user,
+            one.user,
             token,
             source,
-            known.looked_up,
+            looked_up,
             decided,
             note,
-            self._allowed[known.allowed_by],
+            self._allowed[one.allowed_by],
         )
 
     def _is_late(self, host: str) -> bool:
@@ -281,7 +275,7 @@ class Answering:
 
     def _made(self, host: str, port: int, field: bytes, *, own: bool = False) -> Place:
         key = origin_key((host, port, ""))
-        return Place(host, port, key, field, own, self._own.may_be(port))
+        return host, port, key, field, own, self._own.may_be(port)
 
 
 _new = tuple.__new__  # of a NamedTuple, without the call of its own __new__

@@ -157,22 +157,32 @@ class Asking:
         self.allowed(question, verdict)
         return verdict
 
-    def begin(self, question: Question) -> Answer | Later:
-        """The answer to one question, or what has to be awaited or closed."""
-        client, head, host, port, record, own = question
-        if record.trace is not None:
-            record.trace.asks()
+    def begin(
+        self,
+        client: Standing,
+        head: Head,
+        host: str,
+        port: int,
+        record: Record,
+        own: bool = False,
+    ) -> Answer | Later:
+        """The answer to one question, or what has to be awaited or closed. Most need no value of
+        their own for the question, so its parts come one by one."""
+        trace = record.trace
+        if trace is not None:
+            trace.asks()
         try:
             decision = self._policy.decision(client, head, host, port, record, own)
+            if type(decision) is Verdict and self._learned is None and trace is None:
+                return decision  # for allowed() has nobody to tell
+            question = Question(client, head, host, port, record, own)
             if isinstance(decision, Verdict):
-                if self._learned is None and record.trace is None:
-                    return decision  # for allowed() has nobody to tell
                 return self.allowed(question, decision)
             awaited = decision.send(None)
         except StopIteration as end:
             return self.allowed(question, end.value)
         except Exception as error:  # noqa: BLE001 - it is the answer
-            return self.refused(question, error)
+            return self.refused(Question(client, head, host, port, record, own), error)
         if awaited is not None:
             awaited._asyncio_future_blocking = False  # as in Later
         return Later(self, question, decision, awaited)

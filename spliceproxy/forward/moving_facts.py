@@ -148,11 +148,11 @@ def _note(record: Record, lane: LaneFacts, allowed: Mapping[str, int]) -> None:
 def of_exchange(found: FrozenExchange, allowed: Mapping[str, int]) -> dict[str, Any]:
     """As KNOWN has it. What nobody knows any more is ""."""
     record = Record("")
-    decided: Decided | None = found.handoff.decided
+    decided = found.handoff.decided
     port, _, rest = found.key.decode("utf-8", "replace").partition(" ")
     source, _, host = rest.partition(" ")
     if decided is not None:
-        carry(decided.known, record)
+        carry(Decided(*decided).known, record)
     else:
         _note(record, found.lane, allowed)
     return {

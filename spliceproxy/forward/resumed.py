@@ -113,7 +113,7 @@ class Resumed:
             handoff.tried,
             handoff.left,
             handoff.sent,
-            handoff.decided,
+            None if handoff.decided is None else Decided(*handoff.decided),
             handoff.number,
             handoff.stages,
             handoff.spliced,

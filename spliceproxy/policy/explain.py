@@ -306,16 +306,17 @@ class _Teller(Witness):
 
     def routed(self, place: int, route: RouteConfig | None, *, by_name: bool) -> None:
         own = len(self._routes)
+        source = f", from {route.source}" if route is not None and route.source else ""
         said = f"route {place + 1}" if place < own else "--proxy, --pac or the environment"
         if route is None:
             self.tell("route", True, "no route matches: straight to the origin")
         elif route.to in ((DIRECT,), (REFUSE,)):
             where = "straight to the origin" if route.to == (DIRECT,) else "nowhere"
-            self.tell("route", route.to == (DIRECT,), f"{said}: {where}")
+            self.tell("route", route.to == (DIRECT,), f"{said}: {where}{source}")
         else:
             told = "by its name, which the guard cannot check" if by_name else "by its address"
             pick = "" if route.pick == "in-order" or len(route.to) < 2 else f", {route.pick}"
-            self.tell("route", True, f"{said}: through {', '.join(route.to)}{pick}, {told}")
+            self.tell("route", True, f"{said}: through {', '.join(route.to)}{pick}, {told}{source}")
 
     def answered(self, answer: Allow | Deny | Failure) -> None:
         if isinstance(answer, Failure):

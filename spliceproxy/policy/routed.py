@@ -51,7 +51,7 @@ class RoutedDestinations(Destinations):
         if found.sure:
             if _is_straight(found.route):
                 self._tell(found, by_name=False)
-                return super().of(case, repeat)
+                return _from(found.route, super().of(case, repeat))
             if self._names_it(case, found.route):
                 return self._by_name(case, found)
         return self._with_addresses(case, super().of(case, repeat))
@@ -66,9 +66,9 @@ class RoutedDestinations(Destinations):
         if found.sure and allow.addresses is None:
             if _is_straight(found.route):
                 self._tell(found, by_name=False)
-                return super()._first(case, request, repeat, began, allow)
+                return _from(found.route, super()._first(case, request, repeat, began, allow))
             if self._names_it(case, found.route) and not self._wants_addresses:
-                return self._by_name(case, found)
+                return self._by_name(case, found, allow.source_address)
         rest = super()._first(case, request, repeat, began, allow)
         return self._with_addresses(case, rest)
 
@@ -87,8 +87,9 @@ class RoutedDestinations(Destinations):
             return False
         return self._by_address.isdisjoint(route.to)
 
-    def _by_name(self, case: Case, found: Found) -> Verdict:
-        return Verdict(case.host, case.port, (), "", 0.0, self._way(found, by_name=True))
+    def _by_name(self, case: Case, found: Found, source: str = "") -> Verdict:
+        way = self._way(found, by_name=True)
+        return _with_source(found.route, Verdict(case.host, case.port, (), source, 0.0, way))
 
     def _with_addresses(self, case: Case, rest: Verdict | Later) -> Verdict | Later:
         """The same for addresses that are checked."""
@@ -106,8 +107,9 @@ class RoutedDestinations(Destinations):
         )
         if _is_straight(found.route):
             self._tell(found, by_name=False)
-            return verdict
-        return verdict._replace(way=self._way(found, by_name=False), repeat_for=0.0)
+        else:
+            verdict = verdict._replace(way=self._way(found, by_name=False), repeat_for=0.0)
+        return _with_source(found.route, verdict)
 
     def _way(self, found: Found, *, by_name: bool) -> Way:
         """Denied where it leads nowhere."""
@@ -124,3 +126,21 @@ class RoutedDestinations(Destinations):
 
 def _is_straight(route: RouteConfig | None) -> bool:
     return route is None or route.to == (DIRECT,)
+
+
+def _from(route: RouteConfig | None, rest: Verdict | Later) -> Verdict | Later:
+    """The same from the address that the route names."""
+    if route is None or not route.source:
+        return rest
+    return _with_source(route, rest) if isinstance(rest, Verdict) else _when_from(route, rest)
+
+
+async def _when_from(route: RouteConfig, rest: Awaitable[Verdict]) -> Verdict:
+    return _with_source(route, await rest)
+
+
+def _with_source(route: RouteConfig | None, verdict: Verdict) -> Verdict:
+    """What the function says takes precedence."""
+    if route is None or not route.source or verdict.source_address:
+        return verdict
+    return verdict._replace(source_address=route.source)
