@@ -55,7 +55,9 @@ def test_settings_are_accepted(block: str, tmp_path: Path) -> None:
     )
     (tmp_path / "berlin").write_text("machine:secret\n")
     user = pwd.getpwuid(os.getuid()).pw_name
-    text = block.replace("/etc/spliceproxy", str(tmp_path)).replace("www-data", user)
+    text = block.replace("www-data", user)
+    for folder in ("/etc/spliceproxy", "/var/log/spliceproxy"):
+        text = text.replace(folder, str(tmp_path))
     (tmp_path / "proxy.toml").write_text(text)
     load_config(str(tmp_path / "proxy.toml"))
     jsonschema.validate(tomllib.loads(text), schema())
