@@ -321,8 +321,8 @@ def test_bad_choice(flag: str, allowed: str, capsys: pytest.CaptureFixture[str])
         ("127.0.0.1:8888", "127.0.0.1:8888"),
         (
             "chekc",
-            "no such command: 'chekc'; allowed: check, completion, ctl, explain, import, top, "
-            "unit, or an option",
+            "no such command: 'chekc'; allowed: check, completion, ctl, explain, import, "
+            "manifests, top, unit, or an option",
         ),
         ("--workers", "--workers: expected one argument"),
         ("--serve-links=yes", "--serve-links: it takes no value, but was given 'yes' (see --help)"),
