@@ -64,13 +64,6 @@ match sys.argv[1:]:
         sys.exit(f"not known: {{sys.argv}}")
 """
 
-SITE = """
-import os
-from spliceproxy.upstream import resolver
-resolver.Resolver.__init__.__kwdefaults__["hosts_file"] = os.environ["HOSTS_FILE"]
-"""
-"""Python imports this at its start: names of the page lead to the origin of the test."""
-
 
 def blocks(text: str) -> list[str]:
     found = re.findall(r"(?m)(?:^ {4}.*\n|^\n(?= {4}))+", text)
@@ -102,7 +95,7 @@ class Service:
         self.folder = folder
         self.origin = origin
         self.inner, self.outer = free_port(), free_port()
-        for name in ("etc", "log", "run", "bin", "site"):
+        for name in ("etc", "log", "run", "bin"):
             (folder / name).mkdir()
         self.config = folder / "etc" / "proxy.toml"
         # The origin is on this machine, where clients of a balancer may not go by themselves.
@@ -110,7 +103,6 @@ class Service:
             'guard-allow = ["127.0.0.0/8"]\n' + self._here(file("# /etc/spliceproxy/proxy.toml"))
         )
         (folder / "hosts").write_text(f"127.0.0.1 {HOSTS}\n")
-        (folder / "site" / "sitecustomize.py").write_text(SITE)
         self._program("systemctl", SYSTEMCTL.format(python=sys.executable, folder=str(folder)))
         self._program("pip", "#!/bin/sh\nexit 0\n")
         self._program("openssl", f'#!/bin/sh\nexec {need("openssl")} "$@" "$PASSWORD"\n')
@@ -148,8 +140,7 @@ class Service:
                 timeout=60,
                 env={
                     **os.environ, "PATH": path, MARK: str(self.folder), "PASSWORD": f"of-{user}",
-                    "PYTHONPATH": str(self.folder / "site"),
-                    "HOSTS_FILE": str(self.folder / "hosts"),
+                    "SPLICEPROXY_HOSTS_FILE": str(self.folder / "hosts"),
                 },
             )  # fmt: skip
             last = number == len(some) - 1

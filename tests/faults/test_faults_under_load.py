@@ -273,11 +273,8 @@ def test_the_name_server_is_silent(folder: Path) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
         silent.bind(("127.0.0.1", 0))
         where = "{}:{}".format(*silent.getsockname())
-        patch = (
-            "from spliceproxy.upstream import resolver\n"
-            f"resolver.Resolver.__init__.__kwdefaults__['nameservers'] = [{where!r}]\n"
-        )
-        proxy = ChangingProxy(folder, "--timeout-dns", "2", patch=patch)
+        env = {"SPLICEPROXY_DNS_SERVER": where}
+        proxy = ChangingProxy(folder, "--timeout-dns", "2", env=env)
         with crowd(("127.0.0.1", proxy.port), SIZES) as load:
             asked = [proxy.connect() for _ in range(100)]
             for number, client in enumerate(asked):
