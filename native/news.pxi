@@ -93,7 +93,7 @@ cdef list gather_records(NativeRelay relay):
             records.append(record)
             record.take(record_take(waiting))
     except MemoryError:
-        if records and (<Ending>records[-1]).at == &NOTHING:
+        if records and (<Ending>records[len(records) - 1]).at == &NOTHING:
             records.pop()
         if not records:
             raise
