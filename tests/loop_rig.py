@@ -16,7 +16,7 @@ from typing import Any
 
 from balanced.balanced_rig import LOCAL, v1, v2
 
-from spliceproxy.config import Address, Config
+from spliceproxy.config import Address, Config, NamesConfig
 from spliceproxy.errors import Failure
 from spliceproxy.observe.counts import Counts
 from spliceproxy.policy.engine import Policy
@@ -66,7 +66,7 @@ class Zone:
             looking.set_result(None)
         self._looking.clear()
 
-    def limit(self, seconds: float) -> None:
+    def change(self, seconds: float, names: NamesConfig) -> None:
         pass
 
     async def close(self) -> None:
