@@ -24,6 +24,13 @@ HTTP = "http"
 SOCKS = "socks"
 """What clients can speak at an address."""
 
+REDIRECT = "redirect"
+TPROXY = "tproxy"
+"""What is at an address to which the kernel leads connections that were made to others: by NAT, or
+as they are."""
+
+TRANSPARENT = (REDIRECT, TPROXY)
+
 FORWARD = "forward"  # whatever they like: each connection is a tunnel
 
 
@@ -66,7 +73,8 @@ class Address:
 
     @property
     def spoken(self) -> str:
-        """What clients speak there: MIXED, HTTP, SOCKS or FORWARD."""
+        """What clients speak there: MIXED, HTTP or SOCKS; or FORWARD or one of TRANSPARENT, where
+        they say nothing to the proxy."""
         return FORWARD if self.target is not None else self.protocol or MIXED
 
     @property
@@ -89,6 +97,7 @@ class Timeouts:
     drain_delay: float = 0.0  # after SIGTERM, while clients are still accepted
     # A header of the PROXY protocol: its specification asks for 3 s at least, for lost segments.
     proxy_header: float = 3.0
+    tls_name: float = 5.0  # the name in the first bytes of a client, from the first one on
 
     @property
     def lookup(self) -> float:
@@ -319,6 +328,9 @@ class Config:
     landlock_read: tuple[Path, ...] = ()  # files and folders that they may read beside these
     landlock_write: tuple[Path, ...] = ()  # folders that they may write in
     pid_file: Path | None = None  # has the process id of the supervisor while that runs
+    redirect_verify: Literal["address", "strict"] = "address"
+    """What is judged of a connection that was led here, whose name does not lead to its address:
+    the address alone; or nothing, for it is refused."""
     reload_tunnels: Literal["keep", "recheck"] = "keep"
     """What becomes of tunnels that live when there is another configuration: they go on, or end
     where it does not allow them."""

@@ -144,7 +144,8 @@ cdef inline char *add_request(
     to = add_string(add(to, ',"method":'), method.at, method.size, form.method_most)
     to = add_string(add(to, ',"target":'), target.at, target.size, form.target_most)
     to = add(to, ',"socks":')
-    return add_number(to, x.socks, 0, 0) if x.socks else add_text(to, "null", 4)
+    to = add_number(to, x.socks, 0, 0) if x.socks else add_text(to, "null", 4)
+    return add(to, ',"name":null')
 
 
 cdef inline char *add_times(char *to, const Facts *facts) noexcept nogil:

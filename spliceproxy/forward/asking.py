@@ -10,6 +10,7 @@ Who asks watches the client, and cancels what it waits for when the client leave
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Coroutine, Generator
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
 
 class Question(NamedTuple):
     """May a client's request go to this host and port? ``record`` is the request's, and learns
-    what becomes known. ``own``: the operator has named the host as the default backend."""
+    what becomes known. ``own``: the operator has named the host as the default backend.
+    ``address``: the host leads there and nowhere else, "" where names lead as ever."""
 
     client: Standing
     head: Head
@@ -41,6 +43,7 @@ class Question(NamedTuple):
     port: int
     record: Record
     own: bool = False
+    address: str = ""
 
 
 Answer = Verdict | Exception
@@ -49,8 +52,9 @@ Failure; any other exception is a fault of our own."""
 
 
 class Names(Protocol):
-    """What is asked about a name that leads somewhere (``upstream.resolver.Resolver``)."""
+    """What is asked about a name (``upstream.resolver.Resolver``)."""
 
+    async def resolve(self, host: str) -> tuple[str, ...]: ...
     def late(self, host: str) -> asyncio.Future[None] | None: ...
 
 
@@ -144,13 +148,17 @@ class Asking:
 
     async def answer(self, question: Question) -> Verdict:
         """The answer to one question, waited for; what is no verdict is raised."""
-        client, head, host, port, record, own = question
+        client, head, host, port, record, own, address = question
         record.generation = self.generation
         if record.trace is not None:
             record.trace.asks()
+        asked = client, head, host, port, record
         try:
             # As begin() and Later do by hand, who have no task of their own for it.
-            verdict = await self._policy.decide(client, head, host, port, record, own=own)
+            if address:
+                verdict = await self._policy.toward(*asked, address)
+            else:
+                verdict = await self._policy.decide(*asked, own=own)
         except Exception as error:
             self.refused(question, error)
             raise
@@ -250,9 +258,24 @@ class Asking:
         ``head`` is the question's, as HTTP/1.1 has it. An answer of another configuration is never
         given again."""
         lane = self._lane
-        if question.record.generation != self.generation:
+        if question.record.generation != self.generation or question.address:
             return False
         return lane is not None and lane.allow(question.client, head, verdict, question.record)
+
+    async def leads(self, host: str, address: str, record: Record) -> bool:
+        """Whether a name leads to this address."""
+        since = time.monotonic()
+        try:
+            found = await self._names.resolve(host)
+            late = self._names.late(host)
+            if address not in found and late is not None:
+                await asyncio.wait({late})
+                found = await self._names.resolve(host)
+            return address in found
+        except Failure:
+            return False
+        finally:
+            record.looked_up += time.monotonic() - since
 
     # ---- a connection to it ------------------------------------------------------------
 
@@ -265,7 +288,8 @@ class Asking:
             straight = partial(self._straight, question, verdict.source_address)
             return await self.parents.dial(question.head, verdict, record, straight)
         # What is known without waiting has come from a look-up that was over.
-        late = self._names.late(verdict.host) if record.looked_up else None
+        looked_up = record.looked_up and not question.address
+        late = self._names.late(verdict.host) if looked_up else None
         if late is None:
             return await self._origins.dial(verdict, record), verdict
         again = partial(self.answer, question)
@@ -274,7 +298,7 @@ class Asking:
     async def _straight(self, question: Question, source: str) -> tuple[Stream, Verdict]:
         """A connection where no parent can be reached, and the request may go without one, from the
         same address."""
-        client, head, host, port, record, _ = question
-        verdict = await self._policy.straight(client, head, host, port, record)
+        client, head, host, port, record, _, address = question
+        verdict = await self._policy.straight(client, head, host, port, record, address)
         verdict = verdict._replace(source_address=source)
         return await self._origins.dial(verdict, record), verdict

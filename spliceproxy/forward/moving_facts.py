@@ -37,6 +37,7 @@ RECORD: Mapping[str, Check] = {
     "target": text,
     "minor": whole(4),
     "socks": whole(3),
+    "name": text,
     "host": text,
     "port": whole(16),
     "peer": text,

@@ -223,7 +223,7 @@ class Cycle:
         services = self._services
         head.body()  # CONNECT with a body is an error
         self._check_loop(head)
-        question = Question(self._connection.standing, head, head.host, head.port, self._record)
+        question = self._question(head)
         verdict = await self._decide(question)
         services.asking.repeat(question, head, verdict)
         record = self._record
@@ -235,6 +235,10 @@ class Cycle:
             hand_over(services, self._stream, origin, self._established, self._record)
         finally:
             origin.close()
+
+    def _question(self, head: RequestHead) -> Question:
+        """For a CONNECT."""
+        return Question(self._connection.standing, head, head.host, head.port, self._record)
 
     async def _forward(self, head: RequestHead, host: str, port: int, *, own: bool = False) -> bool:
         connection = self._connection

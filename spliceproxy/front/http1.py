@@ -37,7 +37,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from spliceproxy.config import MIXED
+from spliceproxy.config import MIXED, TRANSPARENT
 from spliceproxy.errors import ClientGone
 from spliceproxy.forward import own_faults
 from spliceproxy.forward.resumed import Resumed, Spoken
@@ -236,12 +236,19 @@ class Connection:
     def _unasked(self, received: int) -> Cycle | None:
         """The request that a client makes by coming here, whatever it says."""
         spoken = self.services.spoken
-        target = spoken.at(self.stream.sock).target if spoken is not None else None
-        if target is None:
+        if spoken is None or spoken.asks(self.stream.sock):
             return None
-        from spliceproxy.front import forwards  # which most proxies never need
+        address = spoken.at(self.stream.sock)
+        # Most proxies never need these.
+        if address.target is not None:
+            from spliceproxy.front import forwards
 
-        return forwards.Forwarded(self, received, target)
+            return forwards.Forwarded(self, received, address.target)
+        if address.spoken in TRANSPARENT:
+            from spliceproxy.front import redirected
+
+            return redirected.Redirected(self, received, address.spoken)
+        return None
 
     def _begin_cycle(self, received: int) -> Cycle:
         """The request whose first bytes are there. Only a client that has said nothing before them

@@ -5,7 +5,8 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterable
 
-from spliceproxy.config import HTTP, MIXED, SOCKS, Address
+from spliceproxy.config import HTTP, MIXED, SOCKS, TPROXY, Address
+from spliceproxy.net.original import is_transparent
 
 _ANY = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}
 """The address of a socket that listens on all of its family's."""
@@ -18,14 +19,20 @@ class Spoken:
     """By the listening sockets, each with what the settings say of its address. A connection is
     known by its own end, which stays the same whoever goes on with it."""
 
-    __slots__ = ("_places",)
+    __slots__ = ("_places", "_transparent")
 
     def __init__(self, listening: Iterable[tuple[socket.socket, Address]]) -> None:
         self._places = {_place(sock): address for sock, address in listening}
+        ways = (one for one in self._places.values() if one.spoken == TPROXY)
+        self._transparent = next(ways, None)
 
     def at(self, sock: socket.socket) -> Address:
         """Where a client has come in, by its connection or the socket that it listens on."""
         name = sock.getsockname()
+        transparent = self._transparent
+        # The own end of such a connection is where its client wanted to go.
+        if transparent is not None and isinstance(name, tuple) and is_transparent(sock):
+            return transparent
         if not isinstance(name, tuple):
             return self._places.get(name, _ELSEWHERE)
         found = self._places.get(name[:2])

@@ -218,6 +218,30 @@ class Stream:
             self._gone = None
             gone()
 
+    async def peek(self, beyond: int, most: int) -> bytes:
+        """What the peer has sent, as soon as that is more than ``beyond`` bytes, and at most
+        ``most``. It stays in the socket. No more than before: the peer has ended. Failure when
+        the time is up. For TCP, and while nothing is in ``buffer``."""
+        waited = False
+        try:
+            while True:
+                try:
+                    data = self.sock.recv(most, socket.MSG_PEEK)
+                except BlockingIOError:
+                    pass
+                except OSError as error:
+                    raise self._fault(error) from error
+                else:
+                    if len(data) > beyond or waited or not data:
+                        return data
+                    # Else it would be readable all the time (socket(7)).
+                    self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, beyond + 1)
+                await self.readable()
+                waited = True
+        finally:
+            if beyond:
+                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+
     # ---- writing ---------------------------------------------------------------------
 
     async def send(self, data: bytes | bytearray | memoryview) -> None:

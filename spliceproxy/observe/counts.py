@@ -21,6 +21,7 @@ from spliceproxy.relay.columns import (
     DENY,
     ERROR_COLUMNS,
     IN_COPIED,
+    NAME_COLUMNS,
     OUT_COPIED,
     PARENT_EVENTS,
     REPORT,
@@ -103,6 +104,8 @@ class Counts:
             row[record.decision] += 1
         if record.socks:
             row[SOCKS_REQUESTS + record.socks - 4] += 1
+        if record.name:
+            row[NAME_COLUMNS[record.name]] += 1
         if record.error:
             row[ERROR_COLUMNS[record.error]] += 1
         elif record.termination != NORMAL:

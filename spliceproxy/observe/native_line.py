@@ -48,11 +48,13 @@ for both sides."""
 
 def format_line(record: Record, *, query: bool = True) -> str:
     """The record's line with its LF: ASCII, ten fields, then ``rule=`` or ``error=`` where
-    there is one, ``in=``, ``socks=`` for SOCKS, and ``route=`` and ``by=`` where a parent was
+    there is one, ``in=``, ``socks=`` for SOCKS, ``name=`` where the kernel has led the client here,
+    and ``route=`` and ``by=`` where a parent was
     asked; at most PIPE_BUF bytes. Not ``query``: of a target's query its question mark alone is
     left."""
     socks = f" socks={record.socks}" if record.socks else ""
-    more = f"in={record.bytes_in}{socks}{_route(record)}"
+    name = f" name={record.name}" if record.name else ""
+    more = f"in={record.bytes_in}{socks}{name}{_route(record)}"
     return f"{_ten(record, query=query)}{why(record)} {more}\n"
 
 

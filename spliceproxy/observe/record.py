@@ -93,6 +93,7 @@ class Record(metaclass=ABCMeta):  # noqa: B024 - one of the lane's is a Record, 
         "mark",
         "method",
         "minor",
+        "name",
         "number",
         "peer",
         "port",
@@ -143,6 +144,7 @@ class Record(metaclass=ABCMeta):  # noqa: B024 - one of the lane's is a Record, 
         self.method = ""
         self.target = ""  # as received: absolute URI, host:port, or a path
         self.minor = 1  # of its HTTP version
+        self.name = ""  # what was found of the name of a connection that was led here
         self.socks = 0  # the version of SOCKS by which the client has asked, 0 for HTTP
         # Of the request, only where the format of the log has some of them.
         self.fields: Sequence[tuple[bytes, bytes]] = ()
@@ -282,7 +284,7 @@ class _Served:
         origin_leg: tuple[int, ...] | None
 
     trace = hop = None
-    mark = route = connect_by = ""
+    mark = route = connect_by = name = ""
     tried: tuple[tuple[str, int], ...] = ()
     dialling_since = looked_up = 0.0
     error = failed = rule = why = detail = ""

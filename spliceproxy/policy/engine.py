@@ -187,13 +187,28 @@ class Policy:
             return self._identified(case, found)
         return self._when_identified(case, found)
 
+    async def toward(
+        self, client: Standing, head: Head, host: str, port: int, notes: Notes, address: str
+    ) -> Verdict:
+        """As :meth:`decide`, for a host that leads to this address and no other."""
+        judge = copy(self)
+        judge._destinations = self._leading(Only(address))
+        return await judge.decide(client, head, host, port, notes)
+
     async def straight(
-        self, client: Standing, head: Head, host: str, port: int, notes: Notes
+        self,
+        client: Standing,
+        head: Head,
+        host: str,
+        port: int,
+        notes: Notes,
+        address: str = "",
     ) -> Verdict:
         """As :meth:`decide`, without a parent: for a request that none of them takes, and that may
-        go without."""
+        go without. ``address`` is as of :meth:`toward`, "" where names lead as ever."""
         judge = copy(self)
-        judge._destinations = Destinations(self._names, self._judge, self._hook, self._witness)
+        names = Only(address) if address else self._names
+        judge._destinations = Destinations(names, self._judge, self._hook, self._witness)
         return await judge.decide(client, head, host, port, notes)
 
     async def recheck(

@@ -12,6 +12,9 @@ GUARD = "guard"
 ROUTE = "route"
 """The id of the refusal of a destination that the routes lead nowhere."""
 
+MISMATCH = "host-mismatch"
+"""The id of the refusal of a connection that was led here, whose name is that of another server."""
+
 STRANGER = "clients"
 """The id of the refusal of a client that may not use the proxy."""
 
@@ -55,6 +58,10 @@ def odd_address() -> Denied:
 
 def no_way() -> Denied:
     return Denied("The routes of this proxy lead nowhere for this destination.", ROUTE)
+
+
+def mismatch(name: str, address: str) -> Denied:
+    return Denied(f"The name {name} does not lead to {address}.", MISMATCH)
 
 
 def prohibited(kind: str) -> Denied:

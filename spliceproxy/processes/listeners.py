@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from spliceproxy.config import Address
+from spliceproxy.config import TPROXY, Address
 from spliceproxy.net import tcp
 
 BACKLOG = 65535
@@ -85,6 +85,11 @@ class _Place:
                     self._bind_unix(mode, owner)
             else:
                 self._bind_tcp(workers)
+            if self.asked.spoken == TPROXY:
+                from spliceproxy.net.original import make_transparent  # late: most have none
+
+                for sock in self.queues:
+                    make_transparent(sock)
         except BaseException:
             for sock in self.queues:
                 if sock not in before:
@@ -310,6 +315,11 @@ def inode(sock: socket.socket) -> int:
 
 
 def _refused(address: Address, error: OSError, leaves: bool) -> ListenError:
+    if address.spoken == TPROXY and error.errno == errno.EPERM:
+        return ListenError(
+            f"cannot listen on {address}: TPROXY needs the capability CAP_NET_ADMIN when the proxy "
+            "begins to listen; allowed: started by root, with --user for the workers"
+        )
     reason = _REASONS.get(error.errno or 0) or error.strerror or str(error)
     if leaves and error.errno == errno.EADDRINUSE:
         reason = (

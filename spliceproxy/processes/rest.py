@@ -40,7 +40,7 @@ def _load_moving() -> None:
 
 
 def _load_socks() -> None:
-    from spliceproxy.front import forwards, socks, spoken  # noqa: F401
+    from spliceproxy.front import forwards, redirected, socks, spoken  # noqa: F401
 
 
 LOADS: Sequence[Callable[[], None]] = (

@@ -81,6 +81,9 @@ ENDED_BY = {
 UNIDENTIFIED = ("missing", "malformed", "wrong", "throttled")
 """Why a client was asked for credentials, or to come later."""
 
+FOUND = ("match", "host-mismatch", "no-name", "ech", "not-tls", "malformed", "late")
+"""What the name in the first bytes of a client can be."""
+
 HEADERS = (
     # What it was. Neither "local" (as of a health check) nor "unknown" names a client.
     "v1",
@@ -302,6 +305,11 @@ UNIDENTIFIED_CLIENTS = _family(
 FAILURES = _family(
     "errors", COUNTER, "Requests that failed here, by Proxy Error Type.", _each(ERRORS), "error"
 )
+CLIENT_NAMES = _family(
+    "client_names", COUNTER,
+    "Connections that the kernel has led here, by what was found of the name in their first bytes.",
+    _each(FOUND), "result",
+)  # fmt: skip
 LOOKUPS = _family("lookups", COUNTER, "Names that the DNS was asked for.")
 NAMES_CACHED = _family("names_cached", GAUGE, "Names whose addresses are kept.")
 NAMES_STALE = _family(
@@ -357,6 +365,7 @@ KEPT: tuple[int, ...] = tuple(
 HEADER_COLUMNS: Mapping[str, int] = {
     result: PROXY_HEADERS + at for at, result in enumerate(HEADERS)
 }
+NAME_COLUMNS: Mapping[str, int] = {word: CLIENT_NAMES + at for at, word in enumerate(FOUND)}
 ERROR_COLUMNS: Mapping[str, int] = {error: FAILURES + at for at, error in enumerate(ERRORS)}
 DIAL_ERROR_COLUMNS: Mapping[str, int] = {
     error: DIAL_FAILURES + at for at, error in enumerate(DIAL_ERRORS)

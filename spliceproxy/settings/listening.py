@@ -17,12 +17,12 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
-from spliceproxy.config import HTTP, MIXED, SOCKS, Address
+from spliceproxy.config import HTTP, MIXED, SOCKS, TRANSPARENT, Address
 from spliceproxy.settings.kind import Kind, refuse
 from spliceproxy.settings.values import BACKEND, ip_of, port_of
 
-PROTOCOLS = (MIXED, HTTP, SOCKS)
-"""What clients can speak. A bare address stands for the first."""
+PROTOCOLS = (MIXED, HTTP, SOCKS, *TRANSPARENT)
+"""What clients can speak, or how they come. A bare address stands for the first."""
 
 PATH_MAX = 107
 """Bytes of a Unix socket's path (sun_path less its NUL, unix(7))."""
@@ -53,7 +53,10 @@ def _listen(text: str, folder: str) -> Address:
         address = _address(f"unix:{rest}" if transport == "unix:" else rest, folder)
     if address.path and transport != "unix:":
         refuse("a Unix socket has no tcp://")
-    return replace(address, proxied=proxied, protocol="".join(protocols))
+    protocol = "".join(protocols)
+    if protocol in TRANSPARENT and (address.path or proxied):
+        refuse(f"the kernel leads clients to {protocol}+tcp:// alone, without a balancer")
+    return replace(address, proxied=proxied, protocol=protocol)
 
 
 def _address(text: str, folder: str) -> Address:

@@ -11,7 +11,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from spliceproxy.config import Address, AuthConfig, Config, PolicyConfig, RoutingConfig
+from spliceproxy.config import TRANSPARENT, Address, AuthConfig, Config, PolicyConfig, RoutingConfig
 from spliceproxy.observe.format_names import NAMELESS
 from spliceproxy.observe.standard import STANDARD
 from spliceproxy.observe.syslog_address import address_of, is_syslog
@@ -210,7 +210,7 @@ def _unasked(config: Config, listen: Mapping[Address, str]) -> Iterator[str]:
     else:
         return
     for one, where in listen.items():
-        if one.target is not None:
+        if one.target is not None or one.spoken in TRANSPARENT:
             yield (
                 f"{where}: {reason}, and nobody can be asked for a password there; allowed: with "
                 "auth-networks or auth-file, by which clients are users without one"

@@ -258,6 +258,14 @@ SETTINGS = (
         default="none, which such an address does not allow",
     ),
     Setting(
+        "redirect-verify",
+        "redirect_verify",
+        choice("address", "strict"),
+        "what becomes of a connection at redirect+tcp:// or tproxy+tcp:// whose name does not lead "
+        "to the address that it was made to. address: the rules see the address alone; strict: it "
+        "is refused",
+    ),
+    Setting(
         "default-backend",
         "default_backend",
         values.BACKEND,
@@ -563,6 +571,13 @@ SETTINGS = (
         values.SECONDS,
         "for a header of the PROXY protocol, where one is expected",
         TIMEOUTS,
+    ),
+    Setting(
+        "timeout-tls-name",
+        "timeouts.tls_name",
+        values.SECONDS,
+        "for the first bytes of a client at redirect+tcp:// or tproxy+tcp://, in which it names "
+        "the server, by TLS or HTTP",
     ),
     Setting(
         "timeout-head",

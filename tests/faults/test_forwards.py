@@ -54,8 +54,9 @@ def tunnel(client: socket.socket) -> None:
         assert read_all(client) == b""
 
 
-def is_reset(client: socket.socket) -> None:
-    with client, pytest.raises(ConnectionResetError):
+def is_reset(port: int) -> None:
+    """As early as that may come."""
+    with pytest.raises(ConnectionResetError), connect(port) as client:
         client.recv(1)
 
 
@@ -119,7 +120,7 @@ def test_a_rule_refuses(new_proxy: NewProxy, origin: tuple[str, int], tmp_path: 
     file = tmp_path / "p.toml"
     file.write_text(RULE.format(id="no-db", host="127.0.0.1"))
     proxy = new_proxy("--config", str(file), *to(origin))
-    is_reset(connect(forwards(proxy)[0]))
+    is_reset(forwards(proxy)[0])
     assert f"TCP_DENIED/403 0 CONNECT 127.0.0.1:{origin[1]}" in proxy.wait_access(1)[0]
     assert "rule=no-db" in proxy.access()[0]
 
@@ -127,7 +128,7 @@ def test_a_rule_refuses(new_proxy: NewProxy, origin: tuple[str, int], tmp_path: 
 def test_nobody_listens(new_proxy: NewProxy) -> None:
     with refused_port() as port:
         proxy = new_proxy(*to(("127.0.0.1", port)))
-        is_reset(connect(forwards(proxy)[0]))
+        is_reset(forwards(proxy)[0])
     (line,) = proxy.wait_access(1)
     assert "/502 0 CONNECT " in line
     assert "connection_refused" in line
@@ -135,7 +136,7 @@ def test_nobody_listens(new_proxy: NewProxy) -> None:
 
 def test_the_guard_refuses(new_proxy: NewProxy) -> None:
     proxy = new_proxy(*to(("169.254.169.254", 80)))
-    is_reset(connect(forwards(proxy)[0]))
+    is_reset(forwards(proxy)[0])
     assert "/403 0 CONNECT 169.254.169.254:80" in proxy.wait_access(1)[0]
 
 
@@ -143,7 +144,7 @@ def test_it_leads_back(new_proxy: NewProxy) -> None:
     port = free_port()
     place = "127.0.0.1", port
     proxy = new_proxy(*to(place, f"127.0.0.1:{port}"))
-    is_reset(connect(port))
+    is_reset(port)
     assert "proxy_loop_detected" in proxy.wait_access(1)[0]
 
 
@@ -152,7 +153,7 @@ def test_the_limit_on_connections(new_proxy: NewProxy, origin: tuple[str, int]) 
     port = forwards(proxy)[0]
     first = connect(port)
     assert read_exactly(first, 11)
-    is_reset(connect(port))
+    is_reset(port)
     assert "/503 0 CONNECT " in proxy.wait_access(1)[0]
     tunnel_goes_on = first
     tunnel_goes_on.sendall(b"ping")
@@ -178,11 +179,11 @@ def test_a_user_of_a_network(
     file = tmp_path / "p.toml"
     file.write_text('auth = "ada:secret"\n' + USERS.format(action))
     proxy = new_proxy("--config", str(file), *to(origin))
-    client = connect(forwards(proxy)[0])
+    port = forwards(proxy)[0]
     if action == "allow":
-        tunnel(client)
+        tunnel(connect(port))
     else:
-        is_reset(client)
+        is_reset(port)
     assert " machine " in proxy.wait_access(1)[0]
 
 
@@ -218,6 +219,15 @@ def test_settings_that_would_refuse_all(tmp_path: Path, settings: str, reason: s
     assert done.returncode == (2 if reason else 0), done
     if reason:
         assert f"--forward 127.0.0.1:5432=db.test:5432: {reason}, and nobody can be" in done.stderr
+
+
+@pytest.mark.parametrize("kind", ["redirect", "tproxy"])
+def test_the_same_where_the_kernel_leads_clients(tmp_path: Path, kind: str) -> None:
+    command = [sys.executable, "-m", "spliceproxy", "check", "--auth", "ada:secret"]
+    command += ["--listen", f"{kind}+tcp://:3129"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert f"--listen {kind}+tcp://:3129: all clients must be users, and nobody" in done.stderr
 
 
 def test_a_reload(tmp_path: Path, origin: tuple[str, int]) -> None:

@@ -30,6 +30,7 @@ ROOMS = (
     "policy",
     "relay",
     "socks",
+    "tls",
     "http1",
     "net",
 )

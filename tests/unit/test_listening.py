@@ -29,6 +29,9 @@ VALID = {
     "mixed+tcp://:1": Address(port=1, protocol="mixed"),
     "socks+tcp://:1": Address(port=1, protocol="socks"),
     "socks+unix:/run/p": Address(path="/run/p", protocol="socks"),
+    "redirect+tcp://:1": Address(port=1, protocol="redirect"),
+    "tproxy+tcp://[::]:1": Address(host="::", port=1, protocol="tproxy"),
+    "redirect+systemd:web": Address(name="web", protocol="redirect"),
     "proxy+socks+tcp://:1": Address(port=1, proxied=True, protocol="socks"),
     "proxy+tcp://:1": Address(port=1, proxied=True),
     "proxy+tcp://1": Address(port=1, proxied=True),
@@ -55,11 +58,11 @@ def test_an_address(text: str) -> None:
 
 
 INVALID = {
-    "https+tcp://:1": "clients cannot speak 'https' here; they can speak mixed, http, socks",
+    "https+tcp://:1": "clients cannot speak 'https' here; they can speak mixed, http, socks, redir",
     "proxy+socks5+tcp://:1": "clients cannot speak 'socks5' here",
     "http+socks+tcp://:1": "an address has one protocol",
-    "redirect+tcp://:1": "'redirect'",
-    "tproxy+tcp://:1": "'tproxy'",
+    "redirect+unix:/x": "the kernel leads clients to redirect+tcp:// alone",
+    "proxy+tproxy+tcp://:1": "the kernel leads clients to tproxy+tcp:// alone, without a balancer",
     "http+proxy+tcp://:1": "clients cannot speak 'proxy' here",
     "proxy+proxy+tcp://:1": "'proxy'",
     "http+http+tcp://:1": "an address has one protocol",
@@ -87,7 +90,9 @@ def test_an_address_that_is_none(text: str) -> None:
     assert repr(text) in str(raised.value)
     assert INVALID[text] in str(raised.value)
     pattern = schema.schema()["properties"]["listen"]["items"]["pattern"]
-    assert not re.search(pattern, text) or INVALID[text] in ("allowed: :8888", "a zone")
+    assert not re.search(pattern, text) or INVALID[text].startswith(
+        ("allowed: :8888", "a zone", "the kernel")
+    )
 
 
 TO = "db.example", 5432
@@ -228,7 +233,7 @@ def test_headers_that_no_address_expects() -> None:
 def test_the_library_has_the_same_rules() -> None:
     with pytest.raises(ValueError, match="nobody may send a header"):
         Proxy(listen=["proxy+tcp://127.0.0.1:0"])
-    with pytest.raises(ValueError, match="they can speak mixed, http, socks"):
+    with pytest.raises(ValueError, match="they can speak mixed, http, socks, redir"):
         Proxy(listen=["socks5+tcp://127.0.0.1:0"])
     config = Config(listen=(), balancers=("127.0.0.0/8",))
     assert Proxy(listen=["proxy+tcp://127.0.0.1:0"], config=config)

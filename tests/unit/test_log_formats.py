@@ -64,6 +64,7 @@ def test_json() -> None:
         "method": "GET",
         "target": "http://example.com/?q",
         "socks": None,
+        "name": None,
         "generation": 1,
         "user": "ann",
         "rule": None,

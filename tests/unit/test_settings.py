@@ -45,7 +45,8 @@ except ImportError:
     import tomli as tomllib
 
 EVERYTHING = """\
-listen = [":1", "[::1]:2", "unix:sock", "proxy+tcp://:3", "http+tcp://:4"]
+listen = [":1", "[::1]:2", "unix:sock", "proxy+tcp://:3", "http+tcp://:4", "redirect+tcp://:7"]
+redirect-verify = "strict"
 forward = ["127.0.0.1:5=db.example:5432", ":6=[2001:db8::1]:22"]
 proxy-protocol-from = ["10.0.0.10", "fd00::/8"]
 serve = "site"
@@ -81,6 +82,7 @@ no-proxy = "a.example, 10.0.0.0/8,*.b.example:80"
 via = "off"
 forwarded-for = "on"
 timeout-proxy-header = 7.5
+timeout-tls-name = 8.5
 timeout-head = 1
 timeout-dial = 2.5
 timeout-dns = 0.5
@@ -221,7 +223,9 @@ def test_every_key(folder: Path) -> None:
             Address(path=f"{folder}/sock"),
             Address(port=3, proxied=True),
             Address(port=4, protocol="http"),
+            Address(port=7, protocol="redirect"),
         ),
+        redirect_verify="strict",
         forwards=(
             Address("127.0.0.1", 5, target=("db.example", 5432)),
             Address(port=6, target=("2001:db8::1", 22)),
@@ -239,7 +243,7 @@ def test_every_key(folder: Path) -> None:
         max_connections=1000,
         via="",
         forwarded_for="on",
-        timeouts=Timeouts(1.0, 2.5, 0.5, 4.0, 5.0, 0.0, 6.5, 7.5),
+        timeouts=Timeouts(1.0, 2.5, 0.5, 4.0, 5.0, 0.0, 6.5, 7.5, 8.5),
         names=NamesConfig(
             ("192.0.2.53:53", "[2001:db8::53]:5353", "[2001:db8::54]:53"),
             f"{folder}/map",

@@ -1,0 +1,1 @@
+"""TLS as functions of bytes, without I/O."""
