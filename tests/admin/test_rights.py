@@ -156,7 +156,14 @@ def test_files_that_the_user_cannot_use(folder: Path) -> None:
     (secret / "policy.py").write_text("def authorize(request): ...\n")
     log = folder / "log"
     log.touch(0o600)
+    shutil.copy("/etc/ssl/certs/ca-certificates.crt", secret / "ca.pem")
+    settings = folder / "settings.toml"
+    settings.write_text(
+        f'hosts-file = "{secret}/users"\n'
+        f'[parent.one]\nurl = "https://127.0.0.1:1"\nca-file = "{secret}/ca.pem"\n'
+    )
     args = ("--user", USER, "--htpasswd", str(secret / "users"), "--access-log", str(log))
+    args = ("--config", str(settings), *args)
     done = run(
         *args, "--serve", str(secret), "--learn", str(secret / "seen"), prefix=opened(folder)
     )
@@ -165,6 +172,8 @@ def test_files_that_the_user_cannot_use(folder: Path) -> None:
         f"--htpasswd {secret}/users: the user of the workers cannot read it",
         f"--serve {secret}: the user of the workers cannot read it",
         f"--learn {secret}: the user of the workers cannot write it",
+        f"{settings}: hosts-file {secret}/users: the user of the workers cannot read it",
+        f"{settings}: parent.one.ca-file {secret}/ca.pem: the user of the workers cannot read it",
         f"--access-log {log}: the user of the workers cannot write it",
     ):
         assert f"spliceproxy: {line}" in done.stderr

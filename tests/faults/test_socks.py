@@ -198,11 +198,11 @@ def test_by_way_of_a_parent(new_proxy: NewProxy, echo: tuple[str, int], scheme: 
         client.sendall(GREETING + asks("localhost", echo[1]) + b"early")
         assert read_exactly(client, 17) == b"\x05\x00" + DONE + b"early"
         echoed(client)
+    assert " FIRSTUP_PARENT/127.0.0.1 " in proxy.wait_access(1)[0]
+    assert f" CONNECT localhost:{echo[1]} " in parent.wait_access(1)[0]
     with refused_port() as port:
         reply = told(proxy.connect(), GREETING + asks("127.0.0.1", port))
         assert reply[2:4] in (b"\x05\x04", b"\x05\x05")  # SOCKS4 does not say which
-    assert " FIRSTUP_PARENT/127.0.0.1 " in proxy.wait_access(2)[0]
-    assert f" CONNECT localhost:{echo[1]} " in parent.wait_access(2)[0]
 
 
 # ---- limits ------------------------------------------------------------------------------------
