@@ -117,6 +117,7 @@ VALUES: dict[str, Any] = {
     "mark": "",
     "method": "GET",
     "target": "http://o/a?b",
+    "name": "",
     "socks": 0,
     "route": "",
     "connect_by": "",
