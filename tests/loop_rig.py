@@ -22,6 +22,7 @@ from spliceproxy.observe.counts import Counts
 from spliceproxy.policy.engine import Policy
 from spliceproxy.policy.functions import Functions
 from spliceproxy.policy.networks import BROUGHT, MARKS
+from spliceproxy.processes import rest
 from spliceproxy.processes.instance import Instance
 from spliceproxy.relay.choice import choose
 from spliceproxy.relay.interface import Relay, RelayOptions
@@ -287,7 +288,10 @@ async def running(
     balanced: bool = False,
 ) -> AsyncIterator[LoopProxy]:
     """A proxy that listens on 127.0.0.1, on a Unix socket if there is a path for it, and if
-    ``balanced`` for a balancer on this machine."""
+    ``balanced`` for a balancer on this machine. Nothing is loaded late, so what tests count
+    is theirs."""
+    for load in rest.LOADS:
+        load()
     sockets = [socket.create_server(("127.0.0.1", 0), backlog=4096)]
     addresses = [Address("127.0.0.1")]
     if unix is not None:

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fetching import fetch
@@ -106,8 +107,12 @@ def test_forwards_and_records(run: Run, origin: str) -> None:
 class OneFamilyIsLate:
     """Names of which the second family of addresses comes while the first is dialled."""
 
-    def __init__(self, timeout: float, **more: object) -> None:
+    def __init__(self) -> None:
         self._late: asyncio.Future[None] | None = None
+
+    @classmethod
+    def of(cls, config: Config, row: memoryview | None = None) -> OneFamilyIsLate:
+        return cls()
 
     def cached(self, host: str) -> tuple[str, ...] | None:
         known = self._late is not None and self._late.done()
@@ -444,10 +449,10 @@ def test_a_pause_ends_though_a_socket_cannot_be_listened_to_at_once(
     faults: list[Exception] = [MemoryError(), OSError(errno.ENOSPC, "no watch is left")]
     real = Lane.listen
 
-    def listen(lane: Lane, sock: socket.socket, *, proxied: bool = False) -> None:
+    def listen(lane: Lane, sock: socket.socket, **more: Any) -> None:
         if faults:
             raise faults.pop()
-        real(lane, sock, proxied=proxied)
+        real(lane, sock, **more)
 
     async def main() -> None:
         async with Proxy() as proxy:
