@@ -112,7 +112,10 @@ def test_settings_level_health_and_drain(new_admin: NewAdmin) -> None:
     ("arguments", "why"),
     [
         (("log-level", "loud"), "log-level: level: 'loud'; allowed: debug, info, warning, error"),
-        (("tunnels", "age=1"), "tunnels: there is no filter 'age'; allowed: id, client, user,"),
+        (
+            ("tunnels", "age=1"),
+            "tunnels: there is no filter 'age'; allowed: id, client, via, user,",
+        ),
         (("tunnels", "older=soon"), "tunnels: older: 'soon'; allowed: seconds"),
         (("kill", "port=http"), "kill: port: 'http'; allowed: a port"),
         (("kill", "peer=10.0.0.0/40"), "kill: peer: '10.0.0.0/40' does not appear to be"),

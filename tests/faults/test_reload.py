@@ -215,6 +215,8 @@ def test_sighup_reloads(new: New, origin: int) -> None:
 
 def test_a_mistake_changes_nothing(new: New, origin: int, tmp_path: Path) -> None:
     one = new()
+    # The admin process knows both, so they have their last descriptors.
+    wait_for(lambda: one.ask("/tunnels")["silent"] == [], "the workers")
     before = [descriptors(pid) for pid in one.proxy.workers()]
     with one.proxy.connect() as s:
         assert get(s, origin) == 200
