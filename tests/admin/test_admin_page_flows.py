@@ -210,9 +210,7 @@ def test_it_asks_nothing_where_nobody_looks(
     admin, _ = busy
     with opened(admin, tmp_path) as browser:
         running(browser)
-        evaluate(
-            browser, "document.body.style.paddingBottom = '2000px'"
-        )  # however high the rest is
+        evaluate(browser, "document.body.style.paddingBottom = '2000px'")  # as high as can be
         evaluate(browser, "scrollTo(0, document.body.scrollHeight)")
         evaluate(
             browser,
