@@ -17,7 +17,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Mapping, Sequence
-from importlib.metadata import Distribution, distribution
+from importlib.metadata import Distribution, distributions
 from pathlib import Path
 from typing import NamedTuple
 
@@ -88,12 +88,17 @@ def pack_wheels(folder: Path) -> None:
         if name.lower() in done:
             continue
         done.add(name.lower())
-        found = distribution(name)
+        found = _installed(name)
         _pack(found, folder)
         for text in found.requires or ():
             one = requirements.Requirement(text)
             if one.marker is None or one.marker.evaluate({"extra": ""}):
                 names.append(one.name)
+
+
+def _installed(name: str) -> Distribution:
+    """Not what a build has left in the working folder, which knows no files."""
+    return next(one for one in distributions(name=name) if one.read_text("RECORD"))
 
 
 def _pack(found: Distribution, folder: Path) -> None:
