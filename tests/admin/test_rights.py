@@ -345,14 +345,16 @@ def test_a_reload_that_names_a_new_folder(
     proxy.settings.write_text("timeout-idle = 100\n")
     assert proxy.admin.ask("/reload", "POST").status == 200
     assert proxy.workers() == before
+    admin = proxy.admin_process()
     proxy.settings.write_text(f'serve = "{site}"\n')
     answer = proxy.admin.ask("/reload", "POST")
     assert answer.status == 200, answer
     assert answer.json["generation"] == 3
 
     def replaced() -> bool:
-        now = proxy.workers()
-        return len(now) == 2 and not set(now) & set(before)
+        now = proxy.workers()  # and an admin process until it has its name
+        other = proxy.admin_process() != admin
+        return other and len(now) == 2 and not set(now) & set(before)
 
     wait_for(replaced, "other workers, and another admin process")
     load.goes_on()
