@@ -10,24 +10,16 @@ alike. CPU time is that of the proxy's processes alone.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import json
-import shutil
-import sys
-import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from observing import rounds, show
-from rig import machine
+from observing import compare
 from rig.kinds import Kind, Setting, find
 from rig.measures import MEASURES, Figures
 from rig.origins import Origins
 from rig.ours import OURS
-from rig.process import leave_on_sigterm, raise_limit, running
+from rig.process import running
 from rig.proxies import KINDS, Proxy, started
 from rig.settings import Settings
 
@@ -87,34 +79,12 @@ def measure(name: str, kind: Kind, settings: Settings, servers: Origins, folder:
         started(kind, *ports, 1, settings.limit, folder) as proxy,
         in_front(proxy, folder) as through,
     ):
-        time.sleep(1)  # it loads what it did not need to listen
         return measured.run(settings, servers, through)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--seconds", type=float, default=3, help="of one measurement")
-    parser.add_argument("--measures", nargs="+", choices=NAMES, default=NAMES)
-    parser.add_argument("-o", type=Path, help="JSON of all figures")
-    flags = parser.parse_args()
-    leave_on_sigterm()
-    limit = raise_limit()
-    settings = Settings(flags.seconds, flags.rounds, 100, 1, 1, [], [], [], Path(), limit)
     kinds = [balanced(KINDS[OURS], way) for way in WAYS]
-    folder = Path(tempfile.mkdtemp(prefix="spliceproxy-perf-"))
-    folder.chmod(0o755)
-    try:
-        found = rounds(kinds, flags.measures, settings, folder, measure)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    show(found, PLAIN)
-    if flags.o:
-        described = machine.describe(" ".join(["python", *sys.argv]))
-        result: dict[str, Any] = {"machine": described, "figures": found}
-        flags.o.write_text(json.dumps(result, indent=1) + "\n")
+    compare(kinds, NAMES, __doc__, 10, measure, PLAIN)
 
 
 if __name__ == "__main__":

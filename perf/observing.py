@@ -170,32 +170,44 @@ def rounds(
     return found
 
 
-def main() -> None:
+def compare(
+    kinds: Sequence[Kind],
+    names: Sequence[str],
+    about: str | None,
+    times: int,
+    measure: Measured = measure,
+    base: str = OURS,
+) -> None:
+    """The program that measures these kinds so many times, unless its arguments say otherwise."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+        description=about, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=times)
     parser.add_argument("--seconds", type=float, default=3, help="of one measurement")
-    parser.add_argument("--measures", nargs="+", choices=NAMES, default=NAMES)
+    parser.add_argument("--measures", nargs="+", choices=names, default=names)
     parser.add_argument("-o", type=Path, help="JSON of all figures")
     flags = parser.parse_args()
     leave_on_sigterm()
     limit = raise_limit()
     settings = Settings(flags.seconds, flags.rounds, 100, 1, 1, [], [], [], Path(), limit)
-    kinds = [KINDS[OURS], observed(KINDS[OURS])]
-    if not KINDS[BEFORE].missing():
-        kinds.append(KINDS[BEFORE])
     folder = Path(tempfile.mkdtemp(prefix="spliceproxy-perf-"))
     folder.chmod(0o755)
     try:
-        found = rounds(kinds, flags.measures, settings, folder)
+        found = rounds(kinds, flags.measures, settings, folder, measure)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    show(found)
+    show(found, base)
     if flags.o:
         described = machine.describe(" ".join(["python", *sys.argv]))
         result: dict[str, Any] = {"machine": described, "figures": found}
         flags.o.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def main() -> None:
+    kinds = [KINDS[OURS], observed(KINDS[OURS])]
+    if not KINDS[BEFORE].missing():
+        kinds.append(KINDS[BEFORE])
+    compare(kinds, NAMES, __doc__, 15)
 
 
 if __name__ == "__main__":

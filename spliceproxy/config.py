@@ -114,6 +114,11 @@ class NamesConfig:
     ip_version: Literal["any", "4", "6", "prefer4", "prefer6"] = "any"
     stale: float = 0.0  # seconds for which an old answer may stand in for none; 0: never
 
+    @property
+    def hosts(self) -> Path | None:
+        """The file of names, if there is to be one."""
+        return None if self.hosts_file == "none" else Path(self.hosts_file)
+
 
 @dataclass(frozen=True, slots=True)
 class AuthConfig:

@@ -133,7 +133,7 @@ class Views:
                 if not self._tallies.engine:
                     await self._refresh()
             except Unreadable:
-                pass
+                pass  # a fold has not ended: there is no sample until it has
             except Exception:
                 log.exception("a sample of the counters could not be taken")
             await asyncio.sleep(STEP)

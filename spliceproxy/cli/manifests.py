@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 SECRET = "secret.yaml"
 
 # The names of objects are labels of the DNS (RFC 1035), and "-dashboard" has to fit behind ours.
+_SMALL = "a name of small letters, digits and -"
 _LABEL = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
 _NAME = r"[a-z]([-a-z0-9]{0,50}[a-z0-9])?"
 # The grammar of github.com/distribution/reference.
@@ -74,14 +75,14 @@ def parser() -> Parser:
         metavar="NAMESPACE",
         action="append",
         default=[],
-        type=_matching(_LABEL, "a name of small letters, digits and -"),
+        type=_label(),
         help="namespace whose pods get out by the proxy alone; may be repeated (default: its own)",
     )
     others.add_argument(
         "--monitoring",
         metavar="NAMESPACE",
         default="monitoring",
-        type=_matching(_LABEL, "a name of small letters, digits and -"),
+        type=_label(),
         help="namespace of Prometheus, which may ask for the metrics (default: monitoring)",
     )
     others.add_argument(
@@ -103,12 +104,15 @@ def parser() -> Parser:
     return made
 
 
+def _label() -> Callable[[str], object]:
+    return _matching(_LABEL, _SMALL)
+
+
 def _values() -> Sequence[tuple[str, str, object, Callable[[str], object], str]]:
-    label = "a name of small letters, digits and -"
     return (
-        ("--name", "NAME", "spliceproxy", _matching(_NAME, f"{label}, a letter first, up to 52"),
+        ("--name", "NAME", "spliceproxy", _matching(_NAME, f"{_SMALL}, a letter first, up to 52"),
          "name of all objects (default: spliceproxy)"),
-        ("--namespace", "NAME", "spliceproxy", _matching(_LABEL, label),
+        ("--namespace", "NAME", "spliceproxy", _label(),
          "where they are (default: spliceproxy)"),
         ("--image", "IMAGE", f"spliceproxy:{__version__}",
          _matching(_IMAGE, "[HOST/]NAME[:TAG][@sha256:DIGEST]"),

@@ -8,7 +8,6 @@ ago. Everything else comes back as a :class:`Handoff`, and becomes a Connection 
 
 from __future__ import annotations
 
-import contextlib
 import socket
 from collections.abc import Callable, Container
 from pathlib import Path
@@ -20,6 +19,7 @@ from spliceproxy.forward.rewriting import Rewriting
 from spliceproxy.http1.authentication import PER_REQUEST
 from spliceproxy.http1.head import RequestHead
 from spliceproxy.http1.rewrite import ESTABLISHED, host_field
+from spliceproxy.net import tcp
 from spliceproxy.net.stream import Stream
 from spliceproxy.observe.record import Record, record_of
 from spliceproxy.observe.records import Records
@@ -261,8 +261,7 @@ class Lane:
             self._native.hand_over(sock.fileno(), address, data, 0, via, spoken)
         except OSError:
             return False
-        with contextlib.suppress(MemoryError):  # it lets go first, and then makes a number
-            socket.SocketType.detach(sock)
+        tcp.let_go(sock)
         self._driver.wake()
         return True
 

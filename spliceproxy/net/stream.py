@@ -328,10 +328,7 @@ class Stream:
         self.pause()
         fd = self.fd
         self.detached = True
-        try:  # the method beneath, which lets go first, and then makes a number to return
-            socket.SocketType.detach(self.sock)
-        except MemoryError:
-            pass
+        tcp.let_go(self.sock)
         self._let_go()
         return fd
 

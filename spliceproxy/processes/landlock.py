@@ -170,7 +170,7 @@ def _read(config: Config) -> Iterator[str]:
         config.policy.locked,
         config.admin.token_file,
         *(parent.ca_file for parent in config.routing.parents.values()),
-        None if config.names.hosts_file == "none" else Path(config.names.hosts_file),
+        config.names.hosts,
     )
     # Such a file is replaced by another, so its folder is what counts.
     yield from (_folder(str(path)) for path in files if path is not None)

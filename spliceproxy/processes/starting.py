@@ -69,11 +69,11 @@ def needed(config: Config, given: Mapping[str, Found]) -> Iterator[Needed]:
         ("auth-file", auth.users_file, os.R_OK),
         ("locked", policy.locked, os.R_OK),
         ("admin-token-file", config.admin.token_file, os.R_OK),
-        ("hosts-file", config.names.hosts_file if "hosts-file" in given else None, os.R_OK),
+        ("hosts-file", config.names.hosts if "hosts-file" in given else None, os.R_OK),
         ("learn", learned, os.W_OK | os.X_OK),
         ("access-log", log if in_file else None, os.W_OK),
     ):
-        if path not in (None, "none"):
+        if path is not None:
             yield Needed(given[name].where, str(path), mode)
     for name, parent in config.routing.parents.items():
         if parent.ca_file is not None:

@@ -79,6 +79,18 @@ SECTIONS: Mapping[str, str] = {
 
 _OF_FIELDS = choice()  # no value by itself
 
+# What rules and routes have in common.
+_HOSTS = Setting(
+    "hosts",
+    "hosts",
+    values.HOST,
+    "destinations: a name, .NAME for the name and all names below it, *.NAME for those below "
+    "it alone, or /REGEX/ for the whole name",
+    many=True,
+)
+_PORTS = Setting("ports", "ports", values.PORTS, "ports of destinations, or ranges", many=True)
+_USERS = Setting("users", "users", values.USER, "names of users", many=True)
+
 _RULE = (
     Setting(
         "id",
@@ -95,17 +107,10 @@ _RULE = (
         required=True,
     ),
     Setting("clients", "clients", values.CLIENTS, "networks of clients", many=True),
-    Setting("users", "users", values.USER, "names of users", many=True),
+    _USERS,
     Setting("groups", "groups", values.USER, "names from the table groups", many=True),
     Setting("methods", "methods", values.METHOD, "request methods", many=True),
-    Setting(
-        "hosts",
-        "hosts",
-        values.HOST,
-        "destinations: a name, .NAME for the name and all names below it, *.NAME for those below "
-        "it alone, or /REGEX/ for the whole name",
-        many=True,
-    ),
+    _HOSTS,
     Setting(
         "networks",
         "networks",
@@ -113,7 +118,7 @@ _RULE = (
         "networks of the destination's addresses",
         many=True,
     ),
-    Setting("ports", "ports", values.PORTS, "ports of destinations, or ranges", many=True),
+    _PORTS,
     Setting("times", "times", values.TIMES, "days and hours, in local time", many=True),
     Setting(
         "report-only",
@@ -147,14 +152,7 @@ _ROUTE = (
         "which of several parents is tried first: the first; each in turn; the one with the fewest "
         "connections; or for each host the same",
     ),
-    Setting(
-        "hosts",
-        "hosts",
-        values.HOST,
-        "destinations: a name, .NAME for the name and all names below it, *.NAME for those below "
-        "it alone, or /REGEX/ for the whole name",
-        many=True,
-    ),
+    _HOSTS,
     Setting(
         "networks",
         "networks",
@@ -162,8 +160,8 @@ _ROUTE = (
         "networks of the destination's addresses, for which its name is looked up",
         many=True,
     ),
-    Setting("ports", "ports", values.PORTS, "ports of destinations, or ranges", many=True),
-    Setting("users", "users", values.USER, "names of users", many=True),
+    _PORTS,
+    _USERS,
     Setting(
         "source-address",
         "source",

@@ -46,7 +46,7 @@ from spliceproxy.upstream.answers import (
 from spliceproxy.upstream.channels import Channels
 from spliceproxy.upstream.hosts import Hosts, is_localhost
 from spliceproxy.upstream.query import Lookup, Query
-from spliceproxy.upstream.versions import BY_NAME
+from spliceproxy.upstream.versions import ANY, BY_NAME
 
 if TYPE_CHECKING:
     pass
@@ -81,7 +81,7 @@ _STALE = "no answer for %s; the one whose time is over for %.0f s is used"
 
 def hosts_path(names: NamesConfig) -> str:
     """The file that is read for them."""
-    return os.devnull if names.hosts_file == "none" else names.hosts_file
+    return os.devnull if names.hosts is None else str(names.hosts)
 
 
 class Resolver:
@@ -108,7 +108,6 @@ class Resolver:
         self._loop = asyncio.get_running_loop()
         self._timeout = timeout
         self._versions = BY_NAME[ip_version]
-        self._each = ip_version == "any"  # address goes as it is
         self._hosts = Hosts(hosts_file, self._versions)
         self._row = columns.private() if row is None else row
         self._cache = Cache()
@@ -139,7 +138,7 @@ class Resolver:
         if answer is not None:
             return answer.addresses or None
         known = _unasked(name)
-        return known if self._each or known is None else self._versions.of(known) or None
+        return known if known is None or self._versions is ANY else self._versions.of(known) or None
 
     async def resolve(self, host: str) -> tuple[str, ...]:
         """The addresses of ``host`` in the order to try; never empty. Those of one family
@@ -155,7 +154,7 @@ class Resolver:
         if addresses is not None:
             return addresses
         name = host.lower()
-        if not self._each and _unasked(name) is not None:
+        if self._versions is not ANY and _unasked(name) is not None:
             detail = f"{host}: no {self._versions.words} address"
             raise Failure("dns_error", detail, why=f"only {self._versions.words} is used")
         answer = self._cache.fresh(name, self.clock())
@@ -197,7 +196,7 @@ class Resolver:
             self._cache = Cache()
             self._generation += 1
         self._timeout = timeout
-        self._versions, self._each = versions, names.ip_version == "any"
+        self._versions = versions
         self._hosts = hosts
         self._cache.old = names.stale
 

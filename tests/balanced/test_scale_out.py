@@ -143,14 +143,20 @@ def both_serve(site: Site, clients: Clients) -> None:
     wait_for(looked, "both proxies behind the balancer")
 
 
-@pytest.mark.timeout(180)
-def test_each_is_restarted_under_load_and_nothing_is_lost(site: Site) -> None:
+def behind_a_balancer(site: Site) -> Clients:
+    """Both proxies, which serve; and clients that have yet to begin."""
     need("haproxy")
     for name in "ab":
         site.start(name)
     site.haproxy()
     clients = site.clients()
     both_serve(site, clients)
+    return clients
+
+
+@pytest.mark.timeout(180)
+def test_each_is_restarted_under_load_and_nothing_is_lost(site: Site) -> None:
+    clients = behind_a_balancer(site)
     clients.start()
     try:
         for name in "ab":
@@ -172,12 +178,7 @@ def test_each_is_restarted_under_load_and_nothing_is_lost(site: Site) -> None:
 
 
 def test_one_that_is_killed_loses_its_own_connections_only(site: Site) -> None:
-    need("haproxy")
-    for name in "ab":
-        site.start(name)
-    site.haproxy()
-    clients = site.clients()
-    both_serve(site, clients)
+    clients = behind_a_balancer(site)
     tunnels = [clients.tunnel() for _ in range(10)]
     by = {address: [one for one in tunnels if one.by == address] for address in MACHINES.values()}
     assert by[MACHINES["a"]]
