@@ -24,7 +24,7 @@ from core.types cimport (
 from core.waits cimport end_waits, silent_side
 from lane.asking cimport forget_decision
 from lane.counts cimport K_LOST
-from lane.ends cimport give_back
+from lane.ends cimport give_back, note
 from lane.live cimport end_life
 from lane.log cimport exchange_over
 from lane.notes cimport note_release
@@ -135,8 +135,8 @@ cdef inline void lose(Lane *lane, int32_t slot) noexcept nogil:
     cdef Exchange *x = exchange_of(f)
     if x.cause == G_CLOSED:
         return
-    if x.started and not x.header:
-        exchange_over(lane, slot, R_ABORTED, 0)
+    if x.uncounted:
+        note(lane, slot, R_ABORTED, 0)
     x.cause = G_CLOSED
     lane.lost += 1
     count_up(&lane.core, K_LOST)

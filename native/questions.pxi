@@ -61,6 +61,10 @@ cdef size_t size_of(token) except? 0:
     return size
 
 
+cdef uint32_t us_of(double seconds) noexcept:
+    return <uint32_t>min(max(seconds, 0.0) * 1e6, 4e9)
+
+
 cdef class Question:
     """One request that waits: spliceproxy/relay/lane.py says what it has. All of it stays
     readable when the request is over."""
@@ -79,12 +83,13 @@ cdef class Question:
     cdef readonly int socks
     cdef readonly int received
     cdef readonly double started
+    cdef object noting      # makes the note of its line, once its answer is waited for; or None
     cdef str identified     # the user
+    cdef object labels      # the tags
+    cdef double searched    # seconds for which a name was looked up
     cdef public str host
     cdef public int port
-    cdef public object tags
     cdef public tuple reported
-    cdef public double looked_up
     cdef public str allowed_by
     cdef readonly int generation
     cdef public object trace
@@ -104,6 +109,54 @@ cdef class Question:
             shown = user.encode()
             if len(shown) < USER_MAX:
                 put_user(lane, exchange_of(&lane.core.flows[slot]), as_text(shown))
+            self._note(slot)
+
+    @property
+    def tags(self):
+        return self.labels
+
+    @tags.setter
+    def tags(self, labels):
+        """Likewise."""
+        cdef int32_t slot = self._slot()
+        self.labels = labels
+        if slot != NOWHERE:
+            self._note(slot)
+
+    @property
+    def looked_up(self):
+        return self.searched
+
+    @looked_up.setter
+    def looked_up(self, double seconds):
+        """Likewise."""
+        cdef int32_t slot = self._slot()
+        self.searched = seconds
+        if slot != NOWHERE:
+            exchange_of(&self.relay.state.core.flows[slot]).dns = us_of(seconds)
+
+    cdef int _note(self, int32_t slot) except -1:
+        """What is known by now, for the line of a client that leaves. Most questions are answered
+        before anybody can leave: only of one that is waited for it is made."""
+        cdef Note *note
+        cdef bytes text
+        if self.noting is None:
+            return 0
+        text = self.noting(self)
+        if not text or len(text) > self.relay.state.log.note_most:
+            return 0
+        note = note_new(as_text(text))
+        if note == NULL:
+            raise MemoryError
+        take_note(exchange_of(&self.relay.state.core.flows[slot]), note)
+        note_release(note)
+        return 0
+
+    cdef int wait(self, object noting) except -1:
+        """Its answer is waited for from here on."""
+        cdef int32_t slot = self._slot()
+        self.noting = noting
+        return self._note(slot)
 
     def known(self):
         """What is known by now. The head is not kept with it."""
@@ -111,9 +164,9 @@ cdef class Question:
         known.host = self.host
         known.port = self.port
         known.user = self.identified
-        known.tags = self.tags
+        known.tags = self.labels
         known.reported = self.reported
-        known.looked_up = self.looked_up
+        known.looked_up = self.searched
         known.allowed_by = self.allowed_by
         known.generation = self.generation
         return known
@@ -261,7 +314,7 @@ cdef Question question_of(NativeRelay relay, int32_t slot):
         q.name = q.via[0] + q.client
     q.started = x.started / 1e6
     q.host = q.identified = q.allowed_by = ""
-    q.tags = NO_TAGS
+    q.labels = NO_TAGS
     q.reported = ()
     return q
 

@@ -65,7 +65,7 @@ from http.plain cimport (
     TYPE, Text, VIA,
 )
 from http.plain_request cimport read_request
-from lane.asking cimport end_asking, left_asking, open_question, tell_asked
+from lane.asking cimport end_asking, hold_decision, left_asking, open_question, tell_asked
 from lane.clients cimport PROXIED, client_new
 from lane.counts cimport (
     BUCKETS, DIAL_ERRORS, HEADER_RESULTS, K_CLIENTS, K_CONNECTIONS_BEGUN, K_DIALS, K_DIAL_ERRORS,
@@ -75,13 +75,13 @@ from lane.counts cimport (
     bucket_bounds, count_lines, cut_column, given_back_counted, publish,
 )
 from lane.ends cimport cut, give_back
-from lane.facts cimport NUMBER_BITS, now_us, stalled_by
+from lane.facts cimport NUMBER_BITS, leave_stage, now_us, stalled_by
 from lane.frozen cimport can_freeze_exchange, freeze_exchange, thaw_exchange
 from lane.header cimport plain_header
 from lane.json_line cimport JSON_REST
 from lane.line cimport LINE_MOST, LINE_REST, word_at
 from lane.log cimport LOG_BATCH
-from lane.notes cimport note_new, note_release
+from lane.notes cimport note_new, note_release, take_note
 from lane.origins cimport (
     connection_new, connection_take_out, idle_drop, idle_oldest, idle_put, idle_use,
 )

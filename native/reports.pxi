@@ -405,7 +405,7 @@ cdef object handoff(Flow *f):
         words.CAUSES[x.cause], f.fd[0], x.address.decode("ascii"), x.requests,
         x.data[:x.have] if x.have else b"", x.origin_fd,
         x.answer[:x.answer_size] if x.answer_size else b"", x.peer.decode("ascii"), x.reused,
-        (x.dialling if x.cause == G_REQUEST else x.started) / 1e6,
+        x.started / 1e6,
         failures(x) if x.phase == P_DIAL and x.failures and x.target != NULL else (),
         f.way[0].left, sent_to_client(f),
         <object>x.decided.object if x.decided != NULL else None,
@@ -414,6 +414,7 @@ cdef object handoff(Flow *f):
         chunks_of(&x.up, &f.way[0]) if with_origin(x.cause) else None,
         begun_of(f) if x.cause == G_BODY else None,
         f.way[0].copied + f.way[0].spliced,
+        x.dialling / 1e6 if x.cause == G_REQUEST else 0.0,
         None,  # its sums: only another process has any
         via_of(x), x.socks, x.more, x.spelled,
     )

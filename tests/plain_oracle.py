@@ -40,6 +40,7 @@ from spliceproxy.observe.formats import format_of
 from spliceproxy.observe.record import Record
 from spliceproxy.policy.standing import Standing
 from spliceproxy.policy.verdict import Verdict
+from spliceproxy.relay import columns
 from spliceproxy.relay.interface import SPLICE_MIN, RelayOptions
 from spliceproxy.relay.lane import (
     BODY,
@@ -106,7 +107,8 @@ class Plain:
         from spliceproxy.relay._native import NativeRelay
 
         self.via = via
-        self.relay = NativeRelay(RelayOptions())
+        self.row = columns.private()
+        self.relay = NativeRelay(RelayOptions(row=self.row))
         self.handoffs: list[Handoff] = []
         self.missed: list[int] = []
         self.hurried: list[bool] = []

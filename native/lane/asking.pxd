@@ -50,6 +50,7 @@ cdef inline void hold_decision(Exchange *x, Token *decided) noexcept nogil:
     """What the owner has said about the request in work, for whoever goes on with it."""
     if decided != NULL:
         decided.users += 1
+    token_release(x.decided)
     x.decided = decided
 
 

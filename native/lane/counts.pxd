@@ -78,11 +78,12 @@ cdef inline void count_request(Lane *lane, const Flow *f) noexcept nogil:
     has moved: its head, and of a chunked body what its client's frames have more than ours. Where
     they have less the next requests make up for it: nothing that is counted ever goes back."""
     cdef Core *c = &lane.core
-    cdef const Exchange *x = exchange_of(f)
+    cdef Exchange *x = exchange_of(f)
     cdef int64_t more = lane.uncounted + <int64_t>(
         received(f) - f.way[0].copied - f.way[0].spliced)
     c.row[K_BYTES] += max(more, 0)
     lane.uncounted = min(more, 0)
+    x.uncounted = False
     c.row[K_REQUESTS + STATUS_KINDS * method_at(x) + min(x.status // 100, STATUS_KINDS - 1)] += 1
     if x.decision:
         c.row[x.decision] += 1

@@ -13,7 +13,7 @@ from core.types cimport Core, Flow, NOWHERE, R_ABORTED, R_NONE
 from core.waits cimport end_waits
 from lane.asking cimport end_asking
 from lane.counts cimport K_GIVEN_BACK, count_request, cut_column
-from lane.facts cimport blamed
+from lane.facts cimport blamed, leave_stage
 from lane.log cimport exchange_over
 from lane.origins cimport attempts_drop, connection_drop
 from lane.received cimport reclaim
@@ -44,6 +44,8 @@ cdef inline void give_back(Lane *lane, int32_t slot, uint8_t cause) noexcept nog
         note(lane, slot, R_ABORTED, 0)
         cause = G_CLOSED
     x.cause = cause
+    if cause != G_CLOSED:
+        leave_stage(lane, x)
     if x.phase == P_QUEUE:
         end_waiting(lane, slot)
     elif x.phase == P_ASK and not x.asked.told:

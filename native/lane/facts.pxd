@@ -62,6 +62,22 @@ cdef inline uint32_t stage_over(const Lane *lane, Exchange *x) noexcept nogil:
     return <uint32_t>min(max(span, 0), <int64_t>UINT32_MOST)
 
 
+cdef inline void question_over(const Lane *lane, Exchange *x) noexcept nogil:
+    """There is an answer to its question, or there will be none. The look-up of a name, which was
+    a part of it, is a stage by itself."""
+    cdef uint32_t waited = stage_over(lane, x)
+    x.question = waited - min(x.dns, waited)
+
+
+cdef inline void leave_stage(const Lane *lane, Exchange *x) noexcept nogil:
+    """Somebody else goes on with a request that waits: what it has waited here is a part of its
+    times."""
+    if x.phase == P_ASK:
+        question_over(lane, x)
+    elif x.phase == P_QUEUE or x.phase == P_DIAL:
+        x.dial += stage_over(lane, x)
+
+
 # ---- who has ended it ------------------------------------------------------------------------
 
 cdef inline uint8_t stage_of(const Flow *f) noexcept nogil:
@@ -167,6 +183,14 @@ cdef inline void inform(Lane *lane, const Flow *f, const Exchange *x, Facts *fac
         facts.informed |= 2
 
 
+cdef inline void add_running(const Exchange *x, uint32_t waited, Facts *facts) noexcept nogil:
+    """The stage in which it ends is over, too."""
+    if x.phase == P_ASK:
+        facts.question = waited - min(x.dns, waited)
+    elif x.phase == P_QUEUE or x.phase == P_DIAL:
+        facts.dial = <uint32_t>min(<uint64_t>facts.dial + waited, <uint64_t>UINT32_MOST)
+
+
 cdef inline void facts_of(
     Lane *lane, int32_t slot, uint8_t reason, uint8_t by, Facts *facts
 ) noexcept nogil:
@@ -176,10 +200,11 @@ cdef inline void facts_of(
     cdef const Exchange *x = exchange_of(f)
     cdef const Way *up = &f.way[0]
     cdef const Way *down = &f.way[1]
+    cdef int64_t now = now_us()
     facts.number = x.number
     facts.ended = wall_us()
     facts.started = x.started
-    facts.took = now_us() - x.started if x.started else 0
+    facts.took = now - x.started if x.started else 0
     facts.received = received(f)
     facts.sent = down.copied + down.spliced
     facts.received_spliced = up.spliced
@@ -187,6 +212,8 @@ cdef inline void facts_of(
     facts.question = x.question
     facts.dns = x.dns
     facts.dial = x.dial
+    if f.kind != TUNNEL and x.started:
+        add_running(x, <uint32_t>min(max(now - x.lap, 0), <int64_t>UINT32_MOST), facts)
     facts.first_byte = x.first_byte
     facts.status = x.status
     facts.reason = reason
@@ -194,6 +221,8 @@ cdef inline void facts_of(
     facts.at = c'-' if facts.by == c'-' else stage_of(f)
     facts.informed = 0
     facts.stalled = J_UNKNOWN
-    if lane.informed and (f.kind == TUNNEL or facts.took >= SECOND):
+    if lane.informed and (
+        f.kind == TUNNEL or (facts.took >= SECOND and x.connection != NOWHERE)
+    ):
         inform(lane, f, x, facts)
         facts.stalled = judge_flow(lane, f, x, facts)

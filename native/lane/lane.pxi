@@ -366,8 +366,8 @@ cdef class NativeLane:
                     named = question.method.encode("ascii") + b" " + named  # as with_method has it
                 self._repeat(question.asked.kind, group, question.credentials, named, target,
                              seconds)
-            exchange_of(&lane.core.flows[slot]).dns = <uint32_t>min(spent * 1e6, 4e9)
-            exchange_of(&lane.core.flows[slot]).decided = token_new(self.relay, decided)
+            exchange_of(&lane.core.flows[slot]).dns = us_of(spent)
+            self._decide(slot, decided)
             lane.core.now = clock_ms(linux.CLOCK_MONOTONIC_COARSE)
             go_on(lane, slot, target)
         finally:
@@ -391,6 +391,20 @@ cdef class NativeLane:
         token_release(token)
         return sent
 
+    def wait(self, Question question not None, decided, noting):
+        """Its answer comes later."""
+        cdef int32_t slot = question._slot()
+        if slot != NOWHERE:
+            self._decide(slot, decided)
+            question.wait(noting)
+
+    cdef int _decide(self, int32_t slot, decided) except -1:
+        """What goes along with a client that is given back."""
+        cdef Token *token = token_new(self.relay, decided)
+        hold_decision(exchange_of(&self.relay.state.core.flows[slot]), token)
+        token_release(token)
+        return 0
+
     def known(self, notes):
         """What is known of a request, as it is in an object with these attributes."""
         return known_of(notes)
@@ -400,7 +414,8 @@ cdef class NativeLane:
         cdef int32_t slot = question._slot()
         if slot == NOWHERE:
             return False
-        exchange_of(&self.relay.state.core.flows[slot]).decided = token_new(self.relay, decided)
+        self._decide(slot, decided)
+        leave_stage(&self.relay.state, exchange_of(&self.relay.state.core.flows[slot]))
         end_asking(&self.relay.state, slot)
         give_back(&self.relay.state, slot, G_REQUEST)
         return True

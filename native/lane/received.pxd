@@ -83,35 +83,46 @@ cdef inline uint64_t received(const Flow *f) noexcept nogil:
     return head_received(x) + f.way[0].copied + f.way[0].spliced
 
 
+cdef inline bint put_back(Exchange *x, const char *data, size_t n) noexcept nogil:
+    """Puts what came first of the body before the rest of it, behind the head; false without
+    memory, and nothing has changed."""
+    cdef char *block
+    if n == 0:
+        return True
+    block = <char *>malloc(x.have + n)
+    if block == NULL:
+        return False
+    memcpy(block, x.data, x.head)
+    memcpy(block + x.head, data, n)
+    memcpy(block + x.head + n, x.data + x.head, x.have - x.head)
+    free(x.block)
+    x.block = x.data = block
+    x.room = x.have = <uint32_t>(x.have + n)
+    return True
+
+
 cdef inline bint reclaim(Core *c, Flow *f) noexcept nogil:
     """Puts what was read of the request's body and not sent back behind its head; false without
     memory. What was framed anew stays in Way.held, to be sent before anything else; so does what
     is held of the response."""
     cdef Exchange *x = exchange_of(f)
     cdef Way *w = &f.way[0]
-    cdef char *block
     cdef size_t n
     if (w.in_pipe and not unpipe(c, w)) or (f.way[1].in_pipe and not unpipe(c, &f.way[1])):
         return False
     if x.up.on:
-        n = x.up.kept
+        if not put_back(x, x.up.line, x.up.kept):
+            return False
         x.up.kept = 0
-        return keep(x, x.up.line, n)
+        return True
     if w.held == NULL:
         return True
     n = w.held_end - w.held_at
-    block = <char *>malloc(x.have + n)
-    if block == NULL:
+    if not put_back(x, w.held + w.held_at, n):
         return False
-    memcpy(block, x.data, x.head)
-    memcpy(block + x.head, w.held + w.held_at, n)
-    memcpy(block + x.head + n, x.data + x.head, x.have - x.head)
-    free(x.block)
     free(w.held)
     w.held = NULL
     w.left += n
-    x.block = x.data = block
-    x.room = x.have = <uint32_t>(x.have + n)
     return True
 
 

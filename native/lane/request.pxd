@@ -25,7 +25,7 @@ from lane.counts cimport (
 )
 from lane.dialling cimport attempt, attempt_failed, dial, error_of
 from lane.ends cimport close_client, give_back
-from lane.facts cimport begin_stages, now_us, stage_over
+from lane.facts cimport begin_stages, now_us, question_over, stage_over
 from lane.live cimport begin_life
 from lane.notes cimport take_note
 from lane.origins cimport (
@@ -309,6 +309,7 @@ cdef inline void begin_exchange(Lane *lane, int32_t slot) noexcept nogil:
     begin_stages(lane, x)
     x.status = x.decision = 0
     x.generation = lane.generation
+    x.uncounted = True
     x.type_size = 0
     x.peer[0] = 0
     x.summed = False
@@ -374,9 +375,8 @@ cdef inline void go_on(Lane *lane, int32_t slot, Target *t) noexcept nogil:
     """The owner has said where a request may go."""
     cdef Exchange *x = exchange_of(&lane.core.flows[slot])
     cdef Out out
-    cdef uint32_t waited = stage_over(lane, x)
+    question_over(lane, x)
     end_asking(lane, slot)
-    x.question = waited - min(x.dns, waited)
     if prepare(lane, x, t, &out) and record_for(x, t.token, lane.heads):
         start(lane, slot, t, &out)
     else:

@@ -24,7 +24,7 @@ from lane.asking cimport end_asking, forget_decision, hold_decision
 from lane.chunked cimport chunks_turn, take_chunks
 from lane.counts cimport K_FIRST_BYTE_SECONDS, K_LANE_REQUESTS, count_time
 from lane.ends cimport close_client, cut, cut_by, give_back, leave_answer, note
-from lane.facts cimport stage_over, wall_us
+from lane.facts cimport question_over, stage_over, wall_us
 from lane.origins cimport connection_drop, idle_put, is_silent
 from lane.received cimport RESUME, consume, replied
 from lane.request cimport PLAIN_OUT, begin, start_next
@@ -121,6 +121,9 @@ cdef inline ssize_t refuse(
         sent = linux.send(f.fd[0], data, n, linux.MSG_DONTWAIT | linux.MSG_NOSIGNAL)
         if sent < 0 and linux.errno == linux.EAGAIN:
             sent = 0
+    x.uncounted = False
+    if 0 <= sent < <ssize_t>n:
+        question_over(lane, x)
     end_asking(lane, slot)
     record_drop(x)
     if sent < 0:

@@ -315,6 +315,7 @@ cdef struct Exchange:       # of a CLIENT, and of the tunnel that it became
     uint16_t status
     uint16_t decision       # as of its Target, once it has had one
     uint32_t generation     # likewise; before that, of when the owner was asked
+    uint8_t uncounted       # the request in work is not in the count of requests
     uint8_t phase
     uint8_t method
     uint8_t cause

@@ -38,6 +38,10 @@ PLACES = 4096
 CLIENTS = 4096
 """Addresses of clients whose standing is remembered."""
 
+_LATE = "no decision was made in time"
+_UNDECIDED = Failure("proxy_internal_error", _LATE, why=_LATE)
+"""What a client is told whose question is open beyond every limit of what it waits for."""
+
 
 def kinds_asked(config: Config) -> str:
     """The kinds of requests that can be answered by a place."""
@@ -231,6 +235,8 @@ class Answering:
         task = self._services.loop.create_task(self._later(one, place, group, later))
         self._waiting[one.ident] = task
         task.add_done_callback(partial(self._waited, one.ident, later))
+        # Whoever gets the client back must not ask again: a function is called once.
+        self._lane.wait(one, _new(Decided, (_UNDECIDED, one, None)), self._note)
 
     def _waited(self, ident: int, later: Later, task: asyncio.Task[None]) -> None:
         if self._waiting.get(ident) is task:  # not yet another of the same client

@@ -128,6 +128,7 @@ class Lane:
         "refuse",
         "sum_live",
         "take_sums",
+        "wait",
     )
 
     def __init__(
@@ -151,6 +152,7 @@ class Lane:
         self.refuse = native.refuse
         self.sum_live = native.sum_live
         self.take_sums = native.take_sums
+        self.wait = native.wait
 
     @classmethod
     def of(

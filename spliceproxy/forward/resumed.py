@@ -11,7 +11,6 @@ from spliceproxy.policy.verdict import Notes, Verdict
 from spliceproxy.relay.lane import (
     BODY,
     LINGER,
-    REQUEST,
     RESPONSE,
     RETRY,
     UNANSWERED,
@@ -73,7 +72,8 @@ class Resumed:
     where the idle connection that the relay chose was dead. Who takes the connection clears it
     here, or drops the whole value. ``started`` is when the request's head was there, in seconds
     of ``time.monotonic()``; 0.0 where that is not known. ``tried`` are the attempts to connect
-    that have failed. ``left`` bytes of the request's body are still to be sent, and the client has
+    that have failed, and ``dialling_since`` says since when the relay has tried, in vain; 0.0
+    where it has not. ``left`` bytes of the request's body are still to be sent, and the client has
     been sent ``passed`` bytes: of interim responses, or of the page that ``decided`` has. That is
     the answer to its question, if the relay has asked one: nobody is asked again. ``number`` is the
     request's, 0 for none, ``stages`` are the times that it has taken so far, ``spliced`` those
@@ -99,6 +99,7 @@ class Resumed:
     chunks: Chunks | None = None
     begun: Begun | None = None
     moved: int = 0
+    dialling_since: float = 0.0
     summed: tuple[int, int] | None = None
 
     @classmethod
@@ -121,6 +122,7 @@ class Resumed:
             handoff.chunks,
             handoff.begun,
             handoff.moved,
+            handoff.dialling,
             handoff.summed,
         )
 
@@ -150,11 +152,6 @@ class Resumed:
     def late(self) -> bool:
         """Whether the time for the response is over."""
         return self.cause == UNANSWERED
-
-    @property
-    def dialling_since(self) -> float:
-        """Since when the relay has tried to connect, in vain; 0.0 where it has not tried."""
-        return self.started if self.cause == REQUEST else 0.0
 
     def note(self, record: Record) -> None:
         """Writes down what the relay has done of the request."""

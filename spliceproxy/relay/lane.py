@@ -123,8 +123,7 @@ class Handoff:
     answer: bytes
     peer: str
     reused: bool
-    # Monotonic seconds, when the head was there; 0.0: not known. In a REQUEST: since when
-    # its origin has been dialled, 0.0 if it has not. In a HEADER: when it was accepted.
+    # Monotonic seconds, when the head was there; 0.0: not known. In a HEADER: when it was accepted.
     started: float
     # In a REQUEST: the attempts to connect that have failed, in the order in which they did, each
     # as (address, errno).
@@ -149,6 +148,9 @@ class Handoff:
     chunks: Chunks | None = None
     begun: Begun | None = None  # in a BODY: its response, which goes on in ``answer``
     moved: int = 0  # bytes of the request's body that its origin was sent, and were counted
+    # In a REQUEST: monotonic seconds, since when its origin has been dialled, the look-up of its
+    # name included; 0.0 if it has not.
+    dialling: float = 0.0
     # As of Record.summed, of one that comes from another process.
     summed: tuple[int, int] | None = None
     via: str = ""  # as of Lane.hand_over
@@ -163,7 +165,7 @@ class Handoff:
     def between(self) -> bool:
         """Whether nothing has been done of the first request in ``buffer``, so that anybody may
         serve this client."""
-        begun = self.number or self.started or self.tried or self.left or self.sent
+        begun = self.number or self.started or self.dialling or self.left or self.sent
         begun = begun or self.socks
         return self.cause == REQUEST and not begun and self.decided is None and self.chunks is None
 
@@ -572,6 +574,12 @@ class Lane(Made, Protocol):
         given back with what the owner has ``decided``, and ``sent`` of the hand-off says how many
         bytes it has. The lane writes neither a line nor a record of it. Where this raises the
         question is as it was."""
+
+    def wait(self, question: Any, decided: object, noting: Callable[[Any], bytes] | None) -> None:
+        """The answer to a question comes later. If its time (``LaneOptions.ask``) is over before,
+        its client is given back with what was ``decided``. ``noting`` makes the note of a question
+        as it is then, as of :meth:`add_route`: for the line of a client that leaves, and anew
+        whenever what is known has changed."""
 
     def known(self, notes: Any) -> Known:
         """What is known of a request, as it is in an object with these attributes."""

@@ -29,6 +29,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from plain_oracle import HOST, OK, OK_GOT, Plain
 
+from spliceproxy.relay import columns
+
 GET = b"GET http://o/ HTTP/1.1\r\nHost: o\r\n\r\n"
 ASK = b"GET http://q/ HTTP/1.1\r\nHost: q\r\n\r\n"
 ODD = b"POST http://o/ HTTP/1.1\r\nHost: o\r\nContent-Length: 0\r\n\r\n"
@@ -118,6 +120,7 @@ class Owner(Plain):
     def __init__(self) -> None:
         super().__init__(log=True, watched=True, asks="G")
         self.lost_clients = 0
+        self.lines_taken = 0
         self.tokens: weakref.WeakSet[Note] = weakref.WeakSet()
 
     def lost(self, count: int) -> None:
@@ -183,7 +186,9 @@ class Script:
         taken = self._tried(self._native.take, b"o", {HOST})
         if isinstance(taken, tuple):
             os.close(taken[0])
-        self._tried(self._native.take_log)
+        taken = self._tried(self._native.take_log)
+        if isinstance(taken, tuple):
+            self._owner.lines_taken += taken[1]
         for sock in self._mine:
             sock.close()
         self._step()
@@ -437,6 +442,16 @@ def check_served(owner: Owner) -> None:
     methods = [line.split()[5] for line in lines.splitlines()]
     assert len(methods) == count > 0
     assert {*methods} <= {b"GET", b"POST", b"CONNECT"}
+    check_counted(owner, owner.lines_taken + count)
+
+
+def check_counted(owner: Owner, lines: int) -> None:
+    """What is in the log, or would be with more memory for it, is in the count of requests: nobody
+    waits for an answer any more."""
+    requests = columns.FAMILIES["requests"]
+    counted = sum(owner.row[requests.first : requests.first + len(requests.values)])
+    lost = columns.FAMILIES["log_lines_lost"].column("access", "memory")
+    assert counted == lines + owner.row[lost], (counted, lines, owner.row[lost])
 
 
 def descriptors() -> dict[str, str]:

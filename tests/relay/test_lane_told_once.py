@@ -17,10 +17,11 @@ from plain_oracle import OK, Plain, received
 from relay_rig import native_relay
 
 from spliceproxy.forward import lane as lane_module
-from spliceproxy.observe.native_line import format_line
+from spliceproxy.observe.format_names import NAMES
+from spliceproxy.observe.formats import format_of
 from spliceproxy.observe.record import Record
 from spliceproxy.relay.interface import ABORTED, CLIENT_RESET
-from spliceproxy.relay.lane import REQUEST, Question
+from spliceproxy.relay.lane import NATIVE, REQUEST, Question
 
 ASK = b"GET http://o/a?b HTTP/1.1\r\nHost: o\r\n\r\n"
 NO = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno"
@@ -31,6 +32,7 @@ class Rig(Plain):
 
     def __init__(self, **more: Any) -> None:
         super().__init__(asks="CGgHhMm", log=True, watched=True, **more)
+        self._form = format_of(more.get("form", NATIVE))
         self._peers: list[socket.socket] = []
 
     def client(self, data: bytes = ASK) -> socket.socket:
@@ -73,7 +75,7 @@ class Rig(Plain):
     def record(self) -> Record:
         """The one that there is, which says what the one line of the log says."""
         (record,) = self.records
-        assert self.lines() == [format_line(record)]
+        assert self.lines() == [self._form.line(record)]
         return record
 
     def end(self) -> None:
@@ -115,6 +117,29 @@ def test_a_client_that_leaves_while_its_question_is_open(rig: Rig) -> None:
     assert (record.tags, record.reported) == ({"team": "web"}, ("later",))
     assert (record.target, record.bytes_in) == ("http://o/a?b", len(ASK))
     assert before <= record.started == one.started <= time.monotonic()
+
+
+@pytest.mark.parametrize("form", [name for name in NAMES if format_of(name).lane])
+@pytest.mark.parametrize("late", [False, True])
+def test_its_line_has_what_was_known_by_then(form: str, late: bool) -> None:
+    """Whether that was known when the waiting began, or became known later."""
+    native_relay()
+    rig = Rig(form=form)
+    try:
+        client = rig.client()
+        rig.step()
+        one = rig.question()
+        if not late:
+            decide(one)
+        rig.lane.wait(one, None, rig.lane.note)
+        if late:
+            decide(one)
+        client.close()
+        rig.step()
+        record = rig.record()  # and the line is that of the record
+        assert (record.user, record.tags, record.times.dns) == ("ann", {"team": "web"}, 1_500_000)
+    finally:
+        rig.end()
 
 
 def test_the_log_names_the_user_of_a_client_that_leaves(rig: Rig) -> None:
@@ -220,12 +245,18 @@ def test_a_question_whose_time_is_over_is_given_back(monkeypatch: pytest.MonkeyP
         rig.client()
         rig.step()
         one = rig.question()
+        rig.lane.wait(one, "late", None)
         limit = time.monotonic() + 20
         while not rig.handoffs:
             assert time.monotonic() < limit
             time.sleep(rig.relay.next_wake() or 0.0)
             rig.step()
         assert rig.gone == [one.ident]
+        (handoff,) = rig.handoffs
+        assert (handoff.cause, handoff.decided) == (REQUEST, "late")
+        question, dns, *rest = handoff.stages
+        assert question >= 40_000
+        assert (dns, *rest) == (0, 0, 0)
         assert (rig.records, rig.lines()) == ([], [])
     finally:
         rig.end()
