@@ -23,7 +23,7 @@ from core.types cimport (
 )
 from core.waits cimport end_waits, silent_side
 from lane.asking cimport forget_decision
-from lane.counts cimport K_LOST
+from lane.counts cimport count_lost
 from lane.ends cimport give_back, note
 from lane.live cimport end_life
 from lane.log cimport exchange_over
@@ -138,8 +138,7 @@ cdef inline void lose(Lane *lane, int32_t slot) noexcept nogil:
     if x.uncounted:
         note(lane, slot, R_ABORTED, 0)
     x.cause = G_CLOSED
-    lane.lost += 1
-    count_up(&lane.core, K_LOST)
+    count_lost(lane)
     lane.clients -= 1
     linux.close(f.fd[0])
     if x.origin_fd != NOWHERE:

@@ -8,7 +8,7 @@ bodies and tunnels are counted as they move.
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint64_t
 from libc.string cimport memcmp
 
-from core.counts cimport K_BYTES, K_LANE, K_PIPES, K_TRANSFERS, K_TUNNELS
+from core.counts cimport K_BYTES, K_LANE, K_PIPES, K_TRANSFERS, K_TUNNELS, count_up
 from core.queues cimport wheel_of
 from core.types cimport Core, Flow
 from http.plain cimport OTHER
@@ -98,6 +98,13 @@ cdef inline int cut_column(uint8_t by) noexcept nogil:
     while at < ENDED_BY - 1 and by != <uint8_t>letters[at]:
         at += 1
     return K_REQUESTS_CUT + at
+
+
+cdef inline void count_lost(Lane *lane) noexcept nogil:
+    """A client is closed because there is no memory to go on with it. The owner is told with the
+    next end."""
+    lane.lost += 1
+    count_up(&lane.core, K_LOST)
 
 
 cdef inline void count_time(Lane *lane, int histogram, int64_t us) noexcept nogil:

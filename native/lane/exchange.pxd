@@ -25,7 +25,7 @@ from core cimport linux
 from core.moves cimport pending
 from core.service cimport watch
 from core.slots cimport slots_reserve
-from core.types cimport Core, Flow, NOWHERE, Q_FINISHED, R_CLIENT_RESET, R_IDLE
+from core.types cimport Core, Flow, NOWHERE, Q_FINISHED, R_ABORTED, R_CLIENT_RESET, R_IDLE
 from lane.dialling cimport attempts_late
 from lane.ends cimport close_client, cut, cut_by, give_back
 from lane.header cimport read_header
@@ -52,8 +52,10 @@ cdef inline void overhear(Lane *lane, int32_t slot) noexcept nogil:
             break
     if n < 0 and linux.errno == linux.EAGAIN:
         return
-    if n < 0 or (n == 0 and x.have == x.head) or not keep(x, c.buffer, n):
+    if n < 0 or (n == 0 and x.have == x.head):
         cut(lane, slot, R_CLIENT_RESET)
+    elif not keep(x, c.buffer, n):
+        cut(lane, slot, R_ABORTED)
     elif n == 0 or room_left(x) == 0:
         if watch(c, slot, 0, f.mask[0] & ~<uint32_t>linux.EPOLLIN) < 0:
             cut_by(lane, slot, R_CLIENT_RESET, c'P')

@@ -214,7 +214,7 @@ cdef inline void send_response(
         return
     w.held = <char *>malloc(size + n - m)
     if w.held == NULL:
-        cut(lane, slot, R_CLIENT_RESET)
+        cut(lane, slot, R_ABORTED)
         return
     w.held_at = 0
     w.held_end = <uint32_t>(size + n - m)

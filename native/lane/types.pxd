@@ -431,8 +431,8 @@ cdef struct Lane:
     int idle_each           # per origin
     bint draining
     bint moving             # draining, and each client is given back where it may ask again
-    int lost                # clients that were closed, without memory to give them back, and
-                            # that the owner has not been told of
+    int lost                # clients that were closed, without memory to go on with them or to
+                            # give them back, and that the owner has not been told of
     int64_t uncounted       # bytes from clients that were counted too much so far; 0 or less
     uint8_t dial_errors[ERRNOS]     # by errno, at 0 for TIME_IS_UP: which Proxy Error Type
 

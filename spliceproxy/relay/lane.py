@@ -435,7 +435,8 @@ class LaneOwner(Protocol):
         """There are many sums to be taken."""
 
     def lost(self, count: int) -> None:
-        """So many clients were closed, for there was no memory to give them back."""
+        """So many clients were closed, for there was no memory to go on with them, or to give them
+        back."""
 
 
 class Made(Protocol):

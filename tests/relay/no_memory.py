@@ -30,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from plain_oracle import HOST, OK, OK_GOT, Plain
 
 from spliceproxy.relay import columns
+from spliceproxy.relay.interface import CLIENT_RESET
 
 GET = b"GET http://o/ HTTP/1.1\r\nHost: o\r\n\r\n"
 ASK = b"GET http://q/ HTTP/1.1\r\nHost: q\r\n\r\n"
@@ -173,6 +174,8 @@ class Script:
         self._requests()
         for data in (CHUNKED, LARGE, OK[:-1], b""):
             self._answer(data)
+        # Nobody has left by now.
+        assert CLIENT_RESET not in {record.reason for record in self._owner.records}
         for seconds in (0.0, 60.0):
             self._ask(seconds)
         self._leave()
@@ -222,6 +225,8 @@ class Script:
             inner.close()  # it is still ours
         else:
             inner.detach()
+            if is_closed(outer):
+                assert self._owner.row[columns.LOST], "a client was closed and not counted"
         return outer
 
     def _put(self, key: bytes) -> socket.socket:
@@ -289,6 +294,10 @@ class Script:
         self._step()
         questions = list(owner.questions)
         owner.questions.clear()
+        for question in questions:
+            token = Note()
+            owner.tokens.add(token)
+            self._tried(self._native.wait, question, token, lambda question: b"a note")
         client.close()
         self._step(reads=True)
         for question in questions:
@@ -398,6 +407,14 @@ class Script:
         other.close()
 
 
+def is_closed(peer: socket.socket) -> bool:
+    """Whether the relay has closed its end, and nothing is there to be read."""
+    try:
+        return not peer.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return False
+
+
 def send(peer: socket.socket, data: bytes) -> None:
     """And takes what there is."""
     with contextlib.suppress(OSError):
@@ -452,6 +469,7 @@ def check_counted(owner: Owner, lines: int) -> None:
     counted = sum(owner.row[requests.first : requests.first + len(requests.values)])
     lost = columns.FAMILIES["log_lines_lost"].column("access", "memory")
     assert counted == lines + owner.row[lost], (counted, lines, owner.row[lost])
+    assert owner.lost_clients == owner.row[columns.LOST]
 
 
 def descriptors() -> dict[str, str]:
