@@ -463,7 +463,7 @@ def test_no_origin_for_a_request_hands_it_over(rig: Rig) -> None:
     rig.until(lambda: rig.handoffs)
     (handoff,) = rig.handoffs
     assert (handoff.cause, handoff.buffer) == (REQUEST, ASK)
-    assert handoff.started > 0.0
+    assert handoff.dialling > 0.0
 
 
 def test_a_question_that_nobody_answers_has_a_limit(

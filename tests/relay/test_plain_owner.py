@@ -169,7 +169,7 @@ def test_a_request_that_was_not_dialled_has_all_of_its_time() -> None:
     with contextlib.closing(Plain(log=True)) as plain:
         outer, handoff = back(plain)
         outer.close()
-    assert (handoff.cause, handoff.started, handoff.tried) == (REQUEST, 0.0, ())
+    assert (handoff.cause, handoff.dialling, handoff.tried) == (REQUEST, 0.0, ())
 
 
 def test_the_owner_is_told_of_records_that_found_no_room() -> None:
