@@ -1,5 +1,21 @@
 """What the owner is shown of the flows that live: tunnels, and requests in the lane."""
 
+from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t, uint8_t
+from libc.string cimport memcpy
+
+from core cimport linux
+from core.queues cimport finish, last_active
+from core.types cimport Core, Flow, NOWHERE, Q_FINISHED, Q_FROZEN, SPLICING, TUNNEL, Way
+from http.plain cimport Text
+from lane.ends cimport cut
+from lane.line cimport word_at
+from lane.received cimport head_received
+from lane.types cimport CLIENT, Exchange, Lane, P_HEAD, exchange_of
+from names cimport PHASE_NAMES
+from step cimport clock_ms
+
+from spliceproxy.relay.interface import FlowView
+
 cdef enum:
     LOOKS = 4096            # slots that are looked at for one list
     RTT_AT = 68             # of tcpi_rtt in struct tcp_info (linux/tcp.h)

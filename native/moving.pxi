@@ -1,6 +1,32 @@
 """Tunnels that move to another process and from one, as Python: spliceproxy/relay/moving.py says what
 is in a state."""
 
+from cpython.ref cimport PyObject, Py_INCREF
+from libc.stdint cimport int32_t, int64_t, uint32_t
+from libc.stdlib cimport free
+
+from core cimport linux
+from closing cimport close_finished
+from core.frozen cimport freeze, thaw
+from core.moves cimport hold
+from core.slots cimport slot_free
+from core.types cimport (
+    COPY_ONLY, Core, ENDED, FIN_SENT, Flow, NARROW, NOWHERE, Q_ACK, Q_FROZEN, Q_HALF, Q_IDLE,
+    Q_YOUNG, REASONS, SPLICING, STOPPED, TUNNEL, Way,
+)
+from core.waits cimport end_waits
+from lane.counts cimport publish
+from lane.frozen cimport freeze_exchange, thaw_exchange
+from lane.received cimport head_received, received
+from lane.sums cimport sum_aside, sum_exchange
+from lane.types cimport (
+    Connection, Exchange, G_BODY, G_CLOSED, G_RESPONSE, Lane, P_BODY, P_WAIT, connection_of,
+    exchange_of,
+)
+from step cimport clock_ms
+
+from spliceproxy.relay import interface
+
 
 cdef object state_of_way(const Core *c, const Way *w):
     from spliceproxy.relay.moving import WayState
@@ -81,18 +107,18 @@ cdef object handoff_of_frozen(Flow *f):
     cdef Exchange *x = exchange_of(f)
     x.cause = G_RESPONSE if x.phase == P_WAIT else G_BODY
     try:
-        given = handoff(f)
+        handoff = handoff_of(f)
     finally:
         x.cause = G_CLOSED
-    given.client = NOWHERE
-    given.buffer = behind_head(x, &f.way[0])
+    handoff.client = NOWHERE
+    handoff.buffer = behind_head(x, &f.way[0])
     if not x.up.on and f.way[0].held != NULL:
-        given.left += f.way[0].held_end - f.way[0].held_at
+        handoff.left += f.way[0].held_end - f.way[0].held_at
     if x.phase == P_BODY and x.down.on:
-        given.answer = x.down.line[:x.down.kept]
+        handoff.answer = x.down.line[:x.down.kept]
     if x.summed:
-        given.summed = (x.summed_received, x.summed_sent)
-    return given
+        handoff.summed = (x.summed_received, x.summed_sent)
+    return handoff
 
 
 cdef object frozen_exchange(NativeRelay relay, int32_t slot):
@@ -107,10 +133,10 @@ cdef object frozen_exchange(NativeRelay relay, int32_t slot):
     if not freeze_exchange(lane, slot):
         return None
     try:
-        given = handoff_of_frozen(f)
-        given.reused = not k.fresh
+        handoff = handoff_of_frozen(f)
+        handoff.reused = not k.fresh
         return FrozenExchange(
-            (f.fd[0], c.flows[x.connection].fd[0]), given,
+            (f.fd[0], c.flows[x.connection].fd[0]), handoff,
             lane_facts(lane, x),
             k.origin.item.key[:k.origin.item.key_size] if k.origin != NULL else b"")
     except BaseException:

@@ -1,6 +1,16 @@
 """What there is to say after a step: records, ends, clients that are given back. Nothing is
 forgotten where there is no memory to say it."""
 
+from libc.stdint cimport int32_t
+
+from core cimport linux
+from closing cimport lose
+from core.types cimport Core, Flow, NOWHERE
+from lane.asking cimport left_asking
+from lane.log cimport LOG_BATCH
+from lane.records cimport record_take
+from lane.types cimport CLIENT, G_CLOSED, Lane, Log, Records, exchange_of
+
 cdef enum:
     # To say what there is to say, without memory for that: as in spliceproxy/relay/driver.py.
     TRIES = 100
@@ -136,7 +146,7 @@ cdef int gather_end(NativeRelay relay, int32_t slot, list ends) except -1:
             ends.append((relay.owner.left, relay._ident_of(slot)))
             exchange_of(f).asked.told = False  # which is said once, also where the next fails
         if exchange_of(f).cause != G_CLOSED:
-            ends.append((relay.owner.given_back, handoff(f)))
+            ends.append((relay.owner.given_back, handoff_of(f)))
     elif exchange_of(f) == NULL:
         ends.append((<object>f.token, end_of(f)))
     return 0

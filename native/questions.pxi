@@ -1,5 +1,25 @@
 """What the owner is asked by the lane, as Python (lane/asking.pxd)."""
 
+from sys import getsizeof
+from types import MappingProxyType
+
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.ref cimport PyObject
+from libc.stdint cimport int32_t, uint32_t, uint64_t, uint8_t
+from libc.string cimport memcpy
+
+from core cimport linux
+from closing cimport close_finished
+from core.types cimport Flow, NOWHERE
+from http.plain cimport CONNECT, Field, Head, OTHER, PLAIN_FIELDS
+from http.plain_request cimport read_request
+from lane.asking cimport end_asking, open_question, tell_asked
+from lane.ends cimport give_back
+from lane.notes cimport note_new, note_release, take_note
+from lane.received cimport head_received
+from lane.request cimport put_user
+from lane.types cimport Asked, Exchange, G_REQUEST, Lane, Note, Part, Token, USER_MAX, exchange_of
+
 NO_TAGS = MappingProxyType({})
 
 METHODS = ("GET", "HEAD", "CONNECT")

@@ -1,5 +1,9 @@
 """What the event loop calls when the relay's descriptor is readable."""
 
+from core.types cimport Core, NOWHERE
+from lane.types cimport Lane
+from step cimport next_due, run
+
 
 cdef class Reader:
     """What the event loop calls: a step, and `report` only where it has something to do.

@@ -25,95 +25,44 @@ and what it includes needs the GIL. From the bottom up:
 """
 
 import warnings
-from os import urandom
-from sys import getsizeof
-from types import MappingProxyType
 
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
-from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_SetFromErrno
-from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
-from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from cpython.ref cimport PyObject, Py_DECREF, Py_INCREF
+from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memcpy, memset
+from libc.string cimport memset
 
 from core cimport linux
 from closing cimport close_finished, finish_all, forget, give_up, lose
 from core.counts cimport (
-    K_BYTES, K_EVENTS, K_GUESSES, K_PIPES, K_PIPE_STARVED, K_SPLICE_FALLBACKS, K_STEPS, K_TRANSFERS, K_TUNNELS,
-    K_TUNNELS_BEGUN, K_TUNNELS_ENDED, K_URGENT, bytes_counted, count_up,
+    K_EVENTS, K_PIPE_STARVED, K_SPLICE_FALLBACKS, K_STEPS, K_TUNNELS_BEGUN, K_URGENT,
+    bytes_counted, count_up,
 )
 from core.frozen cimport can_freeze, can_freeze_transfer, freeze, thaw
-from core.moves cimport TARGET_FAILED, hold, send_or_hold
+from core.moves cimport TARGET_FAILED, send_or_hold
 from core.pipes cimport pool_empty
-from core.queues cimport enter_queue, finish, last_active, wheel_change, wheel_init
-from core.service cimport register_sides, settle, side_failed, watch
+from core.queues cimport enter_queue, finish, wheel_change, wheel_init
+from core.service cimport register_sides, settle, side_failed
 from core.slots cimport list_init, slot_free, slot_take, slots_reserve
 from core.types cimport (
-    AROUND, COPY_ONLY, Core, DOWN, ENDED, FIN_SENT, FREE, Flow, INFO_MAX, IN_LANE, Limits, NARROW,
-    NOWHERE, QUEUES, Q_ACK, Q_FINISHED, Q_FROZEN, Q_HALF, Q_IDLE, Q_LANE, Q_YOUNG, REASONS,
-    REASON_WORDS, R_ABORTED, R_DONE, R_KILLED, R_NONE, R_POLICY, SPLICING, STOPPED, TRANSFER, TUNNEL,
-    UNREGISTERED, Way, reason_words,
+    AROUND, Core, DOWN, FREE, Flow, Limits, NOWHERE, QUEUES, Q_FROZEN, Q_HALF, Q_IDLE, Q_LANE,
+    Q_YOUNG, R_ABORTED, R_KILLED, R_POLICY, SPLICING, STOPPED, TRANSFER, TUNNEL,
 )
-from core.tcpinfo cimport TcpLeg
-from core.waits cimport begin_wait, end_waits
+from core.waits cimport begin_wait
 from dump cimport Line, describe, describe_all
-from http.chunks cimport Chunks
-from http.plain cimport (
-    AUTHORIZATION, CODING, CONNECT, CONNECTION, CREDENTIALS, DATE, DROP, Field, HOST, Head,
-    LENGTH, NAME_MAX, NOT_PLAIN, OTHER, PASS, PLAIN_FIELDS, PROXY_CONNECTION, Plain, Rule, SLOTS,
-    TYPE, Text, VIA,
-)
-from http.plain_request cimport read_request
-from lane.asking cimport end_asking, hold_decision, left_asking, open_question, tell_asked
-from lane.clients cimport PROXIED, client_new
-from lane.counts cimport (
-    BUCKETS, DIAL_ERRORS, HEADER_RESULTS, K_CLIENTS, K_CONNECTIONS_BEGUN, K_DIALS, K_DIAL_ERRORS,
-    K_DIAL_SECONDS, K_FIRST_BYTE_SECONDS, K_GIVEN_BACK, K_LANE_REQUESTS, K_LINES, K_LINES_LOST,
-    K_LOST, K_ORIGINS_IDLE, K_PROXY_HEADERS, K_PYTHON, K_QUESTIONS, K_QUESTIONS_OPEN, K_REQUESTS,
-    K_REQUESTS_CUT, K_REUSES, K_ROUTE_HITS, K_SOCKS_REQUESTS, METHOD_KINDS, STATUS_KINDS,
-    bucket_bounds, count_lines, cut_column, given_back_counted, publish,
-)
-from lane.ends cimport cut, give_back
-from lane.facts cimport NUMBER_BITS, leave_stage, now_us, stalled_by
-from lane.frozen cimport can_freeze_exchange, freeze_exchange, thaw_exchange
-from lane.header cimport plain_header
-from lane.json_line cimport JSON_REST
-from lane.line cimport LINE_MOST, LINE_REST, word_at
-from lane.log cimport LOG_BATCH
-from lane.notes cimport note_new, note_release, take_note
-from lane.origins cimport (
-    connection_new, connection_take_out, idle_drop, idle_oldest, idle_put, idle_use,
-)
-from lane.records cimport record_free, record_take, token_release
-from lane.request cimport PLAIN_OUT, begin, go_on, put_user, start_next
-from lane.response cimport refuse
-from lane.routes cimport (
-    KEY_MAX, TOKEN_MOST, address_of, address_set, group_put, origin_find, origin_hold,
-    origin_release, route_key, route_put, routes_clear, routes_free, routes_init, target_new,
-    target_release,
-)
-from lane.received cimport head_received, received, replied
-from lane.socks cimport TARGET_ROOM, read_socks_4, read_socks_5
-from lane.sums cimport sum_aside, sum_exchange, sum_live, sums_clear, sums_free, sums_init
-from lane.types cimport (
-    Asked, BALANCERS, BY_FAILURE, CAUSES, CAUSE_WORDS, CLIENT, Connection, DIALLED, ERRNOS, Ended,
-    Exchange, Facts, G_BODY, G_CLOSED, G_HEADER, G_REQUEST, G_RESPONSE, G_UNANSWERED, Item, L_JSON,
-    LISTENER, Lane, LineForm, Log, Note, ONLY_HTTP, ONLY_SOCKS, ORIGIN, Origin, PEER_MAX, P_BODY, P_DIAL, P_HEAD, P_WAIT,
-    Part, Q_ASK, Q_DIAL, Q_HEAD, Q_HEADER, Q_ORIGIN_IDLE,
-    Q_QUEUE, Q_RACE, Records, Routes, STALLED_WORDS, STALLS, SUM_KINDS, Sum, Sums, Target, Token,
-    USER_MAX, EVENTS, EVENT_WORDS, cause_words, connection_of, event_words, exchange_of,
-    stalled_words, with_origin,
-)
-from lane.waiting cimport QUEUE_MS
-from names cimport KIND_NAMES, PHASE_NAMES, QUEUE_NAMES, WAY_FLAG_NAMES
+from lane.counts cimport K_LANE_REQUESTS, given_back_counted, publish
+from lane.frozen cimport can_freeze_exchange, thaw_exchange
+from lane.notes cimport note_release
+from lane.records cimport record_free, record_take
+from lane.routes cimport routes_clear, routes_free
+from lane.sums cimport sums_free
+from lane.types cimport BALANCERS, CLIENT, Lane, Token
 from step cimport clock_ms, next_due, run
 
-from spliceproxy.net import errnos, tcp
+from spliceproxy.net import tcp
 from spliceproxy.relay import columns, interface, quota
-from spliceproxy.relay import lane as words
-from spliceproxy.relay.interface import FlowView, RelayStats, TransferEnd, TunnelEnd
-from spliceproxy.relay.lane import Handoff
+from spliceproxy.relay.interface import RelayStats
 
 YOUNG = 30.0
 """Seconds without a byte after which the origin of a tunnel, or of an exchange, gets TCP
@@ -565,5 +514,5 @@ include "flows.pxi"
 include "moving.pxi"
 include "news.pxi"
 include "questions.pxi"
-include "lane/lane.pxi"
-include "lane/rules.pxi"
+include "lane.pxi"
+include "rules.pxi"

@@ -1,6 +1,43 @@
 """What the owner is told, as Python: ends, records, clients that are given back, and the names of
 what C counts."""
 
+from cpython.ref cimport PyObject, Py_INCREF
+from libc.stdint cimport uint64_t, uint8_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memset
+
+from core.counts cimport (
+    K_BYTES, K_EVENTS, K_GUESSES, K_PIPES, K_PIPE_STARVED, K_SPLICE_FALLBACKS, K_STEPS,
+    K_TRANSFERS, K_TUNNELS, K_TUNNELS_BEGUN, K_TUNNELS_ENDED, K_URGENT,
+)
+from core.types cimport Flow, INFO_MAX, REASONS, REASON_WORDS, R_DONE, TRANSFER, Way, reason_words
+from core.tcpinfo cimport TcpLeg
+from http.chunks cimport Chunks
+from lane.counts cimport (
+    BUCKETS, DIAL_ERRORS, HEADER_RESULTS, K_CLIENTS, K_CONNECTIONS_BEGUN, K_DIALS,
+    K_DIAL_ERRORS, K_DIAL_SECONDS, K_FIRST_BYTE_SECONDS, K_GIVEN_BACK, K_LANE_REQUESTS, K_LINES,
+    K_LINES_LOST, K_LOST, K_ORIGINS_IDLE, K_PROXY_HEADERS, K_PYTHON, K_QUESTIONS,
+    K_QUESTIONS_OPEN, K_REQUESTS, K_REQUESTS_CUT, K_REUSES, K_ROUTE_HITS, K_SOCKS_REQUESTS,
+    METHOD_KINDS, STATUS_KINDS, bucket_bounds, cut_column,
+)
+from lane.facts cimport stalled_by
+from lane.header cimport plain_header
+from lane.received cimport replied
+from lane.records cimport token_release
+from lane.routes cimport address_of
+from lane.socks cimport TARGET_ROOM, read_socks_4, read_socks_5
+from lane.types cimport (
+    BY_FAILURE, CAUSES, CAUSE_WORDS, EVENTS, EVENT_WORDS, Ended, Exchange, Facts, G_BODY,
+    G_REQUEST, G_RESPONSE, G_UNANSWERED, PEER_MAX, P_DIAL, STALLED_WORDS, STALLS, SUM_KINDS,
+    Sum, Token, cause_words, event_words, exchange_of, stalled_words, with_origin,
+)
+from names cimport KIND_NAMES, PHASE_NAMES, QUEUE_NAMES, WAY_FLAG_NAMES
+
+from spliceproxy.relay import columns, interface
+from spliceproxy.relay import handoff as given
+from spliceproxy.relay import lane as words
+from spliceproxy.relay.interface import TransferEnd, TunnelEnd
+
 
 cdef int agree(str what, object owners, tuple words, int count) except -1:
     """ImportError unless the words of the owner are those of a C enum, in its order."""
@@ -18,7 +55,7 @@ if len(words.SUMS) != SUM_KINDS:
 agree("events", words.EVENTS, tuple([event_words[i].decode() for i in range(EVENT_WORDS)]), EVENTS)
 agree("verdicts", words.STALLED,
       tuple([stalled_words[i].decode() for i in range(STALLED_WORDS)]), STALLS)
-agree("causes", words.CAUSES, tuple([cause_words[i].decode() for i in range(CAUSE_WORDS)]), CAUSES)
+agree("causes", given.CAUSES, tuple([cause_words[i].decode() for i in range(CAUSE_WORDS)]), CAUSES)
 
 
 COLUMNS = {
@@ -372,14 +409,14 @@ cdef object chunks_of(const Chunks *k, const Way *w):
     """How far a body has come; None if it is not chunked."""
     if not k.on:
         return None
-    return words.Chunks(k.rest, k.open != 0, owed_of(w), k.taken)
+    return given.Chunks(k.rest, k.open != 0, owed_of(w), k.taken)
 
 
 cdef object begun_of(const Flow *f):
     """The response of which the client has a part."""
     cdef const Exchange *x = exchange_of(f)
     cdef const Way *w = &f.way[1]
-    return words.Begun(
+    return given.Begun(
         x.status, x.type[:x.type_size].decode("latin-1"), x.close != 0, x.spent == 0,
         w.copied + w.spliced, w.spliced, max(w.left, 0), owed_of(w), chunks_of(&x.down, w))
 
@@ -399,10 +436,10 @@ cdef str via_of(const Exchange *x):
     return x.via.text[:x.via.size].decode("ascii") if x.via != NULL else ""
 
 
-cdef object handoff(Flow *f):
+cdef object handoff_of(Flow *f):
     cdef Exchange *x = exchange_of(f)
-    return Handoff(
-        words.CAUSES[x.cause], f.fd[0], x.address.decode("ascii"), x.requests,
+    return given.Handoff(
+        given.CAUSES[x.cause], f.fd[0], x.address.decode("ascii"), x.requests,
         x.data[:x.have] if x.have else b"", x.origin_fd,
         x.answer[:x.answer_size] if x.answer_size else b"", x.peer.decode("ascii"), x.reused,
         x.started / 1e6,

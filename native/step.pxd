@@ -3,7 +3,7 @@
 from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
 from core cimport linux
-from check cimport CHECKED, check
+from check cimport check
 from closing cimport close_finished
 from core.counts cimport K_EVENTS, K_STEPS, count_up
 from core.bulk cimport put_off, take_put_off
@@ -27,6 +27,7 @@ from lane.types cimport (
     BATCH, CLIENT, LISTENER, Lane, ORIGIN, P_BODY, RESERVE, connection_of, exchange_of,
 )
 from lane.upload cimport uploading
+from violation cimport CHECKED
 
 cdef enum:
     SHARE = 1 << 20         # bytes of what was put off between two looks at epoll

@@ -41,17 +41,9 @@ from spliceproxy.observe.record import Record
 from spliceproxy.policy.standing import Standing
 from spliceproxy.policy.verdict import Verdict
 from spliceproxy.relay import columns
+from spliceproxy.relay.handoff import BODY, LINGER, REQUEST, RESPONSE, Chunks, Handoff
 from spliceproxy.relay.interface import SPLICE_MIN, RelayOptions
-from spliceproxy.relay.lane import (
-    BODY,
-    LINGER,
-    NATIVE,
-    REQUEST,
-    RESPONSE,
-    Chunks,
-    Handoff,
-    Question,
-)
+from spliceproxy.relay.lane import NATIVE, Question
 
 CLIENT = Standing(True, True, True, 0)
 NAME = b"sp"

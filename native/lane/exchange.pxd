@@ -37,7 +37,7 @@ from lane.types cimport (
     Exchange, GREETED, G_HEADER, G_REQUEST, G_UNANSWERED, Lane, P_ASK, P_BODY, P_DIAL, P_HEAD, P_QUEUE, P_WAIT, Q_RACE,
     connection_of, exchange_of,
 )
-from lane.upload cimport move_upload, uploading
+from lane.upload cimport move_upload, uploaded, uploading
 
 cdef inline void overhear(Lane *lane, int32_t slot) noexcept nogil:
     """The client says something during an exchange: a further request, or that it is gone."""
@@ -76,7 +76,7 @@ cdef inline void client_event(Lane *lane, int32_t slot, uint32_t events) noexcep
             return
     if uploading(f):
         move_upload(lane, slot, (events & linux.EPOLLIN) != 0)
-    elif events & linux.EPOLLIN:
+    elif events & linux.EPOLLIN and uploaded(f):  # else it would be read behind a part of a body
         overhear(lane, slot)
     elif events & (linux.EPOLLERR | linux.EPOLLHUP):
         cut(lane, slot, R_CLIENT_RESET)

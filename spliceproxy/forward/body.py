@@ -20,8 +20,8 @@ from spliceproxy.http1.status_field import without_own
 from spliceproxy.net.stream import Stream
 from spliceproxy.relay import interface
 from spliceproxy.relay.driver import RelayDriver
+from spliceproxy.relay.handoff import Chunks
 from spliceproxy.relay.interface import TransferEnd
-from spliceproxy.relay.lane import Chunks
 
 
 class SourceFailed(Exception):

@@ -15,14 +15,14 @@ from spliceproxy.errors import ClientGone, Failure, PeerGone
 from spliceproxy.forward.asking import Asking, Question
 from spliceproxy.forward.body import SourceFailed, TargetFailed
 from spliceproxy.forward.origin_faults import tell
-from spliceproxy.forward.responses import DeadReuse, ResponseReader
+from spliceproxy.forward.responses import DeadReuse, ResponseReader, expect_answer
 from spliceproxy.forward.resumed import Resumed
 from spliceproxy.forward.services import Services
 from spliceproxy.forward.tunnel import hand_over
+from spliceproxy.forward.upload import Upload
 from spliceproxy.forward.waited import Waited
 from spliceproxy.http1.authentication import request_binds, response_binds
 from spliceproxy.http1.chunked import ChunkedDecoder
-from spliceproxy.http1.errors import HeadError
 from spliceproxy.http1.framing import Body
 from spliceproxy.http1.head import RequestHead, ResponseHead
 from spliceproxy.http1.rewrite import may_switch
@@ -33,8 +33,8 @@ from spliceproxy.observe.stalled import SECOND
 from spliceproxy.observe.termination import ANSWER, CONNECT, DATA
 from spliceproxy.policy.verdict import Verdict
 from spliceproxy.relay.columns import FIRST_BYTE_SECONDS, observe
+from spliceproxy.relay.handoff import Begun, Chunks
 from spliceproxy.relay.interface import CLIENT_RESET, IDLE, SOURCE_ERROR, TARGET_IDLE
-from spliceproxy.relay.lane import Begun, Chunks
 from spliceproxy.upstream.bound import BoundOrigin
 
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
@@ -70,14 +70,14 @@ class Exchange:
     ``head`` what is to be sent. ``abort(cause)`` is the connection's: it makes the coroutine that
     runs :meth:`run` fail with ``cause``.
 
-    ``answered``: the final response has begun, and ``sending`` says how its body goes on;
-    ``uploaded``: all of the request's body has been read. ``bound`` holds the origin's connection
-    where it belongs to this client. ``resumed``, where the relay has sent the request: the
-    exchange owns its connection.
+    ``sending`` says how the response's body goes on. ``bound`` holds the origin's connection where
+    it belongs to this client. ``resumed``, where the relay has sent the request: the exchange owns
+    its connection.
     """
 
     __slots__ = (
         "_abort",
+        "_answered",
         "_asking",
         "_binds",
         "_body",
@@ -86,7 +86,6 @@ class Exchange:
         "_head",
         "_length",
         "_origin",
-        "_origin_failed",
         "_question",
         "_record",
         "_resumed",
@@ -97,10 +96,8 @@ class Exchange:
         "_verdict",
         "_waited",
         "_way",
-        "answered",
         "cut_by_reset",
         "sending",
-        "uploaded",
     )
 
     def __init__(
@@ -129,22 +126,25 @@ class Exchange:
         # Nobody else may use the origin's connection from here on (RFC 4559 section 6).
         self._binds = request_binds(head)
         self._origin: Stream | None = None
-        self._origin_failed = False  # the upload found its connection broken
         # What had come from the client before the body, and been sent before the response.
         self._start = client.received - len(client.buffer), client.sent
         self._waited = Waited(client)
         self._sound = True  # what it has sent needed no lenience
-        self._upload: asyncio.Task[None] | None = None
-        self.uploaded = True  # nothing of the request's body is left to be read
+        self._upload: Upload | None = None  # there is none for a body that has all come
         self._body, self._length = head.body()
-        self.answered = False
+        self._answered = False  # the final response has begun
         self.sending: Sending | None = None  # while the response's body is on its way
         self.cut_by_reset = False  # only a reset shows that the response was cut short
+
+    @property
+    def uploaded(self) -> bool:
+        """Whether all of the request's body has been read."""
+        return self._upload is None or self._upload.over
 
     async def run(self) -> bool:
         """Forwards both ways; returns whether the client's connection goes on.
 
-        Raises Failure or HeadError (answer it, if not ``answered``), ClientGone, and
+        Raises Failure or HeadError (answer it, if no response has begun), ClientGone, and
         SourceFailed where the response was cut short.
         """
         try:
@@ -169,14 +169,13 @@ class Exchange:
         except Exception as error:
             if isinstance(error, Failure):
                 error.next_hop = error.next_hop or self._record.route
-            tell(self._services.answers, self._record, error, begun=self.answered)
+            tell(self._services.answers, self._record, error, begun=self._answered)
             raise
         finally:
             try:
                 if self._upload is not None:
-                    await _stop(self._upload)
+                    await self._upload.stop()
             finally:
-                self._upload = None  # its end has a traceback, which has this exchange
                 self._inform()
                 self._close_origin()
 
@@ -303,7 +302,7 @@ class Exchange:
         client = self._client
         self._write_limit(origin)
         if self._body == Body.CHUNKED or self._length > len(client.buffer):
-            self._begin_upload(origin, head, self._length)
+            self._new_upload().begin(origin, head, self._length)
             return
         if self._length:
             head += client.buffer[: self._length]
@@ -325,7 +324,7 @@ class Exchange:
         """The relay has sent the request, maybe but for a part of its body."""
         self._write_limit(origin)
         if resumed.uploads:
-            self._begin_upload(origin, b"", resumed.left, resumed.chunks)
+            self._new_upload().begin(origin, b"", resumed.left, resumed.chunks)
         else:
             self._client.watch(self._client_gone)
 
@@ -333,61 +332,11 @@ class Exchange:
         """Whoever had to go on when the relay's time limit was over."""
         if not resumed.uploads:
             return Failure("http_response_timeout", "the origin does not answer")
-        self.uploaded = False
-        chunks = resumed.chunks
-        waits = self._client.buffer if chunks is None else chunks.owed
-        return _origin_takes_none() if waits else _body_stalled()
+        return self._new_upload().late(resumed)
 
-    def _begin_upload(
-        self, origin: Stream, head: bytes, length: int, begun: Chunks | None = None
-    ) -> None:
-        self.uploaded = False
-        self._waited.uploading()
-        # From here on the upload finds out that the client has left. Its task begins a turn later,
-        # when an answer that was there may have made the client end already.
-        self._client.unwatch()
-        self._upload = asyncio.ensure_future(self._send_body(origin, head, length, begun))
-
-    async def _send_body(
-        self, origin: Stream, head: bytes, length: int, begun: Chunks | None
-    ) -> None:
-        """The task that sends a request whose body is still coming, ``length`` bytes if it is not
-        chunked; ``begun``: how far a chunked one has come."""
-        try:
-            if self._body == Body.CHUNKED:
-                decoder = ChunkedDecoder(400) if begun is None else ChunkedDecoder(400, begun.rest)
-                await self._services.mover.chunked(
-                    self._client,
-                    origin,
-                    decoder,
-                    head,
-                    framed=True,
-                    begun=begun,
-                    to_client=False,
-                )
-            else:
-                await self._services.mover.length(
-                    self._client, origin, length, head, to_client=False
-                )
-            self.uploaded = True
-            self._waited.uploaded()
-            self._client.watch(self._client_gone)
-        except TargetFailed as error:
-            if error.reason == TARGET_IDLE and not self.answered:
-                self._abort(_origin_takes_none())
-                return
-            # It may have answered before it closed: whoever reads the response finds out.
-            self._origin_failed = True
-        except SourceFailed as error:
-            # With an early answer on its way, the client may well stop sending.
-            if not self.answered or error.reason == SOURCE_ERROR:
-                self._abort(_client_failed(error))
-        except (Failure, HeadError) as error:
-            self._abort(error)
-        except Exception as error:  # noqa: BLE001 - the connection answers and tells it
-            self._abort(error)
-        if not self.answered:
-            self._expect_response(origin)
+    def _new_upload(self) -> Upload:
+        self._upload = Upload(self._services, self._client, self._body, self._waited, self._abort)
+        return self._upload
 
     # ---- the response ------------------------------------------------------------------
 
@@ -427,13 +376,9 @@ class Exchange:
     def _limit_response(self, origin: Stream) -> None:
         """While the request's body is on its way that has limits of its own."""
         if self.uploaded:
-            self._expect_response(origin)
+            expect_answer(origin, self._services.config.timeouts.idle)
         else:
             origin.read_limit.clear()
-
-    def _expect_response(self, origin: Stream) -> None:
-        idle = self._services.config.timeouts.idle
-        origin.read_limit.set("http_response_timeout", "the origin does not answer", idle)
 
     def _switch(self, origin: Stream, response: ResponseHead) -> bool:
         """101: from here on a tunnel (RFC 9110 section 7.8)."""
@@ -481,7 +426,7 @@ class Exchange:
         )
         self._record.status, self._record.stage = response.status, DATA
         self._record.content_type = (response.get(b"content-type") or b"").decode("latin-1")
-        self.answered = True
+        self._begin_answer()
         self.cut_by_reset = out == Body.CLOSE
         keeps = stays and not self._binds
         if out == kind and not self._binds and self._verdict.way is None:
@@ -501,7 +446,7 @@ class Exchange:
         """The rest of a response that the relay has begun to send."""
         self._record.status, self._record.stage = begun.status, DATA
         self._record.content_type = begun.content_type
-        self.answered = True
+        self._begin_answer()
         kind = Body.LENGTH if begun.chunks is None else Body.CHUNKED
         if begun.left < 0:
             kind = Body.CLOSE
@@ -521,6 +466,12 @@ class Exchange:
         if keeps:
             self._keep_origin(origin)
         return not closes
+
+    def _begin_answer(self) -> None:
+        """The client is sent a part of the final response from here on."""
+        self._answered = True
+        if self._upload is not None:
+            self._upload.answered = True
 
     def _keep_origin(self, origin: Stream) -> None:
         """The response is over: its connection may serve again, if all of it was sound."""
@@ -556,37 +507,7 @@ class Exchange:
             # end that looks clean.
             if self._upload is not None and not self.uploaded:
                 await asyncio.sleep(0)  # it has the error, if there is one
-                if self._origin_failed:
+                if self._upload.broken:
                     raise SourceFailed(SOURCE_ERROR)
         else:
             await self._services.mover.length(origin, self._client, length, prefix, to_client=True)
-
-
-def _client_failed(error: SourceFailed) -> Exception:
-    """What becomes of a request whose body did not come."""
-    if error.reason == IDLE:
-        return _body_stalled()
-    return ClientGone(error.reason)
-
-
-def _body_stalled() -> Failure:
-    why = "the body stalled"
-    return Failure("connection_read_timeout", "the request's body stalled", 408, why=why)
-
-
-def _origin_takes_none() -> Failure:
-    return Failure("connection_write_timeout", "the origin does not read on")
-
-
-async def _stop(task: asyncio.Task[None]) -> None:
-    """Cancels and waits, whatever happens: until the task has ended, the relay may be
-    using the sockets, and they must not be closed."""
-    again = False
-    task.cancel()
-    while not task.done():
-        try:
-            await asyncio.wait({task})
-        except asyncio.CancelledError:
-            again = True
-    if again:
-        raise asyncio.CancelledError

@@ -27,8 +27,9 @@ from spliceproxy.policy.engine import Policy
 from spliceproxy.policy.standing import Standing
 from spliceproxy.policy.verdict import Notes, Verdict
 from spliceproxy.relay.driver import RelayDriver
+from spliceproxy.relay.handoff import Handoff
 from spliceproxy.relay.interface import Relay
-from spliceproxy.relay.lane import NOTE_MAX, Handoff, LaneOptions, LineForm, Question
+from spliceproxy.relay.lane import NOTE_MAX, LaneOptions, LineForm, Question
 from spliceproxy.relay.lane import Lane as NativeLane
 from spliceproxy.upstream.dialer import ATTEMPT_DELAY, dial_error_table, from_source
 from spliceproxy.upstream.own import Own

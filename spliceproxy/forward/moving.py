@@ -20,7 +20,7 @@ from spliceproxy.observe.record import Record
 from spliceproxy.relay import encoding
 from spliceproxy.relay.encoding import TUNNEL, Kind
 from spliceproxy.relay.encoding_handoff import DATA, HANDOFF, handoff_of, of_handoff
-from spliceproxy.relay.lane import Handoff
+from spliceproxy.relay.handoff import Handoff
 from spliceproxy.relay.moving import FrozenExchange, FrozenTunnel
 
 _TUNNEL = "tunnel"

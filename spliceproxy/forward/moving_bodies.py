@@ -18,7 +18,7 @@ from spliceproxy.http1.framing import Body
 from spliceproxy.http1.head import RequestHead
 from spliceproxy.net.stream import Stream
 from spliceproxy.observe.record import microseconds
-from spliceproxy.relay.lane import BODY, Begun, Chunks, Handoff
+from spliceproxy.relay.handoff import BODY, Begun, Chunks, Handoff
 from spliceproxy.relay.moving import FrozenTransfer
 
 

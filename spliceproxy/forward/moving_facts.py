@@ -15,7 +15,7 @@ from spliceproxy.observe.record import Record
 from spliceproxy.observe.termination import DATA
 from spliceproxy.policy.verdict import Verdict
 from spliceproxy.relay.encoding import Check, maybe, seconds, some, text, whole
-from spliceproxy.relay.lane import Handoff
+from spliceproxy.relay.handoff import Handoff
 from spliceproxy.relay.moving import FrozenExchange, LaneFacts, TunnelState, Unmovable
 
 _MANY = 4096

@@ -15,6 +15,11 @@ class DeadReuse(Exception):
     """A reused connection ended before the first byte of a response."""
 
 
+def expect_answer(origin: Stream, idle: float) -> None:
+    """The request is with the origin: it has so many seconds for each step of its answer."""
+    origin.read_limit.set("http_response_timeout", "the origin does not answer", idle)
+
+
 class ResponseReader:
     """To be made before the request is sent, or, ``begun``, when an interim response to it has
     been read. ``sound``: all that has come could be read strictly, so that the connection may

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from spliceproxy.net.stream import Stream
 from spliceproxy.observe.record import Record
 from spliceproxy.policy.verdict import Notes, Verdict
-from spliceproxy.relay.lane import (
+from spliceproxy.relay.handoff import (
     BODY,
     LINGER,
     RESPONSE,
@@ -17,8 +17,8 @@ from spliceproxy.relay.lane import (
     Begun,
     Chunks,
     Handoff,
-    Known,
 )
+from spliceproxy.relay.lane import Known
 
 
 def carry(known: Known, notes: Notes) -> None:
@@ -78,7 +78,7 @@ class Resumed:
     the answer to its question, if the relay has asked one: nobody is asked again. ``number`` is the
     request's, 0 for none, ``stages`` are the times that it has taken so far, ``spliced`` those
     bytes of its body that were sent without being copied, and ``waits`` what it was waited for
-    (:class:`relay.lane.Handoff`). ``chunks`` is how far the request's body has come if it is
+    (:class:`relay.handoff.Handoff`). ``chunks`` is how far the request's body has come if it is
     chunked, and ``begun`` the response if the client has been sent a part of its body. ``moved``
     bytes of the request's body were counted in the relay, and ``summed`` is as in the record.
     """

@@ -25,7 +25,7 @@ from spliceproxy.observe.records import Records
 from spliceproxy.observe.trace import Tracer
 from spliceproxy.policy.engine import Policy
 from spliceproxy.relay.driver import RelayDriver
-from spliceproxy.relay.lane import Handoff
+from spliceproxy.relay.handoff import Handoff
 from spliceproxy.seldom import Seldom
 from spliceproxy.upstream.origins import Origins
 

@@ -23,7 +23,8 @@ from spliceproxy.front.proxy_header import Fault, Header
 from spliceproxy.policy.clients import ClientNetworks
 from spliceproxy.policy.networks import BROUGHT, UNNAMED
 from spliceproxy.relay.columns import HEADER_COLUMNS
-from spliceproxy.relay.lane import BALANCERS, Handoff
+from spliceproxy.relay.handoff import Handoff
+from spliceproxy.relay.lane import BALANCERS
 
 READ = 4096
 """Bytes that one receive asks for: a header, and an ordinary request behind it."""

@@ -48,7 +48,7 @@ from spliceproxy.front.cycle import Cycle
 from spliceproxy.front.heads import HeadReader
 from spliceproxy.net.stream import Stream
 from spliceproxy.policy.standing import Standing
-from spliceproxy.relay.lane import Handoff, between
+from spliceproxy.relay.handoff import Handoff, between
 from spliceproxy.upstream.bound import BoundOrigin
 
 if TYPE_CHECKING:

@@ -19,7 +19,8 @@ from spliceproxy.messages import log
 from spliceproxy.net.errnos import TRANSIENT
 from spliceproxy.net.stream import Stream
 from spliceproxy.relay.columns import CLIENTS, CONNECTIONS_BEGUN
-from spliceproxy.relay.lane import HEADER, REFUSALS, REFUSED, Handoff
+from spliceproxy.relay.handoff import HEADER, REFUSED, Handoff
+from spliceproxy.relay.lane import REFUSALS
 
 if TYPE_CHECKING:
     from spliceproxy.forward.moving_bodies import RunningBody

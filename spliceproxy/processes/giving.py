@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, Protocol
 from spliceproxy.admin.channel import Closed, close_all
 from spliceproxy.messages import log, plain
 from spliceproxy.processes.parcels import RETRY_SECONDS, Line, Party
-from spliceproxy.relay.lane import Handoff
+from spliceproxy.relay.handoff import Handoff
 
 WINDOW = 64
 """Flows that are on their way. Each of them stands still until it has come."""

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from spliceproxy.admin.channel import Closed, close_all
 from spliceproxy.messages import log, plain
 from spliceproxy.processes.parcels import RETRY_SECONDS, Line, Parcel, Party
-from spliceproxy.relay.lane import Handoff, between
+from spliceproxy.relay.handoff import Handoff, between
 from spliceproxy.relay.moving import Unmovable
 
 

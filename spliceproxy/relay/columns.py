@@ -22,8 +22,8 @@ from itertools import product
 from typing import NamedTuple
 
 from spliceproxy.errors import STATUS
+from spliceproxy.relay.handoff import CAUSES
 from spliceproxy.relay.interface import REASONS
-from spliceproxy.relay.lane import CAUSES
 
 COUNTER = "counter"  # only grows; a dead worker's is added to what all before it have counted
 GAUGE = "gauge"  # of now; it ends with its worker

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from spliceproxy.messages import log
 from spliceproxy.net.deadline import TICK
+from spliceproxy.relay.handoff import Handoff
 from spliceproxy.relay.interface import KILLED, FlowView, Relay, TransferEnd, TunnelEnd
-from spliceproxy.relay.lane import Handoff
 
 if TYPE_CHECKING:
     from spliceproxy.relay.moving import FrozenExchange, FrozenTransfer, FrozenTunnel, TunnelState

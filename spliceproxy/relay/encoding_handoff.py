@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from spliceproxy.relay.encoding import Check, maybe, obj, seconds, some, text, truth, whole
-from spliceproxy.relay.lane import BODY, RESPONSE, Begun, Chunks, Handoff
+from spliceproxy.relay.handoff import BODY, RESPONSE, Begun, Chunks, Handoff
 from spliceproxy.relay.moving import Unmovable, check_kinds
 
 _CHUNKS: Mapping[str, Check] = {

@@ -28,8 +28,8 @@ import termios
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from spliceproxy.relay.handoff import Handoff
 from spliceproxy.relay.interface import CLIENT_RESET, DONE, ORIGIN_RESET
-from spliceproxy.relay.lane import Handoff
 
 DRAIN_MOST = 16 * 1024
 """Bytes in a pipe up to which they are read out of it where a tunnel is frozen: a message has room

@@ -33,7 +33,7 @@ from spliceproxy.net import tcp
 from spliceproxy.net.errnos import NO_WAY
 from spliceproxy.observe.trace import Attempts
 from spliceproxy.relay import columns
-from spliceproxy.relay.lane import TIME_IS_UP
+from spliceproxy.relay.handoff import TIME_IS_UP
 
 ATTEMPT_DELAY = 0.25
 """Seconds after which the next address is tried beside the last (RFC 8305 section 5)."""

@@ -15,7 +15,8 @@ from plain_oracle import OK, OK_GOT, OK_LAST, PATIENCE, Plain, received
 from relay_rig import native_relay, open_fds
 
 from spliceproxy.forward import lane as lane_module
-from spliceproxy.relay.lane import LINGER, REQUEST, Question
+from spliceproxy.relay.handoff import LINGER, REQUEST
+from spliceproxy.relay.lane import Question
 
 ASK = b"GET http://o/ HTTP/1.1\r\nHost: o\r\n\r\n"
 SENT = b"GET / HTTP/1.1\r\nHost: o\r\nVia: 1.1 sp\r\n\r\n"

@@ -18,7 +18,8 @@ from spliceproxy.http1.head import parse_request
 from spliceproxy.observe.record import Record
 from spliceproxy.policy.verdict import Verdict
 from spliceproxy.relay import interface
-from spliceproxy.relay.lane import BODY, Sum
+from spliceproxy.relay.handoff import BODY
+from spliceproxy.relay.lane import Sum
 
 HEAD = b"GET http://o/a?b HTTP/1.1\r\nHost: o\r\n\r\n"
 CONNECT = b"CONNECT Tunnel.Example:1 HTTP/1.1\r\nHost: Tunnel.Example:1\r\n\r\n"

@@ -20,8 +20,9 @@ from spliceproxy.forward import lane as lane_module
 from spliceproxy.observe.format_names import NAMES
 from spliceproxy.observe.formats import format_of
 from spliceproxy.observe.record import Record
+from spliceproxy.relay.handoff import REQUEST
 from spliceproxy.relay.interface import ABORTED, CLIENT_RESET
-from spliceproxy.relay.lane import NATIVE, REQUEST, Question
+from spliceproxy.relay.lane import NATIVE, Question
 
 ASK = b"GET http://o/a?b HTTP/1.1\r\nHost: o\r\n\r\n"
 NO = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno"

@@ -21,8 +21,8 @@ from sanitizer import release_only
 
 from spliceproxy.net.stream import Stream
 from spliceproxy.relay.driver import RelayDriver
+from spliceproxy.relay.handoff import REQUEST, Handoff
 from spliceproxy.relay.interface import RelayOptions
-from spliceproxy.relay.lane import REQUEST, Handoff
 from spliceproxy.relay.portable.engine import CopyRelay
 
 SCRIPT = Path(__file__).with_name("no_memory.py")

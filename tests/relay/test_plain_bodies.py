@@ -15,8 +15,8 @@ from plain_oracle import OK, OK_GOT, OK_LAST, Conversation, Plain, conversation,
 from relay_rig import native_relay
 
 from spliceproxy.http1.chunked import LAST_CHUNK, ChunkedDecoder, chunk
+from spliceproxy.relay.handoff import BODY, LINGER, REQUEST, RESPONSE, Handoff
 from spliceproxy.relay.interface import CHUNK
-from spliceproxy.relay.lane import BODY, LINGER, REQUEST, RESPONSE, Handoff
 
 PATIENCE = 20.0
 BIG = 8 << 20

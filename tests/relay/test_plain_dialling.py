@@ -15,7 +15,7 @@ from plain_oracle import OK, OK_GOT, PATIENCE, Plain
 from relay_rig import native_relay, open_fds
 
 from spliceproxy.config import Timeouts
-from spliceproxy.relay.lane import REQUEST, TIME_IS_UP, Handoff
+from spliceproxy.relay.handoff import REQUEST, TIME_IS_UP, Handoff
 from spliceproxy.upstream.dialer import ATTEMPT_DELAY
 
 ASK = b"GET http://o/ HTTP/1.1\r\nHost: o\r\n\r\n"

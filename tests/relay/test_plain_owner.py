@@ -22,7 +22,7 @@ from spliceproxy.net import tcp
 from spliceproxy.net.stream import Stream
 from spliceproxy.relay.choice import NATIVE_MODULE
 from spliceproxy.relay.driver import RelayDriver
-from spliceproxy.relay.lane import REQUEST, Handoff
+from spliceproxy.relay.handoff import REQUEST, Handoff
 
 ASK = b"GET http://o/ HTTP/1.1\r\nHost: o\r\n\r\n"
 

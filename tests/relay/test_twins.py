@@ -41,7 +41,7 @@ def test_how_long_a_connection_is_its_client_s_own() -> None:
         ("interface.REASONS = interface.REASONS[:-1]", "reasons"),
         ("interface.REASONS = (*interface.REASONS, 'new')", "reasons"),
         ("interface.REASONS = ('', *interface.REASONS[:0:-1])", "reasons"),
-        ("lane.CAUSES = (*lane.CAUSES[:-1], 'other')", "causes"),
+        ("handoff.CAUSES = (*handoff.CAUSES[:-1], 'other')", "causes"),
         ("pass", ""),
     ],
 )
@@ -51,7 +51,7 @@ def test_the_compiled_module_is_not_imported_with_other_words(change: str, what:
         [
             sys.executable,
             "-c",
-            f"from spliceproxy.relay import interface, lane\n{change}\n"
+            f"from spliceproxy.relay import handoff, interface\n{change}\n"
             "import spliceproxy.relay._native",
         ],
         capture_output=True,

@@ -16,7 +16,7 @@ from spliceproxy.processes import giving, parcels
 from spliceproxy.processes.giving import Giver
 from spliceproxy.processes.parcels import Line
 from spliceproxy.processes.taking import Taker
-from spliceproxy.relay.lane import Handoff, between
+from spliceproxy.relay.handoff import Handoff, between
 from spliceproxy.relay.moving import Unmovable
 
 STATE = b'{"a": "\\n"}\n\0\xff'

@@ -202,7 +202,7 @@ def test_native_folders_cimport_downwards() -> None:
         ),
         (
             "front/http1.py",
-            "from spliceproxy.relay.lane import Handoff, LaneOptions",
+            "from spliceproxy.relay.lane import NATIVE, LaneOptions",
             "only forward/lane.py speaks to the native lane",
         ),
         ("net/tcp.py", "from spliceproxy import Proxy", "the door is for others"),

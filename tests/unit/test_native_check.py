@@ -24,7 +24,8 @@ from core.queues cimport enter_queue, wheel_init
 from core.service cimport finish
 from core.slots cimport list_add, list_init, slot_free, slot_take, slots_reserve
 from core.types cimport (
-    IN_LANE, IN_QUEUE, NOWHERE, QUEUES, Q_ACK, Q_IDLE, Q_YOUNG, R_DONE, TRANSFER, TUNNEL, Way,
+    IN_LANE, IN_QUEUE, NOWHERE, QUEUES, Q_ACK, Q_IDLE, Q_YOUNG, R_DONE, R_NONE, TRANSFER, TUNNEL,
+    Way,
 )
 from http.plain cimport Text
 from lane.origins cimport bind, connection_new, idle_put, serve_client
@@ -190,6 +191,21 @@ def plant(str mistake):
         lane.records.unused = &token
     elif mistake == "a record between two requests":
         exchange_of(&c.flows[rests]).record = &ended
+    elif mistake == "a request to be counted between two":
+        exchange_of(&c.flows[rests]).uncounted = True
+    elif mistake == "a request that was not counted":
+        finish(c, rests, R_NONE)
+        c.finished = NOWHERE
+        c.closed = rests
+        lane.clients -= 1
+        exchange_of(&c.flows[rests]).uncounted = True
+    elif mistake == "bytes behind those of a line":
+        exchange_of(&c.flows[works]).up.on = True
+        exchange_of(&c.flows[works]).up.rest = -1
+        exchange_of(&c.flows[works]).up.kept = 1
+        c.flows[works].way[0].left = -1
+        exchange_of(&c.flows[works]).block = exchange_of(&c.flows[works]).data = peer
+        exchange_of(&c.flows[works]).room = exchange_of(&c.flows[works]).have = 1
     elif mistake == "records without an end":
         lane.records.last = &ended
     elif mistake == "pipes lent":
@@ -261,6 +277,9 @@ SAYS = {
     "a record without a token": "a record has a token once its owner is asked",
     "a token that is given up too soon": "a token is put aside when nobody uses it",
     "a record between two requests": "a client between two requests has no record",
+    "a request to be counted between two": "a client between two requests has none to be counted",
+    "a request that was not counted": "a request that is over has been counted",
+    "bytes behind those of a line": "what is kept of a request's body is the last that came of it",
     "records without an end": "the list of records ends at its last",
     "pipes lent": "lent pipes are those with bytes in them",
     "a pipe without bytes": "a way has a pipe where bytes are in it",
@@ -332,8 +351,8 @@ def test_release_build_checks_nothing(built: Project) -> None:
     assert result.stdout == "holds\nwent on\n"
 
 
-def test_rules_are_those_of_the_file() -> None:
+def test_rules_are_those_of_the_files() -> None:
     """What no mistake here can show is a consequence of another rule, or of a wild slot."""
-    text = (ROOT / "native" / "check.pxd").read_text()
-    rules = set(re.findall(r'fail\(lane, "([^"]+)"', text))
+    texts = [path.read_text() for path in (ROOT / "native").glob("*.pxd")]
+    rules = set(re.findall(r'fail\(lane, "([^"]+)"', "".join(texts)))
     assert set(SAYS.values()) <= rules

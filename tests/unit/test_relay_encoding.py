@@ -25,8 +25,8 @@ from spliceproxy.relay.encoding import (
     whole,
 )
 from spliceproxy.relay.encoding_handoff import DATA, HANDOFF, handoff_of, of_handoff
+from spliceproxy.relay.handoff import BODY, RESPONSE, Begun, Chunks, Handoff
 from spliceproxy.relay.interface import REASONS
-from spliceproxy.relay.lane import BODY, RESPONSE, Begun, Chunks, Handoff
 from spliceproxy.relay.moving import TunnelState, Unmovable, WayState
 
 KINDS = {"tunnel": Kind(TUNNEL, {"name": text, "port": whole(16), "since": seconds}, 2)}

@@ -49,8 +49,9 @@ from spliceproxy.policy.engine import Policy
 from spliceproxy.policy.standing import Standing
 from spliceproxy.policy.verdict import Verdict
 from spliceproxy.relay.driver import RelayDriver
+from spliceproxy.relay.handoff import Handoff
 from spliceproxy.relay.interface import RelayOptions
-from spliceproxy.relay.lane import NATIVE, Handoff
+from spliceproxy.relay.lane import NATIVE
 from spliceproxy.socks import reading
 from spliceproxy.upstream.own import Own
 

@@ -1,5 +1,20 @@
 """What the owner says once, as C: the rules of fields, the alphabet of heads, and texts."""
 
+from libc.stdint cimport uint32_t, uint8_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy, memset
+
+from http.plain cimport (
+    AUTHORIZATION, CODING, CONNECTION, CREDENTIALS, DATE, DROP, HOST, LENGTH, NAME_MAX,
+    NOT_PLAIN, PASS, PROXY_CONNECTION, Plain, Rule, SLOTS, TYPE, Text, VIA,
+)
+from lane.json_line cimport JSON_REST
+from lane.line cimport LINE_MOST, LINE_REST
+from lane.notes cimport note_new, note_release
+from lane.types cimport L_JSON, Lane, LineForm, Log, Note, PEER_MAX
+
+from spliceproxy.relay import lane as words
+
 ACTIONS = {
     "pass": PASS,
     "drop": DROP,

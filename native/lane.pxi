@@ -1,5 +1,52 @@
 """The owner's side of the lane: clients in and out, routes, idle connections."""
 
+from os import urandom
+
+from cpython.exc cimport PyErr_SetFromErrno
+from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t, uint8_t
+from libc.stdlib cimport malloc
+from libc.string cimport memcpy, memset
+
+from core cimport linux
+from closing cimport close_finished
+from core.queues cimport wheel_change, wheel_init
+from core.service cimport watch
+from core.slots cimport slot_free, slot_take, slots_reserve
+from core.types cimport (
+    Core, Flow, IN_LANE, NOWHERE, Q_FINISHED, Q_FROZEN, R_ABORTED, TUNNEL, UNREGISTERED,
+)
+from http.plain cimport OTHER
+from lane.asking cimport end_asking, hold_decision
+from lane.clients cimport PROXIED, client_new
+from lane.counts cimport DIAL_ERRORS, count_lines
+from lane.ends cimport cut, give_back
+from lane.facts cimport NUMBER_BITS, leave_stage
+from lane.notes cimport note_new, note_release
+from lane.origins cimport (
+    connection_new, connection_take_out, idle_drop, idle_oldest, idle_put, idle_use,
+)
+from lane.records cimport token_release
+from lane.request cimport PLAIN_OUT, begin, go_on, start_next
+from lane.response cimport refuse
+from lane.routes cimport (
+    KEY_MAX, TOKEN_MOST, address_of, address_set, group_put, origin_find, origin_hold,
+    origin_release, route_key, route_put, routes_clear, routes_free, routes_init, target_new,
+    target_release,
+)
+from lane.sums cimport sum_live, sums_clear, sums_free, sums_init
+from lane.types cimport (
+    BALANCERS, CLIENT, DIALLED, ERRNOS, Ended, Exchange, G_CLOSED, G_HEADER, G_REQUEST, Item,
+    LISTENER, L_JSON, Lane, Log, Note, ONLY_HTTP, ONLY_SOCKS, Origin, PEER_MAX, P_HEAD, Q_ASK,
+    Q_DIAL, Q_HEAD, Q_HEADER, Q_ORIGIN_IDLE, Q_QUEUE, Q_RACE, Routes, SUM_KINDS, Sum, Sums,
+    Target, Token, USER_MAX, connection_of, exchange_of,
+)
+from lane.waiting cimport QUEUE_MS
+from step cimport clock_ms
+
+from spliceproxy.net import errnos
+from spliceproxy.relay import columns
+from spliceproxy.relay import lane as words
+
 cdef enum:
     SUM_SLOTS = 4096        # that are looked at in one call: 0.2 ms
 
