@@ -86,7 +86,7 @@ cdef uint32_t us_of(double seconds) noexcept:
 
 
 cdef class Question:
-    """One request that waits: spliceproxy/relay/lane.py says what it has. All of it stays
+    """One request that waits: spliceproxy/relay/questions.py says what it has. All of it stays
     readable when the request is over."""
 
     cdef NativeRelay relay

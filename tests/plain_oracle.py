@@ -43,7 +43,8 @@ from spliceproxy.policy.verdict import Verdict
 from spliceproxy.relay import columns
 from spliceproxy.relay.handoff import BODY, LINGER, REQUEST, RESPONSE, Chunks, Handoff
 from spliceproxy.relay.interface import SPLICE_MIN, RelayOptions
-from spliceproxy.relay.lane import NATIVE, Question
+from spliceproxy.relay.lane import NATIVE
+from spliceproxy.relay.questions import Question
 
 CLIENT = Standing(True, True, True, 0)
 NAME = b"sp"

@@ -16,7 +16,8 @@ from functools import lru_cache, partial
 from spliceproxy.config import Config
 from spliceproxy.errors import Failure
 from spliceproxy.forward.asking import Answer, Later, Names
-from spliceproxy.forward.lane import CONNECT, KINDS, Lane, origin_key
+from spliceproxy.forward.lane import Lane, origin_key
+from spliceproxy.forward.lane_options import CONNECT, KINDS
 from spliceproxy.forward.own_faults import tell
 from spliceproxy.forward.refusing import challenge, note_refusal, refusal
 from spliceproxy.forward.resumed import Decided, Page, carry
@@ -28,7 +29,7 @@ from spliceproxy.observe.termination import QUESTION
 from spliceproxy.policy.standing import Standing
 from spliceproxy.policy.verdict import Verdict
 from spliceproxy.relay.interface import CLIENT_RESET
-from spliceproxy.relay.lane import Question as Asked
+from spliceproxy.relay.questions import Question as Asked
 from spliceproxy.upstream.dialer import from_source
 from spliceproxy.upstream.own import Own
 

@@ -43,7 +43,7 @@ IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 
 class Sending(NamedTuple):
     """A response of which the client has been sent a part, framed as it came; ``closes`` and
-    ``keeps`` are as of :class:`relay.lane.Begun`."""
+    ``keeps`` are as of :class:`relay.handoff.Begun`."""
 
     origin: Stream
     kind: Body

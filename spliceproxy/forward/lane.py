@@ -10,18 +10,17 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Container
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from spliceproxy.config import HTTP, Config, Timeouts
-from spliceproxy.forward.plain import REQUEST_RULES, RESPONSE_RULES, is_plain, written_authority
+from spliceproxy.config import HTTP, Config
+from spliceproxy.forward.lane_options import KINDS, askable, lane_options
+from spliceproxy.forward.plain import is_plain, written_authority
 from spliceproxy.forward.rewriting import Rewriting
-from spliceproxy.http1.authentication import PER_REQUEST
 from spliceproxy.http1.head import RequestHead
-from spliceproxy.http1.rewrite import ESTABLISHED, host_field
+from spliceproxy.http1.rewrite import host_field
 from spliceproxy.net import tcp
 from spliceproxy.net.stream import Stream
-from spliceproxy.observe.record import Record, record_of
+from spliceproxy.observe.record import Record
 from spliceproxy.observe.records import Records
 from spliceproxy.policy.engine import Policy
 from spliceproxy.policy.standing import Standing
@@ -29,33 +28,14 @@ from spliceproxy.policy.verdict import Notes, Verdict
 from spliceproxy.relay.driver import RelayDriver
 from spliceproxy.relay.handoff import Handoff
 from spliceproxy.relay.interface import Relay
-from spliceproxy.relay.lane import NOTE_MAX, LaneOptions, LineForm, Question
 from spliceproxy.relay.lane import Lane as NativeLane
-from spliceproxy.upstream.dialer import ATTEMPT_DELAY, dial_error_table, from_source
+from spliceproxy.relay.questions import Question
+from spliceproxy.upstream.dialer import from_source
 from spliceproxy.upstream.own import Own
-from spliceproxy.upstream.pool import MAX_IDLE, PER_ORIGIN, Key, most_idle
+from spliceproxy.upstream.pool import Key
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # typing has it since Python 3.11
-
-CONNECT = "C"
-
-KINDS = {
-    ("CONNECT", "authority"): CONNECT,
-    ("GET", "absolute"): "G",
-    ("GET", "origin"): "g",
-    ("HEAD", "absolute"): "H",
-    ("HEAD", "origin"): "h",
-    ("", "absolute"): "M",
-    ("", "origin"): "m",
-}
-"""The relay's letters for a method and a form of the target; "" is any other method, which stands
-in front of the authority by which a route is found."""
-
-
-ASK = 60.0
-"""Seconds that a question may wait beyond what its answer waits for: names and functions. The
-longest of the rest is a password in line (``policy.auth.turns``)."""
 
 
 class Answers(Protocol):
@@ -172,7 +152,7 @@ class Lane:
         :meth:`answer_by` will have somebody to ask; the functions of --policy may take ``waits``
         seconds for it."""
         news = _News(records)
-        native = relay.lane(_options(config, policy, records, asks, waits), news)
+        native = relay.lane(lane_options(config, policy, records, asks, waits), news)
         if native is None:
             return None
         records.follow(native)
@@ -191,7 +171,7 @@ class Lane:
     ) -> None:
         """From here on another configuration decides, of the generation of the ``records``. What
         has been decided is forgotten. ``rest``: as of the relay's :meth:`Lane.change`."""
-        options = _options(config, policy, records, asks, waits)
+        options = lane_options(config, policy, records, asks, waits)
         self._native.change(options, records.generation, rest)
         self._take(config, policy, records, own, asks)
         self._driver.wake()
@@ -207,7 +187,7 @@ class Lane:
         self._policy = policy
         self._own = own
         self._forwards = Rewriting.of(config).repeatable
-        self._asks = _askable(asks, forwards=self._forwards)
+        self._asks = askable(asks, forwards=self._forwards)
         self.recorded = records.recorded
         if records.tally is not None:
             from spliceproxy.observe import json_line  # noqa: F401 - while there are descriptors
@@ -220,7 +200,7 @@ class Lane:
     def ask_about(self, asks: str) -> None:
         """From now on somebody is asked about these kinds, and what has been decided is
         forgotten. Without a kind each request comes back, and can be looked at."""
-        self._asks = _askable(asks, forwards=self._forwards)
+        self._asks = askable(asks, forwards=self._forwards)
         self._native.ask_about(self._asks)
         self._native.forget()
 
@@ -383,93 +363,6 @@ class Lane:
         """A stream of a descriptor that the relay has given back, and what it had received.
         Where this raises the descriptor is closed."""
         return Stream.of(fd, peer, received, self._driver.loop)
-
-
-def _options(
-    config: Config, policy: Policy, records: Records, asks: str, waits: float
-) -> LaneOptions:
-    """As of :meth:`Lane.of`."""
-    rewriting = Rewriting.of(config)
-    return lane_options(
-        config.timeouts,
-        rewriting.via,
-        keyed=policy.identifies,
-        socks=not policy.takes_passwords,
-        lines=records.lines,
-        asks=_askable(asks, forwards=rewriting.repeatable),
-        ask=ASK + config.timeouts.lookup + waits,
-        record=record_of if records.recorded else None,
-        sums=records.tally is not None,
-        heads=records.fields,
-        live=0.0 if records.log is None else config.log_live,
-        worker=records.worker,
-    )
-
-
-def _askable(asks: str, *, forwards: bool) -> str:
-    """Of these kinds, those that the lane can serve where it is told."""
-    return asks if forwards else "".join(kind for kind in asks if kind == CONNECT)
-
-
-def own_ports() -> tuple[int, int]:
-    """The range of ports for outgoing connections (ip(7))."""
-    try:
-        first, last = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()
-        return int(first), int(last)
-    except OSError:  # a container without /proc/sys
-        return 1024, 65535
-
-
-def lane_options(
-    times: Timeouts,
-    via: bytes,
-    *,
-    keyed: bool,
-    lines: LineForm | None,
-    record: Callable[[type[Any]], type[Record]] | None,
-    sums: bool = False,
-    asks: str = "",
-    ask: float = ASK,
-    worker: int = 0,
-    heads: bool = False,
-    live: float = 0.0,
-    socks: bool = False,
-) -> LaneOptions:
-    """The relay's settings. ``via`` is our pseudonym, b"" for none; ``keyed``: a decision
-    depends on the client's credentials. ``asks``: the kinds that may ask, and ``ask`` for how
-    many seconds."""
-    rules = dict(REQUEST_RULES)
-    if not keyed:
-        rules[b"proxy-authorization"] = "drop"
-    if not via:
-        del rules[b"via"]
-    return LaneOptions(
-        request_rules=rules,
-        response_rules=RESPONSE_RULES,
-        schemes=PER_REQUEST,
-        via=b"Via: 1.1 " + via + b"\r\n" if via else b"",
-        name=via,
-        established=ESTABLISHED,
-        head=times.head,
-        header=times.proxy_header,
-        ask=ask,
-        dial=times.dial,
-        race=ATTEMPT_DELAY,
-        idle=MAX_IDLE,
-        idle_most=most_idle(),
-        idle_each=PER_ORIGIN,
-        ports=own_ports(),
-        asks=asks,
-        lines=lines,
-        record=record,
-        sums=sums,
-        note_most=NOTE_MAX if sums else 0,
-        worker=worker,
-        heads=heads,
-        socks=socks,
-        dial_errors=dial_error_table(),
-        live=live,
-    )
 
 
 def shown_note(notes: Notes) -> bytes:

@@ -1,5 +1,5 @@
 """A response that Python sends, and whose body the relay moves just now: another process can go on
-with it as with one that the lane has begun (:class:`relay.lane.Handoff`).
+with it as with one that the lane has begun (:class:`relay.handoff.Handoff`).
 
 Its task stands still while the transfer is frozen. When it is given away the task ends, and finds
 neither socket any more.

@@ -18,7 +18,7 @@ from spliceproxy.relay.handoff import (
     Chunks,
     Handoff,
 )
-from spliceproxy.relay.lane import Known
+from spliceproxy.relay.questions import Known
 
 
 def carry(known: Known, notes: Notes) -> None:

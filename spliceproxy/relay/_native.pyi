@@ -2,8 +2,9 @@ from collections.abc import Callable, Container, Iterator, Sequence
 from typing import Any
 
 from spliceproxy.relay.interface import FlowView, Relay, RelayOptions, RelayStats, TransferEnd
-from spliceproxy.relay.lane import Known, LaneOptions, LaneOwner, Sum
+from spliceproxy.relay.lane import LaneOptions, LaneOwner, Sum
 from spliceproxy.relay.moving import FrozenExchange, FrozenTransfer, FrozenTunnel, TunnelState
+from spliceproxy.relay.questions import Known
 
 NAMES: dict[str, tuple[str, ...]]
 

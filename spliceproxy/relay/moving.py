@@ -91,7 +91,7 @@ class LaneFacts(NamedTuple):
     decision: int  # column
     note: bytes
     generation: int  # of the configuration that has decided
-    known: Any  # its token (relay.lane.Known); None without one
+    known: Any  # its token (relay.questions.Known); None without one
     via: str = ""  # as of relay.lane.Lane.hand_over
     socks: int = 0  # the version of SOCKS by which it was asked for, 0 for HTTP
 

@@ -22,7 +22,7 @@ from loop_rig import Client, LoopProxy, Zone, running, until
 from relay.relay_rig import native_relay
 
 from spliceproxy.config import AuthConfig, Config, PolicyConfig, Timeouts
-from spliceproxy.forward import lane as lane_module
+from spliceproxy.forward import lane_options
 from spliceproxy.observe.format_names import NAMES
 from spliceproxy.policy import Allow, Deny, Request
 from spliceproxy.policy.functions import Functions
@@ -353,7 +353,7 @@ def test_a_question_that_is_open_for_too_long_is_asked_once(
 ) -> None:
     """Its client is told so, and may ask again. Only the lane has this limit, beyond all others."""
     limits = 2 * config.policy.hook_timeout + config.timeouts.lookup
-    monkeypatch.setattr(lane_module, "ASK", PAUSE - limits)
+    monkeypatch.setattr(lane_options, "ASK", PAUSE - limits)
 
     async def scenario(world: World) -> None:
         client = await world.ask("/late")

@@ -14,9 +14,9 @@ import pytest
 from plain_oracle import OK, OK_GOT, OK_LAST, PATIENCE, Plain, received
 from relay_rig import native_relay, open_fds
 
-from spliceproxy.forward import lane as lane_module
+from spliceproxy.forward import lane_options
 from spliceproxy.relay.handoff import LINGER, REQUEST
-from spliceproxy.relay.lane import Question
+from spliceproxy.relay.questions import Question
 
 ASK = b"GET http://o/ HTTP/1.1\r\nHost: o\r\n\r\n"
 SENT = b"GET / HTTP/1.1\r\nHost: o\r\nVia: 1.1 sp\r\n\r\n"
@@ -472,7 +472,7 @@ def test_a_question_that_nobody_answers_has_a_limit(
 ) -> None:
     """The client comes back, and whoever thinks about it is told."""
     native_relay()
-    monkeypatch.setattr(lane_module, "ASK", 0.2)
+    monkeypatch.setattr(lane_options, "ASK", 0.2)
     rig = Rig(stack)
     try:
         rig.client(ASK)

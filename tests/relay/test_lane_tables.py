@@ -165,7 +165,7 @@ def test_the_idle_connection_is_closed_that_is_unused_for_longest(
 ) -> None:
     native_relay()
     three: object = (lambda: 3) if limit == "most_idle" else 3
-    monkeypatch.setattr(f"spliceproxy.forward.lane.{limit}", three)
+    monkeypatch.setattr(f"spliceproxy.forward.lane_options.{limit}", three)
     with contextlib.closing(Plain()) as plain, contextlib.ExitStack() as stack:
         outers = []
         for number in range(5):

@@ -16,13 +16,14 @@ import pytest
 from plain_oracle import OK, Plain, received
 from relay_rig import native_relay
 
-from spliceproxy.forward import lane as lane_module
+from spliceproxy.forward import lane_options
 from spliceproxy.observe.format_names import NAMES
 from spliceproxy.observe.formats import format_of
 from spliceproxy.observe.record import Record
 from spliceproxy.relay.handoff import REQUEST
 from spliceproxy.relay.interface import ABORTED, CLIENT_RESET
-from spliceproxy.relay.lane import NATIVE, Question
+from spliceproxy.relay.lane import NATIVE
+from spliceproxy.relay.questions import Question
 
 ASK = b"GET http://o/a?b HTTP/1.1\r\nHost: o\r\n\r\n"
 NO = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno"
@@ -240,7 +241,7 @@ def test_a_question_that_is_given_back_is_for_whoever_goes_on(rig: Rig) -> None:
 
 def test_a_question_whose_time_is_over_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
     native_relay()
-    monkeypatch.setattr(lane_module, "ASK", -3.95)  # the limit for a name is added
+    monkeypatch.setattr(lane_options, "ASK", -3.95)  # the limit for a name is added
     rig = Rig()
     try:
         rig.client()

@@ -61,7 +61,10 @@ NATIVE = "relay._native"
 """The compiled module."""
 
 LANE = "relay.lane.Lane"
-"""How the relay is told what to repeat. Hand-offs and their causes are for others, too."""
+"""How the relay is told what to repeat. Questions and hand-offs are for others, too."""
+
+SPEAKERS = (("forward", "lane"), ("forward", "lane_options"))
+"""The modules that do so."""
 
 
 def imports(path: Path, root: Path) -> Iterator[tuple[int, str]]:
@@ -101,7 +104,7 @@ def _why_not(room: str, parts: tuple[str, ...], module: str) -> str:
     other = module.partition(".")[0]
     if module.startswith(NATIVE) and parts != ("relay", "choice"):
         return "only relay/choice.py loads the compiled module"
-    if module.startswith(LANE) and room != "relay" and parts != ("forward", "lane"):
+    if module.startswith(LANE) and room != "relay" and parts not in SPEAKERS:
         return "only forward/lane.py speaks to the native lane"
     if other not in ROOMS:
         return "" if other in GROUND else "the door is for others"
