@@ -3,6 +3,7 @@
 from os import urandom
 
 from cpython.exc cimport PyErr_SetFromErrno
+from cpython.ref cimport PyObject, Py_DECREF, Py_INCREF
 from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport malloc
 from libc.string cimport memcpy, memset
@@ -53,6 +54,20 @@ cdef enum:
 
 WAYS = {"mixed": 0, "http": ONLY_HTTP, "socks": ONLY_SOCKS}
 """Exchange.ways of a client that has said nothing, by what it may speak."""
+
+
+cdef void said_forget(Routes *routes, Said *said) noexcept:
+    if said.target != NULL:
+        target_release(routes, said.target)
+        said.target = NULL
+        Py_DECREF(<object>said.words)
+
+
+cdef void forget_said(NativeRelay relay) noexcept:
+    """Lets go of the targets that are kept."""
+    cdef int i
+    for i in range(SAID):
+        said_forget(&relay.state.routes, &relay.said[i])
 
 
 cdef class NativeLane:
@@ -312,8 +327,11 @@ cdef class NativeLane:
         cdef Target *target
         if len(shown) >= USER_MAX or len(note) > self.relay.state.log.note_most:
             return
-        target = self._target(key, host, addresses, port, source, shown, token, note, decision)
+        target = self._target(
+            key, host, addresses, port, source, shown, note, decision,
+            self.relay.state.generation)
         try:
+            target.token = token_new(self.relay, token)
             self._repeat(ord(kind), group, credentials, authority, target, seconds)
         finally:
             target_release(&self.relay.state.routes, target)
@@ -342,7 +360,7 @@ cdef class NativeLane:
 
     cdef Target *_target(
         self, bytes key, bytes host, tuple addresses, uint16_t port, str source, bytes user,
-        object token, bytes note, uint16_t decision,
+        bytes note, uint16_t decision, uint32_t generation,
     ) except NULL:
         """Where requests may go, held once. Of more than DIALLED addresses only the first are
         in it. ValueError where there is none, or one is no IP address."""
@@ -365,7 +383,7 @@ cdef class NativeLane:
                     raise ValueError(f"no IP address: {addresses[i]!r}")
             target.count = <uint8_t>count
             target.decision = decision
-            target.generation = self.relay.state.generation
+            target.generation = generation
             if source:
                 text = source.encode("ascii")
                 if not address_set(address_of(target, count), text, 0):
@@ -374,7 +392,6 @@ cdef class NativeLane:
             target.origin = origin_hold(routes, key, len(key))
             if target.origin == NULL:
                 raise MemoryError
-            target.token = token_new(self.relay, token)
             if note:
                 target.note = note_new(as_text(note))
                 if target.note == NULL:
@@ -394,8 +411,9 @@ cdef class NativeLane:
         so many seconds others like it may, of clients of this `group`. False where nobody waits
         for that any more."""
         cdef Lane *lane = &self.relay.state
-        cdef bytes shown = user.encode()
+        cdef bytes shown = user.encode() if user else b""
         cdef Target *target
+        cdef Token *known
         cdef int32_t slot = question._slot()
         if slot == NOWHERE:
             return False
@@ -403,23 +421,70 @@ cdef class NativeLane:
             return self.hand_back(question, decided)
         if not slots_reserve(&lane.core, 1):
             raise MemoryError
-        target = self._target(key, host, addresses, port, source, shown, token, note, decision)
-        target.generation = question.generation
+        known = token_new(self.relay, token)
+        target = NULL
         try:
             if seconds > 0 and group is not None:
-                self.add_client(question.name, group)
-                named = question.authority
-                if question.how == OTHER:
-                    named = question.method.encode("ascii") + b" " + named  # as with_method has it
-                self._repeat(question.asked.kind, group, question.credentials, named, target,
-                             seconds)
+                target = self._target(
+                    key, host, addresses, port, source, shown, note, decision,
+                    question.generation)
+                if known != NULL:
+                    known.users += 1
+                target.token = known
+                self._repeat_for(question, group, target, seconds)
+            else:
+                target = self._target_again(
+                    key, host, addresses, port, source, shown, note, decision,
+                    question.generation)
             exchange_of(&lane.core.flows[slot]).dns = us_of(spent)
             self._decide(slot, decided)
             lane.core.now = clock_ms(linux.CLOCK_MONOTONIC_COARSE)
-            go_on(lane, slot, target)
+            go_on(lane, slot, target, known)
         finally:
-            target_release(&lane.routes, target)
+            token_release(known)
+            if target != NULL:
+                target_release(&lane.routes, target)
         return True
+
+    cdef int _repeat_for(
+        self, Question question, str group, Target *target, double seconds
+    ) except -1:
+        """Other requests like that of a question may go there, too."""
+        self.add_client(question.name, group)
+        named = question.authority
+        if question.how == OTHER:
+            named = question.method.encode("ascii") + b" " + named  # as with_method has it
+        return self._repeat(
+            question.asked.kind, group, question.credentials, named, target, seconds)
+
+    cdef Target *_target_again(
+        self, bytes key, bytes host, tuple addresses, uint16_t port, str source, bytes user,
+        bytes note, uint16_t decision, uint32_t generation,
+    ) except NULL:
+        """As `_target`, for one request: where the same was said of another one not long ago, it is
+        the same target. A route has a target of its own."""
+        cdef Said *said = &self.relay.said[(<size_t><void *>key // sizeof(PyObject)) % SAID]
+        cdef Target *target = said.target
+        if target != NULL and said.key == <void *>key and said.host == <void *>host and (
+            said.addresses == <void *>addresses and said.port == port
+            and target.decision == decision and target.generation == generation
+            and <str>said.source == source and <bytes>said.user == user
+            and <bytes>said.note == note
+        ):
+            target.holders += 1
+            return target
+        words = key, host, addresses, source, user, note
+        target = self._target(
+            key, host, addresses, port, source, user, note, decision, generation)
+        said_forget(&self.relay.state.routes, said)
+        Py_INCREF(words)
+        said.words = <PyObject *>words
+        said.key, said.host, said.addresses = <PyObject *>key, <PyObject *>host, <PyObject *>addresses
+        said.source, said.user, said.note = <PyObject *>source, <PyObject *>user, <PyObject *>note
+        said.port = port
+        said.target = target
+        target.holders += 1
+        return target
 
     def refuse(self, Question question not None, bytes data not None, bint keep, decided=None):
         """Sends an answer of the owner's. Returns how many bytes of it were sent, or -1: as of
@@ -477,6 +542,7 @@ cdef class NativeLane:
     def forget(self):
         """Forgets every route."""
         routes_clear(&self.relay.state.routes)
+        forget_said(self.relay)
 
     # ---- idle connections ----------------------------------------------------------
 

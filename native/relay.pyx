@@ -29,7 +29,7 @@ import warnings
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.exc cimport PyErr_SetFromErrno
 from cpython.ref cimport PyObject, Py_DECREF, Py_INCREF
-from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint32_t, uint64_t, uint8_t
+from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint16_t, uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memset
 
@@ -57,7 +57,7 @@ from lane.notes cimport note_release
 from lane.records cimport record_free, record_take
 from lane.routes cimport routes_clear, routes_free
 from lane.sums cimport sums_free
-from lane.types cimport BALANCERS, CLIENT, Lane, Token
+from lane.types cimport BALANCERS, CLIENT, Lane, Target, Token
 from step cimport clock_ms, next_due, run
 
 from spliceproxy.net import tcp
@@ -73,6 +73,21 @@ cdef enum:
     MOST_COLUMNS = 2048
 
 cdef uint64_t uncounted[MOST_COLUMNS]
+
+cdef enum:
+    SAID = 64               # targets that are kept
+
+
+cdef struct Said:           # what was said of a request for this once, and the target made of that
+    PyObject *words         # a tuple with all of the following; held
+    PyObject *key
+    PyObject *host
+    PyObject *addresses
+    PyObject *source
+    PyObject *user
+    PyObject *note
+    uint16_t port
+    Target *target          # held; NULL where nothing has been said
 
 
 cdef uint64_t *numbers_of(object row) except NULL:
@@ -97,6 +112,7 @@ cdef class NativeRelay:
     cdef object record      # the class of its records, a subclass of Ending
     cdef int64_t told       # ms, what next_wake said last
     cdef object row         # what is counted: memory of the owner's
+    cdef Said said[SAID]    # of the lane
 
     def __cinit__(self, options):
         memset(&self.state, 0, sizeof(Lane))
@@ -501,6 +517,7 @@ cdef class NativeRelay:
             record_free(record_take(&lane.records))
         if lane.out != NULL:
             routes_clear(&lane.routes)
+            forget_said(self)
         self._give_up_tokens()
         pool_empty(c)
         if c.epfd >= 0:

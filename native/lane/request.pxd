@@ -40,7 +40,7 @@ from lane.socks cimport begin_socks, granted
 from lane.sums cimport sum_user
 from lane.types cimport (
     Connection, Exchange, GREETED, G_REQUEST, G_RETRY, Lane, ONLY_SOCKS, Origin, PEER_MAX, P_WAIT,
-    Q_QUEUE, Route, Target, V5, connection_of, exchange_of,
+    Q_QUEUE, Route, Target, Token, V5, connection_of, exchange_of,
 )
 from lane.upload cimport begin_chunks, begin_upload
 from lane.waiting cimport begin_waiting, end_waiting, may_have_more
@@ -372,13 +372,14 @@ cdef inline void begin(Lane *lane, int32_t slot, const char *data, size_t n) noe
         give_back(lane, slot, G_REQUEST)
 
 
-cdef inline void go_on(Lane *lane, int32_t slot, Target *t) noexcept nogil:
-    """The owner has said where a request may go."""
+cdef inline void go_on(Lane *lane, int32_t slot, Target *t, Token *known) noexcept nogil:
+    """The owner has said where a request may go, and what is `known` of it, for its record; NULL:
+    nobody wants one."""
     cdef Exchange *x = exchange_of(&lane.core.flows[slot])
     cdef Out out
     question_over(lane, x)
     end_asking(lane, slot)
-    if prepare(lane, x, t, &out) and record_for(x, t.token, lane.heads):
+    if prepare(lane, x, t, &out) and record_for(x, known, lane.heads):
         start(lane, slot, t, &out)
     else:
         give_back(lane, slot, G_REQUEST)
