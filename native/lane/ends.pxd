@@ -12,7 +12,7 @@ from core.queues cimport finish
 from core.types cimport Core, Flow, NOWHERE, R_ABORTED, R_NONE
 from core.waits cimport end_waits
 from lane.asking cimport end_asking
-from lane.counts cimport K_GIVEN_BACK, count_request, cut_column
+from lane.counts cimport K_GIVEN_BACK, count_lost, count_request, cut_column
 from lane.facts cimport blamed, leave_stage
 from lane.log cimport exchange_over
 from lane.origins cimport attempts_drop, connection_drop
@@ -61,6 +61,12 @@ cdef inline void give_back(Lane *lane, int32_t slot, uint8_t cause) noexcept nog
 
 cdef inline void close_client(Lane *lane, int32_t slot) noexcept nogil:
     give_back(lane, slot, G_CLOSED)
+
+
+cdef inline void lose_client(Lane *lane, int32_t slot) noexcept nogil:
+    """There is no memory for what a client has said before it has a request."""
+    count_lost(lane)
+    close_client(lane, slot)
 
 
 cdef inline void cut_by(Lane *lane, int32_t slot, uint8_t reason, uint8_t by) noexcept nogil:

@@ -15,7 +15,7 @@ from core.counts cimport count_up
 from core.queues cimport enter_queue
 from core.types cimport Core, Flow
 from lane.counts cimport K_PROXY_HEADERS
-from lane.ends cimport close_client, give_back
+from lane.ends cimport give_back, lose_client
 from lane.facts cimport now_us
 from lane.received cimport keep
 from lane.request cimport FIRST_READ, begin
@@ -152,7 +152,7 @@ cdef inline void read_header(Lane *lane, int32_t slot) noexcept nogil:
         if keep(x, c.buffer, max(n, 0)):
             give_back(lane, slot, G_HEADER)
         else:
-            close_client(lane, slot)
+            lose_client(lane, slot)
         return
     note.holders += 1
     x.via = note

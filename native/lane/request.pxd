@@ -21,10 +21,10 @@ from http.plain_request cimport read_request, write_request
 from lane.asking cimport begin_asking, end_asking, forget_decision, may_ask
 from lane.chunked cimport take_chunks
 from lane.counts cimport (
-    K_DIALS, K_DIAL_SECONDS, K_REUSES, K_ROUTE_HITS, count_lost, count_request, count_time,
+    K_DIALS, K_DIAL_SECONDS, K_REUSES, K_ROUTE_HITS, count_request, count_time,
 )
 from lane.dialling cimport attempt, attempt_failed, dial, error_of
-from lane.ends cimport close_client, give_back
+from lane.ends cimport close_client, give_back, lose_client
 from lane.facts cimport begin_stages, now_us, question_over, stage_over
 from lane.live cimport begin_life
 from lane.notes cimport take_note
@@ -346,8 +346,7 @@ cdef inline void begin(Lane *lane, int32_t slot, const char *data, size_t n) noe
         n = x.have
     end = head_end(data, n)
     if data != x.data and not keep(x, data, n):
-        count_lost(lane)
-        close_client(lane, slot)
+        lose_client(lane, slot)
         return
     if end > 0:
         x.head = <uint32_t>end

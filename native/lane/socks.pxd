@@ -17,7 +17,7 @@ from libc.string cimport memchr, memcmp, memcpy, strlen
 from core cimport linux
 from core.counts cimport K_BYTES
 from core.types cimport Core
-from lane.ends cimport close_client
+from lane.ends cimport close_client, lose_client
 from lane.line cimport add_number, add_text
 from lane.received cimport keep
 from lane.types cimport (
@@ -191,7 +191,7 @@ cdef inline bint begin_socks(
         ):
             if keep(x, data, n):
                 return True
-            close_client(lane, slot)
+            lose_client(lane, slot)
             return False
         x.socks = <uint8_t>data[0]
         if x.socks == V5:
@@ -200,7 +200,7 @@ cdef inline bint begin_socks(
                 x.socks = 0
                 if keep(x, data, n):
                     return True
-                close_client(lane, slot)
+                lose_client(lane, slot)
                 return False
             if not reply_to_greeting(lane, slot, size) or n == size:
                 return False
@@ -208,5 +208,5 @@ cdef inline bint begin_socks(
             n -= size
     if spell_head(x, data, n):
         return True
-    close_client(lane, slot)
+    lose_client(lane, slot)
     return False

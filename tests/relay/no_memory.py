@@ -37,6 +37,7 @@ ASK = b"GET http://q/ HTTP/1.1\r\nHost: q\r\n\r\n"
 ODD = b"POST http://o/ HTTP/1.1\r\nHost: o\r\nContent-Length: 0\r\n\r\n"
 POST = b"POST http://o/ HTTP/1.1\r\nHost: o\r\nContent-Length: 1000000\r\n\r\n"
 CONNECT = b"CONNECT o:1 HTTP/1.1\r\nHost: o:1\r\n\r\n"
+SOCKS = b"\5\1\0\5\1\0\3\1o\0\1"
 CHUNKED = b"HTTP/1.1 200 OK\r\nDate: d\r\nTransfer-Encoding: chunked\r\n\r\n"
 LARGE = b"HTTP/1.1 200 OK\r\nDate: d\r\nContent-Length: 400000\r\n\r\n" + b"x" * 400_000
 
@@ -182,7 +183,9 @@ class Script:
         self._route("M", b"POST o", b"o")
         for data in (CHUNKED, OK, b""):
             self._upload(data)
-        self._connect()
+        self._connect(CONNECT + b"early")
+        self._connect(SOCKS + b"early", "mixed")
+        self._connect(SOCKS[:4], "mixed")
         self._flow(self._owner.relay.tunnel, b"to origin", b"to client")
         self._flow(self._owner.relay.transfer, 100_000)
         self._put(b"o")
@@ -217,10 +220,10 @@ class Script:
         except (MemoryError, OSError):
             return None
 
-    def _adopt(self, data: bytes) -> socket.socket:
+    def _adopt(self, data: bytes, spoken: str = "http") -> socket.socket:
         outer, inner = pair(self._mine)
         try:
-            self._refusing(self._native.hand_over, inner.fileno(), "", data, 0)
+            self._refusing(self._native.hand_over, inner.fileno(), "", data, 0, "", spoken)
         except (MemoryError, OSError):
             inner.close()  # it is still ours
         else:
@@ -328,9 +331,9 @@ class Script:
         origin.close()
         self._step()
 
-    def _connect(self) -> None:
-        """A tunnel that the relay makes."""
-        client = self._adopt(CONNECT + b"early")
+    def _connect(self, data: bytes, spoken: str = "http") -> None:
+        """A tunnel that the relay makes, if it is all of a request."""
+        client = self._adopt(data, spoken)
         self._step()
         if self._owner.dialling:
             self._mine.append(self._owner._listener.accept()[0])
@@ -380,6 +383,8 @@ class Script:
                     os.close(fd)
         if there is not None:
             self._concluded(self._owner.relay.release, ident)
+            if frozen.lane is not None:
+                self._owner.lines_taken += 1  # whoever knows of it writes its line
         self._concluded(self._owner.relay.thaw, ident if there is None else there)
 
     def _concluded(self, work: Callable[..., object], ident: object) -> None:
