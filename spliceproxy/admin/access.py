@@ -2,9 +2,10 @@
 
 On a Unix socket the permissions of its file decide. On TCP a request needs a token: as Bearer
 (RFC 6750), or as the password of Basic (RFC 7617), for which a browser asks its user. A browser
-sends the latter again by itself, whatever page has made it ask. So a request that may change
-something must come from a page of our own then. And since a page may have a name that leads to our
-address, requests must not come to a name that is not ours (DNS rebinding).
+sends the latter again by itself, whatever page has made it ask, and to a Unix socket that is
+forwarded to it (ssh -L) it needs none. So what a browser sends must come from a page of our own
+then, but that others may lead to ours. And since a page may have a name that leads to our address,
+requests must not come to a name that is not ours (DNS rebinding).
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class Gate:
 
     def check(self, head: RequestHead, *, open: bool) -> None:
         """Refusal where it may not be answered. ``open``: anybody may ask this."""
-        if open or self._tokens is None:
+        if open:
             return
         if not self._is_ours(head.host):
             raise Refusal(
@@ -47,11 +48,12 @@ class Gate:
                 "the Host field is not an address, localhost or a name in admin-hosts; "
                 "another page may have sent this request",
             )
-        if self._proves(head) == "basic" and head.method not in SAFE and not _is_same_origin(head):
+        proven = self._proves(head)
+        if proven != "bearer" and not _is_wanted(head, said=proven == "basic"):
             raise Refusal(
                 403,
-                "no page of this address has sent this request; a program gives the token as "
-                "Authorization: Bearer",
+                "a page of another address has sent this request, or may have; a program gives "
+                "the token as Authorization: Bearer, and sends neither Origin nor Sec-Fetch-Site",
             )
 
     def _is_ours(self, host: str) -> bool:
@@ -62,7 +64,10 @@ class Gate:
         return True
 
     def _proves(self, head: RequestHead) -> str:
-        """The scheme by which the request gives a token, in lower case; Refusal."""
+        """The scheme by which the request gives a token, in lower case; "" where none is needed.
+        Refusal."""
+        if self._tokens is None:
+            return ""
         values = head.values(b"authorization")
         scheme, _, rest = values[0].partition(b" ") if len(values) == 1 else (b"", b"", b"")
         given = b""
@@ -71,7 +76,6 @@ class Gate:
         elif scheme.lower() == b"basic":
             pair = user_pass(values[0])
             given = split(pair)[1] if pair is not None else b""
-        assert self._tokens is not None
         self._tokens.look()
         # Each is compared, and as a whole, so that the time tells nothing.
         equal = [hmac.compare_digest(given, one.encode("ascii")) for one in self._tokens.value]
@@ -86,6 +90,24 @@ class Gate:
             "a token is required: Authorization: Bearer TOKEN, or the token as the password",
             {"WWW-Authenticate": _CHALLENGE},
         )
+
+
+def _is_wanted(head: RequestHead, *, said: bool) -> bool:
+    """Whether the one who is at the browser, if it is one, wants this. A browser says which page
+    has made it ask; what changes something must be ``said`` to come from a page of ours."""
+    site, origins = head.values(b"sec-fetch-site"), head.values(b"origin")
+    safe = head.method in SAFE
+    if not (site or origins):
+        return safe or not said
+    if _is_same_origin(head):
+        return True
+    return safe and (site == [b"none"] or _leads_here(head))
+
+
+def _leads_here(head: RequestHead) -> bool:
+    """Whether the browser is to show what it gets in the place of the page that has asked."""
+    mode, target = head.values(b"sec-fetch-mode"), head.values(b"sec-fetch-dest")
+    return mode == [b"navigate"] and target == [b"document"]
 
 
 def _is_same_origin(head: RequestHead) -> bool:

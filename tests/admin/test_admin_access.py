@@ -88,12 +88,50 @@ def test_a_browser_changes_things_from_our_own_page_only(
     }
     assert admin.ask("/nothing", "POST", Authorization=basic(TOKEN), **own).status == status
     assert admin.ask("/nothing", "POST", **own).status == 404  # no browser sends Bearer by itself
-    assert admin.ask("/nothing", "GET", Authorization=basic(TOKEN), **own).status == 404
 
 
-@pytest.mark.parametrize(
-    ("host", "status"),
-    [
+CROSS = {"Sec_Fetch_Site": "cross-site", "Sec_Fetch_Mode": "no-cors", "Sec_Fetch_Dest": "image"}
+LINK = {"Sec_Fetch_Site": "cross-site", "Sec_Fetch_Mode": "navigate", "Sec_Fetch_Dest": "document"}
+
+
+PAGES: tuple[tuple[dict[str, str], int, int], ...] = (
+    (CROSS, 403, 403),
+    ({**CROSS, "Sec_Fetch_Site": "same-site"}, 403, 403),  # another port of this machine
+    ({**LINK, "Sec_Fetch_Dest": "iframe"}, 403, 403),
+    (LINK, 404, 403),
+    ({**LINK, "Sec_Fetch_Site": "none"}, 404, 403),
+    ({"Sec_Fetch_Site": "cross-site", "Origin": "OWN"}, 403, 403),
+    ({"Origin": "http://attacker.test"}, 403, 403),
+    ({"Origin": "null"}, 403, 403),
+    ({"Sec_Fetch_Site": "same-origin"}, 404, 404),
+    ({"Origin": "OWN"}, 404, 404),
+)
+"""What a browser says of the page that has sent a request; what is answered then to GET, and to
+what changes something."""
+
+
+@pytest.mark.parametrize("unix", [False, True])
+def test_a_page_of_others_may_lead_here_and_no_more(new_admin: NewAdmin, unix: bool) -> None:
+    """Also where its browser reaches a Unix socket, by a port that ssh forwards. The path does not
+    exist: 404 says that the request was let in."""
+    admin = new_admin(unix=unix)
+    host = "localhost:9810"
+    for fields, get, post in PAGES:
+        sent = {name: value.replace("OWN", f"http://{host}") for name, value in fields.items()}
+        if not unix:
+            sent["Authorization"] = basic(TOKEN)
+        found = [
+            admin.ask("/nothing", method, Host=host, **sent).status
+            for method in ("GET", "POST", "DELETE")
+        ]
+        assert found == [get, post, post], fields
+        assert admin.ask("/metrics", Host=host, **sent).status == 200
+
+
+@pytest.mark.parametrize("unix", [False, True])
+def test_the_host_field_is_ours(new_admin: NewAdmin, unix: bool) -> None:
+    admin = new_admin(unix=unix, env={"SPLICEPROXY_ADMIN_HOSTS": "proxy.example"})
+    for host, status in (
         ("127.0.0.1", 200),
         ("10.1.2.3:9810", 200),
         ("[::1]:9810", 200),
@@ -107,12 +145,9 @@ def test_a_browser_changes_things_from_our_own_page_only(
         ("localhost.attacker.test", 421),
         ("0x7f.1", 421),
         ("", 421),
-    ],
-)
-def test_the_host_field_is_ours(new_admin: NewAdmin, host: str, status: int) -> None:
-    admin = new_admin(env={"SPLICEPROXY_ADMIN_HOSTS": "proxy.example"})
-    assert admin.ask("/config", Host=host).status == status
-    assert admin.ask("/readyz", token=None, Host=host).status == 200
+    ):
+        assert admin.ask("/config", Host=host).status == status, host
+        assert admin.ask("/metrics", token=None, Host=host).status == 200
 
 
 def test_a_token_is_followed_when_its_file_changes(admin: Admin) -> None:
@@ -130,8 +165,6 @@ def test_permissions_decide_on_a_unix_socket(new_admin: NewAdmin) -> None:
     admin = new_admin(unix=True)
     assert admin.ask("/config").status == 200
     assert stat.S_IMODE(os.stat(admin.path).st_mode) == 0o600
-    # No browser gets there, so any name will do: it may come by a server in front.
-    assert admin.ask("/config", Host="proxy.example").status == 200
     other = new_admin(unix=True, env={"SPLICEPROXY_ADMIN_MODE": "0660"})
     assert stat.S_IMODE(os.stat(other.path).st_mode) == 0o660
     other.proxy.stop()

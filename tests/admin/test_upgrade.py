@@ -367,7 +367,7 @@ def opened(gate: Path) -> bool:
 def begin(proxy: ChangingProxy) -> socket.socket:
     """Asks for an upgrade, and waits until the new program has begun."""
     asked = proxy.admin.socket()
-    asked.sendall(b"POST /upgrade HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")
+    asked.sendall(b"POST /upgrade HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n")
     wait_for(lambda: "the new program is process" in proxy.stderr(), "the new program")
     return asked
 
