@@ -42,12 +42,11 @@ cdef inline int64_t now_us() noexcept nogil:
 
 cdef inline void begin_stages(Lane *lane, Exchange *x) noexcept nogil:
     """The head of a request is there."""
-    x.number = 0
+    lane.number += 2  # the owner has the odd ones
+    x.number = lane.number  # also where nobody asks for it yet: it may be a tunnel for days
     x.question = x.dns = x.dial = x.first_byte = 0
     if lane.timed:
         x.started = x.lap = now_us()
-        lane.number += 2  # the owner has the odd ones
-        x.number = lane.number
 
 
 cdef inline uint32_t stage_over(const Lane *lane, Exchange *x) noexcept nogil:

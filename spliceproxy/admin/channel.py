@@ -52,15 +52,20 @@ def count_in(row: memoryview) -> None:
     errors, _row = 0, row
 
 
+def count(number: int) -> None:
+    """So many errors more, of this process or of one that has no row."""
+    global errors
+    errors += number
+    if _row is not None:
+        _row[CHANNEL_ERRORS] += number
+
+
 def _failure(error: OSError) -> Closed | Troubled:
     """What an error of the kernel's means."""
-    global errors
     number = error.errno or 0
     if number in _GONE:
         return Closed(plain(error))
-    errors += 1
-    if _row is not None:
-        _row[CHANNEL_ERRORS] += 1
+    count(1)
     if number not in _told:
         _told.add(number)
         log.error("a control channel: %s; it is tried again, and counted from now on", plain(error))

@@ -10,11 +10,12 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from spliceproxy.admin import channel
 from spliceproxy.admin.channel import Channel, Message, close_all
 from spliceproxy.admin.events import Events
 from spliceproxy.admin.links import Link, Refused, Unanswered, Worker
 from spliceproxy.admin.settings import handed
-from spliceproxy.admin.watch import Watch
+from spliceproxy.admin.watch import Watch, miss
 from spliceproxy.config import Config
 from spliceproxy.messages import log
 from spliceproxy.observe.board import Board
@@ -29,14 +30,14 @@ RELOADS = 20
 
 class Desk:
     """Of the admin process. ``board`` is where all count. ``draining``: the proxy stops.
-    ``workers`` are those that live, by their index, and ``reloads`` the last ones
+    ``workers`` are those that live, by their rows on the board, and ``reloads`` the last ones
     (processes.history). ``changed`` is told that the settings are others, and gets a socket if they
     have another address for it."""
 
     def __init__(
         self,
         config: Config,
-        channel: Channel,
+        to_supervisor: Channel,
         board: Board,
         *,
         draining: bool,
@@ -53,12 +54,13 @@ class Desk:
         self.publish = self.events.publish
         self.watch = Watch(self)
         self._pids: dict[int, int] = {}  # of the workers that were told of, by their index
-        self._unmet: set[int] = set()  # those that came without a descriptor
+        self._unmet: set[int] = set()  # rows of those that came without a descriptor
+        self._counted = 0  # errors of channels that the supervisor knows of
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done when the supervisor has ended, or wants this process to."""
         self.left: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done when another program has taken over, with an admin process of its own."""
-        self.supervisor = Link("the supervisor", channel, self._told, self._end)
+        self.supervisor = Link("the supervisor", to_supervisor, self._told, self._end)
 
     def _end(self) -> None:
         if not self.ended.done():
@@ -67,14 +69,14 @@ class Desk:
     def _told(self, message: Message, fds: list[int]) -> None:
         """By the supervisor."""
         if message.get("meet") == "worker" and len(fds) == 1:
-            self._meet(int(message["index"]), int(message["pid"]), Channel.of(fds[0]))
+            self._meet(message, Channel.of(fds[0]))
             return
         if "settings" in message:
             self._reconfigure(fds, int(message["sockets"]))
             return
         close_all(fds)
         if message.get("meet") == "worker":
-            self._unmet.add(int(message["index"]))
+            self._unmet.add(int(message["row"]))
             self.settle()
         elif "reloaded" in message:
             self.reloads.append(message["reloaded"])
@@ -128,26 +130,35 @@ class Desk:
                 self._listen(worker, on=self.events.heard)
         try:
             while self._unmet:
-                self.supervisor.tell({"unmet": "worker", "index": min(self._unmet)})
+                self.supervisor.tell({"unmet": "worker", "row": min(self._unmet)})
                 self._unmet.discard(min(self._unmet))
+            if channel.errors > self._counted:
+                counted = channel.errors
+                self.supervisor.tell({"troubled": counted - self._counted})
+                self._counted = counted
         except Unanswered:
             pass  # the next time
 
-    def _meet(self, index: int, pid: int, channel: Channel) -> None:
-        before = self.workers.pop(index, None)
+    def _meet(self, message: Message, end: Channel) -> None:
+        index, row, pid = (int(message[name]) for name in ("index", "row", "pid"))
+        leaves = bool(message["leaves"])
+        before = self.workers.pop(row, None)
         if before is not None:
             before.link.close()
 
         def ended() -> None:
-            if self.workers.get(index) is worker:
-                del self.workers[index]
+            if self.workers.get(row) is worker:
+                del self.workers[row]
                 self.watch.ended(index)
 
-        link = Link(f"worker {index} (pid {pid})", channel, self._said, ended)
-        worker = Worker(index, pid, link)
-        self.workers[index] = worker
+        link = Link(f"worker {index} (pid {pid})", end, self._said, ended)
+        worker = Worker(index, row, pid, link, leaves=leaves)
+        if not leaves:
+            for one in self.workers.values():
+                one.leaves = one.leaves or one.index == index
+        self.workers[row] = worker
         self.watch.met(worker)
-        if self._pids.get(index) != pid:
+        if not leaves and self._pids.get(index) != pid:
             self._pids[index] = pid
             self.publish("worker", {"what": "started", "index": index, "pid": pid, "how": ""})
         if self.events.heard:
@@ -165,14 +176,20 @@ class Desk:
         self, name: str, seconds: float = ANSWER_SECONDS, **values: Any
     ) -> Mapping[int, Message | str]:
         """Each worker's answer by its index, or why there is none: also of those that do not run,
-        or cannot be asked."""
+        or cannot be asked. That of one which drains counts where it is missing."""
         await self.watch.look()
         workers = self.watch.answering()
-        silent = self.watch.silent()
+        silent = dict(self.watch.silent())
         answers = await asyncio.gather(
             *(self._ask(worker, name, seconds, values) for worker in workers)
         )
-        return {**silent, **{one.index: said for one, said in zip(workers, answers, strict=True)}}
+        found: dict[int, Message] = {}
+        for worker, said in zip(workers, answers, strict=True):
+            if isinstance(said, str):
+                miss(silent, worker.index, said)
+            else:
+                found[worker.index] = said
+        return {**found, **silent}
 
     async def _ask(
         self, worker: Worker, name: str, seconds: float, values: Mapping[str, Any]

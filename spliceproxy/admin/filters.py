@@ -55,7 +55,10 @@ def _network(name: str) -> Callable[[str], Test]:
 
 
 def _host(text: str) -> Test:
-    """As in ``hosts`` of a rule."""
+    """As in ``hosts`` of a rule, but for regular expressions: of such a one nobody knows how long
+    it takes over a name that a client has chosen, and clients would wait for it."""
+    if text.startswith("/"):
+        raise ValueError("allowed: a name, .NAME or *.NAME; words looks for parts of one")
     pattern = parse_pattern(text)
 
     def matches(flow: Flow) -> bool:
@@ -63,8 +66,6 @@ def _host(text: str) -> Test:
             host = canonical(flow["host"])
         except ValueError:
             return False
-        if pattern.regex is not None:
-            return pattern.regex.fullmatch(host) is not None
         return (pattern.itself and host == pattern.name) or (
             pattern.below and host.endswith(f".{pattern.name}")
         )
@@ -137,6 +138,15 @@ FILTERS: Mapping[str, Callable[[str], Test]] = {
     "words": _words,
 }
 """The filters that there are."""
+
+
+def refuse_empty(query: Mapping[str, Sequence[str]]) -> None:
+    """ValueError: a value is empty, which means those that have none. Of what is to be ended that
+    is asked for by mistake alone, such as a variable of a script that is not set."""
+    for name, values in query.items():
+        for value in values:
+            if not value or (name == "tag" and value.endswith("=")):
+                raise ValueError(f"{name}: {value!r}; what is to be ended needs a value here")
 
 
 def _made(make: Callable[[str], Test], name: str, value: str) -> Test:

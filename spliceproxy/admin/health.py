@@ -27,7 +27,7 @@ class Health:
         ill, silent = watch.ill(), watch.silent()
         if ill:
             raise Refusal(503, "; ".join(ill.values()))
-        serving = len(watch.answering())
+        serving = len(watch.serving())
         if not serving:
             raise Refusal(503, "no worker answers yet")
         text = f"ok: workers that answer: {serving}"
@@ -40,6 +40,6 @@ class Health:
         await self._desk.watch.look()
         if self._desk.draining:
             raise Refusal(503, "draining")
-        if not self._desk.watch.answering():
+        if not self._desk.watch.serving():
             raise Refusal(503, "no worker answers")
         return Response.text("ready")

@@ -1,31 +1,21 @@
-"""HTTP for operators: a table of paths, and a server of HTTP/1.1 over it.
+"""HTTP for operators: a table of paths, what is asked and answered, and how requests are read.
 
 Heads are read by :mod:`spliceproxy.http1`, as those of the proxy's clients. Everything has a limit:
-connections, the time of a head, its size and that of a body, and how long a reader may take for
-what it has been sent.
+the time of a head, its size and that of a body. :mod:`spliceproxy.admin.server` has the others.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from http import HTTPStatus
 from typing import Any, NamedTuple, Protocol
-from urllib.parse import parse_qs, unquote
+from urllib.parse import unquote
 
-from spliceproxy.http1.dates import fixdate
-from spliceproxy.http1.errors import HeadError
 from spliceproxy.http1.framing import Body
 from spliceproxy.http1.head import RequestHead, find_head_end, parse_request, skip_empty_lines
-from spliceproxy.messages import log
-
-CONNECTIONS = 64
-"""Connections at once. More are told to come again."""
 
 HEAD_MOST = 16 << 10
 """Bytes of a request's head."""
@@ -42,29 +32,8 @@ IDLE_SECONDS = 60.0
 LINGER_SECONDS = 2.0
 """That a client has to close its connection behind the last answer."""
 
-READ_SECONDS = 10.0
-"""That a reader may take for what it has been sent."""
-
-BUFFER = 256 << 10
-"""Bytes that wait for a reader."""
-
-ENDLESS_BUFFER = 64 << 10
-"""The same of an answer without an end, here and in the kernel."""
-
 CHUNK = 16 << 10
 """Bytes that are read at a time."""
-
-QUERY_MOST = 64
-"""Parameters of a query."""
-
-_ALWAYS = {
-    "Cache-Control": "no-store",
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-}
-"""Fields of every answer that does not have them otherwise."""
 
 
 @dataclass
@@ -175,196 +144,7 @@ class Gate(Protocol):
         """Refusal where it may not."""
 
 
-class Server:
-    """Serves ``table`` to those whom ``gate`` lets in."""
-
-    def __init__(self, table: Table, gate: Gate) -> None:
-        self._table = table
-        self.gate = gate
-        self._connections = 0
-        self._endless = 0  # answers without an end
-        # Those that wait for a request, the one that waits longest first.
-        self._waiting: dict[asyncio.StreamWriter, None] = {}
-
-    @property
-    def busy(self) -> bool:
-        """Whether there is a request that has no answer yet, but one without an end."""
-        return self._connections > len(self._waiting) + self._endless
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One connection, to its end."""
-        writer.transport.set_write_buffer_limits(high=BUFFER)
-        self._connections += 1
-        try:
-            if self._connections > CONNECTIONS and self._waiting:
-                # Whoever says nothing keeps nobody out.
-                next(iter(self._waiting)).transport.abort()
-            elif self._connections > CONNECTIONS:
-                refusal = Refusal(503, "too many connections to the admin address")
-                await self._send(writer, refusal.response, None, keep=False)
-                return
-            connection = _Connection(reader, writer)
-            while await self._one(connection):
-                pass
-            await connection.finish()
-        except (Gone, OSError, asyncio.TimeoutError):
-            pass  # or it does not read
-        finally:
-            self._connections -= 1
-            writer.transport.abort()
-
-    async def _one(self, connection: _Connection) -> bool:
-        """One request and its answer; returns whether another may follow."""
-        writer = connection.writer
-        head: RequestHead | None = None
-        try:
-            self._waiting[writer] = None
-            try:
-                head = await connection.head()
-            finally:
-                self._waiting.pop(writer, None)
-            if head is None:
-                return False
-            response = await self._answer(connection, head)
-        except HeadError as error:
-            response = Response.text(str(error), error.status)
-        except Refusal as refusal:
-            response = refusal.response
-        except Gone:
-            raise
-        except Exception:
-            log.exception("a request to the admin address could not be answered")
-            response = Response.text("a fault of the proxy's own; see its messages", 500)
-        keep = head is not None and head.persistent and connection.complete
-        return await self._send(writer, response, head, keep=keep, reader=connection.reader)
-
-    async def _answer(self, connection: _Connection, head: RequestHead) -> Response:
-        path, _, query = head.path.partition("?")
-        found = self._table.find(path) if head.form in ("origin", "absolute") else None
-        route, last = found or (None, "")
-        self.gate.check(head, open=route is not None and route.open)
-        body = await connection.body(head)
-        if route is None:
-            raise Refusal(404, "there is nothing at this path")
-        if head.method == "OPTIONS":
-            return Response(204, fields={"Allow": route.allowed})
-        method = "GET" if head.method == "HEAD" else head.method
-        handler = route.handlers.get(method)
-        if handler is None:
-            raise Refusal(405, f"allowed: {route.allowed}", {"Allow": route.allowed})
-        try:
-            values = parse_qs(
-                query, keep_blank_values=True, max_num_fields=QUERY_MOST, errors="strict"
-            )
-        except ValueError:
-            raise Refusal(400, "the query cannot be read") from None
-        return await handler(Request(head.method, path, values, head, body, last))
-
-    async def _send(
-        self,
-        writer: asyncio.StreamWriter,
-        response: Response,
-        head: RequestHead | None,
-        *,
-        keep: bool,
-        reader: asyncio.StreamReader | None = None,
-    ) -> bool:
-        """Sends an answer; returns whether the connection goes on."""
-        body = response.body
-        whole = isinstance(body, bytes)
-        chunked = not whole and head is not None and head.minor == 1
-        keep = keep and (whole or chunked) and not response.endless
-        fields = {"Date": fixdate(int(time.time())), **_ALWAYS, **response.fields}
-        if response.status != 204:
-            fields["Content-Type"] = response.type
-            if isinstance(body, bytes):
-                fields["Content-Length"] = str(len(body))
-            elif chunked:
-                fields["Transfer-Encoding"] = "chunked"
-        if not keep:
-            fields["Connection"] = "close"
-        reason = HTTPStatus(response.status).phrase
-        lines = [f"HTTP/1.1 {response.status} {reason}", *(f"{k}: {v}" for k, v in fields.items())]
-        silent = head is not None and head.method == "HEAD"
-        start = "\r\n".join([*lines, "", ""]).encode("latin-1")
-        writer.write(start + body if isinstance(body, bytes) and not silent else start)
-        if isinstance(body, bytes):
-            await _drained(writer)
-        elif silent:
-            await _end(body)
-        elif response.endless:
-            assert reader is not None
-            _keep_little(writer)
-            self._endless += 1
-            try:
-                await _until_left(reader, _send_parts(writer, body, response.slow, chunked=chunked))
-            finally:
-                self._endless -= 1
-        else:
-            await _send_parts(writer, body, response.slow, chunked=chunked)
-        return keep
-
-
-async def _send_parts(
-    writer: asyncio.StreamWriter,
-    parts: AsyncIterator[bytes],
-    slow: Callable[[], None] | None,
-    *,
-    chunked: bool,
-) -> None:
-    """If they end by an exception, the client sees that the answer is cut short."""
-    try:
-        async for part in parts:
-            if part:
-                writer.write(b"%x\r\n%b\r\n" % (len(part), part) if chunked else part)
-                await _drained(writer)
-        if chunked:
-            writer.write(b"0\r\n\r\n")
-        await _drained(writer)
-    except Exception as error:
-        writer.transport.abort()
-        if slow is not None and isinstance(error, asyncio.TimeoutError):
-            slow()
-        if not isinstance(error, (OSError, asyncio.TimeoutError)):
-            log.exception("an answer of the admin address was cut short")
-        raise ConnectionAbortedError from error
-    finally:
-        await _end(parts)
-
-
-def _keep_little(writer: asyncio.StreamWriter) -> None:
-    """A client that does not read is to be noticed soon, and not after the megabytes that the
-    kernel would keep for it (tcp_wmem, tcp(7))."""
-    writer.transport.set_write_buffer_limits(high=ENDLESS_BUFFER)
-    sock = writer.get_extra_info("socket")
-    if sock is not None:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, ENDLESS_BUFFER)
-
-
-async def _until_left(reader: asyncio.StreamReader, sending: Any) -> None:
-    """Sends until the client leaves, or there is no more."""
-    send = asyncio.ensure_future(sending)
-    left = asyncio.ensure_future(reader.read(1))
-    try:
-        await asyncio.wait({send, left}, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in (send, left):
-            task.cancel()
-        with contextlib.suppress(asyncio.CancelledError, OSError):
-            await asyncio.gather(send, left)
-
-
-async def _end(parts: AsyncIterator[bytes]) -> None:
-    close = getattr(parts, "aclose", None)
-    if close is not None:
-        await close()
-
-
-async def _drained(writer: asyncio.StreamWriter) -> None:
-    await asyncio.wait_for(writer.drain(), READ_SECONDS)
-
-
-class _Connection:
+class Connection:
     """Reads the requests of one connection. ``complete``: all of the last one was read."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -116,14 +116,18 @@ class Link:
 
 
 class Worker:
-    """A worker that the admin process has met. ``met`` is when it was introduced (monotonic
-    seconds); ``silent`` why it cannot be asked now, "" while it answers."""
+    """A process of the worker ``index`` that the admin process has met. ``row`` is its own on the
+    board. ``leaves``: another has its place, or is to have none, and it drains. ``met`` is when it
+    was introduced (monotonic seconds); ``silent`` why it cannot be asked now, "" while it
+    answers."""
 
-    __slots__ = ("index", "link", "listens", "met", "pid", "ping", "silent")
+    __slots__ = ("index", "leaves", "link", "listens", "met", "pid", "ping", "row", "silent")
 
-    def __init__(self, index: int, pid: int, link: Link) -> None:
+    def __init__(self, index: int, row: int, pid: int, link: Link, *, leaves: bool) -> None:
         self.index = index
+        self.row = row
         self.pid = pid
+        self.leaves = leaves
         self.link = link
         self.met = time.monotonic()
         self.silent = ""

@@ -37,10 +37,8 @@ def families(
     *,
     engine: str,
     ill: Container[int] = (),
-    errors: int = 0,
 ) -> Iterator[Family]:
-    """All of them, in their order. ``ill`` are workers that do not answer; ``errors`` is how many
-    of the channels' the admin process has counted."""
+    """All of them, in their order. ``ill`` are workers that do not answer."""
     totals = reading.totals()
     yield Family(
         PREFIX + "build", "info", "The version of the proxy.", [({"version": __version__}, 1)]
@@ -48,7 +46,6 @@ def families(
     # No worker has said it yet where it is "".
     known: list[tuple[Labels, Value]] = [({"engine": engine}, 1)] if engine else []
     yield Family(PREFIX + "engine", "info", "What moves the bytes.", known)
-    totals["channel_errors"][()] += errors
     for name, family in columns.FAMILIES.items():
         if name in totals and name not in _SKIPPED:
             yield _family(family, totals[name])
@@ -114,9 +111,13 @@ def is_up(reading: Reading, index: int, ill: Container[int]) -> bool:
 
 
 def of_worker(reading: Reading, index: int, name: str) -> int:
-    """The sum of a family of the table, of one worker."""
+    """The sum of a family of the table, of one worker: what is there now of all of its processes,
+    and what was counted of the one that has the place, as its process id and its age are. For
+    another process's numbers go when that ends, and what is counted never does."""
     family = columns.FAMILIES[name]
-    return sum(reading.rows[index + 1][family.first : family.first + len(family.values)])
+    counted = family.kind in (columns.COUNTER, columns.HISTOGRAM)
+    row = reading.processes[index] if counted else reading.rows[index + 1]
+    return sum(row[family.first : family.first + len(family.values)])
 
 
 def _processes(processes: list[Process]) -> Iterator[Family]:

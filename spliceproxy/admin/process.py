@@ -20,7 +20,8 @@ from spliceproxy.admin.channel import Channel
 from spliceproxy.admin.desk import Desk
 from spliceproxy.admin.effective import Effective
 from spliceproxy.admin.health import Health
-from spliceproxy.admin.http import Server, Table
+from spliceproxy.admin.http import Table
+from spliceproxy.admin.server import Server
 from spliceproxy.admin.steering import Steering
 from spliceproxy.admin.tunnels import Tunnels
 from spliceproxy.admin.views import Views
@@ -69,7 +70,7 @@ async def _serve(
     desk = Desk(config, channel, board, draining=draining, reloads=reloads)
     server = Server(table_of(desk), Gate(config.admin))
     place = _Place(desk, server)
-    await place.listen(sock)
+    place.listen(sock)
     await asyncio.wait((desk.ended, desk.left), return_when=asyncio.FIRST_COMPLETED)
     if desk.left.done():
         place.leave()
@@ -86,24 +87,31 @@ class _Place:
     def __init__(self, desk: Desk, server: Server) -> None:
         self._desk = desk
         self._server = server
-        self._listening: asyncio.AbstractServer | None = None
         self._sock: socket.socket | None = None
+        self._accepting: asyncio.Future[None] | None = None
         self._moving: asyncio.Task[None] | None = None
         desk.changed = self._changed
 
-    async def listen(self, sock: socket.socket) -> None:
-        """On this socket, and no other."""
-        start = asyncio.start_unix_server if sock.family == socket.AF_UNIX else asyncio.start_server
-        before, self._listening = self._listening, await start(self._server.serve, sock=sock)
+    def listen(self, sock: socket.socket) -> None:
+        """On this socket, which is its own from here on."""
         self._sock = sock
-        if before is not None:
-            before.close()
+        self._accepting = asyncio.ensure_future(self._server.accept(sock))
 
     def leave(self) -> None:
         """Whoever connects from here on is for the process that comes next, which has the same
-        socket. To close what listens here would remove the file of a Unix socket."""
-        if self._sock is not None:
-            asyncio.get_running_loop().remove_reader(self._sock.fileno())
+        socket."""
+        if self._accepting is not None:
+            self._accepting.cancel()
+
+    async def _move(self, sock: socket.socket) -> None:
+        """To another one."""
+        before, accepting = self._sock, self._accepting
+        self.leave()
+        self.listen(sock)
+        assert before is not None
+        assert accepting is not None
+        await asyncio.wait((accepting,))  # it looks at the socket until it has ended
+        before.close()
 
     def _changed(self, sock: socket.socket | None) -> None:
         try:
@@ -111,7 +119,7 @@ class _Place:
         except ValueError as error:
             log.error("the admin process: %s; the tokens stay as they were", error)
         if sock is not None:
-            self._moving = asyncio.ensure_future(self.listen(sock))
+            self._moving = asyncio.ensure_future(self._move(sock))
 
 
 def table_of(desk: Desk) -> Table:

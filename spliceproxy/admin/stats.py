@@ -183,7 +183,7 @@ def _worker(
     pid = of_worker(reading, at, "worker_pid")
     seconds = max(now.moment - before.moment, 1e-3)
     usage, earlier = now.usage.get(pid), before.usage.get(pid)
-    requests = now.requests[at] - before.requests[at] if earlier is not None else None
+    requests = max(0, now.requests[at] - before.requests[at]) if earlier is not None else None
     started = of_worker(reading, at, "worker_started") / 1e6
     return {
         "index": at,

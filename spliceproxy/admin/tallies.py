@@ -10,7 +10,7 @@ from typing import Any
 from spliceproxy.admin.channel import Message
 from spliceproxy.admin.desk import ANSWER_SECONDS, Desk
 from spliceproxy.admin.links import Refused, Unanswered, Worker
-from spliceproxy.admin.watch import Silent
+from spliceproxy.admin.watch import Silent, miss
 from spliceproxy.observe.top import KINDS, MEASURES, SPANS, Ranking, Row, merged
 
 
@@ -34,11 +34,9 @@ async def ask(desk: Desk, most: int) -> Tallies:
     silent = dict(desk.watch.silent())
     workers = desk.watch.answering()
     answers = await asyncio.gather(*map(_ask, workers))
-    silent.update(
-        (worker.index, one)
-        for worker, one in zip(workers, answers, strict=True)
-        if isinstance(one, str)
-    )
+    for worker, one in zip(workers, answers, strict=True):
+        if isinstance(one, str):
+            miss(silent, worker.index, one)
     found = together([one for one in answers if not isinstance(one, str)], most)
     found.silent = silent
     return found

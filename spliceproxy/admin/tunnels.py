@@ -11,11 +11,11 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any
 
 from spliceproxy.admin.desk import ANSWER_SECONDS, Desk
-from spliceproxy.admin.filters import Filter
+from spliceproxy.admin.filters import Filter, refuse_empty
 from spliceproxy.admin.http import Refusal, Request, Response, Table
 from spliceproxy.admin.links import Refused, Unanswered
 from spliceproxy.admin.orders import MOST, First
-from spliceproxy.admin.watch import told_silent
+from spliceproxy.admin.watch import miss, told_silent
 from spliceproxy.messages import log
 
 SEEN_MOST = 50_000
@@ -72,8 +72,12 @@ class Tunnels:
         raise _absent(silent.values())
 
     async def end(self, request: Request) -> Response:
-        """Ends all that match the filters, of which there must be one."""
+        """Ends all that match the filters, of which there must be one, and each with a value."""
         filters = _filters(request.query)
+        try:
+            refuse_empty(filters)
+        except ValueError as error:
+            raise Refusal(400, str(error)) from None
         if not filters:
             raise Refusal(400, "a filter is needed; GET /tunnels?FILTER shows what it matches")
         return Response.json(await self._kill(filters))
@@ -110,7 +114,7 @@ class Tunnels:
                     if part.get("flows"):
                         yield list(map(self._rated, part["flows"]))
             except (Unanswered, Refused) as error:
-                silent[worker.index] = str(error)
+                miss(silent, worker.index, str(error))
             finally:
                 await parts.aclose()
 
@@ -124,7 +128,7 @@ class Tunnels:
                 async for part in worker.link.parts("kill", ANSWER_SECONDS, filters=filters):
                     killed += part.get("killed", ())
             except (Unanswered, Refused) as error:
-                silent[worker.index] = str(error)
+                miss(silent, worker.index, str(error))
         if killed:
             self._desk.publish("killed", {"filters": filters, "killed": len(killed)})
         if silent:
@@ -146,7 +150,12 @@ class Tunnels:
         received = flow["in_copied"] + flow["in_spliced"]
         sent = flow["out_copied"] + flow["out_spliced"]
         before = self._seen.get(flow["id"]) or self._before.get(flow["id"])
-        if before is None or now - before[0] > SEEN_SECONDS or before[1] > received:
+        if (
+            before is None
+            or now - before[0] > SEEN_SECONDS
+            or before[1] > received
+            or before[2] > sent
+        ):
             age = flow["age"]
             before = (now - age, 0, 0) if age else None
         if before is not None and now > before[0]:

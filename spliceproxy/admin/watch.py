@@ -15,11 +15,16 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from spliceproxy.admin.links import Refused, Unanswered, Worker
+from spliceproxy.admin.shared import Shared
 from spliceproxy.messages import log
 from spliceproxy.relay.columns import PID, UP
 
 if TYPE_CHECKING:
     from spliceproxy.admin.desk import Desk
+
+LOOK_SECONDS = 0.05
+"""Between the beginnings of two looks: whoever asks more often shares one. So those who may ask
+without a token cost the workers little, however many they are."""
 
 PING_SECONDS = 0.8
 """That a worker has to answer. The probes of Kubernetes wait for a second by default."""
@@ -39,6 +44,11 @@ def told_silent(silent: Silent) -> dict[str, Any]:
     return {"silent": sorted(silent), "why": [silent[index] for index in sorted(silent)]}
 
 
+def miss(silent: dict[int, str], index: int, why: str) -> None:
+    """Nor does that one answer, which may have the index of another."""
+    silent[index] = f"{silent[index]}; {why}" if index in silent else why
+
+
 class Watch:
     """Of one ``desk``, all of whose workers are there soon after the start."""
 
@@ -49,14 +59,15 @@ class Watch:
         self._answered = dict.fromkeys(desk.board.expected, self._started)
         self._awaited = set(self._answered)  # never met, and nothing is known of their ends
         self._news = asyncio.Event()
-        self._looking: asyncio.Future[None] | None = None
+        self._looking = Shared(self._look, LOOK_SECONDS)
         self._going_on = asyncio.ensure_future(self._go_on())
 
     # ---- what the desk tells -----------------------------------------------------------
 
     def met(self, worker: Worker) -> None:
         """It is there from now on."""
-        self._awaited.discard(worker.index)
+        if self._has_place(worker):
+            self._awaited.discard(worker.index)
         self._ping(worker)
         self._news.set()
 
@@ -71,31 +82,47 @@ class Watch:
 
     async def look(self) -> None:
         """Comes back when each worker has answered, or is known to be silent: soon, and after
-        PING_SECONDS at most. Those who ask at the same time share one look."""
-        if self._looking is None or self._looking.done():
-            self._looking = asyncio.ensure_future(self._look())
-        await asyncio.shield(self._looking)
+        PING_SECONDS at most. Those who ask at the same time share one look, which begins a moment
+        after the last one."""
+        await self._looking.get()
 
     def silent(self) -> Silent:
-        """Those that do not answer, as far as is known now."""
-        return dict(self._silent())
+        """Those that do not answer, as far as is known now; also those that drain, and have no
+        place any more."""
+        found = dict(self._silent())
+        for worker in self._desk.workers.values():
+            if worker.silent and not self._has_place(worker):
+                miss(found, worker.index, worker.silent)
+        return found
 
     def ill(self) -> Silent:
-        """Of these, those that are not just starting."""
+        """Of these, those that have a place, and are not just starting."""
         return {index: why for index, why in self._silent() if not self._starts(index)}
 
     def answering(self) -> list[Worker]:
-        """The others, in their order."""
-        return [one for _, one in sorted(self._desk.workers.items()) if not one.silent]
+        """The others, in their order, and behind each those that it has replaced."""
+        workers = sorted(self._desk.workers.values(), key=lambda one: (one.index, one.leaves))
+        return [one for one in workers if not one.silent]
+
+    def serving(self) -> list[Worker]:
+        """Of these, those that have a place."""
+        return [one for one in self.answering() if self._has_place(one)]
 
     # ---- how it knows ------------------------------------------------------------------
 
+    def _has_place(self, worker: Worker) -> bool:
+        return not worker.leaves and worker.index in self._desk.board.expected
+
+    def _in_place(self) -> dict[int, Worker]:
+        """By their indices."""
+        return {one.index: one for one in self._desk.workers.values() if self._has_place(one)}
+
     def _silent(self) -> Iterator[tuple[int, str]]:
-        workers = self._desk.workers
+        workers = self._in_place()
         for index in self._desk.board.expected:
             worker = workers.get(index)
             if worker is None:
-                pid = self._desk.board.row(index)[PID]
+                pid = self._desk.board.process(index)[PID]
                 if pid:
                     yield index, f"worker {index} (pid {pid}) cannot be asked yet"
                 elif not self._desk.draining:  # else it has ended as it should
@@ -108,8 +135,8 @@ class Watch:
         answered = self._answered.setdefault(index, time.monotonic())
         if time.monotonic() > answered + STARTING_SECONDS:
             return False
-        worker = self._desk.workers.get(index)
-        return worker is None or not (self._desk.board.row(index)[UP] or answered > worker.met)
+        worker = self._in_place().get(index)
+        return worker is None or not (self._desk.board.process(index)[UP] or answered > worker.met)
 
     async def _go_on(self) -> None:
         while True:
@@ -151,5 +178,6 @@ class Watch:
             self._news.set()
             return
         worker.silent = ""
-        self._answered[worker.index] = time.monotonic()
+        if self._has_place(worker):
+            self._answered[worker.index] = time.monotonic()
         self._news.set()

@@ -28,7 +28,7 @@ class Waited:
         """From here on it waits for an answer, unless the relay has done so before."""
         self._since = self._due = time.monotonic()
         self._origin_before = origin.waited_read, origin.waited_write
-        if resumed is not None and resumed.number:
+        if resumed is not None and resumed.started:
             self._since = resumed.started + sum(resumed.stages[:3]) / 1e6
             self._more = resumed.waits
 

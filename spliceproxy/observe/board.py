@@ -85,11 +85,13 @@ class Unreadable(Exception):
 
 
 class Reading(NamedTuple):
-    """What was on the board at one moment. ``rows`` are the base's, and one of each worker;
-    ``names`` are the labels of the columns behind those of the table. Workers that are ``expected``
-    are to be there."""
+    """What was on the board at one moment. ``rows`` are the base's, and one of each worker, with
+    what both of its processes have counted where one takes the place of another. ``processes`` are
+    the rows of those that have the places. ``names`` are the labels of the columns behind those of
+    the table. Workers that are ``expected`` are to be there."""
 
     rows: tuple[memoryview, ...]
+    processes: tuple[memoryview, ...]
     names: tuple[tuple[str, tuple[str, ...]], ...]
     expected: frozenset[int]
 
@@ -102,7 +104,7 @@ class Reading(NamedTuple):
         return found
 
     def worker(self, index: int) -> dict[str, dict[tuple[str, ...], int]]:
-        """The same of one worker, the first is 0: what it has counted since it was started."""
+        """The same of one worker, the first is 0, and all of its processes."""
         return self._named(self.rows[index + 1])
 
     @property
@@ -238,8 +240,10 @@ class Board:
                 start = _ROW * (self.room + 1)
                 others = memoryview(bytes(self._rows[start : start + size - _ROW])).cast("Q")
                 if self._head[_FOLDS] == before:
-                    pairs = _pairs(copy[WIDTH:], others)
-                    return Reading((copy[:WIDTH], *pairs), names, frozenset(self.expected))
+                    pairs = list(_pairs(copy[WIDTH:], others))
+                    rows = copy[:WIDTH], *(_both(*pair) for pair in pairs)
+                    processes = tuple(_in_place(*pair) for pair in pairs)
+                    return Reading(rows, processes, names, frozenset(self.expected))
             time.sleep(TRY_SECONDS)
         raise Unreadable
 
@@ -247,24 +251,35 @@ class Board:
         """As of :meth:`Reading.totals`. Unreadable."""
         return self.read().totals()
 
+    def process(self, index: int) -> memoryview:
+        """The row of the process that has the place of this worker, as it is now."""
+        return _in_place(self.row(index), self.row(index + self.room))
 
-def _pairs(rows: memoryview, others: memoryview) -> Iterator[memoryview]:
+
+def _pairs(rows: memoryview, others: memoryview) -> Iterator[tuple[memoryview, memoryview]]:
     for at in range(0, len(rows), WIDTH):
-        yield _both(rows[at : at + WIDTH], others[at : at + WIDTH])
+        yield rows[at : at + WIDTH], others[at : at + WIDTH]
+
+
+def _in_place(one: memoryview, other: memoryview) -> memoryview:
+    """Which of both rows of a worker is that of the process that has the place: the one before
+    keeps it for as long as it serves, for it may turn out that nobody takes it over."""
+    earlier, later = (one, other) if one[STARTED] < other[STARTED] else (other, one)
+    return earlier if earlier[UP] else later
 
 
 def _both(one: memoryview, other: memoryview) -> memoryview:
-    """What both rows of a worker's say. What is of one process is that of the later one."""
+    """What both rows of a worker's say. What is of one process is that of the one in place."""
     if not other[STARTED]:
         return one
     if not one[STARTED]:
         return other
-    later = one if one[STARTED] > other[STARTED] else other
+    process = _in_place(one, other)
     sums = memoryview(bytearray(_ROW)).cast("Q")
     for at, numbers in enumerate(zip(one, other, strict=True)):
         sums[at] = sum(numbers)
     for at in (PID, STARTED):
-        sums[at] = later[at]
+        sums[at] = process[at]
     sums[UP] = max(one[UP], other[UP])
     return sums
 

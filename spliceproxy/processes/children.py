@@ -104,6 +104,7 @@ class Children:
         self._domains: dict[int, Domain] = {}  # by process id, what it may open
         self._former_admin: Slot | None = None  # that is to end, for it has no address any more
         self.control.others = (self.coming, self.leaving)
+        self.control.leaving = self.leaving
         self._lifeline, self._held = os.pipe()
 
     @property

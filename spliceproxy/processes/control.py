@@ -2,8 +2,9 @@
 
 It has a channel to each worker and to the admin process (:mod:`spliceproxy.admin.channel`), and
 makes another between the two whenever one of them is new: each gets an end, with who is at the
-other. What people ask goes there, and the supervisor has no part in it. Who may open no more
-descriptors gets none, and says so: both are introduced again, after a pause that grows.
+other. A worker that has lost its place keeps that for as long as it drains. What people ask goes
+there, and the supervisor has no part in it. Who may open no more descriptors gets none, and says
+so: both are introduced again, after a pause that grows.
 
 The supervisor waits for signals alone, so its ends raise SIGIO when a message comes (O_ASYNC,
 fcntl(2)). It never waits for a peer: what a channel has no room for is kept, up to a limit, and
@@ -19,6 +20,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from spliceproxy.admin import channel
 from spliceproxy.admin.channel import Channel, Closed, Message, Troubled, close_all, pair
 from spliceproxy.messages import log
 from spliceproxy.processes.slot import Slot
@@ -40,14 +42,18 @@ KEPT = 64
 class Control:
     """Between ``workers`` and ``admin``, which is None where there is no admin process."""
 
-    __slots__ = ("_admin", "_kept", "_look", "_more", "_pauses", "_unmet", "_workers", "others")
+    __slots__ = (
+        "_admin", "_kept", "_look", "_more", "_pauses", "_unmet", "_workers", "leaving", "others",
+    )  # fmt: skip
 
     def __init__(self, workers: Sequence[Slot], admin: Slot | None) -> None:
         self._workers = workers
         self._admin = admin
         # Workers without a place, which may have to say something.
         self.others: Sequence[Iterable[Slot]] = ()
-        # By the index of a worker that has to be introduced yet: when, monotonic seconds.
+        # Those of them that drain, and may be asked like any other.
+        self.leaving: Iterable[Slot] = ()
+        # By the row of a worker that has to be introduced yet: when, monotonic seconds.
         self._unmet: dict[int, float] = {}
         self._pauses: dict[int, float] = {}  # the last pause of each
         self._kept: dict[int, deque[Mapping[str, Any]]] = {}  # what waits for a peer, by its index
@@ -107,14 +113,15 @@ class Control:
         room."""
         for slot in (*self._workers, *([] if self._admin is None else [self._admin])):
             self._send_kept(slot)
+        slots = {slot.row: slot for slot in (*self._workers, *self.leaving)}
         now = time.monotonic()
-        for slot in self._workers:
-            if self._unmet.get(slot.index, now + 1) > now:
+        for row, moment in list(self._unmet.items()):
+            if moment > now:
                 continue
-            if self._introduce(slot):
-                del self._unmet[slot.index]
+            if row not in slots or self._introduce(slots[row]):
+                del self._unmet[row]
             else:
-                self._postpone(slot.index)
+                self._postpone(row)
 
     # Introductions
 
@@ -123,15 +130,15 @@ class Control:
         self._kept.pop(slot.index, None)  # that was for the one before
         if self._admin is None:
             return
-        for one in self._workers if slot is self._admin else (slot,):
-            self._unmet[one.index] = 0.0
-            self._pauses.pop(one.index, None)
+        for one in (*self._workers, *self.leaving) if slot is self._admin else (slot,):
+            self._unmet[one.row] = 0.0
+            self._pauses.pop(one.row, None)
         self.go_on()
 
-    def _postpone(self, index: int) -> None:
-        pause = min(max(2 * self._pauses.get(index, 0.0), PAUSE_FIRST), PAUSE_LAST)
-        self._pauses[index] = pause
-        self._unmet[index] = time.monotonic() + pause
+    def _postpone(self, row: int) -> None:
+        pause = min(max(2 * self._pauses.get(row, 0.0), PAUSE_FIRST), PAUSE_LAST)
+        self._pauses[row] = pause
+        self._unmet[row] = time.monotonic() + pause
 
     def _introduce(self, worker: Slot) -> bool:
         """Whether nothing is left to do for that worker. Where one of both is dead, the next one
@@ -145,7 +152,13 @@ class Control:
             return False
         with one, other:
             # Who has an end without a partner finds it closed, and there will be another.
-            told = {"meet": "worker", "index": worker.index, "pid": worker.pid}
+            told = {
+                "meet": "worker",
+                "index": worker.index,
+                "row": worker.row,
+                "pid": worker.pid,
+                "leaves": worker not in self._workers,
+            }
             return self._send(worker, {"meet": "admin"}, one) and self._send(admin, told, other)
 
     @staticmethod
@@ -159,6 +172,13 @@ class Control:
             return True  # it has ended, and its death will be seen
         except Troubled:
             return False
+        except ValueError as error:
+            _tell_too_long(slot, message, error)
+            if "re" not in message:
+                return True
+            # Whoever has asked is not to wait for ever.
+            short = {"re": message["re"], "error": "the answer is too long", "end": True}
+            return Control._send(slot, short)
 
     # Messages
 
@@ -201,6 +221,9 @@ class Control:
             return True
         except Troubled:
             return False
+        except ValueError as error:
+            _tell_too_long(slot, message, error)
+            return False
 
     def hear(self) -> Iterator[tuple[Slot, Message]]:
         """What has been said to the supervisor. ``more``: there may be more than that."""
@@ -213,6 +236,9 @@ class Control:
                     break
                 if "unmet" in message:
                     self._is_unmet(slot, message)
+                elif "troubled" in message:
+                    # The admin process has no row of its own, and its numbers would end with it.
+                    channel.count(max(int(message["troubled"]), 0))
                 else:
                     yield slot, message
             else:
@@ -220,17 +246,18 @@ class Control:
 
     def _is_unmet(self, slot: Slot, message: Message) -> None:
         """The other's end has not come along, so they are introduced again."""
-        index = message.get("index") if slot is self._admin else slot.index
-        found = next((one for one in self._workers if one.index == index), None)
+        row = message.get("row") if slot is self._admin else slot.row
+        slots = (*self._workers, *self.leaving)
+        found = next((one for one in slots if one.row == row), None)
         if found is None:
             return
-        if index not in self._pauses:
+        if found.row not in self._pauses:
             log.error(
                 "%s may open no more descriptors, so nobody can ask worker %d for now",
                 slot.name,
                 found.index,
             )
-        self._postpone(found.index)
+        self._postpone(found.row)
 
     def _next(self, slot: Slot) -> Message | None:
         if slot.channel is None:
@@ -246,6 +273,11 @@ class Control:
             return None
         close_all(found[1])  # nobody has to send one to the supervisor
         return found[0]
+
+
+def _tell_too_long(slot: Slot, message: Mapping[str, Any], error: ValueError) -> None:
+    """A fault of the proxy's own, which ends nothing but that message."""
+    log.error("%s is not told %s: %s", slot.name, ", ".join(message), error)
 
 
 def raises_sigio(fd: int) -> None:

@@ -41,6 +41,7 @@ from spliceproxy.config import Config
 from spliceproxy.messages import log, plain
 from spliceproxy.processes import starting
 from spliceproxy.processes.children import Children
+from spliceproxy.processes.history import cut
 from spliceproxy.processes.listeners import ListenError, Listeners, inode
 from spliceproxy.processes.orders import Orders, Tell
 from spliceproxy.processes.slot import Slot
@@ -439,7 +440,7 @@ class Reloading:
         children.control.tell_admin({"reloaded": entry})
         before = state.generation - (not reason)
         for tell in self._askers:
-            tell({**entry, "before": before, "silent": reload.silent, "why": reload.why})
+            tell({**entry, "before": before, "silent": reload.silent, "why": cut(reload.why)})
         self._askers = []
         for told in self.ended:
             told(reason)

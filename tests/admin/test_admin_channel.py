@@ -375,7 +375,9 @@ def test_whoever_listens_is_told_of_later_where_there_is_no_room() -> None:
         worker, met = pair()
         with supervisor, worker:
             desk = Desk(Config(listen=()), own, board, draining=False)
-            supervisor.send({"meet": "worker", "index": 0, "pid": 7}, [met.fileno()])
+            supervisor.send(
+                {"meet": "worker", "index": 0, "row": 0, "pid": 7, "leaves": False}, [met.fileno()]
+            )
             met.close()
             while not desk.workers:  # noqa: ASYNC110 (nobody tells)
                 await asyncio.sleep(0.001)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import selectors
 import socket
-import time
+import threading
 
 import pytest
 from admin_rig import TOKEN, Admin, NewAdmin
-from harness import read_all, read_head
+from harness import read_all, read_head, wait_for
 
-from spliceproxy.admin.http import BODY_MOST, CONNECTIONS, HEAD_MOST
+from spliceproxy.admin.http import BODY_MOST, HEAD_MOST
+from spliceproxy.admin.places import CONNECTIONS, OPEN
 
 
 @pytest.fixture
@@ -113,40 +115,124 @@ def test_whoever_expects_it_is_told_to_go_on(admin: Admin) -> None:
         assert b" 200 OK" in read_head(s)
 
 
-def hold(
-    admin: Admin, stack: contextlib.ExitStack, request: str, wanted: int
+def held(
+    admin: Admin, stack: contextlib.ExitStack, request: str, number: int
 ) -> list[socket.socket]:
-    """As many connections as there may be, which have got this answer."""
-    held = []
-    for _ in range(CONNECTIONS):
+    """So many connections that have sent this, and say no more."""
+    found = []
+    for _ in range(number):
         s = stack.enter_context(admin.socket())
-        held.append(s)
         s.sendall(request.encode())
-        assert status(read_head(s)) == wanted
-    return held
+        found.append(s)
+    return found
 
 
 def test_whoever_says_nothing_keeps_nobody_out(admin: Admin) -> None:
     """The one that has waited longest makes room."""
+    ask = "GET /readyz HTTP/1.1\r\nHost: a\r\n\r\n"
     with contextlib.ExitStack() as stack:
-        first, *others = hold(admin, stack, "GET /readyz HTTP/1.1\r\nHost: a\r\n\r\n", 200)
+        first, *others = held(admin, stack, ask, CONNECTIONS)
+        for s in (first, *others):
+            assert b" 200 " in read_head(s)
         assert admin.ask("/readyz", token=None).status == 200
         with contextlib.suppress(ConnectionResetError):
             while first.recv(65536):
                 pass
-        others[-1].sendall(b"GET /readyz HTTP/1.1\r\nHost: a\r\n\r\n")
+        others[-1].sendall(ask.encode())
         assert b" 200 " in read_head(others[-1])
 
 
-def test_more_connections_than_there_may_be(admin: Admin) -> None:
+@pytest.mark.parametrize(
+    "request_",
+    [
+        "GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+        "GET /healthz HTTP/1.1\r\nHost: a\r\n",
+        "GET /config HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+        "POST /healthz HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n",
+        "GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n" * 200,
+        "",
+    ],
+    ids=["last answer", "half a head", "no token", "no body", "reads nothing", "nothing"],
+)
+def test_a_probe_is_answered_whoever_keeps_the_places(admin: Admin, request_: str) -> None:
+    """None of them needs a token. Who restarts the proxy for want of an answer is not to get 503,
+    nor to wait until their time is over."""
     with contextlib.ExitStack() as stack:
-        body = "Content-Length: 2\r\nExpect: 100-continue\r\n"
-        hold(admin, stack, f"POST /log-level HTTP/1.1\r\n{HEAD}{body}\r\n", 100)
-        with admin.socket() as s:
-            assert b"HTTP/1.1 503 " in read_all(s)
-    end = time.monotonic() + 20
-    while admin.ask("/readyz", token=None).status != 200:
-        assert time.monotonic() < end
+        for _ in range(3):
+            held(admin, stack, request_, CONNECTIONS)
+            answer = admin.ask("/healthz", token=None)
+            assert (answer.status, answer.text[:3]) == (200, "ok:"), answer
+
+
+def test_requests_with_a_token_leave_places_for_those_without(admin: Admin) -> None:
+    body = "Content-Length: 2\r\nExpect: 100-continue\r\n"
+    ask = f"POST /log-level HTTP/1.1\r\n{HEAD}{body}\r\n"
+    with contextlib.ExitStack() as stack:
+        for s in held(admin, stack, ask, CONNECTIONS - OPEN):
+            assert b" 100 " in read_head(s)
+        for _ in range(2 * OPEN):  # these have their answer, and stay for a moment
+            (s,) = held(admin, stack, ask, 1)
+            assert b" 503 " in read_head(s)
+        assert admin.ask("/healthz", token=None).status == 200
+    wait_for(lambda: admin.ask("/config").status == 200, "that they are gone")
+
+
+def test_nobody_stays_while_others_wait(admin: Admin) -> None:
+    """Clients that ask again at once, and so are never waited for, leave in turn."""
+    with Crowd(admin, CONNECTIONS) as crowd:
+        wait_for(lambda: crowd.answers > 5 * CONNECTIONS, "their answers")
+        for _ in range(5):
+            assert admin.ask("/healthz", token=None).status == 200
+            assert admin.ask("/log-level").status == 200
+
+
+class Crowd:
+    """So many clients in one thread, each of which asks again as soon as it has its answer, and
+    comes again when its connection is closed."""
+
+    ASK = b"GET /readyz HTTP/1.1\r\nHost: a\r\n\r\n"
+
+    def __init__(self, admin: Admin, number: int) -> None:
+        self.answers = 0
+        self._admin = admin
+        self._number = number
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> Crowd:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        with selectors.DefaultSelector() as selector:
+            for _ in range(self._number):
+                self._come(selector)
+            while not self._ended.is_set():
+                for key, _ in selector.select(0.1):
+                    s = key.fileobj
+                    assert isinstance(s, socket.socket)
+                    try:
+                        answer = s.recv(65536)
+                        if answer:
+                            s.sendall(self.ASK)
+                            self.answers += 1
+                    except OSError:
+                        answer = b""
+                    if not answer:
+                        selector.unregister(s)
+                        s.close()
+                        self._come(selector)
+            for key in list(selector.get_map().values()):
+                key.fileobj.close()  # type: ignore[union-attr]
+
+    def _come(self, selector: selectors.BaseSelector) -> None:
+        s = self._admin.socket()
+        s.sendall(self.ASK)
+        selector.register(s, selectors.EVENT_READ)
 
 
 def test_fields_that_every_answer_has(admin: Admin) -> None:

@@ -131,13 +131,20 @@ def test_both_rows_of_a_worker_are_read_as_one() -> None:
     assert reading.workers == 2
     found = reading.worker(1)
     assert found["tunnels"][()] == 7
-    assert found["worker_pid"][()] == 12
-    assert found["worker_started"][()] == 200
+    assert found["worker_pid"][()] == 11  # the one before serves yet
+    assert found["worker_started"][()] == 100
     assert found["worker_up"][()] == 1
     assert reading.worker(0)["tunnels"][()] == 0
+    before[columns.UP] = 0
+    assert board.process(1)[columns.PID] == 12
+    found = board.read().worker(1)
+    assert found["tunnels"][()] == 7
+    assert found["worker_pid"][()] == 12
+    assert found["worker_started"][()] == 200
     board.fold(1)  # that which was replaced has ended
     assert board.read().worker(1)["worker_pid"][()] == 12
     assert board.read().worker(1)["tunnels"][()] == 3
+    assert board.process(1)[columns.PID] == 12
     board.fold(board.room + 1)
     assert board.read().worker(1)["worker_pid"][()] == 0
 

@@ -11,10 +11,13 @@ from pathlib import Path
 import pytest
 
 from spliceproxy.admin.exposition import Family, Histogram
-from spliceproxy.admin.metrics import Process, families, quantile
+from spliceproxy.admin.metrics import Process, families, of_worker, quantile
 from spliceproxy.admin.usage import usage
 from spliceproxy.observe.board import Board
+from spliceproxy.relay.columns import FAMILIES, PID, STARTED, UP
 
+REQUESTS = FAMILIES["requests"].first
+TUNNELS = FAMILIES["tunnels"].first
 PAGE = Path(__file__).parents[2] / "docs" / "monitoring.md"
 SUFFIXES = {"counter": "_total", "info": "_info"}
 
@@ -40,6 +43,42 @@ def test_the_page_has_each_metric_with_its_labels() -> None:
         labels = set(family.samples[0][0]) if family.samples else set()
         assert written.pop(name, None) == labels, name
     assert written == {}
+
+
+def test_what_a_worker_has_counted_is_of_one_process() -> None:
+    """Whichever row of the board it has: what another one has counted goes when that has ended."""
+    board = Board.create(1)
+    rows = {11: board.row(0), 12: board.row(board.room)}
+    seen: dict[int, list[int]] = {}
+
+    def look() -> None:
+        reading = board.read()
+        pid = of_worker(reading, 0, "worker_pid")
+        seen.setdefault(pid, []).append(of_worker(reading, 0, "requests"))
+        assert of_worker(reading, 0, "tunnels") == sum(rows[pid][TUNNELS] for pid in rows)
+
+    for turn in range(3):  # each is replaced by the other, in the end
+        old, new = (11, 12) if turn % 2 == 0 else (12, 11)
+        rows[old][PID], rows[old][UP], rows[old][STARTED] = old, 1, turn + 1
+        rows[old][REQUESTS] += 1000
+        rows[old][TUNNELS] = 5
+        look()
+        rows[new][PID], rows[new][STARTED] = new, turn + 2
+        look()
+        rows[new][UP], rows[new][TUNNELS] = 1, 7
+        rows[new][REQUESTS] += 1
+        look()
+        if turn == 1:  # it does not take over
+            board.fold(0 if new == 11 else board.room)
+            look()
+            rows[new][PID], rows[new][STARTED], rows[new][UP] = new, turn + 2, 1
+        rows[old][UP] = 0
+        look()
+        board.fold(0 if old == 11 else board.room)
+        look()
+        for numbers in seen.values():
+            assert numbers == sorted(numbers), seen
+        seen.clear()
 
 
 def test_names_are_in_the_convention() -> None:
