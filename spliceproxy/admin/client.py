@@ -148,6 +148,9 @@ def find(
         concerned = [line for line in problems if ADMIN in line.lower()] or problems
         what = "nothing says where the proxy is; give --admin, or --config with a file that has it"
         raise Unknown("\n".join(concerned) or what)
+    if not (address.path or address.port):
+        where = found[ADMIN].where
+        raise Unknown(f"{where}: {address} does not say at which port it is; give --admin")
     return Client(address, "" if address.path else _token(found, problems))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol
 
@@ -23,6 +24,9 @@ from spliceproxy.admin.filters import Flow, has_words
 
 ROWS = 500
 """Rows that are shown at most: the first in the order that is chosen."""
+
+SHARE = 10
+"""It waits for so many times as long as the answers took: many tunnels are work for the workers."""
 
 WIDE = 44
 """Characters of a target that are shown. The row at the cursor is shown in full below."""
@@ -228,7 +232,7 @@ class Sure(ModalScreen[bool]):
 
 
 class Top(App[None]):
-    """The whole of it. ``seconds`` between two looks."""
+    """The whole of it. ``seconds`` between two looks at least."""
 
     TITLE = "spliceproxy top"
     ENABLE_COMMAND_PALETTE = False
@@ -287,9 +291,10 @@ class Top(App[None]):
 
     async def _look_on(self) -> None:
         while True:
+            begun = time.monotonic()
             if not self._paused:
                 await self._look()
-            await asyncio.sleep(self._seconds)
+            await asyncio.sleep(max(self._seconds, SHARE * (time.monotonic() - begun)))
 
     async def _look(self) -> None:
         try:
@@ -331,7 +336,7 @@ class Top(App[None]):
                 Text(column.text(flow), justify="left" if column.words else "right")
                 for column in COLUMNS
             ]
-            table.add_row(*cells, key=str(flow["id"]))
+            table.add_row(*cells)
         rows = [str(flow["id"]) for flow in self._shown]
         if at is not None and at["id"] in rows:
             table.cursor_coordinate = Coordinate(rows.index(at["id"]), 0)

@@ -18,6 +18,9 @@ from spliceproxy.admin.watch import told_silent
 SUPERVISOR_SECONDS = 5.0
 """That the supervisor has to answer: it may be starting workers."""
 
+DIGITS = 9
+"""Of the number of a worker."""
+
 RELOAD_SECONDS = 28.0
 """For a reload, which may have to wait for another one: each takes 12 s at most."""
 
@@ -52,8 +55,8 @@ class Steering:
     async def recycle(self, request: Request) -> Response:
         """Replaces the ``worker`` with this number, or each, and answers when it is done."""
         text = request.one("worker")
-        if text and not (text.isascii() and text.isdigit()):
-            raise Refusal(400, f"worker: {text!r} is no number")
+        if text and not (text.isascii() and text.isdigit() and len(text) <= DIGITS):
+            raise Refusal(400, f"worker: {text!r} is no number of a worker")
         asked = {"worker": int(text)} if text else {}
         return await self._change("recycle", **asked)
 

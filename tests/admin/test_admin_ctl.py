@@ -211,6 +211,10 @@ def test_where_it_finds_the_address(new_admin: NewAdmin, tmp_path: Path) -> None
         (("--admin", "unix:/absent", "drain", "now"), "drain: it takes no argument, but was given"),
         (("--admin", "unix:/absent", "tunnels", "x"), "tunnels: 'x' is no filter; allowed: NAME="),
         (("--admin", "unix:/absent", "kill"), "kill: give an id or a filter; spliceproxy ctl tun"),
+        (
+            ("--admin", "127.0.0.1:0", "tunnels"),
+            "--admin: 127.0.0.1:0 does not say at which port i",
+        ),
         (("--config", "/absent", "drain"), "--config /absent: cannot read it (No such file or"),
         (("--adminn", "x", "drain"), "--adminn: no such option; did you mean --admin"),
         ((), "the following arguments are required: VERB"),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import re
+import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -107,7 +109,7 @@ def test_rows_are_in_the_order_that_is_chosen() -> None:
 def test_what_comes_from_clients_is_text() -> None:
     async def script(app: Any, pilot: Any) -> None:
         table = app.query_one(DataTable)
-        row = [str(cell) for cell in table.get_row("1-3")]
+        row = [str(cell) for cell in table.get_row_at(1)]
         assert "\\x1b[31m\\u202eevil[bold]x" in row
         assert "[red]ann" in row
         await pilot.press("down")
@@ -115,6 +117,33 @@ def test_what_comes_from_clients_is_text() -> None:
         assert "([red]ann)" in text(app, "#details")
 
     play(Stub(*FLOWS), script)
+
+
+def test_tunnels_without_an_id_are_rows_like_others() -> None:
+    async def script(app: Any, pilot: Any) -> None:
+        assert ids(app) == ["", ""]
+
+    play(Stub(flow(""), flow("")), script)
+
+
+def test_what_takes_long_is_asked_for_less_often() -> None:
+    begun: list[float] = []
+    took: list[float] = []
+
+    class Slow(Stub):
+        def get(self, path: str) -> Any:
+            if "stats" in path:
+                begun.append(time.monotonic())
+                time.sleep(0.03)
+                took.append(time.monotonic() - begun[-1])
+            return super().get(path)
+
+    async def script(app: Any, pilot: Any) -> None:
+        await until(pilot, lambda: len(begun) > 2)
+
+    play(Slow(*FLOWS), script)
+    pauses = [after - before for before, after in itertools.pairwise(begun)]
+    assert all(pause >= 10 * one for pause, one in zip(pauses, took, strict=False))
 
 
 def test_a_filter_shows_rows_that_have_its_words() -> None:
