@@ -444,7 +444,7 @@ cdef object handoff_of(Flow *f):
         x.answer[:x.answer_size] if x.answer_size else b"", x.peer.decode("ascii"), x.reused,
         x.started / 1e6,
         failures(x) if x.phase == P_DIAL and x.failures and x.target != NULL else (),
-        f.way[0].left, sent_to_client(f),
+        0 if x.up.on else f.way[0].left, sent_to_client(f),
         <object>x.decided.object if x.decided != NULL else None,
         x.number, (x.question, x.dns, x.dial, x.first_byte), f.way[0].spliced,
         (f.way[0].for_source, f.way[1].for_target, f.way[1].for_source, f.way[0].for_target),

@@ -5,6 +5,10 @@ buffer, and leaves in that buffer what follows the body. Large parts of known le
 through the relay, which gives the sockets back. Nobody else may read from the source
 meanwhile: what a watch had put into its buffer would be overtaken. ``to_client``: the body is that
 of a response.
+
+While a body waits for one of its streams, ``Stream.rest`` of the target says how it would go on:
+how many bytes of it, or of the chunk at hand (``relay.handoff.Chunks.rest``), are to come behind
+what is in the source's buffer, and whether the target has been told of that chunk.
 """
 
 from __future__ import annotations
@@ -56,26 +60,40 @@ class BodyMover:
         self, source: Stream, target: Stream, length: int, prefix: bytes, *, to_client: bool
     ) -> None:
         """Exactly ``length`` bytes."""
+        await self._length(source, target, length, prefix, to_client=to_client, opened=False)
+
+    async def _length(
+        self,
+        source: Stream,
+        target: Stream,
+        length: int,
+        prefix: bytes,
+        *,
+        to_client: bool,
+        opened: bool,
+    ) -> None:
+        """``opened``: it is what is to come of a chunk that the target has been told of."""
         source.unwatch()
         first = bytes(source.buffer[:length])
         del source.buffer[:length]
-        await self._send(target, prefix + first)
         left = length - len(first)
+        await self._send(target, prefix + first, (left, opened))
         if left >= interface.SPLICE_MIN:
             await self._transfer(source, target, left, to_client=to_client)
             return
         while left:
-            await self._fill(source)
+            await self._fill(source, target, (left, opened))
             part = bytes(source.buffer[:left])
             del source.buffer[:left]
-            await self._send(target, part)
             left -= len(part)
+            await self._send(target, part, (left, opened))
 
     async def until_end(self, source: Stream, target: Stream, prefix: bytes) -> None:
         """Everything until FIN, which is how a response ends only."""
         source.unwatch()
-        await self._send(target, prefix + source.buffer)
+        first = prefix + source.buffer
         source.buffer.clear()
+        await self._send(target, first, (-1, False))
         await self._transfer(source, target, -1, to_client=True)
 
     async def chunked(
@@ -96,7 +114,7 @@ class BodyMover:
         if begun is not None:
             prefix = await self._end_chunk(source, target, decoder, begun, to_client=to_client)
         if decoder.done:
-            await self._send(target, prefix)
+            await self._send(target, prefix, (-2, False))
         else:
             await self._chunks(source, target, decoder, prefix, framed=framed, to_client=to_client)
 
@@ -116,13 +134,14 @@ class BodyMover:
             except HeadError:
                 # What came before the fault goes on, however the segments fell.
                 good = decoder.good
-                await self._send(target, prefix + (chunk(good) if framed and good else good))
+                await self._send(target, prefix + (chunk(good) if framed and good else good), None)
                 raise
             out = chunk(payload) if framed and payload else payload
             if decoder.done and framed:
                 out += last_chunk(without_own(decoder.trailers, self._pseudonym))
+            rest = None if decoder.rest is None else (decoder.rest, False)
             if prefix or out:
-                await self._send(target, prefix + out)
+                await self._send(target, prefix + out, rest)
                 prefix = b""
             if decoder.done:
                 return
@@ -131,10 +150,10 @@ class BodyMover:
                 continue
             left = decoder.remaining
             if left < interface.SPLICE_MIN:
-                await self._fill(source)
+                await self._fill(source, target, rest)
                 continue
             if framed:
-                await self._send(target, chunk_head(left))
+                await self._send(target, chunk_head(left), (left, True))
                 prefix = b"\r\n"
             await self._transfer(source, target, left, to_client=to_client)
             decoder.skip(left)
@@ -154,29 +173,35 @@ class BodyMover:
             return begun.owed
         if not begun.rest:
             return begun.owed + b"\r\n"
-        await self.length(source, target, begun.rest, begun.owed, to_client=to_client)
+        await self._length(source, target, begun.rest, begun.owed, to_client=to_client, opened=True)
         decoder.skip(begun.rest)
         return b"\r\n"
 
-    async def _fill(self, source: Stream) -> None:
+    async def _fill(self, source: Stream, target: Stream, rest: tuple[int, bool] | None) -> None:
         source.read_limit.set("connection_read_timeout", "the body stalled", self._idle)
+        target.rest = rest
         try:
             n = await source.fill()
         except PeerGone as error:
             raise SourceFailed(interface.SOURCE_ERROR) from error
         except Failure as error:
             raise SourceFailed(interface.IDLE) from error
+        finally:
+            target.rest = None
         if n == 0:
             raise SourceFailed(interface.SOURCE_EOF)
 
-    async def _send(self, target: Stream, data: bytes) -> None:
+    async def _send(self, target: Stream, data: bytes, rest: tuple[int, bool] | None) -> None:
         target.write_limit.set("connection_write_timeout", "the body is not taken", self._idle)
+        target.rest = rest
         try:
             await target.send(data)
         except PeerGone as error:
             raise TargetFailed(interface.TARGET_ERROR) from error
         except Failure as error:
             raise TargetFailed(interface.TARGET_IDLE) from error
+        finally:
+            target.rest = None
 
     async def _transfer(
         self, source: Stream, target: Stream, length: int, *, to_client: bool

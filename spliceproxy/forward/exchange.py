@@ -45,19 +45,28 @@ class Sending(NamedTuple):
     """A response of which the client has been sent a part, framed as it came; ``closes`` and
     ``keeps`` are as of :class:`relay.handoff.Begun`."""
 
-    origin: Stream
     kind: Body
     closes: bool
     keeps: bool
+
+
+class Going(NamedTuple):
+    """An exchange whose request its origin has been sent, or is being sent (``uploads``): another
+    process can go on with it. ``sending``: its response has begun."""
+
+    origin: Stream
     verdict: Verdict
     waited: Waited
+    reused: bool  # the origin's connection had served before
+    uploads: bool
+    sending: Sending | None
 
 
 class Part(NamedTuple):
-    """A response of which the client has been sent a part, and the request. Before the request its
-    connection had consumed ``received`` bytes, and ``sent`` so many; ``spliced`` are of these."""
+    """One of them, and its request. Before that its connection had consumed ``received`` bytes, and
+    ``sent`` so many; ``spliced`` are of these."""
 
-    sending: Sending
+    going: Going
     head: RequestHead
     record: Record
     received: int
@@ -70,7 +79,7 @@ class Exchange:
     ``head`` what is to be sent. ``abort(cause)`` is the connection's: it makes the coroutine that
     runs :meth:`run` fail with ``cause``.
 
-    ``sending`` says how the response's body goes on. ``bound`` holds the origin's connection where
+    ``bound`` holds the origin's connection where
     it belongs to this client. ``resumed``, where the relay has sent the request: the exchange owns
     its connection.
     """
@@ -87,8 +96,11 @@ class Exchange:
         "_length",
         "_origin",
         "_question",
+        "_reader",
         "_record",
         "_resumed",
+        "_reused",
+        "_sending",
         "_services",
         "_sound",
         "_start",
@@ -97,7 +109,6 @@ class Exchange:
         "_waited",
         "_way",
         "cut_by_reset",
-        "sending",
     )
 
     def __init__(
@@ -133,13 +144,34 @@ class Exchange:
         self._upload: Upload | None = None  # there is none for a body that has all come
         self._body, self._length = head.body()
         self._answered = False  # the final response has begun
-        self.sending: Sending | None = None  # while the response's body is on its way
+        self._reused = False
+        self._reader: ResponseReader | None = None  # while the response is awaited
+        self._sending: Sending | None = None  # while its body is on its way
         self.cut_by_reset = False  # only a reset shows that the response was cut short
 
     @property
     def uploaded(self) -> bool:
         """Whether all of the request's body has been read."""
         return self._upload is None or self._upload.over
+
+    @property
+    def going(self) -> Going | None:
+        """What another process needs to go on with it; None where it could not. A connection that
+        knows who is at its other end stays here, and so does a request whose answer may be one of a
+        parent's for us."""
+        origin, upload, sending = self._origin, self._upload, self._sending
+        if origin is None:
+            return None
+        if sending is None:
+            stays = self._binds or self._verdict.way is not None
+            if stays or self._reader is None or not self._reader.sound:
+                return None
+            if upload is not None and upload.broken:
+                return None
+        elif not self.uploaded:
+            return None
+        uploads = not self.uploaded
+        return Going(origin, self._verdict, self._waited, self._reused, uploads, sending)
 
     async def run(self) -> bool:
         """Forwards both ways; returns whether the client's connection goes on.
@@ -267,6 +299,7 @@ class Exchange:
     async def _attempt(self, *, reused: bool) -> bool:
         origin = self._origin
         assert origin is not None
+        self._reused = reused
         self._record.stage = ANSWER
         resumed = self._resumed if self._resumed is not None and self._resumed.origin else None
         self._waited.begin(origin, resumed)
@@ -280,7 +313,9 @@ class Exchange:
                 self._go_on(origin, resumed)
                 if resumed.begun is not None:
                     return await self._answer_rest(origin, resumed.begun)
+            self._reader = reader
             response = await self._final_response(origin, reader)
+            self._reader = None
             self._sound = reader.sound
         except DeadReuse:
             if reused:
@@ -429,13 +464,14 @@ class Exchange:
         self._begin_answer()
         self.cut_by_reset = out == Body.CLOSE
         keeps = stays and not self._binds
-        if out == kind and not self._binds and self._verdict.way is None:
-            self.sending = Sending(origin, kind, close, keeps, self._verdict, self._waited)
+        hop = self._record.hop
+        if out == kind and not self._binds and (hop is None or not hop.stays):
+            self._sending = Sending(kind, close, keeps and hop is None)
         try:
             await self._send_response(origin, kind, length, prefix, framed=out != Body.CLOSE)
         except TargetFailed as error:
             raise ClientGone(IDLE if error.reason == TARGET_IDLE else CLIENT_RESET) from error
-        self.sending = None
+        self._sending = None
         self.cut_by_reset = False  # it is whole
         self._inform()
         if stays and not (self._binds and close):
@@ -453,14 +489,14 @@ class Exchange:
         self.cut_by_reset = kind == Body.CLOSE
         owed = begun.owed if begun.chunks is None else b""
         closes, keeps = begun.closes, begun.keeps
-        self.sending = Sending(origin, kind, closes, keeps, self._verdict, self._waited)
+        self._sending = Sending(kind, closes, keeps)
         try:
             await self._send_response(
                 origin, kind, begun.left, owed, framed=True, begun=begun.chunks
             )
         except TargetFailed as error:
             raise ClientGone(IDLE if error.reason == TARGET_IDLE else CLIENT_RESET) from error
-        self.sending = None
+        self._sending = None
         self.cut_by_reset = False
         self._inform()
         if keeps:

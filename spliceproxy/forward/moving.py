@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from spliceproxy.forward import moving_facts as facts
 from spliceproxy.forward import tunnel
-from spliceproxy.forward.moving_bodies import RunningBody
+from spliceproxy.forward.moving_requests import Running
 from spliceproxy.forward.services import Services
 from spliceproxy.observe.record import Record
 from spliceproxy.relay import encoding
@@ -32,8 +32,8 @@ KINDS: Mapping[str, Kind] = {
 }
 
 
-_BODIES = 1 << 64
-"""The ids of responses that Python sends begin here, beyond those of the relay."""
+_REQUESTS = 1 << 64
+"""The ids of requests that Python serves begin here, beyond those of the relay."""
 
 
 class Frozen(NamedTuple):
@@ -46,22 +46,22 @@ class Frozen(NamedTuple):
 
 
 class Moving:
-    """Of one worker. ``serve`` goes on with a client that another process has served. ``bodies``
-    are the responses that Python sends just now, with the numbers of their requests. All is of the
+    """Of one worker. ``serve`` goes on with a client that another process has served. ``running``
+    are the requests that Python serves just now, with their numbers. All is of the
     event loop's thread, and nothing is to be called while the relay makes a step."""
 
     def __init__(
         self,
         services: Services,
         serve: Callable[[Handoff], None],
-        bodies: Callable[[], Iterable[tuple[int, RunningBody]]] = tuple,
+        running: Callable[[], Iterable[tuple[int, Running]]] = tuple,
     ) -> None:
         self._services = services
         self._relay = services.relay
         self._serve = serve
-        self._running = bodies
-        self._bodies: dict[int, RunningBody] = {}  # by ids that are no others'
-        self._frozen_bodies: dict[int, RunningBody] = {}
+        self._running = running
+        self._requests: dict[int, Running] = {}  # by ids that are no others'
+        self._frozen_requests: dict[int, Running] = {}
         # Tunnels that are frozen here: the record, None of the lane's; and whether it was adopted.
         self._tunnels: dict[int, tuple[Record | None, bool]] = {}
         # Requests that were adopted, by negative ids: those of the relay are not.
@@ -70,14 +70,14 @@ class Moving:
 
     def movable(self) -> list[int]:
         """The ids of what could be frozen now. Each may have ended before it is."""
-        self._bodies = {_BODIES + number: body for number, body in self._running()}
-        return [*self._relay.movable(), *self._bodies]
+        self._requests = {_REQUESTS + number: one for number, one in self._running()}
+        return [*self._relay.movable(), *self._requests]
 
     def freeze(self, ident: int) -> Frozen | None:
         """Stops it here. None: it has ended, or cannot move now. What it owns stays here until
         :meth:`release`."""
-        if ident >= _BODIES:
-            return self._freeze_body(ident)
+        if ident >= _REQUESTS:
+            return self._freeze_request(ident)
         found = self._relay.freeze(ident)
         if found is None:
             return None
@@ -98,21 +98,21 @@ class Moving:
         record = tunnel.record_of(found.token) if isinstance(found, FrozenTunnel) else None
         return record is not None and record.hop is not None and record.hop.stays
 
-    def _freeze_body(self, ident: int) -> Frozen | None:
-        body = self._bodies.pop(ident, None)
-        found = body.freeze() if body is not None else None
-        if body is None or found is None:
+    def _freeze_request(self, ident: int) -> Frozen | None:
+        one = self._requests.pop(ident, None)
+        found = one.freeze() if one is not None else None
+        if one is None or found is None:
             return None
         try:
             state, data = of_handoff(found.handoff)
             text = encoding.encode(_EXCHANGE, state, found.facts, data)
         except BaseException:
-            body.thaw()
+            one.thaw()
             raise
         if len(text) > encoding.MOST:
-            body.thaw()
+            one.thaw()
             return None
-        self._frozen_bodies[ident] = body
+        self._frozen_requests[ident] = one
         return Frozen(found.fds, text)
 
     def _said(
@@ -133,10 +133,10 @@ class Moving:
 
     def thaw(self, ident: int) -> None:
         """It goes on here."""
-        if ident >= _BODIES:
-            body = self._frozen_bodies.pop(ident, None)
-            if body is not None:
-                body.thaw()
+        if ident >= _REQUESTS:
+            one = self._frozen_requests.pop(ident, None)
+            if one is not None:
+                one.thaw()
             return
         handoff = self._exchanges.pop(ident, None)
         if handoff is not None:
@@ -150,10 +150,10 @@ class Moving:
     def release(self, ident: int) -> None:
         """It goes on elsewhere, or is not taken over after all: our descriptors are closed, without
         any effect on the connections."""
-        if ident >= _BODIES:
-            body = self._frozen_bodies.pop(ident, None)
-            if body is not None:
-                body.release()
+        if ident >= _REQUESTS:
+            one = self._frozen_requests.pop(ident, None)
+            if one is not None:
+                one.release()
             return
         handoff = self._exchanges.pop(ident, None)
         if handoff is not None:

@@ -80,7 +80,8 @@ class Resumed:
     bytes of its body that were sent without being copied, and ``waits`` what it was waited for
     (:class:`relay.handoff.Handoff`). ``chunks`` is how far the request's body has come if it is
     chunked, and ``begun`` the response if the client has been sent a part of its body. ``moved``
-    bytes of the request's body were counted in the relay, and ``summed`` is as in the record.
+    bytes of the request's body were counted in the relay, and ``summed``, ``route`` and
+    ``connect_by`` are as in the record.
     """
 
     cause: str
@@ -101,6 +102,8 @@ class Resumed:
     moved: int = 0
     dialling_since: float = 0.0
     summed: tuple[int, int] | None = None
+    route: str = ""
+    connect_by: str = ""
 
     @classmethod
     def of(cls, handoff: Handoff, origin: Stream | None) -> Resumed:
@@ -124,6 +127,8 @@ class Resumed:
             handoff.moved,
             handoff.dialling,
             handoff.summed,
+            handoff.route,
+            handoff.connect_by,
         )
 
     @property
@@ -159,6 +164,7 @@ class Resumed:
         record.dialling_since = self.dialling_since
         record.tried = self.tried
         record.summed = self.summed
+        record.route, record.connect_by = self.route, self.connect_by
         if self.number:
             record.number = self.number
             record.question, _, record.dial, record.first_byte = self.stages

@@ -127,13 +127,14 @@ class Cycle:
         return self._record, received, stream.sent - self._sent
 
     @property
-    def sending(self) -> Part | None:
-        """Of a response that is being sent, what another process needs to go on with it; None
-        where it could not."""
+    def part(self) -> Part | None:
+        """What another process needs to go on with a request that has been sent; None where it
+        could not."""
         exchange, head = self._exchange, self._head
-        if exchange is None or exchange.sending is None or head is None or not exchange.uploaded:
+        going = exchange.going if exchange is not None else None
+        if going is None or head is None:
             return None
-        return Part(exchange.sending, head, self._record, self._received, self._sent, self._spliced)
+        return Part(going, head, self._record, self._received, self._sent, self._spliced)
 
     def _log(self) -> None:
         """Writes the record of a request; a tunnel's is written when it ends."""

@@ -52,7 +52,7 @@ from spliceproxy.relay.handoff import Handoff, between
 from spliceproxy.upstream.bound import BoundOrigin
 
 if TYPE_CHECKING:
-    from spliceproxy.forward.moving_bodies import RunningBody
+    from spliceproxy.forward.moving_requests import Running
 
 Admit = Callable[[Stream], Awaitable[bool]]
 """Whether the client with this stream may stay."""
@@ -342,18 +342,18 @@ class Connection:
         if rests and self._pass_on():
             self.abort(ClientGone())
 
-    def body(self) -> RunningBody | None:
-        """A response whose body is on its way, if another process could go on with it now."""
+    def running(self) -> Running | None:
+        """The request that is being served, if another process could go on with it now."""
         cycle = self.request
-        part = cycle.sending if cycle is not None else None
-        if part is None or self.stream.transfer < 0 or self.bound or self.beyond:
+        part = cycle.part if cycle is not None else None
+        if part is None or self.bound or self.beyond:
             return None
-        from spliceproxy.forward.moving_bodies import Client, RunningBody
+        from spliceproxy.forward.moving_requests import Client, Running
 
         watch = partial(self.stream.watch, self.client_gone)
         gone = self.client_gone
         client = Client(self.stream, self.address, self.via, self._requests, watch, gone)
-        return RunningBody(self.services, client, part)
+        return Running(self.services, client, part)
 
     def drain(self) -> None:
         """The worker stops: a connection between requests ends, a new one gets a moment."""

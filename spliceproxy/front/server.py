@@ -23,7 +23,7 @@ from spliceproxy.relay.handoff import HEADER, REFUSED, Handoff
 from spliceproxy.relay.lane import REFUSALS
 
 if TYPE_CHECKING:
-    from spliceproxy.forward.moving_bodies import RunningBody
+    from spliceproxy.forward.moving_requests import Running
     from spliceproxy.front.brought import Brought
 
 BATCH = 64
@@ -76,13 +76,13 @@ class Server:
         """The requests that are served here now."""
         return (one.request for one in self.requests() if one.request is not None)
 
-    def bodies(self) -> Iterator[tuple[int, RunningBody]]:
-        """Responses that are being sent here, and that another process could go on with now; each
-        with the number of its request."""
+    def running(self) -> Iterator[tuple[int, Running]]:
+        """The requests that are served here and that another process could go on with now, each
+        with its number."""
         for connection in self.requests():
-            body = connection.body()
-            if body is not None:
-                yield body.number, body
+            running = connection.running()
+            if running is not None:
+                yield running.number, running
 
     def start(self) -> None:
         """Begins to accept."""

@@ -157,6 +157,16 @@ class ChunkedDecoder:
         if self._searched >= 0:
             self._take_trailers(buffer)
 
+    @property
+    def rest(self) -> int | None:
+        """As of the argument of that name: another one goes on from there, with the same buffer.
+        None within a trailer section."""
+        if self.done:
+            return -2
+        if self._searched >= 0:
+            return None
+        return self.remaining if self.remaining or self._between else -1
+
     def skip(self, n: int) -> None:
         """``n`` bytes of payload of the current chunk went another way."""
         if not 0 <= n <= self.remaining:

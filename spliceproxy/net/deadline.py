@@ -68,6 +68,20 @@ class Deadline:
         if self.waiting is not None and not self.waiting.done():
             self.waiting.set_result(None)
 
+    def hold(self) -> float | None:
+        """The wait stands still: neither the time nor an event ends it until :meth:`go_on`, or
+        what it waits for is nobody's any more. The seconds that it had left; None where nobody
+        waits, or the wait is over."""
+        if self.waiting is None or self.waiting.done():
+            return None
+        left, self._at = self._at - self._loop.time(), math.inf
+        return left
+
+    def go_on(self, seconds: float) -> None:
+        """A wait that stood still has so many seconds left."""
+        if seconds < math.inf:
+            self.set(self._error, self._what, seconds)
+
     def cancel(self) -> None:
         """No timer is left behind."""
         if self._timer is not None:

@@ -36,7 +36,9 @@ class Stream:
     ``spliced_in`` and ``spliced_out`` are those of them that the relay has spliced, and
     ``relayed_in`` and ``relayed_out`` those that it has moved in whatever way, and counted; who
     uses it counts them. ``waited_read`` and ``waited_write`` are seconds of the event loop's clock.
-    ``message_start`` is ``sent`` as it was between two messages: its user sets it.
+    ``message_start`` is ``sent`` as it was between two messages: its user sets it. ``rest`` is what
+    is to come of a body that is sent to it, while that could go on elsewhere (``forward.body``),
+    and ``unsent`` what waits for room in the socket.
     ``released`` is called once, just before the socket is closed, or when it has another
     owner.
 
@@ -58,11 +60,13 @@ class Stream:
         "relayed_in",
         "relayed_out",
         "released",
+        "rest",
         "sent",
         "sock",
         "spliced_in",
         "spliced_out",
         "transfer",
+        "unsent",
         "waited_read",
         "waited_write",
         "write_limit",
@@ -80,6 +84,8 @@ class Stream:
         self.detached = False
         self.transfer = -1  # of the relay, which sends to it now: its id
         self.message_start = 0
+        self.rest: tuple[int, bool] | None = None
+        self.unsent: bytes | memoryview = b""
         self.released: Callable[[], None] | None = None
         self._loop = loop
         self._reading = False
@@ -259,17 +265,20 @@ class Stream:
                 await self._let_others()
                 self.write_limit.check()
             return
-        rest = memoryview(data)[n:]
-        while rest:
-            await self.writable()
-            try:
-                n = self.sock.send(rest)
-            except BlockingIOError:
-                continue
-            except OSError as error:
-                raise self._fault(error) from error
-            self.sent += n
-            rest = rest[n:]
+        self.unsent = memoryview(data)[n:]
+        try:
+            while self.unsent:
+                await self.writable()
+                try:
+                    n = self.sock.send(self.unsent)
+                except BlockingIOError:
+                    continue
+                except OSError as error:
+                    raise self._fault(error) from error
+                self.sent += n
+                self.unsent = self.unsent[n:]
+        finally:
+            self.unsent = b""
 
     def send_file(self, fd: int, offset: int, count: int) -> int:
         """One sendfile(2) of up to ``count`` bytes of a file: how many went, 0 at the end of
@@ -300,6 +309,34 @@ class Stream:
             self.write_limit.end()
             if self.fd >= 0:
                 self._loop.remove_writer(self.fd)
+
+    # ---- standing still ----------------------------------------------------------------
+
+    def hold_read(self) -> float | None:
+        """Who waits for input is left waiting, and nothing is received: somebody else may go on
+        with the socket. As of :meth:`Deadline.hold`."""
+        left = self.read_limit.hold()
+        if left is not None:
+            self.pause()
+        return left
+
+    def go_on_reading(self, left: float) -> None:
+        """Undoes :meth:`hold_read`."""
+        self.read_limit.go_on(left)
+        self._reading = True
+        self._loop.add_reader(self.fd, self._on_readable)
+
+    def hold_write(self) -> float | None:
+        """The same for who waits for room."""
+        left = self.write_limit.hold()
+        if left is not None:
+            self._loop.remove_writer(self.fd)
+        return left
+
+    def go_on_writing(self, left: float) -> None:
+        """Undoes :meth:`hold_write`."""
+        self.write_limit.go_on(left)
+        self._loop.add_writer(self.fd, self.write_limit.wake)
 
     # ---- fairness --------------------------------------------------------------------
 

@@ -129,7 +129,7 @@ class Instance:
         if self._moving is None:
             from spliceproxy.forward.moving import Moving
 
-            self._moving = Moving(self.services, self.server.keep, self.server.bodies)
+            self._moving = Moving(self.services, self.server.keep, self.server.running)
         return self._moving
 
     def start(self) -> None:

@@ -44,6 +44,8 @@ HANDOFF: Mapping[str, Check] = {
     "begun": maybe(obj(_BEGUN)),
     "moved": whole(63),
     "summed": maybe(some(2, whole(63))),
+    "route": text,
+    "connect_by": text,
 }
 """Its fields, but for the descriptors and what was decided."""
 

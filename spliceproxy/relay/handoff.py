@@ -123,6 +123,9 @@ class Handoff:
     socks: int = 0
     more: int = 0
     spelled: bool = False
+    # As of Record: the parent by way of which its origin has been reached, "" for none.
+    route: str = ""
+    connect_by: str = ""
 
     @property
     def between(self) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from changing_proxy import ChangingProxy, all_ended
-from harness import alive, descriptors, stop, wait_for
+from harness import alive, descriptors, read_head, stop, wait_for
 from moving_load import Load, Origin, ask_once
 
 
@@ -177,3 +177,29 @@ def test_an_old_worker_that_dies_meanwhile(tmp_path: Path, address: tuple[str, i
         assert "another has its place already" in proxy.stderr()
         assert proxy.worker != victim
         assert proxy.stop() == 0
+
+
+def test_a_response_by_way_of_a_parent(tmp_path: Path) -> None:
+    """It is the parent's connection that moves, as often as it has to."""
+    with all_ended(str(tmp_path)), socket.create_server(("127.0.0.1", 0)) as parent:
+        url = f"http://127.0.0.1:{parent.getsockname()[1]}"
+        proxy = ChangingProxy(tmp_path, "--proxy", url)
+        client = proxy.connect()
+        client.sendall(b"GET http://192.0.2.1/ HTTP/1.1\r\nHost: 192.0.2.1\r\n\r\n")
+        origin, _ = parent.accept()
+        assert read_head(origin).startswith(b"GET http://192.0.2.1/ ")
+        origin.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nthe")
+        assert b" 200 " in read_head(client)
+        for sent in (b"the", b"end"):
+            assert client.recv(3, socket.MSG_WAITALL) == b"the"
+            proxy.recycle()
+            wait_for(lambda: len(proxy.workers()) == 1, "the end of the old worker")
+            origin.sendall(sent)
+        assert client.recv(3, socket.MSG_WAITALL) == b"end"
+        client.close()
+        origin.close()
+        wait_for(proxy.access, "its line")
+        (line,) = proxy.access()
+        assert "TCP_MISS/200 106 " in line, line
+        assert "FIRSTUP_PARENT/127.0.0.1 - in=51 route=proxy by=address" in line, line
+        assert proxy.stop() == 0, proxy.stderr()

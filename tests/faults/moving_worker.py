@@ -47,7 +47,8 @@ class Gone(Exception):
 
 class Mover:
     def __init__(self, instance: Instance, row: memoryview, channel: socket.socket) -> None:
-        self._moving = Moving(instance.services, instance.server.given_back, instance.server.bodies)
+        server = instance.server
+        self._moving = Moving(instance.services, server.given_back, server.running)
         self._relay = instance.services.relay
         self._row = row
         self._channel = channel

@@ -1,7 +1,8 @@
 """Tunnels that move between two processes under load: no byte is lost, and each has one line in
 the log. The other process dies at each message: then all goes on where it was.
 
-``tests/relay/test_relay_moving.py`` has the states one by one, ``test_moving_bodies.py`` requests.
+``tests/relay/test_relay_moving.py`` has the states one by one, and ``test_moving_requests.py`` has
+requests.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ import random
 import socket
 import threading
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,7 @@ class Conversation:
             try:
                 self.origin.settimeout(0.01)
                 found.append(read_head(self.origin))
+                assert found[-1], "this one is closed"
             except (TimeoutError, ConnectionError, AssertionError):
                 try:
                     self.origin, _ = self._server.accept()
@@ -134,6 +136,15 @@ def framed(kind: str) -> list[bytes]:
     return [b"%x\r\n%b\r\n" % (len(part), part) for part in parts[:-1]] + [
         b"%x\r\n%b\r\n0\r\n\r\n" % (len(parts[-1]), parts[-1])
     ]
+
+
+SMALL = [b"abc", b"\x00" * 700, b"d", b"efgh" * 100]
+"""Parts of a body that is too small for the relay."""
+
+
+def unframed(sock: socket.socket, kind: str, size: int = sum(map(len, SMALL))) -> bytes:
+    """A body of this size, as its receiver gets it."""
+    return exactly(sock, size) if kind == "length" else body_of(sock, kind)
 
 
 def body_of(client: socket.socket, kind: str) -> bytes:
@@ -215,9 +226,13 @@ def test_an_upload(workers: Workers, kind: str) -> None:
     )
     reader.start()
     send(talk.client, first[100 : len(first) // 2]).join(PATIENCE)
-    if workers.engines[0] == "native":
-        mover.move()
-    send(talk.client, first[len(first) // 2 :] + b"".join(rest)).join(PATIENCE)
+    mover.move()
+    send(talk.client, first[len(first) // 2 :] + rest[0][:200_000]).join(PATIENCE)
+    mover.in_vain()
+    mover.move()
+    send(talk.client, rest[0][200_000:]).join(PATIENCE)
+    mover.move()
+    send(talk.client, b"".join(rest[1:])).join(PATIENCE)
     reader.join(PATIENCE)
     assert received == [BODY]
     talk.origin.sendall(b"HTTP/1.1 201 Created\r\nContent-Length: 2\r\n\r\nok")
@@ -231,21 +246,118 @@ def test_an_upload(workers: Workers, kind: str) -> None:
 
 
 def test_an_answer_that_is_awaited(workers: Workers) -> None:
-    """A long poll; its origin's connection has served before."""
-    if workers.engines[0] != "native":
-        pytest.skip("what Python waits for does not move")
+    """A long poll."""
     talk = Conversation(workers)
     mover = Mover(workers)
     talk.ask("GET")
-    assert read_head(talk.origin).startswith(b"GET ")
+    assert talk.head_of_any().startswith(b"GET ")
     mover.in_vain()
     mover.move()
-    talk.origin.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nlate")
+    talk.origin.sendall(b"HTTP/1.1 103 Early Hints\r\nX-Early: yes\r\n\r\nHTTP/1.1 2")
+    assert b"X-Early" in read_head(talk.client)
+    mover.move()
+    mover.in_vain()
+    mover.move()
+    talk.origin.sendall(b"00 OK\r\nContent-Length: 4\r\n\r\nlate")
     assert read_head(talk.client).startswith(b"HTTP/1.1 200 ")
     assert exactly(talk.client, 4) == b"late"
     talk.again()
     talk.close()
     assert [line["status"] for line in workers.lines(3)] == [200, 200, 200]
+
+
+def pieces(kind: str) -> list[bytes]:
+    """What is sent of it between two moves: of chunks, ends where chunks do not."""
+    if kind != "chunked":
+        return SMALL
+    data = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in SMALL) + b"0\r\n\r\n"
+    # In a size, behind one, within a payload, before and within the CRLF behind it.
+    ends = [0, 2, 4, 6, 7, 10, 100, data.index(b"d\r\n", 700), len(data) - 20, len(data)]
+    return [data[one:two] for one, two in pairwise(ends)]
+
+
+@pytest.mark.parametrize("kind", ["length", "chunked"])
+def test_a_small_answer_in_pieces(workers: Workers, kind: str) -> None:
+    """As of an origin that has something to say now and then."""
+    talk = Conversation(workers)
+    mover = Mover(workers)
+    talk.ask("GET")
+    assert talk.head_of_any().startswith(b"GET ")
+    whole = b"".join(SMALL)
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(whole)
+    if kind == "chunked":
+        head = HEADS["chunked"]
+    talk.origin.sendall(head)
+    assert b" 200 " in read_head(talk.client)
+    got = bytearray()
+    reader = threading.Thread(target=lambda: got.extend(unframed(talk.client, kind)), daemon=True)
+    reader.start()
+    for piece in pieces(kind):
+        mover.move()
+        talk.origin.sendall(piece)
+    reader.join(PATIENCE)
+    assert bytes(got) == whole
+    talk.again()
+    talk.close()
+    line = workers.lines(3)[1]
+    assert (line["status"], line["termination"]) == (200, "--")
+    assert 0 < line["out_copied"] + line["out_spliced"] - len(whole) < 1000
+
+
+@pytest.mark.parametrize("kind", ["length", "chunked"])
+def test_a_small_upload_in_pieces(workers: Workers, kind: str) -> None:
+    talk = Conversation(workers)
+    mover = Mover(workers)
+    whole = b"".join(SMALL)
+    length = f"Content-Length: {len(whole)}\r\n"
+    talk.ask("PUT", length if kind == "length" else "Transfer-Encoding: chunked\r\n")
+    first, *more = pieces(kind)
+    talk.client.sendall(first)
+    assert talk.head_of_any().startswith(b"PUT ")
+    got = bytearray()
+    reader = threading.Thread(target=lambda: got.extend(unframed(talk.origin, kind)), daemon=True)
+    reader.start()
+    for piece in more:
+        mover.move()
+        talk.client.sendall(piece)
+    reader.join(PATIENCE)
+    assert bytes(got) == whole
+    mover.move()
+    talk.origin.sendall(b"HTTP/1.1 201 Created\r\nContent-Length: 2\r\n\r\nok")
+    assert read_head(talk.client).startswith(b"HTTP/1.1 201 ")
+    assert exactly(talk.client, 2) == b"ok"
+    talk.again()
+    talk.close()
+    line = workers.lines(3)[1]
+    assert (line["status"], line["termination"]) == (201, "--")
+    assert 0 < line["in_copied"] + line["in_spliced"] - len(whole) < 1000
+
+
+@pytest.mark.parametrize("kind", ["length", "chunked"])
+def test_a_client_that_does_not_read(workers: Workers, kind: str) -> None:
+    """What Python was about to send it goes along."""
+    talk = Conversation(workers)
+    mover = Mover(workers)
+    talk.ask("GET")
+    assert talk.head_of_any().startswith(b"GET ")
+    part, count = b"x" * 900, 16000
+    if kind == "length":
+        head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (len(part) * count)
+        body = part * count
+    else:
+        head, body = HEADS["chunked"], b"384\r\n%b\r\n" % part * count + b"0\r\n\r\n"
+    sender = send(talk.origin, head + body)
+    wait_for(lambda: talk.client.recv(1, socket.MSG_PEEK), "a first byte")
+    mover.move()
+    mover.move()
+    mover.in_vain()
+    mover.move()
+    assert b" 200 " in read_head(talk.client)
+    got = unframed(talk.client, kind, len(part) * count)
+    assert got == part * count
+    sender.join(PATIENCE)
+    talk.again()
+    talk.close()
 
 
 def test_the_next_request_is_there_already(workers: Workers) -> None:
