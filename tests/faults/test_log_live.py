@@ -7,17 +7,13 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
-import jsonschema
 import pytest
 from fault_peers import accept, connect_request, good_request, head
 from harness import ProxyProcess, wait_for
-
-from spliceproxy.observe import json_line
+from json_lines import LINE
 
 NewProxy = Callable[..., ProxyProcess]
-SCHEMA = json.loads(Path(json_line.__file__).with_name("json_line.schema.json").read_text("ascii"))
 MINE = "%{event}json %{id}json %rm %ru %>st %<st %{termination}json"
 
 
@@ -26,7 +22,7 @@ def lines_of(proxy: ProxyProcess, form: str) -> list[dict[str, str | int | None]
     for line in proxy.access():
         if form == "json":
             found.append(json.loads(line))
-            jsonschema.validate(found[-1], SCHEMA)
+            LINE.validate(found[-1])
             found[-1]["in"] = found[-1]["in_copied"] + found[-1]["in_spliced"]
             found[-1]["out"] = found[-1]["out_copied"] + found[-1]["out_spliced"]
         else:

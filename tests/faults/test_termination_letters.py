@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
 from counting_load import board_of
 from fault_peers import (
@@ -27,14 +26,13 @@ from fault_peers import (
     send_what_goes,
 )
 from harness import ProxyProcess, read_all, refused_port, wait_for
+from json_lines import LINE
 
 from spliceproxy.admin.client import Client
 from spliceproxy.admin.sampling import totals_of
 from spliceproxy.config import Address
-from spliceproxy.observe import json_line
 from spliceproxy.observe.outcome import OF_ERRORS, OF_LETTERS, OUTCOMES
 
-SCHEMA = json.loads(Path(json_line.__file__).with_name("json_line.schema.json").read_text("ascii"))
 ENGINES = ("native", "copy")
 RULE = "[[rule]]\nid = 'no'\naction = 'deny'\nhosts = ['denied.test']\n"
 LIMITS = (
@@ -319,7 +317,7 @@ def proxy(
         made.kill()
     assert "Traceback" not in made.stderr()
     for line in made.access():
-        jsonschema.validate(json.loads(line), SCHEMA)
+        LINE.validate(json.loads(line))
 
 
 def whole(proxy: ProxyProcess, number: int) -> Any:

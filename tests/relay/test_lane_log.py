@@ -11,18 +11,16 @@ import socket
 import struct
 from collections.abc import Iterator
 from datetime import datetime
-from pathlib import Path
 
-import jsonschema
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from json_lines import LINE
 from plain_oracle import CLIENT, HOST, OK, Conversation, Plain, conversation, received
 from relay_rig import native_relay, tcp_pair
 
 from spliceproxy.forward.lane import origin_key
 from spliceproxy.http1.head import parse_request
-from spliceproxy.observe import json_line
 from spliceproxy.observe.format_names import NAMES
 from spliceproxy.observe.formats import format_of
 from spliceproxy.observe.native_line import without_query
@@ -51,16 +49,13 @@ def line_of(plain: Plain) -> bytes:
     return line
 
 
-SCHEMA = json.loads(Path(json_line.__file__).with_name("json_line.schema.json").read_text("ascii"))
-
-
 def expected(line: bytes, **values: object) -> bytes:
     """The line for these values. The times, and what the kernel knows, are those that ``line``
     has."""
     record = Record("")
     if line.startswith(b"{"):
         found = json.loads(line)
-        jsonschema.validate(found, SCHEMA)
+        LINE.validate(found)
         record.ended_at = datetime.fromisoformat(found["time"].replace("Z", "+00:00")).timestamp()
         worker, number = map(int, found["id"].split("-"))
         record.number = (worker << NUMBER_BITS) + number

@@ -6,14 +6,13 @@ from __future__ import annotations
 import json
 import re
 import select
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import jsonschema
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from json_lines import LINE
 
 from spliceproxy.observe import json_line
 from spliceproxy.observe.custom_line import CODES, CustomLine
@@ -24,8 +23,6 @@ from spliceproxy.observe.record import Record
 from spliceproxy.observe.tcpinfo import TcpInfo
 from spliceproxy.relay import interface
 from spliceproxy.relay.lane import LIVE, NOTE_MAX
-
-SCHEMA = json.loads(Path(json_line.__file__).with_name("json_line.schema.json").read_text("ascii"))
 
 OURS = " ".join(f"%{code}" for code in CODES if code not in ("note", ">h", "json"))
 FORMATS = [*NAMES, f'{OURS} "%{{A}}>h" %{{A}}>h %{{t}}note "%{{target}}json" %{{user}}json']
@@ -50,10 +47,14 @@ def test_squid_is_its_ten_fields() -> None:
     assert len(line.split()) == 10
 
 
+def test_the_schema_of_json_is_one() -> None:
+    LINE.check_schema(LINE.schema)
+
+
 def test_json() -> None:
     made = record(tags=MappingProxyType({"team": "w\u00e9b", "n": 7}), first_byte=5)
     found = json.loads(format_of("json").line(made))
-    jsonschema.validate(found, SCHEMA)
+    LINE.validate(found)
     assert found == {
         "v": 1,
         "time": "2010-10-08T11:11:48.779123Z",
@@ -96,7 +97,7 @@ def test_json() -> None:
 
 def test_json_of_a_tunnel_that_lives() -> None:
     found = json.loads(json_line.json_line(record(event=LIVE)))
-    jsonschema.validate(found, SCHEMA)
+    LINE.validate(found)
     assert (found["event"], found["termination"]) == ("live", None)
 
 
@@ -163,7 +164,7 @@ def test_no_request_forges_a_line(
     assert len(line) <= select.PIPE_BUF
     if form == "json":
         found = json.loads(line)
-        jsonschema.validate(found, {**SCHEMA, "properties": {**SCHEMA["properties"]}})
+        LINE.validate(found)
         short = target[:100].encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         assert len(target) > 100 or (found["target"] or "") == short
     if form == "combined":
@@ -191,7 +192,7 @@ def test_the_longest_json_line_fits_a_pipe_write() -> None:
         made.inform(bytes(raw), bytes(raw), None)
         line = json_line.json_line(made)
         assert 3000 < len(line) <= select.PIPE_BUF
-        jsonschema.validate(json.loads(line), SCHEMA)
+        LINE.validate(json.loads(line))
         assert len(note(made)) <= NOTE_MAX
 
 
