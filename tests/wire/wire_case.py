@@ -165,9 +165,15 @@ class Case:
     def cut_size(self, peer: str) -> int:
         """Bytes of the first head that a peer sends, of all it sends where none ends or the
         case may be cut everywhere."""
-        first = self.first(peer)
-        end = None if self.everywhere else _HEAD_END(first)
-        return len(first) if end is None else end.end()
+        return self._head_size(peer) or len(self.first(peer))
+
+    def is_cut_in_head(self, peer: str) -> bool:
+        """Whether what is cut (``cut_size``) is a head with its end."""
+        return self._head_size(peer) > 0
+
+    def _head_size(self, peer: str) -> int:
+        end = None if self.everywhere else _HEAD_END(self.first(peer))
+        return 0 if end is None else end.end()
 
 
 def page(
