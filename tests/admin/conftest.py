@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,12 @@ from harness import ProxyProcess, serving
 from moving_load import Origin
 
 
-@pytest.fixture
-def new_admin(tmp_path: Path) -> Iterator[NewAdmin]:
-    """Starts a proxy with --admin on TCP, or with ``unix=True`` on a Unix socket."""
+@contextlib.contextmanager
+def _admins(place: Path) -> Iterator[NewAdmin]:
     started: list[ProxyProcess] = []
 
     def start(*args: str, unix: bool = False, **kwargs: Any) -> Admin:
-        folder = tmp_path / f"proxy{len(started)}"
+        folder = place / f"proxy{len(started)}"
         folder.mkdir()
         path = str(folder / "admin.sock") if unix else ""
         if unix:
@@ -34,6 +34,20 @@ def new_admin(tmp_path: Path) -> Iterator[NewAdmin]:
     for proxy in started:
         proxy.kill()
         assert "Traceback" not in proxy.stderr(), proxy.stderr()
+
+
+@pytest.fixture
+def new_admin(tmp_path: Path) -> Iterator[NewAdmin]:
+    """Starts a proxy with --admin on TCP, or with ``unix=True`` on a Unix socket."""
+    with _admins(tmp_path) as start:
+        yield start
+
+
+@pytest.fixture(scope="module")
+def shared_admin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Admin]:
+    """One for the tests of a module that change nothing of it."""
+    with _admins(tmp_path_factory.mktemp("shared")) as start:
+        yield start()
 
 
 @pytest.fixture

@@ -46,8 +46,8 @@ def test_without_a_token_nothing_is_told(admin: Admin) -> None:
         "Bearer \xff\xff",
     ],
 )
-def test_a_wrong_token(admin: Admin, value: str) -> None:
-    assert admin.ask("/config", Authorization=value).status == 401
+def test_a_wrong_token(shared_admin: Admin, value: str) -> None:
+    assert shared_admin.ask("/config", Authorization=value).status == 401
 
 
 def test_bearer_and_basic(admin: Admin) -> None:
@@ -79,9 +79,10 @@ def test_two_tokens_are_none(admin: Admin) -> None:
     ],
 )
 def test_a_browser_changes_things_from_our_own_page_only(
-    admin: Admin, fields: dict[str, str], status: int
+    shared_admin: Admin, fields: dict[str, str], status: int
 ) -> None:
     """The path does not exist: 404 says that the request was let in."""
+    admin = shared_admin
     own = {
         name: value.replace("OWN", f"http://127.0.0.1:{admin.port}")
         for name, value in fields.items()

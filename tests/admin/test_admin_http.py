@@ -75,8 +75,8 @@ def test_methods_and_paths(admin: Admin) -> None:
         (f"POST /log-level HTTP/1.1\r\n{HEAD}Content-Length: 3, 4\r\n\r\n", 400),
     ],
 )
-def test_a_request(admin: Admin, text: str, wanted: int) -> None:
-    answer = say(admin, text)
+def test_a_request(shared_admin: Admin, text: str, wanted: int) -> None:
+    answer = say(shared_admin, text)
     assert status(answer) == wanted, answer
 
 
