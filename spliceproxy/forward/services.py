@@ -36,6 +36,10 @@ if TYPE_CHECKING:
 class Giver(Protocol):
     """Who gives to another worker what this one serves."""
 
+    @property
+    def has_clients(self) -> bool:
+        """Whether a client is on its way."""
+
     def client(self, handoff: Handoff) -> None:
         """Takes a client that may ask again."""
 

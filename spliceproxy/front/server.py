@@ -419,7 +419,8 @@ class Server:
             connection.drain()
 
     async def _quiet(self) -> None:
-        while self.connections or self._tasks:  # either kind may become the other
+        # Either kind may become the other, and a client may wait for another worker to take it.
+        while self.connections or self._tasks or self._gives:
             if self._brought is not None:
                 await self._brought.none_left()
             if self._tasks:
@@ -428,6 +429,12 @@ class Server:
             await self._services.relay.drained()
             if self._services.giver is not None:
                 await self._services.giver.emptied()
+
+    @property
+    def _gives(self) -> bool:
+        """Whether a client is on its way to another worker."""
+        giver = self._services.giver
+        return giver is not None and giver.has_clients
 
     async def _end_all(self) -> None:
         self._services.draining = True

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import socket
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from spliceproxy.admin.channel import Closed, close_all
+from spliceproxy.admin.channel import Closed, Message, close_all
 from spliceproxy.messages import log, plain
 from spliceproxy.processes.parcels import RETRY_SECONDS, Line, Party
 from spliceproxy.relay.handoff import Handoff
@@ -29,6 +30,9 @@ CONFIRM_SECONDS = 5.0
 
 PASS_SECONDS = 0.05
 """Between two looks at what there is to be given."""
+
+LATER_SECONDS = 1.0
+"""Until what the taker had no descriptor or memory for is offered again."""
 
 _NO_ROOM = {errno.ENOBUFS, errno.ETOOMANYREFS, errno.EMFILE, errno.ENOMEM}
 """Errnos of a message that may have room later: of buffers, and of descriptors on their way."""
@@ -97,6 +101,9 @@ class Giver(Party):
         self._waiting: deque[Handoff] = deque()  # clients that have yet to be given
         self._flows: deque[int] = deque()  # tunnels of this pass, likewise
         self._refused: set[int] = set()  # tunnels that the taker does not want
+        self._put_off: set[int] = set()  # that it may want later
+        self._offer_at = 0.0  # when those are offered again, loop.time()
+        self._back: socket.socket | None = None
         self._open: dict[int, _Given] = {}
         self._go: list[int] = []  # what the taker may serve, and has not been told of
         self._told = False
@@ -104,8 +111,13 @@ class Giver(Party):
         self._empty = asyncio.Event()
         self.given = {"tunnels": 0, "clients": 0}
 
+    @property
+    def has_clients(self) -> bool:
+        """Whether a client is on its way, which neither the front nor the taker has."""
+        return self._clients_here > 0
+
     async def emptied(self) -> None:
-        """Waits until no client is on its way, which neither the front nor the taker has."""
+        """Waits until no client is on its way."""
         while self._clients_here:
             self._empty.clear()
             await self._empty.wait()
@@ -125,25 +137,32 @@ class Giver(Party):
         self._waiting.append(handoff)
         self._later(0.0, self._fire)
 
-    def end(self, why: str) -> None:
-        """Gives nothing more: what is on its way stays here. Idempotent."""
+    def end(self, why: str, back: socket.socket | None = None) -> None:
+        """Gives nothing more: what is on its way stays here. By ``back``, which is this object's,
+        the taker is to give back what it has. Idempotent."""
         if self._cease():
+            self._back = back
             self._clients.stay()
             self._give_up(why)
+        elif back is not None:
+            back.close()
 
     def _give_up(self, why: str) -> None:
         """Nothing goes on here before the taker has been told: end of file alone would mean that
         it is to go on."""
+        back = [] if self._back is None else [self._back.fileno()]
         try:
-            if not (self._say_go() and self._sent({"abort": True})):
+            if not (self._say_go() and self._sent({"abort": True}, b"", back)):
                 self._loop.call_later(RETRY_SECONDS, self._give_up, why)
                 return
         except Closed:
             pass  # the taker is gone, so it goes on with nothing
         self._line.close()
+        if self._back is not None:
+            self._back.close()
         for one in self._open.values():
             if one.client is None:
-                self._moving.thaw(one.ident)
+                self._safely(self._moving.thaw, one.ident)
             else:
                 self._waiting.append(one.client)
         self._open.clear()
@@ -155,9 +174,15 @@ class Giver(Party):
 
     def _pass(self) -> None:
         """Looks at all there is."""
-        self._clients.offer()
-        self._flows.extend(one for one in self._moving.movable() if one not in self._refused)
+        if self._loop.time() >= self._offer_at:
+            self._put_off.clear()
+        self._safely(self._clients.offer)
+        self._safely(self._look)
         self._turn()
+
+    def _look(self) -> None:
+        unwanted = self._refused | self._put_off
+        self._flows.extend(one for one in self._moving.movable() if one not in unwanted)
 
     def _fire(self) -> None:
         self._timer = None
@@ -168,8 +193,10 @@ class Giver(Party):
 
     def _turn(self) -> None:
         """Gives as much as may be on its way, and says what has come."""
-        left = self._left()
-        if left <= 0:
+        # Where this process itself has stood still the answers are there, and nobody has read them.
+        if self._left() <= 0 and not self._heard():
+            return
+        if self._left() <= 0:
             self.end(f"the other worker has not confirmed a flow within {CONFIRM_SECONDS:g} s")
             return
         try:
@@ -229,7 +256,12 @@ class Giver(Party):
         return True
 
     def _give_flow(self, ident: int) -> bool:
-        frozen = self._moving.freeze(ident)
+        try:
+            frozen = self._moving.freeze(ident)
+        except Exception:
+            log.exception("a tunnel stays in this worker")
+            self._refused.add(ident)
+            return True
         if frozen is None:  # it has ended, or cannot move just now
             return True
         sent = False
@@ -257,17 +289,24 @@ class Giver(Party):
     # ---- what the taker says -----------------------------------------------------------
 
     def _read(self) -> None:
+        if self._heard():
+            self._turn()
+
+    def _heard(self) -> bool:
+        """Acts on all that there is; false: the taker is gone, and this has ended."""
         try:
-            for parcel in self._line.some():
+            if self._line.hung_up:
+                raise Closed("end of file")
+            while (parcel := self._line.receive()) is not None:
                 close_all(parcel.fds)
                 for ident in parcel.head.get("ok", ()):
                     self._let_go(ident)
                 if "no" in parcel.head:
-                    self._take_back(parcel.head["no"], parcel.head.get("why", ""))
+                    self._take_back(parcel.head)
         except Closed:
             self.end("the other worker is gone")
-            return
-        self._turn()
+            return False
+        return True
 
     def _let_go(self, ident: int) -> None:
         """It is the taker's from here on."""
@@ -280,24 +319,29 @@ class Giver(Party):
             self.given["clients"] += 1
             self._count_off()
         else:
-            self._moving.release(given.ident)
+            self._safely(self._moving.release, given.ident)
             self.given["tunnels"] += 1
 
-    def _take_back(self, ident: int, why: str) -> None:
-        """The taker cannot go on with this one."""
-        given = self._open.pop(ident, None)
+    def _take_back(self, said: Message) -> None:
+        """The taker cannot go on with one."""
+        given = self._open.pop(said["no"], None)
         if given is None:
             return
         if given.client is not None:
             self._keep(given.client)
             return
-        if not self._refused:
+        if not self._offer_at and not self._refused:
+            why = said.get("why", "")
             log.warning("a tunnel stays in this worker, for the other cannot take it: %s", why)
-        self._refused.add(given.ident)
-        self._moving.thaw(given.ident)
+        if said.get("later"):
+            self._put_off.add(given.ident)
+            self._offer_at = self._loop.time() + LATER_SECONDS
+        else:
+            self._refused.add(given.ident)
+        self._safely(self._moving.thaw, given.ident)
 
     def _keep(self, client: Handoff) -> None:
-        self._clients.keep(client)
+        self._safely(self._clients.keep, client)
         self._count_off()
 
     def _count_off(self) -> None:

@@ -14,7 +14,11 @@ then bytes as they are, and the descriptors by SCM_RIGHTS.
 
 So each flow has one process that may move its bytes, at any time. Until the giver has read "ok" it
 is the giver's, which takes it back by "abort". Behind that it is the taker's, and where the giver
-dies before it could say "go", the end of the stream says so.
+dies before it could say "go", the end of the stream says so. A giver that sees that the taker has
+hung up reads no "ok" any more: what has not been let go of would be nobody's.
+
+A descriptor with "abort" is the end of another pair, whose other end the giver has: the taker is to
+give back by that what it serves. "no" with "later": the taker may be able to take it then.
 """
 
 from __future__ import annotations
@@ -23,12 +27,14 @@ import array
 import asyncio
 import json
 import os
+import select
 import socket
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from spliceproxy.admin.channel import Closed, close_all
+from spliceproxy.messages import log
 
 MOST = 64 << 10
 """Bytes of a message. What is larger goes in a file of memory (memfd_create(2))."""
@@ -100,13 +106,19 @@ class Line:
                 os.close(memory)
         return True
 
+    @property
+    def hung_up(self) -> bool:
+        """Whether the other end is closed. What it has said before can be read yet."""
+        poll = select.poll()
+        poll.register(self._sock, 0)
+        return any(events & select.POLLHUP for _, events in poll.poll(0))
+
     def receive(self) -> Parcel | None:
-        """The next message; None: there is none. Closed: the other end is, or what came is
-        nonsense. The head of a message that did not come whole has "torn"."""
-        room = socket.CMSG_SPACE(FDS * array.array("i").itemsize)
-        room += socket.CMSG_SPACE(_CREDENTIALS.size)
+        """The next message; None: there is none. Closed: the other end is, and all that it has said
+        was read; or what came is nonsense. The head of a message that did not come whole has
+        "torn"."""
         try:
-            text, rights, flags, _ = self._sock.recvmsg(2 * MOST, room, socket.MSG_CMSG_CLOEXEC)
+            text, rights, flags = self._message()
         except BlockingIOError:
             return None
         except OSError as error:
@@ -137,6 +149,17 @@ class Line:
             if parcel is None:
                 return
             yield parcel
+
+    def _message(self) -> tuple[bytes, list[tuple[int, int, bytes]], int]:
+        """The text, what came along, and flags (recvmsg(2)). OSError."""
+        room = socket.CMSG_SPACE(FDS * array.array("i").itemsize)
+        room += socket.CMSG_SPACE(_CREDENTIALS.size)
+        try:
+            return self._sock.recvmsg(2 * MOST, room, socket.MSG_CMSG_CLOEXEC)[:3]
+        except ConnectionResetError:
+            # The other end was closed before it had read all. The kernel says so once, in front of
+            # what was sent here, which counts as ever.
+            return self._sock.recvmsg(2 * MOST, room, socket.MSG_CMSG_CLOEXEC)[:3]
 
     def _ancillary(self, rights: Sequence[tuple[int, int, bytes]]) -> list[int]:
         """The descriptors that came along; who has sent it is noted."""
@@ -171,6 +194,16 @@ class Party:
         if self._timer is not None:
             self._timer.cancel()
         self._timer = None if self.closed else self._loop.call_later(seconds, work)
+
+    @staticmethod
+    def _safely(work: Callable[..., object], *args: object) -> bool:
+        """Does something with one flow, whose fault is no other's; whether it could be done."""
+        try:
+            work(*args)
+        except Exception:
+            log.exception("a fault in one connection that moves between workers")
+            return False
+        return True
 
     def _cease(self) -> bool:
         """Does and hears nothing more; whether it had not ceased before."""

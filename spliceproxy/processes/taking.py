@@ -49,6 +49,7 @@ class Taker(Party):
         self._ended = ended
         self._held: dict[int, int | Handoff] = {}  # by the giver's number: a tunnel, or a client
         self._said: list[dict[str, Any]] = []
+        self.back = -1  # a descriptor: what was taken is to be given back by it. The caller's
         self.taken = {"tunnels": 0, "clients": 0}
 
     def end(self, *, keep: bool = False) -> None:
@@ -70,6 +71,7 @@ class Taker(Party):
         try:
             for parcel in self._line.some():
                 if "abort" in parcel.head:
+                    self.back = parcel.fds.pop() if parcel.fds else -1
                     close_all(parcel.fds)
                     end = self.end
                     break
@@ -107,18 +109,19 @@ class Taker(Party):
             if "torn" in parcel.head:
                 raise OSError("no free descriptor")
             self._held[ident] = make(parcel)
-        except (OSError, MemoryError, Unmovable) as error:
-            why = plain(error) if isinstance(error, OSError) else str(error)
-            self._refuse(ident, parcel, why or "no memory")
+        except (OSError, MemoryError) as error:
+            self._refuse(ident, parcel, plain(error), later=True)
+        except Unmovable as error:
+            self._refuse(ident, parcel, str(error))
         except Exception as error:
             log.exception("what another worker gives cannot be taken")
             self._refuse(ident, parcel, repr(error))
         else:
             came.append(ident)
 
-    def _refuse(self, ident: int, parcel: Parcel, why: str) -> None:
+    def _refuse(self, ident: int, parcel: Parcel, why: str, *, later: bool = False) -> None:
         close_all(parcel.fds)
-        self._said.append({"no": ident, "why": why})
+        self._said.append({"no": ident, "why": why, **({"later": True} if later else {})})
 
     def _adopt(self, parcel: Parcel) -> int:
         return self._moving.adopt(parcel.data, parcel.fds)
@@ -136,10 +139,11 @@ class Taker(Party):
             return
         if isinstance(found, Handoff):
             self.taken["clients"] += 1
-            self._clients.take(found)
+            if not self._safely(self._clients.take, found):
+                found.close()
         else:
             self.taken["tunnels"] += 1
-            self._moving.thaw(found)
+            self._safely(self._moving.thaw, found)
 
     def _drop(self, ident: int) -> None:
         """It stays the giver's."""
@@ -147,7 +151,7 @@ class Taker(Party):
         if isinstance(found, Handoff):
             found.close()
         else:
-            self._moving.release(found)
+            self._safely(self._moving.release, found)
 
     # ---- answers -----------------------------------------------------------------------
 

@@ -36,11 +36,16 @@ class Relay:
         self.pairs = {ident: socket.socketpair() for ident in self.tunnels}
         self.taken: dict[int, tuple[bytes, list[int]]] = {}
         self.refuses = False
+        self.has_no_memory = False
+        self.broken = 0
 
     def movable(self) -> list[int]:
-        return [ident for ident in self.tunnels if ("freeze", ident) not in self.done]
+        last = {ident: what for what, ident in self.done}
+        return [ident for ident in self.tunnels if last.get(ident, "thaw") == "thaw"]
 
     def freeze(self, ident: int) -> Frozen | None:
+        if ident == self.broken:
+            raise RuntimeError("a fault of the relay's")
         self.done.append(("freeze", ident))
         one, other = self.pairs[ident]
         return Frozen((one.fileno(), other.fileno()), self.tunnels[ident])
@@ -54,6 +59,8 @@ class Relay:
     def adopt(self, state: bytes, fds: Sequence[int]) -> int:
         if self.refuses:
             raise Unmovable("of another version")
+        if self.has_no_memory:
+            raise MemoryError
         ident = 100 + len(self.taken)
         self.taken[ident] = state, list(fds)
         return ident
@@ -254,10 +261,7 @@ def test_a_giver_that_dies_leaves_what_has_come_to_the_taker() -> None:
             both = new(Relay([STATE]), [handoff])
             both.giver.start()
             await both.until(lambda: len(both.giver._open) == 2)
-            # As the kernel does it at the end of a process: without a word.
-            asyncio.get_running_loop().remove_reader(both.giver._line.fileno())
-            both.giver._line.close()
-            both.giver.closed = True
+            dies(both)
             both.front.kept.append(handoff)
             both.take()
             await both.until(lambda: both.ends)
@@ -285,6 +289,121 @@ def test_a_taker_that_is_late_finds_nothing(monkeypatch: pytest.MonkeyPatch) -> 
             await both.until(lambda: both.ends)
             assert both.taking.done == [("release", 100)]
             assert both.other_front.taken == []
+
+    play(scene)
+
+
+def dies(both: Both) -> None:
+    """The giver does, as the kernel does it at the end of a process: without a word."""
+    asyncio.get_running_loop().remove_reader(both.giver._line.fileno())
+    both.giver._line.close()
+    both.giver.closed = True
+
+
+@pytest.mark.parametrize("then", ["ends", "dies"])
+def test_a_giver_that_has_not_read_an_answer(then: str) -> None:
+    """What it says, or has given, behind that counts as ever."""
+
+    async def scene(new: Rig) -> None:
+        handoff, end = client()
+        with end:
+            both = new(Relay([STATE, STATE]), [handoff])
+            both.giver.start()
+            await both.until(lambda: len(both.giver._open) == 3)
+            came = both.taker._line.receive()
+            assert came is not None
+            parcels.close_all(came.fds)
+            both.taker._line.send({"ok": [came.head["client"]]})
+            if then == "ends":
+                both.giver.end("it is to serve on")
+            else:
+                dies(both)
+                both.front.kept.append(handoff)
+            both.take()
+            await both.until(lambda: both.ends)
+            if then == "ends":
+                assert both.taking.done == [("release", 100), ("release", 101)]
+                assert both.given.done[-2:] == [("thaw", 1), ("thaw", 2)]
+                assert both.front.kept == [handoff]
+            else:
+                assert both.taking.done == [("thaw", 100), ("thaw", 101)]
+
+    play(scene)
+
+
+def test_a_taker_that_dies_behind_its_answer_has_taken_nothing() -> None:
+    async def scene(new: Rig) -> None:
+        both = new(Relay([STATE]))
+        both.giver.start()
+        both.taker._read()
+        both.taker.closed = True
+        both.taker._line.close()
+        await both.until(lambda: both.reports)
+        assert both.reports == [{"kept": "the other worker is gone"}]
+        assert both.given.done == [("freeze", 1), ("thaw", 1)]
+
+    play(scene)
+
+
+def test_a_giver_that_stood_still_reads_before_it_judges(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scene(new: Rig) -> None:
+        both = new(Relay([STATE]))
+        both.giver.start()
+        both.taker._read()
+        monkeypatch.setattr(giving, "CONFIRM_SECONDS", 1e-9)
+        both.giver._fire()  # the time is over, and the answer is there
+        assert both.given.done == [("freeze", 1), ("release", 1)]
+        assert both.reports == [{"gave": {"tunnels": 1, "clients": 0}, "left": 0}]
+
+    play(scene)
+
+
+def test_a_fault_in_one_tunnel_is_no_others() -> None:
+    async def scene(new: Rig) -> None:
+        given = Relay([STATE] * 3)
+        given.broken = 2
+        both = new(given)
+        both.giver.start()
+        both.take()
+        await both.until(lambda: both.reports)
+        assert both.reports == [{"gave": {"tunnels": 2, "clients": 0}, "left": 0}]
+        assert sorted(both.given.done) == [
+            ("freeze", 1), ("freeze", 3), ("release", 1), ("release", 3),
+        ]  # fmt: skip
+
+    play(scene)
+
+
+def test_what_the_taker_has_no_memory_for_is_offered_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(giving, "LATER_SECONDS", 0.1)
+
+    async def scene(new: Rig) -> None:
+        both = new(Relay([STATE]))
+        both.taking.has_no_memory = True
+        both.giver.start()
+        both.take()
+        await both.until(lambda: both.reports)
+        assert both.reports == [{"gave": {"tunnels": 0, "clients": 0}, "left": 0}]
+        both.taking.has_no_memory = False
+        await both.until(lambda: ("thaw", 100) in both.taking.done)
+        assert both.given.done[-1] == ("release", 1)
+
+    play(scene)
+
+
+def test_the_taker_is_told_how_to_give_back() -> None:
+    async def scene(new: Rig) -> None:
+        both = new(Relay())
+        both.giver.start()
+        both.take()
+        own, back = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with own:
+            both.giver.end("it is to serve on", back)
+            await both.until(lambda: both.ends)
+            with socket.socket(fileno=both.taker.back) as found:
+                found.send(b"here")
+                assert own.recv(9) == b"here"
+        assert both.reports[-1] == {"kept": "it is to serve on"}
 
     play(scene)
 

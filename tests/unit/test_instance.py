@@ -13,6 +13,7 @@ from spliceproxy.observe.counts import Counts
 from spliceproxy.policy.engine import Policy
 from spliceproxy.processes.instance import Instance
 from spliceproxy.relay.choice import choose
+from spliceproxy.relay.handoff import Handoff
 from spliceproxy.relay.interface import RelayOptions
 from spliceproxy.upstream.resolver import Resolver
 
@@ -58,3 +59,39 @@ def test_what_fails_at_the_end_leaves_nothing_open(engine: str, tmp_path: Path) 
 
     asyncio.run(asyncio.wait_for(serve_one(), 20))
     assert "NONE/400" in path.read_text()
+
+
+class _Giving:
+    """A client waits for another worker to take it."""
+
+    def __init__(self) -> None:
+        self.has_clients = True
+        self.taken = asyncio.Event()
+
+    async def emptied(self) -> None:
+        await self.taken.wait()
+
+    def client(self, handoff: Handoff) -> None:
+        raise AssertionError
+
+    def end(self, why: str) -> None:
+        raise AssertionError(why)
+
+
+def test_the_end_waits_for_a_client_on_its_way_to_another_worker() -> None:
+    async def drain() -> None:
+        config = Config(listen=(), engine="copy", access_log="off")
+        relay, _ = choose(config.engine, RelayOptions())
+        resolver = Resolver(config.timeouts.lookup)
+        policy = Policy(config, resolver)
+        instance = Instance(config, [], relay, resolver, policy, Counts.private())
+        instance.start()
+        giving = instance.services.giver = _Giving()
+        end = asyncio.create_task(instance.stop())
+        await asyncio.wait({end}, timeout=0.1)
+        assert not end.done()
+        giving.has_clients = False
+        giving.taken.set()
+        await end
+
+    asyncio.run(asyncio.wait_for(drain(), 20))
