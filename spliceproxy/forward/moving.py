@@ -143,8 +143,10 @@ class Moving:
             self._serve(handoff)
             return
         record, adopted = self._tunnels.pop(ident, (None, False))
-        if adopted and record is not None and self._services.lives is not None:
-            self._services.lives.go_on(ident, record)
+        if adopted and record is not None:
+            self._services.tunnels[record.generation] += 1
+            if self._services.lives is not None:
+                self._services.lives.go_on(ident, record)
         self._relay.thaw(ident)
 
     def release(self, ident: int) -> None:
@@ -161,6 +163,7 @@ class Moving:
             return
         record, adopted = self._tunnels.pop(ident, (None, False))
         if not adopted and record is not None:
+            self._services.tunnels[record.generation] -= 1
             if record.hop is not None:
                 record.hop.left()
             if self._services.lives is not None:

@@ -50,6 +50,7 @@ class Mover:
         server = instance.server
         self._moving = Moving(instance.services, server.given_back, server.running)
         self._relay = instance.services.relay
+        self._counted = lambda: instance.services.tunnels
         self._row = row
         self._channel = channel
         self._adopted: list[int] = []
@@ -157,6 +158,7 @@ class Mover:
             "begun": row[columns.TUNNELS_BEGUN],
             "descriptors": len(os.listdir("/proc/self/fd")),
             "live": row[columns.TUNNELS],
+            "counted": sum(self._counted().values()),
         }
 
 

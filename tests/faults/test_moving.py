@@ -199,10 +199,13 @@ def test_to_and_fro_under_load(workers: Workers) -> None:
         assert giver.ask("give") == {"gave": count, "kept": 0}, load.faults
         assert giver.ask("know")["tunnels"] == 0
         assert giver.ask("know")["live"] == 0
+        assert giver.ask("know")["counted"] == 0
         assert taker.ask("know")["live"] == count
+        assert taker.ask("know")["counted"] == count  # of the settings that have decided them
         giver, taker = taker, giver
     load.finish()
     lines = workers.lines(count)
+    assert giver.ask("know")["counted"] == 0
     assert len(lines) == count
     assert len({line["id"] for line in lines}) == count
     moved = sorted((line["in_copied"] + line["in_spliced"]) for line in lines)
