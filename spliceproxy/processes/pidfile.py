@@ -12,6 +12,7 @@ import contextlib
 import fcntl
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 from spliceproxy.messages import log, plain
@@ -34,15 +35,15 @@ class PidFile:
     def claim(self) -> None:
         """Writes it. PidFileError: another proxy has it, or it cannot be written."""
         try:
-            self._look()
-            self._write()
+            while not self._replace():  # another start has been faster
+                pass
         except OSError as error:
             raise PidFileError(f"--pid-file {self._path}: {plain(error)}") from None
 
     def take_over(self) -> None:
         """This process is the main one from here on, and whoever was before has left."""
         try:
-            self._write()
+            self._write(os.rename)
         except OSError as error:
             log.error("--pid-file %s: %s", self._path, plain(error))
 
@@ -62,32 +63,44 @@ class PidFile:
             os.close(self._fd)
             self._fd = -1
 
-    def _look(self) -> None:
-        """Whether the file that is there may be replaced. PidFileError, OSError."""
+    def _replace(self) -> bool:
+        """Writes it in the place of what is there. False: that is another file by now.
+        PidFileError, OSError."""
         try:
             fd = os.open(self._path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         except FileNotFoundError:
-            return
+            return self._write(_put_first)
         try:
-            text = os.read(fd, LONGEST + 1) if stat.S_ISREG(os.fstat(fd).st_mode) else b"?"
-            number = text.strip()
-            if text and not (number.isdigit() and len(text) <= LONGEST):
-                raise PidFileError(
-                    f"--pid-file {self._path}: what is there is no process id; allowed: a file "
-                    "that does not exist, or that a proxy has left behind"
-                )
+            self._look(fd)
             try:
-                fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except (BlockingIOError, PermissionError):
-                raise PidFileError(
-                    f"--pid-file {self._path}: process {number.decode()} has it and runs; stop "
-                    "that first, or give this proxy a file of its own"
-                ) from None
+                there = os.path.samestat(os.fstat(fd), os.lstat(self._path))
+            except FileNotFoundError:
+                there = False
+            # It is locked until the new one is there, so no other start comes between.
+            return there and self._write(os.rename)
         finally:
             os.close(fd)
 
-    def _write(self) -> None:
-        """OSError."""
+    def _look(self, fd: int) -> None:
+        """Locks the file that is there, if it may be replaced. PidFileError, OSError."""
+        text = os.read(fd, LONGEST + 1) if stat.S_ISREG(os.fstat(fd).st_mode) else b"?"
+        number = text.strip()
+        if text and not (number.isdigit() and len(text) <= LONGEST):
+            raise PidFileError(
+                f"--pid-file {self._path}: what is there is no process id; allowed: a file that "
+                "does not exist, or that a proxy has left behind"
+            )
+        try:
+            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            raise PidFileError(
+                f"--pid-file {self._path}: process {number.decode()} has it and runs; stop that "
+                "first, or give this proxy a file of its own"
+            ) from None
+
+    def _write(self, put: Callable[[Path, Path], None]) -> bool:
+        """``put`` puts the file there that was made. False: there must not be one yet, and there
+        is. OSError."""
         made = self._path.with_name(f"{self._path.name}.{os.getpid()}")
         with contextlib.suppress(FileNotFoundError):
             made.unlink()  # of a process of this number that could not finish
@@ -95,10 +108,23 @@ class PidFile:
         try:
             fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.write(fd, b"%d\n" % os.getpid())
-            os.rename(made, self._path)
-        except OSError:
-            os.close(fd)
+            put(made, self._path)
+            self._fd, fd = fd, -1
+        except FileExistsError:
+            return False
+        finally:
+            if fd >= 0:
+                os.close(fd)
             with contextlib.suppress(OSError):
                 made.unlink()
-            raise
-        self._fd = fd
+        return True
+
+
+def _put_first(made: Path, path: Path) -> None:
+    """Where there must not be a file yet (FileExistsError), if the file system knows links."""
+    try:
+        os.link(made, path)
+    except FileExistsError:
+        raise
+    except OSError:
+        os.rename(made, path)
