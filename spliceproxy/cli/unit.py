@@ -46,7 +46,7 @@ WatchdogSec=30
 Restart=on-failure
 # A setting is bad: to start again would not help.
 RestartPreventExitStatus=2
-# Longer than drain-delay and timeout-drain together, and 5 s.
+# The proxy asks for more if drain-delay and timeout-drain are longer.
 TimeoutStopSec=20
 # The proxy ends its workers by itself, and replaces one that was killed.
 KillMode=mixed

@@ -4,6 +4,7 @@
     RELOADING=1, MONOTONIC_USEC=N    settings are read anew; READY=1 behind it, also where they
                                      were refused: systemd waits for it
     STOPPING=1                       it drains
+    EXTEND_TIMEOUT_USEC=N            and that takes so long: TimeoutStopSec may be shorter
     MAINPID=N                        another program has taken over, which the manager has to know
                                      before this one ends
     STATUS=...                       a sentence
@@ -22,7 +23,7 @@ from spliceproxy.config import NOTIFY_VARIABLE
 from spliceproxy.messages import log
 from spliceproxy.processes import notify
 from spliceproxy.processes.alive import Alive
-from spliceproxy.processes.children import Children
+from spliceproxy.processes.children import GRACE, LEAVE_SECONDS, Children
 from spliceproxy.processes.orders import Orders
 from spliceproxy.processes.reloading import Reloading
 from spliceproxy.processes.state import State
@@ -31,6 +32,9 @@ from spliceproxy.relay import columns
 AGAIN = 0.1
 """Seconds until a worker is asked again that has answered, but does not serve yet; and until what
 found no room is sent again."""
+
+STOP_SECONDS = 2 * LEAVE_SECONDS
+"""What is left to be done when no worker is left to drain."""
 
 
 class Service:
@@ -133,7 +137,10 @@ class Service:
         if not self._stopping:
             self._stopping = self._ready = True
             self._said = self._sentence()
-            self._say("STOPPING=1", notify.status(self._said))
+            times = self._state.config.timeouts
+            seconds = times.drain_delay + times.drain + GRACE + STOP_SECONDS
+            extended = f"EXTEND_TIMEOUT_USEC={int(seconds * 1e6)}"
+            self._say("STOPPING=1", extended, notify.status(self._said))
 
     def _look_if_ready(self) -> None:
         workers, now = self._children.workers, time.monotonic()
@@ -153,6 +160,8 @@ class Service:
         if now >= self._ask_at:
             self._ask_at = now + self._watchdog
             self._asked_at = now
+            self._alive.ask()
+        elif self._alive.unasked:  # it has its place since then, and may be older than that
             self._alive.ask()
         if self._asked_at and (self._stopping or self._alive.all_since(self._asked_at)):
             self._asked_at = 0.0

@@ -51,6 +51,7 @@ def test_from_the_start_to_the_end(folder: Path, manager: Manager) -> None:
     proxy.process.send_signal(signal.SIGTERM)
     stopping = manager.next().values
     assert stopping["STOPPING"] == "1"
+    assert stopping["EXTEND_TIMEOUT_USEC"] == "15000000"  # --timeout-drain, 5 s more, and the end
     assert stopping["STATUS"].startswith("draining for at most 8 s")
     assert proxy.process.wait(20) == 0
     assert not any("READY" in said.values for said in manager.rest())
