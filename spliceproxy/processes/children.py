@@ -68,8 +68,9 @@ class Children:
     """Of one supervisor. ``mask`` is that of signals, for the children. ``unusable`` is called
     where one of the first workers cannot work with these settings. Those of ``gone`` are told of
     each worker that has ended, and those of ``forked`` are called in each child. With ``hold``
-    nobody is started for a moment. Other children are ``others``: by its process id, what is told
-    the status of its end (as ``os.waitpid`` has it).
+    nobody is started for a moment, and with ``gives`` no worker in the place of one that dies: they
+    give what they serve to another program. Other children are ``others``: by its process id, what
+    is told the status of its end (as ``os.waitpid`` has it).
 
     ``coming`` are workers that are to take the place of another one, and wait until they are told
     to serve. ``succeeded`` says whether one that has died has a successor there already.
@@ -93,7 +94,7 @@ class Children:
         self.control = Control(self.workers, self.admin)
         self.gone: list[Callable[[Slot], None]] = []
         self.forked: list[Callable[[], None]] = []
-        self.hold = False
+        self.hold = self.gives = False
         self.others: dict[int, Callable[[int], None]] = {}
         self.coming: dict[Slot, Coming] = {}
         self.leaving: dict[Slot, float] = {}  # that drain alone, and when they are killed
@@ -136,7 +137,7 @@ class Children:
         if self._state.killed or self.hold:
             return []
         admin = [self.admin] if self.admin is not None and self.admin_wanted else []
-        return admin if self._state.stopping else [*self.workers, *admin]
+        return admin if self._state.stopping or self.gives else [*self.workers, *admin]
 
     def start_due(self) -> None:
         """Starts those whose time has come, and kills those whose time is over."""
@@ -170,10 +171,15 @@ class Children:
             self.dismiss(old)
         self.control.is_new(new)
 
+    def give_up(self, new: Slot) -> None:
+        """A worker that was started for a place does not get it, and drains what it has."""
+        del self.coming[new]
+        self.dismiss(new)
+
     def dismiss(self, slot: Slot) -> None:
         """A worker that has no place any more drains what it has."""
         self.leaving[slot] = time.monotonic() + self._state.config.timeouts.drain + GRACE
-        self.control.order(slot, {"ask": "leave"}, [])
+        self.control.tell(slot, {"ask": "leave"})
 
     def confines(self, config: Config, slots: Iterable[Slot]) -> bool:
         """Whether one of these cannot open all that this configuration needs: a domain is never
@@ -211,6 +217,7 @@ class Children:
             self._be_child(slot, other, domain, waits=waits)
         other.close()
         slot.begin(pid, own)
+        self.control.begins(slot)
         if domain is not None:
             self._domains[pid] = domain
         if slot is not self.admin:
@@ -369,6 +376,8 @@ class Children:
             slot.delay = 0.0
         wait = slot.postpone()
         again = f"in {wait:.1f} s" if wait else "at once"
+        if self.gives and slot is not self.admin:
+            again = "if the upgrade fails"
         log.error("%s (pid %d) %s; starting another %s", slot.name, pid, how, again)
         self.control.tell_admin({"gone": slot.index, "pid": pid, "how": how})
 

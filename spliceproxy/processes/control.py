@@ -56,7 +56,7 @@ class Control:
         # By the row of a worker that has to be introduced yet: when, monotonic seconds.
         self._unmet: dict[int, float] = {}
         self._pauses: dict[int, float] = {}  # the last pause of each
-        self._kept: dict[int, deque[Mapping[str, Any]]] = {}  # what waits for a peer, by its index
+        self._kept: dict[Slot, deque[Mapping[str, Any]]] = {}  # what waits for a peer
         self._more = False  # there are messages that nobody has looked at
         self._look = 0.0  # when they are looked at that could not be read, 0.0 for none
 
@@ -111,7 +111,7 @@ class Control:
     def go_on(self) -> None:
         """Introduces those who do not know each other, and sends what waits, as far as there is
         room."""
-        for slot in (*self._workers, *([] if self._admin is None else [self._admin])):
+        for slot in list(self._kept):
             self._send_kept(slot)
         slots = {slot.row: slot for slot in (*self._workers, *self.leaving)}
         now = time.monotonic()
@@ -125,9 +125,12 @@ class Control:
 
     # Introductions
 
+    def begins(self, slot: Slot) -> None:
+        """A process has begun there. What waited was for the one before."""
+        self._kept.pop(slot, None)
+
     def is_new(self, slot: Slot) -> None:
-        """A process has begun there: it has to meet the others."""
-        self._kept.pop(slot.index, None)  # that was for the one before
+        """A process has its place there: it has to meet the others."""
         if self._admin is None:
             return
         for one in (*self._workers, *self.leaving) if slot is self._admin else (slot,):
@@ -194,27 +197,30 @@ class Control:
 
     def tell(self, slot: Slot, message: Mapping[str, Any]) -> None:
         """A message to one process, behind those that wait for it."""
-        kept = self._kept.get(slot.index)
+        kept = self._kept.get(slot)
         if kept is None and self._send(slot, message):
             return
         if kept is None:
             log.warning("process %d does not read what it is told; it waits", slot.pid)
-            kept = self._kept[slot.index] = deque(maxlen=KEPT)
+            kept = self._kept[slot] = deque(maxlen=KEPT)
         kept.append(message)
 
     def _send_kept(self, slot: Slot) -> None:
-        kept = self._kept.get(slot.index)
+        kept = self._kept[slot]
         while kept and self._send(slot, kept[0]):
             kept.popleft()
-        if kept is not None and not kept:
-            del self._kept[slot.index]
+        if not kept:
+            del self._kept[slot]
 
-    @staticmethod
-    def order(slot: Slot, message: Mapping[str, Any], fds: Sequence[int]) -> bool:
+    def order(self, slot: Slot, message: Mapping[str, Any], fds: Sequence[int]) -> bool:
         """A message with descriptors, which stay the caller's, too. False: it reads nothing just
-        now. Where it has ended, that will be seen."""
+        now, or something waits for it. Where it has ended, that will be seen."""
         if slot.channel is None:
             return True
+        if slot in self._kept:
+            self._send_kept(slot)
+            if slot in self._kept:
+                return False
         try:
             return slot.channel.send(message, fds)
         except Closed:

@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from spliceproxy.admin.channel import Closed, Message, close_all
+from spliceproxy.admin.channel import Closed, close_all
 from spliceproxy.messages import log, plain
 from spliceproxy.processes.parcels import RETRY_SECONDS, Line, Party
 from spliceproxy.relay.handoff import Handoff
@@ -322,7 +322,7 @@ class Giver(Party):
             self._safely(self._moving.release, given.ident)
             self.given["tunnels"] += 1
 
-    def _take_back(self, said: Message) -> None:
+    def _take_back(self, said: Mapping[str, Any]) -> None:
         """The taker cannot go on with one."""
         given = self._open.pop(said["no"], None)
         if given is None:

@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from spliceproxy.admin.channel import Message, pair
@@ -11,7 +14,7 @@ from spliceproxy.config import Address
 from spliceproxy.messages import log, plain
 from spliceproxy.processes.children import Children
 from spliceproxy.processes.listeners import inode
-from spliceproxy.processes.replacing import TRIES
+from spliceproxy.processes.replacing import PAUSES
 from spliceproxy.processes.slot import Slot
 from spliceproxy.processes.state import State
 
@@ -29,6 +32,15 @@ class Place(NamedTuple):
     queues: list[socket.socket]
     given: bool
 
+    def told(self) -> Message:
+        """As the new program is told of it."""
+        asked = self.asked
+        return {
+            "host": asked.host, "port": asked.port, "path": asked.path, "name": asked.name,
+            "bound": self.bound.port, "queues": len(self.queues), "given": self.given,
+            "admin": self.admin,
+        }  # fmt: skip
+
 
 def places(state: State) -> list[Place]:
     """Those of the workers, and then that of the admin process."""
@@ -36,6 +48,15 @@ def places(state: State) -> list[Place]:
     if state.asked is not None:
         found += [Place(True, *one) for one in state.asked.each()]
     return found
+
+
+@dataclass
+class _Giver:
+    """A worker that has not given all yet: how often it was asked, and when it is asked once more,
+    time.monotonic()."""
+
+    tries: int = 0
+    again: float = math.inf
 
 
 class HandingOver:
@@ -61,17 +82,31 @@ class HandingOver:
             if not place.admin and number not in wanted
             for sock in place.queues
         }
-        self._giving: dict[Slot, int] = {}  # who has not given all yet: how often it was asked
+        self._giving: dict[Slot, _Giver] = {}
         self.moved = {"tunnels": 0, "clients": 0, "left": 0}
 
     def start(self) -> None:
         """Each begins to give."""
-        self._giving = {slot: 0 for slot in self._children.workers if slot.pid}
+        self._giving = {slot: _Giver() for slot in self._children.workers if slot.pid}
+        if not self._giving:
+            self._done()
+            return
         for slot in list(self._giving):
             if not self._meet(slot):
                 return
-        if not self._giving:
-            self._done()
+
+    def moments(self) -> Iterable[float]:
+        """When it goes on, time.monotonic()."""
+        return [giver.again for giver in self._giving.values()]
+
+    def go_on(self) -> None:
+        """Does what is due."""
+        now = time.monotonic()
+        for slot, giver in list(self._giving.items()):
+            if now >= giver.again:
+                giver.again = math.inf
+                if not self._meet(slot):
+                    return
 
     def gave(self, slot: Slot, message: Message) -> bool:
         """A worker has given what can move; whether that is of this upgrade."""
@@ -86,11 +121,7 @@ class HandingOver:
         """A worker could not give all; likewise."""
         if slot not in self._giving:
             return False
-        if self._giving[slot] < TRIES:
-            self._meet(slot)
-            return True
-        log.warning("upgrade: %s could not give all: %s", slot.name, message["kept"])
-        self._ready(slot)
+        self._try_again(slot, str(message["kept"]))
         return True
 
     def gone(self, slot: Slot) -> None:
@@ -110,22 +141,32 @@ class HandingOver:
         if not self._giving:
             self._done()
 
+    def _try_again(self, slot: Slot, why: str) -> None:
+        """Soon, unless that was the last time."""
+        giver = self._giving[slot]
+        if giver.tries <= len(PAUSES):
+            giver.again = time.monotonic() + PAUSES[giver.tries - 1]
+            return
+        log.warning("upgrade: %s could not give all: %s", slot.name, why)
+        self._ready(slot)
+
     def _meet(self, slot: Slot) -> bool:
-        """It and a worker of the new program have an end of a pair each. False: there is no upgrade
-        any more."""
-        self._giving[slot] += 1
+        """It and a worker of the new program have an end of a pair each, another one at each try.
+        False: there is no upgrade any more."""
+        giver = self._giving[slot]
+        giver.tries += 1
         try:
             one, other = pair()
         except OSError as error:
-            log.warning("upgrade: %s cannot meet another: %s", slot.name, plain(error))
+            self._try_again(slot, f"it cannot meet another: {plain(error)}")
             return True
         with one, other:
-            if not self._say({"giver": slot.index}, [one.fileno()]):
+            if not self._say({"giver": slot.index + giver.tries - 1}, [one.fileno()]):
                 return False
             # Who waits in a queue that the new program does not have is this one's.
             its = self._listening.of(self._children.workers.index(slot))
             dropped = [inode(sock) for sock in its if sock in self._dropped]
             order = {"ask": "give", "dropped": dropped}
             if not self._children.control.order(slot, order, [other.fileno()]):
-                log.warning("upgrade: %s does not read what it is told", slot.name)
+                self._try_again(slot, "it does not read what it is told")
         return True

@@ -9,7 +9,8 @@ two workers agree (:mod:`spliceproxy.processes.parcels`).
     {"ask": "give"} and a descriptor    accept no more, and give what can move to the worker at its
                                         other end; {"gave": ...} or {"kept": WHY} is said of it.
                                         "dropped" are inodes of sockets that only this one has
-    {"ask": "stay"}                     give nothing more, and serve on
+    {"ask": "stay"}                     give nothing more, and serve on. With "back" the other
+                                        worker gives back what it has got, for it will end
 """
 
 from __future__ import annotations
@@ -20,10 +21,12 @@ from typing import TYPE_CHECKING, Any
 
 from spliceproxy.admin.channel import Message, close_all
 from spliceproxy.admin.worker import Replies
-from spliceproxy.messages import log
+from spliceproxy.messages import log, plain
 from spliceproxy.processes.instance import Instance
 
 if TYPE_CHECKING:
+    import socket
+
     from spliceproxy.processes.giving import Giver
     from spliceproxy.processes.taking import Taker
 
@@ -51,9 +54,9 @@ class Moves:
 
     def _give(self, order: Message) -> Mapping[str, Any]:
         """Another worker is to take what this one serves."""
-        if self._giver is not None:
-            self._giver.end("another worker takes its place")
-            self._giver = None
+        before, self._giver = self._giver, None
+        if before is not None:
+            before.end("another worker takes its place")
         fds: list[int] = order["fds"]
         if len(fds) != 1:
             close_all(fds)
@@ -65,18 +68,38 @@ class Moves:
 
         instance = self._instance
         instance.server.keep_queues(order.get("dropped", ()))
-        self._giver = Giver(
-            instance.services.loop, Line.of(fds[0]), instance.server, instance.moving, self._gave
+        giver = self._giver = Giver(
+            instance.services.loop,
+            Line.of(fds[0]),
+            instance.server,
+            instance.moving,
+            lambda report: self._gave(giver, report),
         )
-        self._giver.start()
+        giver.start()
         return {}
 
     def _stay(self, order: Message) -> Mapping[str, Any]:
-        if self._giver is not None:
-            self._giver.end("the other worker takes no place")
+        if self._giver is None or self._giver.closed:
+            return {}
+        back = self._way_back() if order.get("back") and not self.leaves else None
+        self._giver.end("the other worker takes no place", back)
         return {}
 
-    def _gave(self, report: Mapping[str, Any]) -> None:
+    def _way_back(self) -> socket.socket | None:
+        """This worker takes what is given at the other end; None where it cannot."""
+        from spliceproxy.processes.parcels import pair
+
+        try:
+            own, other = pair()
+        except OSError as error:
+            log.error("what has moved to the other worker stays there: %s", plain(error))
+            return None
+        self._take({"fds": [own.detach()]})
+        return other
+
+    def _gave(self, giver: Giver, report: Mapping[str, Any]) -> None:
+        if giver is not self._giver:  # another has its place
+            return
         self._replies.report(report)
         if "kept" in report and not self.leaves:
             log.warning("this worker serves on: %s", report["kept"])
@@ -102,3 +125,10 @@ class Moves:
     def _took(self, taker: Taker) -> None:
         self._takers.discard(taker)
         self._replies.report({"took": dict(taker.taken)})
+        if taker.back < 0:
+            return
+        if not self._instance.server.connections:
+            close_all([taker.back])
+            return
+        log.info("what this worker has taken is given back")
+        self._give({"fds": [taker.back]})

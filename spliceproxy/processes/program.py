@@ -20,10 +20,12 @@ UNWANTED = 127
 
 
 class Program:
-    """Make it when this process starts: later its working directory may be gone."""
+    """Make it when this process starts: later its working directory may be gone. With
+    ``ignores_hangup`` the next program finds SIGHUP ignored at its start, as under nohup(1)."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, ignores_hangup: bool) -> None:
         self._folder = _folder()
+        self._ignores_hangup = ignores_hangup
 
     def start(self, mask: set[signal.Signals | int]) -> tuple[int, str, Line]:
         """Another process, with this mask of signals: its id, what it alone is told, and the line
@@ -53,6 +55,8 @@ class Program:
             environment = {**os.environ, UPGRADE_VARIABLE: f"{fd}:{nonce}"}
             if WATCHDOG_VARIABLE in environment:  # the signs of life will be its own
                 environment[WATCHDOG_VARIABLE] = str(os.getpid())
+            if self._ignores_hangup:
+                signal.signal(signal.SIGHUP, signal.SIG_IGN)
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             os.execvpe(sys.orig_argv[0], sys.orig_argv, environment)
         except BaseException as error:  # noqa: BLE001 - there is nobody to raise it to

@@ -8,11 +8,15 @@ serves on.
     STARTING ──ready──► GIVING ──gave──► the new one has the place, the old one drains
         │                 │
         └── dies, or takes too long: the old one keeps its place
+
+From GIVING on the new one has connections, so it is not killed any more: where the old one keeps
+its place the new one gives back what it has, and drains.
 """
 
 from __future__ import annotations
 
 import enum
+import math
 import os
 import signal
 import time
@@ -33,21 +37,24 @@ READY_SECONDS = 60.0
 GIVE_SECONDS = 60.0
 """That a worker has to give all that can move."""
 
-TRIES = 3
-"""How often a worker is asked to give, where the other does not confirm what has come."""
+PAUSES = (0.25, 0.5, 1.0, 2.0)
+"""Seconds until a worker is asked to give once more: it could not meet the other, or that has not
+confirmed what has come. Meanwhile another may be started, and descriptors may be free again."""
 
 Phase = enum.Enum("Phase", ["STARTING", "GIVING"])
 
 
 @dataclass
 class _Change:
-    """That of one worker. ``until`` is when it is given up, time.monotonic()."""
+    """That of one worker. When it is given up, and when the old one is asked once more, are
+    time.monotonic()."""
 
     old: Slot
     new: Slot
     phase: Phase
     until: float
     tries: int = 0
+    again: float = math.inf
 
 
 @dataclass
@@ -101,20 +108,25 @@ class Replacing:
 
     def moments(self) -> Iterable[float]:
         """When it goes on, time.monotonic()."""
-        return [] if self._change is None else [self._change.until]
+        return [] if self._change is None else [min(self._change.until, self._change.again)]
 
     def go_on(self) -> None:
         """Does what is due."""
         now = time.monotonic()
         change = self._change
-        if change is not None and self._state.draining:
-            self._fail("the proxy drains")
-        elif change is not None and now >= change.until:
+        if change is None:
+            return
+        if self._state.draining:
+            self._drain(change)
+        elif now >= change.until:
             if change.phase is Phase.STARTING:
                 self._fail(f"the new one was not ready within {READY_SECONDS:g} s")
             else:
                 log.error("%s has not given all within %g s", change.old.name, GIVE_SECONDS)
                 self._succeed(change, {})
+        elif now >= change.again:
+            change.again = math.inf
+            self._meet(change)
 
     # ---- a change ----------------------------------------------------------------------
 
@@ -150,34 +162,65 @@ class Replacing:
         change, self._change = self._change, None
         assert change is not None
         log.error("%s is not replaced: %s", change.old.name, why)
-        if change.new.pid:
+        if change.new.pid and change.phase is Phase.STARTING:
             os.kill(change.new.pid, signal.SIGKILL)
+        elif change.new.pid:
+            self._take_back(change)
         self._refuse(f"{change.old.name} is not replaced: {why}")
+
+    def _take_back(self, change: _Change) -> None:
+        """The new one gives back what it has, and drains what is left."""
+        control = self._children.control
+        try:
+            one, other = pair()
+        except OSError as error:
+            log.error("what has moved to the other worker drains there: %s", plain(error))
+        else:
+            with one, other:
+                if control.order(change.old, {"ask": "take"}, [one.fileno()]):
+                    control.order(change.new, {"ask": "give"}, [other.fileno()])
+        self._children.give_up(change.new)
+
+    def _drain(self, change: _Change) -> None:
+        """The proxy drains, and so do both."""
+        if change.phase is Phase.STARTING:
+            self._fail("the proxy drains")
+            return
+        self._change = None
+        self._children.succeed(change.new)
+        self._refuse("the proxy drains")
 
     def _ready(self, slot: Slot, message: Message) -> bool:
         change = self._change
         if change is None or slot is not change.new or change.phase is not Phase.STARTING:
             return False
         change.phase = Phase.GIVING
+        change.until = time.monotonic() + GIVE_SECONDS
         self._meet(change)
         return True
 
     def _meet(self, change: _Change) -> None:
         """Both have an end of a pair; from here on the new one accepts."""
         change.tries += 1
-        change.until = time.monotonic() + GIVE_SECONDS
         control = self._children.control
         try:
             one, other = pair()
         except OSError as error:
-            self._fail(f"they cannot meet: {plain(error)}")
+            self._try_again(change, f"they cannot meet: {plain(error)}")
             return
         with one, other:
-            met = control.order(change.new, {"ask": "take"}, [one.fileno()])
-            met = met and control.order(change.new, {"ask": "serve"}, [])
-            met = met and control.order(change.old, {"ask": "give"}, [other.fileno()])
-        if not met:
-            self._fail("they cannot meet")
+            if not control.order(change.old, {"ask": "give"}, [other.fileno()]):
+                self._try_again(change, "the old one does not read what it is told")
+            elif control.order(change.new, {"ask": "take"}, [one.fileno()]):
+                control.tell(change.new, {"ask": "serve"})
+            # Else the old one finds its end closed, and says so.
+
+    def _try_again(self, change: _Change, why: str) -> None:
+        """Soon, unless that was the last time."""
+        if change.tries <= len(PAUSES):
+            change.again = time.monotonic() + PAUSES[change.tries - 1]
+        else:
+            self._fail(why)
 
     def _gave(self, slot: Slot, message: Message) -> bool:
         """The new one takes the place."""
@@ -212,10 +255,7 @@ class Replacing:
         change = self._change
         if change is None or slot is not change.old or change.phase is not Phase.GIVING:
             return slot in self._children.leaving  # which has nothing more to give to
-        if change.new.pid and change.tries < TRIES:
-            self._meet(change)
-        else:
-            self._fail(str(message["kept"]))
+        self._try_again(change, str(message["kept"]))
         return True
 
     # ---- ends --------------------------------------------------------------------------

@@ -16,6 +16,8 @@ with a nonce. Messages are those of :mod:`spliceproxy.processes.parcels`.
                                                 at the other is who gives to it
                                         ◄───    {"counts": [...]}: what was counted there
                                         ◄───    {"done": true}: this is the main process now
+    {"reopen": true}                    ───►    the access log was rotated: whoever is the main
+                                        ◄───    process, and so is told by SIGUSR1, tells the other
     {"refused": WHY}, or its end        ───►    goes on as if nothing had been
                                         ◄───    {"cancelled": WHY}: nobody wants this one
 

@@ -39,6 +39,7 @@ from spliceproxy.processes.children import Children, RunWorker
 from spliceproxy.processes.listeners import ListenError
 from spliceproxy.processes.orders import Orders, Tell
 from spliceproxy.processes.reloading import Load, Reloading
+from spliceproxy.processes.reopening import Reopening
 from spliceproxy.processes.signals import LATER, STOPS, name_of
 from spliceproxy.processes.state import State
 from spliceproxy.processes.stopping import Stopping
@@ -179,6 +180,7 @@ class Supervisor:
         self._stopping = Stopping(state, children)
         self._orders = Orders(state, children, self._stopping)
         self._reloading = Reloading(state, children, self._orders, load)
+        self._reopening = Reopening(state, children)
         terminal.gone = partial(self._on_stop, signal.SIGHUP)
         self._parts: list[Part] = [self._stopping, self._reloading, terminal]
         self._orders.by_name["recycle"] = self._orders.by_name["upgrade"] = self._early
@@ -189,7 +191,7 @@ class Supervisor:
         self._load_at = 0.0  # when what is needed later is loaded, monotonic seconds
         self._signals: dict[int, Callable[[int], None]] = {
             **dict.fromkeys(stops, self._on_stop),
-            signal.SIGUSR1: self._on_reopen,
+            signal.SIGUSR1: self._reopening.on_signal,
             signal.SIGQUIT: children.signal_workers,
             signal.SIGHUP: self._on_hangup,
             signal.SIGUSR2: self._early_signal,
@@ -202,11 +204,19 @@ class Supervisor:
         """What is seldom needed. It is loaded soon, for later the files may be of another version;
         and not at once, for clients wait for the first worker."""
         self._load_at = math.inf
+        from spliceproxy.processes.program import Program
         from spliceproxy.processes.replacing import Replacing
         from spliceproxy.processes.upgrade import Upgrade
 
         self._parts.append(Replacing(self._state, self._children, self._orders))
-        upgrade = Upgrade(self._state, self._children, self._orders, self._stopping)
+        upgrade = Upgrade(
+            self._state,
+            self._children,
+            self._orders,
+            self._stopping,
+            self._reopening,
+            Program(ignores_hangup=self._terminal.ignores),
+        )
         upgrade.main_changes += self._main_changes
         self._parts.append(upgrade)
         self._signals[signal.SIGUSR2] = upgrade.on_signal
@@ -263,6 +273,7 @@ class Supervisor:
                 self._children,
                 self._orders,
                 self._stopping,
+                self._reopening,
                 predecessor,
                 self._become_main,
             )
@@ -327,14 +338,6 @@ class Supervisor:
         # stop may be found behind it, and would pass for one that failed while it drained.
         self._children.reap()
         self._stopping.on_signal(number)
-
-    def _on_reopen(self, number: int) -> None:
-        if self._state.rights is not None:
-            try:
-                self._state.rights.make_log(self._state.config.access_log)
-            except OSError as error:
-                log.error("access log: %s", plain(error))
-        self._children.signal_workers(number)
 
     def _on_hangup(self, number: int) -> None:
         if self._terminal.hung_up():

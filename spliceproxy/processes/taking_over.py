@@ -13,6 +13,7 @@ from spliceproxy.processes.children import UNUSABLE, Children
 from spliceproxy.processes.control import raises_sigio
 from spliceproxy.processes.listeners import ListenError
 from spliceproxy.processes.orders import Orders
+from spliceproxy.processes.reopening import Reopening
 from spliceproxy.processes.slot import Slot
 from spliceproxy.processes.state import State
 from spliceproxy.processes.stopping import Stopping
@@ -29,12 +30,14 @@ class TakingOver:
         children: Children,
         orders: Orders,
         stopping: Stopping,
+        reopening: Reopening,
         predecessor: Predecessor,
         main: Callable[[], None],
     ) -> None:
         self._state = state
         self._children = children
         self._stopping = stopping
+        self._reopening = reopening
         self._predecessor = predecessor
         self._line = predecessor.line
         self._main = main
@@ -50,6 +53,9 @@ class TakingOver:
         children.forked.append(self._line.close)  # or the other would not see our end
         orders.heard.append(self._hear)
         orders.saying("ready", self._on_ready)
+        for key in ("took", "gave", "kept"):  # also where the program that runs goes on
+            orders.saying(key, lambda slot, message: False)
+        reopening.others.append(self._reopen)
         self._due = 0.0
 
     def moments(self) -> Iterable[float]:
@@ -114,6 +120,8 @@ class TakingOver:
         close_all(fds)
         if "go" in message:
             self._serve()
+        elif "reopen" in message:
+            self._reopening.do()
         elif "counts" in message:
             self._inherited.add(message["counts"])
         elif "done" in message:
@@ -130,6 +138,11 @@ class TakingOver:
         workers = self._children.workers
         if not self._children.control.order(workers[index % len(workers)], {"ask": "take"}, fds):
             log.warning("a worker does not read what it is told")
+
+    def _reopen(self) -> None:
+        """The log is opened anew, also by what drains behind this program: nobody else tells it."""
+        if self._is_main and not self._closed:
+            self._say({"reopen": True})
 
     def _alone(self) -> None:
         """The other has ended: without a word, if this is not the main process yet."""
@@ -153,8 +166,7 @@ class TakingOver:
                     return
             self._serves = True
             self._children.waiting = False
-            for slot in self._children.workers:
-                self._children.control.order(slot, {"ask": "serve"}, [])
+            self._children.control.tell_workers({"ask": "serve"})
 
     def _become_main(self) -> None:
         if not self._is_main:

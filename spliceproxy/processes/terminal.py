@@ -19,7 +19,7 @@ class Terminal:
 
     def __init__(self, *, ignores: bool) -> None:
         self._had = _opens()
-        self._ignores = ignores
+        self.ignores = ignores
         self._until = 0.0  # it is to be looked at then, time.monotonic()
         self.gone: Callable[[], None] = lambda: None
 
@@ -44,7 +44,7 @@ class Terminal:
         if not self._had or _opens():
             return False
         self._had, self._until = False, 0.0
-        return not self._ignores
+        return not self.ignores
 
 
 def _opens() -> bool:

@@ -10,7 +10,8 @@ talk by a pair of sockets, whose other end the new process inherits. How, is in
 
 Until GIVING the new workers wait, and nobody notices them. Then they accept from the same sockets,
 and each worker gives to one of them what can move (:mod:`spliceproxy.processes.giving`). Whatever
-has not been confirmed is served here. If the new program dies meanwhile, this one goes on.
+has not been confirmed is served here. If the new program dies meanwhile, this one goes on, and the
+workers of the new one, which drain, give back what they have.
 """
 
 from __future__ import annotations
@@ -28,15 +29,17 @@ from spliceproxy.admin.channel import Closed, Message, close_all
 from spliceproxy.messages import log, plain
 from spliceproxy.processes.children import Children
 from spliceproxy.processes.handing_over import HandingOver, places
+from spliceproxy.processes.left import Left
 from spliceproxy.processes.orders import Orders, Tell
 from spliceproxy.processes.parcels import FDS, Line
 from spliceproxy.processes.program import Program
+from spliceproxy.processes.reopening import Reopening
 from spliceproxy.processes.replacing import GIVE_SECONDS, READY_SECONDS
 from spliceproxy.processes.signals import name_of
 from spliceproxy.processes.slot import Slot
 from spliceproxy.processes.state import State
 from spliceproxy.processes.stopping import Stopping
-from spliceproxy.processes.succession import PROTOCOL, counters
+from spliceproxy.processes.succession import PROTOCOL
 from spliceproxy.relay import columns
 from spliceproxy.version import __version__
 
@@ -52,10 +55,7 @@ LOST_SECONDS = 1.0
 KILL_SECONDS = 5.0
 """That a new program which is not wanted has to end by itself."""
 
-COUNT_SECONDS = 1.0
-"""Between two times that the new program is told what this one has counted."""
-
-Phase = enum.Enum("Phase", ["STARTING", "LOADING", "GIVING", "ENDING", "LEFT"])
+Phase = enum.Enum("Phase", ["STARTING", "LOADING", "GIVING", "ENDING"])
 
 
 @dataclass
@@ -72,6 +72,7 @@ class _New:
     lost: float = 0.0  # when it is given up because it has hung up, 0.0 if it has not
     wanted: set[int] = field(default_factory=set)  # the numbers of places that it listens on
     giving: HandingOver | None = None
+    reopens: bool = False  # the log was rotated before its workers could be told
 
 
 class Upgrade:
@@ -79,20 +80,28 @@ class Upgrade:
     process is still the main one."""
 
     def __init__(
-        self, state: State, children: Children, orders: Orders, stopping: Stopping
+        self,
+        state: State,
+        children: Children,
+        orders: Orders,
+        stopping: Stopping,
+        reopening: Reopening,
+        program: Program,
     ) -> None:
         self._state = state
         self._children = children
         self._stopping = stopping
+        self._reopening = reopening
         self._new: _New | None = None
+        self._left: Left | None = None  # when the new program is the main one
         self._unwanted: dict[int, float] = {}  # when they are killed
-        self._count_at = 0.0
-        self._program = Program()
+        self._program = program
         self.main_changes: list[Callable[[int], None]] = []
         children.gone.append(self._gone)
         children.forked.append(self._forked)
         orders.by_name["upgrade"] = self._order
         orders.heard.append(self._hear)
+        reopening.others.append(self._reopen)
         for key, said in (("gave", self._gave), ("kept", self._kept)):
             orders.saying(key, said)
 
@@ -144,23 +153,24 @@ class Upgrade:
 
     def _ended(self, pid: int, status: int) -> None:
         """A new process has. What it has said before comes first."""
+        code = os.waitstatus_to_exitcode(status)
+        how = f"exited with status {code}" if code >= 0 else f"was ended by {name_of(-code)}"
+        if self._left is not None and self._left.pid == pid:
+            self._left.ended(how, in_order=not code)
+            return
         new = self._new
         if new is None or new.pid != pid:
             return
         self._hear()
-        if self._new is not new:
-            return
-        if new.phase is Phase.LEFT:
-            self._new = None
-            return
-        code = os.waitstatus_to_exitcode(status)
-        how = f"exited with status {code}" if code >= 0 else f"was ended by {name_of(-code)}"
-        self._fail(f"the new program {how}; see its messages", ended=True)
+        if self._new is new:
+            self._fail(f"the new program {how}; see its messages", ended=True)
 
     def _forked(self) -> None:
         """In a child: the new program must see when this process has ended."""
         if self._new is not None:
             self._new.line.close()
+        if self._left is not None:
+            self._left.close()
 
     # ---- times -------------------------------------------------------------------------
 
@@ -169,28 +179,33 @@ class Upgrade:
         found = list(self._unwanted.values())
         new = self._new
         if new is not None:
-            found.append(self._count_at if new.phase is Phase.LEFT else new.lost or new.until)
+            found.append(new.lost or new.until)
+        if self._giving is not None:
+            found += self._giving.moments()
+        if self._left is not None:
+            found += self._left.moments()
         return found
 
     def go_on(self) -> None:
         """Does what is due."""
         now = time.monotonic()
         self._kill_unwanted(now)
+        if self._left is not None:
+            self._left.go_on()
         new = self._new
         if new is None:
             return
-        if new.phase is Phase.LEFT:
-            if now >= self._count_at:
-                self._count_at = now + COUNT_SECONDS
-                self._say_counts()
-        elif self._state.draining:
+        if self._state.draining:
             self._fail("this proxy stops")
-        elif new.lost and now >= new.lost:
-            self._fail("the new program has hung up")
+        elif new.lost:
+            if now >= new.lost:
+                self._fail("the new program has hung up")
         elif new.phase is Phase.ENDING:
             self._end_admin(new, now)
         elif now >= new.until:
             self._late(new)
+        elif self._giving is not None:
+            self._giving.go_on()
 
     def _kill_unwanted(self, now: float) -> None:
         for pid, until in list(self._unwanted.items()):
@@ -221,13 +236,13 @@ class Upgrade:
     # ---- what it says ------------------------------------------------------------------
 
     def _hear(self) -> None:
+        if self._left is not None:
+            self._left.hear()
         while (new := self._new) is not None:
             try:
                 parcel = new.line.receive()
             except Closed:
-                if new.phase is Phase.LEFT:
-                    self._new = None
-                elif not new.lost:
+                if not new.lost:
                     # Its end is seen soon, and says more.
                     new.lost = time.monotonic() + LOST_SECONDS
                 return
@@ -245,7 +260,7 @@ class Upgrade:
             self._hand_over(new, message["want"])
         elif new.phase is Phase.LOADING and "ready" in message:
             self._give(new)
-        elif new.phase is not Phase.LEFT:
+        else:
             self._fail("the new program said what nobody understands")
 
     def _greet(self, new: _New, message: Message) -> None:
@@ -267,18 +282,13 @@ class Upgrade:
         new.version = str(message.get("version", "?"))
         new.phase = Phase.LOADING
         new.until = time.monotonic() + READY_SECONDS
-        told = [
-            {"host": asked.host, "port": asked.port, "path": asked.path, "name": asked.name,
-             "bound": bound.port, "queues": len(queues), "given": given, "admin": admin}
-            for admin, asked, bound, queues, given in places(self._state)
-        ]  # fmt: skip
         self._say(
             {
                 "welcome": os.getpid(),
                 "version": __version__,
                 "serial": self._children.serial,
                 "generation": self._state.board.base[columns.GENERATION],
-                "places": told,
+                "places": [place.told() for place in places(self._state)],
             }
         )
 
@@ -305,8 +315,6 @@ class Upgrade:
             return True  # its end will be seen
         except OSError as error:
             why = plain(error)
-        if self._process.phase is Phase.LEFT:
-            return True
         self._fail(f"the new program cannot be told: {why}")
         return False
 
@@ -316,6 +324,9 @@ class Upgrade:
         """The new workers serve, and each of these gives to one of them."""
         new.phase = Phase.GIVING
         new.until = time.monotonic() + GIVE_SECONDS
+        self._children.gives = True
+        if new.reopens and not self._say({"reopen": True}):
+            return
         if not self._say({"go": True}):
             return
         new.giving = HandingOver(self._state, self._children, self._say, new.wanted, self._given)
@@ -365,25 +376,27 @@ class Upgrade:
         self._children.dismiss_admin()
 
     def _leave(self) -> None:
-        new = self._process
-        new.phase = Phase.LEFT
+        new, self._new = self._process, None
         self._state.busy = "another program has taken over"
         for told in self.main_changes:
             told(new.pid)
-        self._say_counts()
-        self._say({"done": True})
-        self._count_at = time.monotonic() + COUNT_SECONDS
+        self._left = Left(self._state.board, self._reopening, new.pid, new.line)
+        self._left.go_on()
         self._stopping.leave(f"process {new.pid} has taken over")
 
-    def _say_counts(self) -> None:
-        for part in counters(self._state.board):
-            self._say({"counts": part})
+    def _reopen(self) -> None:
+        """The log is opened anew; the new program is told as soon as its workers are there. When it
+        is the main one it knows before this one."""
+        new = self._new
+        if new is not None and new.phase in (Phase.GIVING, Phase.ENDING):
+            self._say({"reopen": True})
+        elif new is not None:
+            new.reopens = True
 
     def last_words(self) -> None:
         """No worker is left."""
-        if self._new is not None and self._new.phase is Phase.LEFT:
-            self._say_counts()
-            self._new.line.close()
+        if self._left is not None:
+            self._left.last_words()
 
     # ---- when it goes wrong ------------------------------------------------------------
 
@@ -401,7 +414,14 @@ class Upgrade:
             os.kill(new.pid, signal.SIGTERM)
             self._unwanted[new.pid] = time.monotonic() + KILL_SECONDS
         if new.phase in (Phase.GIVING, Phase.ENDING):
-            self._children.admin_wanted = True
-            for slot in self._children.workers:
-                self._children.control.order(slot, {"ask": "stay"}, [])
-        new.tell({"error": why})
+            self._take_back()
+        if new.phase is not Phase.ENDING:  # where it was answered already
+            new.tell({"error": why})
+
+    def _take_back(self) -> None:
+        """The workers serve on, and get back what they have given, unless they are to end."""
+        self._children.gives = False
+        self._children.admin_wanted = True
+        order = {"ask": "stay", "back": not self._state.draining}
+        for slot in self._children.workers:
+            self._children.control.tell(slot, order)

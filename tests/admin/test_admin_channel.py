@@ -362,9 +362,32 @@ def test_what_a_child_is_told_waits_until_it_reads() -> None:
         own, another = pair()
         with another:
             slot.begin(os.getpid(), own)
+            control.begins(slot)
             control.is_new(slot)
             assert control.due is None
             assert drain(another) == []
+            slot.end()
+
+
+def test_no_order_overtakes_what_waits() -> None:
+    """Two workers of one place, each with what is for it."""
+    old, new = Slot("worker 0", 0), Slot("worker 0", 0, 1)
+    own, other = pair()
+    own_of_new, other_of_new = pair()
+    with other, other_of_new:
+        old.begin(os.getpid(), own)
+        new.begin(os.getpid(), own_of_new)
+        control = Control([old], None)
+        fill(own_of_new)
+        control.tell(new, {"ask": "serve"})
+        control.tell(old, {"ask": "stay"})
+        assert drain(other) == [{"ask": "stay"}]
+        assert not control.order(new, {"ask": "give"}, [])
+        drain(other_of_new)
+        assert control.order(new, {"ask": "give"}, [])
+        assert drain(other_of_new) == [{"ask": "serve"}, {"ask": "give"}]
+        assert control.due is None
+        for slot in (old, new):
             slot.end()
 
 

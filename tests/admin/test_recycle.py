@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from changing_proxy import ChangingProxy, all_ended
-from harness import alive, descriptors, read_head, stop, wait_for
+from harness import alive, descriptors, read_all, read_exactly, read_head, stop, wait_for
 from moving_load import Load, Origin, ask_once
 
 
@@ -203,3 +203,126 @@ def test_a_response_by_way_of_a_parent(tmp_path: Path) -> None:
         assert "TCP_MISS/200 106 " in line, line
         assert "FIRSTUP_PARENT/127.0.0.1 - in=51 route=proxy by=address" in line, line
         assert proxy.stop() == 0, proxy.stderr()
+
+
+# ---- when connections have moved already -----------------------------------------------------
+
+SERVED = """
+import errno, os, time
+from spliceproxy.processes import giving, replacing, taking
+serve = taking.Taker._serve
+def served(self, ident):
+    found = ident in self._held
+    serve(self, ident)
+    if found:
+        os.write(2, b"SERVED\\n")
+taking.Taker._serve = served
+"""
+"""A taker says what has moved to it."""
+
+NEVER_DONE = """
+start = giving.Giver.start
+def begin(self):
+    self._told = True
+    start(self)
+giving.Giver.start = begin
+"""
+"""A giver that does not say that it has given all."""
+
+STUCK = """
+giving.CONFIRM_SECONDS = 0.2
+giving.WINDOW = 1
+replacing.PAUSES = (0.05, 0.05)
+read = taking.Taker._read
+def read_once(self):
+    read(self)
+    while self.taken["tunnels"] and not os.path.exists({file!r}):
+        time.sleep(0.01)
+taking.Taker._read = read_once
+"""
+"""A worker that stands still when it has taken something, until a file is there."""
+
+
+def echo(tunnels: list[socket.socket]) -> None:
+    for number, one in enumerate(tunnels):
+        one.sendall(b"%04d" % number)
+    for number, one in enumerate(tunnels):
+        assert read_exactly(one, 4) == b"%04d" % number
+
+
+def begin(proxy: ChangingProxy) -> socket.socket:
+    asked = proxy.admin.socket()
+    asked.sendall(
+        b"POST /recycle HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    )
+    return asked
+
+
+def test_a_stop_when_tunnels_have_moved(tmp_path: Path, address: tuple[str, int]) -> None:
+    """Both workers drain."""
+    with all_ended(str(tmp_path)):
+        proxy = ChangingProxy(tmp_path, "--timeout-drain", "60", patch=SERVED + NEVER_DONE)
+        tunnels = [proxy.tunnel(*address) for _ in range(5)]
+        echo(tunnels)
+        with begin(proxy) as asked:
+            wait_for(lambda: proxy.stderr().count("SERVED") == 5, "the new worker")
+            proxy.process.send_signal(signal.SIGTERM)
+            assert b"the proxy drains" in read_all(asked)
+        echo(tunnels)
+        for one in tunnels:
+            one.close()
+        assert proxy.process.wait(20) == 0
+        assert "killing" not in proxy.stderr()
+        assert len(proxy.wait_access(5)) == 5
+
+
+def test_a_new_worker_that_confirms_nothing_more_gives_back(
+    tmp_path: Path, address: tuple[str, int]
+) -> None:
+    file = tmp_path / "go on"
+    with all_ended(str(tmp_path)):
+        patch = SERVED + STUCK.format(file=str(file))
+        proxy = ChangingProxy(tmp_path, "--timeout-drain", "60", patch=patch)
+        old = proxy.worker
+        tunnels = [proxy.tunnel(*address) for _ in range(5)]
+        echo(tunnels)
+        with begin(proxy) as asked:
+            answer = read_all(asked)
+        assert b"worker 0 is not replaced: the other worker has not confirmed" in answer
+        assert "SERVED" in proxy.stderr()
+        file.touch()
+        echo(tunnels)
+        wait_for(lambda: proxy.workers() == [old], "the end of the new worker")
+        echo(tunnels)
+        (replaced,) = proxy.recycle()
+        assert replaced["tunnels"] == 5
+        echo(tunnels)
+        for one in tunnels:
+            one.close()
+        assert proxy.stop() == 0
+        assert len(proxy.access()) == 5
+
+
+NO_PAIR = """
+make = replacing.pair
+left = [1, 2]
+def pair():
+    if left:
+        left.pop()
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    return make()
+replacing.pair = pair
+"""
+
+
+def test_no_descriptor_for_a_moment(tmp_path: Path, address: tuple[str, int]) -> None:
+    with all_ended(str(tmp_path)):
+        proxy = ChangingProxy(tmp_path, patch=SERVED + NO_PAIR)
+        tunnels = [proxy.tunnel(*address) for _ in range(3)]
+        echo(tunnels)
+        (replaced,) = proxy.recycle()
+        assert replaced["tunnels"] == 3
+        echo(tunnels)
+        for one in tunnels:
+            one.close()
+        assert proxy.stop() == 0
