@@ -14,30 +14,23 @@ import itertools
 import math
 import os
 import signal
-import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NamedTuple
 
-from spliceproxy.admin.channel import Channel, count_in
 from spliceproxy.config import Config
-from spliceproxy.messages import log, plain
+from spliceproxy.messages import log
 from spliceproxy.observe import losses
-from spliceproxy.observe.board import Board
 from spliceproxy.processes import logs
+from spliceproxy.processes.child import UNUSABLE, Child, RunWorker
 from spliceproxy.processes.control import Control
-from spliceproxy.processes.signals import LATER, STOPS, name_of
+from spliceproxy.processes.signals import name_of
 from spliceproxy.processes.slot import Place, Slot
 from spliceproxy.processes.state import State
 from spliceproxy.relay import columns
 
 if TYPE_CHECKING:
     from spliceproxy.processes.landlock import Domain
-
-RunWorker = Callable[[Config, Sequence[socket.socket], int, Place, Board, Channel], int]
-"""``run(config, sockets, lifeline, place, board, control)``: the life of one worker, in its own
-process; returns its exit status. ``control`` is its channel to the supervisor. STOPS and LATER
-(signals.py) are ignored when it starts."""
 
 
 class Coming(NamedTuple):
@@ -46,10 +39,6 @@ class Coming(NamedTuple):
     old: Slot
     ended: Callable[[str], None]
 
-
-UNUSABLE = 2
-"""Exit status of a worker that cannot work with these settings and has said why. If one
-of the first workers ends so, the proxy stops with the same status."""
 
 HEALTHY = 5.0
 """A child that has lived for so many seconds was healthy: its death counts as the first."""
@@ -85,7 +74,6 @@ class Children:
         unusable: Callable[[], None],
     ) -> None:
         self._state = state
-        self._run_worker = run_worker
         self.mask = mask
         self._unusable = unusable
         count = state.config.workers
@@ -107,6 +95,7 @@ class Children:
         self.control.others = (self.coming, self.leaving)
         self.control.leaving = self.leaving
         self._lifeline, self._held = os.pipe()
+        self._child = Child(state, run_worker, mask, self._lifeline, self._held)
 
     @property
     def all(self) -> list[Slot]:
@@ -214,7 +203,8 @@ class Children:
             return False
         if pid == 0:
             own.close()
-            self._be_child(slot, other, domain, waits=waits)
+            leave = [self.control.close, *self.forked]
+            self._child.be(slot.name, self._place(slot, waits=waits), other, domain, leave)
         other.close()
         slot.begin(pid, own)
         self.control.begins(slot)
@@ -224,78 +214,12 @@ class Children:
             self.serial += 1
         return True
 
-    def _be_child(
-        self, slot: Slot, channel: Channel, domain: Domain | None, *, waits: bool
-    ) -> NoReturn:
-        """The process of a child, from fork to exit."""
-        status = 1
-        try:
-            for number in (*STOPS, *LATER):
-                signal.signal(number, signal.SIG_IGN)
-            signal.pthread_sigmask(signal.SIG_SETMASK, self.mask)
-            row = self._row(slot)
-            logs.in_worker(row)
-            count_in(row)
-            self.control.close()
-            for told in self.forked:
-                told()
-            if not self._state.stopping:
-                os.close(self._held)
-            if not self._gives_up_rights(slot, domain):
-                status = UNUSABLE
-            elif slot is self.admin:
-                status = self._be_admin(channel)
-            else:
-                status = self._be(self._place(slot, waits=waits), channel)
-        except BaseException:
-            log.exception("%s failed", slot.name)
-        finally:
-            logs.finish()
-            os._exit(status)  # nothing of the supervisor's may run here: no finally, no atexit
-
-    def _gives_up_rights(self, slot: Slot, domain: Domain | None) -> bool:
-        """In a child: whether it has only those that it is to have."""
-        try:
-            if self._state.rights is not None:
-                self._state.rights.take()
-            if domain is not None:
-                from spliceproxy.processes import landlock
-
-                landlock.enforce(domain)
-        except OSError as error:
-            log.error("%s: it cannot give up rights: %s", slot.name, plain(error))
-            return False
-        return True
-
-    def _place(self, slot: Slot, *, waits: bool) -> Place:
+    def _place(self, slot: Slot, *, waits: bool) -> Place | None:
+        """None for the admin process."""
+        if slot is self.admin:
+            return None
         of = self.coming[slot].old if slot in self.coming else slot
         return Place(slot.index, self.workers.index(of), slot.row, self.serial, waits)
-
-    def _be(self, place: Place, channel: Channel) -> int:
-        state = self._state
-        state.listening.keep(place.queue)
-        if state.asked is not None:
-            state.asked.close()
-        sockets = state.listening.of(place.queue)
-        return self._run_worker(state.config, sockets, self._lifeline, place, state.board, channel)
-
-    def _row(self, slot: Slot) -> memoryview:
-        """Where a child counts. The admin process serves nobody, and has no row."""
-        board = self._state.board
-        return Board.private().row(0) if slot is self.admin else board.row(slot.row)
-
-    def _be_admin(self, channel: Channel) -> int:
-        from spliceproxy.admin import process
-
-        state = self._state
-        assert state.asked is not None
-        state.listening.close()
-        os.close(self._lifeline)
-        (sock,) = state.asked.of(0)
-        reloads = state.history.all()
-        return process.run(
-            state.config, sock, channel, state.board, draining=state.draining, reloads=reloads
-        )
 
     # Deaths
 

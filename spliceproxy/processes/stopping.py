@@ -11,7 +11,8 @@ from collections.abc import Iterable
 
 from spliceproxy.messages import log
 from spliceproxy.processes import children as of_children
-from spliceproxy.processes.children import UNUSABLE, Children
+from spliceproxy.processes.child import UNUSABLE
+from spliceproxy.processes.children import Children
 from spliceproxy.processes.signals import name_of
 from spliceproxy.processes.state import State
 

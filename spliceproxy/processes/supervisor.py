@@ -35,7 +35,8 @@ from spliceproxy.config import NOTIFY_VARIABLE, Config
 from spliceproxy.messages import log, plain
 from spliceproxy.observe.board import Board
 from spliceproxy.processes import logs, starting
-from spliceproxy.processes.children import Children, RunWorker
+from spliceproxy.processes.child import RunWorker
+from spliceproxy.processes.children import Children
 from spliceproxy.processes.listeners import ListenError
 from spliceproxy.processes.orders import Orders, Tell
 from spliceproxy.processes.reloading import Load, Reloading
@@ -69,7 +70,7 @@ def run(
     again; ``predecessor`` is the program to take over from.
 
     0: every worker drained. 1: it could not start, or a worker had to be killed or
-    failed while draining. UNUSABLE (children.py): see there. 128 + signal: ended at once by a
+    failed while draining. UNUSABLE (child.py): see there. 128 + signal: ended at once by a
     second signal. The signals stay blocked: a late one must not change the exit status.
     """
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # splice(2) has no MSG_NOSIGNAL

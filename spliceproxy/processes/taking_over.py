@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable
 
 from spliceproxy.admin.channel import Closed, Message, close_all
 from spliceproxy.messages import log
-from spliceproxy.processes.children import UNUSABLE, Children
+from spliceproxy.processes.child import UNUSABLE
+from spliceproxy.processes.children import Children
 from spliceproxy.processes.control import raises_sigio
 from spliceproxy.processes.listeners import ListenError
 from spliceproxy.processes.orders import Orders

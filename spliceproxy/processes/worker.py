@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from spliceproxy.processes.reconfigured import Reconfigured
 
 UNUSABLE = 2
-"""Exit status for settings that cannot work here (children.UNUSABLE)."""
+"""Exit status for settings that cannot work here (child.UNUSABLE)."""
 
 
 class _Unusable(Exception):
