@@ -164,6 +164,7 @@ class Children:
         """A worker that was started for a place does not get it, and drains what it has."""
         del self.coming[new]
         self.dismiss(new)
+        self.control.is_new(new)
 
     def dismiss(self, slot: Slot) -> None:
         """A worker that has no place any more drains what it has."""
