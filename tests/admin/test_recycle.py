@@ -253,7 +253,8 @@ def echo(tunnels: list[socket.socket]) -> None:
 def begin(proxy: ChangingProxy) -> socket.socket:
     asked = proxy.admin.socket()
     asked.sendall(
-        b"POST /recycle HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        b"POST /recycle HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n"
+        b"Connection: close\r\n\r\n"
     )
     return asked
 

@@ -26,7 +26,7 @@ def echo(tunnels: list[socket.socket]) -> None:
 
 def begin(proxy: ChangingProxy) -> socket.socket:
     asked = proxy.admin.socket()
-    asked.sendall(b"POST /upgrade HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")
+    asked.sendall(b"POST /upgrade HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n")
     return asked
 
 
