@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from changing_proxy import ChangingProxy, processes
-from harness import alive, descriptors, read_exactly, serving, stop, wait_for
+from harness import alive, read_exactly, read_head, stop, wait_for
 from moving_load import Busy, ask_once
 
 TUNNELS = 6
@@ -226,24 +226,18 @@ def test_a_worker_that_dies_meanwhile_is_not_started_again(
 
 
 @contextlib.contextmanager
-def held_by(folder: Path, *args: str, patch: str = "") -> Iterator[tuple[ChangingProxy, str]]:
-    """A proxy with a request that it cannot give away, so that it drains until the end; and where
-    that goes."""
-
-    def silent(connection: socket.socket) -> None:
-        while connection.recv(65536):
-            pass
-
-    with serving(silent) as (host, port):
-        args = ("--engine", "splice", "--timeout-drain", "60", *args)
-        proxy = ChangingProxy(folder, *args, patch=patch)
-        with proxy.connect() as held:
-            held.sendall(
-                f"POST http://{host}:{port}/ HTTP/1.1\r\nHost: {host}:{port}\r\n"
-                "Content-Length: 5\r\n\r\n12".encode()
-            )
-            wait_for(lambda: "POST" in proxy.admin.ask("/tunnels").text, "the request")
-            yield proxy, f"{host}:{port}"
+def held_by(folder: Path, *args: str, patch: str = "") -> Iterator[ChangingProxy]:
+    """A proxy with a request that it cannot give away, so that it drains until the end."""
+    there = folder / "files"
+    there.mkdir()
+    with (there / "large").open("wb") as large:
+        large.truncate(1 << 30)
+    args = ("--serve", str(there), "--timeout-drain", "60", *args)
+    proxy = ChangingProxy(folder, *args, patch=patch)
+    with proxy.connect() as held:
+        held.sendall(b"GET /large HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert read_head(held).startswith(b"HTTP/1.1 200 ")
+        yield proxy
 
 
 def test_a_new_program_that_does_not_read_is_told_later(folder: Path) -> None:
@@ -262,7 +256,7 @@ def test_a_new_program_that_does_not_read_is_told_later(folder: Path) -> None:
         "    leave(self)\n"
         "upgrade.Upgrade._leave = fill\n"
     )
-    with held_by(folder, patch=patch) as (proxy, _):
+    with held_by(folder, patch=patch) as proxy:
         proxy.become("")
         answer = proxy.upgrade()
         assert answer.status == 200, answer
@@ -296,7 +290,7 @@ def test_what_is_called_off_is_not_taken_for_the_end_of_the_other(
     """The old program has not read that the new one is ready when it calls it off."""
     path = folder / "listen"
     proxy = ChangingProxy(folder, listen=("127.0.0.1:0", f"unix:{path}"), patch=LATE)
-    count = descriptors(proxy.main)
+    count = len(processes(str(folder)))
     proxy.become(
         "import signal\n"
         "from spliceproxy.processes import supervisor\n"
@@ -309,7 +303,7 @@ def test_what_is_called_off_is_not_taken_for_the_end_of_the_other(
     )
     answer = proxy.upgrade()
     assert answer.status == 409
-    wait_for(lambda: descriptors(proxy.main) == count, "the end of the new program")
+    wait_for(lambda: len(processes(str(folder))) == count, "the end of the new program")
     assert "the program that runs goes on" in proxy.stderr()
     assert "goes on alone" not in proxy.stderr()
     assert "has taken over" not in proxy.stderr()
@@ -320,7 +314,7 @@ def test_what_is_called_off_is_not_taken_for_the_end_of_the_other(
 
 
 def test_the_end_of_the_new_program_is_told_by_the_old_one(folder: Path) -> None:
-    with held_by(folder) as (proxy, _):
+    with held_by(folder) as proxy:
         new = proxy.upgrade().json["new"]["pid"]
         wait_for(lambda: proxy.main == new, "the new main process")
         os.kill(new, signal.SIGKILL)
@@ -377,7 +371,7 @@ def test_the_log_is_rotated_before_the_new_program_serves(
 
 def test_the_log_is_rotated_while_the_old_program_drains(folder: Path) -> None:
     path = folder / "log"
-    with held_by(folder, "--access-log", str(path)) as (proxy, where):
+    with held_by(folder, "--access-log", str(path)) as proxy:
         before = proxy.main
         new = proxy.upgrade().json["new"]["pid"]
         wait_for(lambda: proxy.main == new, "the new main process")
@@ -385,7 +379,7 @@ def test_the_log_is_rotated_while_the_old_program_drains(folder: Path) -> None:
         worker = proxy.children(before)[0]
         rotate(path, new)
         wait_for(lambda: path.stat().st_ino in set(inodes(worker)), "the old worker")
-    wait_for(lambda: where in path.read_text(), "its line")
+    wait_for(lambda: "/large" in path.read_text(), "its line")
     wait_for(lambda: not alive(before), "the end of the old program")
     proxy.end()
 
