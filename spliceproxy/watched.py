@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from spliceproxy.kept import Kept
 from spliceproxy.messages import log
 from spliceproxy.textfile import text_of
 
@@ -36,17 +37,26 @@ class Mistakes(ValueError):
 class WatchedFile(Generic[T]):
     """``value`` is what ``parse(text)`` made of the file; ``parse`` raises :class:`Mistakes`,
     whose lines begin with ``:line: `` or ``: ``. The constructor raises them with the file's
-    name."""
+    name, unless what the file said before is ``kept``."""
 
-    __slots__ = ("_complaint", "_parse", "_path", "_retry_at", "_signature", "value")
+    __slots__ = ("_complaint", "_kept", "_parse", "_path", "_retry_at", "_signature", "value")
 
-    def __init__(self, path: Path, parse: Callable[[str], T]) -> None:
+    def __init__(self, path: Path, parse: Callable[[str], T], kept: Kept | None = None) -> None:
         self._path = path
         self._parse = parse
+        self._kept = kept
         self._signature: tuple[int, ...] | None = None
         self._complaint = ""
         self._retry_at = 0.0
-        self.value = self._read()
+        before = None if kept is None else kept.given.followed.get(str(path))
+        try:
+            self.value = self._read()
+        except ValueError as error:
+            if kept is None or before is None:
+                raise
+            self.value = parse(text_of(before))
+            kept.follow(str(path), before)
+            self._complain(str(error))
 
     def look(self) -> bool:
         """Reads the file again if it has changed; returns whether there is a new ``value``. A
@@ -60,15 +70,19 @@ class WatchedFile(Generic[T]):
             self._complaint = ""
             return True
         except (OSError, ValueError) as error:
-            self._retry_at = time.monotonic() + RETRY
             found = _unreadable(self._path, error) if isinstance(error, OSError) else str(error)
-            if found != self._complaint:
-                self._complaint = found
-                *others, last = self._complaint.split("\n")
-                for problem in others:
-                    log.error("%s", problem)
-                log.error("%s; what the file said before stays in force", last)
+            self._complain(found)
             return False
+
+    def _complain(self, found: str) -> None:
+        self._retry_at = time.monotonic() + RETRY
+        if found == self._complaint:
+            return
+        self._complaint = found
+        *others, last = found.split("\n")
+        for problem in others:
+            log.error("%s", problem)
+        log.error("%s; what the file said before stays in force", last)
 
     def _read(self) -> T:
         try:
@@ -86,12 +100,15 @@ class WatchedFile(Generic[T]):
         settled = time.time() - found.st_mtime >= SETTLED
         self._signature = _signature(found) if settled else None
         try:
-            return self._parse(text)
+            value = self._parse(text)
         except Mistakes as error:
             problems = [f"{self._path}{problem}" for problem in error.problems[:MOST]]
             if len(error.problems) > MOST:
                 problems.append(f"{self._path}: {len(error.problems) - MOST} more such lines")
             raise Mistakes(problems) from error
+        if self._kept is not None:
+            self._kept.follow(str(self._path), content)
+        return value
 
 
 def _unreadable(path: Path, error: OSError) -> str:

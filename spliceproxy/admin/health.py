@@ -40,6 +40,7 @@ class Health:
         await self._desk.watch.look()
         if self._desk.draining:
             raise Refusal(503, "draining")
-        if not self._desk.watch.serving():
+        watch = self._desk.watch
+        if not watch.serving():
             raise Refusal(503, "no worker answers")
-        return Response.text("ready")
+        return Response.text("; ".join(["ready", *watch.silent().values()]))

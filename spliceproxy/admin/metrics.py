@@ -85,8 +85,14 @@ def _workers(reading: Reading, ill: Container[int]) -> Iterator[Family]:
     yield Family(
         PREFIX + "worker_up",
         "gauge",
-        "Whether the worker serves, and answers.",
+        "Whether the worker serves or drains, and answers.",
         [({"worker": str(one)}, int(is_up(reading, one, ill))) for one in reading.present],
+    )
+    yield Family(
+        PREFIX + "worker_draining",
+        "gauge",
+        "Whether the worker takes no new clients any more, and drains what it has.",
+        of("worker_draining"),
     )
     yield Family(
         PREFIX + "worker_tunnels", "gauge", "Tunnels of the worker that are open.", of("tunnels")
@@ -106,7 +112,7 @@ def _workers(reading: Reading, ill: Container[int]) -> Iterator[Family]:
 
 
 def is_up(reading: Reading, index: int, ill: Container[int]) -> bool:
-    """Whether a worker serves clients, as far as it says, and does not keep silent."""
+    """Whether a worker serves or drains, as far as it says, and does not keep silent."""
     return of_worker(reading, index, "worker_up") > 0 and index not in ill
 
 

@@ -189,6 +189,7 @@ def _worker(
         "index": at,
         "pid": pid or None,
         "up": is_up(reading, at, ill) and usage is not None,
+        "draining": of_worker(reading, at, "worker_draining") > 0,
         "uptime": round(max(0.0, time.time() - started), 3) if pid else None,
         "tunnels": of_worker(reading, at, "tunnels"),
         "connections": of_worker(reading, at, "connections"),

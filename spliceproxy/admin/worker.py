@@ -88,7 +88,8 @@ class Replies:
                 peer.tell(event)
 
     def report(self, said: Mapping[str, Any]) -> None:
-        """Tells the supervisor what it has not asked."""
+        """Tells the supervisor what it has not asked. Descriptors in ``fds`` are closed when they
+        are sent."""
         self._supervisor.say(said)
 
     # What the peers call
@@ -164,10 +165,16 @@ class _Peer:
         self._reader.stop()
         self._loop.remove_writer(self._channel.fileno())
         self._channel.close()
+        for said in self._unsent:
+            close_all(said.get("fds", ()))
+        self._unsent.clear()
         self._open.clear()
         self._replies.gone(self)
 
     def say(self, said: Mapping[str, Any]) -> None:
+        if self._closed:
+            close_all(said.get("fds", ()))
+            return
         self._unsent.append(said)
         self._go_on()
 
@@ -258,7 +265,9 @@ class _Peer:
             self._make()
         if self._unsent:
             try:
-                if not self._channel.send(self._unsent[0]):
+                said = dict(self._unsent[0])
+                fds = said.pop("fds", ())
+                if not self._channel.send(said, fds):
                     self._blocked = True
                     self._loop.add_writer(self._channel.fileno(), self._unblock)
                     return
@@ -274,6 +283,7 @@ class _Peer:
                 self._end(self._unsent[0])
                 return
             self._unsent.popleft()
+            close_all(fds)
         if self._unsent or self._events or self._lost or self._ready:
             self._go_on()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode
 
@@ -51,7 +51,7 @@ def parser() -> Parser:
         "exit status: 0 it is done; 1 it is not: nothing matches, or the proxy does not\n"
         "answer or says no; 2 wrong usage",
     )
-    made.add_argument("verb", metavar="VERB", help="what to do; see below")
+    made.add_argument("verb", metavar="VERB", nargs="?", help="what to do; see below")
     made.add_argument("arguments", metavar="ARGUMENT", nargs="*", help="of the verb")
     made.add_argument("--json", action="store_true", help="print JSON")
     made.add_argument("--admin", metavar="ADDR", help="the admin address of the proxy")
@@ -72,7 +72,8 @@ def run(argv: Sequence[str]) -> int:
     flags = made.parse_args(argv)
     verb = VERBS.get(flags.verb)
     if verb is None:
-        made.error(f"no such verb: {flags.verb!r}; allowed: {', '.join(VERBS)}")
+        wrong = "a VERB is missing" if flags.verb is None else f"no such verb: {flags.verb!r}"
+        made.error(f"{wrong}; allowed: {', '.join(VERBS)}")
     try:
         client = find(flags.admin, flags.admin_token_file, flags.config)
         return verb.run(client, flags.arguments, flags.json)
@@ -242,7 +243,7 @@ def _workers(client: Client, arguments: Sequence[str], as_json: bool) -> int:
         ("WORKER", "STATE", "PID", "AGE", "CPU", "MEMORY", "FDS", "TUNNELS", "CLIENTS"),
         lambda one: (
             one["index"],
-            "down" if not one["up"] else "silent" if one["index"] in silent else "up",
+            _state(one, silent),
             one["pid"] or "-",
             _age(one["uptime"]),
             "-" if one["cpu_ratio"] is None else f"{one['cpu_ratio']:.0%}",
@@ -257,6 +258,14 @@ def _workers(client: Client, arguments: Sequence[str], as_json: bool) -> int:
         log = {"access": "lines of the access log"}.get(one["log"], one["log"])
         _warn(f"{one['total']} {log} were not written ({one['cause']})")
     return max(_unless_silent(stats), int(not all(one["up"] for one in stats["workers"])))
+
+
+def _state(worker: Mapping[str, Any], silent: Collection[int]) -> str:
+    if not worker["up"]:
+        return "down"
+    if worker["index"] in silent:
+        return "silent"
+    return "draining" if worker["draining"] else "up"
 
 
 def _recycle(client: Client, arguments: Sequence[str], as_json: bool) -> int:

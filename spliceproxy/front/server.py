@@ -153,7 +153,7 @@ class Server:
             sock.close()
         self._sockets = list(sockets)
         self._look_at_addresses()
-        if self._resume is None:
+        if self._resume is None and self._began:
             self._go_on()
 
     # ---- accepting ---------------------------------------------------------------------

@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from spliceproxy.observe.keyed import REGION, Keyed
 from spliceproxy.observe.names import ENTRY, Names
 from spliceproxy.relay.columns import (
+    DRAINING,
     DYNAMIC,
     FAMILIES,
     FIXED,
@@ -265,7 +266,7 @@ def _in_place(one: memoryview, other: memoryview) -> memoryview:
     """Which of both rows of a worker is that of the process that has the place: the one before
     keeps it for as long as it serves, for it may turn out that nobody takes it over."""
     earlier, later = (one, other) if one[STARTED] < other[STARTED] else (other, one)
-    return earlier if earlier[UP] else later
+    return earlier if earlier[UP] and not earlier[DRAINING] else later
 
 
 def _both(one: memoryview, other: memoryview) -> memoryview:
@@ -278,7 +279,7 @@ def _both(one: memoryview, other: memoryview) -> memoryview:
     sums = memoryview(bytearray(_ROW)).cast("Q")
     for at, numbers in enumerate(zip(one, other, strict=True)):
         sums[at] = sum(numbers)
-    for at in (PID, STARTED):
+    for at in (PID, STARTED, DRAINING):
         sums[at] = process[at]
     sums[UP] = max(one[UP], other[UP])
     return sums

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 
 from spliceproxy.config import AuthConfig, Config
 from spliceproxy.errors import Failure
+from spliceproxy.kept import Kept
 from spliceproxy.policy import refusals
 from spliceproxy.policy.auth.nobody import Nobody, is_nobody
 from spliceproxy.policy.clients import NEAR, NEAR_OTHERS, ClientNetworks, is_local_at
@@ -69,22 +70,25 @@ class Policy:
         row: memoryview | None = None,
         report: Callable[[str], None] = _nobody,
         before: Policy | None = None,
+        kept: Kept | None = None,
     ) -> None:
         """``functions`` stand in for those that ``config.policy.hook`` names, and the
         ``authenticator`` for that of ``config.auth``. A ``witness`` sees each request, so
         that no decision may be repeated. Faults of functions are counted in ``row``
         (relay.columns); ``report`` is as of :class:`Judge`. Who was found to be a user, and who
-        has guessed, stays so where the policy ``before`` has the same users."""
+        has guessed, stays so where the policy ``before`` has the same users. What files said may be
+        ``kept``, and what they say is noted there."""
         policy = config.policy
+        self.kept = kept
         self._witness = witness
         self._repeat = REPEAT if witness is None else 0.0
         self._users = config.auth
-        self._auth = authenticator or _authenticator(config.auth, before)
+        self._auth = authenticator or _authenticator(config.auth, before, kept)
         self._identifies = self._auth.enabled
         self._known_for = min(self._auth.repeat_for, self._repeat)
         self._rules = RuleSet(policy.rules, policy.default)
         self._ruled = bool(policy.rules) or policy.default == "deny"
-        self._locked = None if policy.locked is None else Locked(policy.locked)
+        self._locked = None if policy.locked is None else Locked(policy.locked, kept)
         self._judge = Judge(policy, witness, report)
         # Who serves files or stands before a backend of its own is no open relay.
         self._clients = None if policy.clients is None else ClientNetworks(policy.clients)
@@ -96,9 +100,9 @@ class Policy:
         self._vouches = self._clients is None and self._auth.enabled
         self._forgotten: Forgotten | None = None
         if functions is None and policy.hook and before is not None:
-            functions, self._forgotten = load_anew(policy.hook)
+            functions, self._forgotten = load_anew(policy.hook, kept)
         elif functions is None and policy.hook:
-            functions = load(policy.hook)
+            functions = load(policy.hook, kept)
         self._hook = Hook(functions or Functions(), policy.hook_timeout, policy.hook_cache, row)
         self._asks = self._hook.decides
         self._standing = lru_cache(maxsize=CACHED)(self._standing_of)
@@ -405,7 +409,9 @@ _new = tuple.__new__  # of a NamedTuple, without the call of its own __new__
 _blank = object.__new__  # likewise without __init__
 
 
-def _authenticator(config: AuthConfig, before: Policy | None) -> Authenticator | Nobody:
+def _authenticator(
+    config: AuthConfig, before: Policy | None, kept: Kept | None
+) -> Authenticator | Nobody:
     if is_nobody(config):
         return Nobody()
     from spliceproxy.policy.auth.authenticator import Authenticator
@@ -414,9 +420,11 @@ def _authenticator(config: AuthConfig, before: Policy | None) -> Authenticator |
     if before is not None and isinstance(found, Authenticator):
         if before._users == config:
             found.look()
+            if kept is not None and before.kept is not None:
+                kept.go_on_with(before.kept)
             return found
-        return Authenticator(config, before=found)
-    return Authenticator(config)
+        return Authenticator(config, before=found, kept=kept)
+    return Authenticator(config, kept=kept)
 
 
 def _spelling(host: str) -> str:

@@ -18,6 +18,7 @@ from spliceproxy.policy.decision import Allow, Deny
 from spliceproxy.policy.request import Request
 
 if TYPE_CHECKING:
+    from spliceproxy.kept import Kept
     from spliceproxy.policy.fresh import Forgotten
 
 Authorize = Callable[[Request], Allow | Deny | Awaitable[Allow | Deny]]
@@ -50,7 +51,7 @@ def wants_addresses(authorize: object) -> bool:
         return bool(wants)
 
 
-def load_anew(name: str) -> tuple[Functions, Forgotten]:
+def load_anew(name: str, kept: Kept | None = None) -> tuple[Functions, Forgotten]:
     """As :func:`load`, for a process that has loaded it before: it is executed once more, as its
     source is now, and so are the modules beside it. Also what is to be restored if they are not
     wanted after all. HookError, and then all is as it was."""
@@ -64,20 +65,26 @@ def load_anew(name: str) -> tuple[Functions, Forgotten]:
     importlib.invalidate_caches()
     forgotten = fresh.forget(module, file)
     try:
-        return load(name), forgotten
+        return load(name, kept), forgotten
     except BaseException:
         forgotten.restore()
         raise
 
 
-def load(name: str) -> Functions:
+def load(name: str, kept: Kept | None = None) -> Functions:
     """The functions of ``FILE.py`` or ``package.module``. ``:function`` after it names a function
     that is not called ``authorize``. HookError.
 
-    The module is executed. If that fails, the error's cause has the whole traceback.
+    The module is executed. If that fails, the error's cause has the whole traceback. Sources that
+    are ``kept`` take the place of those in the files; the sources of that module, and of those
+    beside it, are noted there.
     """
     place, _, function = name.partition(":")
-    module = _load_file(place) if _is_file(place) else _load_name(place)
+    if kept is not None:
+        from spliceproxy.policy import fresh
+
+        fresh.keep(kept, place if _is_file(place) else "", place)
+    module = _load_file(place, kept) if _is_file(place) else _load_name(place)
     authorize = getattr(module, function or "authorize", None)
     on_close = getattr(module, "on_close", None)
     if authorize is None and (function or on_close is None):
@@ -144,11 +151,11 @@ def _name_of(place: str) -> str:
     return f"spliceproxy_policy_{Path(place).stem}"
 
 
-def _load_file(place: str) -> ModuleType:
+def _load_file(place: str, kept: Kept | None) -> ModuleType:
     from spliceproxy.policy.fresh import FreshLoader
 
     path, name = Path(place), _name_of(place)
-    loader = FreshLoader(name, str(path)) if place.endswith(".py") else None
+    loader = FreshLoader(name, str(path), kept) if place.endswith(".py") else None
     spec = importlib.util.spec_from_file_location(name, path, loader=loader)
     if spec is None or spec.loader is None:
         raise HookError(f"{place}: allowed: FILE.py or a dotted name")

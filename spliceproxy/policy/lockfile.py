@@ -13,6 +13,7 @@ from typing import Any
 
 from spliceproxy import toml
 from spliceproxy.config import RuleConfig
+from spliceproxy.kept import Kept
 from spliceproxy.policy.conditions import CACHED, RuleError
 from spliceproxy.policy.rules import Match, RuleSet
 from spliceproxy.textfile import text_of
@@ -25,14 +26,20 @@ _NOBODY: frozenset[str] = frozenset()
 _ALLOWED = "id, action, hosts, ports"
 
 
-def read(path: Path) -> tuple[RuleConfig, ...]:
-    """The rules of a file. ValueError says where it is wrong, and what is allowed."""
+def read(path: Path, kept: Kept | None = None) -> tuple[RuleConfig, ...]:
+    """The rules of a file, or of what it said when it was ``kept``. ValueError says where it is
+    wrong, and what is allowed."""
+    content = None if kept is None else kept.given.files.get(str(path))
     try:
-        return parse(path.read_bytes(), str(path))
+        if content is None:
+            content = path.read_bytes()
     except OSError as error:
         raise ValueError(
             f"{path}: cannot read it ({error.strerror}); allowed: a file of --learn"
         ) from None
+    if kept is not None:
+        kept.read.files[str(path)] = content
+    return parse(content, str(path))
 
 
 def parse(content: bytes, where: str) -> tuple[RuleConfig, ...]:
@@ -87,15 +94,16 @@ def _list(value: Any, types: tuple[type, ...], where: str, allowed: str) -> tupl
 
 
 class Locked:
-    """The destinations of a file. ValueError as of :func:`read`."""
+    """The destinations of a file, or of what it said when it was ``kept``. ValueError as of
+    :func:`read`."""
 
     __slots__ = ("admits",)
 
     admits: Callable[[str, int], bool]
     """Whether it allows a canonical host and a port; what it has said it remembers."""
 
-    def __init__(self, path: Path) -> None:
-        rules = RuleSet(read(path), "deny")
+    def __init__(self, path: Path, kept: Kept | None = None) -> None:
+        rules = RuleSet(read(path, kept), "deny")
         self.admits = lru_cache(maxsize=CACHED)(lambda host, port: decide(rules, host, port).allow)
 
 

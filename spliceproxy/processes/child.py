@@ -103,6 +103,8 @@ class Child:
         if state.asked is not None:
             state.asked.close()
         sockets = state.listening.of(place.queue)
+        place = place._replace(kept=state.shelf.texts(state.generation))
+        state.shelf.close()
         return self._run_worker(state.config, sockets, self._lifeline, place, state.board, channel)
 
     def _be_admin(self, channel: Channel) -> int:
@@ -110,6 +112,7 @@ class Child:
 
         state = self._state
         assert state.asked is not None
+        state.shelf.close()
         state.listening.close()
         os.close(self._lifeline)
         (sock,) = state.asked.of(0)

@@ -62,7 +62,8 @@ class Children:
     is told the status of its end (as ``os.waitpid`` has it).
 
     ``coming`` are workers that are to take the place of another one, and wait until they are told
-    to serve. ``succeeded`` says whether one that has died has a successor there already.
+    to serve. ``succeeded`` says whether one that has died has a successor there already, and
+    ``is_shared`` whether others accept its clients.
     ``waiting``: all workers wait so. ``admin_wanted``: the admin process is started whenever there
     is none."""
 
@@ -90,6 +91,7 @@ class Children:
         self.admin_wanted = True
         self.serial = 0
         self.succeeded: Callable[[Slot], bool] = lambda slot: False
+        self.is_shared: Callable[[Slot], bool] = lambda slot: False
         self._domains: dict[int, Domain] = {}  # by process id, what it may open
         self._former_admin: Slot | None = None  # that is to end, for it has no address any more
         self.control.others = (self.coming, self.leaving)
@@ -220,7 +222,9 @@ class Children:
         if slot is self.admin:
             return None
         of = self.coming[slot].old if slot in self.coming else slot
-        return Place(slot.index, self.workers.index(of), slot.row, self.serial, waits)
+        queue = self.workers.index(of)
+        again, shared = slot.starts > 0 or slot in self.coming, self.is_shared(slot)
+        return Place(slot.index, queue, slot.row, self.serial, waits, again, shared)
 
     # Deaths
 

@@ -277,8 +277,12 @@ class Control:
             return None
         if found is None:
             return None
-        close_all(found[1])  # nobody has to send one to the supervisor
-        return found[0]
+        message, fds = found
+        if "kept" in message and slot is not self._admin:
+            message["fds"] = fds
+        else:
+            close_all(fds)  # nobody has to send another one to the supervisor
+        return message
 
 
 def _tell_too_long(slot: Slot, message: Mapping[str, Any], error: ValueError) -> None:

@@ -17,6 +17,7 @@ from spliceproxy.forward.lane import Lane
 from spliceproxy.forward.rewriting import Rewriting
 from spliceproxy.forward.services import Services
 from spliceproxy.front.server import Server
+from spliceproxy.kept import Kept
 from spliceproxy.observe.accesslog import AccessLog, open_log
 from spliceproxy.observe.counts import Counts
 from spliceproxy.observe.formats import Format, format_of
@@ -147,6 +148,10 @@ class Instance:
             if services.lane is not None:
                 services.lane.ask_about(_asked(services.config, services.policy, tracer))
 
+    def listen(self, sockets: Sequence[socket.socket]) -> None:
+        """Accepts from these sockets, which listen at the same addresses, from here on."""
+        self.server.change(sockets, _limit(self.services.config))
+
     # ---- another configuration ---------------------------------------------------------
 
     def prepare(self, config: Config, generation: int) -> Next:
@@ -159,6 +164,7 @@ class Instance:
             row=services.counts.row,
             report=services.counts.report,
             before=services.policy,
+            kept=Kept(),
         )
         try:
             site = _site(config)

@@ -67,10 +67,11 @@ class _Place:
 
     def of(self, worker: int, workers: int) -> list[socket.socket]:
         """The queues of one of so many workers. A queue is never given up while there is the
-        address, for clients wait in it: where there are more of them than workers, some have
-        several."""
-        shared = self.asked.path or self.given
-        return self.queues if shared else self.queues[worker::workers]
+        address, for clients wait in it: where there are more of them than workers, all workers
+        accept from each that is left over, or one of them would have twice the clients."""
+        if self.asked.path or self.given:
+            return self.queues
+        return [*self.queues[worker : worker + 1], *self.queues[workers:]]
 
     def bind(self, workers: int, mode: int | None, owner: Owner | None) -> list[socket.socket]:
         """Binds what there is not yet; returns that. OSError, and nothing is left behind."""
@@ -157,6 +158,13 @@ class Listeners:
     def of(self, worker: int) -> list[socket.socket]:
         """The sockets of one worker, in the order of ``addresses``."""
         return [sock for place in self._places for sock in place.of(worker, self._workers)]
+
+    def alone(self, worker: int) -> list[socket.socket]:
+        """Those that no other worker has."""
+        others = {
+            sock for other in range(self._workers) if other != worker for sock in self.of(other)
+        }
+        return [sock for sock in self.of(worker) if sock not in others]
 
     def keep(self, worker: int) -> None:
         """Closes, in a worker's process, what belongs to the other workers only."""

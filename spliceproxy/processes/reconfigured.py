@@ -6,6 +6,8 @@ The supervisor says so by its control channel (:mod:`spliceproxy.processes.reloa
     {"ask": "switch", ...}    from the next line of code on it is in force
     {"ask": "forget"}         it will not be
     {"ask": "leave"}          the worker drains, for there will be fewer
+    {"ask": "share"}          it accepts from the sockets of a worker that cannot start, too
+    {"ask": "unshare", ...}   that worker serves
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from spliceproxy.admin.channel import Message, close_all
 from spliceproxy.admin.settings import handed
 from spliceproxy.messages import log, plain
 from spliceproxy.processes.instance import Instance, Next
+from spliceproxy.processes.keeping import Keeping
 from spliceproxy.processes.listeners import inode
 
 if TYPE_CHECKING:
@@ -33,9 +36,14 @@ class Reconfigured:
     """Of one worker. ``leave`` is called when it is to drain."""
 
     def __init__(
-        self, instance: Instance, sockets: Sequence[socket.socket], leave: Callable[[], None]
+        self,
+        instance: Instance,
+        sockets: Sequence[socket.socket],
+        keeping: Keeping,
+        leave: Callable[[], None],
     ) -> None:
         self._instance = instance
+        self._keeping = keeping
         self._leave = leave
         self._sockets = {inode(sock): sock for sock in sockets}
         self._coming: Next | None = None
@@ -97,6 +105,7 @@ class Reconfigured:
             # A half of each would be neither: another worker begins with the whole of it.
             log.exception("the new configuration could not be taken on")
             os._exit(1)
+        self._keeping.tell()
         if coming.config.reload_tunnels == "recheck":
             self._judge_again()
         return {"generation": coming.generation}
@@ -106,6 +115,34 @@ class Reconfigured:
         close_all(question["fds"])
         self._leave()
         return {}
+
+    def share(self, question: Message) -> Mapping[str, Any]:
+        """``fds`` are sockets of a worker that cannot start."""
+        for fd in question["fds"]:
+            sock = socket.socket(fileno=fd)
+            if self._is_leaving or inode(sock) in self._sockets:
+                sock.close()
+            else:
+                self._sockets[inode(sock)] = sock
+        self._listen()
+        return {}
+
+    def unshare(self, question: Message) -> Mapping[str, Any]:
+        """``sockets`` are the inodes of those that others serve again."""
+        close_all(question["fds"])
+        for one in question["sockets"]:
+            self._sockets.pop(one, None)
+        self._listen()
+        return {}
+
+    @property
+    def _is_leaving(self) -> bool:
+        services = self._instance.services
+        return services.draining or services.giver is not None
+
+    def _listen(self) -> None:
+        if not self._is_leaving:
+            self._instance.listen(list(self._sockets.values()))
 
     async def finish(self) -> None:
         """The worker ends."""

@@ -6,6 +6,7 @@ import time
 from typing import NamedTuple
 
 from spliceproxy.admin.channel import Channel
+from spliceproxy.kept import Texts, nothing
 
 BACKOFF_FIRST = 0.1
 BACKOFF_LAST = 10.0
@@ -16,13 +17,18 @@ young, they double between these two."""
 class Place(NamedTuple):
     """What a worker is told of itself: which one it is, whose queues it has among those of all
     workers, its row on the board, how many processes there were before it, and whether it
-    ``waits`` until it is told to serve."""
+    ``waits`` until it is told to serve. ``again``: there was one before it in this place.
+    ``shared``: others accept its clients until it says that it serves. ``kept`` is what files said
+    that it goes by."""
 
     worker: int
     queue: int
     row: int
     serial: int
     waits: bool
+    again: bool = False
+    shared: bool = False
+    kept: Texts = nothing()
 
 
 class Slot:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spliceproxy.config import LISTEN_VARIABLE, Address, Config
@@ -20,6 +22,16 @@ if TYPE_CHECKING:
     from spliceproxy.processes.succession import Predecessor
     from spliceproxy.processes.trial import Needed
     from spliceproxy.settings.sources import Found
+
+
+TITLE = "spliceproxy"
+"""What ps(1) and pkill(1) know the supervisor and the workers by (proc(5), comm)."""
+
+
+def take_name() -> None:
+    """Also where Python was started with the module, or an upgrade has started it."""
+    with contextlib.suppress(OSError):  # no /proc: nobody can see it
+        Path("/proc/self/comm").write_text(TITLE)
 
 
 def raise_descriptor_limit() -> int:

@@ -9,6 +9,7 @@ from spliceproxy.config import Config
 from spliceproxy.observe.board import Board
 from spliceproxy.processes.history import History
 from spliceproxy.processes.listeners import Listeners
+from spliceproxy.processes.shelf import Shelf
 
 if TYPE_CHECKING:
     from spliceproxy.processes.landlock import Confinement
@@ -22,7 +23,8 @@ class State:
     accepted until it is ``stopping``. ``killed``: nobody is started any more. ``status`` is that of
     the exit. ``busy`` says why nothing may be changed just now, "" where it may. ``rights`` are
     those of workers and the admin process, None where they are as this process is; ``confinement``
-    says what they may open, None where that is as well."""
+    says what they may open, None where that is as well. The ``shelf`` has what files said that the
+    workers go by."""
 
     config: Config
     listening: Listeners
@@ -37,6 +39,7 @@ class State:
     busy: str = ""
     confinement: Confinement | None = None
     rights: Rights | None = None
+    shelf: Shelf = field(default_factory=Shelf)
 
     def fail(self, status: int) -> None:
         """It ends with this status, unless something else has failed before."""

@@ -41,7 +41,9 @@ from spliceproxy.processes.listeners import ListenError
 from spliceproxy.processes.orders import Orders, Tell
 from spliceproxy.processes.reloading import Load, Reloading
 from spliceproxy.processes.reopening import Reopening
+from spliceproxy.processes.sharing import Sharing
 from spliceproxy.processes.signals import LATER, STOPS, name_of
+from spliceproxy.processes.slot import Slot
 from spliceproxy.processes.state import State
 from spliceproxy.processes.stopping import Stopping
 from spliceproxy.processes.terminal import Terminal
@@ -74,6 +76,7 @@ def run(
     second signal. The signals stay blocked: a late one must not change the exit status.
     """
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # splice(2) has no MSG_NOSIGNAL
+    starting.take_name()
     logs.in_supervisor()
     stops = _stop_signals()
     terminal = Terminal(ignores=signal.getsignal(signal.SIGHUP) is signal.SIG_IGN)
@@ -180,10 +183,13 @@ class Supervisor:
         self._control = children.control
         self._stopping = Stopping(state, children)
         self._orders = Orders(state, children, self._stopping)
+        self._orders.saying("kept", self._on_kept)
         self._reloading = Reloading(state, children, self._orders, load)
         self._reopening = Reopening(state, children)
+        sharing = Sharing(state, children, self._orders)
+        self._reloading.ended.append(sharing.again)
         terminal.gone = partial(self._on_stop, signal.SIGHUP)
-        self._parts: list[Part] = [self._stopping, self._reloading, terminal]
+        self._parts: list[Part] = [self._stopping, self._reloading, sharing, terminal]
         self._orders.by_name["recycle"] = self._orders.by_name["upgrade"] = self._early
         self._pid_file: PidFile | None = None
         self._last_words: Callable[[], None] = _nothing
@@ -200,6 +206,10 @@ class Supervisor:
 
     def _unusable(self) -> None:
         self._stopping.unusable()
+
+    def _on_kept(self, slot: Slot, message: Message) -> bool:
+        self._state.shelf.hear(message, self._state.generation)
+        return True
 
     def _load(self) -> None:
         """What is seldom needed. It is loaded soon, for later the files may be of another version;

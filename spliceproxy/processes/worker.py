@@ -18,13 +18,16 @@ from spliceproxy.admin.channel import Channel, Message
 from spliceproxy.admin.flows import Flows
 from spliceproxy.admin.worker import Replies
 from spliceproxy.config import Config
+from spliceproxy.kept import Kept
 from spliceproxy.messages import log, plain
 from spliceproxy.observe.board import Board
 from spliceproxy.observe.counts import Counts
 from spliceproxy.observe.trace import is_traced
 from spliceproxy.policy.engine import Policy
+from spliceproxy.policy.functions import HookError
 from spliceproxy.processes.dumps import Dumps
 from spliceproxy.processes.instance import Instance
+from spliceproxy.processes.keeping import Keeping
 from spliceproxy.processes.moves import Moves
 from spliceproxy.processes.signals import UNUSED, tell_unused
 from spliceproxy.processes.slot import Place
@@ -82,7 +85,7 @@ def run(
     try:
         relay, why = choose(config.engine, RelayOptions.of(config, row))
     except EngineError as error:
-        if index == 0:
+        if index == 0 or place.again:
             log.error("--engine: %s", error)
         return UNUSABLE
     loop, name = new_loop()
@@ -100,9 +103,10 @@ def run(
         )
         return 0
     except _Unusable as error:
-        if index == 0:
+        if index == 0 or place.again:
+            start = "policy: " if isinstance(error.__cause__, HookError) else ""
             for problem in str(error).split("\n"):
-                log.error("policy: %s", problem)
+                log.error("%s%s", start, problem)
         return UNUSABLE
     except (OSError, MemoryError) as error:
         log.error("the worker failed: %s", plain(error))
@@ -127,7 +131,8 @@ async def _work(
     counts = Counts.of(board, place.row)
     resolver = Resolver.of(config, counts.row)
     try:
-        policy = Policy(config, resolver, row=counts.row, report=counts.report)
+        kept = Kept(place.kept)
+        policy = Policy(config, resolver, row=counts.row, report=counts.report, kept=kept)
     except ValueError as error:
         raise _Unusable(str(error)) from error
     instance = Instance(config, sockets, relay, resolver, policy, counts, place.serial, generation)
@@ -138,27 +143,32 @@ async def _work(
         loop.add_signal_handler(number, tell_unused, number)
     replies = _replies(instance, control, place.worker)
     ended = loop.create_future()
-    reloads = _Reloads(instance, sockets, partial(_settle, ended))
-    for name in ("prepare", "switch", "forget", "leave"):
+    keeping = Keeping(instance, replies)
+    reloads = _Reloads(instance, sockets, keeping, partial(_settle, ended))
+    for name in ("prepare", "switch", "forget", "leave", "share", "unshare"):
         replies.order(name, partial(reloads.answer, name))
     moves = Moves(instance, replies)
     _watch_end(lifeline, ended)
     replies.start()
+    keeping.tell()
     if place.waits:
         replies.report({"ready": True})
         await asyncio.wait((ended, moves.serve), return_when=asyncio.FIRST_COMPLETED)
     if not ended.done():
         instance.start()
         counts.row[columns.UP] = 1
+        if place.shared:
+            replies.report({"serves": True})
         if ready:
             log.info("%s", ready)
         await ended
-        counts.row[columns.UP] = 0
+        counts.row[columns.DRAINING] = 1
     moves.leaves = True
     loop.remove_reader(lifeline)
     try:
         await instance.stop()
     finally:
+        counts.row[columns.UP] = counts.row[columns.DRAINING] = 0
         await reloads.finish()
         replies.stop()
 
@@ -181,9 +191,13 @@ class _Reloads:
     """The worker's part of reloads, which is made for the first one."""
 
     def __init__(
-        self, instance: Instance, sockets: Sequence[socket.socket], leave: Callable[[], None]
+        self,
+        instance: Instance,
+        sockets: Sequence[socket.socket],
+        keeping: Keeping,
+        leave: Callable[[], None],
     ) -> None:
-        self._of = instance, sockets, leave
+        self._of = instance, sockets, keeping, leave
         self._made: Reconfigured | None = None
 
     def answer(self, name: str, question: Message) -> Mapping[str, Any]:

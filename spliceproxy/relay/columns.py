@@ -336,7 +336,8 @@ LINES_WRITTEN = _family("log_lines_written", COUNTER, "Lines of the access log t
 CHANNEL_ERRORS = _family(
     "channel_errors", COUNTER, "Messages between processes that the kernel could not pass on."
 )
-UP = _family("worker_up", GAUGE, "Whether the worker serves clients.")
+UP = _family("worker_up", GAUGE, "Whether the worker serves clients, or drains.")
+DRAINING = _family("worker_draining", WORKER, "Whether the worker drains what it has.")
 PID = _family("worker_pid", WORKER, "The process of the worker.")
 STARTED = _family("worker_started", WORKER, "When it was started: Unix time, in microseconds.")
 

@@ -88,6 +88,24 @@ def test_tunnels_and_kill(new_admin: NewAdmin, unix: bool) -> None:
         assert (done.returncode, done.stdout) == (1, "ended: 0\n")
 
 
+def test_workers_that_drain(new_admin: NewAdmin) -> None:
+    """They are not down, and no alert has anything to say about them."""
+    admin = new_admin("--guard", "off", "--timeout-drain", "60", workers=2)
+    options = where(admin)
+    with serving(lambda s: s.recv(1)) as (host, port):
+        tunnels = [admin.proxy.tunnel(host, port) for _ in range(12)]  # some for each worker
+        assert ctl(*options, "drain").returncode == 0
+        wait_for(lambda: ctl(*options, "workers").stdout.count("  draining  ") == 2, "the drain")
+        done = ctl(*options, "workers")
+        assert done.returncode == 0, done
+        text = admin.ask("/metrics").text
+        for worker in range(2):
+            assert f'spliceproxy_worker_up{{worker="{worker}"}} 1' in text
+            assert f'spliceproxy_worker_draining{{worker="{worker}"}} 1' in text
+        for tunnel in tunnels:
+            tunnel.close()
+
+
 def test_settings_level_health_and_drain(new_admin: NewAdmin) -> None:
     admin = new_admin("--auth", "ada:secret-word")
     options = where(admin)
@@ -217,7 +235,7 @@ def test_where_it_finds_the_address(new_admin: NewAdmin, tmp_path: Path) -> None
         ),
         (("--config", "/absent", "drain"), "--config /absent: cannot read it (No such file or"),
         (("--adminn", "x", "drain"), "--adminn: no such option; did you mean --admin"),
-        ((), "the following arguments are required: VERB"),
+        ((), "a VERB is missing; allowed: tunnels, kill, "),
     ],
 )
 def test_wrong_usage(arguments: Sequence[str], why: str) -> None:

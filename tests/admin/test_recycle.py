@@ -112,16 +112,21 @@ def test_a_new_worker_that_dies_changes_nothing(
     tmp_path: Path, origin: Origin, address: tuple[str, int]
 ) -> None:
     policy = tmp_path / "policy.py"
-    policy.write_text("from spliceproxy import Allow\ndef decide(request):\n    return Allow()\n")
+    more = tmp_path / "more"  # the module stays as it was when it came into force; this does not
+    more.touch()
+    policy.write_text(
+        "from pathlib import Path\nfrom spliceproxy import Allow\n"
+        f"exec(Path({str(more)!r}).read_text())\ndef decide(request):\n    return Allow()\n"
+    )
     with all_ended(str(tmp_path)):
         proxy = ChangingProxy(tmp_path, "--policy", f"{policy}:decide")
         worker = proxy.worker
         load = Load(proxy, origin, address)
-        policy.write_text("import os\nos._exit(7)\n")
+        more.write_text("import os\nos._exit(7)\n")
         answer = proxy.admin.ask("/recycle", "POST")
         assert answer.status == 409
         assert "worker 0 is not replaced: the new one exited with status 7" in answer.text
-        policy.write_text("raise ValueError('of no use')\n")
+        more.write_text("raise ValueError('of no use')\n")
         answer = proxy.admin.ask("/recycle", "POST")
         assert "worker 0 is not replaced: the new one exited with status 2" in answer.text
         assert proxy.worker == worker

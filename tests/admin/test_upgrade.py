@@ -87,6 +87,8 @@ def test_sigusr2_does_it_without_an_admin_address(folder: Path, address: tuple[s
         assert proxy.process.wait(20) == 0
         ask_once(s, address)
         new = int(re.findall(r"has taken over, as process (\d+)", proxy.stderr())[0])
+        # By this name docs/operation.md has pkill(1) find it.
+        assert Path(f"/proc/{new}/comm").read_text().strip() == "spliceproxy"
         os.kill(new, signal.SIGTERM)
     wait_for(lambda: not processes(str(folder)), "the end")
 

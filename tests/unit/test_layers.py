@@ -39,6 +39,7 @@ ROOMS = (
 GROUND = {
     "config",
     "errors",
+    "kept",
     "messages",
     "seldom",
     "textfile",

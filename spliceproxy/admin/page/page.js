@@ -40,7 +40,7 @@ const estimated = (seconds) => {
 const showTiles = (stats) => {
   const { rates, live, totals, latency, workers } = stats;
   tile("Requests", ...withUnit(rate(rates.requests) + (/[a-zA-Z]/.test(rate(rates.requests)) ? "/s" : " /s")),
-    count(totals.requests) + ", " + count(totals.aborted) + " aborted");
+    count(totals.requests) + " so far, " + count(totals.aborted) + " aborted");
   tile("Open tunnels", count(live.tunnels), "", count(totals.tunnels) + " so far");
   tile("To clients", ...withUnit(bytes(rates.bytes_to_clients) + "/s"),
     bytes(totals.bytes_to_clients) + " so far");
@@ -121,7 +121,7 @@ const ended = table(byId("ended"), "How tunnels ended", [
 
 const workers = table(byId("workers"), "Workers", [
   ["Worker", "short", (row) => String(row.index)],
-  ["State", "short", (row) => (row.up ? "up" : "down"), (cell, row, text) => {
+  ["State", "short", (row) => (!row.up ? "down" : row.draining ? "draining" : "up"), (cell, row, text) => {
     setText(cell, text);
     cell.className = "short " + (row.up ? "good-text" : "bad-text");
   }],

@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 from spliceproxy.config import AuthConfig
 from spliceproxy.errors import Failure
+from spliceproxy.kept import Kept
 from spliceproxy.messages import log
 from spliceproxy.policy.auth import basic, identities
 from spliceproxy.policy.auth.basic import Unauthenticated
@@ -93,9 +94,11 @@ class Authenticator:
         config: AuthConfig,
         clock: Callable[[], float] = time.monotonic,
         before: Authenticator | None = None,
+        kept: Kept | None = None,
     ) -> None:
         """ValueError for a setting or a line of a file that is not right: one line of text. Who has
-        guessed under the settings ``before`` is slowed as before."""
+        guessed under the settings ``before`` is slowed as before. What files said may be ``kept``,
+        and is noted there."""
         self._clock = clock
         self._challenge = (basic.challenge(config.realm),)
         self._cache: VerifiedCache = VerifiedCache(None if before is None else before._cache)
@@ -116,10 +119,11 @@ class Authenticator:
 
             htpasswd.warm()
             needed = config.required and config.user is None
-            self._users = WatchedFile(config.htpasswd, partial(htpasswd.parse, needed=needed))
+            self._users = WatchedFile(config.htpasswd, partial(htpasswd.parse, needed=needed), kept)
             self._cache.make_room(len(self._users.value.hashes))
         if config.users_file is not None:
-            self._mapped = WatchedFile(config.users_file, partial(identities.parse, config=config))
+            mapped = partial(identities.parse, config=config)
+            self._mapped = WatchedFile(config.users_file, mapped, kept)
         self._look_at = clock() + LOOK_SECONDS
         self._single = b""
         self._single_user = ""
@@ -144,6 +148,12 @@ class Authenticator:
             return True
         named = self._named if self._mapped is None else self._mapped.value
         return named.of(client, -1) == user if client else named.has_peer(user)
+
+    def has(self, user: str) -> bool:
+        """Whether any client can be this user."""
+        named = self._named if self._mapped is None else self._mapped.value
+        single = bool(self._single) and user == self._single_user
+        return single or bool(self._hash_of(user)) or named.has(user)
 
     def look(self) -> None:
         """Reads the files now, if they have changed."""

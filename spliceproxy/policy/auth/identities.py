@@ -57,6 +57,10 @@ class Identities:
         """Whether a process behind a Unix socket can be this user."""
         return user in self._uids.values()
 
+    def has(self, user: str) -> bool:
+        """Whether anybody can be this user."""
+        return self.has_peer(user) or any(user in table.values() for _, table in self._tables)
+
     def _find(self, client: str) -> str:
         place = parsed(client)
         if place is None:  # somebody whom a balancer has brought, which has a Unix socket
