@@ -296,6 +296,7 @@ cdef class NativeLane:
         cdef Lane *lane = &self.relay.state
         cdef Core *c = &lane.core
         cdef int32_t slot
+        self.relay._look_at_clock()
         for slot in range(c.capacity):
             if c.flows[slot].kind != CLIENT or c.flows[slot].queue == Q_FINISHED:
                 continue

@@ -318,7 +318,12 @@ cdef class NativeRelay:
     def abort(self, uint64_t ident):
         cdef int32_t slot = self._find(ident)
         if slot != NOWHERE:
+            self._look_at_clock()
             self._abort(slot)
+
+    cdef void _look_at_clock(self) noexcept:
+        """What a flow waits for now counts until now, though there was no event for long."""
+        self.state.core.now = clock_ms(linux.CLOCK_MONOTONIC_COARSE)
 
     cdef void _abort(self, int32_t slot) noexcept:
         cdef const Flow *f = &self.state.core.flows[slot]
@@ -351,10 +356,14 @@ cdef class NativeRelay:
 
     def kill(self, uint64_t ident, str reason not None=interface.KILLED):
         cdef uint8_t why = R_POLICY if reason == interface.POLICY else R_KILLED
-        return not self.closed and end_shown(self, ident, why)
+        if self.closed:
+            return False
+        self._look_at_clock()
+        return end_shown(self, ident, why)
 
     def abort_all(self):
         cdef int32_t slot
+        self._look_at_clock()
         for slot in range(self.state.core.capacity):
             self._abort(slot)
 
@@ -504,6 +513,7 @@ cdef class NativeRelay:
         cdef Core *c = &lane.core
         cdef int32_t slot
         self.closed = True
+        self._look_at_clock()
         for slot in range(c.capacity):
             if c.flows[slot].kind != FREE and c.flows[slot].queue == Q_FROZEN:
                 self._give_up(slot)  # another may have it

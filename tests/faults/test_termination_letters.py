@@ -8,6 +8,7 @@ import json
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -379,6 +380,25 @@ def test_what_an_operator_ends_has_not_failed(
     assert stats["failures"] == stats["denials"] == []
     assert stats["requests_cut"] == [{"by": "operator", "total": 1}]
     assert stats["tunnels_ended"] == [{"reason": "killed", "total": 1}]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_who_has_stalled_what_an_operator_ends(
+    new_proxy: Callable[..., ProxyProcess], origin: socket.socket, tmp_path: Path, engine: str
+) -> None:
+    """The wait that is open at the end counts, though nothing has happened for long."""
+    admin = Client(Address(path=str(tmp_path / "admin")), "")
+    proxy = new_proxy(
+        *("--engine", engine, "--log-format", "json", "--admin", f"unix:{tmp_path / 'admin'}")
+    )
+    with proxy.connect() as client, Case(proxy, client, origin).tunnel():
+        client.settimeout(0.3)
+        with contextlib.suppress(OSError):
+            client.sendall(b"x" * BIG)
+        time.sleep(1.5)  # more than a gap in a flow of bytes
+        assert admin.delete("/tunnels?client=127.0.0.1")["killed"] == 1
+        line = whole(proxy, 0)
+    assert (line["termination"], line["stalled"]) == ("KD", "origin")
 
 
 @pytest.mark.parametrize("engine", ENGINES)
