@@ -13,9 +13,10 @@ from spliceproxy.config import DIRECT, PAC, Config
 from spliceproxy.errors import Failure
 from spliceproxy.http1.errors import HeadError
 from spliceproxy.http1.fields import TOKEN
+from spliceproxy.http1.head import parse_request
 from spliceproxy.http1.target import escaped, split_target
 from spliceproxy.policy.clients import ClientNetworks
-from spliceproxy.policy.explain import Explanation, Step, walk
+from spliceproxy.policy.explain import Explanation, Step, ended_by, walk
 from spliceproxy.policy.networks import UNIX, canonical_address
 from spliceproxy.policy.request import Request
 from spliceproxy.upstream.resolver import Resolver, unasked
@@ -55,16 +56,7 @@ async def _by_pac(config: Config, request: Request, explanation: Explanation) ->
     try:
         ways = await pac.find(scheme, request.host, request.port)
     except Failure as failure:
-        said = Step("route", False, failure.detail, decides=True)
-        steps = (*(replace(step, decides=False) for step in explanation.steps), said)
-        return replace(
-            explanation,
-            allowed=False,
-            status=failure.status,
-            error=failure.error,
-            reason=failure.detail,
-            steps=steps,
-        )
+        return ended_by(explanation, Step("route", False, failure.detail, decides=True), failure)
     finally:
         pac.finish()
     parents = tuple(DIRECT if url is None else str(url) for url in ways)
@@ -152,7 +144,7 @@ def read_request(
     if not _METHOD(method):
         raise ValueError(f"METHOD: invalid value {method!r}; allowed: CONNECT, GET and so on")
     try:
-        form, scheme, host, port, path = split_target(method, target)
+        form, scheme, host, port, path = _taken_apart(method, target)
     except HeadError as error:
         raise ValueError(error.detail) from None
     if form != "authority" and scheme != "http":
@@ -169,6 +161,17 @@ def read_request(
         path=escaped(path),
         addresses=tuple(addresses) or None,
     )
+
+
+def _taken_apart(method: str, target: str) -> tuple[str, str, str, int, str]:
+    """As the proxy reads the first line of such a request. HeadError."""
+    line = f"{method} {target} HTTP/1.1\r\nHost: a\r\n\r\n"
+    try:
+        head = parse_request(line.encode("utf-8", "surrogateescape"))
+    except HeadError:
+        split_target(method, target)  # what is wrong with the target, if that is alone
+        raise
+    return head.form, head.scheme, head.host, head.port, head.path
 
 
 def check_balancer(config: Config, client: str, balancer: str) -> None:

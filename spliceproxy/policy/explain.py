@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from spliceproxy.config import DIRECT, REFUSE, AuthConfig, Config, RouteConfig
+from spliceproxy.config import DIRECT, REFUSE, Address, AuthConfig, Config, RouteConfig
 from spliceproxy.errors import Denied, ErrorType, Failure
 from spliceproxy.policy.auth import Authenticator, Unauthenticated
 from spliceproxy.policy.clients import is_local
@@ -30,9 +30,9 @@ from spliceproxy.policy.witness import Witness
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """``name`` is one of clients, user, locked, rules, function, dns, guard, route. The rules come
-    after dns if they depend on addresses. A function that wants to know the addresses is asked once
-    more at the end. ``decides``: the answer is this step's."""
+    """``name`` is one of clients, user, locked, rules, function, dns, guard, route, loop. The rules
+    come after dns if they depend on addresses. A function that wants to know the addresses is asked
+    once more at the end. ``decides``: the answer is this step's."""
 
     name: str
     passed: bool
@@ -89,7 +89,7 @@ async def walk(config: Config, request: Request, names: Names, balancer: str = "
     at = _deciding(steps, failure, teller.rule)
     steps[at] = replace(steps[at], decides=True)
     rule = failure.rule if isinstance(failure, Denied) else ""
-    return Explanation(
+    explanation = Explanation(
         allowed=failure is None,
         rule=teller.rule if steps[at].name == "rules" else rule,
         status=0 if failure is None else failure.status,
@@ -98,6 +98,43 @@ async def walk(config: Config, request: Request, names: Names, balancer: str = "
         addresses=() if verdict is None else verdict.addresses,
         steps=tuple(steps),
         parents=() if verdict is None or verdict.way is None else verdict.way.parents,
+    )
+    back = _leads_back(config, request.port, explanation)
+    return explanation if back is None else ended_by(explanation, *back)
+
+
+def _leads_back(config: Config, port: int, explanation: Explanation) -> tuple[Step, Failure] | None:
+    """The step for a request that would be sent to the proxy itself, None for others. Of a proxy
+    that listens on every address the machine's loopback is known here, and no other."""
+    if not explanation.addresses or explanation.parents or config.serve is not None:
+        return None
+    first = explanation.addresses[0]
+    there = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(first, first)  # as connect(2) has it
+    for own in config.places:
+        if own.port == port and not own.path and _is_at(own, there):
+            detail = "the request leads back to this proxy"
+            told = Step("loop", False, f"{detail}, which listens on {own}", decides=True)
+            return told, Failure("proxy_loop_detected", detail)
+    return None
+
+
+def _is_at(own: Address, address: str) -> bool:
+    if own.host not in ("", "0.0.0.0", "::"):
+        return own.host == address
+    return is_local(address)
+
+
+def ended_by(explanation: Explanation, step: Step, failure: Failure) -> Explanation:
+    """The same where a later step says no."""
+    return replace(
+        explanation,
+        allowed=False,
+        rule="",
+        status=failure.status,
+        error=failure.error,
+        reason=_reason(failure),
+        addresses=(),
+        steps=(*(replace(one, decides=False) for one in explanation.steps), step),
     )
 
 
@@ -193,13 +230,16 @@ def _is_address(host: str) -> bool:
 
 
 class _Believing(Authenticator):
-    """Takes the client of every request for this user."""
+    """Takes the client of every request for this user, if there is one of this name."""
 
     def __init__(self, config: AuthConfig, user: str) -> None:
         super().__init__(config)
         self._believed = user
 
     def identify(self, credentials: Sequence[bytes], client: str, uid: int = -1) -> str:
+        if not self.has(self._believed):
+            detail = f"no setting, and no file of users, has a user {self._believed!r}"
+            raise Unauthenticated(detail, 407, (), why="no such user")
         return self._believed
 
 

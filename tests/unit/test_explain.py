@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from spliceproxy import AuthConfig, Config, Explanation, PolicyConfig, Request, RuleConfig, explain
+from spliceproxy.config import Address
 from spliceproxy.embed.explaining import as_text, read_request
 from spliceproxy.errors import Failure
 from spliceproxy.policy.explain import walk
@@ -118,10 +119,37 @@ def test_users() -> None:
     explanation = told(ask(), auth=required)
     assert decider(explanation) == ("user", "", False)
     assert explanation.status == 407
-    assert line(told(ask(user="bob"), auth=required), "user") == "bob"
+    assert line(told(ask(user="ci"), auth=required), "user") == "ci"
+    unknown = told(ask(user="bob"), auth=required)
+    assert (decider(unknown), unknown.status) == (("user", "", False), 407)
+    assert line(unknown, "user") == "no setting, and no file of users, has a user 'bob'"
     assert line(told(ask(client="10.0.7.3"), auth=required), "user") == "ci"
     assert line(told(ask(user="ann"), auth=USERS), "user") == "ann, groups: staff"
     assert "'ann' is not asked for" in line(told(ask(user="ann")), "user")
+
+
+@pytest.mark.parametrize(
+    ("listen", "address", "back"),
+    [
+        (Address("127.0.0.1", 8888), "127.0.0.1", True),
+        (Address("127.0.0.1", 8888), "127.0.0.2", False),
+        (Address("127.0.0.1", 8889), "127.0.0.1", False),
+        (Address("127.0.0.1", 8888), "0.0.0.0", True),
+        (Address("192.0.2.1", 8888), "192.0.2.1", True),
+        (Address("", 8888), "127.0.0.1", True),
+        (Address("", 8888), "::1", True),
+        (Address("", 8888), "192.0.2.1", False),
+        (Address(path="/run/proxy.sock"), "127.0.0.1", False),
+    ],
+)
+def test_a_request_that_leads_back_here(listen: Address, address: str, back: bool) -> None:
+    config = Config(listen=(listen,), policy=PolicyConfig(guard="off"))
+    explanation = explain(config, ask("a.test", address, port=8888))
+    assert explanation.allowed is not back
+    if back:
+        assert decider(explanation) == ("loop", "", False)
+        assert (explanation.status, explanation.error) == (502, "proxy_loop_detected")
+        assert str(listen) in line(explanation, "loop")
 
 
 def test_rules() -> None:
@@ -342,6 +370,12 @@ def test_a_path_has_one_spelling(path: str) -> None:
     assert read_request("GET", f"http://o{path}", "unix").path == "/%C3%A4?%E2%82%AC"
 
 
+@pytest.mark.parametrize("target", ["http://o/a b", "http://o/\x01", "http://o/a\tb"])
+def test_a_target_that_the_proxy_refuses(target: str) -> None:
+    with pytest.raises(ValueError, match=r"request-line|request-target"):
+        read_request("GET", target, "unix")
+
+
 def run(*args: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "spliceproxy", "explain", *args]
     return subprocess.run(command, capture_output=True, text=True, timeout=60)
@@ -350,7 +384,8 @@ def run(*args: str) -> subprocess.CompletedProcess[str]:
 def test_command(tmp_path: Path) -> None:
     (tmp_path / "hook.py").write_text(HOOK)
     config = tmp_path / "proxy.toml"
-    config.write_text('policy = "hook.py"\nauth = "ann:x"\naccess-log = "log"\n')
+    settings = 'policy = "hook.py"\nauth = "ann:x"\naccess-log = "log"\n'
+    config.write_text(settings + '[auth-networks]\n"10.9.0.0/16" = "bob"\n')
     args = ("--config", str(config), "CONNECT", "a.test:443", "--from", "10.0.0.7")
     given = (*args, "--address", "192.0.2.1")
     done = run(*given, "--user", "ann")
