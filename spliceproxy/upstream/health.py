@@ -30,6 +30,7 @@ class Health:
         "_name",
         "_task",
         "_try_it",
+        "_unproven",
         "down",
     )
 
@@ -48,12 +49,14 @@ class Health:
         self._delay = FIRST
         self._task: asyncio.Task[None] | None = None
         self._finished = False
+        self._unproven = False  # it answers, and no request has come through since
         self.down = False
 
     def worked(self) -> None:
         """A request has come through."""
         self._failures, self._delay = 0, FIRST
-        self._rise()
+        if self.down or self._unproven:
+            self._rise("the parent %s is there again", proven=True)
 
     def failed(self, failure: Failure) -> None:
         """It is at fault."""
@@ -90,10 +93,12 @@ class Health:
             else:
                 # That it answers says little: the next failure puts it aside again.
                 self._failures = FAILURES - 1
-                self._rise()
+                if self.down:
+                    self._rise("the parent %s can be connected to: requests try it", proven=False)
 
-    def _rise(self) -> None:
+    def _rise(self, text: str, *, proven: bool) -> None:
+        self._unproven = not proven
         if self.down:
             self.down = False
             self._count("up")
-            log.info("the parent %s is there again", self._name)
+        log.info(text, self._name)

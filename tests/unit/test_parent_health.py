@@ -76,6 +76,27 @@ def test_it_is_looked_at_until_it_is_there() -> None:
     run(use)
 
 
+def test_only_a_request_that_comes_through_proves_it(caplog: pytest.LogCaptureFixture) -> None:
+    """A parent that does not take the credentials can be connected to."""
+    caplog.set_level("INFO")
+
+    async def use(made: Health, counted: list[str], trials: list[Failure | None]) -> None:
+        trials += [None, None]
+        for _ in range(FAILURES):
+            made.failed(FAULT)
+        await until(lambda: not made.down)
+        made.failed(FAULT)
+        await until(lambda: not made.down)
+        assert "there again" not in caplog.text
+        assert caplog.text.count("the parent a can be connected to: requests try it") == 2
+        made.worked()
+        made.worked()
+        assert caplog.text.count("the parent a is there again") == 1
+        assert counted[-6:] == ["failed", "down", "up", "failed", "down", "up"]
+
+    run(use)
+
+
 def test_nobody_looks_when_it_is_over() -> None:
     async def use(made: Health, counted: list[str], trials: list[Failure | None]) -> None:
         made.finish()
