@@ -71,7 +71,8 @@ class Flows:
             total += len(killed)
             yield {"killed": killed} if killed else {}
         if total:
-            log.info("an operator has ended %d tunnels and requests: %s", total, _words(filters))
+            what = "1 tunnel or request" if total == 1 else f"{total} tunnels and requests"
+            log.info("an operator has ended %s: %s", what, _words(filters))
 
     # ---- all of them -------------------------------------------------------------------
 

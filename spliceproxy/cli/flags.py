@@ -67,7 +67,9 @@ class Parser(argparse.ArgumentParser):
         if not text.startswith("-"):
             return f"{text}: only options and their values are allowed here"
         if text.removeprefix("--") in BY_NAME:
-            return f"{text}: no such option; it is a key of the file that --config names"
+            setting = BY_NAME[text.removeprefix("--")]
+            variable = f", or the variable {setting.variable}" if setting.in_environment else ""
+            return f"{text}: no such option; it is a key of the file that --config names{variable}"
         from difflib import get_close_matches
 
         names = [one.removeprefix("--") for one in self._option_string_actions]

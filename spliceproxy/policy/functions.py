@@ -189,6 +189,18 @@ def _is_users(file: str) -> bool:
     return not file.startswith(f"{_PYTHONS}{os.sep}") or "-packages" in file
 
 
+def _folder(place: str) -> Path:
+    return Path(place).absolute().parent
+
+
+def _is_beside(module: str, place: str) -> bool:
+    """Whether a module that was not found lies in the folder of the policy's file."""
+    name = module.partition(".")[0]
+    there = _folder(place)
+    found = (there / f"{name}.py").exists() or (there / name).is_dir()
+    return bool(name) and _is_file(place) and found
+
+
 def _describe(error: BaseException, place: str) -> str:
     """``FILE:LINE: TYPE: what it says``, with ``place`` where no line of the user's is known. If
     there are several calls, each is a line behind it, the outermost first."""
@@ -200,6 +212,8 @@ def _describe(error: BaseException, place: str) -> str:
     said = str(error)
     if isinstance(error, SyntaxError) and error.filename:  # it has no frame of its own
         where, said = f"{error.filename}:{error.lineno}", error.msg
+    if isinstance(error, ModuleNotFoundError) and _is_beside(error.name or "", place):
+        said += f"; what lies beside this file is found where PYTHONPATH names {_folder(place)}"
     name = type(error).__name__
     lines = [f"{where}: {name}: {said}" if said else f"{where}: {name}"]
     return "\n".join(lines + calls if len(calls) > 1 else lines)

@@ -25,7 +25,7 @@ class Shelf:
         if generation != self._generation:
             self.close()
             self._generation = generation
-        late = message["generation"] != generation or (kind == FIXED and FIXED in self._fds)
+        late = message.get("generation") != generation or (kind == FIXED and FIXED in self._fds)
         if late or kind not in (FIXED, FOLLOWED) or len(fds) != 1:
             close_all(fds)
             return

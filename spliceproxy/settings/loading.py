@@ -61,8 +61,9 @@ class Sources:
             value, old = setting.of(config), setting.of(before)
             if setting.fixed and value != old:
                 where = found[setting.name].where if setting.name in found else setting.flag_name
+                shown = old if old or old == 0 else "as it is, without a value,"
                 kept.append(
-                    f"{where}: it stays {old} until the proxy is started again, because "
+                    f"{where}: it stays {shown} until the proxy is started again, because "
                     f"{setting.fixed}"
                 )
                 config = _with(config, setting.path, old)
@@ -342,7 +343,7 @@ def _auth(auth: AuthConfig, found: Mapping[str, Found]) -> Iterator[str]:
     try:
         Authenticator(auth)
     except ValueError as error:
-        names = {f"{auth.htpasswd}: ": "htpasswd", f"{auth.users_file}: ": "auth-file"}
+        names = {f"{auth.htpasswd}:": "htpasswd", f"{auth.users_file}:": "auth-file"}
         for problem in str(error).split("\n"):
             setting = next((name for start, name in names.items() if problem.startswith(start)), "")
             yield f"{found[setting].where} {problem}" if setting in found else problem
@@ -426,5 +427,5 @@ def log_faults(path: str, where: str, *, create: bool) -> Iterator[str]:
         if create or not absent:
             yield (
                 f"{where} {path}: cannot write to it ({error.strerror}); "
-                "allowed: a writable file, '-' or 'off'"
+                "allowed: a writable file, 'syslog:', '-' or 'off'"
             )

@@ -65,8 +65,8 @@ NOTES: Mapping[str, str] = {
     "user": "The supervisor keeps root's rights: it opens sockets, also below port 1024, and "
     "starts the program anew. Workers and the admin process have no capability left, and get "
     "none. What they read and write must be the user's to read and write; a log that is not "
-    "there yet is made for the user, and so are Unix sockets. See [install.md](install.md#as- "
-    "another-user).",
+    "there yet is made for the user, and so are Unix sockets. See [install.md]"
+    "(install.md#as-another-user).",
     "landlock": "See [install.md](install.md#as-another-user) for what they can open.",
     "group": "The user has its other groups, too. A number for `user` that has no name needs a "
     "`group`.",

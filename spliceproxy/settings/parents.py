@@ -58,7 +58,8 @@ def completed(
     routing = _implied(replace(routing, parents=parents), environ, problems)
     if routing.pac:
         routing = _with_script(routing, found, problems)
-    if len(problems) == before:
+    # Routes to a parent that is not right would seem to lead nowhere.
+    if len(problems) == before and not any(line.startswith(f"{file}.") for line in problems):
         where = found["route"].where if "route" in found else "route"
         problems.extend(_routes(routing, where))
     return routing

@@ -190,7 +190,10 @@ class _Reader:
     def _map(self, setting: Setting, value: object, where: str) -> dict[str, Any]:
         keys = setting.keys
         if not isinstance(value, dict) or keys is None:
-            self._problems.append(f"{where}: expected a table, not {toml_type(value)}")
+            self._problems.append(
+                f"{where}: expected a table, not {toml_type(value)}; allowed: [{setting.name}] "
+                "and lines NAME = VALUE below it"
+            )
             return {}
         if not value and not setting.empty:
             self._problems.append(f"{where}: {EMPTY}")

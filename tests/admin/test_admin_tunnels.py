@@ -308,7 +308,7 @@ def test_end_by_id_and_by_filter(new_admin: NewAdmin, engine: str) -> None:
                 s.sendall(b"x")
                 assert read_exactly(s, 1) == b"x"
     text = admin.proxy.stderr()
-    assert f"an operator has ended 1 tunnels and requests: id={ids[0]}" in text
+    assert f"an operator has ended 1 tunnel or request: id={ids[0]}" in text
     wait_for(lambda: len(admin.proxy.access()) == 9, "the log")
     lines = admin.proxy.access()
     assert sum("_ABORTED/200" in line for line in lines) == 7

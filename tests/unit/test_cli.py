@@ -316,6 +316,7 @@ def test_bad_choice(flag: str, allowed: str, capsys: pytest.CaptureFixture[str])
         ("--nonsense x", "spliceproxy: --nonsense: no such option (see --help)"),
         ("-x", "spliceproxy: -x: no such option (see --help)"),
         ("--rule-default deny", "no such option; it is a key of the file that --config names"),
+        ("--proxy-auth a:b", "names, or the variable SPLICEPROXY_PROXY_AUTH (see --help)"),
         ("--via a check", "check: a command comes before all options (see --help)"),
         ("--via a :8888", ":8888: only options and their values are allowed here (see --help)"),
         ("127.0.0.1:8888", "127.0.0.1:8888"),

@@ -46,6 +46,7 @@ def missing(page: Path) -> Iterator[str]:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
     for link in re.findall(r"\]\(([^)]+)\)", page.read_text()):
+        assert " " not in link, link  # a line was broken there
         assert "://" in link or (page.parent / link.partition("#")[0]).exists(), link
 
 

@@ -798,6 +798,11 @@ def test_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, func
         ("def on_close(record): pass", ":authorize", "has no function authorize"),
         ("1 /", "", "SyntaxError"),
         ("import no_such_module", "", "ModuleNotFoundError: No module named 'no_such_module'"),
+        (
+            "import helper_beside",
+            "",
+            "beside'; what lies beside this file is found where PYTHONPATH",
+        ),
         ("open('none.txt')", "", r"bad_policy\.py:1: FileNotFoundError: .* 'none.txt'"),
     ],
 )
@@ -806,6 +811,7 @@ def test_load_fails(
 ) -> None:
     path = tmp_path / "bad_policy.py"
     path.write_text(source)
+    (tmp_path / "helper_beside.py").touch()
     with pytest.raises(HookError, match=text):
         load(f"{path}{suffix}")
     with pytest.raises(HookError, match="cannot read"):

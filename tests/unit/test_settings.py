@@ -574,7 +574,10 @@ def test_bad_options_of_commands(
         ("listen = [1]", "listen: expected a string, not a whole number 1"),
         ("auth = 12345", "auth: expected a string, not a whole number; allowed: USER:PASSWORD"),
         ("report-only = 'yes'", "report-only: expected a boolean, not a string 'yes'"),
-        ("groups = 1", "groups: expected a table, not a whole number"),
+        (
+            "groups = 1",
+            "groups: expected a table, not a whole number; allowed: [groups] and lines",
+        ),
         ("[groups]\na = 'b'", "groups: a: expected a list, not a string"),
         ("rule = 1", "rule: expected [[rule]], not a whole number"),
         ("rule = [1]", "rule: expected [[rule]], not a list"),

@@ -35,13 +35,13 @@ const choice = (where, name, values, then) => {
 };
 
 const CHARTS = [
-  { title: "Requests per second", format: rate, lines: [
+  { title: "Requests per second", least: 0.1, format: rate, lines: [
     ["all", "requests", "--one"], ["failed", "failed", "--three"], ["denied", "denied", "--two"],
     ["aborted", "aborted", "--four"]] },
-  { title: "Bytes per second", format: (v) => bytes(v) + (v === null ? "" : "/s"), lines: [
+  { title: "Bytes per second", least: 1, format: (v) => bytes(v) + (v === null ? "" : "/s"), lines: [
     ["to clients", "bytes_to_clients", "--one"],
     ["from clients", "bytes_from_clients", "--two"]] },
-  { title: "Open tunnels and connections of clients", format: count, lines: [
+  { title: "Open tunnels and connections of clients", least: 1, format: count, lines: [
     ["tunnels", "tunnels", "--one"], ["connections", "connections", "--four"]] },
   { title: "Time to the first byte, and to connect", axis: duration,
     format: estimate, lines: [
@@ -52,6 +52,15 @@ const CHARTS = [
 
 let history = { columns: [], rows: [] };
 let plots = [];
+
+/* Steps of an axis whose numbers are all written whole: no step is less than the least. */
+const steps = (least) => {
+  const found = [];
+  for (let step = least; step < 1e15; step *= 10) {
+    for (const part of [1, 2, 5]) found.push(Number((step * part).toPrecision(1)));
+  }
+  return found;
+};
 
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
@@ -86,7 +95,7 @@ const build = () => {
       axes: [
         { ...axis, space: 70, size: 28, gap: 6,
           values: (u, times) => times.map((t) => clock(t).slice(0, t % 60 ? 8 : 5)) },
-        { ...axis, size: 74, values: (u, values) => values.map(chart.axis || chart.format) },
+        { ...axis, size: 74, ...(chart.least && { incrs: steps(chart.least) }), values: (u, values) => values.map(chart.axis || chart.format) },
       ],
       series: [
         { label: "time", value: (u, v) => (v === null ? "now" : clock(v)) },
