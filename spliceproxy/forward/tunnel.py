@@ -14,7 +14,6 @@ from spliceproxy.net.stream import Stream
 from spliceproxy.observe.record import Record
 from spliceproxy.observe.stalled import Waits
 from spliceproxy.observe.termination import DATA, DRAINED
-from spliceproxy.relay.columns import ERROR_COLUMNS
 from spliceproxy.relay.interface import ABORTED, DONE, TunnelEnd
 
 
@@ -92,8 +91,7 @@ def _ended(services: Services, record: Record, end: TunnelEnd) -> None:
         record.by = DRAINED
     if end.reason != DONE:
         record.reason = end.reason
-    if end.errno in EXHAUSTED:  # neither side has left
+    if end.errno in EXHAUSTED:  # neither side has left; the relay has counted its end
         record.reason, record.error, record.by = ABORTED, "proxy_internal_error", ""
-        services.counts.row[ERROR_COLUMNS[record.error]] += 1
         services.faults.say(end.errno, logging.ERROR, "a tunnel was cut: %s", strerror(end.errno))
     services.records.write(record)

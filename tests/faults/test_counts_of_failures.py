@@ -18,6 +18,7 @@ from counting_load import Account, Client, board_of, origins
 from fault_peers import deaf_address, reset
 from harness import ProxyProcess, refused_port, serving, wait_for
 
+from spliceproxy.admin.sampling import totals_of
 from spliceproxy.observe.board import Board
 
 RULES = """
@@ -225,6 +226,39 @@ def test_tunnels_by_how_they_end(proxy: ProxyProcess) -> None:
         ("half-close-timeout",): clients,
     }
     assert some(board, "requests") == dict(account.requests)
+
+
+NO_MEMORY = """
+from errno import ENOMEM
+from spliceproxy.forward import tunnel
+ended = tunnel._ended
+def cut(services, record, end):
+    ended(services, record, end._replace(errno=ENOMEM))
+tunnel._ended = cut
+"""
+
+
+def test_a_tunnel_that_is_cut_for_want_of_memory_counts_once(
+    new_proxy: NewProxy, tmp_path: Path
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(NO_MEMORY)
+    env = {"PYTHONPATH": str(tmp_path)}
+    proxy = new_proxy("--engine", "copy", "--guard", "off", env=env)
+    account = Account()
+    with origins() as (web, _), hostile_ends() as hostile:
+        with Client(proxy.port, account) as client:
+            assert client.request("GET", f"http://{web}/size-9") == 200
+        with Client(proxy.port, account) as client, contextlib.suppress(ConnectionResetError):
+            assert client.request("CONNECT", hostile) == 200
+            client.sock.sendall(b"r")
+            assert client.receive() == b""
+        board = board_of(proxy.process.pid)
+        (line,) = (one for one in proxy.wait_access(2) if "CONNECT" in one)
+    assert "error=proxy_internal_error" in line
+    assert not board.totals()["tunnels"][()]
+    totals = totals_of(board.totals())
+    outcomes = {name: totals[name] for name in ("successful", "failed", "denied", "aborted")}
+    assert outcomes == {"successful": 1, "failed": 1, "denied": 0, "aborted": 0}
 
 
 def kill_worker(board: Board, worker: int) -> None:
