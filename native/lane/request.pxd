@@ -6,42 +6,41 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, strlen
 
 from core cimport linux
-from core.counts cimport K_TUNNELS_BEGUN, count_up
-from core.moves cimport TARGET_FAILED, send_or_hold
+from core.counts cimport count_up
 from core.queues cimport enter_queue, leave_queue
-from core.service cimport settle, side_failed, watch
+from core.service cimport watch
 from core.slots cimport list_take
-from core.types cimport Core, DOWN, Flow, IN_LANE, NOWHERE, Q_YOUNG, TUNNEL
+from core.types cimport Core, DOWN, Flow, IN_LANE, NOWHERE, Q_YOUNG
 from core.waits cimport begin_wait, forget_waits
 from http.chunks cimport FRONT, chunks_begin
 from http.plain cimport (
     CONNECT, Field, GET, HEAD, Head, OTHER, Out, PLAIN_FIELDS, Text, full, head_end,
 )
 from http.plain_request cimport read_request, write_request
-from lane.asking cimport begin_asking, end_asking, forget_decision, may_ask
+from lane.asking cimport begin_asking, end_asking, may_ask
 from lane.chunked cimport take_chunks
 from lane.counts cimport (
-    K_DIALS, K_DIAL_SECONDS, K_REUSES, K_ROUTE_HITS, count_request, count_time,
+    K_DIALS, K_DIAL_SECONDS, K_REUSES, K_ROUTE_HITS, count_time,
 )
 from lane.dialling cimport attempt, attempt_failed, dial, error_of
 from lane.ends cimport close_client, give_back, lose_client
 from lane.facts cimport begin_stages, now_us, question_over, stage_over
-from lane.live cimport begin_life
 from lane.notes cimport take_note
 from lane.origins cimport (
-    attempt_drop, attempts_drop, bind, connection_free, idle_drop, idle_take, is_self, own_take,
+    attempt_drop, attempts_drop, bind, idle_drop, idle_take, is_self, own_take,
 )
-from lane.received cimport body_at_hand, keep, keep_head, replied
+from lane.received cimport body_at_hand, keep, replied
 from lane.records cimport record_begin, record_for
 from lane.routes cimport (
     KEY_MAX, address_of, client_named, group_of, let_go, route_find, route_key,
 )
-from lane.socks cimport begin_socks, granted
+from lane.socks cimport begin_socks
 from lane.sums cimport sum_user
 from lane.types cimport (
     Connection, Exchange, GREETED, G_REQUEST, G_RETRY, Lane, ONLY_SOCKS, Origin, PEER_MAX, P_WAIT,
     Q_QUEUE, Route, Target, Token, V5, connection_of, exchange_of,
 )
+from lane.tunnels cimport become_tunnel
 from lane.upload cimport begin_chunks, begin_upload
 from lane.waiting cimport begin_waiting, end_waiting, may_have_more
 
@@ -400,50 +399,6 @@ cdef inline void read_next(Lane *lane, int32_t slot) noexcept nogil:
         give_back(lane, slot, G_REQUEST)  # who tells of it
     else:
         close_client(lane, slot)
-
-
-cdef inline void become_tunnel(Lane *lane, int32_t slot) noexcept nogil:
-    """CONNECT has succeeded. The exchange stays, as what is known of the tunnel."""
-    cdef Core *c = &lane.core
-    cdef Flow *f = &c.flows[slot]
-    cdef Exchange *x = exchange_of(f)
-    cdef linux.epoll_event event
-    cdef int fd = c.flows[x.connection].fd[0]
-    cdef const char *reply = lane.established
-    cdef size_t size = lane.established_size
-    event.events = linux.EPOLLIN
-    event.data.u64 = (<uint64_t>f.generation << 32) | <uint32_t>(slot * 2 + 1)
-    if linux.epoll_ctl(c.epfd, linux.EPOLL_CTL_MOD, fd, &event) < 0:
-        give_back(lane, slot, G_REQUEST)
-        return
-    connection_free(lane, x.connection)
-    x.connection = NOWHERE
-    x.status = 200
-    count_request(lane, f)
-    count_up(c, K_TUNNELS_BEGUN)
-    forget_decision(x)
-    f.kind = TUNNEL
-    f.fd[1] = fd
-    f.mask[1] = linux.EPOLLIN
-    f.way[0].left = f.way[1].left = -1
-    f.way[0].active = f.way[1].active = c.now
-    begin_wait(c, &f.way[0])
-    begin_wait(c, &f.way[1])
-    f.spoke = x.have == x.head  # else what came with the head is the last
-    lane.clients -= 1
-    c.tunnels += 1
-    enter_queue(c, slot, Q_YOUNG)
-    if x.socks:
-        reply = granted(x, &size)
-    if send_or_hold(c, &f.way[1], f.fd[0], reply, size) == TARGET_FAILED:
-        side_failed(c, f, 0, linux.errno)
-    elif x.have > x.head:
-        if send_or_hold(
-            c, &f.way[0], fd, x.data + x.head, x.have - x.head) == TARGET_FAILED:
-            side_failed(c, f, 1, linux.errno)
-    keep_head(x)
-    begin_life(lane, slot)
-    settle(c, slot, -1)
 
 
 cdef inline void connected(Lane *lane, int32_t slot, int32_t connection) noexcept nogil:
