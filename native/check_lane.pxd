@@ -13,8 +13,8 @@ from http.chunks cimport Chunks, LINE_KEPT, WHOLE
 from lane.routes cimport origin_find
 from lane.sums cimport SUMS_MOST
 from lane.types cimport (
-    CLIENT, Ended, Exchange, G_CLOSED, Item, Lane, ORIGIN, Origin, P_ASK, P_BODY, P_DIAL, P_HEAD, P_QUEUE,
-    P_WAIT, Q_ASK, Q_DIAL, Q_HEAD, Q_ORIGIN_IDLE, Q_QUEUE, Q_RACE, SUM_KINDS, Table, Token,
+    CLIENT, Ended, Exchange, G_CLOSED, Item, Lane, ORIGIN, Origin, P_ASK, P_BODY, P_DIAL, P_HEAD,
+    P_PARENT, P_QUEUE, P_WAIT, Q_ASK, Q_DIAL, Q_HEAD, Q_ORIGIN_IDLE, Q_QUEUE, Q_RACE, SUM_KINDS, Table, Token,
     connection_of, exchange_of,
 )
 from lane.upload cimport uploaded, uploading
@@ -110,6 +110,8 @@ cdef inline void check_client(const Lane *lane, int32_t slot) noexcept nogil:
         right = f.queue == Q_QUEUE
     elif x.phase == P_DIAL:
         right = f.queue == Q_DIAL or f.queue == Q_RACE
+    elif x.phase == P_PARENT:
+        right = f.queue == Q_DIAL
     else:
         right = x.phase <= P_BODY and (f.queue == Q_YOUNG or f.queue == Q_IDLE)
     if not right:
@@ -118,6 +120,8 @@ cdef inline void check_client(const Lane *lane, int32_t slot) noexcept nogil:
         fail(lane, "a client has an origin connection once it has connected", slot)
     if (x.target != NULL) != (x.phase == P_QUEUE or x.phase == P_DIAL):
         fail(lane, "a client holds its target until there is a connection", slot)
+    if x.phase == P_PARENT and (x.hop == NULL or x.hop.holders <= 0):
+        fail(lane, "who has asked a parent knows which", slot)
     if (x.phase < P_DIAL and x.dialling != 0) or (x.phase == P_DIAL and x.dialling == 0):
         fail(lane, "an origin is dialled from its first attempt on", slot)
     check_attempts(lane, slot)

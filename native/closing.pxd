@@ -25,6 +25,7 @@ from core.waits cimport end_waits, silent_side
 from lane.asking cimport forget_decision
 from lane.counts cimport count_lost
 from lane.ends cimport give_back, note
+from lane.hops cimport hop_release
 from lane.live cimport end_life
 from lane.log cimport exchange_over
 from lane.notes cimport note_release
@@ -151,6 +152,7 @@ cdef inline void exchange_free(Lane *lane, Exchange *x) noexcept nogil:
     record_drop(x)
     note_release(x.note)
     note_release(x.via)
+    hop_release(x.hop)
     forget_decision(x)
     free(x.block)
     free(x.answer)

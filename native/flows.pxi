@@ -56,7 +56,7 @@ cdef object view_of(NativeRelay relay, int32_t slot, int64_t now):
     cdef int decision = 0
     cdef int generation = 0
     names = ("", "", "", "", "", "")
-    via = ""
+    via = route = ""
     token = None
     begun = 0.0
     if f.kind == CLIENT:
@@ -80,6 +80,7 @@ cdef object view_of(NativeRelay relay, int32_t slot, int64_t now):
         number = x.number
         decision = x.decision
         generation = x.generation
+        route = route_of_exchange(x)
         if x.record != NULL and x.record.token != NULL:  # it has none until it is asked
             token = <object>x.record.token.object
     return FlowView(
@@ -87,7 +88,7 @@ cdef object view_of(NativeRelay relay, int32_t slot, int64_t now):
         "tunnel" if f.kind == TUNNEL else name_in(PHASE_NAMES, x.phase), token, *names, decision,
         begun, max(now - last_active(f), 0) / 1000.0, head + up.copied, up.spliced, down.copied,
         down.spliced, (up.flags | down.flags) & SPLICING != 0, rtt_of(f.fd[0]),
-        rtt_of(origin) if origin != NOWHERE else -1, generation, via,
+        rtt_of(origin) if origin != NOWHERE else -1, generation, via, route,
     )
 
 

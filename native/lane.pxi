@@ -22,6 +22,7 @@ from lane.clients cimport PROXIED, client_new
 from lane.counts cimport DIAL_ERRORS, count_lines
 from lane.ends cimport cut, give_back
 from lane.facts cimport NUMBER_BITS, leave_stage
+from lane.hops cimport hop_new
 from lane.notes cimport note_new, note_release
 from lane.origins cimport (
     connection_new, connection_take_out, idle_drop, idle_oldest, idle_put, idle_use,
@@ -36,8 +37,9 @@ from lane.routes cimport (
 )
 from lane.sums cimport sum_live, sums_clear, sums_free, sums_init
 from lane.types cimport (
-    BALANCERS, CLIENT, DIALLED, ERRNOS, Ended, Exchange, G_CLOSED, G_HEADER, G_REQUEST, Item,
-    LISTENER, L_JSON, Lane, Log, Note, ONLY_HTTP, ONLY_SOCKS, Origin, PEER_MAX, P_HEAD, Q_ASK,
+    BALANCERS, CLIENT, DIALLED, ERRNOS, Ended, Exchange, G_CLOSED, G_HEADER, G_REQUEST, HOP_MAX,
+    Hop, Item, LISTENER, L_JSON, Lane, Log, Note, ONLY_HTTP, ONLY_SOCKS, Origin, PEER_MAX,
+    P_HEAD, Q_ASK,
     Q_DIAL, Q_HEAD, Q_HEADER, Q_ORIGIN_IDLE, Q_QUEUE, Q_RACE, Routes, SUM_KINDS, Sum, Sums,
     Target, Token, USER_MAX, connection_of, exchange_of,
 )
@@ -54,6 +56,33 @@ cdef enum:
 
 WAYS = {"mixed": 0, "http": ONLY_HTTP, "socks": ONLY_SOCKS}
 """Exchange.ways of a client that has said nothing, by what it may speak."""
+
+
+cdef Hop *hop_of(object hop) except? NULL:
+    """Of one as the owner has it, held once; NULL for None."""
+    cdef Hop *made
+    cdef bytes name
+    cdef int32_t reach_ms
+    cdef int sent, granted
+    cdef uint8_t by_name
+    if hop is None:
+        return NULL
+    name = hop.name.encode("ascii")
+    if not 0 < len(name) <= HOP_MAX:
+        raise ValueError(f"the name of a parent has 1 to {HOP_MAX} bytes: {hop.name!r}")
+    sent = hop.sent
+    granted = hop.granted
+    if not (0 < sent < columns.WIDTH and 0 < granted < columns.WIDTH):
+        raise ValueError(f"no columns: {sent}, {granted}")
+    reach_ms = <int32_t>(hop.seconds * 1000)
+    by_name = <uint8_t>bool(hop.by_name)
+    made = hop_new(as_text(name))
+    if made == NULL:
+        raise MemoryError
+    made.reach_ms = reach_ms
+    made.by_name = by_name
+    made.sent, made.granted = <uint16_t>sent, <uint16_t>granted
+    return made
 
 
 cdef void said_forget(Routes *routes, Said *said) noexcept:
@@ -321,16 +350,17 @@ cdef class NativeLane:
 
     def add_route(self, str kind, str group, bytes credentials, bytes authority, bytes key,
                   bytes host, double seconds, tuple addresses, uint16_t port, str source,
-                  str user, token=None, bytes note not None=b"", uint16_t decision=0):
+                  str user, token=None, bytes note not None=b"", uint16_t decision=0, hop=None):
         """Requests of this kind, group of clients, credentials and authority may go to the
-        origin `key` for so many seconds: to one of `addresses`, dialled from `source`."""
+        origin `key` for so many seconds: to one of `addresses`, dialled from `source`. With a
+        `hop` these are the parent's, and `host` is the head that asks it."""
         cdef bytes shown = user.encode()
         cdef Target *target
         if len(shown) >= USER_MAX or len(note) > self.relay.state.log.note_most:
             return
         target = self._target(
             key, host, addresses, port, source, shown, note, decision,
-            self.relay.state.generation)
+            self.relay.state.generation, hop)
         try:
             target.token = token_new(self.relay, token)
             self._repeat(ord(kind), group, credentials, authority, target, seconds)
@@ -350,6 +380,8 @@ cdef class NativeLane:
             held = size_of(<object>target.token.object)
         if target.note != NULL:
             held += sizeof(Note) + target.note.size
+        if target.hop != NULL:
+            held += sizeof(Hop) + target.hop.size
         if size == 0 or held > TOKEN_MOST:
             return 0
         target.size += <uint32_t>held
@@ -361,7 +393,7 @@ cdef class NativeLane:
 
     cdef Target *_target(
         self, bytes key, bytes host, tuple addresses, uint16_t port, str source, bytes user,
-        bytes note, uint16_t decision, uint32_t generation,
+        bytes note, uint16_t decision, uint32_t generation, hop=None,
     ) except NULL:
         """Where requests may go, held once. Of more than DIALLED addresses only the first are
         in it. ValueError where there is none, or one is no IP address."""
@@ -393,6 +425,7 @@ cdef class NativeLane:
             target.origin = origin_hold(routes, key, len(key))
             if target.origin == NULL:
                 raise MemoryError
+            target.hop = hop_of(hop)
             if note:
                 target.note = note_new(as_text(note))
                 if target.note == NULL:
@@ -407,7 +440,8 @@ cdef class NativeLane:
     def answer(self, Question question not None, str group, bytes key not None,
                bytes host not None, tuple addresses not None, uint16_t port, double seconds,
                str user not None, token, str source not None="",
-               double spent=0.0, decided=None, bytes note not None=b"", uint16_t decision=0):
+               double spent=0.0, decided=None, bytes note not None=b"", uint16_t decision=0,
+               hop=None):
         """The request of a question may go to the origin `key`, at one of these addresses; for
         so many seconds others like it may, of clients of this `group`. False where nobody waits
         for that any more."""
@@ -428,11 +462,15 @@ cdef class NativeLane:
             if seconds > 0 and group is not None:
                 target = self._target(
                     key, host, addresses, port, source, shown, note, decision,
-                    question.generation)
+                    question.generation, hop)
                 if known != NULL:
                     known.users += 1
                 target.token = known
                 self._repeat_for(question, group, target, seconds)
+            elif hop is not None:
+                target = self._target(
+                    key, host, addresses, port, source, shown, note, decision,
+                    question.generation, hop)
             else:
                 target = self._target_again(
                     key, host, addresses, port, source, shown, note, decision,

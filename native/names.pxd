@@ -11,7 +11,7 @@ cdef extern from *:
         "none", "ack", "finished", "frozen", "young", "idle", "half",
         "head", "ask", "dial", "race", "queue", "origin-idle", "header", NULL};
     static const char *const PHASE_NAMES[] = {
-        "head", "ask", "queue", "dial", "wait", "body", NULL};
+        "head", "ask", "queue", "dial", "parent", "wait", "body", NULL};
     static const char *const WAY_FLAG_NAMES[] = {  /* of bit 0, 1 and so on */
         "ended", "fin-sent", "stopped", "splicing", "copy-only", "narrow", "promised", NULL};
     """

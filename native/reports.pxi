@@ -28,7 +28,7 @@ from lane.routes cimport address_of
 from lane.socks cimport TARGET_ROOM, read_socks_4, read_socks_5
 from lane.types cimport (
     BY_FAILURE, CAUSES, CAUSE_WORDS, EVENTS, EVENT_WORDS, Ended, Exchange, Facts, G_BODY,
-    G_REQUEST, G_RESPONSE, G_UNANSWERED, PEER_MAX, P_DIAL, STALLED_WORDS, STALLS, SUM_KINDS,
+    G_PARENT, G_REQUEST, G_RESPONSE, G_UNANSWERED, PEER_MAX, P_DIAL, STALLED_WORDS, STALLS, SUM_KINDS,
     Sum, Token, cause_words, event_words, exchange_of, stalled_words, with_origin,
 )
 from names cimport KIND_NAMES, PHASE_NAMES, QUEUE_NAMES, WAY_FLAG_NAMES
@@ -234,6 +234,16 @@ cdef class Ending:
         return self.at.peer.decode("ascii")
 
     @property
+    def route(self):
+        return self.at.hop.decode("ascii")
+
+    @property
+    def connect_by(self):
+        if self.at.hop[0] == 0:
+            return ""
+        return "name" if self.at.by_name else "address"
+
+    @property
     def status(self):
         return self.at.facts.status
 
@@ -436,14 +446,27 @@ cdef str via_of(const Exchange *x):
     return x.via.text[:x.via.size].decode("ascii") if x.via != NULL else ""
 
 
+cdef str route_of_exchange(const Exchange *x):
+    """The name of its parent, "" for none."""
+    return x.hop.name[:x.hop.size].decode("ascii") if x.hop != NULL else ""
+
+
+cdef str by_of(const Exchange *x):
+    """What its parent is told of the destination, "" for none."""
+    if x.hop == NULL:
+        return ""
+    return "name" if x.hop.by_name else "address"
+
+
 cdef object handoff_of(Flow *f):
     cdef Exchange *x = exchange_of(f)
+    failed = failures(x) if x.phase == P_DIAL and x.failures and x.target != NULL else ()
     return given.Handoff(
         given.CAUSES[x.cause], f.fd[0], x.address.decode("ascii"), x.requests,
         x.data[:x.have] if x.have else b"", x.origin_fd,
         x.answer[:x.answer_size] if x.answer_size else b"", x.peer.decode("ascii"), x.reused,
         x.started / 1e6,
-        failures(x) if x.phase == P_DIAL and x.failures and x.target != NULL else (),
+        failed,
         0 if x.up.on else f.way[0].left, sent_to_client(f),
         <object>x.decided.object if x.decided != NULL else None,
         x.number, (x.question, x.dns, x.dial, x.first_byte), f.way[0].spliced,
@@ -451,7 +474,8 @@ cdef object handoff_of(Flow *f):
         chunks_of(&x.up, &f.way[0]) if with_origin(x.cause) else None,
         begun_of(f) if x.cause == G_BODY else None,
         f.way[0].copied + f.way[0].spliced,
-        x.dialling / 1e6 if x.cause == G_REQUEST else 0.0,
+        x.dialling / 1e6 if x.cause == G_REQUEST or x.cause == G_PARENT else 0.0,
         None,  # its sums: only another process has any
         via_of(x), x.socks, x.more, x.spelled,
+        "", "", route_of_exchange(x) if failed or x.cause == G_PARENT else "", x.generation,
     )

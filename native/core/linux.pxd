@@ -6,6 +6,7 @@ from libc.string cimport memset
 cdef extern from "<errno.h>" nogil:
     int errno
     int EAGAIN, EINTR, EINVAL, ENOSYS, EPERM, EEXIST, ENOMEM, EINPROGRESS, ECONNREFUSED
+    int ECONNRESET, EPIPE
 
 cdef extern from "<unistd.h>" nogil:
     int close(int fd)

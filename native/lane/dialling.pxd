@@ -38,15 +38,25 @@ cdef inline void attempt_failed(
     x.failures += 1
 
 
+cdef inline int64_t began_at(Lane *lane, const Exchange *x) noexcept nogil:
+    """ms, when the time for all attempts began. That to connect to a parent is shorter than that
+    for an origin, with whom it shares a queue: so it began earlier."""
+    cdef int64_t began = x.dialling // 1000
+    if x.target.hop != NULL:
+        began -= max(wheel_of(&lane.core, Q_DIAL).timeout - x.target.hop.reach_ms, <int64_t>0)
+    return began
+
+
 cdef inline void await_attempts(Lane *lane, int32_t slot) noexcept nogil:
     """Until the next address is to be tried, or the time for all of them is over."""
     cdef Core *c = &lane.core
     cdef const Exchange *x = exchange_of(&c.flows[slot])
-    cdef int64_t began = x.dialling // 1000
+    cdef int64_t began = began_at(lane, x)
     cdef bint more = x.begun < x.target.count and (
         c.now + wheel_of(c, Q_RACE).timeout < began + wheel_of(c, Q_DIAL).timeout)
     leave_queue(c, slot)
-    c.flows[slot].way[1].active = c.now if more else began
+    # A body of an earlier request may have moved a moment ago.
+    c.flows[slot].way[0].active = c.flows[slot].way[1].active = c.now if more else began
     enter_queue(c, slot, Q_RACE if more else Q_DIAL)
 
 

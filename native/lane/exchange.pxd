@@ -6,6 +6,8 @@ and again, without the owner.
       │                   └──► P_QUEUE ── one is idle ─────► │
       └──────── all of the body sent ◄── P_BODY ◄── a head ──┘
 
+A CONNECT by way of a parent proxy is in P_PARENT behind P_DIAL, until that has said yes.
+
 A request without a route (routes.pxd) waits in P_ASK, before all this, until the owner says
 where it may go (asking.pxd). Its body, if it has one, goes to the origin from P_WAIT on
 (upload.pxd).
@@ -33,9 +35,10 @@ from lane.origins cimport idle_drop
 from lane.received cimport keep, room_left
 from lane.request cimport attempt_over, queued_long, read_next
 from lane.response cimport move_body, read_answer
+from lane.tunnels cimport hear_parent
 from lane.types cimport (
-    Exchange, GREETED, G_HEADER, G_REQUEST, G_UNANSWERED, Lane, P_ASK, P_BODY, P_DIAL, P_HEAD, P_QUEUE, P_WAIT, Q_RACE,
-    connection_of, exchange_of,
+    Exchange, GREETED, G_HEADER, G_PARENT, G_REQUEST, G_UNANSWERED, Lane, P_ASK, P_BODY, P_DIAL,
+    P_HEAD, P_PARENT, P_QUEUE, P_WAIT, Q_RACE, connection_of, exchange_of,
 )
 from lane.upload cimport move_upload, uploaded, uploading
 
@@ -93,6 +96,9 @@ cdef inline void origin_event(Lane *lane, int32_t connection, uint32_t events) n
     if exchange_of(&c.flows[slot]).phase == P_DIAL:
         attempt_over(lane, slot, connection, events)
         return
+    if exchange_of(&c.flows[slot]).phase == P_PARENT:
+        hear_parent(lane, slot)
+        return
     if events != linux.EPOLLIN and uploading(&c.flows[slot]) and pending(&c.flows[slot].way[0]):
         move_upload(lane, slot, False)
         if c.flows[slot].queue == Q_FINISHED or events == linux.EPOLLOUT:
@@ -120,6 +126,8 @@ cdef inline void exchange_late(Lane *lane, int32_t slot) noexcept nogil:
         give_back(lane, slot, G_REQUEST)
     elif x.phase == P_DIAL:
         attempts_late(lane, slot, c.flows[slot].queue == Q_RACE)
+    elif x.phase == P_PARENT:
+        give_back(lane, slot, G_PARENT)
     elif x.phase == P_WAIT:
         give_back(lane, slot, G_UNANSWERED)
     else:

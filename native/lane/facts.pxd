@@ -19,7 +19,7 @@ from core.waits cimport end_waits, silent_side
 from lane.received cimport received
 from lane.types cimport (
     Exchange, Facts, J_CLIENT, J_NETWORK, J_NONE, J_ORIGIN, J_UNKNOWN, Lane, P_ASK, P_BODY,
-    P_DIAL, P_QUEUE, P_WAIT, exchange_of,
+    P_DIAL, P_PARENT, P_QUEUE, P_WAIT, exchange_of,
 )
 
 cdef enum:
@@ -68,12 +68,18 @@ cdef inline void question_over(const Lane *lane, Exchange *x) noexcept nogil:
     x.question = waited - min(x.dns, waited)
 
 
+cdef inline bint is_dialling(const Exchange *x) noexcept nogil:
+    """Whether it waits for a connection to its origin. One by way of a parent is there when the
+    parent has said so."""
+    return x.phase == P_QUEUE or x.phase == P_DIAL or x.phase == P_PARENT
+
+
 cdef inline void leave_stage(const Lane *lane, Exchange *x) noexcept nogil:
     """Somebody else goes on with a request that waits: what it has waited here is a part of its
     times."""
     if x.phase == P_ASK:
         question_over(lane, x)
-    elif x.phase == P_QUEUE or x.phase == P_DIAL:
+    elif is_dialling(x):
         x.dial += stage_over(lane, x)
 
 
@@ -87,7 +93,7 @@ cdef inline uint8_t stage_of(const Flow *f) noexcept nogil:
     phase = exchange_of(f).phase
     if phase == P_ASK:
         return c'Q'
-    if phase == P_QUEUE or phase == P_DIAL:
+    if is_dialling(exchange_of(f)):
         return c'C'
     return c'H' if phase == P_WAIT else c'D'
 
@@ -186,7 +192,7 @@ cdef inline void add_running(const Exchange *x, uint32_t waited, Facts *facts) n
     """The stage in which it ends is over, too."""
     if x.phase == P_ASK:
         facts.question = waited - min(x.dns, waited)
-    elif x.phase == P_QUEUE or x.phase == P_DIAL:
+    elif is_dialling(x):
         facts.dial = <uint32_t>min(<uint64_t>facts.dial + waited, <uint64_t>UINT32_MOST)
 
 

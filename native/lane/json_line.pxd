@@ -156,6 +156,17 @@ cdef inline char *add_times(char *to, const Facts *facts) noexcept nogil:
     return add_number(add(to, ',"total_us":'), max(facts.took, 0), 0, 0)
 
 
+cdef inline char *add_route(char *to, const Exchange *x) noexcept nogil:
+    if x.hop == NULL:
+        return add(
+            to,
+            ',"route":"direct","connect_by":null'
+            if x.peer[0]
+            else ',"route":null,"connect_by":null')
+    to = add_text(add(to, ',"route":"'), x.hop.name, x.hop.size)
+    return add(to, '","connect_by":"name"' if x.hop.by_name else '","connect_by":"address"')
+
+
 cdef inline size_t write_json(
     char *to, Log *log, const Exchange *x, const Facts *facts, uint8_t event
 ) noexcept nogil:
@@ -178,12 +189,7 @@ cdef inline size_t write_json(
     at = add_request(at, form, x)
     at[0] = c','
     at = add_text(at + 1, note.text, note.size)
-    at = add(
-        at,
-        ',"route":"direct","connect_by":null,"peer":'
-        if x.peer[0]
-        else ',"route":null,"connect_by":null,"peer":',
-    )
+    at = add(add_route(at, x), ',"peer":')
     at = add_string(at, x.peer, strlen(x.peer), form.address_most)
     at = add(at, ',"status":')
     at = add_number(at, facts.status, 0, 0) if facts.status else add(at, "null")

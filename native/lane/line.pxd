@@ -144,7 +144,12 @@ cdef inline size_t write_line(
     at = add_field(at, target.at, target.size, form.target, form.target_most, False)
     at = add_text(at, " ", 1)
     at = add_field(at, x.user, strlen(x.user), form.user, form.user_most, False)
-    at = add_text(at, " HIER_DIRECT/" if x.peer[0] else " HIER_NONE/", 13 if x.peer[0] else 11)
+    if x.peer[0] == 0:
+        at = add_text(at, " HIER_NONE/", 11)
+    elif x.hop != NULL:
+        at = add_text(at, " FIRSTUP_PARENT/", 16)
+    else:
+        at = add_text(at, " HIER_DIRECT/", 13)
     at = add_field(at, x.peer, strlen(x.peer), form.target, form.address_most, False)
     at = add_text(at, " ", 1)
     at = add_field(at, x.type, type_size(x), form.target, form.type_most, True)
@@ -153,5 +158,9 @@ cdef inline size_t write_line(
         at = add_number(at, facts.received, 0, 0)
         if x.socks:
             at = add_number(add_text(at, " socks=", 7), x.socks, 0, 0)
+        if x.hop != NULL:
+            at = add_text(add_text(at, " route=", 7), x.hop.name, x.hop.size)
+            at = add_text(at, " by=", 4)
+            at = add_text(at, "name" if x.hop.by_name else "address", 4 if x.hop.by_name else 7)
     at = add_text(at, "\n", 1)
     return at - to

@@ -96,6 +96,11 @@ cdef inline void record_put(
     e.type_size = x.type_size
     memcpy(e.type, x.type, x.type_size)
     memcpy(e.peer, x.peer, PEER_MAX)
+    e.hop[0] = 0
+    if x.hop != NULL:
+        memcpy(e.hop, x.hop.name, x.hop.size)
+        e.hop[x.hop.size] = 0
+        e.by_name = x.hop.by_name
     e.next = NULL
     if records.last == NULL:
         records.first = e

@@ -2,7 +2,7 @@
 what is there of its body; the rest of that is upload.pxd's. A CONNECT becomes a tunnel in the same
 slot."""
 
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 from libc.string cimport memcmp, memcpy, strlen
 
 from core cimport linux
@@ -19,12 +19,11 @@ from http.plain cimport (
 from http.plain_request cimport read_request, write_request
 from lane.asking cimport begin_asking, end_asking, may_ask
 from lane.chunked cimport take_chunks
-from lane.counts cimport (
-    K_DIALS, K_DIAL_SECONDS, K_REUSES, K_ROUTE_HITS, count_time,
-)
+from lane.counts cimport K_DIALS, K_DIAL_SECONDS, K_REUSES, K_ROUTE_HITS, count_time
 from lane.dialling cimport attempt, attempt_failed, dial, error_of
 from lane.ends cimport close_client, give_back, lose_client
 from lane.facts cimport begin_stages, now_us, question_over, stage_over
+from lane.hops cimport is_passed_on, take_hop
 from lane.notes cimport take_note
 from lane.origins cimport (
     attempt_drop, attempts_drop, bind, idle_drop, idle_take, is_self, own_take,
@@ -40,7 +39,7 @@ from lane.types cimport (
     Connection, Exchange, GREETED, G_REQUEST, G_RETRY, Lane, ONLY_SOCKS, Origin, PEER_MAX, P_WAIT,
     Q_QUEUE, Route, Target, Token, V5, connection_of, exchange_of,
 )
-from lane.tunnels cimport become_tunnel
+from lane.tunnels cimport ask_parent, become_tunnel
 from lane.upload cimport begin_chunks, begin_upload
 from lane.waiting cimport begin_waiting, end_waiting, may_have_more
 
@@ -92,9 +91,12 @@ cdef inline bint is_idempotent(const Head *head) noexcept nogil:
         head.name, b"OPTIONS", 7) or token(head.name, b"TRACE", 5)
 
 
-cdef inline void learn(Exchange *x, const Head *head) noexcept nogil:
+cdef inline void learn(
+    Exchange *x, const Head *head, const Field *fields, int count
+) noexcept nogil:
     """What is known of a request beyond its way."""
     x.method = head.method
+    x.passed_on = head.method == CONNECT and is_passed_on(fields, count)
     x.length = head.length
     # As spliceproxy/forward/exchange.py has it: nothing with a body, be it empty, is sent again.
     x.final = head.length >= 0 or head.chunked or not is_idempotent(head)
@@ -236,6 +238,12 @@ cdef inline void start(Lane *lane, int32_t slot, Target *t, const Out *out) noex
     take_note(x, t.note)
     x.decision = t.decision
     x.generation = t.generation
+    if t.hop != NULL and x.passed_on:
+        give_back(lane, slot, G_REQUEST)  # its parent is to be told by whom
+        return
+    if t.hop != NULL:
+        take_hop(x, t.hop)
+        count_up(&lane.core, t.hop.sent)
     if not tunnel:
         connection = idle_for(lane, slot, t)
     if connection != NOWHERE:
@@ -314,6 +322,7 @@ cdef inline void begin_exchange(Lane *lane, int32_t slot) noexcept nogil:
     x.summed = False
     x.summed_received = x.summed_sent = 0
     take_note(x, NULL)
+    take_hop(x, NULL)
     c.flows[slot].way[0].copied = c.flows[slot].way[0].spliced = 0
     c.flows[slot].way[1].copied = c.flows[slot].way[1].spliced = 0
     c.flows[slot].way[1].copied = replied(x)
@@ -354,7 +363,7 @@ cdef inline void begin(Lane *lane, int32_t slot, const char *data, size_t n) noe
         give_back(lane, slot, G_REQUEST)
         return
     r = route_of(lane, x, &head)
-    learn(x, &head)
+    learn(x, &head, fields, count)
     if r != NULL and write_for(lane, r.target, &head, fields, count, &out) and (
         record_for(x, r.target.token, lane.heads)
     ):
@@ -412,11 +421,14 @@ cdef inline void connected(Lane *lane, int32_t slot, int32_t connection) noexcep
     attempts_drop(lane, x)
     x.failures = 0  # whoever goes on with this client is told of those only if all have failed
     x.connection = connection
-    if x.method == CONNECT:
+    if x.hop != NULL:
+        reached(lane, slot)
+        ask_parent(lane, slot)
+    elif x.method == CONNECT:
         reached(lane, slot)
         x.dial = stage_over(lane, x)
         let_go(&lane.routes, x)
-        become_tunnel(lane, slot)
+        become_tunnel(lane, slot, NULL, 0)
     elif watch(c, connection, 0, linux.EPOLLIN) < 0:
         give_back(lane, slot, G_REQUEST)
     else:

@@ -18,6 +18,7 @@ cdef enum:
     USER_MAX = 64           # of a user's name, with a NUL
     PEER_MAX = 46           # an IPv6 address as text, likewise
     TYPE_MAX = 64           # of a Content-Type
+    HOP_MAX = 64            # of the name of a parent proxy
     ADDRESS_MAX = 28        # struct sockaddr_in6
     ERRNOS = 256            # more than there are errno
     BALANCERS = 16          # that are known at a time
@@ -51,6 +52,7 @@ cdef enum Phase:
     P_ASK                   # the owner is asked where it may go
     P_QUEUE                 # it waits for a connection to its origin
     P_DIAL                  # its origin is being connected to
+    P_PARENT                # a parent proxy has been asked for a tunnel there
     P_WAIT                  # the request's head is sent, none of the response is there
     P_BODY                  # the response's head is sent, or held
 
@@ -78,12 +80,14 @@ cdef enum Cause:
     G_LINGER                # answered in full, to be closed with care
     G_REFUSED               # a new client beyond the limit
     G_HEADER                # one behind a balancer, whose header is the owner's to read
+    G_PARENT                # a CONNECT, and the parent that was asked for it
     CAUSES
 
 cdef extern from *:
     """
     static const char *const cause_words[] = {
         "", "request", "retry", "response", "unanswered", "body", "linger", "refused", "header",
+        "parent",
     };
     #define CAUSE_WORDS ((int)(sizeof(cause_words) / sizeof(cause_words[0])))
     """
@@ -168,7 +172,9 @@ cdef struct Ended:          # an exchange that somebody wants a record of; its f
     uint8_t event
     uint8_t socks           # as of Exchange
     uint8_t type_size
+    uint8_t by_name         # as of Hop
     char type[TYPE_MAX]
+    char hop[HOP_MAX + 1]   # the name of the parent, "" without one
     char client[PEER_MAX]
     char via[PEER_MAX]      # as of Exchange, without the mark
     char peer[PEER_MAX]
@@ -185,6 +191,15 @@ cdef struct Note:           # what the lines of all requests on a route have in 
     int32_t holders         # the target, and exchanges
     uint32_t size
     char *text              # it follows
+
+cdef struct Hop:            # a parent proxy, by way of which CONNECT goes. Its name follows
+    int32_t holders         # targets, and exchanges
+    int32_t reach_ms        # to connect to it
+    uint16_t sent           # columns: of what was sent to it,
+    uint16_t granted        # and of tunnels that it has granted
+    uint8_t by_name         # it is told the name of the destination, else an address
+    uint8_t size
+    char *name
 
 cdef struct Item:           # of a Table; what it is the first member of is in one block with it
     Item *next              # in the same bucket
@@ -225,7 +240,9 @@ cdef struct Address:
 
 cdef struct Target:         # where requests may go. Its addresses follow, and then its texts
     Origin *origin          # held
-    char *host              # the value of Host for the origin
+    # The value of Host for the origin; or the head that asks the parent for a tunnel.
+    char *host
+    Hop *hop                # held, NULL: straight to the origin
     char *user              # for the log, of USER_MAX bytes at most with its NUL
     uint32_t host_size
     uint32_t size           # bytes of this block, and of its token if it is a route's
@@ -321,6 +338,7 @@ cdef struct Exchange:       # of a CLIENT, and of the tunnel that it became
     uint8_t cause
     uint8_t close           # behind this response
     uint8_t spent           # the origin connection cannot be used again
+    uint8_t passed_on       # a CONNECT that another proxy has passed on (Via)
     uint8_t reused
     uint8_t final           # the request may not be repeated
     uint8_t summed          # the sums have it
@@ -336,6 +354,7 @@ cdef struct Exchange:       # of a CLIENT, and of the tunnel that it became
     char type[TYPE_MAX]     # Content-Type, for the log and the record
     Ended *record           # of the request in work, NULL if nobody wants one
     Note *note              # for the line of the request in work; held, or NULL
+    Hop *hop                # by way of which it goes; held, or NULL
     # The address of the balancer that has brought it, behind a mark (MARKS of
     # spliceproxy/policy/networks.py); held, or NULL.
     Note *via
@@ -448,5 +467,8 @@ cdef inline Connection *connection_of(const Flow *f) noexcept nogil:
 
 
 cdef inline bint with_origin(uint8_t cause) noexcept nogil:
-    """Whether a client is given back with its origin connection, on which its request was sent."""
-    return cause == G_RESPONSE or cause == G_UNANSWERED or cause == G_BODY
+    """Whether a client is given back with its origin connection, on which its request was sent, or
+    its parent was asked."""
+    return (
+        cause == G_RESPONSE or cause == G_UNANSWERED or cause == G_BODY or cause == G_PARENT
+    )

@@ -12,6 +12,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from functools import lru_cache, partial
+from typing import TYPE_CHECKING
 
 from spliceproxy.config import Config
 from spliceproxy.errors import Failure
@@ -32,6 +33,9 @@ from spliceproxy.relay.interface import CLIENT_RESET
 from spliceproxy.relay.questions import Question as Asked
 from spliceproxy.upstream.dialer import from_source
 from spliceproxy.upstream.own import Own
+
+if TYPE_CHECKING:
+    from spliceproxy.upstream.parent import LaneWay
 
 PLACES = 4096
 """Authorities, as clients write them, whose host and port are remembered."""
@@ -160,13 +164,21 @@ class Answering:
             return
         _, _, addresses, source, seconds, way = answer
         host, port, key, field, _, _ = place
-        if source:
+        hop = None
+        if way is not None:
+            by = self._by_parent(one, answer)
+            if by is None:
+                addresses = ()
+            else:
+                key, field, addresses, port, hop = by
+                seconds = 0.0 if way.by_turns else seconds
+        elif source:
             key, addresses = origin_key(answer.key), from_source(addresses, source)
         token = one.known() if self._recorded else None
         # Who gets the client back has no need to ask again.
         decided = answer, token or one, None  # a Decided, once somebody goes on with it
         looked_up = one.looked_up
-        if way is not None or not addresses or (looked_up and self._is_late(host)):
+        if not addresses or (looked_up and self._is_late(host)):
             self._lane.hand_back(one, decided)
             return
         if seconds:
@@ -190,7 +202,13 @@ class Answering:
             decided,
             note,
             self._allowed[one.allowed_by],
+            hop,
         )
+
+    def _by_parent(self, one: Asked, verdict: Verdict) -> LaneWay | None:
+        """The parent by way of which the lane can go; None where it cannot."""
+        by = self._asking.by_parent(one.method, verdict, once=True)
+        return None if by is None or self._own.may_be(by.port) else by
 
     def _is_late(self, host: str) -> bool:
         """Whether a part of the name's addresses has yet to come."""

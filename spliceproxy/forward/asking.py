@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from spliceproxy.errors import Denied, Failure
 from spliceproxy.forward.dialing import dial_late
 from spliceproxy.forward.lane import Lane
+from spliceproxy.forward.resumed import Resumed
 from spliceproxy.http1.head import RequestHead
 from spliceproxy.net.stream import Stream
 from spliceproxy.observe.record import Record
@@ -29,6 +30,7 @@ from spliceproxy.upstream.origins import Origins
 
 if TYPE_CHECKING:
     from spliceproxy.policy.learn import Learned
+    from spliceproxy.upstream.parent import LaneWay
     from spliceproxy.upstream.parents import Parents
 
 
@@ -258,9 +260,20 @@ class Asking:
         ``head`` is the question's, as HTTP/1.1 has it. An answer of another configuration is never
         given again."""
         lane = self._lane
-        if question.record.generation != self.generation or question.address:
+        if question.record.generation != self.generation or question.address or lane is None:
             return False
-        return lane is not None and lane.allow(question.client, head, verdict, question.record)
+        by = None
+        if verdict.way is not None:
+            by = self.by_parent(head.method, verdict, once=False)
+            if by is None:
+                return False
+        return lane.allow(question.client, head, verdict, question.record, by)
+
+    def by_parent(self, method: str, verdict: Verdict, *, once: bool) -> LaneWay | None:
+        """As of :meth:`Parents.in_lane`, for a request with this method."""
+        if self.parents is None or method != "CONNECT":
+            return None
+        return self.parents.in_lane(verdict, once=once)
 
     async def leads(self, host: str, address: str, record: Record) -> bool:
         """Whether a name leads to this address."""
@@ -279,14 +292,20 @@ class Asking:
 
     # ---- a connection to it ------------------------------------------------------------
 
-    async def dial(self, question: Question, verdict: Verdict) -> tuple[Stream, Verdict]:
+    async def dial(
+        self, question: Question, verdict: Verdict, resumed: Resumed | None = None
+    ) -> tuple[Stream, Verdict]:
         """A new connection, and the verdict that allows it: where the other family of the name's
-        addresses comes meanwhile, the policy is asked again, with all that is known then. Raises
-        as :meth:`Origins.dial` and :meth:`answer` do."""
+        addresses comes meanwhile, the policy is asked again, with all that is known then.
+        ``resumed`` is what the lane has done of a CONNECT. Raises as :meth:`Origins.dial` and
+        :meth:`answer` do."""
         record = question.record
         if verdict.way is not None and self.parents is not None:
             straight = partial(self._straight, question, verdict.source_address)
-            return await self.parents.dial(question.head, verdict, record, straight)
+            begun = resumed if resumed is not None and resumed.hop else None
+            if begun is not None and begun.generation != self.generation:
+                begun = None  # the parent of this name may be another by now
+            return await self.parents.dial(question.head, verdict, record, straight, begun)
         # What is known without waiting has come from a look-up that was over.
         looked_up = record.looked_up and not question.address
         late = self._names.late(verdict.host) if looked_up else None

@@ -37,6 +37,8 @@ from spliceproxy.upstream.pool import Key
 if TYPE_CHECKING:
     from typing_extensions import Self  # typing has it since Python 3.11
 
+    from spliceproxy.upstream.parent import LaneWay
+
 
 class Answers(Protocol):
     """Who answers what the lane asks."""
@@ -277,19 +279,31 @@ class Lane:
 
     # ---- routes ------------------------------------------------------------------------
 
-    def allow(self, client: Standing, head: RequestHead, verdict: Verdict, record: Record) -> bool:
+    def allow(
+        self,
+        client: Standing,
+        head: RequestHead,
+        verdict: Verdict,
+        record: Record,
+        by: LaneWay | None = None,
+    ) -> bool:
         """Requests like this one, of clients like this one, may go where the verdict says for a
-        moment, without being looked at. Returns whether the lane can serve such requests, by
-        asking for each or without. One that is traced is to be looked at each time."""
+        moment, without being looked at; ``by`` is the parent by way of which. Returns whether the
+        lane can serve such requests, by asking for each or without. One that is traced is to be
+        looked at each time."""
         group = client.group
-        if record.trace is not None or verdict.way is not None:
+        if record.trace is not None:
             return False
         if head.method != "CONNECT" and not (self._forwards and is_plain(head)):
             return False
         authority = written_authority(head)
-        if not authority or self._own.may_be(verdict.port):
+        if not authority or self._own.may_be(verdict.port if by is None else by.port):
             return False
+        key, host = origin_key(verdict.key), host_field(head)
         addresses, port = self._where(verdict)
+        hop = None
+        if by is not None:
+            key, host, addresses, port, hop = by
         if not addresses:
             return False
         kind = KINDS.get((head.method, head.form), "")
@@ -303,8 +317,8 @@ class Lane:
             group,
             (head.get(b"proxy-authorization") or b"") if self._policy.identifies else b"",
             authority,
-            origin_key(verdict.key),
-            host_field(head),
+            key,
+            host,
             self.seconds(verdict),
             addresses,
             port,
@@ -313,14 +327,15 @@ class Lane:
             self._native.known(record) if self.recorded else None,
             self.note(record) if self.note is not None else b"",
             record.decision,
+            hop,
         )
         self._native.add_client(record.mark + record.client, group)
         return True
 
     def seconds(self, verdict: Verdict) -> float:
         """For how long a verdict may be repeated. A host that is an address leads nowhere else
-        later on."""
-        if verdict.addresses == (verdict.host,):
+        later on; but a parent may be put aside."""
+        if verdict.addresses == (verdict.host,) and verdict.way is None:
             return verdict.repeat_for
         return min(self.VALID, verdict.repeat_for)
 

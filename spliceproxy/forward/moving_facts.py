@@ -119,6 +119,7 @@ def record_of_lane(
     record.mark, record.via = lane.via[:1], lane.via[1:]
     record.method, record.target, record.peer = "CONNECT", lane.target, lane.peer
     record.status, record.bytes_in, record.socks = 200, lane.head, lane.socks
+    record.route, record.connect_by = lane.route, lane.connect_by
     record.question, record.dial = lane.question, lane.dial
     record.host, record.port = split_authority(lane.target)
     _note(record, lane, allowed)

@@ -44,6 +44,13 @@ class Decided(NamedTuple):
     known: Known
     page: Page | None = None
 
+    def holds(self, generation: int) -> bool:
+        """Whether nobody need be asked again, by the settings of this ``generation``. Those of
+        another one may have no parents of these names."""
+        answer = self.answer
+        by_parent = isinstance(answer, Verdict) and answer.way is not None
+        return not by_parent or self.known.generation == generation
+
     def note(self, notes: Record) -> Verdict:
         """The verdict, for this once: whatever it could be repeated for has passed in part. Raises
         what it is if it is none."""
@@ -82,6 +89,8 @@ class Resumed:
     chunked, and ``begun`` the response if the client has been sent a part of its body. ``moved``
     bytes of the request's body were counted in the relay, and ``summed``, ``route`` and
     ``connect_by`` are as in the record.
+    ``hop`` is the parent proxy that ``origin`` and ``tried`` are about, "" for none, by the
+    settings of ``generation``.
     """
 
     cause: str
@@ -104,6 +113,8 @@ class Resumed:
     summed: tuple[int, int] | None = None
     route: str = ""
     connect_by: str = ""
+    hop: str = ""
+    generation: int = 0
 
     @classmethod
     def of(cls, handoff: Handoff, origin: Stream | None) -> Resumed:
@@ -129,6 +140,8 @@ class Resumed:
             handoff.summed,
             handoff.route,
             handoff.connect_by,
+            handoff.hop,
+            handoff.generation,
         )
 
     @property
@@ -162,7 +175,7 @@ class Resumed:
         """Writes down what the relay has done of the request."""
         record.started = self.started or record.started
         record.dialling_since = self.dialling_since
-        record.tried = self.tried
+        record.tried = () if self.hop else self.tried
         record.summed = self.summed
         record.route, record.connect_by = self.route, self.connect_by
         if self.number:

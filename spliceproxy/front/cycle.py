@@ -229,7 +229,7 @@ class Cycle:
         services.asking.repeat(question, head, verdict)
         record = self._record
         record.stage, since = CONNECT, time.monotonic()
-        origin, _ = await self._asking.dial(question, verdict)
+        origin, _ = await self._asking.dial(question, verdict, self._connection.resumed)
         record.dial += microseconds(time.monotonic() - since)
         record.status, record.stage = 200, DATA
         try:
@@ -273,7 +273,7 @@ class Cycle:
         self._watch()
         resumed = self._connection.resumed
         decided = resumed.decided if resumed is not None else None
-        if decided is not None:
+        if decided is not None and decided.holds(self._asking.generation):
             verdict = decided.note(question.record)
         else:
             record, since = question.record, time.monotonic()

@@ -86,9 +86,9 @@ class Counts:
 
     # ---- parents -----------------------------------------------------------------------
 
-    def parent(self, event: str, name: str) -> None:
-        """Something has happened with this parent: one of columns.PARENT_EVENTS."""
-        self.row[self._names.column("parents", event, name)] += 1
+    def parent(self, event: str, name: str) -> int:
+        """The column of what has happened with this parent: one of columns.PARENT_EVENTS."""
+        return self._names.column("parents", event, name)
 
     def expect_parents(self, names: Iterable[str]) -> None:
         """There are these parents."""

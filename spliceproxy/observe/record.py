@@ -284,7 +284,7 @@ class _Served:
         origin_leg: tuple[int, ...] | None
 
     trace = hop = None
-    mark = route = connect_by = name = ""
+    mark = name = ""
     tried: tuple[tuple[str, int], ...] = ()
     dialling_since = looked_up = 0.0
     error = failed = rule = why = detail = ""

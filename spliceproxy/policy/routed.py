@@ -8,6 +8,7 @@ the addresses, the name is looked up, they are checked, and the parent is told a
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable
 
 from spliceproxy.config import DIRECT, REFUSE, RouteConfig, RoutingConfig
@@ -53,7 +54,7 @@ class RoutedDestinations(Destinations):
                 self._tell(found, by_name=False)
                 return _from(found.route, super().of(case, repeat))
             if self._names_it(case, found.route):
-                return self._by_name(case, found)
+                return self._by_name(case, found, repeat)
         return self._with_addresses(case, super().of(case, repeat))
 
     def _first(
@@ -68,7 +69,8 @@ class RoutedDestinations(Destinations):
                 self._tell(found, by_name=False)
                 return _from(found.route, super()._first(case, request, repeat, began, allow))
             if self._names_it(case, found.route) and not self._wants_addresses:
-                return self._by_name(case, found, allow.source_address)
+                left = max(0.0, repeat - (time.monotonic() - began)) if repeat else 0.0
+                return self._by_name(case, found, left, allow.source_address)
         rest = super()._first(case, request, repeat, began, allow)
         return self._with_addresses(case, rest)
 
@@ -87,9 +89,9 @@ class RoutedDestinations(Destinations):
             return False
         return self._by_address.isdisjoint(route.to)
 
-    def _by_name(self, case: Case, found: Found, source: str = "") -> Verdict:
+    def _by_name(self, case: Case, found: Found, repeat: float, source: str = "") -> Verdict:
         way = self._way(found, by_name=True)
-        return _with_source(found.route, Verdict(case.host, case.port, (), source, 0.0, way))
+        return _with_source(found.route, Verdict(case.host, case.port, (), source, repeat, way))
 
     def _with_addresses(self, case: Case, rest: Verdict | Later) -> Verdict | Later:
         """The same for addresses that are checked."""
@@ -108,7 +110,7 @@ class RoutedDestinations(Destinations):
         if _is_straight(found.route):
             self._tell(found, by_name=False)
         else:
-            verdict = verdict._replace(way=self._way(found, by_name=False), repeat_for=0.0)
+            verdict = verdict._replace(way=self._way(found, by_name=False))
         return _with_source(found.route, verdict)
 
     def _way(self, found: Found, *, by_name: bool) -> Way:

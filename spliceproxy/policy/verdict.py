@@ -72,6 +72,11 @@ class Way(NamedTuple):
     pick: str
     by_name: bool
 
+    @property
+    def by_turns(self) -> bool:
+        """Whether the next request goes another way."""
+        return self.pick == "round-robin" and len(self.parents) > 1
+
 
 class Verdict(NamedTuple):
     """Where a request may go.

@@ -287,8 +287,8 @@ class Instance:
 
         counts.expect_parents([*names, PAC] if config.routing.pac else names)
         loop, resolver = asyncio.get_running_loop(), self._resolver
-        count = counts.row, counts.parent
-        parents = Parents(loop, config, origins, resolver, *count, self._bridges)
+        counted = counts.row, counts.parent
+        parents = Parents(loop, config, origins, resolver, *counted, self._bridges)
         self._bridges = parents.bridges
         return parents
 

@@ -127,5 +127,5 @@ def _record(view: FlowView) -> Record:
     record = Record(view.client, view.started)
     record.mark, record.via = view.via[:1], view.via[1:]
     record.method, record.target = view.method, view.target
-    record.user, record.peer = view.user, view.peer
+    record.user, record.peer, record.route = view.user, view.peer, view.route
     return record

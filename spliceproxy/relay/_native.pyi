@@ -2,7 +2,7 @@ from collections.abc import Callable, Container, Iterator, Sequence
 from typing import Any
 
 from spliceproxy.relay.interface import FlowView, Relay, RelayOptions, RelayStats, TransferEnd
-from spliceproxy.relay.lane import LaneOptions, LaneOwner, Sum
+from spliceproxy.relay.lane import Hop, LaneOptions, LaneOwner, Sum
 from spliceproxy.relay.moving import FrozenExchange, FrozenTransfer, FrozenTunnel, TunnelState
 from spliceproxy.relay.questions import Known
 
@@ -88,6 +88,7 @@ class NativeLane:
         token: object = None,
         note: bytes = b"",
         decision: int = 0,
+        hop: Hop | None = None,
     ) -> None: ...
     def answer(
         self,
@@ -105,6 +106,7 @@ class NativeLane:
         decided: object = None,
         note: bytes = b"",
         decision: int = 0,
+        hop: Hop | None = None,
     ) -> bool: ...
     def refuse(self, question: Any, data: bytes, keep: bool, decided: object = None) -> int: ...
     def wait(

@@ -119,9 +119,9 @@ DECISIONS = (
     (REPORT, OTHER),
 )
 
-PARENT_EVENTS = ("sent", "failed", "down", "up")
-"""Of a parent: a request or tunnel was sent to it; it was at fault; it was put aside; it was there
-again."""
+PARENT_EVENTS = ("sent", "granted", "failed", "down", "up")
+"""Of a parent: a request was sent to it; it has granted a tunnel; it was at fault; it was put
+aside; it was there again."""
 
 DYNAMIC = 1024
 """Columns whose labels are known only while the proxy runs."""

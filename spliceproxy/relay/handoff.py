@@ -16,6 +16,7 @@ RESPONSE = "response"  # a request, and its origin, which has been sent it
 UNANSWERED = "unanswered"  # the same, but the time limit for the response is over
 BODY = "body"  # the same, and the client has been sent a part of the response's body
 REFUSED = "refused"  # a new client beyond the limit
+PARENT = "parent"  # a CONNECT that a parent proxy was asked for, which has not plainly said yes
 HEADER = "header"  # one behind a balancer, whose header (of the PROXY protocol) is not plain
 LINGER = "linger"  # no request: it has its answer, and is to be closed with care
 
@@ -29,6 +30,7 @@ CAUSES = (
     LINGER,
     REFUSED,
     HEADER,
+    PARENT,
 )
 """All of them in the order of the enum Cause of native/lane/types.pxd: the compiled module
 compares them when it is imported."""
@@ -72,9 +74,10 @@ class Handoff:
     """A client connection that its owner goes on with. The descriptors are the owner's, who
     takes them with :meth:`take_client` and :meth:`take_origin`; :meth:`close` closes the rest.
 
-    ``origin`` is -1 but for RESPONSE, UNANSWERED and BODY; then ``buffer`` begins with the head
-    of the request that it was sent, ``answer`` is what it has said so far, and ``reused``
-    whether its connection had served before.
+    ``origin`` is -1 but for RESPONSE, UNANSWERED, BODY and PARENT; then ``buffer`` begins with the
+    head of the request that it was sent, ``answer`` is what it has said so far, and ``reused``
+    whether its connection had served before. That of a PARENT is the parent's, which was asked for
+    the tunnel that the head in ``buffer`` wants.
     """
 
     cause: str
@@ -111,8 +114,8 @@ class Handoff:
     chunks: Chunks | None = None
     begun: Begun | None = None  # in a BODY: its response, which goes on in ``answer``
     moved: int = 0  # bytes of the request's body that its origin was sent, and were counted
-    # In a REQUEST: monotonic seconds, since when its origin has been dialled, the look-up of its
-    # name included; 0.0 if it has not.
+    # In a REQUEST or a PARENT: monotonic seconds, since when its origin has been dialled, the
+    # look-up of its name included; 0.0 if it has not.
     dialling: float = 0.0
     # As of Record.summed, of one that comes from another process.
     summed: tuple[int, int] | None = None
@@ -126,6 +129,10 @@ class Handoff:
     # As of Record: the parent by way of which its origin has been reached, "" for none.
     route: str = ""
     connect_by: str = ""
+    # The name of the parent (relay.lane.Hop) that ``tried`` or ``origin`` is about, "" for none;
+    # and the generation of the settings by which that was decided.
+    hop: str = ""
+    generation: int = 0
 
     @property
     def between(self) -> bool:

@@ -157,7 +157,7 @@ class FlowView(NamedTuple):
     ident: int  # for Relay.kill
     number: int  # of the request in the lane, as in its record; 0 where it has none
     tunnel: bool  # else a request
-    phase: str  # "tunnel", or what the request waits for: ask, queue, dial, wait, body
+    phase: str  # "tunnel", or what the request waits for: ask, queue, dial, parent, wait, body
     token: object
     client: str
     user: str
@@ -177,6 +177,7 @@ class FlowView(NamedTuple):
     origin_rtt: int
     generation: int = 0  # of the owner's settings, by which it was decided; 0: the owner knows
     via: str = ""  # as of relay.lane.Lane.hand_over
+    route: str = ""  # the name of the parent by way of which it goes (relay.lane.Hop), "" for none
 
 
 class RelayStats(NamedTuple):

@@ -96,6 +96,20 @@ class Sum(NamedTuple):
     peer: str
 
 
+class Hop(NamedTuple):
+    """A parent proxy, by way of which the lane sends requests for tunnels (CONNECT). One that was
+    asked with a head of another's (Via) is given back before it is asked."""
+
+    name: str  # ASCII, at most HOP_MAX characters: for the lines
+    by_name: bool  # it is told the name of the destination, else an address
+    seconds: float  # to connect to it; no more than LaneOptions.dial, which is for its answer, too
+    sent: int  # columns: of what was sent to it,
+    granted: int  # and of tunnels that it has granted
+
+
+HOP_MAX = 64
+
+
 class LaneOptions(NamedTuple):
     """Settings of the lane. The rules say what becomes of a field, by its name in lower
     case; a field without a rule is forwarded as it is."""
@@ -259,6 +273,7 @@ class Lane(Made, Protocol):
         token: object = None,
         note: bytes = b"",
         decision: int = 0,
+        hop: Hop | None = None,
     ) -> None:
         """Requests of this kind, group of clients, credentials and authority may go to the
         origin ``key`` for so many seconds. ``addresses`` are those that may be dialled, at least
@@ -267,9 +282,11 @@ class Lane(Made, Protocol):
         dial from, "" for any; the others are of its family. ``host`` is the Host field to send,
         ``user`` whom the log names, and ``note`` what its lines say of each of these requests. With
         a ``token`` the owner is told how each of them ends (:meth:`LaneOwner.ended`); ``decision``
-        is the column in which each is counted, 0 for none. A route may be forgotten at any time,
-        where there are many; one whose token holds much is not made. ValueError for what is no
-        IP address."""
+        is the column in which each is counted, 0 for none. With a ``hop`` ``addresses`` and
+        ``port`` are that parent's, and ``host`` is the head that asks it for the tunnel: with
+        anything but a plain 2xx the client comes back (PARENT). A route may be forgotten at any
+        time, where there are many; one whose token holds much is not made. ValueError for what is
+        no IP address."""
 
     def answer(
         self,
@@ -287,11 +304,12 @@ class Lane(Made, Protocol):
         decided: object = None,
         note: bytes = b"",
         decision: int = 0,
+        hop: Hop | None = None,
     ) -> bool:
         """The request of a question may go to the origin ``key``, at one of ``addresses``. So may
         others like it, of clients of ``group``, for so many seconds: as of :meth:`add_route`. With
         0 seconds, or without a group, none may. ``spent`` seconds of the time for all attempts to
-        connect are over. ``token`` and ``decision``: as of
+        connect are over. ``token``, ``decision`` and ``hop``: as of
         :meth:`add_route`. A client whose user has a name of 64 bytes or more is given back. False,
         and nothing is done, if nobody waits for the answer any more. Where this raises the
         question is as it was."""

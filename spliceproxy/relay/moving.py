@@ -94,6 +94,8 @@ class LaneFacts(NamedTuple):
     known: Any  # its token (relay.questions.Known); None without one
     via: str = ""  # as of relay.lane.Lane.hand_over
     socks: int = 0  # the version of SOCKS by which it was asked for, 0 for HTTP
+    route: str = ""  # the name of its parent, and what that was told (relay.lane.Hop); "" for none
+    connect_by: str = ""
 
 
 class FrozenTunnel(NamedTuple):

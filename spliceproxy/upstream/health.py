@@ -19,15 +19,18 @@ FIRST, LONGEST = 1.0, 10.0
 
 class Health:
     """Of one parent. ``try_it`` connects to it and closes again, or raises Failure; ``count`` is
-    told "failed", "down" and "up"."""
+    told "failed", "down" and "up". ``granted`` says how many tunnels it has granted so far: those
+    that the relay has asked for are not told one by one."""
 
     __slots__ = (
         "_count",
         "_delay",
         "_failures",
         "_finished",
+        "_granted",
         "_loop",
         "_name",
+        "_seen",
         "_task",
         "_try_it",
         "_unproven",
@@ -40,17 +43,25 @@ class Health:
         name: str,
         try_it: Callable[[], Awaitable[None]],
         count: Callable[[str], None],
+        granted: Callable[[], int] = int,
     ) -> None:
         self._loop = loop
         self._name = name
         self._try_it = try_it
         self._count = count
+        self._granted = granted
+        self._seen = granted()
         self._failures = 0
         self._delay = FIRST
         self._task: asyncio.Task[None] | None = None
         self._finished = False
         self._unproven = False  # it answers, and no request has come through since
         self.down = False
+
+    @property
+    def proven(self) -> bool:
+        """Whether it is not known by an attempt alone that it is there again."""
+        return not self._unproven
 
     def worked(self) -> None:
         """A request has come through."""
@@ -61,6 +72,10 @@ class Health:
     def failed(self, failure: Failure) -> None:
         """It is at fault."""
         self._count("failed")
+        granted = self._granted()
+        if granted != self._seen:  # since the last failure: it is none of a row
+            self._seen = granted
+            self._failures, self._delay = 0, FIRST
         self._failures += 1
         if self.down or self._failures < FAILURES or self._finished:
             return

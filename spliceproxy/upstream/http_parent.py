@@ -38,9 +38,14 @@ def connect_request(host: str, port: int, credentials: Credentials, via: bytes) 
 
 
 async def ask(stream: Stream, host: str, port: int, credentials: Credentials, via: bytes) -> None:
-    """Makes the connection to the parent a tunnel. What comes behind its answer is the other
-    end's, and stays in the buffer. Refused, Unauthorized, or another Failure."""
+    """Makes the connection to the parent a tunnel. Raises as :func:`hear`."""
     await say(stream, connect_request(host, port, credentials, via))
+    await hear(stream)
+
+
+async def hear(stream: Stream) -> None:
+    """Waits until the parent that was asked has said yes. What comes behind its answer is the other
+    end's, and stays in the buffer. Refused, Unauthorized, or another Failure."""
     for _ in range(INTERIM):
         response = await _answer(stream)
         if 200 <= response.status < 300:

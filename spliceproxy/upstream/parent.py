@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from spliceproxy.config import ParentConfig
 from spliceproxy.errors import Failure
 from spliceproxy.net.stream import Stream
 from spliceproxy.observe.record import Record, endpoint
-from spliceproxy.policy.verdict import Names, Way
+from spliceproxy.policy.verdict import Names, Verdict, Way
+from spliceproxy.relay.lane import Hop
 from spliceproxy.upstream import http_parent, socks4_parent, socks5_parent
 from spliceproxy.upstream.addresses import literal
-from spliceproxy.upstream.dialer import Dialer
+from spliceproxy.upstream.dialer import Dialer, from_source
 from spliceproxy.upstream.health import Health
 from spliceproxy.upstream.hop import NO_WAY, Refused, Unauthorized
 from spliceproxy.upstream.origins import Origins
@@ -35,17 +37,34 @@ _ASK = {
 _NOT_ITS_FAULT = ("connection_limit_reached", "proxy_loop_detected")
 
 
+Column = Callable[[str, str], int]
+"""That of an event of a parent: ``(event, name)``."""
+
+
 @dataclass(slots=True, eq=False, repr=False)
 class Ground:
     """What all parents of one configuration use. ``seconds`` is the limit for a request with all
-    that it tries, ``via`` our word in Via, b"" for none."""
+    that it tries, ``via`` our word in Via, b"" for none. Events of parents are counted in the
+    ``column`` of ``row``."""
 
     origins: Origins
     names: Names
     seconds: float
     via: bytes
     row: memoryview
+    column: Column
     bridges: Bridges | None
+
+
+class LaneWay(NamedTuple):
+    """A parent as the lane has it (:meth:`relay.lane.Lane.add_route`): the key of connections to
+    it, the head that asks it for a tunnel, its addresses and its port."""
+
+    key: bytes
+    head: bytes
+    addresses: tuple[str, ...]
+    port: int
+    hop: Hop
 
 
 class Parent:
@@ -58,6 +77,7 @@ class Parent:
         "_context",
         "_dialer",
         "_ground",
+        "_seconds",
         "config",
         "counted",
         "health",
@@ -82,7 +102,8 @@ class Parent:
         self.outer = outer
         self.open = 0
         self._ground = ground
-        self._dialer = Dialer(config.timeout, ground.row)
+        self._seconds = min(config.timeout, ground.seconds)  # to reach it
+        self._dialer = Dialer(self._seconds, ground.row)
         self._ask = _ASK[config.url.scheme]
         self._context: ssl.SSLContext | None = None
         if config.url.scheme == "https":
@@ -104,6 +125,31 @@ class Parent:
         """One of its connections has ended."""
         self.open -= 1
 
+    def in_lane(self, way: Way, verdict: Verdict) -> LaneWay | None:
+        """What the lane needs to ask it for a tunnel where a ``verdict`` leads; None where it
+        cannot: there is TLS, another parent before it, another protocol, a limit on its
+        connections, or its own name has to be looked up; or the first request is to show whether it
+        is there again."""
+        url = self.config.url
+        if url.scheme != "http" or self.outer is not None or self.most or not self.health.proven:
+            return None
+        source = verdict.source_address
+        addresses = from_source(self._ground.names.cached(url.host) or (), source)
+        if not addresses:
+            return None
+        via = self._ground.via
+        head = http_parent.connect_request(verdict.host, verdict.port, self.config.credentials, via)
+        key = f"0 {source}  {self.name}".encode()  # no host begins with a blank
+        column = self._ground.column
+        hop = Hop(
+            self.name,
+            way.by_name,
+            self._seconds,
+            column("sent", self.counted),
+            column("granted", self.counted),
+        )
+        return LaneWay(key, head, addresses, url.port, hop)
+
     def forwards(self, way: Way, host: str) -> bool:
         """Whether it is sent requests for this host as they are."""
         return self.config.url.scheme in ("http", "https") and is_told(way, host)
@@ -123,8 +169,8 @@ class Parent:
             return stream
         assert self._ground.bridges is not None
         spent = time.monotonic() - began if outer is None else 0.0
-        said = f"TLS: no answer within {self.config.timeout:g} s"
-        _limit(stream, said, self.config.timeout - spent)
+        said = f"TLS: no answer within {self._seconds:g} s"
+        _limit(stream, said, self._seconds - spent)
         try:
             return await self._ground.bridges.secure(stream, context, self.config.url.host)
         except BaseException as error:
@@ -141,9 +187,21 @@ class Parent:
             where = url.host, addresses, url.port, record, source
             return await self._ground.origins.connect(*where, dialer=self._dialer)
         except Failure as failure:
-            if failure.error not in _NOT_ITS_FAULT:
-                self.health.failed(failure)
-            raise self.named(failure) from None
+            raise self._unreached(failure) from None
+
+    def _unreached(self, failure: Failure) -> Failure:
+        """The failure to connect to it."""
+        if failure.error not in _NOT_ITS_FAULT:
+            self.health.failed(failure)
+        return self.named(failure)
+
+    def look_at(self, tried: Sequence[tuple[str, int]], source: str) -> None:
+        """Attempts to connect to it (:meth:`Dialer.failure_of`) have failed elsewhere: Failure if
+        no more can be tried."""
+        addresses = self._ground.names.cached(self.config.url.host) or ()
+        failure = self._dialer.failure_of(tried, addresses, self.port, source)
+        if failure is not None:
+            raise self._unreached(failure)
 
     async def _reach_through(
         self, outer: Parent, record: Record, deadline: float, source: str
@@ -167,9 +225,18 @@ class Parent:
     async def ask(self, stream: Stream, host: str, port: int, via: bytes, deadline: float) -> None:
         """Makes a connection to it one to this destination. ``via`` is the value of Via. Failure,
         of which Refused is one."""
+        asked = self._ask(stream, host, port, self.config.credentials, via)
+        await self._answer(stream, asked, deadline)
+
+    async def hear(self, stream: Stream, deadline: float) -> None:
+        """The same where it is an HTTP proxy, and was asked for it."""
+        await self._answer(stream, http_parent.hear(stream), deadline)
+
+    async def _answer(self, stream: Stream, asked: Awaitable[None], deadline: float) -> None:
+        """Its answer to what was ``asked``."""
         _limit(stream, f"no answer within {self._ground.seconds:g} s", deadline - time.monotonic())
         try:
-            await self._ask(stream, host, port, self.config.credentials, via)
+            await asked
         except Failure as failure:
             if isinstance(failure, Unauthorized):
                 self.health.failed(failure)

@@ -12,7 +12,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 from zlib import crc32
 
 from spliceproxy.config import DIRECT, PAC, Config, ParentConfig, Url
@@ -26,7 +26,7 @@ from spliceproxy.upstream.bound import BoundOrigin
 from spliceproxy.upstream.health import Health
 from spliceproxy.upstream.hop import NO_WAY, Refused, Unauthorized
 from spliceproxy.upstream.origins import Origins
-from spliceproxy.upstream.parent import Ground, Parent, is_told
+from spliceproxy.upstream.parent import Column, Ground, LaneWay, Parent, is_told
 from spliceproxy.upstream.pool import IdlePool, Key
 
 if TYPE_CHECKING:
@@ -41,11 +41,18 @@ OF_PAC = 256
 ADDRESSES = 3
 """Of a destination's addresses so many are tried by way of a parent, one after the other."""
 
-Count = Callable[[str, str], None]
-"""Counts an event of a parent: ``(event, name)``."""
-
 Straight = Callable[[], Awaitable[tuple[Stream, Verdict]]]
 """A connection without a parent."""
+
+
+class Begun(Protocol):
+    """What the lane has done by way of the parent ``hop``: it has ``tried`` to connect to it, in
+    vain; or has asked it for the tunnel, on the connection ``origin``. Who takes that clears it."""
+
+    hop: str
+    peer: str
+    tried: tuple[tuple[str, int], ...]
+    origin: Stream | None
 
 
 class _Anything:
@@ -65,12 +72,13 @@ class Parents:
         origins: Origins,
         names: Names,
         row: memoryview,
-        count: Count,
+        column: Column,
         bridges: Bridges | None = None,
     ) -> None:
         """``bridges`` are those of the worker, if it has had a use for any. OSError for
         certificates that are none."""
-        self._count = count
+        self._row = row
+        self._column = column
         self._seconds = config.timeouts.dial
         self._idle = IdlePool(loop)
         self._turn = 0
@@ -82,7 +90,7 @@ class Parents:
             bridges = Bridges(loop, config.timeouts.half_close)
         self.bridges = bridges
         self._via = f"1.1 {config.via}".encode("ascii") if config.via else b""
-        ground = Ground(origins, names, self._seconds, self._via, row, bridges)
+        ground = Ground(origins, names, self._seconds, self._via, row, column, bridges)
         self._loop = loop
         self._parents: dict[str, Parent] = {}
         for name in routing.all_parents:
@@ -95,6 +103,9 @@ class Parents:
         self._of_pac: OrderedDict[str, Parent] = OrderedDict()  # that the file has named
         self._auth = routing.auth
         self._ground = ground
+        # Whose connections have to be known here.
+        least = [route.to for route in routing.all_routes if route.pick == "least"]
+        self._counted = frozenset(name for to in least for name in to)
 
     def _add(self, name: str, config: Config, ground: Ground) -> Parent:
         """A parent, behind those by way of which it is reached."""
@@ -109,11 +120,15 @@ class Parents:
     def _watch(self, parent: Parent, counted: str) -> None:
         """``counted`` is its name in the metrics."""
         parent.counted = counted
-        tell = partial(self._note_event, counted)
-        parent.health = Health(self._loop, parent.name, parent.try_it, tell)
+        tell = partial(self._count, counted)
+        granted = partial(self._granted_by, counted)
+        parent.health = Health(self._loop, parent.name, parent.try_it, tell, granted)
 
-    def _note_event(self, name: str, event: str) -> None:
-        self._count(event, name)
+    def _count(self, name: str, event: str) -> None:
+        self._row[self._column(event, name)] += 1
+
+    def _granted_by(self, name: str) -> int:
+        return self._row[self._column("granted", name)]
 
     def finish(self) -> None:
         """They are used for nothing new."""
@@ -126,16 +141,26 @@ class Parents:
     # ---- a connection ------------------------------------------------------------------
 
     async def dial(
-        self, head: Head, verdict: Verdict, record: Record, straight: Straight
+        self,
+        head: Head,
+        verdict: Verdict,
+        record: Record,
+        straight: Straight,
+        begun: Begun | None = None,
     ) -> tuple[Stream, Verdict]:
         """A connection by way of the first parent that can be reached, and the verdict with the
-        way that it has gone. ``straight`` goes without one. Failure."""
+        way that it has gone. ``straight`` goes without one. What the lane has ``begun`` by way of
+        one of these parents goes on. Failure."""
         verdict = await self._asked(head, verdict)
         way = verdict.way
         assert way is not None
         deadline = (record.dialling_since or time.monotonic() - record.looked_up) + self._seconds
         failure: Failure | None = None
-        for name in self._order(way, verdict.host):
+        if begun is not None and begun.hop not in way.parents:
+            begun = None
+        if begun is None:
+            self._take_turn(way, 1)
+        for name in self._order(way, verdict.host, begun.hop if begun is not None else ""):
             if name == DIRECT:
                 record.route, record.hop, record.connect_by = "", None, ""
                 return await straight()
@@ -145,8 +170,9 @@ class Parents:
             if parent.full:
                 failure = failure or _full(parent)
                 continue
+            here, begun = begun, None
             try:
-                stream = await self._by(parent, head, verdict, way, record, deadline)
+                stream = await self._by(parent, head, verdict, way, record, deadline, here)
             except Failure as error:
                 if isinstance(error, Refused) or time.monotonic() >= deadline:
                     raise
@@ -187,19 +213,44 @@ class Parents:
                 del self._of_pac[name], self._parents[name]
                 return
 
-    def _order(self, way: Way, host: str) -> Iterator[str]:
-        """The names of a way, in the order to try, but those that are put aside."""
-        names = [name for name in way.parents if name != DIRECT]
+    def in_lane(self, verdict: Verdict, *, once: bool = True) -> LaneWay | None:
+        """How the lane gets a tunnel where the verdict leads; None where it cannot. Not ``once``:
+        the same is for further requests, which cannot be said where each parent has its turn."""
+        way = verdict.way
+        if way is None or way.parents == (PAC,) or not is_told(way, verdict.host):
+            return None
+        if not once and way.by_turns:
+            return None
+        self._take_turn(way, 1)
+        parent = self._parents.get(next(self._order(way, verdict.host), DIRECT))
+        found = None
+        if parent is not None and parent.name not in self._counted:
+            found = parent.in_lane(way, verdict)
+        if found is None:
+            self._take_turn(way, -1)  # whoever goes on has this turn
+        return found
+
+    def _take_turn(self, way: Way, step: int) -> None:
         if way.pick == "round-robin":
-            self._turn += 1
-            at = self._turn % len(names) if names else 0
+            self._turn += step
+
+    def _order(self, way: Way, host: str, first: str = "") -> Iterator[str]:
+        """The names of a way, in the order to try, but those that are put aside. The one that is
+        to be the ``first``, if any, was so before."""
+        names = [name for name in way.parents if name != DIRECT]
+        if way.pick == "round-robin" and names:
+            at = names.index(first) if first else self._turn % len(names)
             names = names[at:] + names[:at]
         elif way.pick == "least":
             names.sort(key=lambda name: self._parents[name].open)
         elif way.pick == "hash":
             # Rendezvous hashing: of the hosts of one that is gone each other gets its share.
             names.sort(key=lambda name: crc32(f"{name} {host}".encode()), reverse=True)
-        yield from (name for name in names if not self._parents[name].health.down)
+        if first:
+            yield first
+        for name in names:
+            if name != first and not self._parents[name].health.down:
+                yield name
         if DIRECT in way.parents:
             yield DIRECT
 
@@ -211,10 +262,18 @@ class Parents:
         way: Way,
         record: Record,
         deadline: float,
+        begun: Begun | None,
     ) -> Stream:
         """By way of this one."""
-        self._note(parent, way, record)
         source = verdict.source_address
+        if begun is not None:  # and counted
+            self._set(parent, way, record)
+            if begun.origin is not None:
+                stream, begun.origin, record.peer = begun.origin, None, begun.peer
+                return await self._granted(parent, stream, parent.hear(stream, deadline))
+            parent.look_at(begun.tried, source)
+        else:
+            self._note(parent, way, record)
         if head.method != "CONNECT" and parent.forwards(way, verdict.host):
             return self._held(parent, await parent.reach(record, deadline, source))
         via = self._passed(head)
@@ -222,23 +281,34 @@ class Parents:
         for number, target in enumerate(targets, 1):
             stream = await parent.reach(record, deadline, source)
             try:
-                await parent.ask(stream, target, verdict.port, via, deadline)
-                parent.health.worked()
-                return self._held(parent, stream)
+                asked = parent.ask(stream, target, verdict.port, via, deadline)
+                return await self._granted(parent, stream, asked)
             except Refused:
-                parent.health.worked()
-                stream.close()
                 if number == len(targets) or time.monotonic() >= deadline:
                     raise
-            except BaseException:
-                stream.close()
-                raise
         raise AssertionError("a destination has an address or a name")
 
+    async def _granted(self, parent: Parent, stream: Stream, asked: Awaitable[None]) -> Stream:
+        """A connection to a parent that was ``asked`` for a tunnel, once it has said yes."""
+        try:
+            await asked
+        except BaseException as error:
+            stream.close()
+            if isinstance(error, Refused):
+                parent.health.worked()
+            raise
+        parent.health.worked()
+        self._count(parent.counted, "granted")
+        return self._held(parent, stream)
+
     def _note(self, parent: Parent, way: Way, record: Record) -> None:
+        """The request is sent to it."""
+        self._set(parent, way, record)
+        self._count(parent.counted, "sent")
+
+    def _set(self, parent: Parent, way: Way, record: Record) -> None:
         record.route, record.hop = parent.name, parent
         record.connect_by = "name" if way.by_name else "address"
-        self._count("sent", parent.counted)
 
     def _held(self, parent: Parent, stream: Stream) -> Stream:
         parent.open += 1
@@ -282,6 +352,7 @@ class Parents:
         verdict = await self._asked(head, verdict)
         way = verdict.way
         assert way is not None
+        self._take_turn(way, 1)
         names = tuple(self._order(way, verdict.host))
         return verdict._replace(way=Way(names or way.parents, IN_ORDER, way.by_name))
 

@@ -23,6 +23,7 @@ from spliceproxy.policy.decision import Allow
 from spliceproxy.policy.engine import Policy
 from spliceproxy.policy.explain import _Head, _Notes
 from spliceproxy.policy.functions import Functions
+from spliceproxy.policy.judging import REPEAT
 from spliceproxy.policy.request import Request
 from spliceproxy.policy.routes import RouteTable
 from spliceproxy.policy.verdict import Verdict, Way
@@ -128,7 +129,7 @@ NAMED = Way(("a",), "in-order", True)
 def test_a_parent_is_told_the_name_and_nobody_looks_it_up() -> None:
     for host in ("x.test", "none.test"):
         verdict, asked = decided(RouteConfig(("a",)), host=host)
-        assert verdict == (host, 443, (), "", 0.0, NAMED)
+        assert verdict == (host, 443, (), "", REPEAT, NAMED)
         assert asked == []
 
 
