@@ -261,6 +261,7 @@ class RouteConfig(NamedTuple):
     networks: Condition = None  # of the destination's addresses
     ports: Condition = None
     users: Condition = None
+    groups: Condition = None
     source: str = ""  # the IP address to connect from; "": any
     literals: Condition = None  # networks of hosts that are written as addresses
     tunnels: bool | None = None  # CONNECT alone, or everything else

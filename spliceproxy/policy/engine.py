@@ -132,7 +132,7 @@ class Policy:
             return Destinations(*rest)
         from spliceproxy.policy.routed import RoutedDestinations  # late: most have no routes
 
-        return RoutedDestinations(*rest, self._routing)
+        return RoutedDestinations(*rest, self._routing, self._auth.groups_of)
 
     # ---- what connections call -------------------------------------------------------
 

@@ -9,7 +9,7 @@ the addresses, the name is looked up, they are checked, and the parent is told a
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 
 from spliceproxy.config import DIRECT, REFUSE, RouteConfig, RoutingConfig
 from spliceproxy.policy import refusals
@@ -28,7 +28,7 @@ class RoutedDestinations(Destinations):
     """As :class:`Destinations`, with the ways of ``routing``. The default backend is never reached
     by way of a parent."""
 
-    __slots__ = ("_by_address", "_table")
+    __slots__ = ("_by_address", "_groups_of", "_table")
 
     def __init__(
         self,
@@ -37,11 +37,13 @@ class RoutedDestinations(Destinations):
         hook: Hook,
         witness: Witness | None,
         routing: RoutingConfig,
+        groups_of: Callable[[str], frozenset[str]],
     ) -> None:
-        """RuleError."""
+        """``groups_of`` knows the groups of a user. RuleError."""
         super().__init__(names, judge, hook, witness)
         self._direct = False  # every answer of the hook comes to _first
         self._table = RouteTable(routing.all_routes)
+        self._groups_of = groups_of
         parents = routing.all_parents
         self._by_address = {name for name, parent in parents.items() if parent.by_address}
 
@@ -78,7 +80,8 @@ class RoutedDestinations(Destinations):
 
     def _find(self, case: Case) -> Found:
         tunnel = case.head.method == "CONNECT"
-        return self._table.find(case.name, case.port, case.notes.user, tunnel=tunnel)
+        user = case.notes.user
+        return self._table.find(case.name, case.port, user, self._groups_of(user), tunnel=tunnel)
 
     def _names_it(self, case: Case, route: RouteConfig | None) -> bool:
         """Whether no address is needed for this route."""
@@ -104,9 +107,9 @@ class RoutedDestinations(Destinations):
 
     def _settled(self, case: Case, verdict: Verdict) -> Verdict:
         tunnel = case.head.method == "CONNECT"
-        found = self._table.settle(
-            case.name, case.port, case.notes.user, verdict.addresses, tunnel=tunnel
-        )
+        user, addresses = case.notes.user, verdict.addresses
+        where = case.name, case.port, user, addresses, self._groups_of(user)
+        found = self._table.settle(*where, tunnel=tunnel)
         if _is_straight(found.route):
             self._tell(found, by_name=False)
         else:

@@ -12,6 +12,8 @@ from spliceproxy.config import RouteConfig, RuleConfig
 from spliceproxy.policy import conditions
 from spliceproxy.policy.hosts import is_address
 
+_NONE: frozenset[str] = frozenset()
+
 
 class Found(NamedTuple):
     """``place`` is that of the route in the list, -1 where none matches; ``route`` is it. Not
@@ -48,6 +50,7 @@ class RouteTable:
                 networks=route.networks,
                 ports=route.ports,
                 users=route.users,
+                groups=route.groups,
             )
             for number, route in enumerate(routes, 1)
         ]
@@ -67,27 +70,39 @@ class RouteTable:
             for tunnel in (False, True)
         }
 
-    def find(self, host: str, port: int, user: str, *, tunnel: bool) -> Found:
-        """The route for a canonical host, as far as that is known without its addresses."""
-        selected = self._selected(host, port, user, tunnel)
+    def find(
+        self, host: str, port: int, user: str, groups: frozenset[str] = _NONE, *, tunnel: bool
+    ) -> Found:
+        """The route for a canonical host and a user in these groups, as far as that is known
+        without the host's addresses."""
+        selected = self._selected(host, port, user, groups, tunnel)
         return self._first(selected & self._any_address, selected & ~self._any_address)
 
     def settle(
-        self, host: str, port: int, user: str, addresses: Sequence[str], *, tunnel: bool
+        self,
+        host: str,
+        port: int,
+        user: str,
+        addresses: Sequence[str],
+        groups: frozenset[str] = _NONE,
+        *,
+        tunnel: bool,
     ) -> Found:
         """The route, where the host has these addresses: a network matches if one is in it."""
-        selected = self._selected(host, port, user, tunnel)
+        selected = self._selected(host, port, user, groups, tunnel)
         within = self._any_address
         for address in addresses:
             within |= self._networks.bits(address)
         return self._first(selected & within, 0)
 
-    def _selected(self, host: str, port: int, user: str, tunnel: bool) -> int:
+    def _selected(
+        self, host: str, port: int, user: str, groups: frozenset[str], tunnel: bool
+    ) -> int:
         literal = self._literals.bits(host) if is_address(host) else 0
         return (
             self._hosts(host)
             & self._ports(port)
-            & self._users(user, _NONE)
+            & self._users(user, groups)
             & self._kinds[tunnel]
             & (literal | self._any_literal)
         )
@@ -97,6 +112,3 @@ class RouteTable:
         before = unsure & (first - 1 if first else -1)
         place = first.bit_length() - 1
         return Found(place, self._routes[place] if first else None, not before)
-
-
-_NONE: frozenset[str] = frozenset()

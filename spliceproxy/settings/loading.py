@@ -11,7 +11,16 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from spliceproxy.config import TRANSPARENT, Address, AuthConfig, Config, PolicyConfig, RoutingConfig
+from spliceproxy.config import (
+    TRANSPARENT,
+    Address,
+    AuthConfig,
+    Config,
+    PolicyConfig,
+    RouteConfig,
+    RoutingConfig,
+    RuleConfig,
+)
 from spliceproxy.observe.format_names import NAMELESS
 from spliceproxy.observe.standard import STANDARD
 from spliceproxy.observe.syslog_address import address_of, is_syslog
@@ -113,8 +122,8 @@ def load(
         problems.extend(_destinations(config.policy, found))
     if config.policy.hook and not start and not runs:
         problems.extend(_hook(config.policy.hook, found["policy"].where))
-    if config.policy.rules and not problems:  # users and groups may be missing by mistake
-        problems.extend(_rules(config, found["rule"].where))
+    if not problems:  # users and groups may be missing by mistake
+        problems.extend(_conditions(config, found))
     if config.access_log != "off" and config.access_log not in STANDARD:
         where = found["access-log"].where
         # Workers as another user have a log that is made for them later.
@@ -297,29 +306,41 @@ def _not_together(found: Mapping[str, Found], one: str, other: str, what: str) -
         )
 
 
+def _conditions(config: Config, found: Mapping[str, Found]) -> Iterator[str]:
+    """Of rules and routes."""
+    if config.policy.rules:
+        yield from _rules(config, found["rule"].where)
+    for number, route in enumerate(config.routing.routes, 1):
+        yield from _named_users(config, f"{found['route'].where} {number}: ", route)
+
+
 def _rules(config: Config, where: str) -> Iterator[str]:
     seen: dict[str, int] = {}
-    auth = config.auth
-    known = auth.user or auth.htpasswd or auth.networks or auth.peers or auth.users_file
     for number, rule in enumerate(config.policy.rules, 1):
         start = rule_where(where, number, rule.id)
         if rule.id in seen:
             yield f"{start}id: rule {seen[rule.id]} has the same id; each rule needs its own"
         seen.setdefault(rule.id, number)
-        for group in rule.groups or ():
-            if group not in auth.groups:
-                names = ", ".join(auth.groups) or "none, because there is no table groups"
-                yield f"{start}groups: there is no group {group!r}; allowed: {names}"
-        if (rule.users or rule.groups) and not known:
-            yield (
-                f"{start}{'users' if rule.users else 'groups'}: no setting makes any client a "
-                "user; set auth, htpasswd, auth-networks, auth-peers or auth-file"
-            )
-
+        yield from _named_users(config, start, rule)
         try:
             RuleSet((rule,))
         except RuleError as error:
             yield start + str(error).partition(": ")[2]  # it begins with the rule, too
+
+
+def _named_users(config: Config, start: str, one: RuleConfig | RouteConfig) -> Iterator[str]:
+    """Those that a rule or a route names, of whom there may be none."""
+    auth = config.auth
+    for group in one.groups or ():
+        if group not in auth.groups:
+            names = ", ".join(auth.groups) or "none, because there is no table groups"
+            yield f"{start}groups: there is no group {group!r}; allowed: {names}"
+    known = auth.user or auth.htpasswd or auth.networks or auth.peers or auth.users_file
+    if (one.users or one.groups) and not known:
+        yield (
+            f"{start}{'users' if one.users else 'groups'}: no setting makes any client a "
+            "user; set auth, htpasswd, auth-networks, auth-peers or auth-file"
+        )
 
 
 def _destinations(policy: PolicyConfig, found: Mapping[str, Found]) -> Iterator[str]:

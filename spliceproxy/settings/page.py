@@ -137,7 +137,8 @@ NOTES: Mapping[str, str] = {
     "proxy-from-environment": "Lower case wins, and `http_proxy` counts in lower case only. A "
     "message at the start says what was found. See [parents.md](parents.md).",
     "route": "Each route is a table `[[route]]`. It matches if all its conditions do; a condition "
-    "matches if one item of its list does. See [parents.md](parents.md).",
+    "matches if one item of its list does, and only one of `users` and `groups` has to match. See "
+    "[parents.md](parents.md).",
     "parent": "See [parents.md](parents.md).",
     "rule.status": "From 400 to 599, but not 407.",
 }

@@ -90,6 +90,7 @@ _HOSTS = Setting(
 )
 _PORTS = Setting("ports", "ports", values.PORTS, "ports of destinations, or ranges", many=True)
 _USERS = Setting("users", "users", values.USER, "names of users", many=True)
+_GROUPS = Setting("groups", "groups", values.USER, "names from the table groups", many=True)
 
 _RULE = (
     Setting(
@@ -108,7 +109,7 @@ _RULE = (
     ),
     Setting("clients", "clients", values.CLIENTS, "networks of clients", many=True),
     _USERS,
-    Setting("groups", "groups", values.USER, "names from the table groups", many=True),
+    _GROUPS,
     Setting("methods", "methods", values.METHOD, "request methods", many=True),
     _HOSTS,
     Setting(
@@ -162,6 +163,7 @@ _ROUTE = (
     ),
     _PORTS,
     _USERS,
+    _GROUPS,
     Setting(
         "source-address",
         "source",

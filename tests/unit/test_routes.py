@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from spliceproxy.config import (
+    AuthConfig,
     Config,
     ParentConfig,
     PolicyConfig,
@@ -32,8 +33,14 @@ A, B = (Url("http", "parent.example", 3128), Url("socks5", "other.example", 1080
 PARENTS = {"a": ParentConfig(A), "b": ParentConfig(B)}
 
 
-def place(*routes: RouteConfig, host: str = "x.test", port: int = 443, user: str = "") -> Any:
-    found = RouteTable(routes).find(host, port, user, tunnel=True)
+def place(
+    *routes: RouteConfig,
+    host: str = "x.test",
+    port: int = 443,
+    user: str = "",
+    groups: frozenset[str] = frozenset(),
+) -> Any:
+    found = RouteTable(routes).find(host, port, user, groups, tunnel=True)
     return found.place if found.sure else "?"
 
 
@@ -47,6 +54,9 @@ def place(*routes: RouteConfig, host: str = "x.test", port: int = 443, user: str
         ({"ports": ("80",)}, {}, False),
         ({"users": ("ada",)}, {"user": "ada"}, True),
         ({"users": ("ada",)}, {}, False),
+        ({"groups": ("ops",)}, {"user": "bob", "groups": frozenset({"ops", "all"})}, True),
+        ({"groups": ("ops",)}, {"user": "ops"}, False),
+        ({"users": ("ada",), "groups": ("ops",)}, {"groups": frozenset({"ops"})}, True),
         ({"tunnels": True}, {}, True),
         ({"tunnels": False}, {}, False),
         ({"literals": ("10.0.0.0/8",)}, {"host": "10.1.2.3"}, True),
@@ -102,6 +112,7 @@ def decided(
     method: str = "CONNECT",
     own: bool = False,
     function: Any = None,
+    auth: AuthConfig | None = None,
     **policy: Any,
 ) -> tuple[Verdict, list[str]]:
     """The verdict, and which names were looked up."""
@@ -112,6 +123,7 @@ def decided(
             listen=(),
             policy=PolicyConfig(**policy),
             routing=RoutingConfig(routes=routes, parents=PARENTS),
+            auth=auth or AuthConfig(),
         )
         functions = None if function is None else Functions(authorize=function)
         made = Policy(config, names, functions)
@@ -197,6 +209,15 @@ def test_routes_about_addresses_need_them() -> None:
     verdict, asked = decided(ten, RouteConfig(("a",)))
     assert (asked, verdict.way) == (["x.test"], None)
     assert verdict.addresses == ("192.0.2.1", "10.0.0.1")
+
+
+@pytest.mark.parametrize("networks", [None, ("192.0.2.0/24",)])
+def test_a_group_of_users(networks: Any) -> None:
+    route = RouteConfig(("a",), groups=("ops",), networks=networks)
+    for members, ways in ((("ada",), ("a",)), (("bob",), None)):
+        auth = AuthConfig(networks={"127.0.0.0/8": "ada"}, groups={"ops": members})
+        verdict, _ = decided(route, auth=auth)
+        assert (verdict.way and verdict.way.parents) == ways
 
 
 def test_direct_refuse_and_no_route() -> None:

@@ -142,6 +142,7 @@ hosts = [".c.example"]
 networks = ["192.0.2.0/24"]
 ports = [443]
 users = ["ada"]
+groups = ["the admins"]
 source-address = "::1"
 
 [[route]]
@@ -313,6 +314,7 @@ def test_every_key(folder: Path) -> None:
                     networks=("192.0.2.0/24",),
                     ports=("443",),
                     users=("ada",),
+                    groups=("the admins",),
                     source="::1",
                 ),
                 RouteConfig(to=("refuse",)),

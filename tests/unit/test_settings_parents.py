@@ -167,6 +167,14 @@ def test_credentials(tmp_path: Path) -> None:
             '[[route]]\nto = "direct"\nsource-address = "a.example"',
             "route 1: source-address: invalid value 'a.example'; allowed: an IP address of this",
         ),
+        (
+            '[[route]]\nto = "direct"\nusers = ["ada"]',
+            "route 1: users: no setting makes any client a user",
+        ),
+        (
+            '[[route]]\nto = "direct"\ngroups = ["ops"]\n[groups]\ndev = ["ada"]',
+            "route 1: groups: there is no group 'ops'; allowed: dev",
+        ),
         ('[[route]]\nto = "direct"\npick = "x"', "route 1: pick: invalid value 'x'; allowed: in-"),
     ],
 )
