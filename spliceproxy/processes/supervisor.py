@@ -21,6 +21,8 @@ What has times of its own is a :class:`Part`: it is asked when it is due, and go
 from __future__ import annotations
 
 import gc
+import importlib
+import logging
 import math
 import os
 import signal
@@ -48,6 +50,7 @@ from spliceproxy.processes.state import State
 from spliceproxy.processes.stopping import Stopping
 from spliceproxy.processes.terminal import Terminal
 from spliceproxy.relay import columns
+from spliceproxy.seldom import Seldom
 
 if TYPE_CHECKING:
     from spliceproxy.processes.pidfile import PidFile
@@ -55,6 +58,9 @@ if TYPE_CHECKING:
 
 LOAD_SECONDS = 0.5
 """From the start until what is seldom needed is loaded."""
+
+LOAD_AGAIN_SECONDS = 5.0
+"""Until that is tried again, where there was no descriptor or memory."""
 
 
 def cannot_load(config: Config) -> tuple[Config, list[str]]:
@@ -195,6 +201,7 @@ class Supervisor:
         self._last_words: Callable[[], None] = _nothing
         self._becomes_main: list[Callable[[], None]] = []
         self._main_changes: list[Callable[[int], None]] = []
+        self._seldom = Seldom(log)
         self._load_at = 0.0  # when what is needed later is loaded, monotonic seconds
         self._signals: dict[int, Callable[[int], None]] = {
             **dict.fromkeys(stops, self._on_stop),
@@ -211,13 +218,21 @@ class Supervisor:
         self._state.shelf.hear(message, self._state.generation)
         return True
 
-    def _load(self) -> None:
+    def _load(self) -> str:
         """What is seldom needed. It is loaded soon, for later the files may be of another version;
-        and not at once, for clients wait for the first worker."""
+        and not at once, for clients wait for the first worker. Returns why it cannot be loaded now,
+        "" if it is; then it is tried again."""
         self._load_at = math.inf
-        from spliceproxy.processes.program import Program
-        from spliceproxy.processes.replacing import Replacing
-        from spliceproxy.processes.upgrade import Upgrade
+        try:
+            from spliceproxy.processes.program import Program
+            from spliceproxy.processes.replacing import Replacing
+            from spliceproxy.processes.upgrade import Upgrade
+        except (ImportError, MemoryError, OSError) as error:
+            importlib.invalidate_caches()  # a folder that could not be read passes for empty
+            self._load_at = time.monotonic() + LOAD_AGAIN_SECONDS
+            why = f"what it needs cannot be loaded: {plain(error)}"
+            self._seldom.say("load", logging.ERROR, "recycle, upgrade: %s; it is tried again", why)
+            return why
 
         self._parts.append(Replacing(self._state, self._children, self._orders))
         upgrade = Upgrade(
@@ -232,6 +247,7 @@ class Supervisor:
         self._parts.append(upgrade)
         self._signals[signal.SIGUSR2] = upgrade.on_signal
         self._last_words = upgrade.last_words
+        return ""
 
     def begin(self, predecessor: Predecessor | None) -> bool:
         """Tells those who have to know that it runs. ``predecessor``: this program is to take the
@@ -299,15 +315,17 @@ class Supervisor:
         """Somebody asks for what is not loaded yet."""
         if self._state.busy:
             return {"error": self._state.busy}
-        self._load()
+        why = self._load()
+        if why:
+            return {"error": why}
         return self._orders.by_name[str(message["ask"])](message, tell)
 
     def _early_signal(self, number: int) -> None:
         """The same by a signal."""
-        if self._state.busy:
-            log.error("no upgrade: %s", self._state.busy)
+        why = self._state.busy or self._load()
+        if why:
+            log.error("no upgrade: %s", why)
             return
-        self._load()
         self._signals[number](number)
 
     def run(self) -> int:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -172,6 +173,26 @@ def test_one_that_has_ended_is_named_until_another_answers(new_admin: NewAdmin) 
         wait_for(lambda: "worker 1 does not run" in health(admin), "its name")
         assert timed(admin, "/tunnels")["silent"] == [1]
     all_answer(admin, 2)
+
+
+LATE = """
+from spliceproxy.processes import supervisor
+supervisor.LOAD_SECONDS, supervisor.LOAD_AGAIN_SECONDS = 1e9, 0.1
+"""
+
+
+def test_a_supervisor_without_a_descriptor_loads_the_rest_later(
+    new_admin: NewAdmin, tmp_path: Path
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(LATE)
+    admin = new_admin(env={"PYTHONPATH": str(tmp_path)})
+    all_answer(admin, 1)
+    with without_descriptors(admin.proxy.process.pid):
+        answer = admin.ask("/recycle", "POST")
+        assert (answer.status, "Too many open files" in answer.text) == (409, True), answer
+        admin.proxy.process.send_signal(signal.SIGUSR2)
+        wait_for(lambda: "no upgrade: what it needs" in admin.proxy.stderr(), "the message")
+    wait_for(lambda: admin.ask("/recycle", "POST").status == 200, "another worker")
 
 
 @pytest.mark.parametrize("workers", [1, 2])
