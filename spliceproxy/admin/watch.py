@@ -29,6 +29,9 @@ without a token cost the workers little, however many they are."""
 PING_SECONDS = 0.8
 """That a worker has to answer. The probes of Kubernetes wait for a second by default."""
 
+TURNS = 4
+"""Of the event loop, from an answer that is there to a worker that is known to answer."""
+
 STARTING_SECONDS = 10.0
 """That a new worker has until its first answer, before that is a fault."""
 
@@ -155,6 +158,8 @@ class Watch:
             self._news.clear()
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._news.wait(), left)
+        for _ in range(TURNS):  # what has come is read first, also where there is much else to do
+            await asyncio.sleep(0)
         for worker in list(self._desk.workers.values()):
             if not worker.ping.done():
                 worker.silent = worker.silent or f"{worker} does not answer"
