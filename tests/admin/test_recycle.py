@@ -179,7 +179,7 @@ def test_an_old_worker_that_dies_meanwhile(tmp_path: Path, address: tuple[str, i
                 ask_once(s, address)
             os.kill(victim, signal.SIGKILL)
             assert asked.recv(1000).startswith(b"HTTP/1.1 200 ")
-        assert "another has its place already" in proxy.stderr()
+        wait_for(lambda: "another has its place already" in proxy.stderr(), "the message")
         assert proxy.worker != victim
         assert proxy.stop() == 0
 
