@@ -71,16 +71,22 @@ def test_of_the_compiled_relay(tmp_path: Path, play: str) -> None:
     assert played("malloc", play, LD_PRELOAD=str(shim)) > (50 if play == "everything" else 5)
 
 
+FIRST = 0 if sys.version_info >= (3, 11) else -1
+"""The first allocation that is refused; -1: there is a round before in which none is. CPython 3.10
+needs memory to call a function for the first time, and this is about what the function does."""
+
+
 def descriptor_given_away() -> None:
     import _testcapi as refuse
 
     async def main() -> None:
-        for first in range(30):
+        for first in range(FIRST, 30):
             inner, outer = socket.socketpair()
             with inner, outer:
                 stream = Stream(inner, asyncio.get_running_loop())
                 fd = stream.fd
-                refuse.set_nomemory(first, first + 1)
+                if first >= 0:
+                    refuse.set_nomemory(first, first + 1)
                 try:
                     given = stream.detach()
                 finally:
@@ -165,10 +171,12 @@ def hand_offs_not_taken(width: int) -> None:
 
     async def main() -> None:
         driver = RelayDriver(CopyRelay(RelayOptions()), asyncio.get_running_loop())
-        for first in range(30):
+        for first in range(FIRST, 30):
+            none_left.__traceback__ = None  # it keeps what it went through, which 3.10 needs again
 
             def not_taken(handoff: Handoff, first: int = first) -> None:
-                refuse.set_nomemory(first, first + width)
+                if first >= 0:
+                    refuse.set_nomemory(first, first + width)
                 raise none_left
 
             pairs = [socket.socketpair() for _ in range(4)]
@@ -201,10 +209,11 @@ def ends_told(width: int) -> None:
 
     async def main() -> None:
         driver = RelayDriver(CopyRelay(RelayOptions()), asyncio.get_running_loop())
-        for first in range(10):
+        for first in range(FIRST, 10):
             told: deque[object] = deque()  # it has room for all of them
             ends: list[tuple[object, object]] = [(told.append, f"end {n}") for n in range(20)]
-            refuse.set_nomemory(first, first + width)
+            if first >= 0:
+                refuse.set_nomemory(first, first + width)
             try:
                 driver._dispatch(ends)
             finally:

@@ -24,7 +24,7 @@ errors = pytest.mark.parametrize("error", ["EPERM", "ENOSYS", "EINVAL"])
 
 PREAMBLE = """
 import errno, fcntl, os, sys
-sys.path[:0] = [{here!r}, {root!r}]
+sys.path.insert(0, {here!r})
 from no_splice import forbid_splice
 from relay_rig import *
 from spliceproxy.relay.choice import EngineError, choose
@@ -94,7 +94,7 @@ def start(relay):
 
 def child(code: str, *args: str) -> str:
     """Runs ``code`` in a new process; what it printed."""
-    text = PREAMBLE.format(here=str(HERE), root=str(HERE.parents[1])) + code
+    text = PREAMBLE.format(here=str(HERE)) + code
     done = subprocess.run(
         [sys.executable, "-c", text, *args], capture_output=True, text=True, timeout=60
     )
