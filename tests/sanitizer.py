@@ -15,6 +15,9 @@ import pytest
 
 SANITIZED = "libasan" in os.environ.get("LD_PRELOAD", "")
 
+FEW = SANITIZED or os.environ.get("FEW_TESTS") == "1"
+"""Whether one engine and one event loop are enough, where another run has them all."""
+
 LIBRARIES = ("libasan.so", "libubsan.so", "libstdc++.so")
 
 
@@ -34,8 +37,9 @@ def release_only(why: str) -> pytest.MarkDecorator:
 
 
 def quick(params: Sequence[str], first: str) -> list[str]:
-    """All parameters of a fixture; under the sanitizers the one that reaches C, alone."""
-    return [first] if SANITIZED else list(params)
+    """All parameters of a fixture; under the sanitizers, and on another version of Python, the one
+    that reaches C, alone."""
+    return [first] if FEW else list(params)
 
 
 if __name__ == "__main__":

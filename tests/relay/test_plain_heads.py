@@ -9,9 +9,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from plain_oracle import OK, Plain, check_requests, check_response
 from relay_rig import native_relay, open_fds
+from sanitizer import FEW
 
 ASK = b"GET http://o/ HTTP/1.1\r\nHost: o\r\n\r\n"
 POST = b"POST http://o/ HTTP/1.1\r\nHost: o\r\nContent-Length: 5\r\n\r\nhello"
+
+
+def places(data: bytes) -> list[int]:
+    """Where a head is cut once: at each byte. Where another run does that, for the sanitizers and
+    on other versions of Python, around the ends of lines and at every seventh byte."""
+    return [
+        at
+        for at in range(1, min(len(data), 200))
+        if not FEW or at % 7 == 0 or b"\n" in data[max(at - 2, 0) : at + 1]
+    ]
 
 
 @pytest.fixture(scope="module", params=[b"sp", b""], ids=["via", "no-via"])
@@ -183,7 +194,7 @@ NOT_PLAIN = {
 def test_plain_requests_are_served(plain: Plain, name: str) -> None:
     data = PLAIN[name]
     assert check_requests(plain, data) == data.count(b"HTTP/1.1\r\n")
-    for cut in range(1, min(len(data), 200)):
+    for cut in places(data):
         check_requests(plain, data, [cut])
 
 
@@ -192,7 +203,7 @@ def test_other_requests_come_back(plain: Plain, name: str) -> None:
     data = NOT_PLAIN[name]
     assert check_requests(plain, data) == 0
     assert check_requests(plain, ASK + data + ASK) == 1
-    for cut in range(1, min(len(data), 200)):
+    for cut in places(data):
         assert check_requests(plain, data, [cut]) == 0
 
 
@@ -313,7 +324,7 @@ def _each(plain: Plain, data: bytes, *, cuts: bool) -> list[bool]:
     for method in (b"GET", b"HEAD"):
         for last in (False, True):
             taken.append(check_response(plain, data, method, last=last))
-        for cut in range(1, min(len(data), 200)) if cuts else ():
+        for cut in places(data) if cuts else ():
             check_response(plain, data, method, cut=cut)
     return taken
 
@@ -329,7 +340,7 @@ def test_whole_chunked_responses_are_passed_on(plain: Plain, name: str) -> None:
     assert check_response(plain, data)
     assert check_response(plain, data, last=True)
     assert check_response(plain, data, b"HEAD")
-    for cut in range(1, min(len(data), 200)):
+    for cut in places(data):
         check_response(plain, data, cut=cut)
 
 
