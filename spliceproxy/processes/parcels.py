@@ -64,6 +64,10 @@ class Parcel(NamedTuple):
     fds: list[int]
 
 
+class Nonsense(Closed):
+    """What has come is no message. The other end is there, and may say more."""
+
+
 class Line:
     """An end of a pair, which is never waited for."""
 
@@ -115,8 +119,7 @@ class Line:
 
     def receive(self) -> Parcel | None:
         """The next message; None: there is none. Closed: the other end is, and all that it has said
-        was read; or what came is nonsense. The head of a message that did not come whole has
-        "torn"."""
+        was read. Nonsense. The head of a message that did not come whole has "torn"."""
         try:
             text, rights, flags = self._message()
         except BlockingIOError:
@@ -133,7 +136,7 @@ class Line:
             head = None
         if not isinstance(head, dict):
             close_all(fds)
-            raise Closed("no message")
+            raise Nonsense("no message")
         if flags & (socket.MSG_CTRUNC | socket.MSG_TRUNC):
             # Without free descriptors some are missing, and nobody knows which.
             close_all(fds)
@@ -143,7 +146,7 @@ class Line:
         return Parcel(head, data, fds)
 
     def some(self) -> Iterator[Parcel]:
-        """Messages that there are, as many as are read in one turn. Closed."""
+        """Messages that there are, as many as are read in one turn. Closed, Nonsense."""
         for _ in range(TURN):
             parcel = self.receive()
             if parcel is None:
@@ -232,7 +235,7 @@ def _with_memory(head: Mapping[str, Any], fds: list[int]) -> Parcel:
     size = head["memory"]
     if not fds or not isinstance(size, int) or not 0 < size <= LARGEST:
         close_all(fds)
-        raise Closed("no message")
+        raise Nonsense("no message")
     memory = fds.pop()
     try:
         data = os.pread(memory, size, 0)
@@ -243,7 +246,7 @@ def _with_memory(head: Mapping[str, Any], fds: list[int]) -> Parcel:
         os.close(memory)
     if len(data) != size:
         close_all(fds)
-        raise Closed("no message")
+        raise Nonsense("no message")
     return Parcel(head, data, fds)
 
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from spliceproxy.admin.channel import Closed, close_all
 from spliceproxy.messages import log, plain
-from spliceproxy.processes.parcels import RETRY_SECONDS, Line, Parcel, Party
+from spliceproxy.processes.parcels import RETRY_SECONDS, Line, Nonsense, Parcel, Party
 from spliceproxy.relay.handoff import Handoff, between
 from spliceproxy.relay.moving import Unmovable
 
@@ -83,6 +83,8 @@ class Taker(Party):
                     self._take(parcel.head["client"], parcel, self._client, came)
                 else:
                     close_all(parcel.fds)
+        except Nonsense:  # the giver is there, and takes back what has not been confirmed
+            log.error("another worker gives what nobody understands")
         except Closed:
             end = self._go_on
         if came:

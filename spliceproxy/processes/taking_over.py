@@ -14,6 +14,7 @@ from spliceproxy.processes.children import Children
 from spliceproxy.processes.control import raises_sigio
 from spliceproxy.processes.listeners import ListenError
 from spliceproxy.processes.orders import Orders
+from spliceproxy.processes.parcels import Nonsense
 from spliceproxy.processes.reopening import Reopening
 from spliceproxy.processes.slot import Slot
 from spliceproxy.processes.state import State
@@ -108,6 +109,9 @@ class TakingOver:
         while not self._closed:
             try:
                 parcel = self._line.receive()
+            except Nonsense:
+                log.error("the program that runs said what nobody understands")
+                continue
             except Closed:
                 self._alone()
                 return

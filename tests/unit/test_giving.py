@@ -345,6 +345,19 @@ def test_a_taker_that_dies_behind_its_answer_has_taken_nothing() -> None:
     play(scene)
 
 
+def test_what_is_no_message_is_not_the_end_of_the_giver() -> None:
+    async def scene(new: Rig) -> None:
+        both = new(Relay([STATE]))
+        both.giver.start()
+        both.giver._line._sock.send(b"nonsense")
+        both.take()
+        await both.until(lambda: ("release", 1) in both.given.done)
+        await both.until(lambda: ("thaw", 100) in both.taking.done)
+        assert both.ends == []
+
+    play(scene)
+
+
 def test_a_giver_that_stood_still_reads_before_it_judges(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scene(new: Rig) -> None:
         both = new(Relay([STATE]))
