@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 from sanitizer import preload
-from test_build import Project
+from test_build import SECONDS, Project
 
 pytest.importorskip("setuptools", minversion="77")
 pytest.importorskip("Cython")
+
+pytestmark = pytest.mark.timeout(SECONDS + 20)
 
 MODULE = """
 from libc.stdlib cimport free, malloc

@@ -6,11 +6,13 @@ import re
 from pathlib import Path
 
 import pytest
-from test_build import ROOT, Project
+from test_build import ROOT, SECONDS, Project
 from test_debug_build import run
 
 pytest.importorskip("setuptools", minversion="77")
 pytest.importorskip("Cython")
+
+pytestmark = pytest.mark.timeout(SECONDS + 20)
 
 MODULE = """
 # cython: language_level=3
