@@ -6,7 +6,7 @@ import http.client
 import json
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from spliceproxy.config import Address
@@ -48,11 +48,13 @@ class Answer(NamedTuple):
 
 
 class Client:
-    """Of the proxy at ``address``. ``token`` is "" where none is needed."""
+    """Of the proxy at ``address``. ``token`` is "" where none is needed; it was found in
+    ``where``."""
 
-    def __init__(self, address: Address, token: str) -> None:
+    def __init__(self, address: Address, token: str, where: str = "the file of tokens") -> None:
         self.address = address
         self._token = token
+        self._where = where
 
     def get(self, path: str) -> Any:
         """The JSON that is there. NoAnswer, Senseless."""
@@ -73,18 +75,24 @@ class Client:
         fields: Mapping[str, str] | None = None,
         seconds: float = SECONDS,
     ) -> Answer:
-        """Any answer. NoAnswer: there is none."""
+        """Any answer. NoAnswer: there is none, or the token is not right."""
         connection = _Connection(self.address, seconds)
         sent = {"Authorization": f"Bearer {self._token}"} if self._token else {}
         try:
             connection.request(method, path, headers={**sent, **(fields or {})})
             answer = connection.getresponse()
-            return Answer(answer.status, answer.getheader("Content-Type", ""), answer.read())
+            found = Answer(answer.status, answer.getheader("Content-Type", ""), answer.read())
         except (OSError, http.client.HTTPException) as error:
             why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
             raise NoAnswer(f"{self.address}: {why or type(error).__name__}") from None
         finally:
             connection.close()
+        if found.status == 401 and self._token:
+            raise NoAnswer(
+                f"{self.address}: the proxy does not know the token that was sent, the first in "
+                f"{self._where} (401)"
+            )
+        return found
 
     def _json(self, method: str, path: str, seconds: float = SECONDS) -> Any:
         answer = self.ask(method, path, {"Accept": "application/json"}, seconds)
@@ -145,13 +153,21 @@ def find(
                 raise Unknown(f"--{name}: {error}") from None
     address = found[ADMIN].value if ADMIN in found else None
     if address is None:
-        concerned = [line for line in problems if ADMIN in line.lower()] or problems
-        what = "nothing says where the proxy is; give --admin, or --config with a file that has it"
-        raise Unknown("\n".join(concerned) or what)
+        raise _nowhere(admin, problems)
     if not (address.path or address.port):
         where = found[ADMIN].where
         raise Unknown(f"{where}: {address} does not say at which port it is; give --admin")
-    return Client(address, "" if address.path else _token(found, problems))
+    token = "" if address.path else _token(found, problems)
+    return Client(address, token, str(found[TOKEN_FILE].value) if token else "")
+
+
+def _nowhere(admin: str | None, problems: Sequence[str]) -> Unknown:
+    """There is no address; ``admin`` is what the flag says."""
+    if admin is not None:
+        return Unknown(f"--admin {admin}: no proxy is there; allowed: the address of one that runs")
+    concerned = [line for line in problems if ADMIN in line.lower()] or problems
+    what = "nothing says where the proxy is; give --admin, or --config with a file that has it"
+    return Unknown("\n".join(concerned) or what)
 
 
 def _token(found: Mapping[str, Found], problems: list[str]) -> str:

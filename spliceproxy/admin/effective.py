@@ -18,7 +18,7 @@ class Effective:
         self._desk = desk
 
     def add_to(self, table: Table) -> None:
-        table.add("/config", GET=self.config)
+        table.add("/config", takes=("format",), GET=self.config)
 
     async def config(self, request: Request) -> Response:
         """As ``spliceproxy check`` prints them, or as JSON for whoever accepts that."""

@@ -61,7 +61,7 @@ class Events:
         self.cut = 0
 
     def add_to(self, table: Table) -> None:
-        table.add("/events", GET=self.events)
+        table.add("/events", takes=("kinds",), GET=self.events)
 
     async def events(self, request: Request) -> Response:
         """``kinds``: those wanted, with commas between them."""

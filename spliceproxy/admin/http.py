@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import unquote
@@ -105,10 +105,19 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 class Route(NamedTuple):
     """The handlers of a path by method; that of GET is for HEAD, too. ``open``: it needs no token,
-    and may be asked for by any name."""
+    and may be asked for by any name. ``takes`` are the parameters that there are, None where the
+    handlers look at them, or nobody does."""
 
     handlers: Mapping[str, Handler]
     open: bool
+    takes: Collection[str] | None
+
+    def check(self, query: Iterable[str]) -> None:
+        """Refusal: a parameter that is written wrong would change what is done."""
+        for name in query:
+            if self.takes is not None and name not in self.takes:
+                allowed = ", ".join(self.takes) or "none here"
+                raise Refusal(400, f"{name}: no such parameter; allowed: {allowed}")
 
     @property
     def allowed(self) -> str:
@@ -124,9 +133,17 @@ class Table:
     def __init__(self) -> None:
         self._routes: dict[str, Route] = {}
 
-    def add(self, path: str, *, open: bool = False, **handlers: Handler) -> None:
-        """``handlers`` by method: ``add("/config", GET=config)``."""
-        self._routes[path] = Route(handlers, open)
+    def add(
+        self,
+        path: str,
+        *,
+        open: bool = False,
+        takes: Collection[str] | None = (),
+        **handlers: Handler,
+    ) -> None:
+        """``handlers`` by method: ``add("/config", GET=config)``. What needs no token takes any
+        parameters: monitors have their own."""
+        self._routes[path] = Route(handlers, open, None if open else takes)
 
     def find(self, path: str) -> tuple[Route, str] | None:
         """The route of a path as it is written in the request, and what stands for its ``*``."""

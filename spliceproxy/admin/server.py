@@ -174,6 +174,7 @@ class Server:
             )
         except ValueError:
             raise Refusal(400, "the query cannot be read") from None
+        route.check(values)
         request = Request(head.method, path, values, head, body, last)
         if not is_open:
             return await handler(request)

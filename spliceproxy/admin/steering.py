@@ -34,9 +34,9 @@ class Steering:
     def add_to(self, table: Table) -> None:
         table.add("/drain", POST=self.drain)
         table.add("/reload", POST=self.reload)
-        table.add("/recycle", POST=self.recycle)
+        table.add("/recycle", takes=("worker",), POST=self.recycle)
         table.add("/upgrade", POST=self.upgrade)
-        table.add("/log-level", GET=self.log_level, POST=self.set_log_level)
+        table.add("/log-level", takes=("level",), GET=self.log_level, POST=self.set_log_level)
 
     async def drain(self, request: Request) -> Response:
         """As SIGTERM: a graceful stop. A second time it changes nothing."""
@@ -54,11 +54,16 @@ class Steering:
 
     async def recycle(self, request: Request) -> Response:
         """Replaces the ``worker`` with this number, or each, and answers when it is done."""
+        if "worker" not in request.query:
+            return await self._change("recycle")
         text = request.one("worker")
-        if text and not (text.isascii() and text.isdigit() and len(text) <= DIGITS):
+        if not (text.isascii() and text.isdigit() and len(text) <= DIGITS):
             raise Refusal(400, f"worker: {text!r} is no number of a worker")
-        asked = {"worker": int(text)} if text else {}
-        return await self._change("recycle", **asked)
+        there = sorted(self._desk.board.expected)
+        if int(text) not in there:
+            allowed = ", ".join(map(str, there))
+            raise Refusal(400, f"worker: there is no {int(text)}; allowed: {allowed}")
+        return await self._change("recycle", worker=int(text))
 
     async def upgrade(self, request: Request) -> Response:
         """Starts the program anew, and answers when that has taken over."""

@@ -41,7 +41,7 @@ class Tunnels:
         self._turned = time.monotonic()
 
     def add_to(self, table: Table) -> None:
-        table.add("/tunnels", GET=self.show, DELETE=self.end)
+        table.add("/tunnels", takes=None, GET=self.show, DELETE=self.end)
         table.add("/tunnels/*", GET=self.one, DELETE=self.end_one)
 
     async def show(self, request: Request) -> Response:

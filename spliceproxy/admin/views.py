@@ -48,8 +48,8 @@ class Views:
 
     def add_to(self, table: Table) -> None:
         table.add("/metrics", open=True, GET=self.metrics)
-        table.add("/stats.json", GET=self.stats)
-        table.add("/", GET=self.page)
+        table.add("/stats.json", takes=("since",), GET=self.stats)
+        table.add("/", takes=None, GET=self.page)
 
     # ---- what is asked -----------------------------------------------------------------
 

@@ -216,7 +216,7 @@ def test_where_it_finds_the_address(new_admin: NewAdmin, tmp_path: Path) -> None
     other.write_text("another-token-of-tests\n")
     done = ctl("--admin-token-file", str(other), "log-level", env=variables)
     assert done.returncode == 1
-    assert "a token is required" in done.stderr
+    assert f"not know the token that was sent, the first in {other} (401)" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -225,6 +225,7 @@ def test_where_it_finds_the_address(new_admin: NewAdmin, tmp_path: Path) -> None
         (("tunnels",), "nothing says where the proxy is; give --admin, or --config with a file"),
         (("--admin", "localhost", "tunnels"), "--admin: invalid value 'localhost'; allowed: 127"),
         (("--admin", "127.0.0.1:1", "tunnels"), "a token is needed; give --admin-token-file"),
+        (("--admin", "off", "tunnels"), "--admin off: no proxy is there; allowed: the address of"),
         (("--admin", "unix:/absent", "explode"), "no such verb: 'explode'; allowed: tunnels, kill"),
         (("--admin", "unix:/absent", "drain", "now"), "drain: it takes no argument, but was given"),
         (("--admin", "unix:/absent", "tunnels", "x"), "tunnels: 'x' is no filter; allowed: NAME="),

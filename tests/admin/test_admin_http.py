@@ -34,6 +34,25 @@ def status(answer: bytes) -> int:
     return int(answer.split(b" ", 2)[1])
 
 
+def test_parameters_that_there_are_not(admin: Admin) -> None:
+    """One that is written wrong must not mean something else. Monitors have their own."""
+    for method, path, allowed in (
+        ("POST", "/reload?force=1", "none here"),
+        ("POST", "/drain?delay=5", "none here"),
+        ("GET", "/stats.json?foo=1", "since"),
+        ("GET", "/config?form=json", "format"),
+        ("GET", "/events?kind=state", "kinds"),
+        ("POST", "/log-level?l=info", "level"),
+        ("GET", "/tunnels/x?y=1", "none here"),
+    ):
+        answer = admin.ask(path, method)
+        name = path.partition("?")[2].partition("=")[0]
+        said = f"{name}: no such parameter; allowed: {allowed}\n"
+        assert (answer.status, answer.text) == (400, said)
+    for path in ("/healthz?x=1", "/readyz?x=1", "/metrics?x=1"):
+        assert admin.ask(path).status == 200, path
+
+
 def test_methods_and_paths(admin: Admin) -> None:
     answer = admin.ask("/config", "DELETE")
     assert answer.status == 405

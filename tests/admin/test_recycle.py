@@ -94,7 +94,9 @@ def test_counters_never_go_back(proxy: ChangingProxy, address: tuple[str, int]) 
 @pytest.mark.parametrize(
     ("query", "status", "text"),
     [
-        ("worker=7", 409, "there is no 7; allowed: 0, 1"),
+        ("worker=7", 400, "there is no 7; allowed: 0, 1"),
+        ("worker=", 400, "'' is no number"),
+        ("w=0", 400, "w: no such parameter; allowed: worker"),
         ("worker=x", 400, "'x' is no number"),
         (f"worker={'7' * 5000}", 400, "7' is no number"),
         ("worker=%C2%B2", 400, "'²' is no number"),
