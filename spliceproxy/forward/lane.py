@@ -204,6 +204,10 @@ class Lane:
         forgotten. Without a kind each request comes back, and can be looked at."""
         self._asks = askable(asks, forwards=self._forwards)
         self._native.ask_about(self._asks)
+        self.forget()
+
+    def forget(self) -> None:
+        """What has been decided is asked about again."""
         self._native.forget()
 
     def report_to(self, front: Front) -> None:

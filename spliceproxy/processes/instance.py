@@ -109,7 +109,12 @@ class Instance:
             lane=lane,
             origins=origins,
             asking=self._asking(
-                config, policy, lane, origins, generation, self._parents(config, origins, counts)
+                config,
+                policy,
+                lane,
+                origins,
+                generation,
+                self._parents(config, origins, counts, lane),
             ),
             site=site,
             tracer=tracer,
@@ -173,7 +178,8 @@ class Instance:
             if config.access_log != services.config.access_log:
                 log = open_log(config.access_log, services.loop, form)
             services.counts.expect(policy.rules)
-            parents = self._parents(config, services.origins, services.counts)
+            known = services.origins, services.counts, services.lane
+            parents = self._parents(config, *known)
             if not policy.shares(services.policy):
                 policy.start()
         except BaseException:
@@ -279,7 +285,9 @@ class Instance:
         known = policy, self._learned, lane, self._resolver, origins
         return Asking(*known, config.timeouts.dial, generation, parents)
 
-    def _parents(self, config: Config, origins: Origins, counts: Counts) -> Parents | None:
+    def _parents(
+        self, config: Config, origins: Origins, counts: Counts, lane: Lane | None
+    ) -> Parents | None:
         names = config.routing.all_parents
         if not names and not config.routing.pac:
             return None
@@ -288,7 +296,8 @@ class Instance:
         counts.expect_parents([*names, PAC] if config.routing.pac else names)
         loop, resolver = asyncio.get_running_loop(), self._resolver
         counted = counts.row, counts.parent
-        parents = Parents(loop, config, origins, resolver, *counted, self._bridges)
+        forget = None if lane is None else lane.forget
+        parents = Parents(loop, config, origins, resolver, *counted, self._bridges, forget)
         self._bridges = parents.bridges
         return parents
 

@@ -74,9 +74,12 @@ class Parents:
         row: memoryview,
         column: Column,
         bridges: Bridges | None = None,
+        forget: Callable[[], None] | None = None,
     ) -> None:
-        """``bridges`` are those of the worker, if it has had a use for any. OSError for
+        """``bridges`` are those of the worker, if it has had a use for any. ``forget`` is called
+        when a parent is put aside: what :meth:`in_lane` has said holds no longer. OSError for
         certificates that are none."""
+        self._forget_ways = forget
         self._row = row
         self._column = column
         self._seconds = config.timeouts.dial
@@ -126,6 +129,8 @@ class Parents:
 
     def _count(self, name: str, event: str) -> None:
         self._row[self._column(event, name)] += 1
+        if event == "down" and self._forget_ways is not None:
+            self._forget_ways()
 
     def _granted_by(self, name: str) -> int:
         return self._row[self._column("granted", name)]
