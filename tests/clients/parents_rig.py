@@ -183,8 +183,9 @@ def settings_of(
 class Ways:
     """A proxy, and what stands before each of its parents."""
 
-    def __init__(self, kind: str, proxy: ProxyProcess, taps: list[Tap]) -> None:
+    def __init__(self, kind: str, proxy: ProxyProcess, config: Path, taps: list[Tap]) -> None:
         self.kind = kind
+        self.config = config
         self.proxy = proxy
         self.taps = taps
 
@@ -217,7 +218,7 @@ def way(kind: str, folder: Path, certificates: Certificates) -> Iterator[Ways]:
         args = "--config", str(config), "--auth", THEIRS, "--log-format", "json"
         proxy = ProxyProcess(folder / "proxy", *args)
         stack.callback(proxy.kill)
-        yield Ways(kind, proxy, taps)
+        yield Ways(kind, proxy, config, taps)
         assert "Traceback" not in proxy.stderr(), proxy.stderr()
 
 

@@ -26,7 +26,7 @@ from harness import (
     serving,
     wait_for,
 )
-from strace import traced
+from strace import Calls, traced
 
 BLOCK = random.Random(8).randbytes((1 << 20) + 1)
 """Of an odd size, so that nothing that is repeated or left out can fit."""
@@ -149,12 +149,36 @@ def test_bulk_is_spliced(
     blocks = 64
     with traced(proxy.worker, tmp_path) as calls, bulk_download(proxy, way, blocks) as s:
         receive_blocks(s, blocks, lambda: None)
+    check_spliced(calls, blocks)
+
+
+def check_spliced(calls: Calls, blocks: int) -> None:
     total = blocks * len(BLOCK)
     copied = sum(calls.bytes.values()) - calls.bytes["splice"]
     assert calls.bytes["splice"] > 2 * (total - (2 << 20)), calls.bytes  # in and out
     assert copied < 4 << 20, calls.bytes
     moves = sum(calls.count.values()) - calls.count["splice"]
     assert moves < 200, calls.count
+
+
+@pytest.mark.parametrize("name", ["native", "splice"])
+def test_bulk_by_way_of_a_parent_is_spliced(
+    new_proxy: Callable[..., ProxyProcess], tmp_path: Path, name: str
+) -> None:
+    blocks = 64
+
+    def parent(s: socket.socket) -> None:
+        read_head(s)
+        s.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+        send_blocks(s, blocks)
+
+    with serving(parent) as (host, port):
+        proxy = new_proxy(
+            "--engine", name, "--access-log", "off", "--proxy", f"http://{host}:{port}"
+        )
+        with traced(proxy.worker, tmp_path) as calls, proxy.tunnel("192.0.2.1", 443) as s:
+            receive_blocks(s, blocks, lambda: None)
+    check_spliced(calls, blocks)
 
 
 @pytest.mark.parametrize("name", ["native", "splice", "copy"])

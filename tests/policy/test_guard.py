@@ -4,7 +4,8 @@
 In ``private`` mode two loopback addresses are excepted and stand for the public internet; all
 others are forbidden, and some have a server that must never be reached. The proxy's connect(2)
 calls are watched from outside of its code. All of it is held without a function of --policy, and
-with one that has allowed everything, at once or after a while.
+with one that has allowed everything, at once or after a while; and by way of parents that are told
+addresses, and would connect to any.
 """
 
 from __future__ import annotations
@@ -41,24 +42,45 @@ FORBIDDEN = ("127.0.0.1", "127.0.0.88", "::1")
 KINDS = pytest.mark.parametrize("make", [connect, get, upgrade, socks, socks_named])
 
 
+PARENTS = ("http", "socks5")
+"""What a parent speaks; it connects to whatever it is asked for."""
+
+
 class Site:
     """The world of this module."""
 
-    def __init__(self, world: World, answers: str) -> None:
+    def __init__(self, world: World, way: str) -> None:
         self.world = world
         self.origins = Origins(world.stack, PUBLIC, OTHER, *FORBIDDEN)
         self.port = self.origins.port
         config = world.folder / "config.toml"
-        config.write_text(f'guard = "private"\nguard-allow = ["{PUBLIC}", "{OTHER}"]\n')
-        self.proxy = world.proxy("--config", str(config), *allowing(answers, world.folder))
+        text = f'guard = "private"\nguard-allow = ["{PUBLIC}", "{OTHER}"]\n'
+        self.parent: ProxyProcess | None = None
+        if way in PARENTS:
+            self.parent = ProxyProcess(world.folder / "parent", "--guard", "off", "--via", "parent")
+            world.stack.callback(self.parent.kill)
+            text += f"""[[route]]
+to = "all"
+[parent.all]
+url = "{way}://127.0.0.1:{self.parent.port}"
+connect-by = "address"
+"""
+        config.write_text(text)
+        self.proxy = world.proxy("--config", str(config), *allowing(way, world.folder))
 
     def check(self) -> None:
-        """Nothing but the public addresses has ever been dialled."""
-        assert {host for host, _ in self.world.connects()} <= {PUBLIC, OTHER}
+        """Nothing but the public addresses has ever been dialled, nor has a parent been asked for
+        anything else."""
+        dialled = {host for host, _ in self.world.connects()}
+        if self.parent is not None:
+            assert set(self.world.connects()) <= {("127.0.0.1", self.parent.port)}
+            targets = [line.split()[6] for line in self.parent.access()]
+            dialled = {target.removeprefix("http://").split(":")[0] for target in targets}
+        assert dialled <= {PUBLIC, OTHER}
         assert not any(self.origins.hits.get(address) for address in FORBIDDEN)
 
 
-@pytest.fixture(scope="module", params=ANSWERS)
+@pytest.fixture(scope="module", params=[*ANSWERS, *PARENTS])
 def site(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Site]:
@@ -332,7 +354,11 @@ def test_only_some_addresses_are_allowed(site: Site, make: Make) -> None:
     with socket.create_server(("127.0.0.1", 0)) as canary:
         canary.setblocking(False)
         answer = ask(site.proxy, make("mixed.test", canary.getsockname()[1]))
-        assert (answer.status, answer.error) == (502, "connection_refused")
+        # What an HTTP parent says of a destination is no more than that. SOCKS has the same reply
+        # for it as for a name that is not there.
+        more = ("destination_unavailable", "dns_error") if site.parent else ()
+        assert answer.status == 502
+        assert answer.error in ("connection_refused", *more)
         with pytest.raises(BlockingIOError):
             canary.accept()
 
