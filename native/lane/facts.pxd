@@ -24,6 +24,7 @@ from lane.types cimport (
 
 cdef enum:
     SECOND = 1000000        # us, from which on TCP_INFO is read, and somebody is to blame
+    BRIEF = 100000          # us: of a tunnel that is over before, nobody asks the kernel
     NUMBER_BITS = 40        # of an id; above them is the number of the worker
     UINT32_MOST = 0xffffffff
 
@@ -227,7 +228,8 @@ cdef inline void facts_of(
     facts.informed = 0
     facts.stalled = J_UNKNOWN
     if lane.informed and (
-        f.kind == TUNNEL or (facts.took >= SECOND and x.connection != NOWHERE)
+        facts.took >= BRIEF if f.kind == TUNNEL
+        else facts.took >= SECOND and x.connection != NOWHERE
     ):
         inform(lane, f, x, facts)
         facts.stalled = judge_flow(lane, f, x, facts)

@@ -12,7 +12,7 @@ from spliceproxy.errors import EXHAUSTED
 from spliceproxy.forward.services import Services
 from spliceproxy.net.stream import Stream
 from spliceproxy.observe.record import Record
-from spliceproxy.observe.stalled import Waits
+from spliceproxy.observe.stalled import BRIEF, Waits
 from spliceproxy.observe.termination import DATA, DRAINED
 from spliceproxy.relay.interface import ABORTED, DONE, TunnelEnd
 
@@ -81,12 +81,14 @@ def _ended(services: Services, record: Record, end: TunnelEnd) -> None:
     spent = (record.question + record.dial) / 1e3 + record.looked_up * 1e3
     # Not the silence in which the origin had yet to take what there was for it.
     silent = max(silent - origin_takes, 0)
-    window = int((time.monotonic() - record.started) * 1e3 - spent) - silent
-    record.inform(
-        end.client_info,
-        end.origin_info,
-        Waits(window, taken, taken, said + origin_takes, origin_takes),
-    )
+    took = time.monotonic() - record.started
+    window = int(took * 1e3 - spent) - silent
+    if took >= BRIEF:
+        record.inform(
+            end.client_info,
+            end.origin_info,
+            Waits(window, taken, taken, said + origin_takes, origin_takes),
+        )
     if end.reason == ABORTED and services.draining:
         record.by = DRAINED
     if end.reason != DONE:

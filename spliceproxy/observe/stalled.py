@@ -15,6 +15,10 @@ from spliceproxy.observe.tcpinfo import TcpInfo
 SECOND = 1.0
 """What is shorter is nobody's fault."""
 
+BRIEF = 0.1
+"""Seconds. Of a tunnel that is over before, nobody asks what the kernel knows: that would cost as
+much as all the rest of its line."""
+
 
 class Waits(NamedTuple):
     """Milliseconds. ``window`` is all of the time, and the others are parts of it."""

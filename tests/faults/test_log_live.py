@@ -6,12 +6,15 @@ import json
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 
 import pytest
 from fault_peers import accept, connect_request, good_request, head
 from harness import ProxyProcess, wait_for
 from json_lines import LINE
+
+from spliceproxy.observe.stalled import BRIEF
 
 NewProxy = Callable[..., ProxyProcess]
 MINE = "%{event}json %{id}json %rm %ru %>st %<st %{termination}json"
@@ -83,3 +86,21 @@ def test_lines_that_cannot_say_what_they_are(form: str) -> None:
     assert done.returncode == 2
     assert "--log-live 1: " in done.stderr
     assert form in done.stderr
+
+
+@pytest.mark.parametrize("engine", ["native", "copy"])
+def test_of_a_brief_tunnel_the_kernel_is_not_asked(
+    new_proxy: NewProxy, origin: socket.socket, engine: str
+) -> None:
+    proxy = new_proxy("--engine", engine, "--log-format", "json")
+    for seconds in (0.0, 1.5 * BRIEF):
+        with proxy.connect() as client:
+            client.sendall(connect_request(origin.getsockname()))
+            with accept(origin):
+                begun = time.monotonic()
+                head(client)
+                wait_for(lambda: time.monotonic() >= begun + seconds, "its time")  # noqa: B023
+    for line in map(json.loads, proxy.wait_access(2)):
+        for leg in ("client_tcp", "origin_tcp"):
+            assert (line[leg] is None) == (line["total_us"] < BRIEF * 1e6), line
+    assert line["client_tcp"]["rtt_us"] >= 0

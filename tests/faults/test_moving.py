@@ -20,6 +20,8 @@ import pytest
 from harness import read_head, wait_for
 from moving_rig import PATIENCE, Workers, exactly
 
+from spliceproxy.observe.stalled import BRIEF
+
 BULK = 12 << 20
 HEAD = "CONNECT {0} HTTP/1.1\r\nHost: {0}\r\n\r\n"
 
@@ -271,8 +273,10 @@ def test_descriptors_are_what_they_were(workers: Workers) -> None:
 def test_what_the_log_says_of_it(workers: Workers) -> None:
     """A tunnel's line is as if it had never moved."""
     stays, moves = Peers(workers), Peers(workers)
+    begun = time.monotonic()
     stays.client.sendall(b"12345")
     assert exactly(stays.origin, 5) == b"12345"
+    wait_for(lambda: time.monotonic() > begun + BRIEF, "that the kernel is asked about them")
     stays.close()
     wait_for(lambda: len(workers.log.read_bytes().splitlines()) == 1, "the first line")
     moves.client.sendall(b"12")
