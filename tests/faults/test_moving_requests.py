@@ -276,6 +276,20 @@ def pieces(kind: str) -> list[bytes]:
     return [data[one:two] for one, two in pairwise(ends)]
 
 
+def check_brought(
+    mover: Mover, sender: socket.socket, receiver: socket.socket, kind: str, parts: list[bytes]
+) -> None:
+    """The receiver gets all of SMALL, with a move in front of each of these parts of it."""
+    got = bytearray()
+    reader = threading.Thread(target=lambda: got.extend(unframed(receiver, kind)), daemon=True)
+    reader.start()
+    for part in parts:
+        mover.move()
+        sender.sendall(part)
+    reader.join(PATIENCE)
+    assert bytes(got) == b"".join(SMALL)
+
+
 @pytest.mark.parametrize("kind", ["length", "chunked"])
 def test_a_small_answer_in_pieces(workers: Workers, kind: str) -> None:
     """As of an origin that has something to say now and then."""
@@ -289,14 +303,7 @@ def test_a_small_answer_in_pieces(workers: Workers, kind: str) -> None:
         head = HEADS["chunked"]
     talk.origin.sendall(head)
     assert b" 200 " in read_head(talk.client)
-    got = bytearray()
-    reader = threading.Thread(target=lambda: got.extend(unframed(talk.client, kind)), daemon=True)
-    reader.start()
-    for piece in pieces(kind):
-        mover.move()
-        talk.origin.sendall(piece)
-    reader.join(PATIENCE)
-    assert bytes(got) == whole
+    check_brought(mover, talk.origin, talk.client, kind, pieces(kind))
     talk.again()
     talk.close()
     line = workers.lines(3)[1]
@@ -314,14 +321,7 @@ def test_a_small_upload_in_pieces(workers: Workers, kind: str) -> None:
     first, *more = pieces(kind)
     talk.client.sendall(first)
     assert talk.head_of_any().startswith(b"PUT ")
-    got = bytearray()
-    reader = threading.Thread(target=lambda: got.extend(unframed(talk.origin, kind)), daemon=True)
-    reader.start()
-    for piece in more:
-        mover.move()
-        talk.client.sendall(piece)
-    reader.join(PATIENCE)
-    assert bytes(got) == whole
+    check_brought(mover, talk.client, talk.origin, kind, more)
     mover.move()
     talk.origin.sendall(b"HTTP/1.1 201 Created\r\nContent-Length: 2\r\n\r\nok")
     assert read_head(talk.client).startswith(b"HTTP/1.1 201 ")
