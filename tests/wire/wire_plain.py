@@ -54,6 +54,7 @@ from spliceproxy.relay.interface import RelayOptions
 from spliceproxy.relay.lane import NATIVE
 from spliceproxy.socks import reading
 from spliceproxy.upstream.own import Own
+from spliceproxy.upstream.parent import LaneWay
 
 TURNS = 200
 """Turns of the event loop in which what is on its way on this machine has come."""
@@ -107,11 +108,18 @@ class _Lane(Lane):
     VALID = 3600.0  # a machine that is held up forgets no route
     run: PlainRun
 
-    def allow(self, client: Standing, head: RequestHead, verdict: Verdict, record: Record) -> bool:
+    def allow(
+        self,
+        client: Standing,
+        head: RequestHead,
+        verdict: Verdict,
+        record: Record,
+        by: LaneWay | None = None,
+    ) -> bool:
         if self.run.case.dial:
             return False
         verdict = verdict._replace(addresses=(ORIGIN,))  # the case's names are none
-        return super().allow(client, head, verdict, record)
+        return super().allow(client, head, verdict, record, by)
 
     def _where(self, verdict: Verdict) -> tuple[tuple[str, ...], int]:
         return verdict.addresses, self.run.dialled_by_relay.getsockname()[1]
