@@ -8,6 +8,7 @@ from typing import Any
 
 import freshness
 import pytest
+import share
 import skipping
 from harness import Nginx, ProxyProcess
 from hypothesis import HealthCheck, settings
@@ -27,6 +28,10 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(
             f"{stale} has changed since the compiled module was built: pip install -q -e ."
         )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    share.select(config, items)
 
 
 @pytest.fixture
