@@ -60,19 +60,21 @@ class Server:
         self._endless = 0  # of these, those whose answer has no end
         self._seldom = Seldom(log)
         self._serving: set[asyncio.Task[None]] = set()
+        self._beginning: set[asyncio.Task[None]] = set()
+        self._silent: set[Connection] = set()  # who has asked nothing yet
 
     @property
     def busy(self) -> bool:
-        """Whether there is a request that has no answer yet, but one without an end."""
-        return self._asked > self._endless
+        """Whether there is a request that has no answer yet, but one without an end, or somebody
+        who has just connected and has asked nothing."""
+        return self._asked > self._endless or bool(self._beginning or self._silent)
 
     async def accept(self, sock: socket.socket) -> None:
         """Serves who connects to this socket, until it is cancelled."""
         sock.setblocking(False)
         while True:
             try:
-                client, _ = await asyncio.get_running_loop().sock_accept(sock)
-                await self._begin(client)
+                await self._accept_one(sock)
             except ConnectionAbortedError:
                 pass  # it has left already
             except OSError as error:
@@ -82,6 +84,25 @@ class Server:
             except Exception:
                 log.exception("the admin address: somebody could not be served")
                 await asyncio.sleep(PAUSE_SECONDS)
+
+    async def _accept_one(self, sock: socket.socket) -> None:
+        """Whoever is accepted is served, also where nobody is to be accepted any more by then."""
+        accepted = asyncio.ensure_future(asyncio.get_running_loop().sock_accept(sock))
+        try:
+            client, _ = await asyncio.shield(accepted)
+        except asyncio.CancelledError:
+            if accepted.cancelled() or not accepted.done() or accepted.exception() is not None:
+                accepted.cancel()
+            else:
+                self._begin_soon(accepted.result()[0])
+            raise
+        await asyncio.shield(self._begin_soon(client))
+
+    def _begin_soon(self, client: socket.socket) -> asyncio.Task[None]:
+        task = asyncio.ensure_future(self._begin(client))
+        self._beginning.add(task)
+        task.add_done_callback(self._beginning.discard)
+        return task
 
     async def _begin(self, client: socket.socket) -> None:
         """With a connection, as soon as there is a place for it."""
@@ -93,7 +114,9 @@ class Server:
             raise
         writer.transport.set_write_buffer_limits(high=BUFFER)
         self._places.take(writer.transport)
-        task = asyncio.ensure_future(self._serve(Connection(reader, writer)))
+        connection = Connection(reader, writer)
+        self._silent.add(connection)
+        task = asyncio.ensure_future(self._serve(connection))
         self._serving.add(task)
         task.add_done_callback(self._serving.discard)
 
@@ -110,6 +133,7 @@ class Server:
         except Exception:
             log.exception("a connection to the admin address has failed")
         finally:
+            self._silent.discard(connection)
             self._places.give_back(transport)
             transport.abort()
 
@@ -122,6 +146,8 @@ class Server:
             return await self._send(connection, Response.text(str(error), error.status), None)
         except Refusal as refusal:
             return await self._send(connection, refusal.response, None)
+        finally:
+            self._silent.discard(connection)
         if head is None:
             return False
         self._asked += 1
