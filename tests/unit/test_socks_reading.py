@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import itertools
 import struct
 from collections.abc import Callable
@@ -25,6 +26,9 @@ from spliceproxy.socks.reading import (
     request_4,
     request_5,
 )
+
+# Python 3.13 writes the last four bytes of such an address as IPv4.
+MAPPED = str(ipaddress.IPv6Address("::ffff:127.0.0.1"))
 
 Read = Callable[[bytes], Any]
 
@@ -53,7 +57,7 @@ RIGHT: list[tuple[Read, bytes, Any]] = [
     (request_5, b"\x05\x01\x00\x04" + bytes(15) + b"\x01\xff\xff",
      Request(22, 1, "[::1]:65535", "::1", 65535)),
     (request_5, b"\x05\x01\x00\x04" + bytes(10) + b"\xff\xff\x7f\x00\x00\x01\x00\x50",
-     Request(22, 1, "[::ffff:127.0.0.1]:80", "::ffff:7f00:1", 80)),
+     Request(22, 1, "[::ffff:127.0.0.1]:80", MAPPED, 80)),
     (request_4, v4(b"\x7f\0\0\1"), Request(9, 1, "127.0.0.1:443", "127.0.0.1", 443)),
     (request_4, v4(b"\x7f\0\0\1", b"ann\0"),
      Request(12, 1, "127.0.0.1:443", "127.0.0.1", 443, b"ann")),
