@@ -139,7 +139,8 @@ class BodyMover:
             out = chunk(payload) if framed and payload else payload
             if decoder.done and framed:
                 out += last_chunk(without_own(decoder.trailers, self._pseudonym))
-            rest = None if decoder.rest is None else (decoder.rest, False)
+            to_come = decoder.rest
+            rest = None if to_come is None else (to_come, False)
             if prefix or out:
                 await self._send(target, prefix + out, rest)
                 prefix = b""

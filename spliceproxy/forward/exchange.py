@@ -79,9 +79,8 @@ class Exchange:
     ``head`` what is to be sent. ``abort(cause)`` is the connection's: it makes the coroutine that
     runs :meth:`run` fail with ``cause``.
 
-    ``bound`` holds the origin's connection where
-    it belongs to this client. ``resumed``, where the relay has sent the request: the exchange owns
-    its connection.
+    ``bound`` holds the origin's connection where it belongs to this client. ``resumed``, where the
+    relay has sent the request: the exchange owns its connection.
     """
 
     __slots__ = (

@@ -213,3 +213,11 @@ class Load:
             s.close()
         for one in self.asking:
             one._s.close()
+
+
+def echo(tunnels: list[socket.socket]) -> None:
+    """Each of these tunnels to an echo still works."""
+    for number, one in enumerate(tunnels):
+        one.sendall(b"%04d" % number)
+    for number, one in enumerate(tunnels):
+        assert read_exactly(one, 4) == b"%04d" % number

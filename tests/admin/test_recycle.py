@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 from changing_proxy import ChangingProxy, all_ended
-from harness import alive, descriptors, read_all, read_exactly, read_head, stop, wait_for
-from moving_load import Load, Origin, ask_once
+from harness import alive, descriptors, read_all, read_head, stop, wait_for
+from moving_load import Load, Origin, ask_once, echo
 
 
 @pytest.fixture(params=["native", "splice", "copy"])
@@ -248,13 +248,6 @@ def read_once(self):
 taking.Taker._read = read_once
 """
 """A worker that stands still when it has taken something, until a file is there."""
-
-
-def echo(tunnels: list[socket.socket]) -> None:
-    for number, one in enumerate(tunnels):
-        one.sendall(b"%04d" % number)
-    for number, one in enumerate(tunnels):
-        assert read_exactly(one, 4) == b"%04d" % number
 
 
 def begin(proxy: ChangingProxy) -> socket.socket:

@@ -11,17 +11,10 @@ from pathlib import Path
 
 import pytest
 from changing_proxy import ChangingProxy, processes
-from harness import alive, read_exactly, read_head, stop, wait_for
-from moving_load import Busy, ask_once
+from harness import alive, read_head, stop, wait_for
+from moving_load import Busy, ask_once, echo
 
 TUNNELS = 6
-
-
-def echo(tunnels: list[socket.socket]) -> None:
-    for number, one in enumerate(tunnels):
-        one.sendall(b"%04d" % number)
-    for number, one in enumerate(tunnels):
-        assert read_exactly(one, 4) == b"%04d" % number
 
 
 def begin(proxy: ChangingProxy) -> socket.socket:
