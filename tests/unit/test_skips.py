@@ -32,15 +32,15 @@ def test_expected():
 def test_skips_are_listed(tmp_path: Path, ci: str, other: str) -> None:
     tests = tmp_path / "tests"
     tests.mkdir()
-    for name in ("conftest.py", "freshness.py", "harness.py", "skipping.py"):
-        shutil.copy(TESTS / name, tests)
+    for file in TESTS.glob("*.py"):  # conftest.py, and whatever it imports
+        shutil.copy(file, tests)
     (tests / "skips.txt").write_text("# words\ntests/test_a.py: in the list*  # why\n")
     (tests / "test_a.py").write_text(MODULE.replace("OTHER", other))
     (tmp_path / "pyproject.toml").write_text('[tool.pytest.ini_options]\npythonpath = ["tests"]\n')
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests"],
         cwd=tmp_path,
-        env={**os.environ, "CI": ci, "PYTEST_ADDOPTS": ""},
+        env={**os.environ, "CI": ci, "PYTEST_ADDOPTS": "", "SHARE": ""},
         capture_output=True,
         text=True,
     )
