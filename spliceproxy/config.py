@@ -157,6 +157,7 @@ class RuleConfig:
     times: Condition = None  # "Mon-Fri 08:00-18:00"
     report_only: bool = False  # logs what it would decide, and lets the next rule decide
     status: int | None = None  # of the answer to what it denies; None: 403
+    reason: str = ""  # what is said of what it denies (policy.decision.REASONS)
 
     def __post_init__(self) -> None:
         for name in CONDITIONS:

@@ -153,7 +153,8 @@ class Failure(Exception):
 
 class Denied(Failure):
     """A request that the policy does not allow. ``rule`` is the id to ask about, "" if there is
-    none. ``reason`` and ``advice`` are a sentence each, for a person."""
+    none. ``reason`` and ``advice`` are a sentence each, for a person. ``words`` are those that the
+    settings give for this rule: they stand in for both, and go wherever the id goes."""
 
     def __init__(
         self,
@@ -163,11 +164,14 @@ class Denied(Failure):
         *,
         advice: str = "If you need it, ask the administrator of this proxy.",
         error: ErrorType = "http_request_denied",
+        words: str = "",
     ) -> None:
-        super().__init__(error, f"rule {rule}" if rule else reason, status)
+        detail = f"rule {rule}" if rule else reason
+        super().__init__(error, f"{detail}: {words}" if words else detail, status)
         self.rule = rule
-        self.reason = reason
-        self.advice = advice
+        self.reason = words or reason
+        self.advice = "" if words else advice
+        self.words = words
 
 
 def internal(error: Exception) -> Failure:

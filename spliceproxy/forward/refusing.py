@@ -32,7 +32,7 @@ def note_refusal(record: Record, error: Failure | HeadError, counts: Counts) -> 
     record.decision = counts.refusal(error) or record.decision
     record.blame(error.error, error.where if isinstance(error, Failure) else "")
     if isinstance(error, Denied):
-        record.rule, record.why = error.rule, error.reason
+        record.rule, record.why, record.words = error.rule, error.reason, error.words
     else:
         record.detail = error.detail
 
@@ -74,4 +74,4 @@ def _why(error: Failure | HeadError, reasons: Mapping[ErrorType, str]) -> str:
 def _denial(head: Head | None, denied: Denied) -> Denial:
     """The page for a denial in the form that the client prefers."""
     accept = head.values(b"accept") if head is not None else []
-    return Denial(denied.rule, denied.reason, denied.advice, accept)
+    return Denial(denied.rule, denied.reason, denied.advice, accept, denied.words)

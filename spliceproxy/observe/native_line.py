@@ -2,10 +2,10 @@
 
     %ts.%03tu %6tr %>a %Ss/%03>Hs %<st %rm %ru %[un %Sh/%<a %mt
 
-Behind it comes ``rule=ID``, the rule that has denied a request, or ``error=TYPE,ADDRESS:PORT``
-for one that has failed, then ``in=BYTES`` from the client, and ``socks=VERSION`` where it has asked
-by SOCKS. docs/log.md has it as a table. The relay makes the lines of its own exchanges
-(native/lane/line.pxd), by the same table.
+Behind it comes ``rule=ID``, the rule that has denied a request, with the ``reason=`` that it has
+in the settings, or ``error=TYPE,ADDRESS:PORT`` for one that has failed, then ``in=BYTES`` from the
+client, and ``socks=VERSION`` where it has asked by SOCKS. docs/log.md has it as a table. The relay
+makes the lines of its own exchanges (native/lane/line.pxd), by the same table.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ ADDRESS_MAX = 128
 TYPE_MAX = 128
 _RULE_MAX = 64
 _ERROR_MAX = 96
+_REASON_MAX = 240
 
 # All that RFC 3986 has no place for, and the apostrophe. What a client has escaped in a
 # URL stays as it is, so % is not among them; in a user name it is escaped too.
@@ -81,7 +82,8 @@ def _ten(record: Record, *, query: bool) -> str:
 def why(record: Record) -> str:
     """The field for what was denied or has failed, behind a space; "" for neither."""
     if record.rule:
-        return f" rule={escape(record.rule, _RULE_MAX)}"
+        words = f" reason={escape(record.words, _REASON_MAX)}" if record.words else ""
+        return f" rule={escape(record.rule, _RULE_MAX)}{words}"
     if not record.error:
         return ""
     where = f",{record.failed}" if record.failed else ""

@@ -117,6 +117,7 @@ class Record(metaclass=ABCMeta):  # noqa: B024 - one of the lane's is a Record, 
         "user",
         "via",
         "why",
+        "words",
     )
 
     def __init__(
@@ -164,6 +165,7 @@ class Record(metaclass=ABCMeta):  # noqa: B024 - one of the lane's is a Record, 
         self.failed = ""  # the address:port that this is about, "" for none
         self.rule = ""  # the id of what denied the request
         self.why = ""  # a sentence about that, for a person
+        self.words = ""  # the same, where the rule itself has one
         self.detail = ""  # why it has failed, in words; it may quote the request
         self.allowed_by = ""  # the id of the rule that allowed it, "" if none has matched
         self.decision = 0  # the column in which that is counted (relay.columns), 0: none yet
@@ -287,7 +289,7 @@ class _Served:
     mark = name = ""
     tried: tuple[tuple[str, int], ...] = ()
     dialling_since = looked_up = 0.0
-    error = failed = rule = why = detail = ""
+    error = failed = rule = why = words = detail = ""
     decision = 0
     ended = True
     minor = 1

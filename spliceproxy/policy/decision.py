@@ -22,6 +22,22 @@ def check_status(status: object) -> int:
     return number
 
 
+REASON_MAX = 200
+"""Characters of the reason of a rule: it is for a person, who reads it on one line."""
+
+REASONS = f"one line of at most {REASON_MAX} characters that can be printed"
+
+
+def check_reason(text: object) -> str:
+    """The reason of a rule, one of REASONS. TypeError for a value that is no text, ValueError for
+    another text."""
+    if not isinstance(text, str):
+        raise TypeError(f"reason {text!r}; allowed: {REASONS}")
+    if not text.isprintable() or not 0 < len(text) <= REASON_MAX or text != text.strip():
+        raise ValueError(f"reason {text!r}; allowed: {REASONS}")
+    return text
+
+
 _NO_TAGS: Mapping[str, str] = MappingProxyType({})
 
 

@@ -22,7 +22,12 @@ STRANGER = "clients"
 def denied(match: Match) -> Denied:
     if match.rule == DEFAULT:
         return Denied("No rule of this proxy allows this request.", DEFAULT)
-    return Denied("A rule of this proxy does not allow this request.", match.rule, match.status)
+    return Denied(
+        "A rule of this proxy does not allow this request.",
+        match.rule,
+        match.status,
+        words=match.reason,
+    )
 
 
 def no_user() -> Denied:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from spliceproxy.config import RuleConfig
 from spliceproxy.policy import conditions
 from spliceproxy.policy.conditions import CACHED, RuleError
-from spliceproxy.policy.decision import STATUSES, check_status
+from spliceproxy.policy.decision import REASONS, STATUSES, check_reason, check_status
 from spliceproxy.policy.names import canonical
 from spliceproxy.policy.networks import Place
 from spliceproxy.policy.request import Request
@@ -33,12 +33,14 @@ _ID = re.compile(r"[A-Za-z0-9._:-]{1,64}").fullmatch
 
 class Match(NamedTuple):
     """What decided: a rule's id or DEFAULT. ``reports``: the ids of the rules that only report
-    and would have decided otherwise. ``status``: of the answer, if the request is denied."""
+    and would have decided otherwise. ``status``: of the answer, if the request is denied; and
+    ``reason``: what the rule itself says of that, "" for nothing."""
 
     allow: bool
     rule: str
     reports: tuple[str, ...] = ()
     status: int = 403
+    reason: str = ""
 
 
 class RuleSet:
@@ -50,7 +52,7 @@ class RuleSet:
             raise ValueError(f"default {default!r}; allowed: allow, deny")
         self._ids = [_identify(n, rule, rules) for n, rule in enumerate(rules)]
         self._matches = [
-            Match(rule.action == "allow", name, status=rule.status or 403)
+            Match(rule.action == "allow", name, status=rule.status or 403, reason=rule.reason)
             for rule, name in zip(rules, self._ids, strict=True)
         ]
         self._default = Match(default == "allow", DEFAULT)
@@ -221,12 +223,21 @@ def _identify(index: int, rule: RuleConfig, rules: Sequence[RuleConfig]) -> str:
         raise RuleError(index, rule, "id", f"{name!r} is another rule's already")
     if rule.action not in ("allow", "deny"):
         raise RuleError(index, rule, "action", f"{rule.action!r}; allowed: allow, deny")
-    if rule.status is not None:
-        if rule.action != "deny":
-            raise RuleError(index, rule, "status", "only a rule that denies can have a status")
-        try:
-            check_status(rule.status)
-        except (TypeError, ValueError):
-            detail = f"{rule.status!r}; allowed: {STATUSES}"
-            raise RuleError(index, rule, "status", detail) from None
+    _check_answer(index, rule)
     return name
+
+
+def _check_answer(index: int, rule: RuleConfig) -> None:
+    """What a rule says of its refusals."""
+    for key, value, check, allowed in (
+        ("status", rule.status, check_status, STATUSES),
+        ("reason", rule.reason or None, check_reason, REASONS),
+    ):
+        if value is None:
+            continue
+        if rule.action != "deny":
+            raise RuleError(index, rule, key, f"only a rule that denies can have a {key}")
+        try:
+            check(value)
+        except (TypeError, ValueError):
+            raise RuleError(index, rule, key, f"{value!r}; allowed: {allowed}") from None

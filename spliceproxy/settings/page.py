@@ -141,6 +141,8 @@ NOTES: Mapping[str, str] = {
     "[parents.md](parents.md).",
     "parent": "See [parents.md](parents.md).",
     "rule.status": "From 400 to 599, but not 407.",
+    "rule.reason": "One line, such as `Ask the platform team in #egress`. See "
+    "[rules.md](rules.md#what-does-the-client-get).",
 }
 """What the page says beyond the help of a setting; a field of a rule is ``rule.NAME``."""
 

@@ -133,6 +133,12 @@ _RULE = (
         values.STATUS,
         "status code of the refusal (default: 403)",
     ),
+    Setting(
+        "reason",
+        "reason",
+        values.REASON,
+        "what clients and the log are told of the refusal",
+    ),
 )
 
 _ROUTE = (

@@ -14,7 +14,13 @@ from pathlib import Path
 from spliceproxy.config import Address
 from spliceproxy.observe.format_names import NAMES as FORMATS
 from spliceproxy.observe.syslog_address import address_of, is_syslog
-from spliceproxy.policy.decision import STATUSES, check_status
+from spliceproxy.policy.decision import (
+    REASON_MAX,
+    REASONS,
+    STATUSES,
+    check_reason,
+    check_status,
+)
 from spliceproxy.policy.hosts import ALLOWED as HOSTS_ALLOWED
 from spliceproxy.policy.hosts import parse_pattern
 from spliceproxy.policy.networks import UNIX, parse_network
@@ -425,6 +431,14 @@ def _status(text: str, _: str) -> int:
         raise
 
 
+def _reason(text: str, _: str) -> str:
+    try:
+        return check_reason(text)
+    except ValueError:
+        refuse()
+        raise
+
+
 def _rule_id(text: str, _: str) -> str:
     if text in RESERVED:
         refuse("the proxy itself uses this id")
@@ -453,6 +467,7 @@ STATUS = Kind(
     schema={"minimum": 400, "maximum": 599, "not": {"const": 407}},
     write=int,
 )
+REASON = Kind(_reason, REASONS, schema={"minLength": 1, "maxLength": REASON_MAX, "pattern": "^\\S"})
 RULE_ID = Kind(
     _rule_id,
     f"letters, digits and ._:-, at most 64, but not {', '.join(RESERVED)}",

@@ -106,6 +106,7 @@ def error_page(
         kind, text = _denial(status, phrase, denial)
         by = f"rule {denial.rule}" if denial.rule else "policy"
         why = f" by {by}" if status == 403 else f": {by}"
+        why += f": {denial.words}" if denial.words else ""
     body = text.encode("utf-8", "replace")
     lines = [
         f"HTTP/1.1 {status} {_reason_phrase(phrase + why)}".encode("ascii"),
@@ -129,12 +130,14 @@ def _reason_phrase(text: str) -> str:
 
 class Denial(NamedTuple):
     """What a denied request is told: the rule's id ("" for none), why, and what to do about
-    it; ``accept`` are the values of the request's Accept fields."""
+    it ("" for nothing); ``accept`` are the values of the request's Accept fields, and ``words`` as
+    of errors.Denied."""
 
     rule: str
     reason: str
     advice: str
     accept: Sequence[bytes] = ()
+    words: str = ""
 
 
 def _denial(status: int, phrase: str, denial: Denial) -> tuple[bytes, str]:
@@ -145,20 +148,24 @@ def _denial(status: int, phrase: str, denial: Denial) -> tuple[bytes, str]:
         problem: dict[str, object] = {"title": phrase, "status": status, "detail": denial.reason}
         if denial.rule:
             problem["rule"] = denial.rule
+        if denial.advice:
+            problem["advice"] = denial.advice
         import json
 
-        return kind, json.dumps({**problem, "advice": denial.advice}) + "\n"
+        return kind, json.dumps(problem) + "\n"
     if kind == _HTML:
         from html import escape
 
         title = f"{status} {phrase}"
         named = f"<p>Rule: <code>{escape(rule)}</code></p>\n" if rule else ""
+        named += f"<p>{escape(advice)}</p>\n" if advice else ""
         return kind, (
             f'<!DOCTYPE html>\n<html lang="en">\n<title>{title}</title>\n<h1>{title}</h1>\n'
-            f"<p>{escape(reason)}</p>\n{named}<p>{escape(advice)}</p>\n</html>\n"
+            f"<p>{escape(reason)}</p>\n{named}</html>\n"
         )
     named = f"Rule: {rule}\n" if rule else ""
-    return kind, f"{status} {phrase}\n{reason}\n{named}{advice}\n"
+    named += f"{advice}\n" if advice else ""
+    return kind, f"{status} {phrase}\n{reason}\n{named}"
 
 
 _RANGES = {

@@ -56,6 +56,12 @@ id = "slow-down"
 action = "deny"
 status = 429
 hosts = ["often.test"]
+
+[[rule]]
+id = "ask-us"
+action = "deny"
+reason = "Ask \\"the\\" platform team in #egr\u00e8ss"
+hosts = ["asked.test"]
 """
 
 HOOK = """
@@ -83,6 +89,11 @@ def test_rules_and_functions(new_proxy: NewProxy, tmp_path: Path) -> None:
             ("127.0.0.1", "502 Bad Gateway: connection refused", None),
             ("169.254.169.254", "403 Forbidden by rule guard", None),
             ("often.test", "429 Too Many Requests: rule slow-down", "10"),
+            (
+                "asked.test",
+                '403 Forbidden by rule ask-us: Ask "the" platform team in #egr?ss',
+                None,
+            ),
             ("unnamed.test", "403 Forbidden by policy", None),
             ("named.test", "451 Unavailable For Legal Reasons: rule r?gle??X: 1", None),
             ("raises.test", "500 Internal Server Error: the policy function failed", None),
@@ -92,6 +103,11 @@ def test_rules_and_functions(new_proxy: NewProxy, tmp_path: Path) -> None:
                 line, fields = line_and_fields(proxy, f"{host}:{port}")
             assert line == expected
             assert fields.get("retry-after") == again
+        _, fields = line_and_fields(proxy, "asked.test:443")
+        assert fields["proxy-status"] == (
+            "spliceproxy; error=http_request_denied; "
+            'details="rule ask-us: Ask \\"the\\" platform team in #egr?ss"'
+        )
     finally:
         proxy.kill()
 

@@ -57,6 +57,12 @@ def decider(explanation: Explanation) -> tuple[str, str, bool]:
     return step.name, explanation.rule, explanation.allowed
 
 
+def test_the_reason_of_a_rule() -> None:
+    rule = RuleConfig("ask", "deny", reason="Ask the platform team in #egress")
+    text = as_text(told(ask(), rule))
+    assert text.endswith("refused with 403, rule ask: Ask the platform team in #egress")
+
+
 @pytest.mark.parametrize(
     "host",
     [

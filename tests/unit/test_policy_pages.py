@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from spliceproxy.errors import Denied
 from spliceproxy.observe.native_line import format_line
 from spliceproxy.observe.record import Record
 from spliceproxy.site.pages import Denial, error_page
@@ -90,6 +91,19 @@ def test_problem() -> None:
     assert "rule" not in json.loads(page(b"application/json", denial=DENIAL._replace(rule=""))[1])
 
 
+def test_the_words_of_a_rule_stand_in_for_ours() -> None:
+    denied = Denied("Ours.", "r", words="Ask <us>.")
+    denial = Denial(denied.rule, denied.reason, denied.advice, words=denied.words)
+    assert page(denial=denial)[1] == b"403 Forbidden\nAsk <us>.\nRule: r\n"
+    assert page(b"text/html", denial=denial)[1].count(b"<p>") == 2
+    assert json.loads(page(b"application/json", denial=denial)[1]) == {
+        "title": "Forbidden",
+        "status": 403,
+        "detail": "Ask <us>.",
+        "rule": "r",
+    }
+
+
 @pytest.mark.parametrize("accept", [b"text/plain", b"text/html", b"application/json"])
 def test_a_hooks_words_do_no_harm(accept: bytes) -> None:
     denial = Denial('a\x1b[2J"b', "\x1b[31m\ud800<script>", "\u202e")
@@ -106,7 +120,10 @@ def test_the_access_log() -> None:
     line = format_line(record)
     assert " TCP_DENIED/403 " in line
     assert line.endswith(" rule=no%20metadata%0A in=0\n")
-    record.rule = "x" * 5000
+    record.rule, record.words = "ask", "Ask us, in #a=b \u00e4"
+    assert format_line(record).endswith(" rule=ask reason=Ask%20us,%20in%20#a=b%20%C3%A4 in=0\n")
+    record.rule, record.words, record.target = "x" * 5000, " " * 5000, "y" * 5000
+    record.user, record.method = " " * 5000, "z" * 5000
     assert len(format_line(record)) < 4096
     record.rule = ""
     assert format_line(record).endswith(" error=http_request_denied in=0\n")

@@ -210,6 +210,11 @@ def test_settled_without_an_address(
         ("status", 407, "407; allowed: a whole number from 400 to 599, not 407"),
         ("status", 600, "600; allowed: a whole number from 400 to 599, not 407"),
         ("status", 403.5, "403.5; allowed: a whole number from 400 to 599, not 407"),
+        ("reason", "x" * 201, "one line of at most 200 characters"),
+        ("reason", "two\nlines", "one line of at most 200 characters"),
+        ("reason", "\x1b[2J", "one line of at most 200 characters"),
+        ("reason", " ", "one line of at most 200 characters"),
+        ("reason", b"x", "one line of at most 200 characters"),
         ("id", "a b", "allowed: up to 64 letters"),
         ("id", "first", "another rule's already"),
         ("id", "default", "the answer of no rule"),
@@ -255,6 +260,14 @@ def test_the_status_of_a_denial() -> None:
     assert policy.decide(ASK._replace(host="b.test")).status == 403
     with pytest.raises(RuleError, match="status: only a rule that denies can have a status"):
         RuleSet([RuleConfig("a", "allow", status=451)])
+
+
+def test_the_reason_of_a_denial() -> None:
+    policy = RuleSet([RuleConfig("ask", "deny", hosts=("a.test",), reason="Ask us.")])
+    assert policy.decide(ASK._replace(host="a.test")).reason == "Ask us."
+    assert policy.decide(ASK._replace(host="b.test")).reason == ""
+    with pytest.raises(RuleError, match="reason: only a rule that denies can have a reason"):
+        RuleSet([RuleConfig("a", "allow", reason="Ask us.")])
 
 
 # ---- times ---------------------------------------------------------------------------------

@@ -130,6 +130,7 @@ ports = [80, "443", "8000-8999"]
 times = ["Mon-Fri 08:00-18:00", "Sat,Sun"]
 report-only = true
 status = 451
+reason = "Ask the platform team in #egress"
 
 [[rule]]
 id = "rest"
@@ -290,6 +291,7 @@ def test_every_key(folder: Path) -> None:
                     times=("Mon-Fri 08:00-18:00", "Sat,Sun"),
                     report_only=True,
                     status=451,
+                    reason="Ask the platform team in #egress",
                 ),
                 RuleConfig(id="rest", action="allow"),
             ),
@@ -698,6 +700,8 @@ def test_mistakes(folder: Path, text: str, problem: str) -> None:
             200,
             "status: invalid value '200'; allowed: a whole number from 400 to 599, not 407",
         ),
+        ("reason", "", "reason: invalid value ''; allowed: one line of at most 200 characters"),
+        ("reason", "a\tb", "reason: invalid value 'a\\tb'; allowed: one line of at most 200"),
         ("status", 403.5, "status: expected a whole number, not a number 403.5"),
         ("status", True, "status: expected a whole number, not a boolean true"),
         ("hosts", ["//"], "hosts: "),
