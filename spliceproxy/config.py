@@ -200,6 +200,14 @@ class PolicyConfig:
     hook_cache: float = 0.0  # seconds that an answer is used again; 0: never
     learn: Path | None = None  # where the destinations seen are written
     locked: Path | None = None  # destinations as --learn writes them: nothing else is allowed
+    targets: Literal["any", "names"] | None = None
+    """names: no destination that is written as an address, but for those that the file of
+    ``locked`` names. None: names where there is such a file, and else any."""
+
+    @property
+    def names_only(self) -> bool:
+        """Whether destinations must be names."""
+        return self.targets == "names" or (self.targets is None and self.locked is not None)
 
 
 class Url(NamedTuple):

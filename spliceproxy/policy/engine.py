@@ -4,7 +4,7 @@ The questions, in this order:
 
 1. May the client use the proxy at all?
 2. Which user is it?
-3. Is the destination in the file of --locked?
+3. Is the destination in the file of --locked, and is it a name where only names are wanted?
 4. What do the rules say?
 5. What does the hook say?
 6. To which addresses does the name lead?
@@ -32,6 +32,7 @@ from spliceproxy.policy.clients import NEAR, NEAR_OTHERS, ClientNetworks, is_loc
 from spliceproxy.policy.destination import Destinations, Later, ended
 from spliceproxy.policy.functions import Functions, load, load_anew
 from spliceproxy.policy.hook import Hook
+from spliceproxy.policy.hosts import is_address
 from spliceproxy.policy.judging import REPEAT as REPEAT
 from spliceproxy.policy.judging import Case, Judge
 from spliceproxy.policy.lockfile import Locked
@@ -89,6 +90,7 @@ class Policy:
         self._rules = RuleSet(policy.rules, policy.default)
         self._ruled = bool(policy.rules) or policy.default == "deny"
         self._locked = None if policy.locked is None else Locked(policy.locked, kept)
+        self._names_only = policy.names_only
         self._judge = Judge(policy, witness, report)
         # Who serves files or stands before a backend of its own is no open relay.
         self._clients = None if policy.clients is None else ClientNetworks(policy.clients)
@@ -110,7 +112,11 @@ class Policy:
         self._routing = config.routing if config.routing.all_routes else None
         self._destinations = self._leading(names)
         self._spells = (
-            self._ruled or self._asks or self._locked is not None or self._routing is not None
+            self._ruled
+            or self._asks
+            or self._locked is not None
+            or self._routing is not None
+            or self._names_only
         )
 
     def forget(self) -> None:
@@ -378,6 +384,8 @@ class Policy:
             raise _unspelled(host, error) from None
         if self._locked is not None and not self._locked.admits(name, port):
             raise refusals.unlisted(name, port)
+        if self._names_only and not own and is_address(name):
+            self._check_literal(name, port)
         selected = None
         if self._ruled:
             if self._rules.timed:
@@ -402,6 +410,11 @@ class Policy:
         return self._destinations.by_hook(
             client, head, host, port, notes, own, name, selected, request, repeat
         )
+
+    def _check_literal(self, address: str, port: int) -> None:
+        """Denied for a destination that is written as an address, unless somebody has named it."""
+        if self._locked is None or not self._locked.names_address(address, port):
+            raise refusals.literal(address, locked=self._locked is not None)
 
 
 _NONE: frozenset[str] = frozenset()

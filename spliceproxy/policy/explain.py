@@ -20,7 +20,7 @@ from spliceproxy.policy.hosts import is_address
 from spliceproxy.policy.lockfile import LOCKED
 from spliceproxy.policy.names import canonical
 from spliceproxy.policy.networks import BROUGHT
-from spliceproxy.policy.refusals import GUARD, STRANGER
+from spliceproxy.policy.refusals import GUARD, STRANGER, TARGETS
 from spliceproxy.policy.request import Request
 from spliceproxy.policy.rules import DEFAULT, Match, Selection
 from spliceproxy.policy.standing import Standing
@@ -30,9 +30,9 @@ from spliceproxy.policy.witness import Witness
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """``name`` is one of clients, user, locked, rules, function, dns, guard, route, loop. The rules
-    come after dns if they depend on addresses. A function that wants to know the addresses is asked
-    once more at the end. ``decides``: the answer is this step's."""
+    """``name`` is one of clients, user, locked, targets, rules, function, dns, guard, route, loop.
+    The rules come after dns if they depend on addresses. A function that wants to know these is
+    asked once more at the end. ``decides``: the answer is this step's."""
 
     name: str
     passed: bool
@@ -276,15 +276,23 @@ class _Teller(Witness):
         untold = None if _refused(told) else _untold(failure)
         if untold is not None:
             return [*steps, *told, untold]
-        if self._policy.locked is not None:
-            inside = not (isinstance(failure, Denied) and failure.rule == LOCKED and not told)
-            word = "one" if inside else "none"
-            steps.append(Step("locked", inside, f"{word} of the destinations of --locked"))
-            if not inside:
-                return steps
+        if not self._listed(failure if not told else None, steps):
+            return steps
         if not self._policy.rules and self._policy.default == "allow":
             steps.append(Step("rules", True, "there are none"))
         return steps + told
+
+    def _listed(self, failure: Failure | None, steps: list[Step]) -> bool:
+        """The steps that ask what the destination is; false where one of them has said no.
+        ``failure``: that of the first step which was not told."""
+        no = failure.rule if isinstance(failure, Denied) else ""
+        if self._policy.locked is not None:
+            word = "none" if no == LOCKED else "one"
+            steps.append(Step("locked", no != LOCKED, f"{word} of the destinations of --locked"))
+        if self._policy.names_only and no != LOCKED:
+            text = "an address, and not a name" if no == TARGETS else "a name, or a named address"
+            steps.append(Step("targets", no != TARGETS, text))
+        return no not in (LOCKED, TARGETS)
 
     def tell(self, name: str, passed: bool, text: str) -> None:
         """One more step."""

@@ -53,6 +53,12 @@ def is_address(name: str) -> bool:
     return ":" in name or (name[-1:].isdigit() and name.rpartition(".")[2].isdigit())
 
 
+def named_address(text: str) -> str:
+    """The canonical address that a pattern stands for, and nothing else; "" for other patterns."""
+    pattern = parse_pattern(text)
+    return pattern.name if pattern.itself and is_address(pattern.name) else ""
+
+
 def advice(text: str) -> str:
     """What to write instead of a text that is no host, "" if that cannot be guessed."""
     address, percent, _ = text.strip("[]").partition("%")

@@ -6,7 +6,8 @@ It holds ``[[rule]]`` as the settings do, but a rule has ``id``, ``action``, ``h
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from spliceproxy import toml
 from spliceproxy.config import RuleConfig
 from spliceproxy.kept import Kept
 from spliceproxy.policy.conditions import CACHED, RuleError
+from spliceproxy.policy.hosts import named_address
 from spliceproxy.policy.rules import Match, RuleSet
 from spliceproxy.textfile import text_of
 
@@ -97,14 +99,28 @@ class Locked:
     """The destinations of a file, or of what it said when it was ``kept``. ValueError as of
     :func:`read`."""
 
-    __slots__ = ("admits",)
+    __slots__ = ("_named", "admits")
 
     admits: Callable[[str, int], bool]
     """Whether it allows a canonical host and a port; what it has said it remembers."""
 
     def __init__(self, path: Path, kept: Kept | None = None) -> None:
-        rules = RuleSet(read(path, kept), "deny")
+        found = read(path, kept)
+        rules = RuleSet(found, "deny")
         self.admits = lru_cache(maxsize=CACHED)(lambda host, port: decide(rules, host, port).allow)
+        self._named = RuleSet(tuple(_naming_addresses(found)), "deny")
+
+    def names_address(self, address: str, port: int) -> bool:
+        """Whether an address that it admits is written in it, and not only matches a pattern."""
+        return decide(self._named, address, port).allow
+
+
+def _naming_addresses(rules: Iterable[RuleConfig]) -> Iterator[RuleConfig]:
+    """The rules that allow, with the addresses among their hosts alone."""
+    for rule in rules:
+        hosts = tuple(filter(named_address, rule.hosts or ()))
+        if hosts and rule.action == "allow":
+            yield replace(rule, hosts=hosts)
 
 
 def decide(rules: RuleSet, host: str, port: int) -> Match:

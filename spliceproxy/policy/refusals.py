@@ -15,6 +15,9 @@ ROUTE = "route"
 MISMATCH = "host-mismatch"
 """The id of the refusal of a connection that was led here, whose name is that of another server."""
 
+TARGETS = "targets"
+"""The id of the refusal of a destination that is written as an address, where only names are."""
+
 STRANGER = "clients"
 """The id of the refusal of a client that may not use the proxy."""
 
@@ -49,6 +52,17 @@ def unlisted(host: str, port: int) -> Denied:
         LOCKED,
         advice=f'The administrator of this proxy can allow it: add "{host}" to the hosts of a rule '
         f"for port {port} in the file of --locked.",
+    )
+
+
+def literal(address: str, *, locked: bool) -> Denied:
+    how = 'set targets to "any"'
+    if locked:
+        how = f'add "{address}" to the hosts of a rule in the file of --locked, or {how}'
+    return Denied(
+        "This proxy connects to names, and not to addresses that a client writes itself.",
+        TARGETS,
+        advice=f"Ask for the server by its name. The administrator of this proxy can {how}.",
     )
 
 

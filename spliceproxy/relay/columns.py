@@ -112,6 +112,7 @@ DECISIONS = (
     (DENY, "clients"),
     (DENY, "guard"),
     (DENY, "locked"),
+    (DENY, "targets"),
     (DENY, "function"),  # of --policy, without an id
     # Rules that found no room among the names.
     (ALLOW, OTHER),

@@ -25,6 +25,7 @@ from spliceproxy.observe.format_names import NAMELESS
 from spliceproxy.observe.standard import STANDARD
 from spliceproxy.observe.syslog_address import address_of, is_syslog
 from spliceproxy.policy.conditions import RuleError
+from spliceproxy.policy.hosts import is_address
 from spliceproxy.policy.rules import RuleSet
 from spliceproxy.settings import cpus, listening
 from spliceproxy.settings.sources import (
@@ -181,6 +182,7 @@ def _contradictions(config: Config, found: Mapping[str, Found]) -> Iterator[str]
     balancers = found["proxy-protocol-from"].where if "proxy-protocol-from" in found else ""
     yield from listening.contradictions(config.places, config.balancers, listen.get, balancers)
     yield from _unasked(config, listen)
+    yield from _unnamed(config, found, listen)
     yield from _admin(config, found, listen)
     yield from _not_together(
         found, "serve", "default-backend", "answer requests to the proxy itself"
@@ -224,6 +226,20 @@ def _unasked(config: Config, listen: Mapping[Address, str]) -> Iterator[str]:
             yield (
                 f"{where}: {reason}, and nobody can be asked for a password there; allowed: with "
                 "auth-networks or auth-file, by which clients are users without one"
+            )
+
+
+def _unnamed(
+    config: Config, found: Mapping[str, Found], listen: Mapping[Address, str]
+) -> Iterator[str]:
+    """Addresses that lead to an address, where nothing but names is wanted."""
+    if config.policy.targets != "names" or config.policy.locked is not None:
+        return
+    for one, where in listen.items():
+        if one.target is not None and is_address(one.target[0]):
+            yield (
+                f"{where}: it leads to an address, which {found['targets'].where} names refuses; "
+                "allowed: a name"
             )
 
 

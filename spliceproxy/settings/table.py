@@ -518,6 +518,15 @@ SETTINGS = (
         POLICY,
     ),
     Setting(
+        "targets",
+        "policy.targets",
+        choice("any", "names"),
+        "names: refuse destinations that are written as addresses, but for those that the file of "
+        "--locked names",
+        POLICY,
+        default="names with --locked, any without",
+    ),
+    Setting(
         "proxy",
         "routing.proxy",
         routing.PARENT_URL,

@@ -75,6 +75,7 @@ report-only = true
 policy = "hook.py:decide"
 policy-timeout = 2.5
 policy-cache = 60
+targets = "any"
 learn = "seen"
 proxy = "http://Parent.Example:3128"
 proxy-auth = "machine:se:cret"
@@ -305,6 +306,7 @@ def test_every_key(folder: Path) -> None:
             hook=f"{folder}/hook.py:decide",
             hook_timeout=2.5,
             hook_cache=60.0,
+            targets="any",
             learn=folder / "seen",
         ),
         routing=RoutingConfig(
