@@ -104,7 +104,7 @@ def test_explain(tmp_path: Path) -> None:
 def test_settings(tmp_path: Path) -> None:
     file = tmp_path / "proxy.toml"
     file.write_text('targets = "names"\nforward = ["127.0.0.1:1=192.0.2.7:5432"]\n')
-    with pytest.raises(SettingsError, match="leads to an address, which .*targets names refuses"):
+    with pytest.raises(SettingsError, match=r"leads to an address, which .*targets names refuses"):
         load_config(file)
     file.write_text('targets = "names"\nforward = ["127.0.0.1:1=db.test:5432"]\n')
     assert load_config(file).forwards == (Address("127.0.0.1", 1, target=("db.test", 5432)),)
