@@ -28,6 +28,7 @@ from lane.ends cimport give_back, note
 from lane.hops cimport hop_release
 from lane.live cimport end_life
 from lane.log cimport exchange_over
+from lane.meters cimport unmetered
 from lane.notes cimport note_release
 from lane.origins cimport connection_drop, connection_take_out, idle_drop
 from lane.records cimport record_drop
@@ -60,6 +61,7 @@ cdef inline void release_client(Lane *lane, int32_t slot) noexcept nogil:
     cdef int fd
     if x.cause == G_CLOSED:
         lane.clients -= 1  # before its peer can know, who may come again at once
+        unmetered(lane, x)
         linux.close(f.fd[0])
         return
     watch(c, slot, 0, <uint32_t>UNREGISTERED)
@@ -91,6 +93,7 @@ cdef inline void release(Lane *lane, int32_t slot) noexcept nogil:
     if f.kind == TUNNEL and x != NULL:
         end_life(lane, slot)
         exchange_over(lane, slot, f.reason, 0)
+        unmetered(lane, x)
     elif f.kind == TUNNEL:
         end_waits(c, f, False)
         if f.reason == R_IDLE or f.reason == R_HALF_CLOSE:
@@ -153,6 +156,7 @@ cdef inline void exchange_free(Lane *lane, Exchange *x) noexcept nogil:
     note_release(x.note)
     note_release(x.via)
     hop_release(x.hop)
+    unmetered(lane, x)
     forget_decision(x)
     free(x.block)
     free(x.answer)

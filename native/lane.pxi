@@ -5,7 +5,7 @@ from os import urandom
 from cpython.exc cimport PyErr_SetFromErrno
 from cpython.ref cimport PyObject, Py_DECREF, Py_INCREF
 from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t, uint8_t
-from libc.stdlib cimport malloc
+from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 from core cimport linux
@@ -38,7 +38,7 @@ from lane.routes cimport (
 from lane.sums cimport sum_live, sums_clear, sums_free, sums_init
 from lane.types cimport (
     BALANCERS, CLIENT, DIALLED, ERRNOS, Ended, Exchange, G_CLOSED, G_HEADER, G_REQUEST, HOP_MAX,
-    Hop, Item, LISTENER, L_JSON, Lane, Log, Note, ONLY_HTTP, ONLY_SOCKS, Origin, PEER_MAX,
+    Holds, Hop, Item, LISTENER, L_JSON, Lane, Log, Meter, Meters, Note, ONLY_HTTP, ONLY_SOCKS, Origin, PEER_MAX,
     P_HEAD, Q_ASK,
     Q_DIAL, Q_HEAD, Q_HEADER, Q_ORIGIN_IDLE, Q_QUEUE, Q_RACE, Routes, SUM_KINDS, Sum, Sums,
     Target, Token, USER_MAX, connection_of, exchange_of,
@@ -248,14 +248,25 @@ cdef class NativeLane:
         self.relay.state.most = most
         self.relay.state.others = others
 
+    def meter(self, NativeMeters meters not None, holding not None):
+        """Requests count for limits from here on."""
+        self.relay.meters = meters
+        self.relay.holding = holding
+        self.relay.state.meters = meters.board
+
+    def admit(self, Question question not None, said):
+        """Counts the request of a question for these limits: as of `admitted`."""
+        return admitted(self.relay, question, said)
+
     def hand_over(self, int fd, str address, bytes data, uint32_t requests, str via="",
-                  str spoken="http"):
+                  str spoken="http", held=None):
         """Takes a client between two requests. OSError: it is still the owner's."""
         cdef Lane *lane = &self.relay.state
         cdef Core *c = &lane.core
         cdef char text[PEER_MAX]
         cdef bytes balancer = via.encode("ascii")
         cdef Note *brought_by = NULL
+        cdef Holds *holds
         cdef int32_t slot
         cdef Exchange *x
         if self.relay.closed:
@@ -267,13 +278,20 @@ cdef class NativeLane:
             brought_by = note_new(as_text(balancer))
             if brought_by == NULL:
                 raise MemoryError
+        try:
+            holds = holds_of(self.relay, held)
+        except MemoryError:
+            note_release(brought_by)
+            raise
         c.now = clock_ms(linux.CLOCK_MONOTONIC_COARSE)
         slot = client_new(lane, fd)
         if slot == NOWHERE:
             note_release(brought_by)
+            free(holds)
             PyErr_SetFromErrno(OSError)
         x = exchange_of(&c.flows[slot])
         x.via = brought_by
+        x.holds = holds
         x.requests = requests
         x.ways = WAYS[spoken]
         memcpy(x.address, text, PEER_MAX)
@@ -350,7 +368,8 @@ cdef class NativeLane:
 
     def add_route(self, str kind, str group, bytes credentials, bytes authority, bytes key,
                   bytes host, double seconds, tuple addresses, uint16_t port, str source,
-                  str user, token=None, bytes note not None=b"", uint16_t decision=0, hop=None):
+                  str user, token=None, bytes note not None=b"", uint16_t decision=0, hop=None,
+                  meters=()):
         """Requests of this kind, group of clients, credentials and authority may go to the
         origin `key` for so many seconds: to one of `addresses`, dialled from `source`. With a
         `hop` these are the parent's, and `host` is the head that asks it."""
@@ -363,6 +382,8 @@ cdef class NativeLane:
             self.relay.state.generation, hop)
         try:
             target.token = token_new(self.relay, token)
+            if self.relay.meters is not None:
+                target.meters = meters_of(meters)
             self._repeat(ord(kind), group, credentials, authority, target, seconds)
         finally:
             target_release(&self.relay.state.routes, target)
@@ -382,6 +403,8 @@ cdef class NativeLane:
             held += sizeof(Note) + target.note.size
         if target.hop != NULL:
             held += sizeof(Hop) + target.hop.size
+        if target.meters != NULL:
+            held += sizeof(Meters) + target.meters.count * sizeof(Meter)
         if size == 0 or held > TOKEN_MOST:
             return 0
         target.size += <uint32_t>held
@@ -466,6 +489,9 @@ cdef class NativeLane:
                 if known != NULL:
                     known.users += 1
                 target.token = known
+                target.meters = exchange_of(&lane.core.flows[slot]).meters
+                if target.meters != NULL:
+                    target.meters.holders += 1
                 self._repeat_for(question, group, target, seconds)
             elif hop is not None:
                 target = self._target(

@@ -146,7 +146,10 @@ cdef int gather_end(NativeRelay relay, int32_t slot, list ends) except -1:
             ends.append((relay.owner.left, relay._ident_of(slot)))
             exchange_of(f).asked.told = False  # which is said once, also where the next fails
         if exchange_of(f).cause != G_CLOSED:
-            ends.append((relay.owner.given_back, handoff_of(f)))
+            handoff = handoff_of(f)
+            if relay.meters is not None:
+                give_holds(relay, exchange_of(f), handoff)
+            ends.append((relay.owner.given_back, handoff))
     elif exchange_of(f) == NULL:
         ends.append((<object>f.token, end_of(f)))
     return 0

@@ -113,6 +113,8 @@ cdef class NativeRelay:
     cdef int64_t told       # ms, what next_wake said last
     cdef object row         # what is counted: memory of the owner's
     cdef Said said[SAID]    # of the lane
+    cdef object meters      # what limits count, None without any: as Python has it,
+    cdef object holding     # and what makes the owner's of what a client holds
 
     def __cinit__(self, options):
         memset(&self.state, 0, sizeof(Lane))
@@ -179,6 +181,7 @@ cdef class NativeRelay:
         if not self.closed:
             # Of two that are garbage the row may have gone before its relay.
             self.state.core.row = &uncounted[0]
+            self.state.meters.tags = NULL
             warnings.warn("a relay was dropped open", ResourceWarning)
             self._shut()
         free(self.state.core.buffer)
@@ -206,6 +209,9 @@ cdef class NativeRelay:
 
     def lane(self, options, owner):
         return NativeLane(self, options, owner)
+
+    def counting(self, meters, uint32_t row):
+        return NativeMeters(meters, row)
 
     def fileno(self):
         return self.state.core.epfd
@@ -536,6 +542,7 @@ cdef class NativeRelay:
 
 
 include "reader.pxi"
+include "meters.pxi"
 include "reports.pxi"
 include "flows.pxi"
 include "moving.pxi"

@@ -134,6 +134,12 @@ class AuthConfig:
     no_delay: tuple[str, ...] = ()  # networks of clients that wrong passwords never slow
     required: bool = True  # a client without a user gets 407, where there are credentials
 
+    @property
+    def names_users(self) -> bool:
+        """Whether a client can be a user at all."""
+        ways = self.user, self.htpasswd, self.networks, self.peers, self.users_file
+        return any(ways)
+
 
 Condition = tuple[str, ...] | None
 """Of a rule: the values of which one must match, None where any does. Never empty: what
@@ -175,6 +181,22 @@ class RuleConfig:
 CONDITIONS = tuple(field.name for field in fields(RuleConfig) if field.type == "Condition")
 """The conditions of a rule."""
 
+
+@dataclass(frozen=True, slots=True)
+class LimitConfig(RuleConfig):
+    """How much may pass of the requests that match, with the conditions of a rule: for each value
+    of what it counts ``by``. None: as much as comes."""
+
+    action: Literal["allow", "deny"] = "allow"  # it is no rule that decides
+    by: Literal["client", "user", "group", "destination", "total"] = "total"
+    prefix4: int = 32  # by client: bits of an IPv4 address that make one client
+    prefix6: int = 64
+    connections: int | None = None
+    requests_per_second: float | None = None
+    new_tunnels_per_second: float | None = None
+    burst: int | None = None  # so many at once; None: as many as in a second, at least one
+
+
 EMPTY = "is empty; leave it out, or name at least one"
 """Of a list that would match nothing, and might be meant to match everything."""
 
@@ -185,6 +207,7 @@ class PolicyConfig:
 
     rules: tuple[RuleConfig, ...] = ()  # the first that matches decides
     default: Literal["allow", "deny"] = "allow"  # where no rule does
+    limits: tuple[LimitConfig, ...] = ()  # each that matches counts
     report_only: bool = False  # of all rules and the default
     guard: Literal["on", "private", "off"] = "on"  # addresses that are never dialled
     guard_local: Literal["loopback", "none"] = "loopback"

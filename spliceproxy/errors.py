@@ -153,8 +153,12 @@ class Failure(Exception):
 
 class Denied(Failure):
     """A request that the policy does not allow. ``rule`` is the id to ask about, "" if there is
-    none. ``reason`` and ``advice`` are a sentence each, for a person. ``words`` are those that the
-    settings give for this rule: they stand in for both, and go wherever the id goes."""
+    none, and ``kind`` says of what. ``reason`` and ``advice`` are a sentence each, for a person.
+    ``words`` are those that the settings give for this rule: they stand in for both, and go
+    wherever the id goes. ``fields`` are the answer's further field lines, without CRLF."""
+
+    kind = "rule"
+    fields: tuple[bytes, ...] = ()
 
     def __init__(
         self,
@@ -166,7 +170,7 @@ class Denied(Failure):
         error: ErrorType = "http_request_denied",
         words: str = "",
     ) -> None:
-        detail = f"rule {rule}" if rule else reason
+        detail = f"{self.kind} {rule}" if rule else reason
         super().__init__(error, f"{detail}: {words}" if words else detail, status)
         self.rule = rule
         self.reason = words or reason

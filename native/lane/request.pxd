@@ -24,6 +24,7 @@ from lane.dialling cimport attempt, attempt_failed, dial, error_of
 from lane.ends cimport close_client, give_back, lose_client
 from lane.facts cimport begin_stages, now_us, question_over, stage_over
 from lane.hops cimport is_passed_on, take_hop
+from lane.meters cimport Unfit, admit
 from lane.notes cimport take_note
 from lane.origins cimport (
     attempt_drop, attempts_drop, bind, idle_drop, idle_take, is_self, own_take,
@@ -342,6 +343,7 @@ cdef inline void begin(Lane *lane, int32_t slot, const char *data, size_t n) noe
     cdef Head head
     cdef const Route *r
     cdef Out out
+    cdef Unfit unfit
     cdef int count = -1
     cdef ssize_t end
     if (<uint8_t>data[0] <= V5 or x.ways) and x.requests == 0 and data != x.data:
@@ -364,6 +366,8 @@ cdef inline void begin(Lane *lane, int32_t slot, const char *data, size_t n) noe
         return
     r = route_of(lane, x, &head)
     learn(x, &head, fields, count)
+    if r != NULL and r.target.meters != NULL and not admit(lane, x, r.target.meters, &unfit):
+        r = NULL  # who is asked says no, or finds another entry
     if r != NULL and write_for(lane, r.target, &head, fields, count, &out) and (
         record_for(x, r.target.token, lane.heads)
     ):

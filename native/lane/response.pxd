@@ -25,6 +25,7 @@ from lane.chunked cimport chunks_turn, take_chunks
 from lane.counts cimport K_FIRST_BYTE_SECONDS, K_LANE_REQUESTS, count_time
 from lane.ends cimport close_client, cut, cut_by, give_back, leave_answer, note
 from lane.facts cimport question_over, stage_over, wall_us
+from lane.meters cimport request_unmetered
 from lane.origins cimport connection_drop, idle_put, is_silent
 from lane.received cimport RESUME, consume, replied
 from lane.request cimport PLAIN_OUT, begin, start_next
@@ -50,6 +51,8 @@ cdef inline void next_request(Lane *lane, int32_t slot, bint careful) noexcept n
     cdef uint32_t mask = f.mask[0] & linux.EPOLLIN
     x.number = x.started = x.dialling = 0
     x.requests += 1
+    if lane.meters.tags != NULL:
+        request_unmetered(lane, x)
     forget_decision(x)
     consume(x)
     x.phase = P_HEAD

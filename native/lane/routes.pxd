@@ -20,6 +20,7 @@ from core cimport linux
 from core.slots cimport list_init
 from http.plain cimport Text
 from lane.hops cimport hop_release
+from lane.meters cimport meters_release
 from lane.notes cimport note_release
 from lane.records cimport token_release
 from lane.table cimport (
@@ -132,6 +133,7 @@ cdef inline void target_release(Routes *r, Target *t) noexcept nogil:
             origin_release(r, t.origin)
         token_release(t.token)
         note_release(t.note)
+        meters_release(t.meters)
         hop_release(t.hop)
         free(t)
 

@@ -187,6 +187,44 @@ cdef enum:
     BY_FAILURE
     SUM_KINDS
 
+cdef enum:
+    METERS_MOST = 64        # limits that count one request
+    BUCKETS_OF_METER = 2    # of requests, of tunnels
+
+# Meter.scope: for how long it counts as a connection
+cdef enum:
+    FOR_NOTHING
+    FOR_CLIENT              # until the client's connection closes
+    FOR_REQUEST             # until the request, or the tunnel, is over
+
+cdef struct MeterBoard:     # what limits count (meters.pxd), of the owner; tags are NULL without
+    uint64_t *tags
+    char *entries
+    uint32_t size           # bytes of an entry
+    uint32_t held_at        # where the numbers of connections are in it
+    uint32_t rows           # of them
+    uint32_t row            # which is ours
+
+cdef struct Meter:          # one limit, and what it counts by
+    uint32_t entry
+    uint32_t most           # connections; 0: any number
+    uint64_t tag
+    int64_t interval[BUCKETS_OF_METER]  # ns; 0: any number
+    int64_t room[BUCKETS_OF_METER]      # ns
+    uint8_t scope
+
+cdef struct Meters:         # those that count a request; they follow
+    int32_t holders         # targets, and exchanges
+    uint32_t count
+
+cdef struct Hold:           # what counts as a connection
+    uint32_t entry
+    uint8_t scope
+
+cdef struct Holds:          # those of a client; they follow
+    uint32_t count
+    uint32_t room
+
 cdef struct Note:           # what the lines of all requests on a route have in common
     int32_t holders         # the target, and exchanges
     uint32_t size
@@ -251,6 +289,7 @@ cdef struct Target:         # where requests may go. Its addresses follow, and t
     uint8_t bound           # behind them follows the one to dial from
     Token *token            # for a record of each request, or NULL
     Note *note              # for their lines; held, NULL without one
+    Meters *meters          # what a request on it counts for; held, NULL without limits
     uint16_t decision       # the column of what was decided (counts.pxd), 0: none
     uint32_t generation     # of the settings by which it was decided
 
@@ -355,6 +394,9 @@ cdef struct Exchange:       # of a CLIENT, and of the tunnel that it became
     Ended *record           # of the request in work, NULL if nobody wants one
     Note *note              # for the line of the request in work; held, or NULL
     Hop *hop                # by way of which it goes; held, or NULL
+    Holds *holds            # what counts for as long as it is there, or NULL
+    Meters *meters          # what the request in work was counted for, if the owner was asked
+    uint8_t metered         # it was counted
     # The address of the balancer that has brought it, behind a mark (MARKS of
     # spliceproxy/policy/networks.py); held, or NULL.
     Note *via
@@ -422,6 +464,7 @@ cdef struct Lane:
     List live               # tunnels that the log has lines about, the one told last first
     int64_t live_ms         # between two of a tunnel; 0: there are none
     Sums sums
+    MeterBoard meters
     Records records
     bint socks              # nobody has a password: clients of SOCKS need no answer about that
     bint recorded           # the owner wants records

@@ -15,6 +15,7 @@ from spliceproxy.admin.exposition import Family, Histogram, Kind, Known, Labels,
 from spliceproxy.admin.usage import Usage, started_at
 from spliceproxy.observe.board import Reading, Values
 from spliceproxy.relay import columns
+from spliceproxy.relay.meters import Count
 from spliceproxy.version import __version__
 
 PREFIX = "spliceproxy_"
@@ -37,8 +38,10 @@ def families(
     *,
     engine: str,
     ill: Container[int] = (),
+    limits: Iterable[Count] = (),
 ) -> Iterator[Family]:
-    """All of them, in their order. ``ill`` are workers that do not answer."""
+    """All of them, in their order. ``ill`` are workers that do not answer, and ``limits`` what
+    limits count."""
     totals = reading.totals()
     yield Family(
         PREFIX + "build", "info", "The version of the proxy.", [({"version": __version__}, 1)]
@@ -49,6 +52,7 @@ def families(
     for name, family in columns.FAMILIES.items():
         if name in totals and name not in _SKIPPED:
             yield _family(family, totals[name])
+    yield from _limits(limits)
     yield from _workers(reading, ill)
     yield from _processes(list(processes))
 
@@ -72,6 +76,19 @@ def histogram(values: Values) -> Histogram:
     """That of a family of the board's, whose times are microseconds, in seconds."""
     *counts, total = values.values()
     return Histogram([bound / 1e6 for bound in columns.BOUNDS], counts, total / 1e6)
+
+
+def _limits(counts: Iterable[Count]) -> Iterator[Family]:
+    """Of each limit, all that it counts by together: what that is is for a client to choose."""
+    found: dict[str, int] = {}
+    for one in counts:
+        found[one.limit] = found.get(one.limit, 0) + one.connections
+    yield Family(
+        PREFIX + "limit_connections",
+        "gauge",
+        "Connections that count for a limit.",
+        [({"limit": limit}, number) for limit, number in sorted(found.items())],
+    )
 
 
 def _workers(reading: Reading, ill: Container[int]) -> Iterator[Family]:

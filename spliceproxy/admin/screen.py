@@ -154,7 +154,7 @@ def chosen(flows: Sequence[Flow], words: str, column: Column, *, reverse: bool) 
 
 
 def heading(stats: Mapping[str, Any]) -> str:
-    """The two lines at the top, of ``GET /stats.json``."""
+    """The lines at the top, of ``GET /stats.json``."""
     proxy, rates, live = stats["proxy"], stats["rates"], stats["live"]
     workers = stats["workers"]
     up = sum(1 for worker in workers if worker["up"])
@@ -172,7 +172,23 @@ def heading(stats: Mapping[str, Any]) -> str:
     times = stats["latency"]["time_to_first_byte"]
     if times["p50"] is not None:
         second.append(f"first byte {estimate(times['p50'])}, 95 %: {estimate(times['p95'])}")
-    return f"{'   '.join(first)}\n{'   '.join(second)}"
+    lines = [first, second]
+    limits = [clean(counted(one)) for one in stats["limits"][:LIMITS]]
+    if limits:
+        lines.append(["limits", *limits])
+    return "\n".join("   ".join(line) for line in lines)
+
+
+def counted(one: Mapping[str, Any]) -> str:
+    """What a limit counts."""
+    whose = f"{one['limit']} {one['key']}".strip()
+    return f"{whose}: {one['connections']}" + (
+        f" ({one['refused']} refused)" if one["refused"] else ""
+    )
+
+
+LIMITS = 3
+"""What limits count, the busiest."""
 
 
 RATED = ("failed", "denied", "aborted")

@@ -15,12 +15,16 @@ from spliceproxy.admin.tallies import Tallies
 from spliceproxy.admin.watch import Silent, told_silent
 from spliceproxy.observe.board import Reading, Values
 from spliceproxy.observe.top import KINDS, MEASURES, SPANS
+from spliceproxy.relay.meters import Count
 from spliceproxy.version import __version__
 
 Totals = Mapping[str, Values]
 
 VERSION = 1
 """Of the schema."""
+
+LIMITS = 100
+"""Rows of what limits count."""
 
 PERCENTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 
@@ -38,6 +42,7 @@ class Moment(NamedTuple):
     ill: Container[int]
     silent: Silent
     reloads: Iterable[Mapping[str, Any]]
+    limits: Iterable[Count]
 
     @property
     def recent(self) -> Sample:
@@ -149,10 +154,17 @@ def _lists(moment: Moment) -> dict[str, Any]:
     tallies = moment.tallies
     return {
         "top": {span: _top(tallies, span) for span in SPANS},
+        "limits": _limits(moment.limits),
         "denials": tallies.denials[-100:],
         "failures": tallies.failures[:100],
         "history": moment.samples.history(moment.since),
     }
+
+
+def _limits(counts: Iterable[Count]) -> list[dict[str, Any]]:
+    """What limits count, the busiest first."""
+    found = sorted(counts, key=lambda one: (-one.connections, -one.refused, one.limit, one.key))
+    return [one._asdict() for one in found[:LIMITS]]
 
 
 def _times(before: Histogram, now: Histogram) -> dict[str, Any]:

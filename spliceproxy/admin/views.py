@@ -80,6 +80,7 @@ class Views:
                 self._desk.watch.ill(),
                 {**self._tallies.silent, **self._desk.watch.silent()},
                 self._desk.reloads,
+                self._desk.board.meters.counts(),
             ),
             started=self._started(),
             draining=self._desk.draining,
@@ -100,6 +101,7 @@ class Views:
             self._processes(),
             engine=self._tallies.engine,
             ill=self._desk.watch.ill(),
+            limits=self._desk.board.meters.counts(),
         )
         return render(found, openmetrics=openmetrics)
 

@@ -179,6 +179,18 @@ def _denials(client: Client, arguments: Sequence[str], as_json: bool) -> int:
     return _unless_silent(stats)
 
 
+def _limits(client: Client, arguments: Sequence[str], as_json: bool) -> int:
+    _none(arguments)
+    stats = client.get("/stats.json")
+    _listed(
+        stats["limits"],
+        ("LIMIT", "FOR", "CONNECTIONS", "REFUSED"),
+        lambda one: (one["limit"], one["key"] or "-", str(one["connections"]), str(one["refused"])),
+        as_json,
+    )
+    return 0
+
+
 def _config(client: Client, arguments: Sequence[str], as_json: bool) -> int:
     _none(arguments)
     if as_json:
@@ -329,6 +341,7 @@ VERBS: Mapping[str, Verb] = {
     "tunnels": Verb(_tunnels, "[FILTER]...", "list live tunnels and running requests"),
     "kill": Verb(_kill, "ID | FILTER...", "end them"),
     "denials": Verb(_denials, "", "the last requests that were denied, and why"),
+    "limits": Verb(_limits, "", "what limits count, the busiest first"),
     "failures": Verb(_failures, "", "what failed in the last hour, and where"),
     "top-users": Verb(_top("users"), "", "users by bytes both ways"),
     "top-clients": Verb(_top("clients"), "", "addresses of clients, likewise"),

@@ -15,7 +15,7 @@ from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
 from spliceproxy.config import Config
-from spliceproxy.errors import Failure
+from spliceproxy.errors import Denied, Failure
 from spliceproxy.forward.asking import Answer, Later, Names
 from spliceproxy.forward.lane import Lane, origin_key
 from spliceproxy.forward.lane_options import CONNECT, KINDS
@@ -35,6 +35,7 @@ from spliceproxy.upstream.dialer import from_source
 from spliceproxy.upstream.own import Own
 
 if TYPE_CHECKING:
+    from spliceproxy.forward.limiting import Limiting
     from spliceproxy.upstream.parent import LaneWay
 
 PLACES = 4096
@@ -71,6 +72,7 @@ class Answering:
         "_client",
         "_knows_peers",
         "_lane",
+        "_limiting",
         "_names",
         "_note",
         "_own",
@@ -104,6 +106,7 @@ class Answering:
         self._knows_peers = services.policy.knows_peers
         self._recorded = self._lane.recorded
         self._note = self._lane.note
+        self._limiting = services.limiting
         self._place = lru_cache(maxsize=PLACES)(self._read)
         self._client = lru_cache(maxsize=CLIENTS)(self._standing)
 
@@ -152,8 +155,10 @@ class Answering:
         answer = self._asking.begin(client, one, host, port, one, own)  # type: ignore[arg-type]
         if isinstance(answer, Later):
             self._wait(one, place, group, answer)
-        else:
+        elif self._limiting is None:
             self._answer(one, place, group, answer)
+        else:
+            self._answer(one, place, group, self._count(self._limiting, one, answer))
 
     def _answer(self, one: Asked, place: Place, group: str | None, answer: Answer) -> None:
         if not isinstance(answer, Verdict):
@@ -204,6 +209,17 @@ class Answering:
             self._allowed[one.allowed_by],
             hop,
         )
+
+    def _count(self, limiting: Limiting, one: Asked, answer: Answer) -> Answer:
+        """The answer to a request that counts for limits."""
+        if not isinstance(answer, Verdict):
+            return answer
+        addresses = answer.addresses
+        try:
+            limiting.ask(self._lane, one, addresses[0] if addresses else "")
+        except Denied as error:
+            return error
+        return answer._replace(repeat_for=min(answer.repeat_for, limiting.limits.repeat_for))
 
     def _by_parent(self, one: Asked, verdict: Verdict) -> LaneWay | None:
         """The parent by way of which the lane can go; None where it cannot."""
@@ -264,7 +280,10 @@ class Answering:
 
     async def _later(self, one: Asked, place: Place, group: str | None, later: Later) -> None:
         try:
-            self._answer(one, place, group, await later)
+            answer = await later
+            if self._limiting is not None:
+                answer = self._count(self._limiting, one, answer)
+            self._answer(one, place, group, answer)
         except Exception as error:  # noqa: BLE001 - as in asked()
             self._fail(one, error)
         finally:

@@ -37,6 +37,7 @@ from spliceproxy.upstream.pool import Key
 if TYPE_CHECKING:
     from typing_extensions import Self  # typing has it since Python 3.11
 
+    from spliceproxy.forward.limiting import Holding
     from spliceproxy.upstream.parent import LaneWay
 
 
@@ -104,8 +105,10 @@ class Lane:
         "_news",
         "_own",
         "_policy",
+        "admit",
         "answer",
         "hand_back",
+        "meter",
         "note",
         "recorded",
         "refuse",
@@ -130,8 +133,10 @@ class Lane:
         self._news = news
         self._driver = driver
         self._take(config, policy, records, own, asks)
+        self.admit = native.admit
         self.answer = native.answer
         self.hand_back = native.hand_back
+        self.meter = native.meter
         self.refuse = native.refuse
         self.sum_live = native.sum_live
         self.take_sums = native.take_sums
@@ -255,15 +260,24 @@ class Lane:
         return True
 
     def hand_over(
-        self, stream: Stream, address: str, requests: int, via: str = "", spoken: str = HTTP
+        self,
+        stream: Stream,
+        address: str,
+        requests: int,
+        via: str = "",
+        spoken: str = HTTP,
+        holding: Holding | None = None,
     ) -> bool:
-        """A client's connection between two requests goes to the relay; false if it cannot. One
-        without a request may speak what is ``spoken``."""
+        """A client's connection between two requests goes to the relay, with what it holds; false
+        if it cannot. One without a request may speak what is ``spoken``."""
         stream.pause()
+        data, held = bytes(stream.buffer), None if holding is None else holding.held
         try:
-            self._native.hand_over(stream.fd, address, bytes(stream.buffer), requests, via, spoken)
+            self._native.hand_over(stream.fd, address, data, requests, via, spoken, held)
         except OSError:
             return False
+        if holding is not None:
+            holding.given()
         stream.detach()
         self._driver.wake()
         return True
@@ -332,6 +346,7 @@ class Lane:
             self.note(record) if self.note is not None else b"",
             record.decision,
             hop,
+            () if record.holding is None else record.holding.meters,
         )
         self._native.add_client(record.mark + record.client, group)
         return True

@@ -166,6 +166,8 @@ class Moving:
             self._services.tunnels[record.generation] -= 1
             if record.hop is not None:
                 record.hop.left()
+            if record.holding is not None:
+                record.holding.release()
             if self._services.lives is not None:
                 self._services.lives.end(record)
         self._relay.release(ident)
@@ -187,6 +189,10 @@ class Moving:
         ended = tunnel.token_of(self._services, record)
         ident = self._relay.adopt(encoding.tunnel_of(said.state, said.data), fds, ended)
         self._tunnels[ident] = record, True
+        limiting = self._services.limiting
+        if limiting is not None:
+            record.holding = limiting.holding({})
+            limiting.go_on(record, record.method, record.peer, record.holding)
         self._skip(record.number)
         return ident
 

@@ -56,7 +56,7 @@ def refusal(
         close=close,
         head_only=head is not None and head.method == "HEAD",
         date=date,
-        extra=challenge(error),
+        extra=error.fields if isinstance(error, Denied) else challenge(error),
         denial=_denial(head, error) if isinstance(error, Denied) else None,
         why=_why(error, reasons),
         next_hop=error.next_hop if isinstance(error, Failure) else "",
@@ -74,4 +74,5 @@ def _why(error: Failure | HeadError, reasons: Mapping[ErrorType, str]) -> str:
 def _denial(head: Head | None, denied: Denied) -> Denial:
     """The page for a denial in the form that the client prefers."""
     accept = head.values(b"accept") if head is not None else []
-    return Denial(denied.rule, denied.reason, denied.advice, accept, denied.words)
+    told = denied.rule, denied.reason, denied.advice, accept, denied.words, denied.kind
+    return Denial(*told)

@@ -89,6 +89,7 @@ class Resumed:
     chunked, and ``begun`` the response if the client has been sent a part of its body. ``moved``
     bytes of the request's body were counted in the relay, and ``summed``, ``route`` and
     ``connect_by`` are as in the record.
+    ``metered``: the request has been counted for limits.
     ``hop`` is the parent proxy that ``origin`` and ``tried`` are about, "" for none, by the
     settings of ``generation``.
     """
@@ -115,6 +116,7 @@ class Resumed:
     connect_by: str = ""
     hop: str = ""
     generation: int = 0
+    metered: bool = False
 
     @classmethod
     def of(cls, handoff: Handoff, origin: Stream | None) -> Resumed:
@@ -142,6 +144,7 @@ class Resumed:
             handoff.connect_by,
             handoff.hop,
             handoff.generation,
+            handoff.metered,
         )
 
     @property

@@ -30,6 +30,7 @@ from spliceproxy.seldom import Seldom
 from spliceproxy.upstream.origins import Origins
 
 if TYPE_CHECKING:
+    from spliceproxy.forward.limiting import Limiting
     from spliceproxy.site.files import Site
 
 
@@ -65,12 +66,12 @@ class Spoken(Protocol):
 
 @dataclass(slots=True, eq=False, repr=False)  # neither is asked for, and each takes its time
 class Services:
-    """One worker's shared parts. ``site`` is None without files to serve, ``lane`` where the
-    engine has none, ``tracer`` where requests are not traced, ``lives`` where the log
-    has no lines about tunnels that live, ``giver`` while no other worker is to take this
-    one's place, ``spoken`` where clients may speak anything everywhere. ``draining``: no connection
-    is to be kept alive. ``faults``: where faults of our own are told; ``answers``: those of what
-    origins send."""
+    """One worker's shared parts. ``site`` is None without files to serve, ``lane`` where the engine
+    has none, ``tracer`` where requests are not traced, ``lives`` where the log has no lines
+    about tunnels that live, ``giver`` while no other worker is to take this one's place,
+    ``limiting`` without limits, ``spoken`` where clients may speak anything everywhere.
+    ``draining``: no connection is to be kept alive. ``faults``: where faults of our own are
+    told; ``answers``: those of what origins send."""
 
     loop: asyncio.AbstractEventLoop
     config: Config
@@ -89,6 +90,7 @@ class Services:
     generation: int = 1  # of the configuration
     tunnels: Counter[int] = field(default_factory=Counter, init=False)  # of Python's, by theirs
     giver: Giver | None = None
+    limiting: Limiting | None = None
     spoken: Spoken | None = None
     faults: Seldom = field(default_factory=partial(Seldom, log), init=False)
     answers: Seldom = field(default_factory=partial(Seldom, log), init=False)

@@ -70,6 +70,8 @@ def _ended(services: Services, record: Record, end: TunnelEnd) -> None:
     services.tunnels[record.generation] -= 1
     if record.hop is not None:
         record.hop.left()
+    if record.holding is not None:
+        record.holding.release()
     if services.lives is not None:
         services.lives.end(record)
     record.bytes_in += end.up_copied + end.up_spliced

@@ -28,6 +28,7 @@ from spliceproxy.relay.interface import ABORTED
 from spliceproxy.site.pages import HOW_TO_CONFIGURE
 
 if TYPE_CHECKING:
+    from spliceproxy.forward.limiting import Limiting
     from spliceproxy.front.http1 import Connection
     from spliceproxy.site.files import Site
 
@@ -95,6 +96,7 @@ class Cycle:
             self.cut_by_reset = exchange is not None and exchange.cut_by_reset
             self._connection.end_resumed()
             self._log()
+            self._count_no_more()
 
     async def _answer(self) -> bool:
         """The same, with every fault of it answered."""
@@ -282,7 +284,32 @@ class Cycle:
             finally:
                 record.question = microseconds(time.monotonic() - since - record.looked_up)
         self._record.decision = self._services.counts.allowed[self._record.allowed_by]
-        return verdict
+        limiting = self._services.limiting
+        return verdict if limiting is None else self._count(limiting, question, verdict)
+
+    def _count(self, limiting: Limiting, question: Question, verdict: Verdict) -> Verdict:
+        """Counts the request for limits, unless the lane or another process has. Denied."""
+        connection, record = self._connection, self._record
+        if connection.holding is None:
+            connection.holding = limiting.holding({})
+        resumed = connection.resumed
+        counted = resumed is not None and (resumed.metered or resumed.sent)
+        count = limiting.go_on if counted else limiting.count
+        address = verdict.addresses[0] if verdict.addresses else ""
+        count(record, question.head.method, address, connection.holding)
+        record.holding = connection.holding
+        return verdict._replace(repeat_for=min(verdict.repeat_for, limiting.limits.repeat_for))
+
+    def _count_no_more(self) -> None:
+        """The request is over, or a tunnel by now, which holds what it counts for."""
+        connection, record = self._connection, self._record
+        if connection.holding is None:
+            return
+        if record.holding is not None and self._stream.detached:
+            connection.holding = None
+        else:
+            record.holding = None
+            connection.holding.request_over()
 
     def _watch(self) -> None:
         """From here on a client that leaves is noticed."""

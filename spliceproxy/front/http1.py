@@ -52,6 +52,7 @@ from spliceproxy.relay.handoff import Handoff, between
 from spliceproxy.upstream.bound import BoundOrigin
 
 if TYPE_CHECKING:
+    from spliceproxy.forward.limiting import Holding
     from spliceproxy.forward.moving_requests import Running
 
 Admit = Callable[[Stream], Awaitable[bool]]
@@ -97,6 +98,7 @@ class Connection:
         "bound",
         "cause",
         "heads",
+        "holding",
         "phase",
         "resumed",
         "services",
@@ -128,6 +130,7 @@ class Connection:
         self.resumed: Resumed | None = None
         self.spoken: Spoken | None = None
         self.cause: Exception | None = None
+        self.holding: Holding | None = None  # of limits
         tracer = services.tracer
         self.trace = (
             None
@@ -156,6 +159,7 @@ class Connection:
             if handoff.socks:
                 connection.spoken = Spoken(handoff.socks, handoff.more, handoff.spelled)
             connection._requests = handoff.requests
+            connection.holding = handoff.held
             if connection.trace is not None:
                 connection.trace.given_back(handoff.cause, len(handoff.buffer))
             return connection
@@ -200,6 +204,8 @@ class Connection:
         finally:
             self.bound.close()
             self.end_resumed()
+            if self.holding is not None:
+                self.holding.release()
             if self._cycle is not None and self._cycle.cut_by_reset:
                 self.stream.reset()
             else:
@@ -272,7 +278,8 @@ class Connection:
         lane = self.services.lane
         if lane is None or self.services.draining or self.bound:
             return False
-        return lane.hand_over(self.stream, self.address, self._requests, self.via)
+        known = self.stream, self.address, self._requests, self.via
+        return lane.hand_over(*known, holding=self.holding)
 
     def _pass_on(self) -> bool:
         """Whether another worker goes on with this client."""

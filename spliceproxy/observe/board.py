@@ -6,7 +6,7 @@
     row 0        the base: what workers that have ended have counted, and the supervisor's own
     row 1, 2...  of each worker (relay.columns); there is room for more workers than there are. Then
                  as many again
-    regions      of each row but the base: what is counted by keys (observe.keyed)
+    meters       what limits count (relay.meters)
 
 The supervisor makes it before its first fork (memfd_create(2): a program that takes over can be
 given the descriptor). Each row has one writer, who adds plainly and asks nobody. Whoever reads sees
@@ -30,7 +30,6 @@ import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from spliceproxy.observe.keyed import REGION, Keyed
 from spliceproxy.observe.names import ENTRY, Names
 from spliceproxy.relay.columns import (
     DRAINING,
@@ -44,6 +43,7 @@ from spliceproxy.relay.columns import (
     WIDTH,
     WORKER,
 )
+from spliceproxy.relay.meters import Meters, size_of
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # typing has it since Python 3.11
@@ -52,7 +52,7 @@ Values = Mapping[tuple[str, ...], int]
 """Numbers by label values."""
 
 MAGIC = b"splboard"
-VERSION = 2
+VERSION = 3
 
 ROWS = 2
 """Rows of each worker."""
@@ -139,8 +139,8 @@ class Board:
         self._rows = memory[_AT_ROWS : _AT_ROWS + _ROW * (ROWS * workers + 1)]
         self._numbers = self._rows.cast("Q")
         self._expected = memory[_EXPECTED : _EXPECTED + workers]
-        regions = memory[_at_regions(workers) : _size(workers)]
-        self.keyed = Keyed(regions, ROWS * workers, bytes(memory[_SECRET]))
+        meters = memory[_at_meters(workers) : _size(workers)]
+        self.meters = Meters(meters, ROWS * workers, bytes(memory[_SECRET]), fd)
         self.names = Names(memory[_AT_NAMES:_AT_ROWS], self._head[_NAMES : _NAMES + 1], fd)
 
     @property
@@ -226,6 +226,7 @@ class Board:
                 base[column] += row[column]
         row[:] = _EMPTY
         self._head[_FOLDS] += 1
+        self.meters.clear(number)
 
     # ---- who reads -----------------------------------------------------------------------
 
@@ -300,12 +301,12 @@ def _sums(rows: Sequence[memoryview]) -> Sequence[int]:
     return memoryview(sum(whole).to_bytes(_ROW, "little")).cast("Q")
 
 
-def _at_regions(workers: int) -> int:
+def _at_meters(workers: int) -> int:
     return -(-(_AT_ROWS + _ROW * (ROWS * workers + 1)) // _PAGE) * _PAGE
 
 
 def _size(workers: int) -> int:
-    return _at_regions(workers) + ROWS * workers * REGION
+    return _at_meters(workers) + size_of(ROWS * workers)
 
 
 def _table() -> int:

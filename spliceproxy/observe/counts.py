@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from spliceproxy.net.stream import Stream
     from spliceproxy.observe.record import Record
+    from spliceproxy.relay.meters import Meters
 
 FUNCTION = "function"
 """The id that stands for a denial of a function of --policy that has named none."""
@@ -46,10 +47,13 @@ _BY_REASON = {reason: UNIDENTIFIED_CLIENTS + at for at, reason in enumerate(UNID
 class Counts:
     """Of one worker: its row, and the names of the columns that are no part of the table."""
 
-    __slots__ = ("_names", "_uncounted", "allowed", "row")
+    __slots__ = ("_names", "_uncounted", "allowed", "meters", "place", "row")
 
-    def __init__(self, row: memoryview, names: Names) -> None:
+    def __init__(self, row: memoryview, names: Names, meters: Meters, place: int) -> None:
+        """``meters`` are what limits count, with ``place`` as the number of its row."""
         self.row = row
+        self.meters = meters
+        self.place = place
         self._names = names
         self._uncounted = 0
         default = names.column("decisions", ALLOW, "default")
@@ -59,7 +63,7 @@ class Counts:
     @classmethod
     def of(cls, board: Board, worker: int) -> Self:
         """Those of a worker of a board."""
-        return cls(board.row(worker), board.names)
+        return cls(board.row(worker), board.names, board.meters, worker)
 
     @classmethod
     def private(cls) -> Self:
@@ -83,6 +87,10 @@ class Counts:
     def report(self, rule: str) -> None:
         """A rule that only reports would have decided otherwise."""
         self.row[self._names.column("decisions", REPORT, rule)] += 1
+
+    def expect_limits(self, limits: Iterable[str]) -> None:
+        """There are limits with these ids."""
+        self._names.add("limit_refusals", [(limit,) for limit in limits])
 
     # ---- parents -----------------------------------------------------------------------
 
@@ -140,6 +148,8 @@ class Counts:
 
     def refusal(self, error: Exception) -> int:
         """The column of what is refused for this, 0 if it was no decision."""
+        if isinstance(error, Denied) and error.kind == "limit":
+            return self._names.column("limit_refusals", error.rule)
         if isinstance(error, Denied):
             return self.denied(error.rule)
         if isinstance(error, Unauthenticated):

@@ -59,6 +59,14 @@ class Hop(Protocol):
         """One connection to it has ended."""
 
 
+class Holding(Protocol):
+    """What a request holds of limits, for as long as it lasts."""
+
+    @property
+    def meters(self) -> Sequence[Any]: ...
+    def release(self) -> None: ...
+
+
 class Record(metaclass=ABCMeta):  # noqa: B024 - one of the lane's is a Record, too
     """One request or tunnel. Times are ``time.monotonic()`` seconds, but ``ended_at``
     (Unix time, set by :meth:`end`). Those of the lane (:func:`record_of`) can be read only. An
@@ -87,6 +95,7 @@ class Record(metaclass=ABCMeta):  # noqa: B024 - one of the lane's is a Record, 
         "first_byte",
         "generation",
         "head",
+        "holding",
         "hop",
         "host",
         "looked_up",
@@ -158,6 +167,7 @@ class Record(metaclass=ABCMeta):  # noqa: B024 - one of the lane's is a Record, 
         # connected to it.
         self.route = self.connect_by = ""
         self.hop: Hop | None = None
+        self.holding: Holding | None = None  # what it counts for, while it lasts
         self.status = 0  # sent to the client; 0 if nothing was
         self.content_type = ""  # of the answer, as received; "" if it has none
         # RFC 9209 type where the proxy answered itself, or cut an answer.
@@ -285,7 +295,7 @@ class _Served:
         client_leg: tuple[int, ...] | None
         origin_leg: tuple[int, ...] | None
 
-    trace = hop = None
+    trace = hop = holding = None
     mark = name = ""
     tried: tuple[tuple[str, int], ...] = ()
     dialling_since = looked_up = 0.0

@@ -107,6 +107,12 @@ class Policy:
             functions = load(policy.hook, kept)
         self._hook = Hook(functions or Functions(), policy.hook_timeout, policy.hook_cache, row)
         self._asks = self._hook.decides
+        self.groups_of = self._auth.groups_of
+        self._sees_clients = self._identifies or self._asks
+        if policy.limits:
+            from spliceproxy.policy import limits  # late: most have none
+
+            self._sees_clients |= limits.sees_clients(policy.limits)
         self._standing = lru_cache(maxsize=CACHED)(self._standing_of)
         self._names = names
         self._routing = config.routing if config.routing.all_routes else None
@@ -114,6 +120,7 @@ class Policy:
         self._spells = (
             self._ruled
             or self._asks
+            or bool(policy.limits)
             or self._locked is not None
             or self._routing is not None
             or self._names_only
@@ -334,7 +341,7 @@ class Policy:
             admitted=self._clients is None or self._clients.admit_at(place),
             relayed=self._relayed.admit_at(place),
             matched=self._rules.of_client_at(place),
-            known=self._identifies or self._asks,
+            known=self._sees_clients,
         )
 
     def _identify(self, client: Standing, head: Head) -> str | Awaitable[str]:

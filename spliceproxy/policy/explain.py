@@ -30,9 +30,9 @@ from spliceproxy.policy.witness import Witness
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """``name`` is one of clients, user, locked, targets, rules, function, dns, guard, route, loop.
-    The rules come after dns if they depend on addresses. A function that wants to know these is
-    asked once more at the end. ``decides``: the answer is this step's."""
+    """``name`` is one of clients, user, locked, targets, rules, function, dns, guard, route, loop,
+    limits. The rules come after dns if they depend on addresses. A function that wants to know
+    these is asked once more at the end. ``decides``: the answer is this step's."""
 
     name: str
     passed: bool
@@ -77,15 +77,18 @@ async def walk(config: Config, request: Request, names: Names, balancer: str = "
     teller.client = client = policy.standing(mark + request.client, None)
     verdict: Verdict | None = None
     failure: Failure | None = None
+    notes = _Notes(request.client)
     try:
         verdict = await policy.decide(
-            client, _Head(request), request.host, request.port, _Notes(request.client), own=False
+            client, _Head(request), request.host, request.port, notes, own=False
         )
     except Failure as raised:
         failure = raised
     finally:
         await policy.finish()
     steps = teller.all_steps(failure, users=policy.identifies)
+    if verdict is not None and config.policy.limits:
+        steps += _limits(config, mark + request.client, request.method, notes, verdict, policy)
     at = _deciding(steps, failure, teller.rule)
     steps[at] = replace(steps[at], decides=True)
     rule = failure.rule if isinstance(failure, Denied) else ""
@@ -101,6 +104,22 @@ async def walk(config: Config, request: Request, names: Names, balancer: str = "
     )
     back = _leads_back(config, request.port, explanation)
     return explanation if back is None else ended_by(explanation, *back)
+
+
+def _limits(
+    config: Config, client: str, method: str, notes: _Notes, verdict: Verdict, policy: Policy
+) -> list[Step]:
+    """Which limits count the request, and by what. What they have counted the proxy alone knows."""
+    from spliceproxy.policy.limits import Matching, allowance  # late: most have none
+
+    address = verdict.addresses[0] if verdict.addresses else ""
+    matching = Matching(config.policy.limits, policy.groups_of)
+    known = client, notes.user, method, notes.host, notes.port, address
+    told = [
+        f"{limit.id}{f' for {key}' if key else ''}: {allowance(limit)}"
+        for limit, key in matching.of(*known)
+    ]
+    return [Step("limits", True, "; ".join(told) or "none of them counts it")]
 
 
 def _leads_back(config: Config, port: int, explanation: Explanation) -> tuple[Step, Failure] | None:

@@ -38,7 +38,9 @@ from spliceproxy.upstream.resolver import Resolver
 if TYPE_CHECKING:
     from spliceproxy.forward.moving import Moving
     from spliceproxy.policy.learn import Learned
+    from spliceproxy.policy.limits import Limits
     from spliceproxy.processes.retired import Retired
+    from spliceproxy.relay.meters import Counting
     from spliceproxy.site.files import Site
     from spliceproxy.upstream.parents import Parents
     from spliceproxy.upstream.tls import Bridges
@@ -55,6 +57,7 @@ class Next(NamedTuple):
     log: AccessLog | None
     generation: int
     parents: Parents | None
+    limits: Limits | None
 
 
 class Instance:
@@ -121,6 +124,8 @@ class Instance:
             lives=_lives(config, log, loop, driver),
             generation=generation,
         )
+        self._counting: Counting | None = None  # for limits
+        self._limit(_limits(config, policy, counts))
         self._answering: Answering | None = None
         if lane is not None:
             self._answering = Answering(self.services, lane, resolver, own)
@@ -180,13 +185,14 @@ class Instance:
             services.counts.expect(policy.rules)
             known = services.origins, services.counts, services.lane
             parents = self._parents(config, *known)
+            limits = _limits(config, policy, services.counts)
             if not policy.shares(services.policy):
                 policy.start()
         except BaseException:
             policy.forget()
             self._end(policy.finish(services.policy))
             raise
-        return Next(config, policy, site, form, log, generation, parents)
+        return Next(config, policy, site, form, log, generation, parents, limits)
 
     def drop(self, coming: Next) -> None:
         """It will not be in force."""
@@ -224,6 +230,7 @@ class Instance:
             services.asking.parents.finish()
         known = services.lane, services.origins, coming.generation, coming.parents
         services.asking = self._asking(config, policy, *known)
+        self._limit(coming.limits)
         if services.lane is not None and self._answering is not None:
             asked = _asked(config, policy, services.tracer)
             waits = _waits(config)
@@ -285,6 +292,22 @@ class Instance:
         known = policy, self._learned, lane, self._resolver, origins
         return Asking(*known, config.timeouts.dial, generation, parents)
 
+    def _limit(self, limits: Limits | None) -> None:
+        """Requests count for these from here on."""
+        services = self.services
+        services.limiting = None
+        if limits is None:
+            return
+        from spliceproxy.forward.limiting import Limiting  # late: most have none
+
+        first = self._counting is None
+        if self._counting is None:
+            counts = services.counts
+            self._counting = services.relay.counting(counts.meters, counts.place)
+        services.limiting = Limiting(limits, self._counting)
+        if first and services.lane is not None:
+            services.lane.meter(self._counting, services.limiting.holding)
+
     def _parents(
         self, config: Config, origins: Origins, counts: Counts, lane: Lane | None
     ) -> Parents | None:
@@ -332,6 +355,15 @@ class Instance:
                     ends.callback(services.asking.parents.finish)
                 if self._bridges is not None:
                     ends.push_async_callback(self._bridges.finish)
+
+
+def _limits(config: Config, policy: Policy, counts: Counts) -> Limits | None:
+    if not config.policy.limits:
+        return None
+    from spliceproxy.policy.limits import Limits
+
+    counts.expect_limits([limit.id for limit in config.policy.limits])
+    return Limits(config.policy.limits, counts.meters, policy.groups_of)
 
 
 def _site(config: Config) -> Site | None:

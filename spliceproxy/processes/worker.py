@@ -80,7 +80,7 @@ def run(
     row, index = board.row(place.row), place.worker
     row[columns.PID] = os.getpid()
     row[columns.STARTED] = time.time_ns() // 1000
-    board.keyed.of(place.row).repair()
+    board.meters.clear(place.row)
     generation = board.base[columns.GENERATION]
     try:
         relay, why = choose(config.engine, RelayOptions.of(config, row))

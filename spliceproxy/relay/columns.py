@@ -295,6 +295,10 @@ DECIDED = _family(
     "decisions", COUNTER, "Requests by what was decided, and by which rule.", DECISIONS,
     "action", "rule",
 )  # fmt: skip
+LIMITED = _family(
+    "limit_refusals", COUNTER, "Requests refused because they did not fit into a limit.",
+    _each((OTHER,)), "limit",
+)  # fmt: skip
 PARENTS = _family(
     "parents", COUNTER, "What has happened with other proxies that requests go through.",
     _each(PARENT_EVENTS, (OTHER,)), "event", "parent",

@@ -17,6 +17,7 @@ from spliceproxy.relay.handoff import Handoff
 from spliceproxy.relay.interface import KILLED, FlowView, Relay, TransferEnd, TunnelEnd
 
 if TYPE_CHECKING:
+    from spliceproxy.relay.meters import Counting, Meters
     from spliceproxy.relay.moving import FrozenExchange, FrozenTransfer, FrozenTunnel, TunnelState
 
 TRIES = 100
@@ -139,6 +140,10 @@ class RelayDriver:
     def flows(self, most: int) -> Iterator[list[FlowView]]:
         """What lives, in lists that are made one at a time (interface.Relay.flows)."""
         return iter(()) if self._closed else self._relay.flows(most)
+
+    def counting(self, meters: Meters, row: int) -> Counting:
+        """What counts for limits (interface.Relay.counting)."""
+        return self._relay.counting(meters, row)
 
     def limits(self, idle: float, half_close: float) -> None:
         """Other time limits (interface.Relay.limits)."""

@@ -133,6 +133,10 @@ class Handoff:
     # and the generation of the settings by which that was decided.
     hop: str = ""
     generation: int = 0
+    # What its client holds of limits (what Lane.meter was told to make), None for nothing; and
+    # whether its request has been counted for them.
+    held: Any = None
+    metered: bool = False
 
     @property
     def between(self) -> bool:

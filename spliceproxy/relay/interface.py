@@ -23,6 +23,7 @@ from spliceproxy.config import Config
 from spliceproxy.relay.lane import Lane, LaneOptions, LaneOwner
 
 if TYPE_CHECKING:
+    from spliceproxy.relay.meters import Counting, Meters
     from spliceproxy.relay.moving import FrozenExchange, FrozenTransfer, FrozenTunnel, TunnelState
 
 CHUNK = 64 * 1024
@@ -220,6 +221,9 @@ class Relay(Protocol):
     def lane(self, options: LaneOptions, owner: LaneOwner) -> Lane | None:
         """Opens the relay's lane (:mod:`spliceproxy.relay.lane`), which a relay can do once;
         None where the engine has none."""
+
+    def counting(self, meters: Meters, row: int) -> Counting:
+        """What counts for limits in this row."""
 
     def fileno(self) -> int:
         """The epoll descriptor, for ``loop.add_reader``."""

@@ -9,7 +9,7 @@ there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Container, Mapping
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from spliceproxy.config import HTTP, MIXED
@@ -238,12 +238,24 @@ class Lane(Made, Protocol):
         requests: int,
         via: str = "",
         spoken: str = HTTP,
+        held: Mapping[int, int] | None = None,
     ) -> None:
         """Takes a client between two requests: ``data`` was received from it and not
-        consumed, ``requests`` were answered. ``spoken`` is as of :meth:`listen`. ``via`` is "" or,
-        for a client that a balancer has brought, a mark (``policy.networks``) and the address of
-        that, "unix" for a Unix socket.
+        consumed, ``requests`` were answered. What it has ``held`` is the lane's from then on.
+        ``spoken`` is as of :meth:`listen`. ``via`` is "" or, for a client that a balancer has
+        brought, a mark (``policy.networks``) and the address of that, "unix" for a Unix socket.
         OSError: it is still the owner's."""
+
+    def meter(self, counting: Any, holding: Callable[[Mapping[int, int]], Any]) -> None:
+        """Requests may count for limits from here on. ``counting`` is the relay's
+        (:meth:`Relay.counting`), and ``holding`` makes of what a client holds (entries, and for how
+        long each counts) the ``held`` of its hand-off."""
+
+    def admit(self, question: Any, meters: Sequence[Any]) -> tuple[int, int, int] | None:
+        """Counts the request of a question for all of these (``policy.limits.Meter``), and those
+        that follow on a route made by its answer, too. None if it fits into all, or nobody waits
+        any more; else it counts for none: the place of the one that it did not fit into, why
+        (``policy.limits``), and after how many ns there is room, 0 if nobody knows."""
 
     def give_back(self, moving: bool = False) -> None:
         """Gives back every client that is between two requests, and keeps none again until
@@ -274,6 +286,7 @@ class Lane(Made, Protocol):
         note: bytes = b"",
         decision: int = 0,
         hop: Hop | None = None,
+        meters: Sequence[Any] = (),
     ) -> None:
         """Requests of this kind, group of clients, credentials and authority may go to the
         origin ``key`` for so many seconds. ``addresses`` are those that may be dialled, at least
@@ -284,7 +297,8 @@ class Lane(Made, Protocol):
         a ``token`` the owner is told how each of them ends (:meth:`LaneOwner.ended`); ``decision``
         is the column in which each is counted, 0 for none. With a ``hop`` ``addresses`` and
         ``port`` are that parent's, and ``host`` is the head that asks it for the tunnel: with
-        anything but a plain 2xx the client comes back (PARENT). A route may be forgotten at any
+        anything but a plain 2xx the client comes back (PARENT). Each request counts for ``meters``,
+        as of :meth:`admit`; one that does not fit is asked about. A route may be forgotten at any
         time, where there are many; one whose token holds much is not made. ValueError for what is
         no IP address."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import redirect_stdout
 from dataclasses import fields, is_dataclass, replace
 from itertools import combinations
@@ -323,25 +323,41 @@ def _not_together(found: Mapping[str, Found], one: str, other: str, what: str) -
 
 
 def _conditions(config: Config, found: Mapping[str, Found]) -> Iterator[str]:
-    """Of rules and routes."""
+    """Of rules, limits and routes."""
     if config.policy.rules:
         yield from _rules(config, found["rule"].where)
+    if config.policy.limits:
+        yield from _limits(config, found["limit"].where)
     for number, route in enumerate(config.routing.routes, 1):
         yield from _named_users(config, f"{found['route'].where} {number}: ", route)
 
 
 def _rules(config: Config, where: str) -> Iterator[str]:
+    yield from _each(config, "rule", config.policy.rules, where)
+
+
+def _each(config: Config, kind: str, rules: Iterable[RuleConfig], where: str) -> Iterator[str]:
+    """Of rules, or of limits, which have the same conditions."""
     seen: dict[str, int] = {}
-    for number, rule in enumerate(config.policy.rules, 1):
+    for number, rule in enumerate(rules, 1):
         start = rule_where(where, number, rule.id)
         if rule.id in seen:
-            yield f"{start}id: rule {seen[rule.id]} has the same id; each rule needs its own"
+            yield f"{start}id: {kind} {seen[rule.id]} has the same id; each {kind} needs its own"
         seen.setdefault(rule.id, number)
         yield from _named_users(config, start, rule)
         try:
             RuleSet((rule,))
         except RuleError as error:
             yield start + str(error).partition(": ")[2]  # it begins with the rule, too
+
+
+def _limits(config: Config, where: str) -> Iterator[str]:
+    from spliceproxy.policy import limits  # late: most have none
+
+    yield from _each(config, "limit", config.policy.limits, where)
+    for number, limit in enumerate(config.policy.limits, 1):
+        for fault in limits.faults(limit, config.auth):
+            yield rule_where(where, number, limit.id) + fault
 
 
 def _named_users(config: Config, start: str, one: RuleConfig | RouteConfig) -> Iterator[str]:
@@ -351,8 +367,7 @@ def _named_users(config: Config, start: str, one: RuleConfig | RouteConfig) -> I
         if group not in auth.groups:
             names = ", ".join(auth.groups) or "none, because there is no table groups"
             yield f"{start}groups: there is no group {group!r}; allowed: {names}"
-    known = auth.user or auth.htpasswd or auth.networks or auth.peers or auth.users_file
-    if (one.users or one.groups) and not known:
+    if (one.users or one.groups) and not auth.names_users:
         yield (
             f"{start}{'users' if one.users else 'groups'}: no setting makes any client a "
             "user; set auth, htpasswd, auth-networks, auth-peers or auth-file"

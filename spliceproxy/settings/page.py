@@ -128,6 +128,9 @@ NOTES: Mapping[str, str] = {
     "rule": "Each rule is a table `[[rule]]`. A rule matches if all its conditions do. A condition "
     "matches if one item of its list does; only one of `users` and `groups` has to match. A rule "
     "without conditions matches everything. See [rules.md](rules.md).",
+    "limit": "Each limit is a table `[[limit]]`. It counts the requests that match, as rules do; "
+    "one without conditions counts all. A request has to fit into every limit that counts it. See "
+    "[limits.md](limits.md).",
     "proxy": "What `no-proxy` and the routes do not name goes there. See [parents.md](parents.md).",
     "proxy-auth": "Set it by its variable: everyone may see flags, and there is none.",
     "pac": "It needs pacparser: `pip install 'spliceproxy[pac]'`. See [parents.md](parents.md).",

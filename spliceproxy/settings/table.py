@@ -12,7 +12,14 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import Any
 
-from spliceproxy.config import Config, ParentConfig, RouteConfig, RuleConfig
+from spliceproxy.config import (
+    CONDITIONS,
+    Config,
+    LimitConfig,
+    ParentConfig,
+    RouteConfig,
+    RuleConfig,
+)
 from spliceproxy.http1.chain import FORWARDED_MODES
 from spliceproxy.settings import listening, routing, values
 from spliceproxy.settings.kind import Kind, choice
@@ -138,6 +145,58 @@ _RULE = (
         "reason",
         values.REASON,
         "what clients and the log are told of the refusal",
+    ),
+)
+
+_LIMIT = (
+    Setting(
+        "id",
+        "id",
+        values.RULE_ID,
+        "name of the limit in refusals, in the log and in metrics",
+        required=True,
+    ),
+    Setting(
+        "by",
+        "by",
+        choice("client", "user", "group", "destination", "total"),
+        "what it counts by: each client, user, group or destination has its own count; total: "
+        "one count for all",
+        required=True,
+    ),
+    Setting(
+        "prefix4",
+        "prefix4",
+        values.PREFIX4,
+        "by client: bits of an IPv4 address that clients have in common who count as one",
+    ),
+    Setting("prefix6", "prefix6", values.PREFIX6, "the same of an IPv6 address"),
+    *(one for one in _RULE if one.path in CONDITIONS),
+    Setting(
+        "connections",
+        "connections",
+        values.LIMIT,
+        "client connections at a time, tunnels included; by destination: requests and tunnels "
+        "at a time",
+    ),
+    Setting(
+        "requests-per-second",
+        "requests_per_second",
+        values.PER_SECOND,
+        "requests per second, CONNECT included",
+    ),
+    Setting(
+        "new-tunnels-per-second",
+        "new_tunnels_per_second",
+        values.PER_SECOND,
+        "new tunnels per second",
+    ),
+    Setting(
+        "burst",
+        "burst",
+        values.LIMIT,
+        "requests, and new tunnels, that may come at once after a rest",
+        default="as many as in a second, at least 1",
     ),
 )
 
@@ -770,6 +829,14 @@ SETTINGS = (
         "access rules, tried in order; the first that matches decides",
         fields=_RULE,
         made=RuleConfig,
+    ),
+    Setting(
+        "limit",
+        "policy.limits",
+        _OF_FIELDS,
+        "limits on how much may pass; each that matches counts",
+        fields=_LIMIT,
+        made=LimitConfig,
     ),
     Setting(
         "route",

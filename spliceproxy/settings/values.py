@@ -29,6 +29,7 @@ from spliceproxy.policy.times import parse_period
 from spliceproxy.settings.kind import Kind, refuse
 
 MAX_WORKERS = 1024
+MOST_PER_SECOND = 1_000_000
 MAX_SECONDS = 365 * 24 * 3600.0
 NAME_MAX = 254  # of a host name with its final dot (RFC 1035 section 3.1)
 
@@ -250,6 +251,12 @@ def _seconds(text: str, _: str) -> float:
     return seconds if 0 < seconds <= MAX_SECONDS else refuse()
 
 
+def _per_second(text: str, _: str) -> float:
+    number = float(text) if _SECONDS.fullmatch(text) else math.nan
+    # Below a thousandth nothing would come for a quarter of an hour.
+    return number if 0.001 <= number <= MOST_PER_SECOND else refuse()
+
+
 def _seconds_or_none(text: str, folder: str) -> float:
     return 0.0 if _SECONDS.fullmatch(text) and float(text) == 0 else _seconds(text, folder)
 
@@ -273,6 +280,20 @@ COUNT = Kind(
     types=(int,),
     schema={"minimum": 0, "maximum": 999999999},
     write=int,
+)
+LIMIT = Kind(
+    lambda text, _: int(text) if _DIGITS.fullmatch(text) and int(text) else refuse(),
+    "1 to 999999999",
+    types=(int,),
+    schema={"minimum": 1, "maximum": 999999999},
+    write=int,
+)
+PER_SECOND = Kind(
+    _per_second,
+    f"a number from 0.001 to {MOST_PER_SECOND}",
+    types=(int, float),
+    schema={"minimum": 0.001, "maximum": MOST_PER_SECOND},
+    write=_short,
 )
 SECONDS = Kind(
     _seconds,
@@ -445,6 +466,19 @@ def _rule_id(text: str, _: str) -> str:
     return text if _ID.fullmatch(text) else refuse()
 
 
+def _prefix(most: int) -> Kind:
+    return Kind(
+        lambda text, _: (
+            int(text) if _DIGITS.fullmatch(text) and 1 <= int(text) <= most else refuse()
+        ),
+        f"1 to {most}",
+        types=(int,),
+        schema={"minimum": 1, "maximum": most},
+        write=int,
+    )
+
+
+PREFIX4, PREFIX6 = _prefix(32), _prefix(128)
 NETWORK = Kind(
     _network,
     "a network or an address, such as 10.0.0.0/8, fd00::/8 or 127.0.0.1",

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
-from spliceproxy.config import Config, ParentConfig, RouteConfig, RuleConfig, Url
+from spliceproxy.config import Config, LimitConfig, ParentConfig, RouteConfig, RuleConfig, Url
 from spliceproxy.settings.table import SETTINGS, Setting
 
 _DEFAULTS: Mapping[str, object] = {
     "rule": RuleConfig(id="", action="allow"),
+    "limit": LimitConfig(id=""),
     "route": RouteConfig(to=("",)),
     "parent": ParentConfig(Url("", "", 0)),
 }

@@ -104,7 +104,7 @@ def error_page(
         why = f": {why}" if why else ""
     else:
         kind, text = _denial(status, phrase, denial)
-        by = f"rule {denial.rule}" if denial.rule else "policy"
+        by = f"{denial.kind} {denial.rule}" if denial.rule else "policy"
         why = f" by {by}" if status == 403 else f": {by}"
         why += f": {denial.words}" if denial.words else ""
     body = text.encode("utf-8", "replace")
@@ -131,13 +131,14 @@ def _reason_phrase(text: str) -> str:
 class Denial(NamedTuple):
     """What a denied request is told: the rule's id ("" for none), why, and what to do about
     it ("" for nothing); ``accept`` are the values of the request's Accept fields, and ``words`` as
-    of errors.Denied."""
+    of errors.Denied. ``kind``: what has the id."""
 
     rule: str
     reason: str
     advice: str
     accept: Sequence[bytes] = ()
     words: str = ""
+    kind: str = "rule"
 
 
 def _denial(status: int, phrase: str, denial: Denial) -> tuple[bytes, str]:
@@ -147,7 +148,7 @@ def _denial(status: int, phrase: str, denial: Denial) -> tuple[bytes, str]:
     if kind == _PROBLEM:  # RFC 9457
         problem: dict[str, object] = {"title": phrase, "status": status, "detail": denial.reason}
         if denial.rule:
-            problem["rule"] = denial.rule
+            problem[denial.kind] = denial.rule
         if denial.advice:
             problem["advice"] = denial.advice
         import json
@@ -157,13 +158,13 @@ def _denial(status: int, phrase: str, denial: Denial) -> tuple[bytes, str]:
         from html import escape
 
         title = f"{status} {phrase}"
-        named = f"<p>Rule: <code>{escape(rule)}</code></p>\n" if rule else ""
+        named = f"<p>{denial.kind.title()}: <code>{escape(rule)}</code></p>\n" if rule else ""
         named += f"<p>{escape(advice)}</p>\n" if advice else ""
         return kind, (
             f'<!DOCTYPE html>\n<html lang="en">\n<title>{title}</title>\n<h1>{title}</h1>\n'
             f"<p>{escape(reason)}</p>\n{named}</html>\n"
         )
-    named = f"Rule: {rule}\n" if rule else ""
+    named = f"{denial.kind.title()}: {rule}\n" if rule else ""
     named += f"{advice}\n" if advice else ""
     return kind, f"{status} {phrase}\n{reason}\n{named}"
 

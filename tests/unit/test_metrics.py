@@ -15,6 +15,7 @@ from spliceproxy.admin.metrics import Process, families, of_worker, quantile
 from spliceproxy.admin.usage import usage
 from spliceproxy.observe.board import Board
 from spliceproxy.relay.columns import FAMILIES, PID, STARTED, UP
+from spliceproxy.relay.meters import Count
 
 REQUESTS = FAMILIES["requests"].first
 TUNNELS = FAMILIES["tunnels"].first
@@ -26,7 +27,8 @@ def found() -> list[Family]:
     own = usage(os.getpid())
     assert own is not None
     reading = Board.private().read()
-    return list(families(reading, [Process("admin", os.getpid(), own)], engine="native"))
+    processes, limits = [Process("admin", os.getpid(), own)], [Count("some", "key", 1, 2)]
+    return list(families(reading, processes, engine="native", limits=limits))
 
 
 def test_the_page_has_each_metric_with_its_labels() -> None:

@@ -26,6 +26,7 @@ STATS = {
     },
     "live": {"tunnels": 3, "connections": 4},
     "latency": {"time_to_first_byte": {"p50": 0.0123, "p95": 2.5}},
+    "limits": [],
     "silent": [1],
     "workers": [{"up": True}, {"up": False}],
 }  # fmt: skip

@@ -26,6 +26,7 @@ from spliceproxy.config import (
     AdminConfig,
     AuthConfig,
     Config,
+    LimitConfig,
     NamesConfig,
     ParentConfig,
     PolicyConfig,
@@ -136,6 +137,24 @@ reason = "Ask the platform team in #egress"
 [[rule]]
 id = "rest"
 action = "allow"
+
+[[limit]]
+id = "much"
+by = "client"
+prefix4 = 24
+prefix6 = 56
+clients = ["10.0.0.0/8", "unix"]
+users = ["ada"]
+groups = ["the admins"]
+methods = ["GET"]
+hosts = [".c.example"]
+networks = ["192.0.2.0/24"]
+ports = [443]
+times = ["Sat,Sun"]
+connections = 10
+requests-per-second = 2.5
+new-tunnels-per-second = 1
+burst = 7
 
 [[route]]
 to = ["berlin", "direct"]
@@ -296,6 +315,26 @@ def test_every_key(folder: Path) -> None:
                 ),
                 RuleConfig(id="rest", action="allow"),
             ),
+            limits=(
+                LimitConfig(
+                    "much",
+                    by="client",
+                    prefix4=24,
+                    prefix6=56,
+                    clients=("10.0.0.0/8", "unix"),
+                    users=("ada",),
+                    groups=("the admins",),
+                    methods=("GET",),
+                    hosts=(".c.example",),
+                    networks=("192.0.2.0/24",),
+                    ports=("443",),
+                    times=("Sat,Sun",),
+                    connections=10,
+                    requests_per_second=2.5,
+                    new_tunnels_per_second=1.0,
+                    burst=7,
+                ),
+            ),
             default="deny",
             report_only=True,
             guard="private",
@@ -351,7 +390,8 @@ def test_the_examples_here_have_every_key() -> None:
     keys = {**tomllib.loads(EVERYTHING), **tomllib.loads(OTHERS), **tomllib.loads(PAC)}
     assert {*keys, "pac"} == set(BY_NAME)
     parents = keys["parent"].values()
-    for name, tables in (("rule", keys["rule"][:1]), ("route", keys["route"]), ("parent", parents)):
+    each = {"rule": keys["rule"][:1], "limit": keys["limit"], "route": keys["route"]}
+    for name, tables in {**each, "parent": parents}.items():
         found = {key for table in tables for key in table}
         # tests/unit/test_settings_parents.py has those that need something else to be there.
         elsewhere = {"ca-file", "auth-env"}
@@ -585,6 +625,22 @@ def test_bad_options_of_commands(
             "groups: expected a table, not a whole number; allowed: [groups] and lines",
         ),
         ("[groups]\na = 'b'", "groups: a: expected a list, not a string"),
+        (
+            "[[limit]]\nid = 'a'\nby = 'total'",
+            "limit 1 'a': it allows as much as comes; allowed: with one of connections, ",
+        ),
+        (
+            "[[limit]]\nid = 'a'\nby = 'host'\nconnections = 1",
+            "limit 1 'a': by: invalid value 'host'; allowed: client, user, group, destination",
+        ),
+        (
+            "[[limit]]\nid = 'a'\nby = 'total'\nrequests-per-second = 0",
+            "limit 1 'a': requests-per-second: invalid value '0'; allowed: a number from 0.001",
+        ),
+        (
+            "[[limit]]\nid = 'a'\nby = 'total'\nconnections = 1\n" * 2,
+            "limit 2 'a': id: limit 1 has the same id; each limit needs its own",
+        ),
         ("rule = 1", "rule: expected [[rule]], not a whole number"),
         ("rule = [1]", "rule: expected [[rule]], not a list"),
         ("[rule]\nid = 'a'", "rule: expected [[rule]], not a table"),

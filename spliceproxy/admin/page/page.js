@@ -90,6 +90,13 @@ const showTops = (stats) => {
     : "The numbers are exact."));
 };
 
+const limits = table(byId("limits"), "Limits", [
+  ["Limit", "name-cell", (row) => row.limit],
+  ["For", "long", (row) => row.key || "all together"],
+  ["Connections", "number", (row) => count(row.connections)],
+  ["Refused", "number", (row) => count(row.refused)],
+], "No limit has counted anything.");
+
 const denials = table(byId("denials"), "Last denials", [
   ["Time", "short", (row) => moment(row.time)],
   ["Client", "short", (row) => row.client || "unix"],
@@ -175,6 +182,8 @@ const show = () => {
   if (!stats) return;
   showTiles(stats);
   showTops(stats);
+  byId("limits").parentNode.hidden = !stats.limits.length;
+  limits(stats.limits.slice(0, 30));
   denials([...stats.denials].reverse().slice(0, 30));
   failures(stats.failures.slice(0, 30));
   errors(stats.errors);

@@ -29,6 +29,7 @@ from spliceproxy.relay.portable.transfer import Transfer
 from spliceproxy.relay.portable.tunnel import Tunnel
 
 if TYPE_CHECKING:
+    from spliceproxy.relay.meters import Meters, Portable
     from spliceproxy.relay.moving import FrozenTransfer, FrozenTunnel, TunnelState
 
 BATCH = 32  # events of one epoll_wait
@@ -51,6 +52,9 @@ class CopyRelay:
 
     def lane(self, options: LaneOptions, owner: LaneOwner) -> None:
         return None
+
+    def counting(self, meters: Meters, row: int) -> Portable:
+        return meters.portable(row)
 
     def fileno(self) -> int:
         return self._shared.poller.fileno()

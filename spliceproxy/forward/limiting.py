@@ -1,0 +1,193 @@
+"""How much may pass: each request counts for the limits that match it, once, whoever serves it.
+
+The lane counts by itself what it repeats: a route has the limits of its requests. What does not fit
+is asked about, and refused here. A client that is given back brings what it holds, and says whether
+its request was counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from spliceproxy.forward.lane import Lane
+from spliceproxy.policy.limits import (
+    CONNECTIONS,
+    FITS,
+    FOR_REQUEST,
+    REQUESTS,
+    SECOND,
+    STALE,
+    TUNNELS,
+    Full,
+    Limited,
+    Limits,
+    Meter,
+)
+from spliceproxy.relay.meters import REQUESTS as REQUEST_BUCKET
+from spliceproxy.relay.meters import STALE as OLD
+from spliceproxy.relay.meters import TUNNELS as TUNNEL_BUCKET
+from spliceproxy.relay.meters import Counting
+from spliceproxy.relay.questions import Question
+
+TRIES = 16
+"""How often an entry is looked for that is another's whenever it was found."""
+
+SOON = 1.0
+"""Seconds until a client may try again where nobody knows when there is a place for it."""
+
+
+class Counted(Protocol):
+    """What is known of a request (``observe.record``)."""
+
+    @property
+    def client(self) -> str: ...
+    @property
+    def mark(self) -> str: ...
+    @property
+    def user(self) -> str: ...
+    @property
+    def host(self) -> str: ...
+    @property
+    def port(self) -> int: ...
+
+
+class Holding:
+    """Of one client: what counts as a connection for as long as somebody has this object. These
+    are entries, and for how long each counts."""
+
+    __slots__ = ("_counting", "held", "meters")
+
+    def __init__(self, counting: Counting, held: Mapping[int, int]) -> None:
+        """What is ``held`` counts already."""
+        self._counting = counting
+        self.held = dict(held)
+        self.meters: tuple[Meter, ...] = ()  # what the last request has counted for
+
+    def take(self, meter: Meter, *, anyway: bool) -> int:
+        """0 if there is room for it in a limit, where it may be already; else as of
+        :meth:`Counting.hold`. ``anyway``: whether there is room is not asked."""
+        entry, tag = meter.place
+        if entry in self.held:
+            return 0
+        unfit = self._counting.hold(entry, tag, 0 if anyway else meter.numbers.most)
+        if not unfit:
+            self.held[entry] = meter.numbers.scope
+        return unfit
+
+    def drop(self, entry: int) -> None:
+        del self.held[entry]
+        self._counting.drop(entry)
+
+    def request_over(self) -> None:
+        """The next request of the same client may count for others."""
+        for entry in [one for one, scope in self.held.items() if scope == FOR_REQUEST]:
+            self.drop(entry)
+
+    def release(self) -> None:
+        """Nothing counts any more."""
+        while self.held:
+            self.drop(next(iter(self.held)))
+
+    def given(self) -> None:
+        """Somebody else has what it held."""
+        self.held = {}
+
+    def __del__(self) -> None:
+        self.release()
+
+
+class Limiting:
+    """Of one worker, which counts by ``counting``."""
+
+    __slots__ = ("_counting", "limits")
+
+    def __init__(self, limits: Limits, counting: Counting) -> None:
+        self.limits = limits
+        self._counting = counting
+
+    def holding(self, held: Mapping[int, int]) -> Holding:
+        """What a client holds."""
+        return Holding(self._counting, held)
+
+    def meters(self, known: Counted, method: str, address: str) -> tuple[Meter, ...]:
+        """What a request counts for."""
+        return self.limits.of(
+            known.mark + known.client, known.user, method, known.host, known.port, address
+        )
+
+    def ask(self, lane: Lane, question: Question, address: str) -> None:
+        """Counts the request of a question of the lane's. Limited, Full."""
+        method = question.method
+        for _ in range(TRIES):
+            meters = self.limits.of(
+                question.name, question.user, method, question.host, question.port, address
+            )
+            unfit = lane.admit(question, meters)
+            if unfit is None:
+                return
+            which, why, wait = unfit
+            if why != STALE:
+                raise self._refused(meters[which], why, wait)
+        raise RuntimeError("the entries of limits change as fast as they are found")
+
+    def count(self, known: Counted, method: str, address: str, holding: Holding) -> None:
+        """Counts a request that is served here. Limited, Full."""
+        for _ in range(TRIES):
+            meters = self.meters(known, method, address)
+            unfit = self._take(meters, method == "CONNECT", holding)
+            if unfit is None:
+                holding.meters = meters
+                return
+            meter, why, wait = unfit
+            if why != STALE:
+                raise self._refused(meter, why, wait)
+        raise RuntimeError("the entries of limits change as fast as they are found")
+
+    def go_on(self, known: Counted, method: str, address: str, holding: Holding) -> None:
+        """For a request that was counted elsewhere, and goes on here."""
+        try:
+            holding.meters = self.meters(known, method, address)
+        except Full:
+            return
+        for meter in holding.meters:
+            if meter.numbers.scope:
+                holding.take(meter, anyway=True)
+
+    def _refused(self, meter: Meter, why: int, wait: int) -> Limited:
+        self._counting.refuse(meter.place.entry)
+        return Limited(meter.limit, why, wait / SECOND if wait else SOON)
+
+    def _take(
+        self, meters: tuple[Meter, ...], tunnel: bool, holding: Holding
+    ) -> tuple[Meter, int, int] | None:
+        """As ``admit`` of native/lane/meters.pxd: all, or none."""
+        before = set(holding.held)
+        spent: list[tuple[Meter, int]] = []
+        for meter in meters:
+            why, wait = self._fits(meter, tunnel, holding, spent)
+            if why == FITS:
+                continue
+            for one, bucket in spent:
+                self._counting.give_back(one.place.entry, bucket, one.numbers.intervals[bucket])
+            for entry in [one for one in holding.held if one not in before]:
+                holding.drop(entry)
+            return meter, why, wait
+        return None
+
+    def _fits(
+        self, meter: Meter, tunnel: bool, holding: Holding, spent: list[tuple[Meter, int]]
+    ) -> tuple[int, int]:
+        (entry, tag), numbers, _ = meter
+        for bucket, why in ((REQUEST_BUCKET, REQUESTS), (TUNNEL_BUCKET, TUNNELS)):
+            interval = numbers.intervals[bucket]
+            if not interval or (bucket == TUNNEL_BUCKET and not tunnel):
+                continue
+            wait = self._counting.spend(entry, tag, bucket, interval, numbers.rooms[bucket])
+            if wait:
+                return (STALE, 0) if wait == OLD else (why, wait)
+            spent.append((meter, bucket))
+        unfit = holding.take(meter, anyway=False) if numbers.scope else 0
+        if unfit:
+            return (STALE, 0) if unfit == OLD else (CONNECTIONS, 0)
+        return FITS, 0

@@ -1,0 +1,233 @@
+"""Limits: which of them count a request, and by what."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+from spliceproxy.config import AuthConfig, LimitConfig
+from spliceproxy.errors import Denied
+from spliceproxy.policy.names import canonical
+from spliceproxy.policy.networks import bare, number_of
+from spliceproxy.policy.rules import RuleSet
+from spliceproxy.relay.meters import Meters, Place
+
+MOST = 64
+"""Limits that may count one request, those of each of its groups by themselves."""
+
+NOBODY = "-"
+"""Stands for the user, and for the group, of requests that have none. No name is empty; one that is
+the same counts together with them."""
+
+UNIX = "unix"
+"""Stands for the address of clients of Unix sockets."""
+
+CACHED = 4096
+"""Addresses of clients whose network is remembered."""
+
+SECOND = 1_000_000_000
+"""In ns."""
+
+FOR_NOTHING, FOR_CLIENT, FOR_REQUEST = range(3)
+"""For how long a request counts as a connection: not at all, until its client's connection closes,
+or until it is over, as a tunnel maybe (``native/lane/types.pxd`` has the same)."""
+
+FITS, STALE, CONNECTIONS, REQUESTS, TUNNELS = range(5)
+"""What a request did not fit into; STALE: its entry is another's by now
+(``native/lane/meters.pxd`` has the same)."""
+
+_WORDS = {
+    CONNECTIONS: ("connections at a time", "connections"),
+    REQUESTS: ("requests in a second", "requests_per_second"),
+    TUNNELS: ("new tunnels in a second", "new_tunnels_per_second"),
+}
+
+_CONDITIONS = "clients", "users", "groups"
+
+
+class Numbers(NamedTuple):
+    """What a limit allows. ``most``: connections, 0 for any number; ``scope``: one of FOR_NOTHING
+    and its like. Of requests, and of new tunnels: after how many ns there is another one, 0 for any
+    number, and ns for as many as may come at once."""
+
+    most: int
+    scope: int
+    intervals: tuple[int, int]
+    rooms: tuple[int, int]
+
+
+class Meter(NamedTuple):
+    """A limit that counts a request, and where."""
+
+    place: Place
+    numbers: Numbers
+    limit: LimitConfig
+
+
+class Limited(Denied):
+    """A request that does not fit into a limit. ``wait``: after so many seconds it may."""
+
+    kind = "limit"
+
+    def __init__(self, limit: LimitConfig, why: int, wait: float) -> None:
+        words, key = _WORDS[why]
+        most = f"{getattr(limit, key):g}"
+        whose = "" if limit.by == "total" else f" for each {limit.by}"
+        super().__init__(
+            f"This proxy allows {most} {words}{whose}, and this is one more.",
+            limit.id,
+            429,
+            advice="Try it again later, or ask the administrator of this proxy for more.",
+        )
+        self.fields = (b"Retry-After: %d" % max(1, math.ceil(wait)),)
+
+
+class Full(Denied):
+    """There is no room to count a request for a limit."""
+
+    kind = "limit"
+
+    def __init__(self, limit: LimitConfig) -> None:
+        super().__init__(
+            f"This proxy has no room to count one more {limit.by}.",
+            limit.id,
+            503,
+            advice="Try it again later.",
+        )
+
+
+def allowance(limit: LimitConfig) -> str:
+    """What it allows, in words."""
+    found = [
+        f"{getattr(limit, key):g} {words}"
+        for words, key in _WORDS.values()
+        if getattr(limit, key) is not None
+    ]
+    return ", ".join(found)
+
+
+def numbers_of(limit: LimitConfig) -> Numbers:
+    rates = limit.requests_per_second, limit.new_tunnels_per_second
+    intervals = [0 if rate is None else max(1, round(SECOND / rate)) for rate in rates]
+    bursts = [limit.burst or max(1, int(rate or 0)) for rate in rates]
+    scope = FOR_NOTHING
+    if limit.connections is not None:
+        scope = FOR_REQUEST if limit.by == "destination" else FOR_CLIENT
+    return Numbers(
+        limit.connections or 0,
+        scope,
+        (intervals[0], intervals[1]),
+        (intervals[0] * bursts[0], intervals[1] * bursts[1]),
+    )
+
+
+def faults(limit: LimitConfig, auth: AuthConfig) -> Iterator[str]:
+    """What makes no sense in it."""
+    rates = limit.requests_per_second, limit.new_tunnels_per_second
+    if limit.connections is None and rates == (None, None):
+        allowed = "connections, requests-per-second, new-tunnels-per-second"
+        yield f"it allows as much as comes; allowed: with one of {allowed}"
+    if limit.burst is not None and rates == (None, None):
+        yield "burst: it is about requests-per-second and new-tunnels-per-second; allowed: with one"
+    if limit.by != "client" and (limit.prefix4, limit.prefix6) != (32, 64):
+        key = "prefix4" if limit.prefix4 != 32 else "prefix6"
+        yield f'{key}: it is about clients; allowed: with by = "client"'
+    if limit.by in ("user", "group") and not auth.names_users:
+        yield (
+            f'by: no setting makes any client a user; allowed: "{limit.by}" with auth, htpasswd, '
+            "auth-networks, auth-peers or auth-file"
+        )
+    if limit.by == "group" and not auth.groups:
+        yield 'by: there is no table groups; allowed: "group" with one'
+
+
+def sees_clients(limits: Sequence[LimitConfig]) -> bool:
+    """Whether a decision depends on the client's address."""
+    return any(one.by == "client" or one.clients is not None for one in limits)
+
+
+class Matching:
+    """Which of some limits count a request. ``groups_of`` tells the groups of a user."""
+
+    def __init__(
+        self, limits: Sequence[LimitConfig], groups_of: Callable[[str], frozenset[str]]
+    ) -> None:
+        self._rules = RuleSet(limits)
+        self._limits = {limit.id: limit for limit in limits}
+        self._groups_of = groups_of
+        self._network = lru_cache(maxsize=CACHED)(network_of)
+
+    @property
+    def repeat_for(self) -> float:
+        """Seconds for which the same limits count the same requests."""
+        return self._rules.repeat_for
+
+    def of(
+        self, client: str, user: str, method: str, host: str, port: int, address: str
+    ) -> Iterator[tuple[LimitConfig, str]]:
+        """Each limit, with what it counts the request by. ``client`` may have a mark in front of
+        it; ``address`` is the first that may be dialled, "" where a parent is told the name."""
+        groups = self._groups_of(user)
+        name = canonical(host)
+        rules = self._rules
+        selection = rules.select(rules.of_client(client), user, groups, method, name, port)
+        for ident in selection.names(address):
+            limit = self._limits[ident]
+            if limit.by == "group":
+                for group in sorted(groups) or (NOBODY,):
+                    yield limit, group
+            elif limit.by == "client":
+                yield limit, self._network(bare(client), limit.prefix4, limit.prefix6)
+            elif limit.by == "user":
+                yield limit, user or NOBODY
+            elif limit.by == "destination":
+                yield limit, f"[{name}]:{port}" if ":" in name else f"{name}:{port}"
+            else:
+                yield limit, ""
+
+
+class Limits:
+    """Those of one configuration, which count in the entries of ``meters``."""
+
+    def __init__(
+        self,
+        limits: Sequence[LimitConfig],
+        meters: Meters,
+        groups_of: Callable[[str], frozenset[str]],
+    ) -> None:
+        self._matching = Matching(limits, groups_of)
+        self._numbers = {limit.id: numbers_of(limit) for limit in limits}
+        self._meters = meters
+
+    @property
+    def repeat_for(self) -> float:
+        """As of :class:`Matching`."""
+        return self._matching.repeat_for
+
+    def of(
+        self, client: str, user: str, method: str, host: str, port: int, address: str
+    ) -> tuple[Meter, ...]:
+        """What a request counts for, as of :meth:`Matching.of`. Full."""
+        found: list[Meter] = []
+        for limit, key in self._matching.of(client, user, method, host, port, address):
+            place = self._meters.place(limit.id, key)
+            if place is None or len(found) == MOST:
+                raise Full(limit)
+            found.append(Meter(place, self._numbers[limit.id], limit))
+        return tuple(found)
+
+
+def network_of(address: str, prefix4: int, prefix6: int) -> str:
+    """The network of a client's address, which counts as one client."""
+    if not address:
+        return UNIX
+    version, number = number_of(address)
+    bits, prefix = (32, prefix4) if version == 4 else (128, prefix6)
+    if prefix == bits:
+        return address
+    from ipaddress import IPv4Network, IPv6Network
+
+    first = number >> (bits - prefix) << (bits - prefix)
+    return str((IPv4Network if version == 4 else IPv6Network)((first, prefix)))

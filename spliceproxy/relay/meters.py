@@ -1,0 +1,280 @@
+"""What limits count: one entry for each value of what a limit counts by, in memory that all
+processes share (``observe.board``).
+
+    one page     how many entries were ever made
+    tags         one number for each entry: of which limit and key it is, 0 for none
+    entries      SIZE bytes and one number of 32 bits for each row of the board
+
+An entry:
+
+    0   8   when its bucket of requests is full again, in ns of CLOCK_MONOTONIC
+    8   8   the same of new tunnels
+    16  8   requests that were refused for it
+    64  128 bytes of its key, and the key: the id of the limit, a US (0x1f), and what it counts by
+    192     connections that count for it, a number for each row of the board
+
+A bucket is one number (ITU-T I.371, the "generic cell rate algorithm"): each request puts off by
+its share of a second when the bucket is full again, and one that would put that off for too long is
+refused. So one exchange of a number is all that a request costs, whichever worker it comes to. Of
+connections each worker counts its own, so that those of one that has died can be taken away, and
+who lets one in sums them up before and behind its own.
+
+A tag is made from the limit and the key by a hash with a secret of the board: nobody can choose
+keys that fall together. An entry is found in one of the WAYS places that its tag gives it. Where
+all of them are in use, it takes one of which nothing is to be remembered: no connection, and full
+buckets. Who has found an entry may use it for as long as its tag is the same.
+
+The relay in C does the same (``native/lane/meters.pxd``). :class:`Portable` is for engines in
+Python: it takes a lock, so either all workers use it, or none.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import blake2b
+from typing import NamedTuple, Protocol
+
+ENTRIES = 16_384
+WAYS = 16
+
+PAGE = 4096
+SIZE = 192
+
+REQUESTS, TUNNELS, REFUSED = 0, 1, 2
+"""Numbers of an entry."""
+
+STALE = -1
+"""Instead of a time: the entry is another's by now."""
+
+FULL = 1
+"""There is no room for one more connection."""
+
+_KEY = 64
+_KEY_MOST = SIZE - _KEY - 1
+_SEPARATOR = "\x1f"
+_DIGEST = 8  # bytes
+_LOCKED = 1  # the byte of the board's file that stands for all entries
+
+TRIES = 10_000
+TRY_SECONDS = 0.0001
+"""How often the lock is tried for, and how far apart. It is held for some microseconds."""
+
+
+class Place(NamedTuple):
+    """Of an entry, and its tag when that was found."""
+
+    entry: int
+    tag: int
+
+
+class Count(NamedTuple):
+    """What one entry says: of ``limit``, and of the ``key`` that it counts by."""
+
+    limit: str
+    key: str
+    connections: int
+    refused: int
+
+
+class Counting(Protocol):
+    """What one worker does with entries. The compiled relay has another one."""
+
+    def spend(self, entry: int, tag: int, bucket: int, interval: int, room: int) -> int:
+        """Takes a request, or a tunnel, from a bucket, which holds ``room`` ns and gets one back
+        each ``interval``. 0, or after how many ns there will be one; STALE."""
+
+    def give_back(self, entry: int, bucket: int, interval: int) -> None:
+        """What was taken is not used."""
+
+    def hold(self, entry: int, tag: int, most: int) -> int:
+        """One more connection counts, unless there are ``most`` (0: any number): 0, FULL or
+        STALE."""
+
+    def drop(self, entry: int) -> None:
+        """It does not any more."""
+
+    def refuse(self, entry: int) -> None:
+        """A request was refused."""
+
+
+def size_of(rows: int) -> int:
+    """Bytes of all of it, for so many rows."""
+    return PAGE + 8 * ENTRIES + ENTRIES * entry_of(rows)
+
+
+def entry_of(rows: int) -> int:
+    """Bytes of one entry."""
+    return SIZE + -(-4 * rows // 64) * 64
+
+
+class Meters:
+    """The entries of a board with so many ``rows``. ``fd`` is its file, -1 where nobody shares
+    it."""
+
+    __slots__ = ("_bytes", "_fd", "_made", "_size", "_tags", "memory", "rows", "secret")
+
+    def __init__(self, memory: memoryview, rows: int, secret: bytes, fd: int) -> None:
+        self.memory = memory
+        self.rows = rows
+        self.secret = secret
+        self._fd = fd
+        self._size = entry_of(rows)
+        self._made = memory[:8].cast("Q")
+        self._tags = memory[PAGE : PAGE + 8 * ENTRIES].cast("Q")
+        self._bytes = memory[PAGE + 8 * ENTRIES :]
+
+    def portable(self, row: int) -> Portable:
+        """What the worker of this row does with them without the compiled relay."""
+        return Portable(self, row)
+
+    # ---- places ------------------------------------------------------------------------
+
+    def place(self, limit: str, key: str) -> Place | None:
+        """That of a key of a limit, made where there is none; None where there is no room."""
+        tag = self._tag(limit, key)
+        first = tag // 2 % (ENTRIES // WAYS) * WAYS
+        places = range(first, first + WAYS)
+        for at in places:
+            if self._tags[at] == tag:
+                return Place(at, tag)
+        with self.locked():
+            for at in places:  # another worker may have made it
+                if self._tags[at] == tag:
+                    return Place(at, tag)
+            for at in sorted(places, key=lambda at: self._tags[at] != 0):
+                if self._free(at):
+                    self._make(at, tag, limit, key)
+                    return Place(at, tag)
+        return None
+
+    def _free(self, at: int) -> bool:
+        """Takes its place from an entry, if nothing is to be remembered of it."""
+        tag = self._tags[at]
+        if not tag:
+            return True
+        self._tags[at] = 0  # from here on nobody begins to use it
+        now = time.monotonic_ns()
+        numbers = self.numbers(at)
+        if max(numbers[REQUESTS], numbers[TUNNELS]) > now or any(self.held(at)):
+            self._tags[at] = tag
+            return False
+        return True
+
+    def _make(self, at: int, tag: int, limit: str, key: str) -> None:
+        text = f"{limit}{_SEPARATOR}{key}".encode("utf-8", "surrogateescape")[:_KEY_MOST]
+        start = at * self._size
+        self._bytes[start : start + self._size] = bytes(self._size)
+        self._bytes[start + _KEY] = len(text)
+        self._bytes[start + _KEY + 1 : start + _KEY + 1 + len(text)] = text
+        self._made[0] += 1
+        self._tags[at] = tag
+
+    def _tag(self, limit: str, key: str) -> int:
+        text = f"{limit}{_SEPARATOR}{key}".encode("utf-8", "surrogateescape")
+        digest = blake2b(text, digest_size=_DIGEST, key=self.secret).digest()
+        return int.from_bytes(digest, "little") | 1
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """No other process makes an entry meanwhile."""
+        if self._fd < 0:
+            yield
+            return
+        for _ in range(TRIES):
+            try:
+                fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _LOCKED, os.SEEK_SET)
+                break
+            except OSError:  # another process has it
+                time.sleep(TRY_SECONDS)
+        else:
+            raise TimeoutError("the counts of limits are locked by a process that does not go on")
+        try:
+            yield
+        finally:
+            fcntl.lockf(self._fd, fcntl.LOCK_UN, 1, _LOCKED, os.SEEK_SET)
+
+    # ---- numbers -----------------------------------------------------------------------
+
+    def tag(self, at: int) -> int:
+        """That of an entry, 0 for none."""
+        return int(self._tags[at])
+
+    def numbers(self, at: int) -> memoryview:
+        """Those of an entry."""
+        start = at * self._size
+        return self._bytes[start : start + _KEY].cast("Q")
+
+    def held(self, at: int) -> memoryview:
+        """Connections that count for an entry, by the rows of those who count them."""
+        start = at * self._size + SIZE
+        return self._bytes[start : start + 4 * self.rows].cast("I")
+
+    def clear(self, row: int) -> None:
+        """Who counted in this row has ended, with all of its connections."""
+        if not self._made[0]:
+            return
+        for at, tag in enumerate(self._tags):
+            if tag:
+                self.held(at)[row] = 0
+
+    def counts(self) -> Iterator[Count]:
+        """What all entries say that are in use."""
+        if not self._made[0]:
+            return
+        for at, tag in enumerate(self._tags):
+            if not tag:
+                continue
+            start = at * self._size + _KEY
+            size = self._bytes[start]
+            text = bytes(self._bytes[start + 1 : start + 1 + size])
+            found = sum(self.held(at)), self.numbers(at)[REFUSED]
+            if self._tags[at] == tag:
+                limit, _, key = text.decode("utf-8", "replace").partition(_SEPARATOR)
+                yield Count(limit, key, *found)
+
+
+class Portable:
+    """As of :class:`Counting`, under the lock."""
+
+    __slots__ = ("_meters", "_row")
+
+    def __init__(self, meters: Meters, row: int) -> None:
+        self._meters = meters
+        self._row = row
+
+    def spend(self, entry: int, tag: int, bucket: int, interval: int, room: int) -> int:
+        now = time.monotonic_ns()
+        with self._meters.locked():
+            if self._meters.tag(entry) != tag:
+                return STALE
+            numbers = self._meters.numbers(entry)
+            full = max(numbers[bucket], now) + interval
+            if full - now > room:
+                return full - now - room
+            numbers[bucket] = full
+        return 0
+
+    def give_back(self, entry: int, bucket: int, interval: int) -> None:
+        with self._meters.locked():
+            self._meters.numbers(entry)[bucket] -= interval
+
+    def hold(self, entry: int, tag: int, most: int) -> int:
+        with self._meters.locked():
+            if self._meters.tag(entry) != tag:
+                return STALE
+            held = self._meters.held(entry)
+            if most and sum(held) >= most:
+                return FULL
+            held[self._row] += 1
+        return 0
+
+    def drop(self, entry: int) -> None:
+        self._meters.held(entry)[self._row] -= 1
+
+    def refuse(self, entry: int) -> None:
+        with self._meters.locked():
+            self._meters.numbers(entry)[REFUSED] += 1
