@@ -46,13 +46,15 @@ class Client(NamedTuple):
 
 class Stopped(NamedTuple):
     """A body that stands still. ``opened``: its receiver has been told of the chunk of which
-    ``found.left`` bytes are to come."""
+    ``found.left`` bytes are to come. Of ``found.owed`` the stream has not counted ``unseen``
+    bytes, for the relay has read them."""
 
     found: FrozenTransfer
     opened: bool
+    unseen: int
 
 
-NOTHING = Stopped(FrozenTransfer(-2, b"", 0, 0, 0, 0), False)
+NOTHING = Stopped(FrozenTransfer(-2, b"", 0, 0, 0, 0), False, 0)
 """Of a body that is over, or has not begun."""
 
 
@@ -77,7 +79,7 @@ class Leg:
                 return None
             self._go_on = partial(self._relay.thaw, ident)
             self._let_go = partial(self._relay.release, ident)
-            return Stopped(found, True)
+            return Stopped(found, True, len(found.owed))
         if rest is None:
             return None
         owed = b""
@@ -91,7 +93,7 @@ class Leg:
                 return None
             self._go_on = partial(self._source.go_on_reading, seconds)
         left, opened = rest
-        return Stopped(FrozenTransfer(left, owed, 0, 0, 0, 0), opened)
+        return Stopped(FrozenTransfer(left, owed, 0, 0, 0, 0), opened, 0)
 
     def go_on(self) -> None:
         """It goes on here."""
@@ -232,7 +234,7 @@ class Running:
             stopped = NOTHING
         left, owed = stopped.found.left, stopped.found.owed
         if body == Body.CHUNKED:
-            taken = received - self._part.record.bytes_in
+            taken = received + stopped.unseen - self._part.record.bytes_in
             return Chunks(left, stopped.opened, owed, taken), 0, b""
         return None, max(left, 0) + len(owed), owed
 

@@ -4,6 +4,7 @@ their way: the client and the origin notice nothing, and each has one line in th
 from __future__ import annotations
 
 import random
+import select
 import socket
 import threading
 from collections.abc import Iterator
@@ -358,6 +359,36 @@ def test_a_client_that_does_not_read(workers: Workers, kind: str) -> None:
     sender.join(PATIENCE)
     talk.again()
     talk.close()
+
+
+@pytest.mark.parametrize("kind", ["length", "chunked"])
+def test_an_origin_that_does_not_read(workers: Workers, kind: str) -> None:
+    """What the relay has taken for it goes along, and is counted once."""
+    talk = Conversation(workers)
+    mover = Mover(workers)
+    size = 48 << 20  # more than all buffers on its way can have (tcp_rmem, tcp_wmem)
+    data = b"%x\r\n%b\r\n0\r\n\r\n" % (size, bytes(size))
+    if kind == "length":
+        data = bytes(size)
+    fields = f"Content-Length: {size}\r\n" if kind == "length" else "Transfer-Encoding: chunked\r\n"
+    talk.ask("PUT", fields)
+    assert talk.head_of_any().startswith(b"PUT ")
+    talk.origin.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+    sender = send(talk.client, data)
+    full = select.poll()
+    full.register(talk.client, select.POLLOUT)
+    wait_for(lambda: not full.poll(300), "a connection that takes no more")
+    mover.move()
+    mover.move()
+    assert unframed(talk.origin, kind, size) == bytes(size)
+    sender.join(PATIENCE)
+    talk.origin.sendall(b"HTTP/1.1 201 Created\r\nContent-Length: 2\r\n\r\nok")
+    assert read_head(talk.client).startswith(b"HTTP/1.1 201 ")
+    assert exactly(talk.client, 2) == b"ok"
+    talk.close()
+    line = workers.lines(2)[1]
+    head = len(f"PUT http://{talk.host}/x HTTP/1.1\r\nHost: {talk.host}\r\n{fields}\r\n")
+    assert line["in_copied"] + line["in_spliced"] == head + len(data)
 
 
 def test_the_next_request_is_there_already(workers: Workers) -> None:
