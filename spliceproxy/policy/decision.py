@@ -72,7 +72,8 @@ class Allow:
             addresses = tuple(map(_address, addresses))
             if not addresses:
                 raise ValueError("Allow: addresses are empty; leave them out, or answer Deny")
-        if not isinstance(tags, Mapping):
+        # Of a dict that is clear without a look at its bases, which takes as long as to make it.
+        if type(tags) is not dict and not isinstance(tags, Mapping):
             raise TypeError(f"Allow: tags {tags!r}; allowed: a mapping")
         return _allow(cls, source_address, addresses, tags)
 
@@ -87,12 +88,18 @@ def _allow(
     addresses: tuple[str, ...] | None,
     tags: Mapping[str, str],
 ) -> Allow:
-    allow = object.__new__(cls)
-    object.__setattr__(allow, "source_address", source_address)
-    object.__setattr__(allow, "addresses", addresses)
-    object.__setattr__(allow, "tags", tags)
+    allow = _new(cls)
+    _set_source_address(allow, source_address)
+    _set_addresses(allow, addresses)
+    _set_tags(allow, tags)
     return allow
 
+
+_new = object.__new__
+# What object.__setattr__ finds by the name of an attribute, each time.
+_set_source_address, _set_addresses, _set_tags = (
+    Allow.__dict__[name].__set__ for name in ("source_address", "addresses", "tags")
+)
 
 # To make one costs as much as all the rest of a decision, and most are this one.
 _YES = _allow(Allow, "", None, _NO_TAGS)

@@ -14,7 +14,8 @@ import signal
 import threading
 import time
 from collections.abc import Awaitable, Coroutine
-from contextvars import copy_context
+from contextvars import Context, copy_context
+from types import CoroutineType
 from typing import Any, NamedTuple
 
 from spliceproxy.errors import Failure
@@ -63,6 +64,9 @@ class Answer(NamedTuple):
 
     decision: Allow | Deny
     repeat_for: float
+
+
+_new = tuple.__new__  # of a NamedTuple, without the call of its own __new__
 
 
 class Hook:
@@ -121,8 +125,8 @@ class Hook:
         if self.caches:
             return self._begin_cached(request)
         decision = self.call(request)
-        if isinstance(decision, (Allow, Deny)):
-            return Answer(decision, 0.0)
+        if isinstance(decision, _DECISIONS):
+            return _new(Answer, (decision, 0.0))
         return self._when_decided(decision)
 
     def _begin_cached(self, request: Request) -> Answer | Coroutine[Any, Any, Answer]:
@@ -139,7 +143,7 @@ class Hook:
         if known is not None and known[1] > now:
             return Answer(known[0], known[1] - now)
         decision = self.call(request)
-        if isinstance(decision, (Allow, Deny)):
+        if isinstance(decision, _DECISIONS):
             return self._keep_answer(key, decision)
         return self._when_decided(decision, key)
 
@@ -173,7 +177,7 @@ class Hook:
                     self._held("authorize", seconds)
             if isinstance(answer, _DECISIONS):
                 return answer
-            if isinstance(answer, Awaitable):
+            if type(answer) is CoroutineType or isinstance(answer, Awaitable):
                 over, answer = self._tasks.begin(answer, self._held_by_authorize, context)
                 if not over:
                     return self._when_answered(answer)
@@ -216,23 +220,29 @@ class Hook:
             self._failed("on_close", error)
             return
         finally:
-            self._held_by_on_close(time.perf_counter() - before)
-        if isinstance(result, Awaitable):
-            if len(self._closing) >= CLOSING:
-                self._row[columns.CLOSINGS_DROPPED] += 1
-                if isinstance(result, Coroutine):
-                    result.close()
-                return
-            try:
-                task = self._tasks.run(result, self._held_by_on_close, context)
-            except BaseException as error:
-                if _is_from_the_keyboard(error):
-                    raise
-                self._failed("on_close", error)
-                return
-            if task is not None:
-                self._closing.add(task)
-                task.add_done_callback(self._closed)
+            seconds = time.perf_counter() - before
+            if seconds > HELD:
+                self._held("on_close", seconds)
+        if result is not None and isinstance(result, Awaitable):
+            self._go_on(result, context)
+
+    def _go_on(self, result: Awaitable[Any], context: Context) -> None:
+        """A call of ``on_close`` may wait."""
+        if len(self._closing) >= CLOSING:
+            self._row[columns.CLOSINGS_DROPPED] += 1
+            if isinstance(result, Coroutine):
+                result.close()
+            return
+        try:
+            task = self._tasks.run(result, self._held_by_on_close, context)
+        except BaseException as error:
+            if _is_from_the_keyboard(error):
+                raise
+            self._failed("on_close", error)
+            return
+        if task is not None:
+            self._closing.add(task)
+            task.add_done_callback(self._closed)
 
     def _closed(self, task: asyncio.Task[Outcome]) -> None:
         """A call of ``on_close`` that has waited is over."""

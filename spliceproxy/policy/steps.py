@@ -60,7 +60,10 @@ async def in_time(awaitable: Awaitable[T], seconds: float, held: Held, leave: Le
 
 
 def as_coroutine(awaitable: Awaitable[T]) -> Coroutine[Any, Any, T]:
-    return awaitable if isinstance(awaitable, Coroutine) else _coroutine(awaitable)
+    # Of a coroutine of Python's own that is clear without a look at its bases.
+    if type(awaitable) is types.CoroutineType or isinstance(awaitable, Coroutine):
+        return awaitable
+    return _coroutine(awaitable)
 
 
 def first_step(
