@@ -252,7 +252,7 @@ def allowed(decision: Allow | Deny, notes: Notes) -> Allow:
     if isinstance(decision, Deny):
         raise Denied(decision.reason, decision.rule, decision.status)
     if decision.tags:
-        notes.tags = {**notes.tags, **decision.tags}
+        notes.tags = {**notes.tags, **decision.tags} if notes.tags else dict(decision.tags)
     return decision
 
 
