@@ -31,6 +31,8 @@ ZONE = {
 
 @pytest.fixture(autouse=True)
 def no_coroutine_is_forgotten(recwarn: pytest.WarningsRecorder) -> Iterator[None]:
+    gc.collect()  # what tests before this one have left is theirs
+    recwarn.clear()
     yield
     gc.collect()
     assert [str(warning.message) for warning in recwarn] == []
