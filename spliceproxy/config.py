@@ -132,7 +132,9 @@ class AuthConfig:
     users_file: Path | None = None  # the same two as lines "network-or-uid user"
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # group -> users
     no_delay: tuple[str, ...] = ()  # networks of clients that wrong passwords never slow
-    required: bool = True  # a client without a user gets 407, where there are credentials
+    required: bool | Literal["by-rule"] = True
+    """Where there are passwords: whether a client without a user gets 407. "by-rule": where rules
+    refuse it, and would not refuse every user."""
 
     @property
     def names_users(self) -> bool:
@@ -143,24 +145,37 @@ class AuthConfig:
 
 Condition = tuple[str, ...] | None
 """Of a rule: the values of which one must match, None where any does. Never empty: what
-matches nothing would be read as what matches everything, and the other way round."""
+matches nothing would be read as what matches everything, and the other way round. A value may be
+a policy.listfile.FileList, which stands for all that the file lists, and may be nothing."""
+
+ANY_USER = "*"
+"""Among the users of a rule: whoever is one, whatever the name."""
 
 
 @dataclass(frozen=True, slots=True)
 class RuleConfig:
     """One access rule. It matches where every condition does; but for ``users`` and
-    ``groups``, of which one must. TypeError, and ValueError for a condition that is empty."""
+    ``groups``, of which one must. Of a condition that begins with ``not_`` no value may match.
+    TypeError, and ValueError for a condition that is empty."""
 
     id: str
     action: Literal["allow", "deny"]
     clients: Condition = None  # networks
-    users: Condition = None
+    users: Condition = None  # names, or ANY_USER
     groups: Condition = None
     methods: Condition = None
     hosts: Condition = None  # policy.hosts.ALLOWED
     networks: Condition = None  # of the destination's addresses
     ports: Condition = None  # "443", "8000-8999"
     times: Condition = None  # "Mon-Fri 08:00-18:00"
+    not_clients: Condition = None
+    not_users: Condition = None
+    not_groups: Condition = None
+    not_methods: Condition = None
+    not_hosts: Condition = None
+    not_networks: Condition = None
+    not_ports: Condition = None
+    not_times: Condition = None
     report_only: bool = False  # logs what it would decide, and lets the next rule decide
     status: int | None = None  # of the answer to what it denies; None: 403
     reason: str = ""  # what is said of what it denies (policy.decision.REASONS)

@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 
-from spliceproxy.config import RuleConfig
+from spliceproxy.config import ANY_USER, RuleConfig
 from spliceproxy.policy.hosts import ALLOWED, parse_pattern
-from spliceproxy.policy.networks import NetworkTable
+from spliceproxy.policy.listfile import spelled_out
+from spliceproxy.policy.networks import NetworkTable, Place
 from spliceproxy.policy.times import Period, parse_period
 
 CACHED = 4096
 """So many requests, hosts, users and ports are remembered, each with its rules."""
+
+NOT = "not_"
+"""In front of a condition: what is excepted."""
 
 _METHOD = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch
 _PORTS = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?").fullmatch
@@ -38,46 +42,117 @@ def bits(rules: Sequence[RuleConfig], test: Callable[[RuleConfig], bool]) -> int
     return sum(1 << n for n, rule in enumerate(rules) if test(rule))
 
 
-def networks(rules: Sequence[RuleConfig], key: str) -> NetworkTable:
-    """The networks under ``key`` of each rule, with the sets of the rules that name them."""
+def _of(rule: RuleConfig, key: str) -> Iterable[str]:
+    return spelled_out(getattr(rule, key))
+
+
+def _unasked(rules: Sequence[RuleConfig], key: str) -> int:
+    """The rules that match whatever a value under ``key`` is, if what is excepted is left out."""
+    return 0 if key.startswith(NOT) else bits(rules, lambda rule: getattr(rule, key) is None)
+
+
+def _has(rules: Sequence[RuleConfig], *keys: str) -> bool:
+    return any(getattr(rule, key) is not None for rule in rules for key in keys)
+
+
+class Networks:
+    """The rules that match an address, by the networks under ``key`` and those that are excepted.
+    ``any``: those that look at no address."""
+
+    __slots__ = ("any", "bits", "bits_at")
+
+    bits: Callable[[str], int]
+    """Of an address as text, "" for a Unix socket, remembered; without those of ``any``."""
+    bits_at: Callable[[Place], int]
+    """The same for one that is parsed already, not remembered."""
+
+    def __init__(self, rules: Sequence[RuleConfig], key: str) -> None:
+        named, excepted = _table(rules, key), _table(rules, NOT + key)
+        unnamed = _unasked(rules, key)
+        excepting = bits(rules, lambda rule: getattr(rule, NOT + key) is not None)
+        self.any = unnamed & ~excepting
+        self.bits, self.bits_at = named.bits, named.bits_at
+        if excepting:
+            others = unnamed & excepting
+            self.bits = lru_cache(maxsize=CACHED)(
+                lambda text: (named.bits(text) | others) & ~excepted.bits(text)
+            )
+            self.bits_at = lambda place: (named.bits_at(place) | others) & ~excepted.bits_at(place)
+
+
+def _table(rules: Sequence[RuleConfig], key: str) -> NetworkTable:
     pairs = []
     for n, rule in enumerate(rules):
-        for text in getattr(rule, key) or ():
+        for text in _of(rule, key):
+            pairs.append((text, 1 << n))
+    try:
+        return NetworkTable(pairs)
+    except ValueError:
+        raise _wrong_network(rules, key) from None
+
+
+def _wrong_network(rules: Sequence[RuleConfig], key: str) -> RuleError:
+    """What is wrong in which rule."""
+    for n, rule in enumerate(rules):
+        for text in _of(rule, key):
             try:
                 NetworkTable([(text, 1)])
             except ValueError as error:
-                raise RuleError(n, rule, key, error) from None
-            pairs.append((text, 1 << n))
-    return NetworkTable(pairs)
+                return RuleError(n, rule, key, error)
+    raise AssertionError("each network is right by itself")
 
 
 def methods(rules: Sequence[RuleConfig]) -> tuple[dict[str, int], int]:
     """By method the rules that match it, and those that match every other."""
     anything = bits(rules, lambda rule: rule.methods is None)
-    found: dict[str, int] = {}
-    for n, rule in enumerate(rules):
-        for method in rule.methods or ():
-            if not _METHOD(method):
-                raise RuleError(n, rule, "methods", f"{method!r}; allowed: a method such as GET")
-            found[method] = found.get(method, anything) | 1 << n
+    named, excepted = (_by_method(rules, key) for key in ("methods", "not_methods"))
+    found = {
+        method: (anything | named.get(method, 0)) & ~excepted.get(method, 0)
+        for method in (*named, *excepted)
+    }
     return found, anything
 
 
-class Users:
-    """The rules that match a user: it, or a group of its, is named in the rule."""
+def _by_method(rules: Sequence[RuleConfig], key: str) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for n, rule in enumerate(rules):
+        for method in getattr(rule, key) or ():
+            if not _METHOD(method):
+                raise RuleError(n, rule, key, f"{method!r}; allowed: a method such as GET")
+            found[method] = found.get(method, 0) | 1 << n
+    return found
 
-    __slots__ = ("_any", "_groups", "_users", "bits")
+
+def users(rules: Sequence[RuleConfig]) -> Callable[[str, frozenset[str]], int]:
+    """The rules that match a user in these groups."""
+    found = _Users(rules, "").bits
+    if not _has(rules, "not_users", "not_groups"):
+        return found
+    excepted = _Users(rules, NOT).bits
+    return lru_cache(maxsize=CACHED)(
+        lambda user, groups: found(user, groups) & ~excepted(user, groups)
+    )
+
+
+class _Users:
+    """The rules that name a user, or a group of its; and those that name nobody, if what is
+    excepted is left out."""
+
+    __slots__ = ("_any", "_every", "_groups", "_users", "bits")
 
     bits: Callable[[str, frozenset[str]], int]
 
-    def __init__(self, rules: Sequence[RuleConfig]) -> None:
-        self._any = bits(rules, lambda rule: rule.users is None and rule.groups is None)
-        self._users = _by_value(rules, "users")
-        self._groups = _by_value(rules, "groups")
+    def __init__(self, rules: Sequence[RuleConfig], start: str) -> None:
+        self._any = _unasked(rules, f"{start}users") & _unasked(rules, f"{start}groups")
+        self._users = _by_value(rules, f"{start}users")
+        self._every = self._users.pop(ANY_USER, 0)
+        self._groups = _by_value(rules, f"{start}groups")
         self.bits = lru_cache(maxsize=CACHED)(self._find)
 
     def _find(self, user: str, groups: frozenset[str]) -> int:
         found = self._any | self._users.get(user, 0)
+        if user:
+            found |= self._every
         for group in groups:
             found |= self._groups.get(group, 0)
         return found
@@ -93,24 +168,33 @@ def _by_value(rules: Sequence[RuleConfig], key: str) -> dict[str, int]:
     return found
 
 
-class Hosts:
-    """The rules that match a host."""
+def hosts(rules: Sequence[RuleConfig]) -> Callable[[str], int]:
+    """The rules that match a canonical host."""
+    found = _Hosts(rules, "hosts").bits
+    if not _has(rules, "not_hosts"):
+        return found
+    excepted = _Hosts(rules, "not_hosts").bits
+    return lru_cache(maxsize=CACHED)(lambda host: found(host) & ~excepted(host))
+
+
+class _Hosts:
+    """The rules that name a host; and those that name none, if what is excepted is left out."""
 
     __slots__ = ("_any", "_exact", "_patterns", "_suffixes", "bits")
 
     bits: Callable[[str], int]
 
-    def __init__(self, rules: Sequence[RuleConfig]) -> None:
-        self._any = bits(rules, lambda rule: rule.hosts is None)
+    def __init__(self, rules: Sequence[RuleConfig], key: str) -> None:
+        self._any = _unasked(rules, key)
         self._exact: dict[str, int] = {}
         self._suffixes: dict[str, int] = {}
         self._patterns: list[tuple[re.Pattern[str], int]] = []
         for n, rule in enumerate(rules):
-            for text in rule.hosts or ():
+            for text in _of(rule, key):
                 try:
                     self._add(text, 1 << n)
                 except ValueError as error:
-                    raise RuleError(n, rule, "hosts", error) from None
+                    raise RuleError(n, rule, key, error) from None
         self.bits = lru_cache(maxsize=CACHED)(self._find)
 
     def _add(self, text: str, bit: int) -> None:
@@ -138,23 +222,32 @@ class Hosts:
         return found
 
 
-class Ports:
+def ports(rules: Sequence[RuleConfig]) -> Callable[[int], int]:
     """The rules that match a port."""
+    found = _Ports(rules, "ports").bits
+    if not _has(rules, "not_ports"):
+        return found
+    excepted = _Ports(rules, "not_ports").bits
+    return lru_cache(maxsize=CACHED)(lambda port: found(port) & ~excepted(port))
+
+
+class _Ports:
+    """The rules that name a port; and those that name none, if what is excepted is left out."""
 
     __slots__ = ("_any", "_ranges", "_single", "bits")
 
     bits: Callable[[int], int]
 
-    def __init__(self, rules: Sequence[RuleConfig]) -> None:
-        self._any = bits(rules, lambda rule: rule.ports is None)
+    def __init__(self, rules: Sequence[RuleConfig], key: str) -> None:
+        self._any = _unasked(rules, key)
         self._single: dict[int, int] = {}
         self._ranges: list[tuple[int, int, int]] = []
         for n, rule in enumerate(rules):
-            for text in rule.ports or ():
+            for text in getattr(rule, key) or ():
                 match = _PORTS(text)
                 first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
                 if not 0 < first <= last < 65536:
-                    raise RuleError(n, rule, "ports", f'{text!r}; allowed: "443" or "8000-8999"')
+                    raise RuleError(n, rule, key, f'{text!r}; allowed: "443" or "8000-8999"')
                 if first == last:
                     self._single[first] = self._single.get(first, 0) | 1 << n
                 else:
@@ -173,18 +266,14 @@ class Timed:
     """The rules that match at a time, by the local time of this machine; without
     ``periods`` none looks at it."""
 
-    __slots__ = ("_any", "clock", "periods")
+    __slots__ = ("_any", "_named", "clock", "periods")
 
     def __init__(self, rules: Sequence[RuleConfig]) -> None:
         self.clock: Callable[[], float] = time.time
-        self._any = bits(rules, lambda rule: rule.times is None)
-        self.periods: list[tuple[Period, int]] = []
-        for n, rule in enumerate(rules):
-            for text in rule.times or ():
-                try:
-                    self.periods.append((parse_period(text), 1 << n))
-                except ValueError as error:
-                    raise RuleError(n, rule, "times", error) from None
+        self._any = _unasked(rules, "times")
+        self.periods = _periods(rules, "times")
+        self._named = len(self.periods)
+        self.periods += _periods(rules, "not_times")
 
     def minute(self) -> int:
         """Minutes since the epoch."""
@@ -193,11 +282,22 @@ class Timed:
     def at(self, minute: int) -> int:
         local = time.localtime(minute * _MINUTE)
         found = self._any
-        for period, bit in self.periods:
+        for n, (period, bit) in enumerate(self.periods):  # what is excepted comes last
             if period.holds(local.tm_wday, local.tm_hour * 60 + local.tm_min):
-                found |= bit
+                found = found | bit if n < self._named else found & ~bit
         return found
 
     def left(self) -> float:
         """Seconds to the next minute."""
         return _MINUTE - self.clock() % _MINUTE
+
+
+def _periods(rules: Sequence[RuleConfig], key: str) -> list[tuple[Period, int]]:
+    found = []
+    for n, rule in enumerate(rules):
+        for text in getattr(rule, key) or ():
+            try:
+                found.append((parse_period(text), 1 << n))
+            except ValueError as error:
+                raise RuleError(n, rule, key, error) from None
+    return found

@@ -92,6 +92,11 @@ class Policy:
         self._locked = None if policy.locked is None else Locked(policy.locked, kept)
         self._names_only = policy.names_only
         self._judge = Judge(policy, witness, report)
+        self._by_rule = config.auth.required == "by-rule" and self._auth.takes_passwords
+        if self._by_rule:
+            members = {user for group in config.auth.groups.values() for user in group}
+            self._kinds = self._rules.kinds_of_users(self._auth.groups_of, members)
+            self._judge.challenge = self._challenge
         # Who serves files or stands before a backend of its own is no open relay.
         self._clients = None if policy.clients is None else ClientNetworks(policy.clients)
         if policy.guard_local not in ("loopback", "none"):
@@ -245,7 +250,12 @@ class Policy:
         if address:
             judge._destinations = self._leading(Only(address))
         case = Case(client, head, host, port, notes, own, host, None)
-        await ended(judge._identified(case, user if self._identifies else ""))
+        try:
+            await ended(judge._identified(case, user if self._identifies else ""))
+        except Failure as failure:
+            if failure.status == 407:  # nobody can be asked in the middle of a tunnel
+                raise refusals.for_users() from None
+            raise
 
     async def admit(self, client: Standing, head: Head, notes: Notes) -> None:
         """Whether a request that the proxy itself answers may be answered. Raises as
@@ -362,8 +372,26 @@ class Policy:
         """The rest of :meth:`decision` for a client that is this user."""
         groups = self._note(user, case.notes)
         if not user and not (case.client.admitted if case.own else case.client.relayed):
-            raise refusals.stranger()
+            raise self._unknown(case)
         return self._by_rules(*case[:6], user, groups, self._known_for)
+
+    def _unknown(self, case: Case) -> Failure:
+        """The refusal of a client that has to be a user, and is none."""
+        if not self._by_rule:
+            return refusals.stranger()
+        try:
+            case = case._replace(name=canonical(case.host))
+        except ValueError:
+            return refusals.stranger()
+        return self._challenge(case, ()) or refusals.stranger()
+
+    def _challenge(self, case: Case, addresses: tuple[str, ...]) -> Failure | None:
+        """What asks for a password, if the rules would not refuse every user."""
+        from spliceproxy.policy.auth.authenticator import Authenticator  # loaded: it has users
+
+        assert isinstance(self._auth, Authenticator)
+        asked = case.client.matched, case.head.method, case.name, case.port, addresses
+        return self._auth.missing() if self._rules.allows_one(self._kinds, *asked) else None
 
     async def _when_identified(self, case: Case, found: Awaitable[str]) -> Verdict:
         return await ended(self._identified(case, await found))

@@ -27,6 +27,8 @@ from spliceproxy.policy.standing import Standing
 from spliceproxy.policy.verdict import Names, Verdict
 from spliceproxy.policy.witness import Witness
 
+_ASKED = "a user may be allowed it, so a password is asked for (auth-required)"
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
@@ -288,10 +290,12 @@ class _Teller(Witness):
             user = self._request.user
             asked = f"; {user!r} is not asked for" if user else ""
             steps.append(Step("user", True, f"nobody: the settings name no users{asked}"))
-        elif isinstance(failure, Unauthenticated):
+        elif isinstance(failure, Unauthenticated) and not _refused(told):
             return [*steps, Step("user", False, failure.detail)]
         elif told:
             steps.append(told.pop(0))
+        if isinstance(failure, Unauthenticated):  # by rule
+            told[-1] = replace(told[-1], text=f"{told[-1].text}; {_ASKED}")
         untold = None if _refused(told) else _untold(failure)
         if untold is not None:
             return [*steps, *told, untold]

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from spliceproxy.config import PolicyConfig
+from spliceproxy.errors import Failure
 from spliceproxy.messages import log
 from spliceproxy.policy import refusals
 from spliceproxy.policy.guard import Check, Guard
@@ -38,7 +39,11 @@ class Judge:
     """Of one policy. ``witness`` may be None. ``report`` is told the id of a rule that only
     reports, once for each request that it would have decided otherwise."""
 
-    __slots__ = ("_enforce", "_guard", "_report", "_witness")
+    __slots__ = ("_enforce", "_guard", "_report", "_witness", "challenge")
+
+    challenge: Callable[[Case, tuple[str, ...]], Failure | None] | None
+    """What asks a client that is nobody for a password, where the rules refuse it; and None for a
+    client that they would refuse as any user."""
 
     def __init__(
         self, policy: PolicyConfig, witness: Witness | None, report: Callable[[str], None]
@@ -49,6 +54,7 @@ class Judge:
         self._enforce = not policy.report_only
         self._witness = witness
         self._report = report
+        self.challenge = None
 
     @property
     def check(self) -> Check | None:
@@ -102,7 +108,7 @@ class Judge:
         would = [(rule, "deny" if match.allow else "allow") for rule in match.reports]
         if not match.allow:
             if self._enforce:
-                raise refusals.denied(match)
+                raise self._refusal(case, match, addresses)
             would.append((match.rule, "deny"))
         notes = case.notes
         for rule, action in would:
@@ -120,3 +126,8 @@ class Judge:
                 case.port,
             )
         return 0.0
+
+    def _refusal(self, case: Case, match: Match, addresses: tuple[str, ...]) -> Failure:
+        if self.challenge is not None and not case.notes.user:
+            return self.challenge(case, addresses) or refusals.denied(match)
+        return refusals.denied(match)

@@ -38,6 +38,11 @@ def no_user() -> Denied:
     return Denied("the settings have no such user any more", "users", 407)
 
 
+def for_users() -> Denied:
+    """A tunnel that lives is nobody's, and goes where only users may."""
+    return Denied("the rules allow this to users alone", "users", 407)
+
+
 def stranger() -> Denied:
     return Denied(
         "This proxy does not serve clients from your network.",

@@ -58,13 +58,13 @@ class RouteTable:
             RuleConfig(f"{number}", "allow", networks=route.literals)
             for number, route in enumerate(routes, 1)
         ]
-        self._hosts = conditions.Hosts(rules).bits
-        self._ports = conditions.Ports(rules).bits
-        self._users = conditions.Users(rules).bits
-        self._networks = conditions.networks(rules, "networks")
-        self._literals = conditions.networks(literals, "networks")
-        self._any_address = conditions.bits(rules, lambda rule: rule.networks is None)
-        self._any_literal = conditions.bits(literals, lambda rule: rule.networks is None)
+        self._hosts = conditions.hosts(rules)
+        self._ports = conditions.ports(rules)
+        self._users = conditions.users(rules)
+        self._networks = conditions.Networks(rules, "networks")
+        self._literals = conditions.Networks(literals, "networks")
+        self._any_address = self._networks.any
+        self._any_literal = self._literals.any
         self._kinds = {
             tunnel: sum(1 << n for n, route in enumerate(routes) if route.tunnels in (None, tunnel))
             for tunnel in (False, True)

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache, partial
 from typing import NamedTuple
 
-from spliceproxy.config import RuleConfig
+from spliceproxy.config import ANY_USER, RuleConfig
 from spliceproxy.policy import conditions
 from spliceproxy.policy.conditions import CACHED, RuleError
 from spliceproxy.policy.decision import REASONS, STATUSES, check_reason, check_status
@@ -27,6 +27,9 @@ ANSWERS = 1024
 
 DEFAULT = "default"
 """The id of the answer if no rule matches."""
+
+NO_NAME = "\0"
+"""A user whom no rule names: no name has such a character."""
 
 _ID = re.compile(r"[A-Za-z0-9._:-]{1,64}").fullmatch
 
@@ -60,14 +63,17 @@ class RuleSet:
         self._reports = conditions.bits(rules, lambda rule: rule.report_only)
         self._timed = conditions.Timed(rules)
         self.timed = bool(self._timed.periods)  # some look at the clock
-        # For each condition the rules that have none: they match whatever the value is.
-        self._any_address = conditions.bits(rules, lambda rule: rule.networks is None)
-        self._any_client = conditions.bits(rules, lambda rule: rule.clients is None)
-        self._clients = conditions.networks(rules, "clients")
-        self._addresses = conditions.networks(rules, "networks")
-        self._hosts = conditions.Hosts(rules).bits
-        self._ports = conditions.Ports(rules).bits
-        self._users = conditions.Users(rules).bits
+        self._clients = conditions.Networks(rules, "clients")
+        self._addresses = conditions.Networks(rules, "networks")
+        # The rules that have no such condition: they match whatever the value is.
+        self._any_address = self._addresses.any
+        self._any_client = self._clients.any
+        self._hosts = conditions.hosts(rules)
+        self._ports = conditions.ports(rules)
+        self._users = conditions.users(rules)
+        self._named_users = {
+            user for rule in rules for user in (*(rule.users or ()), *(rule.not_users or ()))
+        } - {ANY_USER}
         self._methods, self._any_method = conditions.methods(rules)
         self._select = lru_cache(maxsize=CACHED)(self._selection)
         # Many hosts have the same rules.
@@ -85,7 +91,8 @@ class RuleSet:
         return self._timed.left() if self.timed else math.inf
 
     def of_client(self, client: str) -> int:
-        """The rules that name a network of this client, one bit each: all that they see of it."""
+        """The rules that ask for networks of clients and match this one, one bit each: all that
+        they see of it."""
         return self._clients.bits(client)
 
     def of_client_at(self, place: Place) -> int:
@@ -99,6 +106,35 @@ class RuleSet:
         says of the client; ``host`` is canonical."""
         minute = self._timed.minute() if self.timed else 0
         return self._select(matched, user, groups, method, host, port, minute)
+
+    def kinds_of_users(
+        self, groups_of: Callable[[str], frozenset[str]], members: Iterable[str]
+    ) -> tuple[tuple[str, frozenset[str]], ...]:
+        """Users and their groups, one for each way in which the rules tell users apart; the
+        ``members`` of groups are among them."""
+        named = [NO_NAME, *self._named_users, *members]
+        found = {self._users(user, groups_of(user)): (user, groups_of(user)) for user in named}
+        return tuple(found.values())
+
+    def allows_one(
+        self,
+        users: Iterable[tuple[str, frozenset[str]]],
+        matched: int,
+        method: str,
+        host: str,
+        port: int,
+        addresses: tuple[str, ...],
+    ) -> bool:
+        """Whether one of these users and groups may do what nobody may. Without addresses: whether
+        there may be some to which it may go."""
+        for user, groups in users:
+            selection = self.select(matched, user, groups, method, host, port)
+            match = selection.settled
+            if match is None and addresses:
+                match = selection.sift(addresses)[1]
+            if match is None or match.allow:
+                return True
+        return False
 
     def decide(self, request: Request) -> Match:
         """The answer for a request, for the first of its addresses if it has any."""

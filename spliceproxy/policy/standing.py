@@ -19,10 +19,10 @@ class Standing(NamedTuple):
 
     ``local``: it is taken for a client of this machine. ``admitted``: it may use what the
     operator has named (the files of --serve, the default backend); ``relayed``: it may use the
-    proxy to get anywhere else. ``matched``: the rules that name a network of it, a bit each.
-    ``address``: its IP address, "" for a client of a Unix socket, with one of MARKS in front for a
-    client behind a balancer; None if neither users nor a function need it. ``uid``: that of a Unix
-    socket's client if users need it, else -1.
+    proxy to get anywhere else. ``matched``: the rules that ask for networks of clients and match
+    it, a bit each. ``address``: its IP address, "" for a client of a Unix socket, with one of MARKS
+    in front for a client behind a balancer; None if neither users nor a function need it. ``uid``:
+    that of a Unix socket's client if users need it, else -1.
     """
 
     local: bool

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from spliceproxy.policy import listfile
+
 
 class Invalid(ValueError):
     """A value that its setting does not allow; the text says what is."""
@@ -31,9 +33,11 @@ class Kind:
     shown: Callable[[str], str] = repr  # what a message shows of a text
 
     def read(self, text: str, folder: str) -> Any:
-        """The value of a text; Invalid."""
+        """The value of a text; Invalid, listfile.Wrong for a list that it names."""
         try:
             return self.parse(text, folder)
+        except listfile.Wrong:
+            raise
         except ValueError as error:
             shown = "" if self.secret else f" {self.shown(text)}"
             reason = f" ({error})" if error.args else ""

@@ -215,7 +215,7 @@ def _unasked(config: Config, listen: Mapping[Address, str]) -> Iterator[str]:
         return
     allows = [one for one in policy.rules if one.action == "allow" and not one.report_only]
     for_users = policy.default == "deny" and all(one.users or one.groups for one in allows)
-    if auth.required and (auth.user or auth.htpasswd):
+    if auth.required is True and (auth.user or auth.htpasswd):
         reason = "all clients must be users"
     elif for_users and not policy.report_only and policy.locked is None:
         reason = "the rules allow nothing but to users"
@@ -348,7 +348,8 @@ def _each(config: Config, kind: str, rules: Iterable[RuleConfig], where: str) ->
         try:
             RuleSet((rule,))
         except RuleError as error:
-            yield start + str(error).partition(": ")[2]  # it begins with the rule, too
+            detail = str(error).partition(": ")[2]  # it begins with the rule, too
+            yield start + detail.replace(error.key, _key(error.key), 1)
 
 
 def _limits(config: Config, where: str) -> Iterator[str]:
@@ -363,15 +364,25 @@ def _limits(config: Config, where: str) -> Iterator[str]:
 def _named_users(config: Config, start: str, one: RuleConfig | RouteConfig) -> Iterator[str]:
     """Those that a rule or a route names, of whom there may be none."""
     auth = config.auth
-    for group in one.groups or ():
-        if group not in auth.groups:
-            names = ", ".join(auth.groups) or "none, because there is no table groups"
-            yield f"{start}groups: there is no group {group!r}; allowed: {names}"
-    if (one.users or one.groups) and not auth.names_users:
+    for key in ("groups", "not_groups"):
+        for group in getattr(one, key, None) or ():
+            if group not in auth.groups:
+                names = ", ".join(auth.groups) or "none, because there is no table groups"
+                yield f"{start}{_key(key)}: there is no group {group!r}; allowed: {names}"
+    named = [key for key in _OF_USERS if getattr(one, key, None)]
+    if named and not auth.names_users:
         yield (
-            f"{start}{'users' if one.users else 'groups'}: no setting makes any client a "
+            f"{start}{_key(named[0])}: no setting makes any client a "
             "user; set auth, htpasswd, auth-networks, auth-peers or auth-file"
         )
+
+
+_OF_USERS = ("users", "groups", "not_users", "not_groups")
+
+
+def _key(attribute: str) -> str:
+    """How a key of a rule is written."""
+    return attribute.replace("_", "-")
 
 
 def _destinations(policy: PolicyConfig, found: Mapping[str, Found]) -> Iterator[str]:

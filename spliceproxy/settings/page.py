@@ -78,8 +78,8 @@ NOTES: Mapping[str, str] = {
     "auth": "See [users.md](users.md).",
     "htpasswd": "See [users.md](users.md).",
     "auth-file": "See [users.md](users.md).",
-    "auth-required": "Without a user a client gets 407. With `false` it may go on, and rules can "
-    "tell it from users.",
+    "auth-required": "With `false` a client without a user may go on, and rules can tell it from "
+    "users. See [users.md](users.md).",
     "auth-no-delay": "One may be the network of a balancer that you trust: see "
     "[passwords.md](passwords.md). `unix` stands for the clients of Unix sockets.",
     "auth-networks": "No password is asked for. If a client sends credentials, they decide.",
@@ -127,7 +127,8 @@ NOTES: Mapping[str, str] = {
     "[operation.md](operation.md#how-do-i-follow-one-request).",
     "rule": "Each rule is a table `[[rule]]`. A rule matches if all its conditions do. A condition "
     "matches if one item of its list does; only one of `users` and `groups` has to match. A rule "
-    "without conditions matches everything. See [rules.md](rules.md).",
+    "without conditions matches everything. The supervisor reads the files of `@FILE` with the "
+    "settings. See [rules.md](rules.md).",
     "limit": "Each limit is a table `[[limit]]`. It counts the requests that match, as rules do; "
     "one without conditions counts all. A request has to fit into every limit that counts it. See "
     "[limits.md](limits.md).",

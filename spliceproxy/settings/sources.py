@@ -14,6 +14,7 @@ from typing import Any
 
 from spliceproxy import toml
 from spliceproxy.config import EMPTY
+from spliceproxy.policy.listfile import Wrong
 from spliceproxy.settings.kind import Invalid, Kind, toml_type
 from spliceproxy.settings.table import BY_NAME, PREFIX, SETTINGS, Setting
 from spliceproxy.textfile import text_of
@@ -186,6 +187,8 @@ class _Reader:
             return setting.kind.read_toml(value, self._folder)
         except Invalid as error:
             self._problems.append(f"{where}: {error}")
+        except Wrong as error:
+            self._problems.extend(f"{where}: {problem}" for problem in error.problems)
 
     def _map(self, setting: Setting, value: object, where: str) -> dict[str, Any]:
         keys = setting.keys

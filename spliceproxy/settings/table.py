@@ -8,7 +8,7 @@ is SPLICEPROXY_ and the same in capitals with underscores.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any
 
@@ -96,8 +96,30 @@ _HOSTS = Setting(
     many=True,
 )
 _PORTS = Setting("ports", "ports", values.PORTS, "ports of destinations, or ranges", many=True)
-_USERS = Setting("users", "users", values.USER, "names of users", many=True)
+_USERS = Setting("users", "users", values.USER, "names of users, or * for all of them", many=True)
 _GROUPS = Setting("groups", "groups", values.USER, "names from the table groups", many=True)
+
+_CLIENTS = Setting("clients", "clients", values.RULE_CLIENTS, "networks of clients", many=True)
+_METHODS = Setting("methods", "methods", values.METHOD, "request methods", many=True)
+_NETWORKS = Setting(
+    "networks",
+    "networks",
+    values.RULE_NETWORK,
+    "networks of the destination's addresses",
+    many=True,
+)
+_TIMES = Setting("times", "times", values.TIMES, "days and hours, in local time", many=True)
+
+
+def _not(one: Setting) -> Setting:
+    """The same of what is excepted."""
+    return replace(
+        one,
+        name=f"not-{one.name}",
+        path=f"not_{one.path}",
+        help=f"as {one.name}; the rule does not match where one of these does",
+    )
+
 
 _RULE = (
     Setting(
@@ -114,20 +136,15 @@ _RULE = (
         "what happens if every condition holds",
         required=True,
     ),
-    Setting("clients", "clients", values.CLIENTS, "networks of clients", many=True),
+    _CLIENTS,
     _USERS,
     _GROUPS,
-    Setting("methods", "methods", values.METHOD, "request methods", many=True),
+    _METHODS,
     _HOSTS,
-    Setting(
-        "networks",
-        "networks",
-        values.NETWORK,
-        "networks of the destination's addresses",
-        many=True,
-    ),
+    _NETWORKS,
     _PORTS,
-    Setting("times", "times", values.TIMES, "days and hours, in local time", many=True),
+    _TIMES,
+    *map(_not, (_CLIENTS, _USERS, _GROUPS, _METHODS, _HOSTS, _NETWORKS, _PORTS, _TIMES)),
     Setting(
         "report-only",
         "report_only",
@@ -222,7 +239,7 @@ _ROUTE = (
     Setting(
         "networks",
         "networks",
-        values.NETWORK,
+        values.RULE_NETWORK,
         "networks of the destination's addresses, for which its name is looked up",
         many=True,
     ),
@@ -457,8 +474,9 @@ SETTINGS = (
     Setting(
         "auth-required",
         "auth.required",
-        values.SWITCH,
-        "answer 407 to clients that are not users, if there are users",
+        values.AUTH_REQUIRED,
+        "answer 407 to clients that are not users, if there are users: true, to all; by-rule, "
+        "where rules refuse them and would not refuse every user; or false",
     ),
     Setting(
         "auth-no-delay",

@@ -14,6 +14,7 @@ from pathlib import Path
 from spliceproxy.config import Address
 from spliceproxy.observe.format_names import NAMES as FORMATS
 from spliceproxy.observe.syslog_address import address_of, is_syslog
+from spliceproxy.policy import listfile
 from spliceproxy.policy.decision import (
     REASON_MAX,
     REASONS,
@@ -318,6 +319,16 @@ SWITCH = Kind(
     write=bool,
 )
 
+_REQUIRED = {"true": True, "false": False, "by-rule": "by-rule"}
+
+AUTH_REQUIRED = Kind(
+    lambda text, _: _REQUIRED[text] if text in _REQUIRED else refuse(),
+    "true, false, by-rule",
+    types=(bool, str),
+    schema={"enum": list(_REQUIRED.values())},
+    write=lambda value: value,
+)
+
 # Words
 
 
@@ -424,9 +435,23 @@ def _clients(text: str, folder: str) -> str:
     return text if text == UNIX else _network(text, folder)
 
 
-def _host(text: str, _: str) -> str:
+def _host(text: str, folder: str) -> str:
+    if text.startswith(listfile.MARK):
+        return listfile.read(text, folder, parse_pattern, HOSTS_ALLOWED)
     parse_pattern(text)
     return text
+
+
+def _rule_network(text: str, folder: str) -> str:
+    if text.startswith(listfile.MARK):
+        return listfile.read(text, folder, lambda one: _network(one, ""), NETWORK.allowed)
+    return _network(text, "")
+
+
+def _rule_clients(text: str, folder: str) -> str:
+    if text.startswith(listfile.MARK):
+        return listfile.read(text, folder, lambda one: _clients(one, ""), CLIENTS.allowed)
+    return _clients(text, "")
 
 
 def _ports(text: str, _: str) -> str:
@@ -485,7 +510,10 @@ NETWORK = Kind(
     metavar="NETWORK",
 )
 CLIENTS = Kind(_clients, f"{NETWORK.allowed}, or {UNIX} (Unix sockets)", metavar="NETWORK")
-HOST = Kind(_host, HOSTS_ALLOWED)
+_OR_LIST = "@FILE with one of them a line"
+HOST = Kind(_host, f"{HOSTS_ALLOWED}; or {_OR_LIST}")
+RULE_NETWORK = Kind(_rule_network, f"{NETWORK.allowed}, or {_OR_LIST}", metavar="NETWORK")
+RULE_CLIENTS = Kind(_rule_clients, f"{CLIENTS.allowed}, or {_OR_LIST}", metavar="NETWORK")
 PORTS = Kind(
     _ports,
     "a port from 1 to 65535, or a range such as 8000-8999",

@@ -237,6 +237,25 @@ def test_a_mistake_changes_nothing(new: New, origin: int, tmp_path: Path) -> Non
     wait_for(lambda: [descriptors(pid) for pid in one.proxy.workers()] == before, "the descriptors")
 
 
+def test_a_list_in_a_file_is_read_again(new: New, origin: int, tmp_path: Path) -> None:
+    listed = tmp_path / "blocked.txt"
+    listed.write_text("other.example\n")
+    one = new(f'[[rule]]\nid = "listed"\naction = "deny"\nhosts = ["@{listed}"]\n')
+    with one.proxy.connect() as s:
+        assert get(s, origin) == 200
+        listed.write_text("127.0.0.1\n")
+        assert get(s, origin) == 200
+        one.taken()
+        assert get(s, origin) == 403
+        listed.write_text("127.0.0.1\n\nhttp://x.example/\n")
+        told = one.refused(one.file.read_text())
+        assert f"rule 1 'listed': hosts: {listed}:3: 'http://x.example/': a URL" in told
+        assert get(s, origin) == 403
+        listed.write_text("")
+        one.taken()
+        assert get(s, origin) == 200
+
+
 def test_what_cannot_change_is_kept_and_told(new: New, origin: int) -> None:
     one = new('engine = "copy"\n')
     done = one.reload('engine = "splice"\n' + RULE.format(id="no", host="127.0.0.1"))

@@ -293,6 +293,30 @@ def test_networks_without_passwords(
     assert sorted(users) == ["ann", "office"]
 
 
+def test_passwords_by_rule(new_proxy: NewProxy, tmp_path: Path, echo: tuple[str, int]) -> None:
+    """The password is asked for before it is known where the client wants to go. Whoever offers
+    none may go where nobody may, and is told no more than that it may not go anywhere else."""
+    config = tmp_path / "config.toml"
+    config.write_text(
+        'auth = "ann:secret"\nauth-required = "by-rule"\nrule-default = "deny"\n'
+        f'[[rule]]\nid = "open"\naction = "allow"\nports = [{echo[1]}]\n'
+        '[[rule]]\nid = "users"\naction = "allow"\nusers = ["*"]\n'
+    )
+    proxy = new_proxy("--config", str(config))
+    for data in (GREETING, BOTH + password("ann", "secret")):
+        with proxy.connect() as client:
+            socks(client, echo, data)
+            echoed(client)
+    refused = b"\x05\x02\x00\x01" + bytes(6)
+    with refused_port() as port:
+        elsewhere = asks(echo[0], port)
+        assert told(proxy.connect(), GREETING + elsewhere) == b"\x05\x00" + refused
+        assert told(proxy.connect(), BOTH + password("ann", "wrong")) == b"\x05\x02\x01\x01"
+        data = BOTH + password("ann", "secret") + elsewhere
+        assert told(proxy.connect(), data)[:6] == b"\x05\x02\x01\x00\x05\x05"  # nobody is there
+    assert sum("TCP_DENIED/407" in line for line in proxy.wait_access(5)) == 2
+
+
 def test_strangers(new_proxy: NewProxy, echo: tuple[str, int]) -> None:
     """The reply says that it is not allowed, and the line whither it was."""
     proxy = new_proxy("--allow-clients", "192.0.2.0/24", "--auth", "ann:secret")

@@ -142,6 +142,11 @@ CONDITIONS: dict[str, tuple[str, ...]] = {
     "ports": ("1", "2"),  # which of the origins' two
     "times": ("08:00-09:00", "09:00-10:00", "Sat,Sun"),
 }
+EXCEPTIONS = 0.3
+"""How many of the conditions say what does not match."""
+
+OLD = 100_000
+"""Plans of lower numbers have none, for those of FOUND are what they were."""
 CHANGES = ("nothing", "nothing", "names", "mind", "nine")
 
 
@@ -167,7 +172,7 @@ class Plan:
     guard_allow: tuple[str, ...]
     clients: tuple[str, ...] | None
     report_only: bool
-    auth: str  # none, optional or required
+    auth: str  # none, optional, by-rule or required
     function: str  # none, plain, async or later
     wants_addresses: bool
     repeated: bool  # the answers of the function
@@ -182,7 +187,7 @@ class Plan:
         """Chosen by a number: hypothesis's own choices are too much alike in what is so large."""
         any_of = random.Random(seed)
         pick = any_of.choice
-        return cls(
+        plan = cls(
             who=tuple(any_of.sample(range(len(CLIENTS)), MANY)),
             rules=tuple(_rule(any_of) for _ in range(pick((0, 1, 1, 2, 3)))),
             default=pick(("allow", "allow", "allow", "deny")),
@@ -202,6 +207,21 @@ class Plan:
             ),
             changes=tuple(pick(CHANGES) for _ in range(3)),
         )
+        return plan if seed < OLD else plan._varied(any_of)
+
+    def _varied(self, any_of: random.Random) -> Plan:
+        """With exceptions, with rules for all users, and with passwords by rule."""
+
+        def varied(key: str, value: Any) -> tuple[str, Any]:
+            if key == "users" and any_of.random() < EXCEPTIONS:
+                value = ("*",)
+            if key in CONDITIONS and any_of.random() < EXCEPTIONS:
+                key = f"not_{key}"
+            return key, value
+
+        rules = tuple(dict(varied(*one) for one in rule.items()) for rule in self.rules)
+        by_rule = self.auth != "none" and any_of.random() < 0.4
+        return replace(self, rules=rules, auth="by-rule" if by_rule else self.auth)
 
 
 def _rule(any_of: random.Random) -> dict[str, Any]:
@@ -279,7 +299,7 @@ class Example:
                 peers={str(os.getuid()): "peer"},
                 groups={"staff": ("ann", "three", "peer")},
                 no_delay=("0.0.0.0/0", "unix"),
-                required=plan.auth == "required",
+                required="by-rule" if plan.auth == "by-rule" else plan.auth == "required",
             )
         rules = [
             RuleConfig(**_with_ports(rule, self.ports), id=f"r{n}")
@@ -524,9 +544,10 @@ def _line(text: str) -> tuple[str, ...]:
 
 
 def _with_ports(rule: dict[str, Any], ports: list[int]) -> dict[str, Any]:
-    if "ports" not in rule:
-        return rule
-    return rule | {"ports": tuple(str(ports[int(one) - 1]) for one in rule["ports"])}
+    named = {key: rule[key] for key in ("ports", "not_ports") if key in rule}
+    return rule | {
+        key: tuple(str(ports[int(one) - 1]) for one in which) for key, which in named.items()
+    }
 
 
 # ---- the tests ---------------------------------------------------------------------------

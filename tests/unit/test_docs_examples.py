@@ -54,6 +54,7 @@ def test_settings_are_accepted(block: str, tmp_path: Path) -> None:
         "alice:$2b$04$abcdefghijklmnopqrstuu5Lo0g67CiD3M4RpN1BmBb4Crp5w7dbK\n"
     )
     (tmp_path / "berlin").write_text("machine:secret\n")
+    (tmp_path / "team-a.txt").write_text(".example.com\n")
     user = pwd.getpwuid(os.getuid()).pw_name
     text = block.replace("www-data", user)
     for folder in ("/etc/spliceproxy", "/var/log/spliceproxy"):

@@ -134,6 +134,26 @@ def test_users() -> None:
     assert "'ann' is not asked for" in line(told(ask(user="ann")), "user")
 
 
+def test_a_password_by_rule() -> None:
+    auth = AuthConfig(user=("ann", "x"), required="by-rule")
+    rules = (
+        RuleConfig("users", "allow", users=("*",), not_hosts=(".b.test",)),
+        RuleConfig("not-b", "deny", hosts=(".b.test",)),
+    )
+    explanation = told(ask(), *rules, auth=auth, default="deny")
+    assert (decider(explanation), explanation.status) == (("rules", "default", False), 407)
+    assert line(explanation, "user") == "nobody"
+    assert line(explanation, "rules") == (
+        "no rule matches, and the default denies it; a user may be allowed it, so a password is "
+        "asked for (auth-required)"
+    )
+    explanation = told(ask("b.test"), *rules, auth=auth, default="deny")
+    assert (decider(explanation), explanation.status) == (("rules", "not-b", False), 403)
+    assert told(ask(user="ann"), *rules, auth=auth, default="deny").allowed
+    explanation = told(ask(client="203.0.113.9"), auth=auth)
+    assert (decider(explanation), explanation.status) == (("user", "", False), 407)
+
+
 @pytest.mark.parametrize(
     ("listen", "address", "back"),
     [

@@ -814,3 +814,89 @@ def test_a_witness_is_told_what_refuses() -> None:
 def test_what_a_witness_has_to_see_is_not_repeated(auth: AuthConfig) -> None:
     assert Case(auth=auth).ask(client="10.0.0.1").repeat_for > 0
     assert Case(auth=auth, witness=Witness()).ask(client="10.0.0.1").repeat_for == 0
+
+
+# ---- passwords by rule ---------------------------------------------------------------------
+
+BY_RULE = AuthConfig(user=("ann", "secret"), groups={"staff": ("ann",)}, required="by-rule")
+WRONG = b"Proxy-Authorization: Basic YW5uOndyb25n\r\n"
+
+
+def says(case: Case, *args: Any, **kwargs: Any) -> int:
+    """The status of the answer, 200 where it goes on."""
+    try:
+        case.ask(*args, **kwargs)
+    except Failure as failure:
+        return failure.status if isinstance(failure, (Denied, Unauthenticated)) else 0
+    return 200
+
+
+def test_a_password_is_asked_for_where_it_would_help() -> None:
+    case = Case(
+        deny("blocked", hosts=("bad.test",)),
+        allow("local", clients=("127.0.0.1",), hosts=("local.test",)),
+        deny("not-ann", hosts=("others.test",), users=("ann",)),
+        allow("staff", groups=("staff",), not_methods=("POST",)),
+        auth=BY_RULE,
+        default="deny",
+    )
+    assert says(case, "a.test") == 407
+    assert says(case, "a.test", more=ANN) == 200
+    assert says(case, "a.test", more=WRONG) == 407
+    assert says(case, "local.test") == 200
+    assert says(case, "local.test", client="10.0.0.1") == 407
+    assert says(case, "bad.test") == says(case, "bad.test", more=ANN) == 403
+    assert says(case, "others.test") == 403
+    assert says(case, "a.test", method="POST") == 403
+    assert case.names.asked == ["a.test", "local.test"]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("rules", "status"),
+    [
+        ((allow(users=("*",)),), 407),
+        ((deny(not_users=("*",)), allow()), 407),
+        ((deny(not_users=("eve",)), allow()), 407),
+        ((deny(users=("*",)),), 403),
+        ((deny(), allow(users=("*",))), 403),
+        ((allow(users=("*",), ports=("80",)),), 403),
+        ((allow(users=("*",), networks=("192.0.2.0/24",)),), 407),
+        ((deny(not_users=("*",), networks=("192.0.2.0/24",)), allow()), 407),
+        # For somebody who is refused anyway no name is looked up.
+        ((deny(networks=("192.0.2.0/24",)), allow(users=("*",))), 407),
+        ((allow(users=("*",), networks=("198.51.100.0/24",)),), 407),
+        ((allow(not_networks=("192.0.2.0/24",)), deny(users=("eve",))), 403),
+        ((allow(not_networks=("192.0.2.0/24",)), allow("b", users=("eve",))), 407),
+        ((), 403),
+    ],
+)
+def test_when_a_user_could_change_the_verdict(rules: tuple[RuleConfig, ...], status: int) -> None:
+    assert says(Case(*rules, auth=BY_RULE, default="deny"), "a.test") == status
+    assert says(Case(*rules, auth=BY_RULE, default="deny", report_only=True)) == 200
+    optional = replace(BY_RULE, required=False)
+    assert says(Case(*rules, auth=optional, default="deny"), "a.test") == 403
+    for peers in ({}, {"1": "ann"}):  # users without passwords
+        nobody = AuthConfig(peers=peers, required="by-rule")
+        assert says(Case(*rules, auth=nobody, default="deny"), "a.test") == 403
+
+
+def test_a_stranger_may_come_as_a_user() -> None:
+    assert says(Case(auth=BY_RULE), client="203.0.113.9") == 407
+    assert says(Case(auth=BY_RULE), client="203.0.113.9", more=ANN) == 200
+    assert says(Case(auth=BY_RULE), client="127.0.0.1") == 200
+    assert says(Case(deny(hosts=("192.0.2.1",)), auth=BY_RULE), client="203.0.113.9") == 403
+    assert says(Case(auth=BY_RULE, clients=("10.0.0.0/8",)), client="203.0.113.9") == 403
+    with pytest.raises(Unauthenticated):
+        Case(allow(users=("ann",)), auth=BY_RULE, default="deny").admit()
+    Case(allow(users=("ann",)), auth=BY_RULE, default="deny").admit(more=ANN)
+
+
+def test_a_tunnel_that_lives_is_refused_where_it_would_be_asked() -> None:
+    """And not left alone, as where a function fails."""
+    case = Case(allow(users=("*",)), auth=BY_RULE, default="deny")
+    case.ask(more=ANN)
+    head = case.head("CONNECT", "192.0.2.1", 443, b"")
+    asyncio.run(case.policy.recheck("ann", head, case.record, "192.0.2.1", own=False))
+    with pytest.raises(Denied, match="rule users") as caught:
+        asyncio.run(case.policy.recheck("", head, case.record, "192.0.2.1", own=False))
+    assert caught.value.rule == "users"

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from spliceproxy.config import CONDITIONS, RuleConfig
 from spliceproxy.policy.conditions import RuleError
+from spliceproxy.policy.listfile import FileList
 from spliceproxy.policy.request import Request
 from spliceproxy.policy.rules import Match, RuleSet
 from spliceproxy.policy.times import parse_period
@@ -91,6 +92,59 @@ def decides(conditions: dict[str, Any], **request: Any) -> bool:
         ({"networks": ("192.0.2.0/24",)}, {"addresses": ("2001:db8::1",)}, False),
         ({"networks": ("2001:db8::/32",)}, {"addresses": ("2001:db8::1",)}, True),
         ({"networks": ("0.0.0.0/0",)}, {}, False),
+        ({"users": ("*",)}, {}, True),
+        ({"users": ("*",)}, {"user": ""}, False),
+        ({"users": ("*",)}, {"user": "*"}, True),
+        ({"not_users": ("*",)}, {}, False),
+        ({"not_users": ("*",)}, {"user": ""}, True),
+        ({"not_users": ("ann",)}, {}, False),
+        ({"not_users": ("bob",)}, {}, True),
+        ({"not_users": ("bob",)}, {"user": ""}, True),
+        ({"users": ("*",), "not_users": ("ann",)}, {}, False),
+        ({"users": ("*",), "not_users": ("ann",)}, {"user": "bob"}, True),
+        ({"not_groups": ("staff",)}, {"groups": frozenset({"staff"})}, False),
+        ({"not_groups": ("staff",)}, {}, True),
+        ({"not_users": ("bob",), "not_groups": ("staff",)}, {"user": "bob"}, False),
+        ({"not_clients": ("10.0.0.0/8",)}, {}, False),
+        ({"not_clients": ("192.168.0.0/16",)}, {}, True),
+        ({"not_clients": ("10.0.0.0/8",)}, {"client": ""}, True),
+        ({"not_clients": ("unix",)}, {"client": ""}, False),
+        ({"clients": ("10.0.0.0/8",), "not_clients": ("10.0.0.7",)}, {}, False),
+        ({"clients": ("10.0.0.0/8",), "not_clients": ("10.0.0.8",)}, {}, True),
+        ({"clients": ("11.0.0.0/8",), "not_clients": ("10.0.0.8",)}, {}, False),
+        ({"not_methods": ("CONNECT",)}, {}, False),
+        ({"not_methods": ("GET",)}, {}, True),
+        ({"not_methods": ("GET",)}, {"method": "get"}, True),
+        ({"methods": ("GET", "PUT"), "not_methods": ("PUT",)}, {"method": "PUT"}, False),
+        ({"methods": ("GET", "PUT"), "not_methods": ("PUT",)}, {"method": "GET"}, True),
+        ({"not_hosts": (".example.com",)}, {}, False),
+        ({"not_hosts": ("example.com", "/a.*/")}, {}, True),
+        ({"hosts": (".example.com",), "not_hosts": ("www.example.com",)}, {}, False),
+        ({"hosts": (".example.com",), "not_hosts": ("*.www.example.com",)}, {}, True),
+        ({"not_ports": ("400-500",)}, {}, False),
+        ({"not_ports": ("80",)}, {}, True),
+        ({"ports": ("400-500",), "not_ports": ("443",)}, {}, False),
+        ({"not_networks": ("192.0.2.0/24",)}, {"addresses": ("192.0.2.1",)}, False),
+        ({"not_networks": ("192.0.2.0/24",)}, {"addresses": ("192.0.3.1",)}, True),
+        ({"not_networks": ("192.0.2.0/24",)}, {}, False),
+        (
+            {"networks": ("192.0.2.0/24",), "not_networks": ("192.0.2.1",)},
+            {"addresses": ("192.0.2.1",)},
+            False,
+        ),
+        ({"not_times": ("00:00-12:00", "12:00-24:00")}, {}, False),
+        ({"hosts": (FileList("@x", ["b.test", ".example.com"]),)}, {}, True),
+        ({"hosts": ("www.example.com", FileList("@x"))}, {}, True),
+        ({"hosts": (FileList("@x"),)}, {}, False),
+        ({"not_hosts": (FileList("@x"),)}, {}, True),
+        ({"not_hosts": (FileList("@x", ["www.example.com"]),)}, {}, False),
+        ({"clients": (FileList("@x", ["10.0.0.0/8"]),)}, {}, True),
+        ({"clients": (FileList("@x"),)}, {}, False),
+        (
+            {"networks": ("10.0.0.1", FileList("@x", ["192.0.2.1"]))},
+            {"addresses": ("192.0.2.1",)},
+            True,
+        ),
         ({"hosts": ("*.example.com",), "ports": ("80",)}, {}, False),
         ({"hosts": ("*.example.com",), "ports": ("443",), "users": ("ann",)}, {}, True),
     ],
@@ -132,6 +186,8 @@ def test_report_only() -> None:
         ([{"action": "deny", "networks": ("10.0.0.0/8",)}], "allow", None),
         ([{"action": "deny", "networks": ("10.0.0.0/8",)}], "deny", Match(False, "default")),
         ([{"action": "allow", "networks": ("10.0.0.0/8",)}], "deny", None),
+        ([{"action": "deny", "not_networks": ("10.0.0.0/8",)}], "allow", None),
+        ([{"action": "deny", "not_networks": ("0.0.0.0/0",)}], "deny", Match(False, "default")),
         (
             [{"action": "deny", "networks": ("10.0.0.0/8",)}, {"action": "deny"}],
             "allow",
@@ -363,18 +419,29 @@ def some(values: list[str]) -> st.SearchStrategy[tuple[str, ...] | None]:
     return st.lists(st.sampled_from(values), max_size=2).map(lambda found: tuple(found) or None)
 
 
+def seldom(values: list[str]) -> st.SearchStrategy[tuple[str, ...] | None]:
+    return st.one_of(st.none(), st.none(), some(values))
+
+
 RULES = st.lists(
     st.builds(
         RuleConfig,
         id=st.just(""),
         action=st.sampled_from(["allow", "deny"]),
         clients=some([*NETWORKS, "unix"]),
-        users=some(["ann", "bob"]),
+        users=some(["ann", "bob", "*"]),
         groups=some(["g", "h"]),
         methods=some(["GET", "CONNECT"]),
         hosts=some(PATTERNS),
         networks=some(NETWORKS),
         ports=some(["80", "443", "400-500"]),
+        not_clients=seldom([*NETWORKS, "unix"]),
+        not_users=seldom(["ann", "bob", "*"]),
+        not_groups=seldom(["g", "h"]),
+        not_methods=seldom(["GET", "CONNECT"]),
+        not_hosts=seldom(PATTERNS),
+        not_networks=seldom(NETWORKS),
+        not_ports=seldom(["80", "443", "400-500"]),
         report_only=st.booleans(),
     ),
     max_size=12,
@@ -413,22 +480,34 @@ def obvious(rules: list[RuleConfig], default: str, ask: Request) -> Match:
         first, _, last = text.partition("-")
         return int(first) <= ask.port <= int(last or first)
 
-    def user(r: RuleConfig) -> bool:
-        if r.users is None and r.groups is None:
-            return True
-        return ask.user in (r.users or ()) or bool(ask.groups & {*(r.groups or ())})
+    def is_one(users: tuple[str, ...] | None, groups: tuple[str, ...] | None) -> bool:
+        named = ask.user in (users or ()) or (bool(ask.user) and "*" in (users or ()))
+        return named or bool(ask.groups & {*(groups or ())})
+
+    def leads(networks: tuple[str, ...]) -> bool:
+        return bool(ask.addresses) and within(ask.addresses[0], networks)
+
+    def excepted(r: RuleConfig) -> bool:
+        return (
+            is_one(r.not_users, r.not_groups)
+            or within(ask.client, r.not_clients or ())
+            or ask.method in (r.not_methods or ())
+            or any(names(pattern, ask.host) for pattern in r.not_hosts or ())
+            or any(map(port, r.not_ports or ()))
+            or (r.not_networks is not None and (not ask.addresses or leads(r.not_networks)))
+        )
 
     def matches(r: RuleConfig) -> bool:
         """None: any."""
+        nobody_named = r.users is None and r.groups is None
         return (
-            user(r)
+            not excepted(r)
+            and (nobody_named or is_one(r.users, r.groups))
             and (r.clients is None or within(ask.client, r.clients))
             and (r.methods is None or ask.method in r.methods)
             and (r.hosts is None or any(names(pattern, ask.host) for pattern in r.hosts))
             and (r.ports is None or any(map(port, r.ports)))
-            and (
-                r.networks is None or (bool(ask.addresses) and within(ask.addresses[0], r.networks))
-            )
+            and (r.networks is None or leads(r.networks))
         )
 
     reports: list[tuple[str, bool]] = []
@@ -456,3 +535,26 @@ def test_as_one_after_the_other(rules: list[RuleConfig], default: str, ask: Requ
     settled = selected.settled
     if settled is not None and ask.addresses:
         assert settled.allow == expected.allow
+
+
+@settings(max_examples=200, deadline=None)
+@given(RULES, st.sampled_from(["allow", "deny"]), REQUESTS)
+def test_whether_a_user_would_be_allowed(
+    rules: list[RuleConfig], default: str, ask: Request
+) -> None:
+    """As if each user there may be were asked about."""
+    groups = {"ann": frozenset({"g"}), "bob": frozenset({"g", "h"})}
+    policy = RuleSet(rules, default)
+    kinds = policy.kinds_of_users(lambda user: groups.get(user, frozenset()), ["bob", "ann"])
+    addresses = ask.addresses or ("192.0.2.7",)
+    found = policy.allows_one(
+        kinds, policy.of_client(ask.client), ask.method, ask.host, ask.port, addresses
+    )
+    assert found == any(
+        obvious(rules, default, ask._replace(user=user, groups=of, addresses=(address,))).allow
+        for user, of in [*groups.items(), ("eve", frozenset())]
+        for address in addresses
+    )
+    assert found <= policy.allows_one(
+        kinds, policy.of_client(ask.client), ask.method, ask.host, ask.port, ()
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import re
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
@@ -36,6 +37,7 @@ from spliceproxy.config import (
     Timeouts,
     Url,
 )
+from spliceproxy.policy.listfile import FileList
 from spliceproxy.settings import page, schema, writing
 from spliceproxy.settings.loading import SettingsError, Sources, load
 from spliceproxy.settings.table import BY_NAME, SETTINGS, Setting
@@ -64,7 +66,7 @@ allow-clients = ["10.0.0.0/8", "unix"]
 auth = "ada:se:cret"
 htpasswd = "users"
 auth-realm = "the proxy of \\"B\\""
-auth-required = false
+auth-required = "by-rule"
 auth-no-delay = ["192.0.2.0/24", "unix"]
 auth-file = "map"
 guard = "private"
@@ -130,6 +132,14 @@ hosts = ["ads.example", "*.ads.example", "/ad[0-9]+\\\\..*/"]
 networks = ["192.0.2.0/24"]
 ports = [80, "443", "8000-8999"]
 times = ["Mon-Fri 08:00-18:00", "Sat,Sun"]
+not-clients = ["10.0.0.1", "@networks"]
+not-users = ["*"]
+not-groups = ["nobody"]
+not-methods = ["PUT"]
+not-hosts = ["@hosts", "good.example"]
+not-networks = ["@networks"]
+not-ports = [81]
+not-times = ["Sat"]
 report-only = true
 status = 451
 reason = "Ask the platform team in #egress"
@@ -151,6 +161,14 @@ hosts = [".c.example"]
 networks = ["192.0.2.0/24"]
 ports = [443]
 times = ["Sat,Sun"]
+not-clients = ["10.1.0.0/16"]
+not-users = ["bob"]
+not-groups = ["nobody"]
+not-methods = ["PUT"]
+not-hosts = ["d.c.example"]
+not-networks = ["192.0.2.1"]
+not-ports = [80]
+not-times = ["Sun"]
 connections = 10
 requests-per-second = 2.5
 new-tunnels-per-second = 1
@@ -202,6 +220,8 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "map").write_text("192.0.2.0/24 eve\n")
     (tmp_path / "hook.py").write_text("def decide(request): ...\n")
     (tmp_path / "lock").touch()
+    (tmp_path / "hosts").write_text("# bad ones\nb.example\n\n*.b.example\n")
+    (tmp_path / "networks").write_text("192.0.2.128/25\n")
     (tmp_path / "token").write_text("0123456789abcdef\n")
     (tmp_path / "parent").write_text("machine:other\n")
     (tmp_path / "pac").write_text("function FindProxyForURL(url, host) { return 'DIRECT'; }")
@@ -237,6 +257,7 @@ def problems(
 
 
 def test_every_key(folder: Path) -> None:
+    networks = FileList(f"@{folder}/networks", ["192.0.2.128/25"])
     config = read(folder, EVERYTHING)
     assert config == Config(
         listen=(
@@ -293,7 +314,7 @@ def test_every_key(folder: Path) -> None:
             peers={"root": "admin", "1000": "ada"},
             users_file=folder / "map",
             groups={"the admins": ("admin", "ada"), "nobody": ()},
-            required=False,
+            required="by-rule",
             no_delay=("192.0.2.0/24", "unix"),
         ),
         policy=PolicyConfig(
@@ -309,6 +330,17 @@ def test_every_key(folder: Path) -> None:
                     networks=("192.0.2.0/24",),
                     ports=("80", "443", "8000-8999"),
                     times=("Mon-Fri 08:00-18:00", "Sat,Sun"),
+                    not_clients=("10.0.0.1/32", networks),
+                    not_users=("*",),
+                    not_groups=("nobody",),
+                    not_methods=("PUT",),
+                    not_hosts=(
+                        FileList(f"@{folder}/hosts", ["b.example", "*.b.example"]),
+                        "good.example",
+                    ),
+                    not_networks=(networks,),
+                    not_ports=("81",),
+                    not_times=("Sat",),
                     report_only=True,
                     status=451,
                     reason="Ask the platform team in #egress",
@@ -329,6 +361,14 @@ def test_every_key(folder: Path) -> None:
                     networks=("192.0.2.0/24",),
                     ports=("443",),
                     times=("Sat,Sun",),
+                    not_clients=("10.1.0.0/16",),
+                    not_users=("bob",),
+                    not_groups=("nobody",),
+                    not_methods=("PUT",),
+                    not_hosts=("d.c.example",),
+                    not_networks=("192.0.2.1/32",),
+                    not_ports=("80",),
+                    not_times=("Sun",),
                     connections=10,
                     requests_per_second=2.5,
                     new_tunnels_per_second=1.0,
@@ -791,7 +831,7 @@ def test_only_a_denial_has_a_status(folder: Path) -> None:
 LISTS = [one for one in BY_NAME.values() if (one.many or one.keys) and not one.fields]
 
 
-@pytest.mark.parametrize("condition", CONDITIONS)
+@pytest.mark.parametrize("condition", [one.replace("_", "-") for one in CONDITIONS])
 def test_an_empty_condition_is_a_mistake(folder: Path, condition: str) -> None:
     text = f"[[rule]]\nid = 'a'\naction = 'allow'\n{condition} = []"
     assert problems(folder, text) == [
@@ -837,13 +877,74 @@ def test_lists_that_may_be_empty() -> None:
     assert not any(one.empty for one in BY_NAME["rule"].fields)
 
 
+@pytest.mark.parametrize(
+    ("key", "text", "values"),
+    [
+        ("hosts", "# who\n\n a.example \n.b.example\r\n", ("a.example", ".b.example")),
+        ("not-hosts", "\ufeff/x.*/", ("/x.*/",)),
+        ("clients", "unix\n10.0.0.0/8", ("unix", "10.0.0.0/8")),
+        ("networks", "fd00::/8\n", ("fd00::/8",)),
+        ("not-networks", "", ()),
+    ],
+)
+def test_a_list_in_a_file(folder: Path, key: str, text: str, values: tuple[str, ...]) -> None:
+    (folder / "list").write_text(text, newline="")
+    settings = f"[[rule]]\nid = 'a'\naction = 'deny'\n{key} = ['@list']\n"
+    (found,) = getattr(read(folder, settings).policy.rules[0], key.replace("-", "_"))
+    assert found == FileList(f"@{folder}/list", values)
+    assert found != FileList(f"@{folder}/list", (*values, "more"))
+    assert found != str(found)
+    assert pickle.loads(pickle.dumps(found)) == found
+    route = "[[route]]\nto = 'direct'\n"
+    if key in ("hosts", "networks"):
+        (found,) = getattr(read(folder, f"{route}{key} = ['@list']").routing.routes[0], key)
+        assert found == FileList(f"@{folder}/list", values)
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "faults"),
+    [
+        (
+            "hosts",
+            "a.example\nhttp://b.example\n\n10.0.0.0/8\n",
+            [
+                ":2: 'http://b.example': a URL; write hosts = [\"b.example\"], ports = [80]; "
+                "allowed: a name or an address, .NAME",
+                ":4: '10.0.0.0/8': a network of destinations belongs in networks; allowed: a name",
+            ],
+        ),
+        ("hosts", "@other", [":1: '@other': '@other' is not a host name; allowed: a name"]),
+        ("clients", "10.0.0.1/8", [":1: '10.0.0.1/8': 10.0.0.1/8 has host bits set; allowed:"]),
+        ("networks", "unix", [":1: 'unix': 'unix' does not appear to be an IPv4 or IPv6"]),
+        ("not-networks", "10.0.0\n" * 25, [":1: '10.0.0'", *[":"] * 19, ": 5 more such lines"]),
+    ],
+)
+def test_mistakes_in_a_list(folder: Path, key: str, text: str, faults: list[str]) -> None:
+    (folder / "list").write_text(text)
+    found = problems(folder, f"[[rule]]\nid = 'a'\naction = 'deny'\n{key} = ['@list']\n")
+    start = f"rule 1 'a': {key}: {folder}/list"
+    assert len(found) == len(faults)
+    for line, fault in zip(found, faults, strict=True):
+        assert line.startswith(start + fault)
+
+
+def test_a_list_that_is_no_text(folder: Path) -> None:
+    settings = "[[rule]]\nid = 'a'\naction = 'deny'\nhosts = ['@list']\n"
+    (line,) = problems(folder, settings)
+    assert line.startswith(f"rule 1 'a': hosts: invalid value '@list' ({folder}/list: cannot be re")
+    (folder / "list").write_bytes(b"a.example\n\xff\n")
+    assert problems(folder, settings) == [f"rule 1 'a': hosts: {folder}/list:2: not UTF-8"]
+    (line,) = problems(folder, settings.replace("hosts", "ports"))
+    assert "ports: invalid value '@list'; allowed: a port from 1" in line
+
+
 def test_each_rule_has_an_id_of_its_own(folder: Path) -> None:
     rule = "[[rule]]\nid = 'a'\naction = 'deny'\n"
     (line,) = problems(folder, 2 * rule)
     assert line == "rule 2 'a': id: rule 1 has the same id; each rule needs its own"
 
 
-@pytest.mark.parametrize("key", ["users", "groups"])
+@pytest.mark.parametrize("key", ["users", "groups", "not-users", "not-groups"])
 def test_rules_for_users_need_users(folder: Path, key: str) -> None:
     text = f"[groups]\nx = ['y']\n[[rule]]\nid = 'a'\naction = 'deny'\n{key} = ['x']"
     (line,) = problems(folder, text)

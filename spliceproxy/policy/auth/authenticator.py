@@ -118,7 +118,7 @@ class Authenticator:
             from spliceproxy.policy.auth import htpasswd  # its library is slow to load
 
             htpasswd.warm()
-            needed = config.required and config.user is None
+            needed = config.required is True and config.user is None
             self._users = WatchedFile(config.htpasswd, partial(htpasswd.parse, needed=needed), kept)
             self._cache.make_room(len(self._users.value.hashes))
         if config.users_file is not None:
@@ -131,7 +131,7 @@ class Authenticator:
             self._single_user, password = config.user
             self._single = f"{self._single_user}:{password}".encode()
         self.takes_passwords = config.user is not None or config.htpasswd is not None
-        self._required = config.required and self.takes_passwords
+        self._required = config.required is True and self.takes_passwords
         self._groups = _by_user(config)
         self.uses_peers = bool(config.peers) or config.users_file is not None
         self.enabled = bool(self.takes_passwords or config.networks or self.uses_peers)
@@ -154,6 +154,10 @@ class Authenticator:
         named = self._named if self._mapped is None else self._mapped.value
         single = bool(self._single) and user == self._single_user
         return single or bool(self._hash_of(user)) or named.has(user)
+
+    def missing(self) -> Unauthenticated:
+        """What asks a client for a password."""
+        return self._unauthenticated(_MISSING)
 
     def look(self) -> None:
         """Reads the files now, if they have changed."""
