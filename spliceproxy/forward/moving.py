@@ -145,6 +145,8 @@ class Moving:
         record, adopted = self._tunnels.pop(ident, (None, False))
         if adopted and record is not None:
             self._services.tunnels[record.generation] += 1
+            if record.route and self._services.asking.parents is not None:
+                self._services.asking.parents.take_over(record)
             if self._services.lives is not None:
                 self._services.lives.go_on(ident, record)
         self._relay.thaw(ident)

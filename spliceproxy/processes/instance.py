@@ -117,7 +117,7 @@ class Instance:
                 lane,
                 origins,
                 generation,
-                self._parents(config, origins, counts, lane),
+                self._parents(config, origins, counts, lane, None),
             ),
             site=site,
             tracer=tracer,
@@ -183,7 +183,7 @@ class Instance:
             if config.access_log != services.config.access_log:
                 log = open_log(config.access_log, services.loop, form)
             services.counts.expect(policy.rules)
-            known = services.origins, services.counts, services.lane
+            known = services.origins, services.counts, services.lane, services.asking.parents
             parents = self._parents(config, *known)
             limits = _limits(config, policy, services.counts)
             if not policy.shares(services.policy):
@@ -309,7 +309,12 @@ class Instance:
             services.lane.meter(self._counting, services.limiting.holding)
 
     def _parents(
-        self, config: Config, origins: Origins, counts: Counts, lane: Lane | None
+        self,
+        config: Config,
+        origins: Origins,
+        counts: Counts,
+        lane: Lane | None,
+        before: Parents | None,
     ) -> Parents | None:
         names = config.routing.all_parents
         if not names and not config.routing.pac:
@@ -320,7 +325,8 @@ class Instance:
         loop, resolver = asyncio.get_running_loop(), self._resolver
         counted = counts.row, counts.parent
         forget = None if lane is None else lane.forget
-        parents = Parents(loop, config, origins, resolver, *counted, self._bridges, forget)
+        known = loop, config, origins, resolver, *counted, self._bridges
+        parents = Parents(*known, forget, before)
         self._bridges = parents.bridges
         return parents
 

@@ -67,8 +67,18 @@ class LaneWay(NamedTuple):
     hop: Hop
 
 
+class Held:
+    """``count`` connections to a parent are there, or are being made: those of earlier settings,
+    too."""
+
+    __slots__ = ("count",)
+
+    def __init__(self) -> None:
+        self.count = 0
+
+
 class Parent:
-    """``open`` is how many connections to it there are, at most ``most`` (0: no limit). ``outer``
+    """``held`` are the connections to it, at most ``most`` (0: no limit). ``outer``
     is the parent by way of which it is reached, if any. ``stays``: there is TLS on the way, so this
     process alone can go on with what goes over it. ``counted`` is its name in the metrics."""
 
@@ -81,9 +91,9 @@ class Parent:
         "config",
         "counted",
         "health",
+        "held",
         "most",
         "name",
-        "open",
         "outer",
         "stays",
     )
@@ -100,7 +110,7 @@ class Parent:
         self.config = config
         self.most = most
         self.outer = outer
-        self.open = 0
+        self.held = Held()
         self._ground = ground
         self._seconds = min(config.timeout, ground.seconds)  # to reach it
         self._dialer = Dialer(self._seconds, ground.row)
@@ -117,13 +127,24 @@ class Parent:
         return self.config.url.port
 
     @property
-    def full(self) -> bool:
-        """Whether it has as many connections as it may."""
-        return bool(self.most) and self.open >= self.most
+    def full(self) -> Parent | None:
+        """The parent on the way that has as many connections as it may, itself or one before it;
+        None where one more may be made."""
+        if self.most and self.held.count >= self.most:
+            return self
+        return None if self.outer is None else self.outer.full
+
+    def take(self) -> None:
+        """One more connection to it is made, or has come from another process."""
+        self.held.count += 1
+        if self.outer is not None:
+            self.outer.take()
 
     def left(self) -> None:
-        """One of its connections has ended."""
-        self.open -= 1
+        """One of these has ended."""
+        self.held.count -= 1
+        if self.outer is not None:
+            self.outer.left()
 
     def in_lane(self, way: Way, verdict: Verdict) -> LaneWay | None:
         """What the lane needs to ask it for a tunnel where a ``verdict`` leads; None where it

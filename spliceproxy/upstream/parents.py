@@ -75,10 +75,11 @@ class Parents:
         column: Column,
         bridges: Bridges | None = None,
         forget: Callable[[], None] | None = None,
+        before: Parents | None = None,
     ) -> None:
         """``bridges`` are those of the worker, if it has had a use for any. ``forget`` is called
-        when a parent is put aside: what :meth:`in_lane` has said holds no longer. OSError for
-        certificates that are none."""
+        when a parent is put aside: what :meth:`in_lane` has said holds no longer. Connections to
+        those ``before`` count for the same parents here. OSError for certificates that are none."""
         self._forget_ways = forget
         self._row = row
         self._column = column
@@ -98,6 +99,8 @@ class Parents:
         self._parents: dict[str, Parent] = {}
         for name in routing.all_parents:
             self._add(name, config, ground)
+        if before is not None:
+            self._go_on(before)
         self._pac: Pac | None = None
         if routing.pac:
             from spliceproxy.upstream.pac import Pac
@@ -119,6 +122,13 @@ class Parents:
             made = self._parents[name] = Parent(name, found, most, ground, outer)
             self._watch(made, name)
         return self._parents[name]
+
+    def _go_on(self, before: Parents) -> None:
+        """Connections to parents of former settings end later on."""
+        for name, parent in self._parents.items():
+            former = before._parents.get(name)
+            if former is not None and former.config.url == parent.config.url:
+                parent.held = former.held
 
     def _watch(self, parent: Parent, counted: str) -> None:
         """``counted`` is its name in the metrics."""
@@ -170,21 +180,33 @@ class Parents:
                 record.route, record.hop, record.connect_by = "", None, ""
                 return await straight()
             parent = self._parents[name]
-            if parent.full:
+            if parent.full is not None:
                 self._idle.close()
-            if parent.full:
-                failure = failure or _full(parent)
+            if parent.full is not None:
+                failure = failure or _full(parent.full)
                 continue
             here, begun = begun, None
+            parent.take()
             try:
                 stream = await self._by(parent, head, verdict, way, record, deadline, here)
-            except Failure as error:
-                if isinstance(error, Refused) or time.monotonic() >= deadline:
+            except BaseException as error:
+                parent.left()
+                if not isinstance(error, Failure) or isinstance(error, Refused):
+                    raise
+                if time.monotonic() >= deadline:
                     raise
                 failure = error
                 continue
+            stream.released = parent.left
             return stream, verdict._replace(way=Way((name,), IN_ORDER, way.by_name))
         raise failure or _all_down(way)
+
+    def take_over(self, record: Record) -> None:
+        """A tunnel that has come from another process goes on by way of one of these."""
+        parent = self._parents.get(record.route)
+        if parent is not None and not parent.stays:
+            record.hop = parent
+            parent.take()
 
     async def _asked(self, head: Head, verdict: Verdict) -> Verdict:
         """The verdict with what the PAC file says, if that is to say where to. Failure."""
@@ -213,7 +235,7 @@ class Parents:
     def _forget(self) -> None:
         """Forgets the one of these parents that has not been used for longest, and is not now."""
         for name, parent in self._of_pac.items():
-            if not parent.open and parent is not self._of_pac[next(reversed(self._of_pac))]:
+            if not parent.held.count and parent is not self._of_pac[next(reversed(self._of_pac))]:
                 parent.health.finish()
                 del self._of_pac[name], self._parents[name]
                 return
@@ -247,7 +269,7 @@ class Parents:
             at = names.index(first) if first else self._turn % len(names)
             names = names[at:] + names[:at]
         elif way.pick == "least":
-            names.sort(key=lambda name: self._parents[name].open)
+            names.sort(key=lambda name: self._parents[name].held.count)
         elif way.pick == "hash":
             # Rendezvous hashing: of the hosts of one that is gone each other gets its share.
             names.sort(key=lambda name: crc32(f"{name} {host}".encode()), reverse=True)
@@ -280,7 +302,7 @@ class Parents:
         else:
             self._note(parent, way, record)
         if head.method != "CONNECT" and parent.forwards(way, verdict.host):
-            return self._held(parent, await parent.reach(record, deadline, source))
+            return await parent.reach(record, deadline, source)
         via = self._passed(head)
         targets = (verdict.host,) if way.by_name else verdict.addresses[:ADDRESSES]
         for number, target in enumerate(targets, 1):
@@ -304,7 +326,7 @@ class Parents:
             raise
         parent.health.worked()
         self._count(parent.counted, "granted")
-        return self._held(parent, stream)
+        return stream
 
     def _note(self, parent: Parent, way: Way, record: Record) -> None:
         """The request is sent to it."""
@@ -314,11 +336,6 @@ class Parents:
     def _set(self, parent: Parent, way: Way, record: Record) -> None:
         record.route, record.hop = parent.name, parent
         record.connect_by = "name" if way.by_name else "address"
-
-    def _held(self, parent: Parent, stream: Stream) -> Stream:
-        parent.open += 1
-        stream.released = parent.left
-        return stream
 
     def _passed(self, head: Head) -> bytes:
         """The value of Via for a request for a tunnel: whoever has passed it on, and we."""

@@ -257,6 +257,58 @@ def test_a_parent_has_so_many_connections_and_no_more(new: Callable[..., Asked])
             one.proxy.wait_access(lines)
 
 
+def test_connections_that_are_being_made_count(new: Callable[..., Asked]) -> None:
+    asked, answered = threading.Semaphore(0), threading.Event()
+
+    def late(connection: socket.socket) -> None:
+        read_head(connection)
+        asked.release()
+        assert answered.wait(20)
+        connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+
+    with serving(late) as (_, port):
+        one = new(settings(("a", port)) + "max-connections = 1\n")
+        with one.proxy.connect() as first:
+            first.sendall(b"CONNECT 192.0.2.1:443 HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert asked.acquire(timeout=20)
+            assert one.connect("192.0.2.1:443").error == "connection_limit_reached"
+            answered.set()
+            assert read_head(first).startswith(b"HTTP/1.1 200 ")
+
+
+def test_the_limit_of_a_parent_in_a_chain(new: Callable[..., Asked]) -> None:
+    with serving(parent, idle=True) as (_, port), serving(origin, idle=True) as (host, there):
+        text = (
+            settings(("b", port)) + f'through = "a"\n[parent.a]\nurl = "http://127.0.0.1:{port}"\n'
+        )
+        one = new(text + "max-connections = 1\n")
+        with one.tunnel(f"{host}:{there}"):
+            answer = one.connect(f"{host}:{there}")
+            assert (answer.status, answer.error) == (503, "connection_limit_reached")
+            assert 'next-hop="a"' in answer.fields["proxy-status"]
+
+
+@pytest.mark.parametrize("what", ["reload", "recycle"])
+def test_tunnels_of_before_count(new: Callable[..., Asked], tmp_path: Path, what: str) -> None:
+    """Those of former settings, and those that another process had."""
+    with serving(parent, idle=True) as (_, port), serving(origin, idle=True) as (host, there):
+        where = tmp_path / "admin"
+        text = settings(("a", port)) + "max-connections = 1\n"
+        one = new(text, "--admin", f"unix:{where}")
+        first = one.proxy.worker
+        with one.tunnel(f"{host}:{there}"):
+            one.file.write_text(f"log-query = false\n{text}")
+            command = [sys.executable, "-m", "spliceproxy", "ctl", "--admin", f"unix:{where}"]
+            subprocess.run([*command, what], check=True, capture_output=True, timeout=60)
+            if what == "recycle":
+                wait_for(lambda: first not in one.proxy.workers(), "another worker")
+            answer = one.connect(f"{host}:{there}")
+            assert (answer.status, answer.error) == (503, "connection_limit_reached")
+        one.proxy.wait_access(2)
+        with one.tunnel(f"{host}:{there}"):
+            pass
+
+
 # ---- health ------------------------------------------------------------------------------------
 
 
