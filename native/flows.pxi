@@ -57,6 +57,7 @@ cdef object view_of(NativeRelay relay, int32_t slot, int64_t now):
     cdef int generation = 0
     names = ("", "", "", "", "", "")
     via = route = ""
+    cdef int place = 0
     token = None
     begun = 0.0
     if f.kind == CLIENT:
@@ -81,6 +82,7 @@ cdef object view_of(NativeRelay relay, int32_t slot, int64_t now):
         decision = x.decision
         generation = x.generation
         route = route_of_exchange(x)
+        place = x.place
         if x.record != NULL and x.record.token != NULL:  # it has none until it is asked
             token = <object>x.record.token.object
     return FlowView(
@@ -89,6 +91,7 @@ cdef object view_of(NativeRelay relay, int32_t slot, int64_t now):
         begun, max(now - last_active(f), 0) / 1000.0, head + up.copied, up.spliced, down.copied,
         down.spliced, (up.flags | down.flags) & SPLICING != 0, rtt_of(f.fd[0]),
         rtt_of(origin) if origin != NOWHERE else -1, generation, via, route,
+        place,
     )
 
 

@@ -32,8 +32,8 @@ from lane.request cimport PLAIN_OUT, begin, go_on, start_next
 from lane.response cimport refuse
 from lane.routes cimport (
     KEY_MAX, TOKEN_MOST, address_of, address_set, group_put, origin_find, origin_hold,
-    origin_release, route_key, route_put, routes_clear, routes_free, routes_init, target_new,
-    target_release,
+    origin_release, places_forget, route_key, route_put, routes_clear, routes_free, routes_init,
+    target_new, target_release,
 )
 from lane.sums cimport sum_live, sums_clear, sums_free, sums_init
 from lane.types cimport (
@@ -219,7 +219,7 @@ cdef class NativeLane:
 
     # ---- clients -------------------------------------------------------------------
 
-    def listen(self, int fd, bint proxied=False, str spoken="mixed"):
+    def listen(self, int fd, bint proxied=False, str spoken="mixed", uint16_t place=0):
         """Accepts from a listening socket, which stays the owner's."""
         cdef uint8_t ways = WAYS[spoken]
         cdef Core *c = &self.relay.state.core
@@ -229,6 +229,7 @@ cdef class NativeLane:
         self.relay.state.draining = self.relay.state.moving = False
         slot = slot_take(c, fd, NOWHERE, LISTENER)
         c.flows[slot].spoke = ways | (PROXIED if proxied else 0)  # as of is_proxied
+        c.flows[slot].outq = place  # as of place_of
         if watch(c, slot, 0, linux.EPOLLIN) < 0:
             slot_free(c, slot)
             PyErr_SetFromErrno(OSError)
@@ -259,7 +260,7 @@ cdef class NativeLane:
         return admitted(self.relay, question, said)
 
     def hand_over(self, int fd, str address, bytes data, uint32_t requests, str via="",
-                  str spoken="http", held=None):
+                  str spoken="http", held=None, uint16_t place=0):
         """Takes a client between two requests. OSError: it is still the owner's."""
         cdef Lane *lane = &self.relay.state
         cdef Core *c = &lane.core
@@ -294,6 +295,7 @@ cdef class NativeLane:
         x.holds = holds
         x.requests = requests
         x.ways = WAYS[spoken]
+        x.place = place
         memcpy(x.address, text, PEER_MAX)
         if data:
             begin(lane, slot, data, len(data))
@@ -320,6 +322,10 @@ cdef class NativeLane:
         for i in range(BALANCERS):
             note_release(self.relay.state.balancers[i])
             self.relay.state.balancers[i] = NULL
+
+    def forget_places(self):
+        """The numbers of places are others from here on."""
+        places_forget(&self.relay.state)
 
     def give_back(self, bint moving=False):
         """Gives back every client that is between two requests, and keeps none again. `moving`:

@@ -11,13 +11,14 @@ from libc.string cimport memcpy
 from core cimport linux
 from closing cimport close_finished
 from core.types cimport Flow, NOWHERE
-from http.plain cimport CONNECT, Field, Head, OTHER, PLAIN_FIELDS
+from http.plain cimport CONNECT, Field, Head, OTHER, PLAIN_FIELDS, Text
 from http.plain_request cimport read_request
 from lane.asking cimport end_asking, open_question, tell_asked
 from lane.ends cimport give_back
 from lane.notes cimport note_new, note_release, take_note
 from lane.received cimport head_received
 from lane.request cimport put_user
+from lane.routes cimport NAMED_MAX, client_named
 from lane.types cimport Asked, Exchange, G_REQUEST, Lane, Note, Part, Token, USER_MAX, exchange_of
 
 NO_TAGS = MappingProxyType({})
@@ -98,7 +99,7 @@ cdef class Question:
     cdef list lines         # its fields, once somebody has looked at them
     cdef readonly bytes head
     cdef readonly str client
-    cdef readonly str name  # `client`, behind its mark if a balancer has brought it
+    cdef readonly str name  # `client`, as client_named has it (routes.pxd)
     cdef readonly str via
     cdef readonly int socks
     cdef readonly int received
@@ -318,6 +319,8 @@ cdef Question question_of(NativeRelay relay, int32_t slot):
     cdef const Flow *f = &relay.state.core.flows[slot]
     cdef Exchange *x = exchange_of(f)
     cdef Question q = Question.__new__(Question)
+    cdef char room[NAMED_MAX]
+    cdef Text named
     q.relay = relay
     q.slot = slot
     q.taken = f.generation
@@ -330,8 +333,9 @@ cdef Question question_of(NativeRelay relay, int32_t slot):
     q.via = via_of(x)
     q.socks = x.socks
     q.received = head_received(x)
-    if q.via:
-        q.name = q.via[0] + q.client
+    if x.via != NULL or x.place:
+        named = client_named(x, room)
+        q.name = named.at[:named.size].decode("ascii")
     q.started = x.started / 1e6
     q.host = q.identified = q.allowed_by = ""
     q.labels = NO_TAGS

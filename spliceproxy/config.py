@@ -309,6 +309,7 @@ class RouteConfig(NamedTuple):
     ports: Condition = None
     users: Condition = None
     groups: Condition = None
+    listeners: tuple[Address, ...] | None = None  # where the client has come in (Address.where)
     source: str = ""  # the IP address to connect from; "": any
     literals: Condition = None  # networks of hosts that are written as addresses
     tunnels: bool | None = None  # CONNECT alone, or everything else

@@ -43,6 +43,11 @@ cdef inline bint is_proxied(const Flow *listener) noexcept nogil:
     return listener.spoke & PROXIED
 
 
+cdef inline uint16_t place_of(const Flow *listener) noexcept nogil:
+    """As of Exchange. A listener has no send queue either."""
+    return <uint16_t>listener.outq
+
+
 cdef inline int32_t client_new(Lane *lane, int fd) noexcept nogil:
     """A client between two requests; NOWHERE and errno if it cannot be, and it is still the
     caller's."""
@@ -99,6 +104,7 @@ cdef inline void accept_clients(Lane *lane, int32_t listener) noexcept nogil:
             return
         count_up(c, K_CONNECTIONS_BEGUN)
         exchange_of(&c.flows[slot]).ways = c.flows[listener].spoke & ~<uint8_t>PROXIED
+        exchange_of(&c.flows[slot]).place = place_of(&c.flows[listener])
         address_text(<linux.sockaddr *>address, exchange_of(&c.flows[slot]).address)
         if is_proxied(&c.flows[listener]):
             await_header(lane, slot)

@@ -32,13 +32,13 @@ from lane.origins cimport (
 from lane.received cimport body_at_hand, keep, replied
 from lane.records cimport record_begin, record_for
 from lane.routes cimport (
-    KEY_MAX, address_of, client_named, group_of, let_go, route_find, route_key,
+    KEY_MAX, NAMED_MAX, address_of, client_named, group_of, let_go, route_find, route_key,
 )
 from lane.socks cimport begin_socks
 from lane.sums cimport sum_user
 from lane.types cimport (
-    Connection, Exchange, GREETED, G_REQUEST, G_RETRY, Lane, ONLY_SOCKS, Origin, PEER_MAX, P_WAIT,
-    Q_QUEUE, Route, Target, Token, V5, connection_of, exchange_of,
+    Connection, Exchange, GREETED, G_REQUEST, G_RETRY, Lane, ONLY_SOCKS, Origin, PEER_MAX,
+    PLACE_UNKNOWN, P_WAIT, Q_QUEUE, Route, Target, Token, V5, connection_of, exchange_of,
 )
 from lane.tunnels cimport ask_parent, become_tunnel
 from lane.upload cimport begin_chunks, begin_upload
@@ -111,7 +111,7 @@ cdef inline Route *route_of(
     """The route of a request, NULL without one that is valid."""
     cdef char key[KEY_MAX]
     cdef char text[KEY_MAX]
-    cdef char named[PEER_MAX + 1]
+    cdef char named[NAMED_MAX]
     cdef size_t size
     cdef int64_t now = lane.core.now
     cdef Route *r
@@ -361,7 +361,7 @@ cdef inline void begin(Lane *lane, int32_t slot, const char *data, size_t n) noe
     if end > 0:
         x.head = <uint32_t>end
         count = read_request(&lane.plain, x.data, x.head, &head, fields)
-    if count < 0:
+    if count < 0 or x.place == PLACE_UNKNOWN:
         give_back(lane, slot, G_REQUEST)
         return
     r = route_of(lane, x, &head)

@@ -18,6 +18,7 @@ from libc.string cimport memcpy, memset, strlen
 
 from core cimport linux
 from core.slots cimport list_init
+from core.types cimport Core, TUNNEL
 from http.plain cimport Text
 from lane.hops cimport hop_release
 from lane.meters cimport meters_release
@@ -27,7 +28,8 @@ from lane.table cimport (
     hash_of, table_add, table_find, table_init, table_next, table_oldest, table_take,
 )
 from lane.types cimport (
-    ADDRESS_MAX, Address, Exchange, Group, Item, Origin, PEER_MAX, Route, Routes, Table, Target,
+    ADDRESS_MAX, Address, CLIENT, Exchange, Group, Item, Lane, Origin, PEER_MAX, PLACE_TEXT,
+    PLACE_UNKNOWN, Route, Routes, Table, Target, exchange_of,
 )
 
 cdef enum:
@@ -37,6 +39,7 @@ cdef enum:
     RENEW_SHARE = 4         # the last part of its time in which a route is renewed
     KEY_MAX = 1024          # bytes of a key: beyond it there is no route
     TOKEN_MOST = 65536      # bytes of a token, likewise
+    NAMED_MAX = PLACE_TEXT + 1 + PEER_MAX   # bytes of a client's name
 
 
 cdef inline bint routes_init(Routes *r) noexcept nogil:
@@ -230,16 +233,45 @@ cdef inline bint route_put(
 
 
 cdef inline Text client_named(const Exchange *x, char *room) noexcept nogil:
-    """A client as the owner has it. `room`, of PEER_MAX + 1 bytes, is where that may be."""
+    """A client as the owner has it: its address, with a mark in front if a balancer has brought it,
+    and with the place before that where decisions depend on it (NAMES of
+    spliceproxy/policy/networks.py). `room`, of NAMED_MAX bytes, is where that may be."""
     cdef Text client
+    cdef size_t used = 0
     client.at = x.address
     client.size = strlen(x.address)
+    if x.via == NULL and x.place == 0:
+        return client
+    if x.place:
+        used = put_place(room, x.place)
     if x.via != NULL:
-        room[0] = x.via.text[0]
-        memcpy(room + 1, x.address, client.size)
-        client.at = room
-        client.size += 1
+        room[used] = x.via.text[0]
+        used += 1
+    memcpy(room + used, x.address, client.size)
+    client.at = room
+    client.size += used
     return client
+
+
+cdef inline size_t put_place(char *room, uint16_t place) noexcept nogil:
+    """As text, of three hexadecimal digits behind a sign."""
+    cdef const char *digits = b"0123456789abcdef"
+    room[0] = c'@'
+    room[1] = digits[place >> 8 & 15]
+    room[2] = digits[place >> 4 & 15]
+    room[3] = digits[place & 15]
+    return PLACE_TEXT
+
+
+cdef inline void places_forget(Lane *lane) noexcept nogil:
+    """The numbers of listening addresses are others from here on."""
+    cdef Core *c = &lane.core
+    cdef int32_t slot
+    for slot in range(c.capacity):
+        if c.flows[slot].kind != CLIENT and c.flows[slot].kind != TUNNEL:
+            continue
+        if exchange_of(&c.flows[slot]) != NULL:
+            exchange_of(&c.flows[slot]).place = PLACE_UNKNOWN
 
 
 cdef inline bint group_of(Routes *r, Text *client) noexcept nogil:

@@ -20,6 +20,8 @@ cdef enum:
     TYPE_MAX = 64           # of a Content-Type
     HOP_MAX = 64            # of the name of a parent proxy
     ADDRESS_MAX = 28        # struct sockaddr_in6
+    PLACE_UNKNOWN = 0xfff   # as of UNKNOWN_PLACE of spliceproxy/policy/networks.py
+    PLACE_TEXT = 4          # of a place in front of a client's name
     ERRNOS = 256            # more than there are errno
     BALANCERS = 16          # that are known at a time
     BATCH = 32              # events taken from epoll at a time (step.pxd)
@@ -383,6 +385,9 @@ cdef struct Exchange:       # of a CLIENT, and of the tunnel that it became
     uint8_t summed          # the sums have it
     uint8_t header          # P_HEAD: its balancer has yet to say who it is; accepted at `started`
     uint8_t ways
+    # The number of the listening address where it came in, if the owner's decisions depend on that:
+    # 0 for the others, PLACE_UNKNOWN where the owner has to look again.
+    uint16_t place
     uint8_t socks           # the version that it has asked by, 0: by HTTP
     uint8_t spelled         # the head in work stands for a request of SOCKS
     int16_t more            # bytes of SOCKS that were received, beyond those of that head

@@ -44,6 +44,11 @@ def parser() -> Parser:
         help="address of the balancer that has brought the client, or unix (default: none has)",
     )
     asked.add_argument(
+        "--listener",
+        metavar="ADDR",
+        help="address of --listen where the client comes in (default: none that a route names)",
+    )
+    asked.add_argument(
         "--address",
         metavar="IP",
         action="append",
@@ -68,9 +73,10 @@ def run(argv: Sequence[str]) -> int:
         )
         if flags.balancer is not None:
             explaining.check_balancer(config, flags.client, flags.balancer)
+        listener = None if flags.listener is None else explaining.listener(config, flags.listener)
     except ValueError as error:
         made.error(str(error))
     with redirect_stdout(sys.stderr):  # the function may print
-        explanation = explaining.explain(config, request, flags.balancer or "")
+        explanation = explaining.explain(config, request, flags.balancer or "", listener)
     print(explaining.as_json(explanation) if flags.json else explaining.as_text(explanation))
     return 0 if explanation.allowed else 1

@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 
-from spliceproxy.config import DIRECT, PAC, Config
+from spliceproxy.config import DIRECT, PAC, Address, Config
 from spliceproxy.errors import Failure
 from spliceproxy.http1.errors import HeadError
 from spliceproxy.http1.fields import TOKEN
@@ -19,12 +19,15 @@ from spliceproxy.policy.clients import ClientNetworks
 from spliceproxy.policy.explain import Explanation, Step, ended_by, walk
 from spliceproxy.policy.networks import UNIX, canonical_address
 from spliceproxy.policy.request import Request
+from spliceproxy.settings.listening import LISTENER
 from spliceproxy.upstream.resolver import Resolver, unasked
 
 _METHOD = re.compile(TOKEN.decode()).fullmatch
 
 
-def explain(config: Config, request: Request, balancer: str = "") -> Explanation:
+def explain(
+    config: Config, request: Request, balancer: str = "", listener: Address | None = None
+) -> Explanation:
     """Whether the settings allow a request, and why::
 
         config = spliceproxy.load_config("proxy.toml")
@@ -34,14 +37,17 @@ def explain(config: Config, request: Request, balancer: str = "") -> Explanation
     ``addresses`` of the request stand for what its name resolves to. Without any the DNS is
     asked; nothing else is sent. ``user`` needs no password, and its groups are looked up. The
     policy function is called on an event loop of its own, so do not call this within one.
-    ``balancer`` has brought the client by the PROXY protocol: its address, or "unix".
+    ``balancer`` has brought the client by the PROXY protocol: its address, or "unix". It has come
+    in at the ``listener``, which is one of ``config.listen`` or ``config.forwards``.
     ValueError for settings, or an address, that make no sense.
     """
-    return asyncio.run(_explain(config, request, balancer))
+    return asyncio.run(_explain(config, request, balancer, listener))
 
 
-async def _explain(config: Config, request: Request, balancer: str) -> Explanation:
-    explanation = await _walked(config, request, balancer)
+async def _explain(
+    config: Config, request: Request, balancer: str, listener: Address | None
+) -> Explanation:
+    explanation = await _walked(config, request, balancer, listener)
     if explanation.parents == (PAC,):
         return await _by_pac(config, request, explanation)
     return explanation
@@ -64,13 +70,15 @@ async def _by_pac(config: Config, request: Request, explanation: Explanation) ->
     return replace(explanation, parents=parents, steps=(*explanation.steps, step))
 
 
-async def _walked(config: Config, request: Request, balancer: str) -> Explanation:
+async def _walked(
+    config: Config, request: Request, balancer: str, listener: Address | None
+) -> Explanation:
     if request.addresses:
         addresses = tuple(map(canonical_address, request.addresses))
-        return await walk(config, request, _Given(addresses), balancer)
+        return await walk(config, request, _Given(addresses), balancer, listener)
     resolver = Resolver.of(config)
     try:
-        return await walk(config, request, _Whole(resolver), balancer)
+        return await walk(config, request, _Whole(resolver), balancer, listener)
     finally:
         await resolver.close()
 
@@ -187,6 +195,19 @@ def check_balancer(config: Config, client: str, balancer: str) -> None:
     if not ClientNetworks(config.balancers).admit(balancer):
         allowed = ", ".join(config.balancers) or "none, for --proxy-protocol-from names nobody"
         raise ValueError(f"--balancer: {balancer} may not send headers; allowed: {allowed}")
+
+
+def listener(config: Config, text: str) -> Address:
+    """The address to listen on that this text names. ValueError."""
+    try:
+        found: Address = LISTENER.read(text, "")
+    except ValueError as error:
+        raise ValueError(f"--listener: {error}") from None
+    known = [one.where for one in config.places]
+    if found not in known:
+        names = ", ".join(map(str, known))
+        raise ValueError(f"--listener: the proxy does not listen on {found}; allowed: {names}")
+    return found
 
 
 def _check_address(flag: str, text: str, other: str = "", *, zone: bool = True) -> None:

@@ -149,7 +149,7 @@ class Answering:
             self._lane.hand_back(one)
             return
         client, group = self._client(one.name)
-        if self._knows_peers and not one.name:
+        if self._knows_peers and not one.client and not one.via:
             client, group = client._replace(uid=one.uid), None
         # It takes the notes of a request as well as a record does.
         answer = self._asking.begin(client, one, host, port, one, own)  # type: ignore[arg-type]

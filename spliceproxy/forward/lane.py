@@ -23,6 +23,7 @@ from spliceproxy.net.stream import Stream
 from spliceproxy.observe.record import Record
 from spliceproxy.observe.records import Records
 from spliceproxy.policy.engine import Policy
+from spliceproxy.policy.networks import named
 from spliceproxy.policy.standing import Standing
 from spliceproxy.policy.verdict import Notes, Verdict
 from spliceproxy.relay.driver import RelayDriver
@@ -180,6 +181,8 @@ class Lane:
         has been decided is forgotten. ``rest``: as of the relay's :meth:`Lane.change`."""
         options = lane_options(config, policy, records, asks, waits)
         self._native.change(options, records.generation, rest)
+        if policy.places != self._policy.places:
+            self._native.forget_places()
         self._take(config, policy, records, own, asks)
         self._driver.wake()
 
@@ -226,10 +229,11 @@ class Lane:
 
     # ---- clients -----------------------------------------------------------------------
 
-    def listen(self, sock: socket.socket, *, proxied: bool, spoken: str) -> None:
+    def listen(self, sock: socket.socket, *, proxied: bool, spoken: str, place: int) -> None:
         """The relay accepts clients from here on, which a balancer brings if it is ``proxied``, and
-        which may speak what is ``spoken``."""
-        self._native.listen(sock.fileno(), proxied, spoken)
+        which may speak what is ``spoken``. ``place`` is as of :attr:`Policy.places`, here and
+        below: 0 for none of them."""
+        self._native.listen(sock.fileno(), proxied, spoken, place)
 
     def know(self, address: str) -> None:
         """As of :meth:`relay.lane.Lane.know`."""
@@ -248,11 +252,13 @@ class Lane:
         are not with the relay."""
         self._native.limit(most, others)
 
-    def begin(self, sock: socket.socket, address: str, data: bytes, via: str, spoken: str) -> bool:
+    def begin(
+        self, sock: socket.socket, address: str, data: bytes, via: str, spoken: str, place: int
+    ) -> bool:
         """A new client, of which ``data`` was received, and which may speak what is ``spoken``,
         goes to the relay; false if it cannot."""
         try:
-            self._native.hand_over(sock.fileno(), address, data, 0, via, spoken)
+            self._native.hand_over(sock.fileno(), address, data, 0, via, spoken, None, place)
         except OSError:
             return False
         tcp.let_go(sock)
@@ -267,13 +273,14 @@ class Lane:
         via: str = "",
         spoken: str = HTTP,
         holding: Holding | None = None,
+        place: int = 0,
     ) -> bool:
         """A client's connection between two requests goes to the relay, with what it holds; false
         if it cannot. One without a request may speak what is ``spoken``."""
         stream.pause()
         data, held = bytes(stream.buffer), None if holding is None else holding.held
         try:
-            self._native.hand_over(stream.fd, address, data, requests, via, spoken, held)
+            self._native.hand_over(stream.fd, address, data, requests, via, spoken, held, place)
         except OSError:
             return False
         if holding is not None:
@@ -348,7 +355,7 @@ class Lane:
             hop,
             () if record.holding is None else record.holding.meters,
         )
-        self._native.add_client(record.mark + record.client, group)
+        self._native.add_client(named(record.mark + record.client, client.place), group)
         return True
 
     def seconds(self, verdict: Verdict) -> float:

@@ -24,6 +24,7 @@ from spliceproxy.policy.limits import (
     Limits,
     Meter,
 )
+from spliceproxy.policy.networks import taken_apart
 from spliceproxy.relay.meters import REQUESTS as REQUEST_BUCKET
 from spliceproxy.relay.meters import STALE as OLD
 from spliceproxy.relay.meters import TUNNELS as TUNNEL_BUCKET
@@ -118,10 +119,10 @@ class Limiting:
 
     def ask(self, lane: Lane, question: Question, address: str) -> None:
         """Counts the request of a question of the lane's. Limited, Full."""
-        method = question.method
+        method, (client, _) = question.method, taken_apart(question.name)
         for _ in range(TRIES):
             meters = self.limits.of(
-                question.name, question.user, method, question.host, question.port, address
+                client, question.user, method, question.host, question.port, address
             )
             unfit = lane.admit(question, meters)
             if unfit is None:

@@ -8,10 +8,12 @@ sent goes on in the other process as one that the lane there has given back.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import count
 from typing import Any, NamedTuple
 
+from spliceproxy.config import Address
 from spliceproxy.forward import moving_facts as facts
 from spliceproxy.forward import tunnel
 from spliceproxy.forward.moving_requests import Running
@@ -187,6 +189,7 @@ class Moving:
             self._skip(handoff.number)
             return ident
         record = facts.record_of(said.facts)
+        record.listener = self._listener(fds[0])
         record.decision = self._services.counts.allowed.get(record.allowed_by, 0)
         ended = tunnel.token_of(self._services, record)
         ident = self._relay.adopt(encoding.tunnel_of(said.state, said.data), fds, ended)
@@ -197,6 +200,14 @@ class Moving:
             limiting.go_on(record, record.method, record.peer, record.holding)
         self._skip(record.number)
         return ident
+
+    def _listener(self, fd: int) -> Address | None:
+        """Where the client of this connection has come in."""
+        sock = socket.socket(fileno=fd)
+        try:
+            return self._services.listener(sock)
+        finally:
+            sock.detach()
 
     def _skip(self, number: int) -> None:
         """No later request has the number of one that has come from elsewhere."""

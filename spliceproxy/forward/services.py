@@ -63,14 +63,17 @@ class Spoken(Protocol):
     def asks(self, sock: socket.socket) -> bool:
         """Whether clients say there what they want."""
 
+    def place(self, sock: socket.socket, numbers: Mapping[Address, int]) -> int:
+        """The number of the address where this one has come in, 0 if it has none."""
+
 
 @dataclass(slots=True, eq=False, repr=False)  # neither is asked for, and each takes its time
 class Services:
     """One worker's shared parts. ``site`` is None without files to serve, ``lane`` where the engine
     has none, ``tracer`` where requests are not traced, ``lives`` where the log has no lines
     about tunnels that live, ``giver`` while no other worker is to take this one's place,
-    ``limiting`` without limits, ``spoken`` where clients may speak anything everywhere.
-    ``draining``: no connection is to be kept alive. ``faults``: where faults of our own are
+    ``limiting`` without limits, ``spoken`` where it is all the same by which address a client
+    comes. ``draining``: no connection is to be kept alive. ``faults``: where faults of our own are
     told; ``answers``: those of what origins send."""
 
     loop: asyncio.AbstractEventLoop
@@ -106,6 +109,17 @@ class Services:
         """Makes anew what the settings alone decide."""
         self.rewriting = Rewriting.of(self.config)
         self.reasons = reasons(self.config.timeouts)
+
+    def place(self, sock: socket.socket) -> int:
+        """The number of the address where a client has come in (``Policy.places``), 0 if it has
+        none."""
+        return 0 if self.spoken is None else self.spoken.place(sock, self.policy.places)
+
+    def listener(self, sock: socket.socket) -> Address | None:
+        """The address itself, None where routes name none."""
+        if self.spoken is None or not self.policy.places:
+            return None
+        return self.spoken.at(sock)
 
     def date(self) -> bytes:
         """Now as an IMF-fixdate (RFC 9110 section 5.6.7), made once a second."""

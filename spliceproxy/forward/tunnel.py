@@ -27,6 +27,7 @@ def hand_over(
     OSError: both streams are still the caller's."""
     client.pause()
     origin.pause()
+    record.listener = services.listener(client.sock)
     to_client = answer + origin.buffer
     ident = services.relay.tunnel(
         client.fd,

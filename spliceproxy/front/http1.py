@@ -47,6 +47,7 @@ from spliceproxy.front.answers import Answers
 from spliceproxy.front.cycle import Cycle
 from spliceproxy.front.heads import HeadReader
 from spliceproxy.net.stream import Stream
+from spliceproxy.policy.networks import named
 from spliceproxy.policy.standing import Standing
 from spliceproxy.relay.handoff import Handoff, between
 from spliceproxy.upstream.bound import BoundOrigin
@@ -120,7 +121,7 @@ class Connection:
         self.stream = stream
         self.address = address
         self.via = via
-        self._standing = services.policy.standing(via[:1] + address, stream.sock)
+        self._standing = self._standing_now()
         self._generation = services.generation
         self.answers = Answers(services, stream, last=admit is not None)
         between = services.config.timeouts.head
@@ -279,7 +280,8 @@ class Connection:
         if lane is None or self.services.draining or self.bound:
             return False
         known = self.stream, self.address, self._requests, self.via
-        return lane.hand_over(*known, holding=self.holding)
+        place = self.services.place(self.stream.sock)
+        return lane.hand_over(*known, holding=self.holding, place=place)
 
     def _pass_on(self) -> bool:
         """Whether another worker goes on with this client."""
@@ -316,10 +318,16 @@ class Connection:
         """What decisions of the configuration that is in force know of the client."""
         services = self.services
         if self._generation != services.generation:
-            client = self.via[:1] + self.address
-            self._standing = services.policy.standing(client, self.stream.sock)
+            self._standing = self._standing_now()
             self._generation = services.generation
         return self._standing
+
+    def _standing_now(self) -> Standing:
+        services, sock = self.services, self.stream.sock
+        client = self.via[:1] + self.address
+        if services.policy.places:
+            client = named(client, services.place(sock))
+        return services.policy.standing(client, sock)
 
     def answering(self) -> None:
         """The whole head of the request is there."""

@@ -7,7 +7,7 @@ import errno
 import logging
 import os
 import socket
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -54,6 +54,7 @@ class Server:
         self._resume: asyncio.TimerHandle | None = None
         self._empty: asyncio.Future[None] | None = None
         self._ways: dict[socket.socket, Address] = {}  # but of bare addresses
+        self._numbers: Mapping[Address, int] = {}  # of those that routes name
         self._kept: frozenset[socket.socket] = frozenset()  # that no other worker accepts from
         self._brought: Brought | None = None
         self._look_at_addresses()
@@ -92,7 +93,9 @@ class Server:
             lane.limit(self._limit, self._held)
         for sock in self._sockets:
             if lane is not None and self._says_where(sock):
-                lane.listen(sock, proxied=self._is_proxied(sock), spoken=self._spoken_at(sock))
+                proxied, spoken = self._is_proxied(sock), self._spoken_at(sock)
+                place = self._services.place(sock)
+                lane.listen(sock, proxied=proxied, spoken=spoken, place=place)
             else:
                 self._loop.add_reader(sock.fileno(), self._accept, sock)
 
@@ -103,13 +106,14 @@ class Server:
         if self._brought is not None:
             self._brought.change()
         self._ways, self._services.spoken = {}, None
-        if not any(address.way or address.target for address in listen):
+        self._numbers = self._services.policy.places
+        if not self._numbers and not any(address.way or address.target for address in listen):
             return
         names = dict.fromkeys(sock.getsockname() for sock in self._sockets)
         address_of = dict(zip(names, listen, strict=False))
         bare = Address()
         self._ways = {sock: address_of.get(sock.getsockname(), bare) for sock in self._sockets}
-        if any(address.spoken != MIXED for address in listen):
+        if self._numbers or any(address.spoken != MIXED for address in listen):
             from spliceproxy.front.spoken import Spoken
 
             self._services.spoken = Spoken(self._ways.items())
@@ -143,10 +147,10 @@ class Server:
         lane = self._services.lane
         if lane is not None:
             lane.limit(limit, self._held)
-        before = self._ways
+        before = self._ways, self._numbers
         if list(sockets) == self._sockets:
             self._look_at_addresses()
-            if self._ways == before:
+            if (self._ways, self._numbers) == before:
                 return
         self._stop_accepting()
         for sock in gone:
@@ -189,7 +193,8 @@ class Server:
         fit = not full and not leaving and self._says_where(client)
         places = self._services.spoken
         spoken = MIXED if places is None else places.by(client)
-        if lane is None or not fit or not lane.begin(client, address, data, via, spoken):
+        place = self._services.place(client)
+        if lane is None or not fit or not lane.begin(client, address, data, via, spoken, place):
             self._begin(client, address, via, data)
 
     def _begin(self, client: socket.socket, address: str, via: str, data: bytes) -> None:
@@ -363,7 +368,12 @@ class Server:
         places = self._services.spoken
         spoken = MIXED if places is None else places.by(stream.sock)
         if not self._says_where(stream.sock) or not lane.hand_over(
-            stream, handoff.address, handoff.requests, handoff.via, spoken
+            stream,
+            handoff.address,
+            handoff.requests,
+            handoff.via,
+            spoken,
+            place=self._services.place(stream.sock),
         ):
             handoff.client = stream.detach()
             self.keep(handoff)

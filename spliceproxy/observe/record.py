@@ -15,6 +15,7 @@ from spliceproxy.observe.termination import CLIENT_LIMIT, HEAD, letters
 from spliceproxy.relay.lane import END, NUMBER_BITS
 
 if TYPE_CHECKING:
+    from spliceproxy.config import Address
     from spliceproxy.observe.trace import Trace
 
 _OF_ORIGIN: frozenset[ErrorType] = frozenset(
@@ -98,6 +99,7 @@ class Record(metaclass=ABCMeta):  # noqa: B024 - one of the lane's is a Record, 
         "holding",
         "hop",
         "host",
+        "listener",
         "looked_up",
         "mark",
         "method",
@@ -141,6 +143,8 @@ class Record(metaclass=ABCMeta):  # noqa: B024 - one of the lane's is a Record, 
         # The address of the balancer that has brought the client by the PROXY protocol, "unix" for
         # a Unix socket; "" if nobody has. The mark (policy.networks) says what that has said of it.
         self.via = self.mark = ""
+        # Of a tunnel: the address where its client has come in, where routes name any.
+        self.listener: Address | None = None
         self.started = started
         self.trace = trace  # of its connection; None: nothing is told of it
         self.generation = generation  # of the configuration that has decided
@@ -295,7 +299,7 @@ class _Served:
         client_leg: tuple[int, ...] | None
         origin_leg: tuple[int, ...] | None
 
-    trace = hop = holding = None
+    trace = hop = holding = listener = None
     mark = name = ""
     tried: tuple[tuple[str, int], ...] = ()
     dialling_since = looked_up = 0.0

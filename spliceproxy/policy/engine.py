@@ -18,12 +18,12 @@ query carries data out, too. A decision waits for nothing but a password's hash,
 from __future__ import annotations
 
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from copy import copy
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from spliceproxy.config import AuthConfig, Config
+from spliceproxy.config import Address, AuthConfig, Config
 from spliceproxy.errors import Failure
 from spliceproxy.kept import Kept
 from spliceproxy.policy import refusals
@@ -37,7 +37,7 @@ from spliceproxy.policy.judging import REPEAT as REPEAT
 from spliceproxy.policy.judging import Case, Judge
 from spliceproxy.policy.lockfile import Locked
 from spliceproxy.policy.names import canonical, is_number
-from spliceproxy.policy.networks import MARKS, bare, parsed
+from spliceproxy.policy.networks import MARKS, bare, named, parsed, taken_apart
 from spliceproxy.policy.request import Fields, Request
 from spliceproxy.policy.rules import RuleSet
 from spliceproxy.policy.standing import Standing
@@ -47,6 +47,7 @@ from spliceproxy.policy.witness import Witness
 if TYPE_CHECKING:
     from spliceproxy.policy.auth.authenticator import Authenticator
     from spliceproxy.policy.fresh import Forgotten
+    from spliceproxy.policy.routed import Routing
 
 CACHED = 4096
 """Addresses of clients whose standing is remembered."""
@@ -120,7 +121,13 @@ class Policy:
             self._sees_clients |= limits.sees_clients(policy.limits)
         self._standing = lru_cache(maxsize=CACHED)(self._standing_of)
         self._names = names
-        self._routing = config.routing if config.routing.all_routes else None
+        self.places: Mapping[Address, int] = {}
+        self._routing: Routing | None = None
+        if config.routing.all_routes:
+            from spliceproxy.policy.routed import Routing  # late: most have no routes
+
+            self._routing = Routing(config.routing, self._auth.groups_of)
+            self.places = self._routing.places
         self._destinations = self._leading(names)
         self._spells = (
             self._ruled
@@ -150,16 +157,17 @@ class Policy:
             return Destinations(*rest)
         from spliceproxy.policy.routed import RoutedDestinations  # late: most have no routes
 
-        return RoutedDestinations(*rest, self._routing, self._auth.groups_of)
+        return RoutedDestinations(*rest, self._routing)
 
     # ---- what connections call -------------------------------------------------------
 
     def standing(self, address: str, sock: socket.socket | None) -> Standing:
         """What decisions know of a client. It is made once for a connection. ``address`` is ""
-        for a Unix socket, and one of MARKS is in front of it for a client behind a balancer;
+        for a Unix socket, and one of MARKS is in front of it for a client behind a balancer; before
+        that stands where it has come in, if that is one of the :attr:`places` (``networks.named``).
         ``sock`` is the connection, None if there is none."""
         standing = self._standing(address)
-        if sock is not None and not address and self._auth.uses_peers:
+        if sock is not None and self._auth.uses_peers and not taken_apart(address)[0]:
             from spliceproxy.policy.auth.identities import peer_uid  # which the users have loaded
 
             return standing._replace(uid=peer_uid(sock))
@@ -234,13 +242,22 @@ class Policy:
         return await judge.decide(client, head, host, port, notes)
 
     async def recheck(
-        self, user: str, head: Head, notes: Notes, address: str, *, own: bool, mark: str = ""
+        self,
+        user: str,
+        head: Head,
+        notes: Notes,
+        address: str,
+        *,
+        own: bool,
+        mark: str = "",
+        place: int = 0,
     ) -> None:
         """Whether a tunnel that lives would still be allowed: of the client (behind its ``mark``,
-        if it has one), to the host and port that ``notes`` have, as this user (who has proved it
-        before), and to the address that it is connected to, "" where a parent is at that. Raises as
-        :meth:`decide` does. Its ``head`` may be all that is left of it."""
-        client = self._standing(mark + notes.client)
+        if it has one) that has come in at this ``place``, to the host and port that ``notes`` have,
+        as this user (who has proved it before), and to the address that it is connected to, ""
+        where a parent is at that. Raises as :meth:`decide` does. Its ``head`` may be all that is
+        left of it."""
+        client = self._standing(named(mark + notes.client, place))
         host, port = notes.host, notes.port
         if not (client.admitted if own else client.relayed) and not self._vouches:
             raise refusals.stranger()
@@ -343,7 +360,8 @@ class Policy:
 
     # ---- the steps -------------------------------------------------------------------
 
-    def _standing_of(self, address: str) -> Standing:
+    def _standing_of(self, name: str) -> Standing:
+        address, came_in = taken_apart(name)
         place = parsed(address)
         return Standing.of(
             address,
@@ -352,6 +370,7 @@ class Policy:
             relayed=self._relayed.admit_at(place),
             matched=self._rules.of_client_at(place),
             known=self._sees_clients,
+            place=came_in,
         )
 
     def _identify(self, client: Standing, head: Head) -> str | Awaitable[str]:

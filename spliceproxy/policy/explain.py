@@ -19,7 +19,7 @@ from spliceproxy.policy.guard import Guard
 from spliceproxy.policy.hosts import is_address
 from spliceproxy.policy.lockfile import LOCKED
 from spliceproxy.policy.names import canonical
-from spliceproxy.policy.networks import BROUGHT
+from spliceproxy.policy.networks import BROUGHT, named
 from spliceproxy.policy.refusals import GUARD, STRANGER, TARGETS
 from spliceproxy.policy.request import Request
 from spliceproxy.policy.rules import DEFAULT, Match, Selection
@@ -63,11 +63,18 @@ class Explanation:
     parents: tuple[str, ...] = ()
 
 
-async def walk(config: Config, request: Request, names: Names, balancer: str = "") -> Explanation:
+async def walk(
+    config: Config,
+    request: Request,
+    names: Names,
+    balancer: str = "",
+    listener: Address | None = None,
+) -> Explanation:
     """What the policy says to a request. Its groups and addresses are looked up, and need not be
     given. Its user needs no password; without a user, the settings say who the client is. The
     policy function is called, and nothing is dialled. Without a ``balancer`` the client has come
-    by itself. ValueError for settings that make no sense."""
+    by itself; without a ``listener`` it is none that a route names. ValueError for settings that
+    make no sense."""
     teller = _Teller(config, request, balancer)
     policy = Policy(
         config,
@@ -76,7 +83,8 @@ async def walk(config: Config, request: Request, names: Names, balancer: str = "
         witness=teller,
     )
     mark = BROUGHT if balancer else ""
-    teller.client = client = policy.standing(mark + request.client, None)
+    place = 0 if listener is None else policy.places.get(listener.where, 0)
+    teller.client = client = policy.standing(named(mark + request.client, place), None)
     verdict: Verdict | None = None
     failure: Failure | None = None
     notes = _Notes(request.client)

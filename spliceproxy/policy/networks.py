@@ -23,6 +23,12 @@ UNNAMED = "="
 MARKS = (BROUGHT, UNNAMED)
 """Of clients behind a balancer, none of whom is on this machine."""
 
+PLACES = 0xFFE
+"""Addresses to listen on that can be told apart."""
+
+UNKNOWN_PLACE = 0xFFF
+"""Stands for any of these: where a client has come in is not known any more."""
+
 CACHED = 4096
 """Addresses whose place in a table is remembered."""
 
@@ -87,6 +93,17 @@ def may_hold(version: int, shift: int, place: tuple[int, int]) -> bool:
 def bare(client: str) -> str:
     """The address of a client, without a mark."""
     return client[1:] if client[:1] in MARKS else client
+
+
+def named(client: str, place: int) -> str:
+    """A client, which a mark may be in front of, as decisions have it that depend on where it has
+    come in: by the number of that ``place``, 0 where they do not."""
+    return f"@{place:03x}{client}" if place else client
+
+
+def taken_apart(name: str) -> tuple[str, int]:
+    """The other way round: a client and its place."""
+    return (name[4:], int(name[1:4], 16)) if name[:1] == "@" else (name, 0)
 
 
 def canonical_address(text: str) -> str:

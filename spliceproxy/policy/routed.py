@@ -9,9 +9,9 @@ the addresses, the name is looked up, they are checked, and the parent is told a
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
-from spliceproxy.config import DIRECT, REFUSE, RouteConfig, RoutingConfig
+from spliceproxy.config import DIRECT, REFUSE, Address, RouteConfig, RoutingConfig
 from spliceproxy.policy import refusals
 from spliceproxy.policy.decision import Allow, Deny
 from spliceproxy.policy.destination import Destinations, Later, allowed
@@ -19,16 +19,49 @@ from spliceproxy.policy.hook import Hook
 from spliceproxy.policy.hosts import is_address
 from spliceproxy.policy.judging import Case, Judge
 from spliceproxy.policy.request import Request
-from spliceproxy.policy.routes import Found, RouteTable
+from spliceproxy.policy.routes import Found, RouteTable, places_of
 from spliceproxy.policy.verdict import Names, Verdict, Way
 from spliceproxy.policy.witness import Witness
+
+
+class Routing:
+    """What is the same for all requests: the routes of the settings, and the numbers of the
+    ``places`` that they name. ``groups_of`` knows the groups of a user. RuleError; ValueError for
+    too many places."""
+
+    __slots__ = ("_by_address", "_groups_of", "_table", "places")
+
+    places: Mapping[Address, int]
+
+    def __init__(self, routing: RoutingConfig, groups_of: Callable[[str], frozenset[str]]) -> None:
+        routes, parents = routing.all_routes, routing.all_parents
+        self.places = places_of(routes)
+        self._table = RouteTable(routes, self.places)
+        self._groups_of = groups_of
+        self._by_address = {name for name, parent in parents.items() if parent.by_address}
+
+    def find(self, case: Case) -> Found:
+        """The way of a request, as far as it is known without addresses."""
+        user, tunnel = case.notes.user, case.head.method == "CONNECT"
+        groups, place = self._groups_of(user), case.client.place
+        return self._table.find(case.name, case.port, user, groups, place, tunnel=tunnel)
+
+    def settle(self, case: Case, addresses: tuple[str, ...]) -> Found:
+        """The way, with these addresses."""
+        user, tunnel = case.notes.user, case.head.method == "CONNECT"
+        where = case.name, case.port, user, addresses, self._groups_of(user), case.client.place
+        return self._table.settle(*where, tunnel=tunnel)
+
+    def by_name(self, route: RouteConfig) -> bool:
+        """Whether the parents of a route are told names."""
+        return self._by_address.isdisjoint(route.to)
 
 
 class RoutedDestinations(Destinations):
     """As :class:`Destinations`, with the ways of ``routing``. The default backend is never reached
     by way of a parent."""
 
-    __slots__ = ("_by_address", "_groups_of", "_table")
+    __slots__ = ("_routing",)
 
     def __init__(
         self,
@@ -36,21 +69,16 @@ class RoutedDestinations(Destinations):
         judge: Judge,
         hook: Hook,
         witness: Witness | None,
-        routing: RoutingConfig,
-        groups_of: Callable[[str], frozenset[str]],
+        routing: Routing,
     ) -> None:
-        """``groups_of`` knows the groups of a user. RuleError."""
         super().__init__(names, judge, hook, witness)
         self._direct = False  # every answer of the hook comes to _first
-        self._table = RouteTable(routing.all_routes)
-        self._groups_of = groups_of
-        parents = routing.all_parents
-        self._by_address = {name for name, parent in parents.items() if parent.by_address}
+        self._routing = routing
 
     def of(self, case: Case, repeat: float) -> Verdict | Later:
         if case.own:
             return super().of(case, repeat)
-        found = self._find(case)
+        found = self._routing.find(case)
         if found.sure:
             if _is_straight(found.route):
                 self._tell(found, by_name=False)
@@ -65,7 +93,7 @@ class RoutedDestinations(Destinations):
         if case.own:
             return super()._first(case, request, repeat, began, decision)
         allow = allowed(decision, case.notes)
-        found = self._find(case)
+        found = self._routing.find(case)
         if found.sure and allow.addresses is None:
             if _is_straight(found.route):
                 self._tell(found, by_name=False)
@@ -78,11 +106,6 @@ class RoutedDestinations(Destinations):
 
     # ---- the way ---------------------------------------------------------------------------
 
-    def _find(self, case: Case) -> Found:
-        tunnel = case.head.method == "CONNECT"
-        user = case.notes.user
-        return self._table.find(case.name, case.port, user, self._groups_of(user), tunnel=tunnel)
-
     def _names_it(self, case: Case, route: RouteConfig | None) -> bool:
         """Whether no address is needed for this route."""
         assert route is not None
@@ -90,7 +113,7 @@ class RoutedDestinations(Destinations):
             return True
         if is_address(case.name) or case.selected is not None:
             return False
-        return self._by_address.isdisjoint(route.to)
+        return self._routing.by_name(route)
 
     def _by_name(self, case: Case, found: Found, repeat: float, source: str = "") -> Verdict:
         way = self._way(found, by_name=True)
@@ -106,10 +129,7 @@ class RoutedDestinations(Destinations):
         return self._settled(case, await rest)
 
     def _settled(self, case: Case, verdict: Verdict) -> Verdict:
-        tunnel = case.head.method == "CONNECT"
-        user, addresses = case.notes.user, verdict.addresses
-        where = case.name, case.port, user, addresses, self._groups_of(user)
-        found = self._table.settle(*where, tunnel=tunnel)
+        found = self._routing.settle(case, verdict.addresses)
         if _is_straight(found.route):
             self._tell(found, by_name=False)
         else:

@@ -5,14 +5,19 @@ As with access rules, a set of routes is an int (:mod:`policy.conditions`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
-from spliceproxy.config import RouteConfig, RuleConfig
+from spliceproxy.config import REFUSE, Address, RouteConfig, RuleConfig
 from spliceproxy.policy import conditions
 from spliceproxy.policy.hosts import is_address
+from spliceproxy.policy.networks import PLACES, UNKNOWN_PLACE
 
 _NONE: frozenset[str] = frozenset()
+
+NOWHERE: Mapping[Address, int] = MappingProxyType({})
+"""No place has a number."""
 
 
 class Found(NamedTuple):
@@ -25,13 +30,15 @@ class Found(NamedTuple):
 
 
 class RouteTable:
-    """Routes in order. RuleError."""
+    """Routes in order. ``places`` are the numbers of the addresses that they name. RuleError."""
 
     __slots__ = (
         "_any_address",
+        "_any_listener",
         "_any_literal",
         "_hosts",
         "_kinds",
+        "_listeners",
         "_literals",
         "_networks",
         "_ports",
@@ -39,7 +46,9 @@ class RouteTable:
         "_users",
     )
 
-    def __init__(self, routes: Sequence[RouteConfig]) -> None:
+    def __init__(
+        self, routes: Sequence[RouteConfig], places: Mapping[Address, int] = NOWHERE
+    ) -> None:
         self._routes = tuple(routes)
         # What rules and routes have in common is looked up in the same way.
         rules = [
@@ -65,17 +74,26 @@ class RouteTable:
         self._literals = conditions.Networks(literals, "networks")
         self._any_address = self._networks.any
         self._any_literal = self._literals.any
+        self._any_listener = sum(1 << n for n, one in enumerate(routes) if one.listeners is None)
+        self._listeners = _by_place(routes, places)
         self._kinds = {
             tunnel: sum(1 << n for n, route in enumerate(routes) if route.tunnels in (None, tunnel))
             for tunnel in (False, True)
         }
 
     def find(
-        self, host: str, port: int, user: str, groups: frozenset[str] = _NONE, *, tunnel: bool
+        self,
+        host: str,
+        port: int,
+        user: str,
+        groups: frozenset[str] = _NONE,
+        place: int = 0,
+        *,
+        tunnel: bool,
     ) -> Found:
-        """The route for a canonical host and a user in these groups, as far as that is known
-        without the host's addresses."""
-        selected = self._selected(host, port, user, groups, tunnel)
+        """The route for a canonical host and a user in these groups who has come in at this place,
+        as far as that is known without the host's addresses."""
+        selected = self._selected(host, port, user, groups, place, tunnel)
         return self._first(selected & self._any_address, selected & ~self._any_address)
 
     def settle(
@@ -85,24 +103,26 @@ class RouteTable:
         user: str,
         addresses: Sequence[str],
         groups: frozenset[str] = _NONE,
+        place: int = 0,
         *,
         tunnel: bool,
     ) -> Found:
         """The route, where the host has these addresses: a network matches if one is in it."""
-        selected = self._selected(host, port, user, groups, tunnel)
+        selected = self._selected(host, port, user, groups, place, tunnel)
         within = self._any_address
         for address in addresses:
             within |= self._networks.bits(address)
         return self._first(selected & within, 0)
 
     def _selected(
-        self, host: str, port: int, user: str, groups: frozenset[str], tunnel: bool
+        self, host: str, port: int, user: str, groups: frozenset[str], place: int, tunnel: bool
     ) -> int:
         literal = self._literals.bits(host) if is_address(host) else 0
         return (
             self._hosts(host)
             & self._ports(port)
             & self._users(user, groups)
+            & (self._any_listener | self._listeners.get(place, 0))
             & self._kinds[tunnel]
             & (literal | self._any_literal)
         )
@@ -112,3 +132,24 @@ class RouteTable:
         before = unsure & (first - 1 if first else -1)
         place = first.bit_length() - 1
         return Found(place, self._routes[place] if first else None, not before)
+
+
+def places_of(routes: Sequence[RouteConfig]) -> Mapping[Address, int]:
+    """Numbers for the addresses that routes name. ValueError for too many."""
+    named = dict.fromkeys(one for route in routes for one in route.listeners or ())
+    if len(named) > PLACES:
+        raise ValueError(f"routes name {len(named)} listeners; allowed: at most {PLACES}")
+    return {one: number for number, one in enumerate(named, 1)}
+
+
+def _by_place(routes: Sequence[RouteConfig], places: Mapping[Address, int]) -> dict[int, int]:
+    """The routes that name each place. Where that is not known any more, nobody is refused for
+    it."""
+    found = {UNKNOWN_PLACE: 0}
+    for n, route in enumerate(routes):
+        for one in route.listeners or ():
+            number = places.get(one, UNKNOWN_PLACE)
+            found[number] = found.get(number, 0) | 1 << n
+        if route.listeners and route.to != (REFUSE,):
+            found[UNKNOWN_PLACE] |= 1 << n
+    return found

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from spliceproxy.policy.networks import named
+
 LONGEST = 45
 """Characters of a group at most: those of an IPv6 address (INET6_ADDRSTRLEN, without the NUL). With
 a mark in front it is never an address as long as that, which ends like one of IPv4."""
@@ -22,7 +24,8 @@ class Standing(NamedTuple):
     proxy to get anywhere else. ``matched``: the rules that ask for networks of clients and match
     it, a bit each. ``address``: its IP address, "" for a client of a Unix socket, with one of MARKS
     in front for a client behind a balancer; None if neither users nor a function need it. ``uid``:
-    that of a Unix socket's client if users need it, else -1.
+    that of a Unix socket's client if users need it, else -1. ``place``: the number of the address
+    where it has come in, 0 where no route asks for that.
     """
 
     local: bool
@@ -31,17 +34,26 @@ class Standing(NamedTuple):
     matched: int
     address: str | None = None
     uid: int = -1
+    place: int = 0
 
     @classmethod
     def of(
-        cls, address: str, local: bool, admitted: bool, relayed: bool, matched: int, *, known: bool
+        cls,
+        address: str,
+        local: bool,
+        admitted: bool,
+        relayed: bool,
+        matched: int,
+        *,
+        known: bool,
+        place: int = 0,
     ) -> Standing:
         """The standing of a client of this address. The address is in it if it has to be
         ``known``, or if the rest would make a group that is too long."""
         if known:
-            return cls(local, admitted, relayed, matched, address)
-        standing = cls(local, admitted, relayed, matched)
-        if matched and len(standing._text()) > LONGEST:
+            return cls(local, admitted, relayed, matched, address, -1, place)
+        standing = cls(local, admitted, relayed, matched, None, -1, place)
+        if matched and len(standing.group or "") > LONGEST:
             return standing._replace(address=address)
         return standing
 
@@ -51,8 +63,8 @@ class Standing(NamedTuple):
         None: a decision about this client is never repeated."""
         if self.uid >= 0:
             return None
-        return self._text() if self.address is None else self.address
+        return named(self._text() if self.address is None else self.address, self.place)
 
     def _text(self) -> str:
-        """All of it but the address and the uid. No IP address begins with a star."""
-        return "*" + ".".join(f"{value:x}" for value in self[:-2])
+        """All of it but the address, the uid and the place. No IP address begins with a star."""
+        return "*" + ".".join(f"{value:x}" for value in self[:4])

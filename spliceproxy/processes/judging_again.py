@@ -16,6 +16,7 @@ from spliceproxy.http1.target import split_target
 from spliceproxy.messages import log
 from spliceproxy.observe.record import Record
 from spliceproxy.policy.engine import Policy
+from spliceproxy.policy.networks import UNKNOWN_PLACE
 from spliceproxy.relay.interface import POLICY, FlowView
 
 LOOK = 16
@@ -72,9 +73,11 @@ class JudgingAgain:
 
     async def _look(self, view: FlowView, policy: Policy, *, told: bool) -> bool:
         """Whether it was ended."""
-        notes = record_of(view.token) or _record(view)
+        record = record_of(view.token)
+        notes = record or _record(view)
         try:
-            why = await self._why(notes, policy)
+            place = view.place if record is None else _place(record, policy)
+            why = await self._why(notes, policy, place)
         except Exception:
             log.exception("a tunnel could not be judged again, and goes on")
             return False
@@ -92,7 +95,7 @@ class JudgingAgain:
             )
         return True
 
-    async def _why(self, record: Record, policy: Policy) -> str | None:
+    async def _why(self, record: Record, policy: Policy, place: int) -> str | None:
         """What the settings have against it, None for nothing."""
         try:
             _, scheme, host, port, path = split_target(record.method, record.target)
@@ -109,7 +112,8 @@ class JudgingAgain:
         head = _Head(record.method, scheme, host, port, path)
         try:
             peer = "" if record.route else record.peer
-            await policy.recheck(record.user, head, notes, peer, own=own, mark=record.mark)
+            user, mark = record.user, record.mark
+            await policy.recheck(user, head, notes, peer, own=own, mark=mark, place=place)
         except Denied as denied:
             return f"rule {denied.rule}" if denied.rule else denied.reason
         except Failure:  # of a function, which tells it: that is no answer
@@ -120,6 +124,13 @@ class JudgingAgain:
 def _generation(view: FlowView) -> int:
     record = record_of(view.token)
     return view.generation if record is None else record.generation
+
+
+def _place(record: Record, policy: Policy) -> int:
+    """The number of where its client has come in."""
+    if record.listener is None:
+        return UNKNOWN_PLACE if policy.places else 0
+    return policy.places.get(record.listener.where, 0)
 
 
 def _record(view: FlowView) -> Record:

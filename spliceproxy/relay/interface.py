@@ -179,6 +179,7 @@ class FlowView(NamedTuple):
     generation: int = 0  # of the owner's settings, by which it was decided; 0: the owner knows
     via: str = ""  # as of relay.lane.Lane.hand_over
     route: str = ""  # the name of the parent by way of which it goes (relay.lane.Hop), "" for none
+    place: int = 0  # as of relay.lane.Lane.listen
 
 
 class RelayStats(NamedTuple):

@@ -209,12 +209,13 @@ class Lane(Made, Protocol):
     def idle(self) -> int:
         """Idle connections to origins."""
 
-    def listen(self, fd: int, proxied: bool = False, spoken: str = MIXED) -> None:
+    def listen(self, fd: int, proxied: bool = False, spoken: str = MIXED, place: int = 0) -> None:
         """Accepts clients from a listening socket, which stays the owner's. ``spoken``: what they
         may speak (``config.Address.spoken``); who speaks something else is given back. ``proxied``:
         a balancer brings them. Then each connection begins with a header of the PROXY protocol, and
         is given back (HEADER) where that is not plain, or comes from somebody who is not known.
-        OSError: epoll cannot take it."""
+        ``place`` is the number of its address, which goes in front of the names of its clients;
+        0: it does not. OSError: epoll cannot take it."""
 
     def know(self, address: str) -> None:
         """Whoever connects from this address, "" for a Unix socket, may bring clients. Only the
@@ -239,12 +240,17 @@ class Lane(Made, Protocol):
         via: str = "",
         spoken: str = HTTP,
         held: Mapping[int, int] | None = None,
+        place: int = 0,
     ) -> None:
         """Takes a client between two requests: ``data`` was received from it and not
         consumed, ``requests`` were answered. What it has ``held`` is the lane's from then on.
-        ``spoken`` is as of :meth:`listen`. ``via`` is "" or, for a client that a balancer has
-        brought, a mark (``policy.networks``) and the address of that, "unix" for a Unix socket.
-        OSError: it is still the owner's."""
+        ``spoken`` and ``place`` are as of :meth:`listen`. ``via`` is "" or, for a client that a
+        balancer has brought, a mark (``policy.networks``) and the address of that, "unix" for a
+        Unix socket. OSError: it is still the owner's."""
+
+    def forget_places(self) -> None:
+        """The numbers of places are others from here on: whoever has come in before is given back
+        with its next request."""
 
     def meter(self, counting: Any, holding: Callable[[Mapping[int, int]], Any]) -> None:
         """Requests may count for limits from here on. ``counting`` is the relay's

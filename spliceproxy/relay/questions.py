@@ -66,7 +66,8 @@ class Question(Protocol):
 
     @property
     def name(self) -> str:
-        """``client``, and the mark of ``via`` in front of it, if there is one."""
+        """``client``, with the mark of ``via`` in front of it, if there is one, and the place in
+        front of that (``policy.networks.named``)."""
 
     @property
     def socks(self) -> int:

@@ -108,6 +108,12 @@ LISTEN = Kind(
         r"(([0-9.]*|\[[0-9A-Fa-f:.]+\]):)?[0-9]{1,9})$"
     },
 )
+LISTENER = Kind(
+    lambda text, folder: _listen(text, folder).where,
+    "an address as of --listen, with what clients speak or without: :8888, 127.0.0.1:8888, "
+    "unix:/path, systemd:NAME",
+    schema={"pattern": "^.+$"},
+)
 FORWARD = Kind(
     _forward,
     "an address as of --listen, but without what clients speak, then = and HOST:PORT, such as "

@@ -329,7 +329,9 @@ def _conditions(config: Config, found: Mapping[str, Found]) -> Iterator[str]:
     if config.policy.limits:
         yield from _limits(config, found["limit"].where)
     for number, route in enumerate(config.routing.routes, 1):
-        yield from _named_users(config, f"{found['route'].where} {number}: ", route)
+        start = f"{found['route'].where} {number}: "
+        yield from _named_users(config, start, route)
+        yield from _named_listeners(config, start, route)
 
 
 def _rules(config: Config, where: str) -> Iterator[str]:
@@ -383,6 +385,15 @@ _OF_USERS = ("users", "groups", "not_users", "not_groups")
 def _key(attribute: str) -> str:
     """How a key of a rule is written."""
     return attribute.replace("_", "-")
+
+
+def _named_listeners(config: Config, start: str, route: RouteConfig) -> Iterator[str]:
+    """Those where nobody could come in."""
+    known = {one.where: one for one in config.places}
+    for one in route.listeners or ():
+        if one not in known:
+            names = ", ".join(map(str, known))
+            yield f"{start}listeners: the proxy does not listen on {one}; allowed: {names}"
 
 
 def _destinations(policy: PolicyConfig, found: Mapping[str, Found]) -> Iterator[str]:

@@ -247,6 +247,13 @@ _ROUTE = (
     _USERS,
     _GROUPS,
     Setting(
+        "listeners",
+        "listeners",
+        listening.LISTENER,
+        "addresses of --listen or --forward where clients have come in",
+        many=True,
+    ),
+    Setting(
         "source-address",
         "source",
         routing.SOURCE,

@@ -498,3 +498,13 @@ def test_the_learned_file_on_the_page_locks(page: list[str], tmp_path: Path) -> 
     lock = "--locked", "egress.toml", "--address", "140.82.121.4"
     assert run(*lock, "CONNECT", "github.com:443").returncode == 0
     assert "rule locked" in run(*lock, "CONNECT", "telemetry.example:443").stdout
+
+
+def test_where_the_client_comes_in() -> None:
+    given = ("--address", "192.0.2.1", "CONNECT", "a.test:443", "--listen", ":8001")
+    assert run(*given, "--listener", ":8001").returncode == 0
+    done = run(*given, "--listener", ":8002")
+    assert done.returncode == 2
+    assert "--listener: the proxy does not listen on :8002; allowed: :8001" in done.stderr
+    done = run(*given, "--listener", "x")
+    assert "--listener: invalid value 'x'; allowed: an address as of --listen" in done.stderr

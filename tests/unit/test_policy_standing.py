@@ -182,7 +182,7 @@ def test_every_value_of_a_standing_is_in_the_group() -> None:
     """Whoever adds one need not think of the group: each changes it, or forbids one."""
     plain = Standing(False, False, False, 0)
     others = {"local": True, "admitted": True, "relayed": True, "matched": 5}
-    others |= {"address": "10.0.0.1", "uid": 7}
+    others |= {"address": "10.0.0.1", "uid": 7, "place": 5}
     assert set(others) == set(Standing._fields)
     groups = [plain._replace(**{name: value}).group for name, value in others.items()]
     assert len({plain.group, *groups}) == 1 + len(groups)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from spliceproxy.config import (
+    Address,
     AuthConfig,
     Config,
     ParentConfig,
@@ -25,11 +26,14 @@ from spliceproxy.policy.engine import Policy
 from spliceproxy.policy.explain import _Head, _Notes
 from spliceproxy.policy.functions import Functions
 from spliceproxy.policy.judging import REPEAT
+from spliceproxy.policy.networks import UNKNOWN_PLACE
 from spliceproxy.policy.request import Request
 from spliceproxy.policy.routes import RouteTable
 from spliceproxy.policy.verdict import Verdict, Way
 
 A, B = (Url("http", "parent.example", 3128), Url("socks5", "other.example", 1080))
+WEB, MORE = Address(port=8888), Address(path="/run/x")
+PLACES = {WEB: 1, MORE: 2}
 PARENTS = {"a": ParentConfig(A), "b": ParentConfig(B)}
 
 
@@ -39,8 +43,9 @@ def place(
     port: int = 443,
     user: str = "",
     groups: frozenset[str] = frozenset(),
+    at: int = 0,
 ) -> Any:
-    found = RouteTable(routes).find(host, port, user, groups, tunnel=True)
+    found = RouteTable(routes, PLACES).find(host, port, user, groups, at, tunnel=True)
     return found.place if found.sure else "?"
 
 
@@ -57,6 +62,11 @@ def place(
         ({"groups": ("ops",)}, {"user": "bob", "groups": frozenset({"ops", "all"})}, True),
         ({"groups": ("ops",)}, {"user": "ops"}, False),
         ({"users": ("ada",), "groups": ("ops",)}, {"groups": frozenset({"ops"})}, True),
+        ({"listeners": (WEB,)}, {"at": 1}, True),
+        ({"listeners": (WEB,)}, {"at": 2}, False),
+        ({"listeners": (WEB,)}, {}, False),
+        ({"listeners": (MORE, WEB)}, {"at": 2}, True),
+        ({"listeners": (WEB,)}, {"at": UNKNOWN_PLACE}, True),
         ({"tunnels": True}, {}, True),
         ({"tunnels": False}, {}, False),
         ({"literals": ("10.0.0.0/8",)}, {"host": "10.1.2.3"}, True),
@@ -74,6 +84,14 @@ def test_the_first_that_matches() -> None:
     assert place(*routes) == 0
     assert place(*routes, host="y.test") == 1
     assert place(*routes, host="z.test") == -1
+
+
+def test_who_is_refused_where_nobody_knows_where_it_came_in() -> None:
+    """It may have come by another way: nobody is refused for that."""
+    routes = RouteConfig(("refuse",), listeners=(WEB,)), RouteConfig(("a",))
+    assert [place(*routes, at=at) for at in (1, 2, UNKNOWN_PLACE)] == [0, 1, 1]
+    routes = RouteConfig(("a",), listeners=(WEB,)), RouteConfig(("refuse",))
+    assert [place(*routes, at=at) for at in (1, 2, UNKNOWN_PLACE)] == [0, 1, 0]
 
 
 def test_a_network_before_is_not_sure() -> None:
@@ -268,3 +286,11 @@ def test_explain() -> None:
     assert "refused with 403, rule route: The routes of this proxy lead nowhere" in text
     text = told(RouteConfig(("a",), hosts=("y.test",)))
     assert "route    yes  no route matches: straight to the origin" in text
+
+
+def test_explain_by_a_listener() -> None:
+    refused = RouteConfig(("refuse",), listeners=(WEB,))
+    config = Config(listen=(WEB, MORE), routing=RoutingConfig(routes=(refused,), parents=PARENTS))
+    request = Request("127.0.0.1", host="x.test", addresses=("192.0.2.1",))
+    allowed = [explain(config, request, "", at).allowed for at in (None, WEB, MORE)]
+    assert allowed == [True, False, True]

@@ -182,6 +182,7 @@ networks = ["192.0.2.0/24"]
 ports = [443]
 users = ["ada"]
 groups = ["the admins"]
+listeners = [":4", "redirect+tcp://:7"]
 source-address = "::1"
 
 [[route]]
@@ -398,6 +399,7 @@ def test_every_key(folder: Path) -> None:
                     ports=("443",),
                     users=("ada",),
                     groups=("the admins",),
+                    listeners=(Address(port=4), Address(port=7)),
                     source="::1",
                 ),
                 RouteConfig(to=("refuse",)),

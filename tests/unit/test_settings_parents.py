@@ -175,6 +175,14 @@ def test_credentials(tmp_path: Path) -> None:
             '[[route]]\nto = "direct"\ngroups = ["ops"]\n[groups]\ndev = ["ada"]',
             "route 1: groups: there is no group 'ops'; allowed: dev",
         ),
+        (
+            '[[route]]\nto = "direct"\nlisteners = [":8889"]',
+            "route 1: listeners: the proxy does not listen on :8889; allowed: :8888",
+        ),
+        (
+            '[[route]]\nto = "direct"\nlisteners = ["lan0"]',
+            "route 1: listeners: invalid value 'lan0'; allowed: an address as of --listen",
+        ),
         ('[[route]]\nto = "direct"\npick = "x"', "route 1: pick: invalid value 'x'; allowed: in-"),
     ],
 )
