@@ -4,6 +4,7 @@ docs/transparent.md, in networks of their own."""
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import json
 import re
 import socket
@@ -18,6 +19,7 @@ import pytest
 from certificates import Certificates
 from faults.three_networks import Namespace
 from harness import ProxyProcess, need, read_all, read_exactly, read_head
+from policy.forbidden import ADDRESSES
 
 PAGE = Path(__file__).parents[2] / "docs" / "transparent.md"
 
@@ -26,7 +28,19 @@ RESET = (7, 35, 56)
 
 ORIGIN = {4: "10.9.2.2", 6: "fd00:2::2"}
 OURS = {4: "10.9.1.1", 6: "fd00:1::1"}
+WAN = {4: "10.9.2.1", 6: "fd00:2::1"}
 PORTS = {"redirect": 3129, "tproxy": 3130}
+LEADING = {
+    "redirect": ("type nat hook prerouting priority dstnat", "redirect to :3129"),
+    "tproxy": (
+        "type filter hook prerouting priority mangle",
+        "tproxy to :3130 meta mark set 1 accept",
+    ),
+}
+"""The chain, and what leads connections to the proxy."""
+
+MORE = (f"{OURS[4]}:8889", f"[{OURS[6]}]:8889")
+"""Addresses where the proxy listens, too."""
 
 HOSTS = """
 10.9.2.2 a.test denied.test
@@ -105,6 +119,31 @@ class Led:
             raise
         return made
 
+    def is_reset(self, version: int, port: int, host: str) -> None:
+        """A connection to there."""
+
+        def ask() -> None:
+            with self.connect(version, port, to={version: host}) as s:
+                s.sendall(b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n")
+                s.recv(1)
+
+        with pytest.raises(ConnectionResetError):
+            ask()
+
+    @contextlib.contextmanager
+    def leading(self, ports: str) -> Iterator[None]:
+        """Connections to more ports are led to the proxy."""
+        chain, verdict = LEADING[self.kind]
+        self.router.run(
+            "nft -f - <<'EOF'\ntable inet more {\nchain more {\n"
+            f'{chain}; policy accept;\niifname "lan0" tcp dport {{ {ports} }} {verdict}\n'
+            "}\n}\nEOF"
+        )
+        try:
+            yield
+        finally:
+            self.router.run("nft delete table inet more")
+
     def curl(
         self, version: int, url: str, host: str = "a.test"
     ) -> subprocess.CompletedProcess[str]:
@@ -162,7 +201,7 @@ def proxy(led: Led, tmp_path: Path) -> Iterator[Callable[..., ProxyProcess]]:
         made = ProxyProcess(
             tmp_path / "proxy",
             *("--config", str(tmp_path / "p.toml"), "--log-format", "json"),
-            listen=[f"{led.kind}+tcp://:{PORTS[led.kind]}", ":8888"],
+            listen=[f"{led.kind}+tcp://:{PORTS[led.kind]}", ":8888", *MORE],
             workers=workers,
             env={
                 "SPLICEPROXY_HOSTS_FILE": str(tmp_path / "hosts"),
@@ -307,6 +346,82 @@ def test_a_connection_to_the_proxy_itself(
     with led.connect(version, 8888, to=OURS) as s:  # the other address is as ever
         s.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         assert read_exactly(s, 12) == b"HTTP/1.1 400"
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_connection_to_another_address_of_the_proxy(
+    led: Led, proxy: Callable[..., ProxyProcess], version: int
+) -> None:
+    """What leads too much to the proxy makes no loop, by whichever address of the router."""
+    running, own = proxy(), PORTS[led.kind]
+    with led.leading(f"8888, 8889, {own}"):
+        for port in (8888, 8889, own):
+            for host in (OURS[version], WAN[version]) if port != 8889 else (OURS[version],):
+                led.is_reset(version, port, host)
+    # One that it has made to itself is there twice, and no more often.
+    found = lines(running, 5)
+    assert len(found) <= 10
+    assert all(line["error"].startswith("proxy_loop_detected") for line in found)
+
+
+def forbidden() -> list[str]:
+    """Addresses of the guard suite to which a router passes on packets."""
+    local = ("127.0.0.0/8", "0.0.0.0/8", "224.0.0.0/3", "169.254.0.0/16", "::/96", "fe80::/10")
+    local += ("fec0::/10",)  # sites are links of old, and no router sends an answer back
+    found = [ipaddress.ip_address(one.strip("[]")) for one in ADDRESSES]
+    nets = [ipaddress.ip_network(one) for one in (*local, "ff00::/8", "::ffff:0:0/96")]
+    return [str(one) for one in found if not any(one in net for net in nets)]
+
+
+def test_the_guard(led: Led, proxy: Callable[..., ProxyProcess]) -> None:
+    """It is asked for where the client wanted to go, whatever name is in the first bytes."""
+    running = proxy(f'guard = "private"\nguard-allow = ["{ORIGIN[4]}", "{ORIGIN[6]}"]\n')
+    addresses = forbidden()
+    assert len(addresses) > 30
+    for address in addresses:
+        led.is_reset(6 if ":" in address else 4, 80, address)
+    found = lines(running, len(addresses))
+    assert {line["status"] for line in found} == {403}
+    assert {line["rule"] for line in found} == {"guard"}
+    assert {line["peer"] for line in found} == {None}
+    targets = [line["target"].rpartition(":")[0].strip("[]") for line in found]
+    assert targets == addresses
+    for version in (4, 6):  # or this would prove nothing
+        assert led.curl(version, "https://a.test/").returncode == 0
+
+
+def test_by_way_of_a_parent(led: Led, proxy: Callable[..., ProxyProcess], tmp_path: Path) -> None:
+    """What the client says is for its server: a parent is sent none of that before it has said
+    yes, and our own credentials."""
+    secret = tmp_path / "secret"
+    secret.write_text("machine:ours\n")
+    ours = b"Proxy-Authorization: Basic bWFjaGluZTpvdXJz\r\n"
+    asked: list[bytes] = []
+
+    def parent(connection: socket.socket) -> None:
+        asked.append(read_head(connection))
+        connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+        _plain(connection)
+
+    listener = led.origin.inside(lambda: socket.create_server((ORIGIN[4], 0), backlog=64))
+    threading.Thread(target=_accept, args=(listener, parent), daemon=True).start()
+    port = listener.getsockname()[1]
+    with listener:
+        running = proxy(
+            f'[[route]]\nto = "up"\n[parent.up]\nurl = "http://{ORIGIN[4]}:{port}"\n'
+            f'auth-file = "{secret}"\n'
+        )
+        for host, target in (("a.test", "a.test:80"), ("elsewhere.test", f"{ORIGIN[4]}:80")):
+            theirs = f"GET / HTTP/1.1\r\nHost: {host}\r\nProxy-Authorization: Basic x\r\n\r\n"
+            with led.connect(4, 80) as s:
+                s.sendall(theirs.encode())
+                assert read_all(s).endswith(theirs.encode())
+            head = asked.pop()
+            assert head.startswith(f"CONNECT {target} HTTP/1.1\r\n".encode())
+            assert head.lower().count(b"proxy-authorization:") == 1
+            assert ours in head
+        listener.shutdown(socket.SHUT_RDWR)
+    assert {line["route"] for line in lines(running, 2)} == {"up"}
 
 
 def test_without_the_right_to_listen(tmp_path: Path) -> None:

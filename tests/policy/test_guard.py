@@ -17,6 +17,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
+from forbidden import ADDRESSES
 from harness import ProxyProcess
 from policy_rig import (
     ANSWERS,
@@ -109,90 +110,6 @@ def test_the_public_address_is_reached(site: Site, make: Make) -> None:
             assert Answer(s).body == PUBLIC.encode()
     assert site.origins.hits[PUBLIC] > before or make is not connect
 
-
-ADDRESSES = [
-    # loopback and unspecified
-    "127.0.0.1",
-    "127.0.0.88",
-    "127.255.255.254",
-    "0.0.0.0",
-    "0.1.2.3",
-    "[::1]",
-    "[0:0:0:0:0:0:0:1]",
-    "[0000:0000:0000:0000:0000:0000:0000:0001]",
-    "[::0.0.0.1]",
-    "[::]",
-    # cloud metadata and link-local
-    "169.254.169.254",
-    "169.254.170.2",
-    "169.254.0.1",
-    "168.63.129.16",
-    "100.100.100.200",
-    "192.0.0.192",
-    "[fd00:ec2::254]",
-    "[fd00:ec2::23]",
-    "[fd20:ce::254]",
-    "[fd00:42::42]",
-    "[fe80::1]",
-    "[fe80::a9fe:a9fe]",
-    "[FEBF:ffff::1]",
-    # private
-    "10.0.0.1",
-    "10.255.255.255",
-    "172.16.0.1",
-    "172.31.255.254",
-    "192.168.1.1",
-    "100.64.0.1",
-    "100.127.255.254",
-    "[fc00::1]",
-    "[fdff:ffff::1]",
-    "[fec0::1]",
-    # reserved, documentation, benchmarking, multicast, broadcast
-    "192.0.0.8",
-    "192.0.2.1",
-    "198.18.0.1",
-    "198.19.255.254",
-    "198.51.100.7",
-    "203.0.113.7",
-    "192.88.99.1",
-    "224.0.0.1",
-    "239.255.255.250",
-    "240.0.0.1",
-    "255.255.255.255",
-    "[2001:db8::1]",
-    "[3fff::1]",
-    "[100::1]",
-    "[5f00::1]",
-    "[2001:20::1]",
-    "[ff02::1]",
-    "[ff0e::1]",
-    "[4000::1]",
-    # IPv4 within IPv6
-    "[::ffff:127.0.0.1]",
-    "[::ffff:7f00:1]",
-    "[::FFFF:7F00:0058]",
-    "[0:0:0:0:0:ffff:127.0.0.1]",
-    "[::ffff:169.254.169.254]",
-    "[::ffff:a9fe:a9fe]",
-    "[::ffff:10.0.0.1]",
-    "[::ffff:0.0.0.0]",
-    "[::127.0.0.1]",
-    "[::7f00:1]",
-    "[::ffff:0:127.0.0.1]",
-    "[64:ff9b::127.0.0.1]",
-    "[64:ff9b::a9fe:a9fe]",
-    "[64:ff9b::10.0.0.1]",
-    "[64:ff9b::8.8.8.8]",
-    "[64:ff9b:1::7f00:1]",
-    "[64:ff9b:1:a9fe:a9:fe00::]",
-    "[2002:7f00:1::1]",
-    "[2002:a9fe:a9fe::]",
-    "[2002:0808:0808::1]",
-    "[2001:0:7f00:1::]",
-    "[2001:0:4136:e378:8000:63bf:80ff:fffe]",
-    "[2001:4860::5efe:127.0.0.1]",
-    "[2001:4860:4860::200:5efe:a9fe:a9fe]",
-]
 
 ODD = [
     # IPv4 as inet_aton(3) or somebody else may read it: never looked up as a name
