@@ -73,6 +73,11 @@ def test_upload(ways: Ways, curl: Callable[..., Got], urls: Urls, tmp_path: Path
         assert hashlib.sha256(UPLOAD).hexdigest() in got.body.decode()
 
 
+def test_a_client_of_socks(ways: Ways, curl: Callable[..., Got], urls: Urls) -> None:
+    got = curl(ways.url.replace("http:", "socks5h:"), f"{urls('nginx:/small')}?by-socks")
+    assert (got.exit, got.status) == (0, 200), got.log
+
+
 def line_of(ways: Ways, mark: str) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(wait_line(ways.proxy, mark))
     return found

@@ -1,15 +1,19 @@
-"""Programs that people use, through a proxy that goes by way of other proxies: git, pip, apt, ssh
-and Chromium, all at once."""
+"""Programs that people use, through a proxy that goes by way of other proxies: git, pip, npm, apt,
+ssh and Chromium, all at once."""
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import getpass
+import hashlib
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,17 +23,14 @@ from certificates import Certificates
 from conftest import TlsNginx
 from git_server import git_server
 from harness import ProxyProcess, need
-from parents_rig import THEIR_SECRET, THEIRS, Ways, way
+from parents_rig import KINDS, THEIR_SECRET, THEIRS, Ways, way
 from test_browser import FLAGS
 from test_socks_clients import sshd
-
-KINDS = ("spliceproxy", "squid", "https", "socks5h", "http-through-socks5h")
-"""With a password and without; plain, by TLS, by SOCKS, and two in a chain."""
 
 NOISE = os.urandom(1 << 20)
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=list(KINDS))
 def ways(
     request: pytest.FixtureRequest,
     tmp_path_factory: pytest.TempPathFactory,
@@ -116,6 +117,33 @@ def begin_pip(programs: Programs, site: TlsNginx, proxy: str) -> None:
     )  # fmt: skip
 
 
+def begin_npm(programs: Programs, site: TlsNginx, proxy: str, ca: Path) -> None:
+    """A package from a registry of our own, which is two files."""
+    folder = site.www / "npm"
+    folder.mkdir(exist_ok=True)
+    about = {"name": "noise", "version": "1.0.0"}
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        for name, data in (("package.json", json.dumps(about).encode()), ("noise", NOISE)):
+            entry = tarfile.TarInfo(f"package/{name}")
+            entry.size = len(data)
+            archive.addfile(entry, io.BytesIO(data))
+    (folder / "noise.tgz").write_bytes(buffer.getvalue())
+    digest = base64.b64encode(hashlib.sha512(buffer.getvalue()).digest()).decode()
+    dist = {"tarball": f"{site.tls_url}/npm/noise.tgz", "integrity": f"sha512-{digest}"}
+    versions = {"1.0.0": {**about, "dist": dist}}
+    text = {"name": "noise", "dist-tags": {"latest": "1.0.0"}, "versions": versions}
+    (folder / "noise").write_text(json.dumps(text))
+    prefix = programs.folder / "npm"
+    prefix.mkdir()
+    programs.begin(
+        "npm", need("npm"), "install", "--silent", "--no-audit", "--no-fund",
+        "--no-update-notifier", "--fetch-retries", "0", "--prefix", str(prefix), "--cache",
+        str(prefix / "cache"), "--registry", f"{site.tls_url}/npm/", "--proxy", proxy,
+        "--https-proxy", proxy, "--cafile", str(ca), "noise",
+    )  # fmt: skip
+
+
 def begin_ssh(programs: Programs, port: int, key: Path, proxy: ProxyProcess) -> None:
     ncat = (
         f"{need('ncat')} --proxy 127.0.0.1:{proxy.port} --proxy-type http --proxy-auth '{THEIRS}'"
@@ -147,6 +175,7 @@ def test_programs(ways: Ways, site: TlsNginx, certificates: Certificates, tmp_pa
         port, key = stack.enter_context(sshd(tmp_path))
         begin_git(programs, url, ways.url, certificates.ca)
         begin_pip(programs, site, ways.url)
+        begin_npm(programs, site, ways.url, certificates.ca)
         begin_ssh(programs, port, key, ways.proxy)
         begin_chromium(programs, site, open_to_all)
         if need("apt-get"):
@@ -156,6 +185,7 @@ def test_programs(ways: Ways, site: TlsNginx, certificates: Certificates, tmp_pa
             )  # fmt: skip
         programs.output("git")
         programs.output("pip")
+        programs.output("npm")
         programs.output("apt")
         assert programs.output("ssh", 7) == NOISE
         assert b"by way of others" in programs.output("chromium")
@@ -163,6 +193,7 @@ def test_programs(ways: Ways, site: TlsNginx, certificates: Certificates, tmp_pa
     assert (tmp_path / "apt-got").read_bytes() == NOISE
     with zipfile.ZipFile(tmp_path / "noise-1-py3-none-any.whl") as wheel:
         assert wheel.read("noise/noise") == NOISE
+    assert (tmp_path / "npm" / "node_modules" / "noise" / "noise").read_bytes() == NOISE
     # Some ask without a password before they are told that one is wanted.
     lines = [json.loads(line) for line in ways.proxy.access()]
     assert {line["route"] for line in lines if line["status"] != 407} == {"a"}

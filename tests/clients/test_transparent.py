@@ -6,7 +6,9 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import json
+import os
 import re
+import shutil
 import socket
 import ssl
 import subprocess
@@ -20,6 +22,7 @@ from certificates import Certificates
 from faults.three_networks import Namespace
 from harness import ProxyProcess, need, read_all, read_exactly, read_head
 from policy.forbidden import ADDRESSES
+from test_browser import FLAGS
 
 PAGE = Path(__file__).parents[2] / "docs" / "transparent.md"
 
@@ -453,3 +456,25 @@ def test_a_hello_in_pieces(led: Led, proxy: Callable[..., ProxyProcess]) -> None
         incoming.write(read_all(s))
         assert tls.read(1 << 16).endswith(b"GET /y HTTP/1.1\r\n\r\n")
     assert shown(lines(running, 1)[0]) == ("a.test:443", "match", 200)
+
+
+def test_chromium(led: Led, proxy: Callable[..., ProxyProcess], tmp_path: Path) -> None:
+    """Its hello is larger than a segment, its extensions are in an order of their own each time,
+    and it pretends that there is an encrypted name."""
+    if led.kind != "redirect":
+        return  # what is looked at is the same
+    running = proxy()
+    program = shutil.which("chromium") or shutil.which("google-chrome") or need("chromium")
+    command = [*led.client.prefix, program, *FLAGS.split(), f"--user-data-dir={tmp_path}/profile"]
+    command += [f"--host-resolver-rules=MAP a.test {ORIGIN[4]}", "--no-proxy-server"]
+    env = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")}
+    done = subprocess.run(
+        [*command, "https://a.test/chromium"],
+        env={**env, "HOME": str(tmp_path)},
+        capture_output=True,
+        timeout=100,
+        check=False,
+    )
+    assert b"GET /chromium HTTP/1.1" in done.stdout, done.stderr[-2000:]
+    found = lines(running, 1)
+    assert {shown(line) for line in found} <= {("a.test:443", one, 200) for one in ("ech", "match")}
