@@ -22,7 +22,7 @@ from lane.clients cimport PROXIED, client_new
 from lane.counts cimport DIAL_ERRORS, count_lines
 from lane.ends cimport cut, give_back
 from lane.facts cimport NUMBER_BITS, leave_stage
-from lane.hops cimport hop_new
+from lane.hops cimport hop_new, hop_release
 from lane.notes cimport note_new, note_release
 from lane.origins cimport (
     connection_new, connection_take_out, idle_drop, idle_oldest, idle_put, idle_use,
@@ -85,6 +85,29 @@ cdef Hop *hop_of(object hop) except? NULL:
     return made
 
 
+cdef Hop *hop_again(NativeRelay relay, object hop) except? NULL:
+    """The same: one that was said not long ago is the same again."""
+    cdef SaidHop *said
+    cdef Hop *made
+    if hop is None:
+        return NULL
+    said = &relay.hops[(<size_t><void *>hop // sizeof(PyObject)) % SAID_HOPS]
+    if said.hop == NULL or said.object != <PyObject *>hop:
+        made = hop_of(hop)
+        hop_forget(said)
+        Py_INCREF(hop)
+        said.object, said.hop = <PyObject *>hop, made
+    said.hop.holders += 1
+    return said.hop
+
+
+cdef void hop_forget(SaidHop *said) noexcept:
+    if said.hop != NULL:
+        hop_release(said.hop)
+        said.hop = NULL
+        Py_DECREF(<object>said.object)
+
+
 cdef void said_forget(Routes *routes, Said *said) noexcept:
     if said.target != NULL:
         target_release(routes, said.target)
@@ -93,10 +116,12 @@ cdef void said_forget(Routes *routes, Said *said) noexcept:
 
 
 cdef void forget_said(NativeRelay relay) noexcept:
-    """Lets go of the targets that are kept."""
+    """Lets go of the targets and parents that are kept."""
     cdef int i
     for i in range(SAID):
         said_forget(&relay.state.routes, &relay.said[i])
+    for i in range(SAID_HOPS):
+        hop_forget(&relay.hops[i])
 
 
 cdef class NativeLane:
@@ -454,7 +479,7 @@ cdef class NativeLane:
             target.origin = origin_hold(routes, key, len(key))
             if target.origin == NULL:
                 raise MemoryError
-            target.hop = hop_of(hop)
+            target.hop = hop_again(self.relay, hop)
             if note:
                 target.note = note_new(as_text(note))
                 if target.note == NULL:

@@ -57,7 +57,7 @@ from lane.notes cimport note_release
 from lane.records cimport record_free, record_take
 from lane.routes cimport routes_clear, routes_free
 from lane.sums cimport sums_free
-from lane.types cimport BALANCERS, CLIENT, Lane, Target, Token
+from lane.types cimport BALANCERS, CLIENT, Hop, Lane, Target, Token
 from step cimport clock_ms, next_due, run
 
 from spliceproxy.net import tcp
@@ -76,6 +76,7 @@ cdef uint64_t uncounted[MOST_COLUMNS]
 
 cdef enum:
     SAID = 64               # targets that are kept
+    SAID_HOPS = 8           # parents, likewise
 
 
 cdef struct Said:           # what was said of a request for this once, and the target made of that
@@ -88,6 +89,11 @@ cdef struct Said:           # what was said of a request for this once, and the 
     PyObject *note
     uint16_t port
     Target *target          # held; NULL where nothing has been said
+
+
+cdef struct SaidHop:        # a parent as the owner has it, and what was made of that
+    PyObject *object        # held
+    Hop *hop                # held; NULL where nothing has been said
 
 
 cdef uint64_t *numbers_of(object row) except NULL:
@@ -113,6 +119,7 @@ cdef class NativeRelay:
     cdef int64_t told       # ms, what next_wake said last
     cdef object row         # what is counted: memory of the owner's
     cdef Said said[SAID]    # of the lane
+    cdef SaidHop hops[SAID_HOPS]
     cdef object meters      # what limits count, None without any: as Python has it,
     cdef object holding     # and what makes the owner's of what a client holds
 

@@ -222,8 +222,14 @@ class Answering:
         return answer._replace(repeat_for=min(answer.repeat_for, limiting.limits.repeat_for))
 
     def _by_parent(self, one: Asked, verdict: Verdict) -> LaneWay | None:
-        """The parent by way of which the lane can go; None where it cannot."""
-        by = self._asking.by_parent(one.method, verdict, once=True)
+        """The parent by way of which the lane can go; None where it cannot, or where its name may
+        be another's by now."""
+        parents = self._asking.parents
+        if parents is None or one.method != "CONNECT":
+            return None
+        if one.generation != self._asking.generation:
+            return None
+        by = parents.in_lane(verdict)
         return None if by is None or self._own.may_be(by.port) else by
 
     def _is_late(self, host: str) -> bool:

@@ -30,7 +30,6 @@ from spliceproxy.upstream.origins import Origins
 
 if TYPE_CHECKING:
     from spliceproxy.policy.learn import Learned
-    from spliceproxy.upstream.parent import LaneWay
     from spliceproxy.upstream.parents import Parents
 
 
@@ -264,16 +263,12 @@ class Asking:
             return False
         by = None
         if verdict.way is not None:
-            by = self.by_parent(head.method, verdict, once=False)
+            if self.parents is None or head.method != "CONNECT":
+                return False
+            by = self.parents.in_lane(verdict, once=False)
             if by is None:
                 return False
         return lane.allow(question.client, head, verdict, question.record, by)
-
-    def by_parent(self, method: str, verdict: Verdict, *, once: bool) -> LaneWay | None:
-        """As of :meth:`Parents.in_lane`, for a request with this method."""
-        if self.parents is None or method != "CONNECT":
-            return None
-        return self.parents.in_lane(verdict, once=once)
 
     async def leads(self, host: str, address: str, record: Record) -> bool:
         """Whether a name leads to this address."""

@@ -26,10 +26,11 @@ from spliceproxy.policy.witness import Witness
 
 class Routing:
     """What is the same for all requests: the routes of the settings, and the numbers of the
-    ``places`` that they name. ``groups_of`` knows the groups of a user. RuleError; ValueError for
-    too many places."""
+    ``places`` that they name. ``groups_of`` knows the groups of a user. ``ways`` are those by way
+    of parents that were found so far, by the place of their route. RuleError; ValueError for too
+    many places."""
 
-    __slots__ = ("_by_address", "_groups_of", "_table", "places")
+    __slots__ = ("_by_address", "_groups_of", "_table", "places", "ways")
 
     places: Mapping[Address, int]
 
@@ -39,11 +40,12 @@ class Routing:
         self._table = RouteTable(routes, self.places)
         self._groups_of = groups_of
         self._by_address = {name for name, parent in parents.items() if parent.by_address}
+        self.ways: dict[tuple[int, bool], Way] = {}
 
     def find(self, case: Case) -> Found:
         """The way of a request, as far as it is known without addresses."""
         user, tunnel = case.notes.user, case.head.method == "CONNECT"
-        groups, place = self._groups_of(user), case.client.place
+        groups, place = self._groups_of(user) if user else _NONE, case.client.place
         return self._table.find(case.name, case.port, user, groups, place, tunnel=tunnel)
 
     def settle(self, case: Case, addresses: tuple[str, ...]) -> Found:
@@ -56,12 +58,25 @@ class Routing:
         """Whether the parents of a route are told names."""
         return self._by_address.isdisjoint(route.to)
 
+    def way(self, found: Found, *, by_name: bool) -> Way | None:
+        """Where a route leads, None for straight there. Denied for nowhere."""
+        route = found.route
+        if route is None or route.to == (DIRECT,):
+            return None
+        if route.to == (REFUSE,):
+            raise refusals.no_way()
+        way = self.ways[found.place, by_name] = Way(route.to, route.pick, by_name)
+        return way
+
+
+_NONE: frozenset[str] = frozenset()
+
 
 class RoutedDestinations(Destinations):
     """As :class:`Destinations`, with the ways of ``routing``. The default backend is never reached
     by way of a parent."""
 
-    __slots__ = ("_routing",)
+    __slots__ = ("_routing", "_ways")
 
     def __init__(
         self,
@@ -74,18 +89,18 @@ class RoutedDestinations(Destinations):
         super().__init__(names, judge, hook, witness)
         self._direct = False  # every answer of the hook comes to _first
         self._routing = routing
+        self._ways = routing.ways
 
     def of(self, case: Case, repeat: float) -> Verdict | Later:
         if case.own:
             return super().of(case, repeat)
         found = self._routing.find(case)
-        if found.sure:
-            if _is_straight(found.route):
-                self._tell(found, by_name=False)
-                return _from(found.route, super().of(case, repeat))
-            if self._names_it(case, found.route):
-                return self._by_name(case, found, repeat)
-        return self._with_addresses(case, super().of(case, repeat))
+        if found.sure and self._names_it(case, found.route):
+            return self._by_name(case, found, repeat)
+        rest = super().of(case, repeat)
+        if found.sure and type(rest) is Verdict:  # as below, in fewer calls
+            return self._led(found, rest, by_name=False)
+        return self._with_addresses(case, found, rest)
 
     def _first(
         self, case: Case, request: Request, repeat: float, began: float, decision: Allow | Deny
@@ -94,78 +109,55 @@ class RoutedDestinations(Destinations):
             return super()._first(case, request, repeat, began, decision)
         allow = allowed(decision, case.notes)
         found = self._routing.find(case)
-        if found.sure and allow.addresses is None:
-            if _is_straight(found.route):
-                self._tell(found, by_name=False)
-                return _from(found.route, super()._first(case, request, repeat, began, allow))
-            if self._names_it(case, found.route) and not self._wants_addresses:
-                left = max(0.0, repeat - (time.monotonic() - began)) if repeat else 0.0
-                return self._by_name(case, found, left, allow.source_address)
+        free = allow.addresses is None and not self._wants_addresses
+        if found.sure and free and self._names_it(case, found.route):
+            left = max(0.0, repeat - (time.monotonic() - began)) if repeat else 0.0
+            return self._by_name(case, found, left, allow.source_address)
         rest = super()._first(case, request, repeat, began, allow)
-        return self._with_addresses(case, rest)
+        return self._with_addresses(case, found, rest)
 
     # ---- the way ---------------------------------------------------------------------------
 
     def _names_it(self, case: Case, route: RouteConfig | None) -> bool:
         """Whether no address is needed for this route."""
-        assert route is not None
+        if route is None or route.to == (DIRECT,):
+            return False
         if route.to == (REFUSE,):
             return True
-        if is_address(case.name) or case.selected is not None:
+        if case.selected is not None or is_address(case.name):
             return False
         return self._routing.by_name(route)
 
     def _by_name(self, case: Case, found: Found, repeat: float, source: str = "") -> Verdict:
-        way = self._way(found, by_name=True)
-        return _with_source(found.route, Verdict(case.host, case.port, (), source, repeat, way))
+        return self._led(found, Verdict(case.host, case.port, (), source, repeat), by_name=True)
 
-    def _with_addresses(self, case: Case, rest: Verdict | Later) -> Verdict | Later:
+    def _with_addresses(self, case: Case, found: Found, rest: Verdict | Later) -> Verdict | Later:
         """The same for addresses that are checked."""
         if isinstance(rest, Verdict):
-            return self._settled(case, rest)
-        return self._when_settled(case, rest)
+            return self._settled(case, found, rest)
+        return self._when_settled(case, found, rest)
 
-    async def _when_settled(self, case: Case, rest: Awaitable[Verdict]) -> Verdict:
-        return self._settled(case, await rest)
+    async def _when_settled(self, case: Case, found: Found, rest: Awaitable[Verdict]) -> Verdict:
+        return self._settled(case, found, await rest)
 
-    def _settled(self, case: Case, verdict: Verdict) -> Verdict:
-        found = self._routing.settle(case, verdict.addresses)
-        if _is_straight(found.route):
-            self._tell(found, by_name=False)
-        else:
-            verdict = verdict._replace(way=self._way(found, by_name=False))
-        return _with_source(found.route, verdict)
+    def _settled(self, case: Case, found: Found, verdict: Verdict) -> Verdict:
+        if not found.sure:
+            found = self._routing.settle(case, verdict.addresses)
+        return self._led(found, verdict, by_name=False)
 
-    def _way(self, found: Found, *, by_name: bool) -> Way:
-        """Denied where it leads nowhere."""
-        self._tell(found, by_name=by_name)
-        assert found.route is not None
-        if found.route.to == (REFUSE,):
-            raise refusals.no_way()
-        return Way(found.route.to, found.route.pick, by_name)
-
-    def _tell(self, found: Found, *, by_name: bool) -> None:
+    def _led(self, found: Found, verdict: Verdict, *, by_name: bool) -> Verdict:
+        """With the way, and from the address that the route names, unless the function has named
+        one. Denied where it leads nowhere."""
+        route = found.route
         if self._witness is not None:
-            self._witness.routed(found.place, found.route, by_name=by_name)
+            self._witness.routed(found.place, route, by_name=by_name)
+        host, port, addresses, source, repeat, _ = verdict
+        if route is not None and not source:
+            source = route.source
+        way = self._ways.get((found.place, by_name))
+        if way is None:
+            way = self._routing.way(found, by_name=by_name)
+        return _new(Verdict, (host, port, addresses, source, repeat, way))
 
 
-def _is_straight(route: RouteConfig | None) -> bool:
-    return route is None or route.to == (DIRECT,)
-
-
-def _from(route: RouteConfig | None, rest: Verdict | Later) -> Verdict | Later:
-    """The same from the address that the route names."""
-    if route is None or not route.source:
-        return rest
-    return _with_source(route, rest) if isinstance(rest, Verdict) else _when_from(route, rest)
-
-
-async def _when_from(route: RouteConfig, rest: Awaitable[Verdict]) -> Verdict:
-    return _with_source(route, await rest)
-
-
-def _with_source(route: RouteConfig | None, verdict: Verdict) -> Verdict:
-    """What the function says takes precedence."""
-    if route is None or not route.source or verdict.source_address:
-        return verdict
-    return verdict._replace(source_address=route.source)
+_new = tuple.__new__  # of a NamedTuple, without the call of its own __new__

@@ -5,7 +5,8 @@ As with access rules, a set of routes is an int (:mod:`policy.conditions`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -34,16 +35,13 @@ class RouteTable:
 
     __slots__ = (
         "_any_address",
-        "_any_listener",
         "_any_literal",
+        "_found",
         "_hosts",
-        "_kinds",
-        "_listeners",
         "_literals",
         "_networks",
-        "_ports",
+        "_others",
         "_routes",
-        "_users",
     )
 
     def __init__(
@@ -67,19 +65,16 @@ class RouteTable:
             RuleConfig(f"{number}", "allow", networks=route.literals)
             for number, route in enumerate(routes, 1)
         ]
-        self._hosts = conditions.hosts(rules)
-        self._ports = conditions.ports(rules)
-        self._users = conditions.users(rules)
+        # Hosts are many, so where no route looks at them none is looked up.
+        hosts, named = conditions.hosts(rules), any(route.hosts is not None for route in routes)
+        self._hosts = hosts if named else None
         self._networks = conditions.Networks(rules, "networks")
-        self._literals = conditions.Networks(literals, "networks")
+        found = conditions.Networks(literals, "networks")
+        self._literals = found if any(route.literals is not None for route in routes) else None
         self._any_address = self._networks.any
-        self._any_literal = self._literals.any
-        self._any_listener = sum(1 << n for n, one in enumerate(routes) if one.listeners is None)
-        self._listeners = _by_place(routes, places)
-        self._kinds = {
-            tunnel: sum(1 << n for n, route in enumerate(routes) if route.tunnels in (None, tunnel))
-            for tunnel in (False, True)
-        }
+        self._any_literal = found.any
+        self._others = lru_cache(maxsize=conditions.CACHED)(_others(rules, routes, places))
+        self._found = lru_cache(maxsize=conditions.CACHED)(self._first)
 
     def find(
         self,
@@ -93,8 +88,10 @@ class RouteTable:
     ) -> Found:
         """The route for a canonical host and a user in these groups who has come in at this place,
         as far as that is known without the host's addresses."""
-        selected = self._selected(host, port, user, groups, place, tunnel)
-        return self._first(selected & self._any_address, selected & ~self._any_address)
+        selected = self._others(port, user, groups, place, tunnel)
+        if self._hosts is not None or self._literals is not None:
+            selected &= self._of_host(host)
+        return self._found(selected & self._any_address, selected & ~self._any_address)
 
     def settle(
         self,
@@ -108,24 +105,18 @@ class RouteTable:
         tunnel: bool,
     ) -> Found:
         """The route, where the host has these addresses: a network matches if one is in it."""
-        selected = self._selected(host, port, user, groups, place, tunnel)
+        selected = self._others(port, user, groups, place, tunnel) & self._of_host(host)
         within = self._any_address
         for address in addresses:
             within |= self._networks.bits(address)
-        return self._first(selected & within, 0)
+        return self._found(selected & within, 0)
 
-    def _selected(
-        self, host: str, port: int, user: str, groups: frozenset[str], place: int, tunnel: bool
-    ) -> int:
-        literal = self._literals.bits(host) if is_address(host) else 0
-        return (
-            self._hosts(host)
-            & self._ports(port)
-            & self._users(user, groups)
-            & (self._any_listener | self._listeners.get(place, 0))
-            & self._kinds[tunnel]
-            & (literal | self._any_literal)
-        )
+    def _of_host(self, host: str) -> int:
+        selected = -1 if self._hosts is None else self._hosts(host)
+        if self._literals is not None:
+            literal = self._literals.bits(host) if is_address(host) else 0
+            selected &= literal | self._any_literal
+        return selected
 
     def _first(self, matching: int, unsure: int) -> Found:
         first = matching & -matching
@@ -140,6 +131,25 @@ def places_of(routes: Sequence[RouteConfig]) -> Mapping[Address, int]:
     if len(named) > PLACES:
         raise ValueError(f"routes name {len(named)} listeners; allowed: at most {PLACES}")
     return {one: number for number, one in enumerate(named, 1)}
+
+
+def _others(
+    rules: Sequence[RuleConfig], routes: Sequence[RouteConfig], places: Mapping[Address, int]
+) -> Callable[[int, str, frozenset[str], int, bool], int]:
+    """The routes that match but for the host."""
+    ports, users = conditions.ports(rules), conditions.users(rules)
+    listeners = _by_place(routes, places)
+    anywhere = sum(1 << n for n, route in enumerate(routes) if route.listeners is None)
+    kinds = {
+        tunnel: sum(1 << n for n, route in enumerate(routes) if route.tunnels in (None, tunnel))
+        for tunnel in (False, True)
+    }
+
+    def bits(port: int, user: str, groups: frozenset[str], place: int, tunnel: bool) -> int:
+        came_in = anywhere | listeners.get(place, 0)
+        return ports(port) & users(user, groups) & came_in & kinds[tunnel]
+
+    return bits
 
 
 def _by_place(routes: Sequence[RouteConfig], places: Mapping[Address, int]) -> dict[int, int]:

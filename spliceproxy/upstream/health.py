@@ -33,8 +33,8 @@ class Health:
         "_seen",
         "_task",
         "_try_it",
-        "_unproven",
         "down",
+        "unproven",
     )
 
     def __init__(
@@ -55,18 +55,13 @@ class Health:
         self._delay = FIRST
         self._task: asyncio.Task[None] | None = None
         self._finished = False
-        self._unproven = False  # it answers, and no request has come through since
+        self.unproven = False  # it answers, and no request has come through since
         self.down = False
-
-    @property
-    def proven(self) -> bool:
-        """Whether it is not known by an attempt alone that it is there again."""
-        return not self._unproven
 
     def worked(self) -> None:
         """A request has come through."""
         self._failures, self._delay = 0, FIRST
-        if self.down or self._unproven:
+        if self.down or self.unproven:
             self._rise("the parent %s is there again", proven=True)
 
     def failed(self, failure: Failure) -> None:
@@ -112,7 +107,7 @@ class Health:
                     self._rise("the parent %s can be connected to: requests try it", proven=False)
 
     def _rise(self, text: str, *, proven: bool) -> None:
-        self._unproven = not proven
+        self.unproven = not proven
         if self.down:
             self.down = False
             self._count("up")

@@ -30,11 +30,19 @@ def authorization(credentials: Credentials) -> bytes:
 
 def connect_request(host: str, port: int, credentials: Credentials, via: bytes) -> bytes:
     """The head that asks for a tunnel. ``via`` is the value of Via, b"" for none."""
+    return connect_to(host, port, own_fields(credentials, via))
+
+
+def connect_to(host: str, port: int, rest: bytes) -> bytes:
+    """The same with :func:`own_fields`."""
     authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    lines = f"CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n".encode("ascii")
-    if via:
-        lines += b"Via: " + via + b"\r\n"
-    return lines + authorization(credentials) + b"\r\n"
+    return f"CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n".encode("ascii") + rest
+
+
+def own_fields(credentials: Credentials, via: bytes) -> bytes:
+    """What is the same for every destination, and the end of the head."""
+    said = b"Via: " + via + b"\r\n" if via else b""
+    return said + authorization(credentials) + b"\r\n"
 
 
 async def ask(stream: Stream, host: str, port: int, credentials: Credentials, via: bytes) -> None:

@@ -34,6 +34,9 @@ _ASK = {
 }
 """How each kind of parent is asked for a tunnel."""
 
+SOURCES = 64
+"""Addresses to connect from for which the same is remembered; a function may name any."""
+
 _NOT_ITS_FAULT = ("connection_limit_reached", "proxy_loop_detected")
 
 
@@ -86,7 +89,11 @@ class Parent:
         "_ask",
         "_context",
         "_dialer",
+        "_fields",
         "_ground",
+        "_hops",
+        "_in_lane",
+        "_literal",
         "_seconds",
         "config",
         "counted",
@@ -120,6 +127,11 @@ class Parent:
             from spliceproxy.upstream.tls import context_of  # late: most have no TLS
 
             self._context = context_of(config.ca_file)
+        self._in_lane = config.url.scheme == "http" and outer is None and not most
+        self._fields = http_parent.own_fields(config.credentials, ground.via)
+        is_literal = literal(config.url.host) is not None
+        self._literal = ground.names.cached(config.url.host) if is_literal else None
+        self._hops: dict[tuple[str, bool], tuple[bytes, Hop]] = {}
         self.stays = self._context is not None or (outer is not None and outer.stays)
 
     @property
@@ -151,25 +163,29 @@ class Parent:
         cannot: there is TLS, another parent before it, another protocol, a limit on its
         connections, or its own name has to be looked up; or the first request is to show whether it
         is there again."""
-        url = self.config.url
-        if url.scheme != "http" or self.outer is not None or self.most or not self.health.proven:
+        if not self._in_lane or self.health.unproven:
             return None
-        source = verdict.source_address
-        addresses = from_source(self._ground.names.cached(url.host) or (), source)
+        url, source = self.config.url, verdict.source_address
+        addresses = self._literal or self._ground.names.cached(url.host)
+        if source and addresses:
+            addresses = from_source(addresses, source)
         if not addresses:
             return None
-        via = self._ground.via
-        head = http_parent.connect_request(verdict.host, verdict.port, self.config.credentials, via)
-        key = f"0 {source}  {self.name}".encode()  # no host begins with a blank
+        found = self._hops.get((source, way.by_name))
+        key, hop = found or self._hop(source, by_name=way.by_name)
+        head = http_parent.connect_to(verdict.host, verdict.port, self._fields)
+        return _new(LaneWay, (key, head, addresses, url.port, hop))
+
+    def _hop(self, source: str, *, by_name: bool) -> tuple[bytes, Hop]:
+        """What is the same for many destinations: the key of connections, and who it is."""
         column = self._ground.column
-        hop = Hop(
-            self.name,
-            way.by_name,
-            self._seconds,
-            column("sent", self.counted),
-            column("granted", self.counted),
-        )
-        return LaneWay(key, head, addresses, url.port, hop)
+        sent, granted = column("sent", self.counted), column("granted", self.counted)
+        key = f"0 {source}  {self.name}".encode()  # no host begins with a blank
+        if len(self._hops) >= SOURCES:
+            self._hops.clear()
+        made = key, Hop(self.name, by_name, self._seconds, sent, granted)
+        self._hops[source, by_name] = made
+        return made
 
     def forwards(self, way: Way, host: str) -> bool:
         """Whether it is sent requests for this host as they are."""
@@ -277,6 +293,9 @@ class Parent:
             failure.detail = f"parent {self.name}: {failure.detail}"
             failure.why = failure.why or NO_WAY
         return failure
+
+
+_new = tuple.__new__  # of a NamedTuple, without the call of its own __new__
 
 
 def is_told(way: Way, host: str) -> bool:

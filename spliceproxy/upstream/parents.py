@@ -244,8 +244,22 @@ class Parents:
         """How the lane gets a tunnel where the verdict leads; None where it cannot. Not ``once``:
         the same is for further requests, which cannot be said where each parent has its turn."""
         way = verdict.way
-        if way is None or way.parents == (PAC,) or not is_told(way, verdict.host):
+        if way is None:
             return None
+        host = verdict.host
+        if not way.by_name and verdict.addresses != (host,) and not is_told(way, host):
+            return None
+        if way.pick != IN_ORDER:
+            return self._picked_in_lane(way, verdict, once=once)
+        for name in way.parents:
+            parent = self._parents.get(name)
+            if parent is None:  # without one, or as the PAC file says
+                return None
+            if not parent.health.down:
+                return None if name in self._counted else parent.in_lane(way, verdict)
+        return None
+
+    def _picked_in_lane(self, way: Way, verdict: Verdict, *, once: bool) -> LaneWay | None:
         if not once and way.by_turns:
             return None
         self._take_turn(way, 1)

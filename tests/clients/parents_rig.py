@@ -106,6 +106,17 @@ def spliceproxy(folder: Path) -> Iterator[int]:
 
 
 @contextlib.contextmanager
+def open_proxy(folder: Path) -> Iterator[int]:
+    """The same without a password."""
+    proxy = ProxyProcess(folder, "--via", "parent")
+    try:
+        yield proxy.port
+    finally:
+        proxy.kill()
+        assert "Traceback" not in proxy.stderr(), proxy.stderr()
+
+
+@contextlib.contextmanager
 def tinyproxy(folder: Path) -> Iterator[int]:
     program = need("tinyproxy")
     folder.mkdir(parents=True)
@@ -149,7 +160,7 @@ def microsocks(folder: Path) -> Iterator[int]:
 
 @contextlib.contextmanager
 def tls(folder: Path, certificates: Certificates, target: int) -> Iterator[int]:
-    """TLS in front of ``target``, by stunnel."""
+    """TLS in front of ``target``."""
     program = need("stunnel4")
     folder.mkdir(parents=True)
     port, conf = free_port(), folder / "stunnel.conf"
@@ -161,7 +172,22 @@ def tls(folder: Path, certificates: Certificates, target: int) -> Iterator[int]:
         yield port
 
 
+@contextlib.contextmanager
+def tls_by_haproxy(folder: Path, certificates: Certificates, target: int) -> Iterator[int]:
+    program = need("haproxy")
+    folder.mkdir(parents=True)
+    port, conf, pem = free_port(), folder / "haproxy.cfg", folder / "pem"
+    pem.write_bytes(certificates.cert.read_bytes() + certificates.key.read_bytes())
+    conf.write_text(
+        "defaults\n mode tcp\n timeout connect 10s\n timeout client 600s\n timeout server 600s\n"
+        f"listen parent\n bind 127.0.0.1:{port} ssl crt {pem}\n server one 127.0.0.1:{target}\n"
+    )
+    with running([program, "-f", str(conf)], port, folder / "out"):
+        yield port
+
+
 Start = Callable[[Path], contextlib.AbstractContextManager[int]]
+Secure = Callable[[Path, Certificates, int], contextlib.AbstractContextManager[int]]
 
 
 def settings_of(
@@ -202,13 +228,13 @@ def way(kind: str, folder: Path, certificates: Certificates) -> Iterator[Ways]:
     with contextlib.ExitStack() as stack:
         taps: list[Tap] = []
 
-        def tap(start: Start, name: str, *, secure: bool = False) -> int:
+        def tap(start: Start, name: str, secure: Secure | None = None) -> int:
             port = stack.enter_context(start(folder / name))
             taps.append(Tap(port))
             stack.callback(taps[-1].close)
             port = taps[-1].port
-            if secure:
-                port = stack.enter_context(tls(folder / f"{name}-tls", certificates, port))
+            if secure is not None:
+                port = stack.enter_context(secure(folder / f"{name}-tls", certificates, port))
             return port
 
         text = KINDS[kind](tap, folder, certificates)
@@ -236,7 +262,7 @@ def _http(start: Start, password: str) -> Make:
 
 
 def _https(tap: Callable[..., int], folder: Path, certificates: Certificates) -> str:
-    port = tap(spliceproxy, "parent", secure=True)
+    port = tap(spliceproxy, "parent", tls)
     return settings_of("a", f"https://localhost:{port}", folder, certificates.ca, OURS)
 
 
@@ -246,6 +272,10 @@ def _socks(scheme: str) -> Make:
         return settings_of("a", f"{scheme}://127.0.0.1:{port}", folder, password=OURS)
 
     return make
+
+
+def _socks4a(tap: Callable[..., int], folder: Path, certificates: Certificates) -> str:
+    return settings_of("a", f"socks4a://127.0.0.1:{tap(open_proxy, 'parent')}", folder)
 
 
 def _chain(tap: Callable[..., int], folder: Path, certificates: Certificates) -> str:
@@ -258,7 +288,7 @@ def _chain(tap: Callable[..., int], folder: Path, certificates: Certificates) ->
 
 def _chain_with_tls(tap: Callable[..., int], folder: Path, certificates: Certificates) -> str:
     """SOCKS by way of an HTTP proxy with TLS."""
-    last, first = tap(microsocks, "last"), tap(spliceproxy, "first", secure=True)
+    last, first = tap(microsocks, "last"), tap(spliceproxy, "first", tls_by_haproxy)
     return settings_of(
         "a", f"socks5://127.0.0.1:{last}", folder, password=OURS, through="b"
     ) + settings_of("b", f"https://localhost:{first}", folder, certificates.ca, OURS)
@@ -271,6 +301,7 @@ KINDS: dict[str, Make] = {
     "https": _https,
     "socks5": _socks("socks5"),
     "socks5h": _socks("socks5h"),
+    "socks4a": _socks4a,
     "http-through-socks5h": _chain,
     "socks5-through-https": _chain_with_tls,
 }
