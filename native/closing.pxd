@@ -12,6 +12,7 @@ from libc.stdlib cimport free, malloc
 from core cimport linux
 from core.counts cimport K_TUNNELS_ENDED, count_up
 from core.crowd cimport widen
+from core.gate cimport check_release, gate_free
 from core.moves cimport drop_pending
 from core.queues cimport finish
 from core.resets cimport reset_on_close
@@ -19,7 +20,7 @@ from core.service cimport watch
 from core.slots cimport slot_free
 from core.types cimport (
     Core, FREE, Flow, INFO_MAX, IN_QUEUE, NARROW, NOWHERE, Q_FINISHED, R_ABORTED, R_DONE,
-    R_HALF_CLOSE, R_IDLE, TRANSFER, TUNNEL, UNREGISTERED,
+    R_HALF_CLOSE, R_IDLE, R_TLS_NAME, TRANSFER, TUNNEL, UNREGISTERED,
 )
 from core.waits cimport end_waits, silent_side
 from lane.asking cimport forget_decision
@@ -33,7 +34,8 @@ from lane.notes cimport note_release
 from lane.origins cimport connection_drop, connection_take_out, idle_drop
 from lane.records cimport record_drop
 from lane.routes cimport let_go
-from lane.sums cimport sum_aside
+from lane.received cimport received
+from lane.sums cimport sum_aside, sum_exchange
 from lane.types cimport (
     CLIENT, Exchange, G_CLOSED, LISTENER, Lane, ORIGIN, connection_of, exchange_of, with_origin,
 )
@@ -92,9 +94,15 @@ cdef inline void release(Lane *lane, int32_t slot) noexcept nogil:
     cdef int s
     if f.kind == TUNNEL and x != NULL:
         end_life(lane, slot)
+    if f.kind == TUNNEL and x != NULL and f.reason != R_TLS_NAME:
         exchange_over(lane, slot, f.reason, 0)
         unmetered(lane, x)
     elif f.kind == TUNNEL:
+        if x != NULL and lane.sums.on:  # its owner tells the rest of it
+            sum_exchange(lane, x, received(f), f.way[1].copied + f.way[1].spliced)
+            sum_aside(lane, x)
+        if x != NULL:
+            unmetered(lane, x)
         end_waits(c, f, False)
         if f.reason == R_IDLE or f.reason == R_HALF_CLOSE:
             f.silent = silent_side(f)
@@ -157,6 +165,7 @@ cdef inline void exchange_free(Lane *lane, Exchange *x) noexcept nogil:
     note_release(x.via)
     hop_release(x.hop)
     unmetered(lane, x)
+    check_release(x.check)
     forget_decision(x)
     free(x.block)
     free(x.answer)
@@ -170,6 +179,8 @@ cdef inline void flow_free(Lane *lane, int32_t slot) noexcept nogil:
     drop_both(c, f)
     free(f.info)
     f.info = NULL
+    gate_free(f.gate)
+    f.gate = NULL
     if f.attached != NULL:
         exchange_free(lane, exchange_of(f))
     f.attached = NULL

@@ -14,7 +14,7 @@ from core.queues cimport wheel_change, wheel_init
 from core.service cimport watch
 from core.slots cimport slot_free, slot_take, slots_reserve
 from core.types cimport (
-    Core, Flow, IN_LANE, NOWHERE, Q_FINISHED, Q_FROZEN, R_ABORTED, TUNNEL, UNREGISTERED,
+    Core, Flow, IN_LANE, NOWHERE, NameCheck, Q_FINISHED, Q_FROZEN, R_ABORTED, TUNNEL, UNREGISTERED,
 )
 from http.plain cimport OTHER
 from lane.asking cimport end_asking, hold_decision
@@ -400,7 +400,7 @@ cdef class NativeLane:
     def add_route(self, str kind, str group, bytes credentials, bytes authority, bytes key,
                   bytes host, double seconds, tuple addresses, uint16_t port, str source,
                   str user, token=None, bytes note not None=b"", uint16_t decision=0, hop=None,
-                  meters=()):
+                  meters=(), check=None):
         """Requests of this kind, group of clients, credentials and authority may go to the
         origin `key` for so many seconds: to one of `addresses`, dialled from `source`. With a
         `hop` these are the parent's, and `host` is the head that asks it."""
@@ -410,7 +410,7 @@ cdef class NativeLane:
             return
         target = self._target(
             key, host, addresses, port, source, shown, note, decision,
-            self.relay.state.generation, hop)
+            self.relay.state.generation, hop, check)
         try:
             target.token = token_new(self.relay, token)
             if self.relay.meters is not None:
@@ -436,6 +436,8 @@ cdef class NativeLane:
             held += sizeof(Hop) + target.hop.size
         if target.meters != NULL:
             held += sizeof(Meters) + target.meters.count * sizeof(Meter)
+        if target.check != NULL:
+            held += sizeof(NameCheck) + target.check.size
         if size == 0 or held > TOKEN_MOST:
             return 0
         target.size += <uint32_t>held
@@ -447,7 +449,7 @@ cdef class NativeLane:
 
     cdef Target *_target(
         self, bytes key, bytes host, tuple addresses, uint16_t port, str source, bytes user,
-        bytes note, uint16_t decision, uint32_t generation, hop=None,
+        bytes note, uint16_t decision, uint32_t generation, hop=None, check=None,
     ) except NULL:
         """Where requests may go, held once. Of more than DIALLED addresses only the first are
         in it. ValueError where there is none, or one is no IP address."""
@@ -480,6 +482,7 @@ cdef class NativeLane:
             if target.origin == NULL:
                 raise MemoryError
             target.hop = hop_again(self.relay, hop)
+            target.check = check_of(check)
             if note:
                 target.note = note_new(as_text(note))
                 if target.note == NULL:
@@ -495,7 +498,7 @@ cdef class NativeLane:
                bytes host not None, tuple addresses not None, uint16_t port, double seconds,
                str user not None, token, str source not None="",
                double spent=0.0, decided=None, bytes note not None=b"", uint16_t decision=0,
-               hop=None):
+               hop=None, check=None):
         """The request of a question may go to the origin `key`, at one of these addresses; for
         so many seconds others like it may, of clients of this `group`. False where nobody waits
         for that any more."""
@@ -516,7 +519,7 @@ cdef class NativeLane:
             if seconds > 0 and group is not None:
                 target = self._target(
                     key, host, addresses, port, source, shown, note, decision,
-                    question.generation, hop)
+                    question.generation, hop, check)
                 if known != NULL:
                     known.users += 1
                 target.token = known
@@ -524,10 +527,10 @@ cdef class NativeLane:
                 if target.meters != NULL:
                     target.meters.holders += 1
                 self._repeat_for(question, group, target, seconds)
-            elif hop is not None:
+            elif hop is not None or check is not None:
                 target = self._target(
                     key, host, addresses, port, source, shown, note, decision,
-                    question.generation, hop)
+                    question.generation, hop, check)
             else:
                 target = self._target_again(
                     key, host, addresses, port, source, shown, note, decision,

@@ -2,17 +2,18 @@
 is in a state."""
 
 from cpython.ref cimport PyObject, Py_INCREF
-from libc.stdint cimport int32_t, int64_t, uint32_t
+from libc.stdint cimport int32_t, int64_t, uint32_t, uint8_t
 from libc.stdlib cimport free
 
 from core cimport linux
 from closing cimport close_finished
 from core.frozen cimport freeze, thaw
+from core.gate cimport check_release, gate_free, gate_keep, gate_put
 from core.moves cimport hold
 from core.slots cimport slot_free
 from core.types cimport (
-    COPY_ONLY, Core, ENDED, FIN_SENT, Flow, NARROW, NOWHERE, Q_ACK, Q_FROZEN, Q_HALF, Q_IDLE,
-    Q_YOUNG, REASONS, SPLICING, STOPPED, TUNNEL, Way,
+    COPY_ONLY, Core, ENDED, FIN_SENT, Flow, Gate, NARROW, NOWHERE, NameCheck, Q_ACK, Q_FROZEN, Q_HALF,
+    Q_IDLE, Q_NAME, Q_YOUNG, REASONS, SPLICING, STOPPED, TUNNEL, Way,
 )
 from core.waits cimport end_waits
 from lane.counts cimport publish
@@ -25,7 +26,7 @@ from lane.types cimport (
 )
 from step cimport clock_ms
 
-from spliceproxy.relay import interface
+from spliceproxy.relay import checking, interface
 
 
 cdef object state_of_way(const Core *c, const Way *w):
@@ -38,14 +39,26 @@ cdef object state_of_way(const Core *c, const Way *w):
     )
 
 
+cdef object open_check(const Gate *g):
+    """What is still to be found of the name inside TLS; None for nothing."""
+    if g == NULL:
+        return None
+    from spliceproxy.relay.moving import CheckState
+    return CheckState(
+        g.check.name[:g.check.size].decode("ascii"), g.check.refused, max(g.since, 0),
+        g.data[:g.have] if g.have else b"")
+
+
 cdef object state_of(const Core *c, const Flow *f):
     """Of a frozen tunnel."""
     cdef bint waits = f.bucket == Q_ACK
+    cdef uint8_t queue = f.gate.back if f.bucket == Q_NAME else f.bucket
     from spliceproxy.relay.moving import TunnelState
     return TunnelState(
         state_of_way(c, &f.way[0]), state_of_way(c, &f.way[1]), f.dead - 1,
         interface.REASONS[f.reason] if f.dead else "", f.err if f.dead else 0, f.spoke,
-        f.bucket == Q_YOUNG, f.outq if waits else 0, f.queued if waits else 0,
+        queue == Q_YOUNG, f.outq if waits else 0, f.queued if waits else 0,
+        checking.FOUND[f.found], open_check(f.gate),
     )
 
 
@@ -205,7 +218,25 @@ cdef int take_tunnel(Core *c, Flow *f, object state) except -1:
         f.bucket = Q_HALF
     else:
         f.bucket = Q_YOUNG if state.young else Q_IDLE
+    f.found = checking.FOUND.index(state.found)
+    if state.check is not None:
+        take_check_of(c, f, state.check)
     f.queue = Q_FROZEN
+    return 0
+
+
+cdef int take_check_of(Core *c, Flow *f, object check) except -1:
+    """What was still to be found of the name of a tunnel goes on."""
+    cdef bytes data = check.data
+    cdef NameCheck *made = check_of(check)
+    cdef bint put = gate_put(c, f, made) and (not data or gate_keep(f.gate, data, len(data)))
+    check_release(made)
+    if not put:
+        raise MemoryError
+    if check.since:
+        f.gate.since = min(<int64_t>check.since, c.now)
+        f.gate.back = f.bucket
+        f.bucket = Q_NAME
     return 0
 
 
@@ -229,6 +260,8 @@ cdef object adopted(NativeRelay relay, object state, object fds, object token):
         free(f.way[0].held)
         free(f.way[1].held)
         f.way[0].held = f.way[1].held = NULL
+        gate_free(f.gate)
+        f.gate = NULL
         slot_free(c, slot)
         raise
     for s in range(2):

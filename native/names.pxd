@@ -8,7 +8,7 @@ cdef extern from *:
     static const char *const KIND_NAMES[] = {
         "free", "tunnel", "transfer", "listener", "client", "origin", NULL};
     static const char *const QUEUE_NAMES[] = {
-        "none", "ack", "finished", "frozen", "young", "idle", "half",
+        "none", "ack", "finished", "frozen", "young", "idle", "half", "name",
         "head", "ask", "dial", "race", "queue", "origin-idle", "header", NULL};
     static const char *const PHASE_NAMES[] = {
         "head", "ask", "queue", "dial", "parent", "wait", "body", NULL};

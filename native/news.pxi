@@ -5,7 +5,7 @@ from libc.stdint cimport int32_t
 
 from core cimport linux
 from closing cimport lose
-from core.types cimport Core, Flow, NOWHERE
+from core.types cimport Core, Flow, NOWHERE, R_TLS_NAME
 from lane.asking cimport left_asking
 from lane.log cimport LOG_BATCH
 from lane.records cimport record_take
@@ -152,4 +152,7 @@ cdef int gather_end(NativeRelay relay, int32_t slot, list ends) except -1:
             ends.append((relay.owner.given_back, handoff))
     elif exchange_of(f) == NULL:
         ends.append((<object>f.token, end_of(f)))
+    elif f.reason == R_TLS_NAME:
+        facts = lane_facts(&relay.state, exchange_of(f))
+        ends.append((relay.owner.refused, (facts, end_of(f))))
     return 0

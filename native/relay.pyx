@@ -42,12 +42,13 @@ from core.counts cimport (
 from core.frozen cimport can_freeze, can_freeze_transfer, freeze, thaw
 from core.moves cimport TARGET_FAILED, send_or_hold
 from core.pipes cimport pool_empty
+from core.gate cimport check_new, check_release, gate_put
 from core.queues cimport enter_queue, finish, wheel_change, wheel_init
-from core.service cimport register_sides, settle, side_failed
+from core.service cimport hear_first, register_sides, settle, side_failed
 from core.slots cimport list_init, slot_free, slot_take, slots_reserve
 from core.types cimport (
-    AROUND, Core, DOWN, FREE, Flow, Limits, NOWHERE, QUEUES, Q_FROZEN, Q_HALF, Q_IDLE, Q_LANE,
-    Q_YOUNG, R_ABORTED, R_KILLED, R_POLICY, SPLICING, STOPPED, TRANSFER, TUNNEL,
+    AROUND, Core, DOWN, FREE, Flow, Limits, NOWHERE, NameCheck, QUEUES, Q_FINISHED, Q_FROZEN, Q_HALF,
+    Q_IDLE, Q_LANE, Q_NAME, Q_YOUNG, R_ABORTED, R_KILLED, R_POLICY, SPLICING, STOPPED, TRANSFER, TUNNEL,
 )
 from core.waits cimport begin_wait
 from dump cimport Line, describe, describe_all
@@ -73,6 +74,23 @@ cdef enum:
     MOST_COLUMNS = 2048
 
 cdef uint64_t uncounted[MOST_COLUMNS]
+
+cdef NameCheck *check_of(object check) except? NULL:
+    """Of one as the owner has it (spliceproxy/relay/checking.py), held once; NULL for None."""
+    cdef NameCheck *made
+    cdef bytes name
+    cdef uint16_t refused
+    if check is None:
+        return NULL
+    name = check.name.encode("ascii")
+    refused = check.refused
+    if len(name) > 255:
+        raise ValueError(f"the name of a host has 255 bytes at most: {check.name!r}")
+    made = check_new(name, len(name), refused)
+    if made == NULL:
+        raise MemoryError
+    return made
+
 
 cdef enum:
     SAID = 64               # targets that are kept
@@ -147,6 +165,7 @@ cdef class NativeRelay:
         wheel_init(c, Q_YOUNG, <int64_t>(min(options.idle, YOUNG) * 1000))
         wheel_init(c, Q_IDLE, <int64_t>(options.idle * 1000))
         wheel_init(c, Q_HALF, <int64_t>(options.half_close * 1000))
+        wheel_init(c, Q_NAME, <int64_t>(options.tls_name * 1000))
         c.pool.size, c.pool.limit = quota.affordable(options.shares)
         if options.max_pipes >= 0:
             c.pool.limit = options.max_pipes
@@ -192,6 +211,7 @@ cdef class NativeRelay:
             warnings.warn("a relay was dropped open", ResourceWarning)
             self._shut()
         free(self.state.core.buffer)
+        free(self.state.core.sight)
         free(self.state.core.pool.fds)
         free(self.state.core.flows)
         free(self.state.out)
@@ -271,16 +291,35 @@ cdef class NativeRelay:
         enter_queue(c, slot, Q_IDLE)
         publish(&self.state)
 
-    def tunnel(self, int client, int origin, bytes to_origin, bytes to_client, token):
+    def tunnel(self, int client, int origin, bytes to_origin, bytes to_client, token, check=None):
         cdef Core *c = &self.state.core
         cdef int32_t slot = self._slot(client, origin, TUNNEL)
         ident = self._ident(slot)
+        if check is not None:
+            self._guard(slot, check)
         self._register(slot)
         self._start(slot, token)
-        self._early(slot, 0, to_origin)
         self._early(slot, 1, to_client)
-        settle(c, slot, -1)
+        self._early(slot, 0, to_origin)
+        if c.flows[slot].queue != Q_FINISHED:
+            settle(c, slot, -1)
         return ident
+
+    cdef int _guard(self, int32_t slot, check) except -1:
+        """A tunnel that has not begun gets a gate; without memory there is no flow."""
+        cdef Core *c = &self.state.core
+        cdef NameCheck *made = NULL
+        cdef bint put = False
+        try:
+            made = check_of(check)
+            put = gate_put(c, &c.flows[slot], made)
+            if not put:
+                raise MemoryError
+        finally:
+            check_release(made)
+            if not put:
+                slot_free(c, slot)
+        return 0
 
     cdef void _early(self, int32_t slot, int s, bytes data) noexcept:
         """Bytes that were read from side s before the relay had it."""
@@ -289,7 +328,9 @@ cdef class NativeRelay:
         if not data or f.way[s].flags & STOPPED:
             return
         f.spoke = s == 1 and f.spoke  # the answer to CONNECT is none to the client's bytes
-        if send_or_hold(c, &f.way[s], f.fd[1 - s], data, len(data)) == TARGET_FAILED:
+        if s == 0 and f.gate != NULL:
+            hear_first(c, slot, data, len(data))
+        elif send_or_hold(c, &f.way[s], f.fd[1 - s], data, len(data)) == TARGET_FAILED:
             side_failed(c, f, 1 - s, linux.errno)
 
     def transfer(self, int source, int target, int64_t length, token, bint to_client=False):
@@ -358,7 +399,7 @@ cdef class NativeRelay:
         f = &self.state.core.flows[slot]
         return f.way[0].copied, f.way[0].spliced, f.way[1].copied, f.way[1].spliced
 
-    def limits(self, double idle, double half_close):
+    def limits(self, double idle, double half_close, double tls_name):
         cdef Core *c = &self.state.core
         if self.closed:
             return
@@ -366,6 +407,7 @@ cdef class NativeRelay:
         wheel_change(c, Q_YOUNG, <int64_t>(min(idle, YOUNG) * 1000))
         wheel_change(c, Q_IDLE, <int64_t>(idle * 1000))
         wheel_change(c, Q_HALF, <int64_t>(half_close * 1000))
+        wheel_change(c, Q_NAME, <int64_t>(tls_name * 1000))
 
     def kill(self, uint64_t ident, str reason not None=interface.KILLED):
         cdef uint8_t why = R_POLICY if reason == interface.POLICY else R_KILLED

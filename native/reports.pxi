@@ -8,9 +8,14 @@ from libc.string cimport memset
 
 from core.counts cimport (
     K_BYTES, K_EVENTS, K_GUESSES, K_PIPES, K_PIPE_STARVED, K_SPLICE_FALLBACKS, K_STEPS,
-    K_TRANSFERS, K_TUNNELS, K_TUNNELS_BEGUN, K_TUNNELS_ENDED, K_URGENT,
+    K_TLS_NAMES, K_TRANSFERS, K_TUNNELS, K_TUNNELS_BEGUN, K_TUNNELS_ENDED, K_URGENT,
 )
-from core.types cimport Flow, INFO_MAX, REASONS, REASON_WORDS, R_DONE, TRANSFER, Way, reason_words
+from core.hello cimport FLIGHT, SIGHT
+from core.gate cimport found_in
+from core.types cimport (
+    FOUNDS, FOUND_WORDS, Flow, INFO_MAX, NameCheck, REASONS, REASON_WORDS, R_DONE, TRANSFER, Way,
+    found_words, reason_words,
+)
 from core.tcpinfo cimport TcpLeg
 from http.chunks cimport Chunks
 from lane.counts cimport (
@@ -33,7 +38,7 @@ from lane.types cimport (
 )
 from names cimport KIND_NAMES, PHASE_NAMES, QUEUE_NAMES, WAY_FLAG_NAMES
 
-from spliceproxy.relay import columns, interface
+from spliceproxy.relay import checking, columns, interface
 from spliceproxy.relay import handoff as given
 from spliceproxy.relay import lane as words
 from spliceproxy.relay.interface import TransferEnd, TunnelEnd
@@ -55,6 +60,7 @@ if len(words.SUMS) != SUM_KINDS:
 agree("events", words.EVENTS, tuple([event_words[i].decode() for i in range(EVENT_WORDS)]), EVENTS)
 agree("verdicts", words.STALLED,
       tuple([stalled_words[i].decode() for i in range(STALLED_WORDS)]), STALLS)
+agree("names", checking.FOUND, tuple([found_words[i].decode() for i in range(FOUND_WORDS)]), FOUNDS)
 agree("causes", given.CAUSES, tuple([cause_words[i].decode() for i in range(CAUSE_WORDS)]), CAUSES)
 
 
@@ -68,6 +74,7 @@ COLUMNS = {
     "relay_events": K_EVENTS,
     "relay_guesses": K_GUESSES,
     "relay_steps": K_STEPS,
+    "tls_names": K_TLS_NAMES,
     "tunnels": K_TUNNELS,
     "transfers": K_TRANSFERS,
     "pipes": K_PIPES,
@@ -148,6 +155,7 @@ cdef object end_of(const Flow *f):
         f.info[INFO_MAX:INFO_MAX + f.info_len[1]] if f.info_len[1] else b"",
         chr(f.silent) if f.silent else "",
         (down.for_target, down.for_source, up.for_target, down.silent),
+        checking.FOUND[f.found],
     )
 
 
@@ -218,6 +226,10 @@ cdef class Ending:
     @property
     def socks(self):
         return self.at.socks
+
+    @property
+    def tls_name(self):
+        return checking.FOUND[self.at.facts.found]
 
     @property
     def event(self):
@@ -390,6 +402,17 @@ def plain_socks(bytes data not None):
     else:
         size = read_socks_5(data, len(data), &end)
     return (size, place[:end - <char *>place].decode("ascii")) if size else None
+
+
+def found_of(check, bytes data not None):
+    """What these first bytes of a client say, "" while they are too few; a test compares it with
+    spliceproxy.relay.portable.gate."""
+    cdef NameCheck *made = check_of(check)
+    cdef bytes room = bytes(SIGHT)
+    cdef char *at = room
+    cdef int found = found_in(made, data, min(len(data), <size_t>FLIGHT), at)
+    check_release(made)
+    return checking.FOUND[found]
 
 
 def judge(waits, client, origin):

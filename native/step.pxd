@@ -10,12 +10,12 @@ from core.bulk cimport put_off, take_put_off
 from core.guess cimport SURE, foresee, guess
 from core.moves cimport pending, splices
 from core.pipes cimport pool_empty
-from core.queues cimport enter_queue, finish, last_active, leave_queue, wheel_of
+from core.queues cimport enter_queue, finish, leave_queue, waits_since, wheel_of
 from core.resets cimport check_acks
-from core.service cimport serve_event
+from core.service cimport first_late, serve_event
 from core.slots cimport slot_of, slots_reserve
 from core.types cimport (
-    BUCKETS, Core, Flow, IN_QUEUE, NOWHERE, QUEUES, Q_HALF, Q_IDLE, Q_YOUNG, R_HALF_CLOSE,
+    BUCKETS, Core, Flow, IN_QUEUE, NOWHERE, QUEUES, Q_HALF, Q_IDLE, Q_NAME, Q_YOUNG, R_HALF_CLOSE,
     R_IDLE, R_TARGET_IDLE, TRANSFER, TUNNEL, WHEELS, Wheel,
 )
 from lane.clients cimport accept_clients
@@ -137,6 +137,8 @@ cdef inline void late(Lane *lane, int32_t slot, uint8_t queue) noexcept nogil:
     if queue == Q_YOUNG:
         keep_alive(lane, slot)
         enter_queue(c, slot, Q_IDLE)
+    elif queue == Q_NAME:
+        first_late(c, slot)
     elif f.kind == CLIENT:
         exchange_late(lane, slot)
     elif f.kind == ORIGIN:
@@ -161,7 +163,7 @@ cdef inline void expire(Lane *lane, uint8_t queue) noexcept nogil:
         slot = wheel.bucket[bucket].first
         while slot != NOWHERE:
             following = c.flows[slot].near[IN_QUEUE].next
-            if c.now - last_active(&c.flows[slot]) >= wheel.timeout:
+            if c.now - waits_since(&c.flows[slot]) >= wheel.timeout:
                 late(lane, slot, queue)
             else:
                 leave_queue(c, slot)

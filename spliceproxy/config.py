@@ -179,6 +179,9 @@ class RuleConfig:
     report_only: bool = False  # logs what it would decide, and lets the next rule decide
     status: int | None = None  # of the answer to what it denies; None: 403
     reason: str = ""  # what is said of what it denies (policy.decision.REASONS)
+    # Of the name inside TLS (policy.tls_names), in tunnels that it allows; None: as PolicyConfig.
+    tls_name: Literal["check", "require", "off"] | None = None
+    tls_refuse: tuple[str, ...] = ()  # what check is to refuse as well
 
     def __post_init__(self) -> None:
         for name in CONDITIONS:
@@ -241,11 +244,20 @@ class PolicyConfig:
     targets: Literal["any", "names"] | None = None
     """names: no destination that is written as an address, but for those that the file of
     ``locked`` names. None: names where there is such a file, and else any."""
+    tls_name: Literal["check", "require", "off"] | None = None
+    """Where neither a rule nor the function says anything of the name inside TLS. None: check where
+    there is a file of ``locked``, and else off."""
+    tls_refuse: tuple[str, ...] = ()  # as of a rule; where the rule has a ``tls_name`` only its own
 
     @property
     def names_only(self) -> bool:
         """Whether destinations must be names."""
         return self.targets == "names" or (self.targets is None and self.locked is not None)
+
+    @property
+    def names_inside(self) -> Literal["check", "require", "off"]:
+        """``tls_name`` as it holds."""
+        return self.tls_name or ("off" if self.locked is None else "check")
 
 
 class Url(NamedTuple):

@@ -155,7 +155,9 @@ class Denied(Failure):
     """A request that the policy does not allow. ``rule`` is the id to ask about, "" if there is
     none, and ``kind`` says of what. ``reason`` and ``advice`` are a sentence each, for a person.
     ``words`` are those that the settings give for this rule: they stand in for both, and go
-    wherever the id goes. ``fields`` are the answer's further field lines, without CRLF."""
+    wherever the id goes. ``found`` is what was found of the name inside TLS (``relay.checking``),
+    "" where that was not looked for. ``fields`` are the answer's further field lines, without
+    CRLF."""
 
     kind = "rule"
     fields: tuple[bytes, ...] = ()
@@ -169,6 +171,7 @@ class Denied(Failure):
         advice: str = "If you need it, ask the administrator of this proxy.",
         error: ErrorType = "http_request_denied",
         words: str = "",
+        found: str = "",
     ) -> None:
         detail = f"{self.kind} {rule}" if rule else reason
         super().__init__(error, f"{detail}: {words}" if words else detail, status)
@@ -176,6 +179,7 @@ class Denied(Failure):
         self.reason = words or reason
         self.advice = "" if words else advice
         self.words = words
+        self.found = found
 
 
 def internal(error: Exception) -> Failure:

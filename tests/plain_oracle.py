@@ -113,7 +113,7 @@ class Plain:
             log_live=live,
             via=via.decode(),
         )
-        policy: Any = SimpleNamespace(identifies=False, takes_passwords=False)
+        policy: Any = SimpleNamespace(identifies=False, takes_passwords=False, looks_inside=False)
         records: Any = SimpleNamespace(
             tally=object() if summed else None,
             hurry=lambda: self.hurried.append(True),
@@ -143,6 +143,7 @@ class Plain:
         lane.answer_by(self)
         self.questions: list[Question] = []
         self.gone: list[int] = []
+        self.refusals: list[Any] = []
         host, port = self._listener.getsockname()
         self.lane.dialled = (host,), port
 
@@ -154,6 +155,9 @@ class Plain:
 
     def left(self, ident: int) -> None:
         self.gone.append(ident)
+
+    def refused(self, end: Any) -> None:
+        self.refusals.append(end)
 
     def not_accepted(self, error: int) -> None:
         raise AssertionError(error)

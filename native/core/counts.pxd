@@ -6,7 +6,7 @@ module is imported (reports.pxi).
 
 from libc.stdint cimport uint64_t
 
-from core.types cimport Core, DOWN, REASONS, Way
+from core.types cimport Core, DOWN, FOUNDS, REASONS, Way
 
 cdef enum:
     K_BYTES = 0             # in copied, in spliced, out copied, out spliced
@@ -18,7 +18,8 @@ cdef enum:
     K_EVENTS
     K_GUESSES               # of these, without epoll
     K_STEPS
-    K_TUNNELS               # gauges from here on
+    K_TLS_NAMES             # by Found, from F_MATCH on: passed, refused
+    K_TUNNELS = K_TLS_NAMES + 2 * (FOUNDS - 1)  # gauges from here on
     K_TRANSFERS
     K_PIPES                 # lent, idle
     K_LANE = K_PIPES + 2    # the first of the lane's

@@ -9,7 +9,8 @@ from libc.stdint cimport int32_t, int64_t, uint8_t
 
 from core.slots cimport list_add, list_init, list_take
 from core.types cimport (
-    BUCKETS, Core, Flow, IN_QUEUE, NOWHERE, Q_ACK, Q_FINISHED, Q_NONE, Q_YOUNG, R_NONE, Wheel,
+    BUCKETS, Core, Flow, IN_QUEUE, NOWHERE, Q_ACK, Q_FINISHED, Q_NAME, Q_NONE, Q_YOUNG, R_NONE,
+    Wheel,
 )
 
 
@@ -32,6 +33,11 @@ cdef inline void wheel_init(Core *c, uint8_t queue, int64_t timeout) noexcept no
 
 cdef inline int64_t last_active(const Flow *f) noexcept nogil:
     return max(f.way[0].active, f.way[1].active)
+
+
+cdef inline int64_t waits_since(const Flow *f) noexcept nogil:
+    """From when on the time limit of its queue counts."""
+    return f.gate.since if f.queue == Q_NAME else last_active(f)
 
 
 cdef inline void wheel_put(
@@ -61,7 +67,7 @@ cdef inline void wheel_change(Core *c, uint8_t queue, int64_t timeout) noexcept 
     wheel_init(c, queue, timeout)
     for slot in range(c.capacity):
         if c.flows[slot].queue == queue:
-            wheel_put(c, wheel, slot, last_active(&c.flows[slot]))
+            wheel_put(c, wheel, slot, waits_since(&c.flows[slot]))
 
 
 cdef inline void leave_queue(Core *c, int32_t slot) noexcept nogil:
@@ -84,7 +90,7 @@ cdef inline void enter_queue(Core *c, int32_t slot, uint8_t queue) noexcept nogi
     leave_queue(c, slot)
     f.queue = queue
     if queue >= Q_YOUNG:
-        wheel_put(c, wheel_of(c, queue), slot, last_active(f))
+        wheel_put(c, wheel_of(c, queue), slot, waits_since(f))
     elif queue == Q_ACK:
         if c.acking.first == NOWHERE:
             c.ack_next = c.now + c.limits.ack_poll

@@ -21,14 +21,19 @@ After a failure was seen, a read of 0 is no FIN: the kernel reports an error onc
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
 from core cimport linux
-from core.moves cimport DRY, Moved, OVER, SOURCE_FAILED, TARGET_FAILED, drop_pending, pending, turn
+from core.gate cimport found_in, gate_free, gate_keep, gate_take, gate_waits
+from core.hello cimport FLIGHT
+from core.moves cimport (
+    DRY, Moved, OVER, SOURCE_FAILED, TARGET_FAILED, drop_pending, pending, send_or_hold, turn,
+)
+from core.counts cimport K_TLS_NAMES, count_up
 from core.queues cimport enter_queue, finish
 from core.resets cimport finish_acknowledged
 from core.slots cimport slot_free
 from core.types cimport (
-    Core, ENDED, FIN_SENT, Flow, Q_FINISHED, Q_HALF, R_CLIENT_RESET, R_DONE, R_NONE,
-    R_ORIGIN_RESET, R_SOURCE_EOF, R_SOURCE_ERROR, R_TARGET_ERROR, STOPPED, TRANSFER, TUNNEL,
-    UNREGISTERED, Way,
+    Core, ENDED, FIN_SENT, F_LATE, F_MALFORMED, F_NONE, F_NOT_TLS, Flow, Gate, Q_FINISHED, Q_HALF,
+    Q_NAME, R_CLIENT_RESET, R_DONE, R_NONE, R_ORIGIN_RESET, R_SOURCE_EOF, R_SOURCE_ERROR,
+    R_TARGET_ERROR, R_TLS_NAME, STOPPED, TRANSFER, TUNNEL, UNREGISTERED, Way,
 )
 from core.waits cimport after_turn, end_wait
 
@@ -67,6 +72,76 @@ cdef inline void serve_way(Core *c, Flow *f, int s, bint readable) noexcept nogi
         side_failed(c, f, 1 - s, linux.errno)
 
 
+# ---- the name inside TLS (gate.pxd) ----------------------------------------------------------
+
+
+cdef inline void pass_or_refuse(
+    Core *c, int32_t slot, uint8_t found, const char *data, size_t n
+) noexcept nogil:
+    """It is known what the first `n` bytes of a tunnel's client say: they go on, or it has
+    finished."""
+    cdef Flow *f = &c.flows[slot]
+    cdef Gate *g = gate_take(c, slot)
+    cdef bint refused = g.check.refused >> found & 1
+    f.found = found
+    count_up(c, K_TLS_NAMES + 2 * (found - 1) + refused)
+    if refused:
+        finish(c, slot, R_TLS_NAME)
+    elif n > 0:
+        f.spoke = 0
+        if send_or_hold(c, &f.way[0], f.fd[1], data, n) == TARGET_FAILED:
+            side_failed(c, f, 1, linux.errno)
+    gate_free(g)
+
+
+cdef inline void hear_first(Core *c, int32_t slot, const char *data, size_t n) noexcept nogil:
+    """The client of a tunnel with a gate has said so much more."""
+    cdef Flow *f = &c.flows[slot]
+    cdef Gate *g = f.gate
+    cdef uint8_t found
+    if g.have:
+        if not gate_keep(g, data, n):
+            side_failed(c, f, 0, linux.ENOMEM)
+            return
+        data = g.data
+        n = g.have
+    found = found_in(g.check, data, min(n, <size_t>FLIGHT), c.sight + FLIGHT)
+    if found != F_NONE:
+        pass_or_refuse(c, slot, found, data, n)
+    elif not g.have and not gate_keep(g, data, n):
+        side_failed(c, f, 0, linux.ENOMEM)
+    else:
+        gate_waits(c, slot)
+
+
+cdef inline void serve_gate(Core *c, int32_t slot) noexcept nogil:
+    """The client of a tunnel with a gate has something to say. It may have finished then."""
+    cdef Flow *f = &c.flows[slot]
+    cdef Way *w = &f.way[0]
+    cdef Gate *g = f.gate
+    cdef ssize_t n
+    if w.flags & (ENDED | STOPPED):
+        return
+    end_wait(c, w, &f.way[1], False, f.spoke != 0)
+    w.mark = <uint32_t>c.now
+    while True:
+        n = linux.recv(f.fd[0], c.sight, FLIGHT - g.have, linux.MSG_DONTWAIT)
+        if n >= 0 or linux.errno != linux.EINTR:
+            break
+    if n > 0:
+        hear_first(c, slot, c.sight, n)
+    elif n == 0:
+        pass_or_refuse(c, slot, F_MALFORMED if g.have else F_NOT_TLS, g.data, g.have)
+        w.flags |= ENDED
+    elif linux.errno != linux.EAGAIN:
+        w.flags |= ENDED
+        side_failed(c, f, 0, linux.errno)
+        gate_free(gate_take(c, slot))
+
+
+# ---- ends ------------------------------------------------------------------------------------
+
+
 cdef inline void settle_failed(Core *c, int32_t slot) noexcept nogil:
     """One or both sides of a tunnel have failed."""
     cdef Flow *f = &c.flows[slot]
@@ -101,7 +176,10 @@ cdef inline void settle_tunnel(Core *c, int32_t slot) noexcept nogil:
     if f.dead:
         settle_failed(c, slot)
     elif (f.way[0].flags | f.way[1].flags) & FIN_SENT:
-        enter_queue(c, slot, Q_HALF)
+        if f.queue == Q_NAME:
+            f.gate.back = Q_HALF
+        else:
+            enter_queue(c, slot, Q_HALF)
 
 
 cdef inline void settle_transfer(Core *c, int32_t slot) noexcept nogil:
@@ -241,7 +319,12 @@ cdef inline void serve_event(Core *c, int32_t slot, int s, uint32_t events) noex
     if (events & linux.EPOLLOUT or failed) and pending(&f.way[1 - s]):
         serve_way(c, f, 1 - s, False)
     if (events & linux.EPOLLIN or failed) and not pending(&f.way[s]):
-        serve_way(c, f, s, (events & linux.EPOLLIN) != 0)
+        if f.gate != NULL and s == 0:
+            serve_gate(c, slot)
+            if f.queue == Q_FINISHED:
+                return
+        else:
+            serve_way(c, f, s, (events & linux.EPOLLIN) != 0)
     if events & linux.EPOLLERR and not f.dead & (1 << s):
         if f.way[s].flags & (ENDED | STOPPED) and not pending(&f.way[s]):
             take_error(c, f, s)
@@ -249,3 +332,11 @@ cdef inline void serve_event(Core *c, int32_t slot, int s, uint32_t events) noex
         side_failed(c, f, s, 0)
         f.reason = R_DONE
     settle(c, slot, s if failed else -1)
+
+
+cdef inline void first_late(Core *c, int32_t slot) noexcept nogil:
+    """What a client says first is not whole in time."""
+    cdef const Gate *g = c.flows[slot].gate
+    pass_or_refuse(c, slot, F_LATE, g.data, g.have)
+    if c.flows[slot].queue != Q_FINISHED:
+        settle(c, slot, -1)

@@ -9,7 +9,7 @@ for each flow left over for it.
 """
 
 from cpython.ref cimport PyObject
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 cdef enum:
     NOWHERE = -1            # no slot, no descriptor
@@ -46,6 +46,7 @@ cdef enum Queue:
     Q_YOUNG                 # the first of the wheels: moved bytes not long ago
     Q_IDLE
     Q_HALF
+    Q_NAME                  # for the rest of a client's first flight (gate.pxd)
     Q_LANE                  # the first of the lane's wheels
 
 cdef enum:
@@ -57,7 +58,7 @@ cdef enum:
 cdef enum Reason:
     R_NONE, R_DONE, R_CLIENT_RESET, R_ORIGIN_RESET, R_SOURCE_ERROR, R_TARGET_ERROR,
     R_SOURCE_EOF, R_IDLE, R_TARGET_IDLE, R_HALF_CLOSE, R_ABORTED, R_KILLED,
-    R_POLICY,
+    R_POLICY, R_TLS_NAME,
     REASONS
 
 cdef extern from *:
@@ -65,12 +66,42 @@ cdef extern from *:
     static const char *const reason_words[] = {
         "", "done", "client-reset", "origin-reset", "source-error", "target-error",
         "source-eof", "idle-timeout", "target-idle-timeout", "half-close-timeout", "aborted",
-        "killed", "policy",
+        "killed", "policy", "tls-name",
     };
     #define REASON_WORDS ((int)(sizeof(reason_words) / sizeof(reason_words[0])))
     """
     const char *reason_words[]
     int REASON_WORDS
+
+# Flow.found: what was found of the name inside TLS. As of Reason: the words are below, and the
+# owner's are compared with them.
+cdef enum Found:
+    F_NONE, F_MATCH, F_MISMATCH, F_NO_NAME, F_ECH, F_NOT_TLS, F_MALFORMED, F_LATE, F_ADDRESS,
+    FOUNDS
+
+cdef extern from *:
+    """
+    static const char *const found_words[] = {
+        "", "match", "mismatch", "no-name", "ech", "not-tls", "malformed", "late", "address",
+    };
+    #define FOUND_WORDS ((int)(sizeof(found_words) / sizeof(found_words[0])))
+    """
+    const char *found_words[]
+    int FOUND_WORDS
+
+cdef struct NameCheck:      # what a client must say first; the name follows
+    int32_t holders         # gates, and whoever else makes tunnels
+    uint16_t refused        # bit n: the tunnel is reset for this Found
+    uint8_t size            # of the name; 0: it has asked for an address
+    char *name              # canonical, in lower case
+
+cdef struct Gate:           # of a tunnel whose client has not said all of that
+    NameCheck *check        # held
+    char *data              # received and not sent on, of `room` bytes; NULL without any
+    uint32_t have
+    uint32_t room
+    int64_t since           # ms, when the first byte came; 0: none has
+    uint8_t back            # the queue to go back to from Q_NAME
 
 # A flow can be in two lists at a time (slots.pxd): which neighbours are meant.
 cdef enum:
@@ -112,6 +143,7 @@ cdef struct Flow:
     Way way[2]
     PyObject *token
     void *attached          # what the lane has hung on it, or NULL
+    Gate *gate              # of a tunnel, NULL where nothing is asked of its client any more
     char *info              # two struct tcp_info, once finished
     int64_t queued          # ms; Q_ACK: since when the send queue has not shrunk
     uint32_t info_len[2]
@@ -128,6 +160,7 @@ cdef struct Flow:
     uint8_t put_off         # bit s: an event of side s is in Core.bulk
     uint8_t spoke           # a tunnel: the side whose bytes were the last
     uint8_t silent          # a tunnel that a time limit has ended: whose it was (waits.pxd)
+    uint8_t found           # of the name inside TLS
 
 cdef struct Wheel:
     int64_t timeout         # ms
@@ -177,6 +210,7 @@ cdef struct Event:
 cdef struct Core:
     int epfd
     char *buffer            # limits.chunk bytes and AROUND, shared by every flow
+    char *sight             # SIGHT bytes for what is looked at (hello.pxd), NULL before the first
     Flow *flows
     int32_t capacity
     int32_t used

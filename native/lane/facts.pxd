@@ -13,7 +13,7 @@ from core.moves cimport pending
 from core.tcpinfo cimport TcpLeg, tcp_read
 from core.types cimport (
     ENDED, Flow, NOWHERE, R_ABORTED, R_CLIENT_RESET, R_DONE, R_HALF_CLOSE, R_IDLE, R_KILLED,
-    R_NONE, R_ORIGIN_RESET, R_POLICY, R_TARGET_IDLE, TUNNEL, Way,
+    R_NONE, R_ORIGIN_RESET, R_POLICY, R_TARGET_IDLE, R_TLS_NAME, TUNNEL, Way,
 )
 from core.waits cimport end_waits, silent_side
 from lane.received cimport received
@@ -110,7 +110,7 @@ cdef inline uint8_t blamed(const Lane *lane, const Flow *f, uint8_t reason) noex
         return c'S'
     if reason == R_KILLED:
         return c'K'
-    if reason == R_POLICY:
+    if reason == R_POLICY or reason == R_TLS_NAME:
         return c'P'
     if reason == R_ABORTED:
         return c'D' if lane.draining else c'P'
@@ -225,6 +225,7 @@ cdef inline void facts_of(
     facts.reason = reason
     facts.by = by if by else blamed(lane, f, reason)
     facts.at = c'-' if facts.by == c'-' else stage_of(f)
+    facts.found = f.found
     facts.informed = 0
     facts.stalled = J_UNKNOWN
     if lane.informed and (

@@ -9,6 +9,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memchr, memcpy, strlen
 
 from core.tcpinfo cimport TcpLeg
+from core.types cimport found_words
 from http.plain cimport Text
 from lane.facts cimport NUMBER_BITS
 from lane.line cimport add_number, add_text, type_size, word_at
@@ -187,6 +188,8 @@ cdef inline size_t write_json(
     else:
         at = add_string(at, x.via.text + 1, x.via.size - 1, form.address_most)
     at = add_request(at, form, x)
+    at = add(at, ',"tls_name":')
+    at = add_string(at, found_words[facts.found], strlen(found_words[facts.found]), 16)
     at[0] = c','
     at = add_text(at + 1, note.text, note.size)
     at = add(add_route(at, x), ',"peer":')

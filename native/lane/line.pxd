@@ -8,7 +8,7 @@ bound, so it is written where there is room for the longest.
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.string cimport memchr, memcpy, strlen
 
-from core.types cimport R_DONE, R_HALF_CLOSE, R_IDLE, R_NONE, R_TARGET_IDLE
+from core.types cimport R_DONE, R_HALF_CLOSE, R_IDLE, R_NONE, R_TARGET_IDLE, found_words
 from http.plain cimport CONNECT, Text
 from lane.types cimport Exchange, Facts, L_NATIVE, LineForm
 
@@ -158,6 +158,9 @@ cdef inline size_t write_line(
         at = add_number(at, facts.received, 0, 0)
         if x.socks:
             at = add_number(add_text(at, " socks=", 7), x.socks, 0, 0)
+        if facts.found:
+            at = add_text(at, " tls=", 5)
+            at = add_text(at, found_words[facts.found], strlen(found_words[facts.found]))
         if x.hop != NULL:
             at = add_text(add_text(at, " route=", 7), x.hop.name, x.hop.size)
             at = add_text(at, " by=", 4)

@@ -40,7 +40,7 @@ from lane.types cimport (
     Connection, Exchange, GREETED, G_REQUEST, G_RETRY, Lane, ONLY_SOCKS, Origin, PEER_MAX,
     PLACE_UNKNOWN, P_WAIT, Q_QUEUE, Route, Target, Token, V5, connection_of, exchange_of,
 )
-from lane.tunnels cimport ask_parent, become_tunnel
+from lane.tunnels cimport ask_parent, become_tunnel, take_check
 from lane.upload cimport begin_chunks, begin_upload
 from lane.waiting cimport begin_waiting, end_waiting, may_have_more
 
@@ -245,6 +245,7 @@ cdef inline void start(Lane *lane, int32_t slot, Target *t, const Out *out) noex
     if t.hop != NULL:
         take_hop(x, t.hop)
         count_up(&lane.core, t.hop.sent)
+    take_check(x, t.check)
     if not tunnel:
         connection = idle_for(lane, slot, t)
     if connection != NOWHERE:
@@ -324,6 +325,7 @@ cdef inline void begin_exchange(Lane *lane, int32_t slot) noexcept nogil:
     x.summed_received = x.summed_sent = 0
     take_note(x, NULL)
     take_hop(x, NULL)
+    take_check(x, NULL)
     c.flows[slot].way[0].copied = c.flows[slot].way[0].spliced = 0
     c.flows[slot].way[1].copied = c.flows[slot].way[1].spliced = 0
     c.flows[slot].way[1].copied = replied(x)

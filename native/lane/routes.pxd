@@ -17,6 +17,7 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset, strlen
 
 from core cimport linux
+from core.gate cimport check_release
 from core.slots cimport list_init
 from core.types cimport Core, TUNNEL
 from http.plain cimport Text
@@ -138,6 +139,7 @@ cdef inline void target_release(Routes *r, Target *t) noexcept nogil:
         note_release(t.note)
         meters_release(t.meters)
         hop_release(t.hop)
+        check_release(t.check)
         free(t)
 
 

@@ -7,10 +7,11 @@ from libc.string cimport memcpy
 
 from core cimport linux
 from core.counts cimport K_TUNNELS_BEGUN, count_up
+from core.gate cimport check_release, gate_put
 from core.moves cimport TARGET_FAILED, send_or_hold
 from core.queues cimport enter_queue, leave_queue
-from core.service cimport settle, side_failed, watch
-from core.types cimport Core, Flow, NOWHERE, Q_YOUNG, TUNNEL
+from core.service cimport hear_first, settle, side_failed, watch
+from core.types cimport Core, Flow, NOWHERE, NameCheck, Q_FINISHED, Q_YOUNG, TUNNEL
 from core.waits cimport begin_wait
 from http.plain cimport head_end
 from lane.asking cimport forget_decision
@@ -32,6 +33,14 @@ cdef enum:
     ANSWER_READ = 8192
 
 
+cdef inline void take_check(Exchange *x, NameCheck *check) noexcept nogil:
+    """That of the request in work, which may have none."""
+    if check != NULL:
+        check.holders += 1
+    check_release(x.check)
+    x.check = check
+
+
 cdef inline void become_tunnel(
     Lane *lane, int32_t slot, const char *data, size_t n
 ) noexcept nogil:
@@ -44,6 +53,9 @@ cdef inline void become_tunnel(
     cdef int fd = c.flows[x.connection].fd[0]
     cdef const char *reply = lane.established
     cdef size_t size = lane.established_size
+    if x.check != NULL and not gate_put(c, f, x.check):
+        give_back(lane, slot, G_REQUEST)
+        return
     event.events = linux.EPOLLIN
     event.data.u64 = (<uint64_t>f.generation << 32) | <uint32_t>(slot * 2 + 1)
     if linux.epoll_ctl(c.epfd, linux.EPOLL_CTL_MOD, fd, &event) < 0:
@@ -75,13 +87,16 @@ cdef inline void become_tunnel(
         size += n
     if send_or_hold(c, &f.way[1], f.fd[0], reply, size) == TARGET_FAILED:
         side_failed(c, f, 0, linux.errno)
+    elif x.have > x.head and f.gate != NULL:
+        hear_first(c, slot, x.data + x.head, x.have - x.head)
     elif x.have > x.head:
         if send_or_hold(
             c, &f.way[0], fd, x.data + x.head, x.have - x.head) == TARGET_FAILED:
             side_failed(c, f, 1, linux.errno)
     keep_head(x)
     begin_life(lane, slot)
-    settle(c, slot, -1)
+    if f.queue != Q_FINISHED:
+        settle(c, slot, -1)
 
 
 cdef inline void ask_parent(Lane *lane, int32_t slot) noexcept nogil:

@@ -10,7 +10,7 @@ from cpython.ref cimport PyObject
 from libc.stdint cimport int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from core.tcpinfo cimport TcpLeg
-from core.types cimport Core, Flow, LANE_KIND, List, Q_LANE
+from core.types cimport Core, Flow, LANE_KIND, List, NameCheck, Q_LANE
 from http.chunks cimport Chunks
 from http.plain cimport Plain
 
@@ -160,6 +160,7 @@ cdef struct Facts:          # of an exchange that is over, beside its texts
     uint8_t by              # who has ended it, and where it was: docs/log.md has the letters
     uint8_t at
     uint8_t stalled
+    uint8_t found           # of the name inside TLS, as of Flow
     uint8_t informed        # bit s: tcp[s] is known
     TcpLeg tcp[2]           # of the client, of the origin
 
@@ -283,6 +284,7 @@ cdef struct Target:         # where requests may go. Its addresses follow, and t
     # The value of Host for the origin; or the head that asks the parent for a tunnel.
     char *host
     Hop *hop                # held, NULL: straight to the origin
+    NameCheck *check        # of a tunnel's client; held, NULL: nothing is asked of it
     char *user              # for the log, of USER_MAX bytes at most with its NUL
     uint32_t host_size
     uint32_t size           # bytes of this block, and of its token if it is a route's
@@ -402,6 +404,7 @@ cdef struct Exchange:       # of a CLIENT, and of the tunnel that it became
     Holds *holds            # what counts for as long as it is there, or NULL
     Meters *meters          # what the request in work was counted for, if the owner was asked
     uint8_t metered         # it was counted
+    NameCheck *check        # as of its Target
     # The address of the balancer that has brought it, behind a mark (MARKS of
     # spliceproxy/policy/networks.py); held, or NULL.
     Note *via

@@ -23,6 +23,7 @@ from spliceproxy.forward.own_faults import tell
 from spliceproxy.forward.refusing import challenge, note_refusal, refusal
 from spliceproxy.forward.resumed import Decided, Page, carry
 from spliceproxy.forward.services import Services
+from spliceproxy.forward.tunnel import finish
 from spliceproxy.http1.target import split_authority
 from spliceproxy.observe.record import Record, microseconds
 from spliceproxy.observe.records import Records
@@ -36,6 +37,8 @@ from spliceproxy.upstream.own import Own
 
 if TYPE_CHECKING:
     from spliceproxy.forward.limiting import Limiting
+    from spliceproxy.relay.interface import TunnelEnd
+    from spliceproxy.relay.moving import LaneFacts
     from spliceproxy.upstream.parent import LaneWay
 
 PLACES = 4096
@@ -126,6 +129,16 @@ class Answering:
         if task is not None:
             task.cancel()
 
+    def refused(self, end: tuple[LaneFacts, TunnelEnd]) -> None:
+        """What the client of a tunnel has said first is refused. It ends as one of Python's."""
+        from spliceproxy.forward.moving_facts import record_of_lane  # the lane has loaded it
+
+        facts, ended = end
+        services = self._services
+        summed = services.records.tally is not None
+        record = record_of_lane(facts, None, self._allowed)
+        finish(services, record, ended, summed=summed)
+
     async def finish(self) -> None:
         """Ends all that waits: nobody does any more."""
         tasks = list(self._waiting.values())
@@ -167,7 +180,7 @@ class Answering:
             else:
                 self._fail(one, answer)
             return
-        _, _, addresses, source, seconds, way = answer
+        _, _, addresses, source, seconds, way, _, check = answer
         host, port, key, field, _, _ = place
         hop = None
         if way is not None:
@@ -208,6 +221,7 @@ class Answering:
             note,
             self._allowed[one.allowed_by],
             hop,
+            check,
         )
 
     def _count(self, limiting: Limiting, one: Asked, answer: Answer) -> Answer:

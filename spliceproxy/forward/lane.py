@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self  # typing has it since Python 3.11
 
     from spliceproxy.forward.limiting import Holding
+    from spliceproxy.relay.interface import TunnelEnd
+    from spliceproxy.relay.moving import LaneFacts
     from spliceproxy.upstream.parent import LaneWay
 
 
@@ -47,6 +49,7 @@ class Answers(Protocol):
 
     def asked(self, questions: list[Question]) -> None: ...
     def left(self, ident: int) -> None: ...
+    def refused(self, end: tuple[LaneFacts, TunnelEnd]) -> None: ...
 
 
 class Front(Protocol):
@@ -60,11 +63,12 @@ class Front(Protocol):
 class _News:
     """What the relay says, and whom it concerns. Nothing comes before there are clients."""
 
-    __slots__ = ("_records", "asked", "front", "left")
+    __slots__ = ("_records", "asked", "front", "left", "refused")
 
     front: Front
     asked: Callable[[list[Question]], None]
     left: Callable[[int], None]
+    refused: Callable[[tuple[LaneFacts, TunnelEnd]], None]
 
     def __init__(self, records: Records) -> None:
         self._records = records
@@ -201,11 +205,14 @@ class Lane:
         self.recorded = records.recorded
         if records.tally is not None:
             from spliceproxy.observe import json_line  # noqa: F401 - while there are descriptors
+        if policy.looks_inside:
+            from spliceproxy.forward import moving_facts  # noqa: F401 - likewise
         self.note = records.note or (shown_note if records.tally is not None else None)
 
     def answer_by(self, answers: Answers) -> None:
         """``answers`` is asked; to be said before there is a client."""
         self._news.asked, self._news.left = answers.asked, answers.left
+        self._news.refused = answers.refused
 
     def ask_about(self, asks: str) -> None:
         """From now on somebody is asked about these kinds, and what has been decided is
@@ -354,6 +361,7 @@ class Lane:
             record.decision,
             hop,
             () if record.holding is None else record.holding.meters,
+            verdict.check,
         )
         self._native.add_client(named(record.mark + record.client, client.place), group)
         return True

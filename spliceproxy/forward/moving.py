@@ -20,7 +20,7 @@ from spliceproxy.forward.moving_requests import Running
 from spliceproxy.forward.services import Services
 from spliceproxy.observe.record import Record
 from spliceproxy.relay import encoding
-from spliceproxy.relay.encoding import TUNNEL, Kind
+from spliceproxy.relay.encoding import TUNNEL, TUNNEL_DATA, Kind
 from spliceproxy.relay.encoding_handoff import DATA, HANDOFF, handoff_of, of_handoff
 from spliceproxy.relay.handoff import Handoff
 from spliceproxy.relay.moving import FrozenExchange, FrozenTunnel
@@ -29,7 +29,7 @@ _TUNNEL = "tunnel"
 _EXCHANGE = "exchange"
 
 KINDS: Mapping[str, Kind] = {
-    _TUNNEL: Kind(TUNNEL, facts.RECORD, 2),
+    _TUNNEL: Kind(TUNNEL, facts.RECORD, TUNNEL_DATA),
     _EXCHANGE: Kind(HANDOFF, facts.KNOWN, DATA),
 }
 
@@ -126,8 +126,8 @@ class Moving:
             state, data = of_handoff(found.handoff)
             return _EXCHANGE, state, facts.of_exchange(found, allowed), data
         if found.lane is not None:
-            summed = services.records.tally is not None
-            record = facts.record_of_lane(found.lane, found.state, allowed, summed=summed)
+            summed = found.state if services.records.tally is not None else None
+            record = facts.record_of_lane(found.lane, summed, allowed)
         else:
             record = tunnel.record_of(found.token) or Record("")
         state, data = encoding.of_tunnel(found.state)

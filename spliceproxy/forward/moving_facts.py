@@ -111,10 +111,10 @@ def record_of(facts: Mapping[str, Any]) -> Record:
 
 
 def record_of_lane(
-    lane: LaneFacts, state: TunnelState, allowed: Mapping[str, int], *, summed: bool
+    lane: LaneFacts, summed: TunnelState | None, allowed: Mapping[str, int]
 ) -> Record:
     """What the lane knows of one of its tunnels. ``allowed``: the columns of rules; ``summed``: all
-    that it has moved is in the lists of who has moved the most."""
+    that it has moved, where that is in the lists of who has moved the most."""
     record = Record(lane.client, lane.started or time.monotonic(), None, lane.number)
     record.mark, record.via = lane.via[:1], lane.via[1:]
     record.method, record.target, record.peer = "CONNECT", lane.target, lane.peer
@@ -127,8 +127,8 @@ def record_of_lane(
     if lane.lines:
         lines = (line.partition(b":") for line in lane.lines.rstrip().split(b"\r\n")[1:])
         record.fields = [(name, value.strip(b" \t")) for name, _, value in lines]
-    if summed:
-        received, sent = (way.copied + way.spliced for way in (state.up, state.down))
+    if summed is not None:
+        received, sent = (way.copied + way.spliced for way in (summed.up, summed.down))
         record.summed = lane.head + received, sent
     return record
 

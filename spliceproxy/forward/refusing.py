@@ -33,6 +33,7 @@ def note_refusal(record: Record, error: Failure | HeadError, counts: Counts) -> 
     record.blame(error.error, error.where if isinstance(error, Failure) else "")
     if isinstance(error, Denied):
         record.rule, record.why, record.words = error.rule, error.reason, error.words
+        record.tls_name = error.found
     else:
         record.detail = error.detail
 

@@ -14,14 +14,22 @@ from spliceproxy.net.stream import Stream
 from spliceproxy.observe.record import Record
 from spliceproxy.observe.stalled import BRIEF, Waits
 from spliceproxy.observe.termination import DATA, DRAINED
-from spliceproxy.relay.interface import ABORTED, DONE, TunnelEnd
+from spliceproxy.policy import refusals
+from spliceproxy.relay.checking import NameCheck
+from spliceproxy.relay.interface import ABORTED, DONE, TLS_NAME, TunnelEnd
 
 
 def hand_over(
-    services: Services, client: Stream, origin: Stream, answer: bytes, record: Record
+    services: Services,
+    client: Stream,
+    origin: Stream,
+    answer: bytes,
+    record: Record,
+    check: NameCheck | None = None,
 ) -> None:
     """Gives both sockets to the relay; what was read ahead on either side goes first, and
-    ``answer`` before that to the client. The record is written when the tunnel ends; of
+    ``answer`` before that to the client. With a ``check`` what the client says waits until it is
+    known what that is. The record is written when the tunnel ends; of
     the connection nothing else is left. Its ``bytes_in`` must hold the size of the request,
     and ``bytes_out`` that of interim responses.
     OSError: both streams are still the caller's."""
@@ -35,6 +43,7 @@ def hand_over(
         bytes(client.buffer),
         to_client,
         token_of(services, record),
+        check,
     )
     if record.hop is not None:
         origin.released = None  # the connection to the parent ends with the tunnel
@@ -75,10 +84,18 @@ def _ended(services: Services, record: Record, end: TunnelEnd) -> None:
         record.holding.release()
     if services.lives is not None:
         services.lives.end(record)
+    finish(services, record, end)
+
+
+def finish(services: Services, record: Record, end: TunnelEnd, *, summed: bool = False) -> None:
+    """A tunnel is over, also one of the lane's. ``summed``: what it has moved is in the lists of
+    who has moved the most."""
     record.bytes_in += end.up_copied + end.up_spliced
     record.bytes_out += end.down_copied + end.down_spliced
     record.spliced_in += end.up_spliced
     record.spliced_out += end.down_spliced
+    if summed:
+        record.summed = record.bytes_in, record.bytes_out
     record.stage, record.by = DATA, end.silent
     taken, said, origin_takes, silent = end.waits
     spent = (record.question + record.dial) / 1e3 + record.looked_up * 1e3
@@ -96,6 +113,10 @@ def _ended(services: Services, record: Record, end: TunnelEnd) -> None:
         record.by = DRAINED
     if end.reason != DONE:
         record.reason = end.reason
+    record.tls_name = end.found
+    if end.reason == TLS_NAME:
+        record.blame("http_request_denied")
+        record.rule, record.why = refusals.TLS_NAME, refusals.found_inside(end.found, record.host)
     if end.errno in EXHAUSTED:  # neither side has left; the relay has counted its end
         record.reason, record.error, record.by = ABORTED, "proxy_internal_error", ""
         services.faults.say(end.errno, logging.ERROR, "a tunnel was cut: %s", strerror(end.errno))

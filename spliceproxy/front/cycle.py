@@ -231,11 +231,13 @@ class Cycle:
         services.asking.repeat(question, head, verdict)
         record = self._record
         record.stage, since = CONNECT, time.monotonic()
-        origin, _ = await self._asking.dial(question, verdict, self._connection.resumed)
+        origin, verdict = await self._asking.dial(question, verdict, self._connection.resumed)
         record.dial += microseconds(time.monotonic() - since)
         record.status, record.stage = 200, DATA
         try:
-            hand_over(services, self._stream, origin, self._established, self._record)
+            hand_over(
+                services, self._stream, origin, self._established, self._record, verdict.check
+            )
         finally:
             origin.close()
 

@@ -24,6 +24,7 @@ from spliceproxy.relay.columns import (
     NAME_COLUMNS,
     OUT_COPIED,
     PARENT_EVENTS,
+    REFUSED_COLUMNS,
     REPORT,
     SOCKS_REQUESTS,
     UNIDENTIFIED,
@@ -114,6 +115,8 @@ class Counts:
             row[SOCKS_REQUESTS + record.socks - 4] += 1
         if record.name:
             row[NAME_COLUMNS[record.name]] += 1
+        if record.tls_name:
+            row[REFUSED_COLUMNS[record.tls_name]] += 1
         if record.error:
             row[ERROR_COLUMNS[record.error]] += 1
         elif record.termination != NORMAL:
@@ -145,6 +148,8 @@ class Counts:
         column = self.refusal(error)
         if column:
             row[column] += 1
+        if isinstance(error, Denied) and error.found:
+            row[REFUSED_COLUMNS[error.found]] += 1
 
     def refusal(self, error: Exception) -> int:
         """The column of what is refused for this, 0 if it was no decision."""

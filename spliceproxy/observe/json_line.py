@@ -51,6 +51,7 @@ def json_line(record: Record, *, query: bool = True) -> str:
         f'"via":{_text(record.via, ADDRESS_MAX)},'
         f'"method":{_text(record.method, METHOD_MAX)},"target":{_text(target, TARGET_MAX)},'
         f'"socks":{record.socks or "null"},"name":{_text(record.name, 16)},'
+        f'"tls_name":{_text(record.tls_name, 16)},'
         f"{_note(record, record.rule, reason, record.error, record.failed)}"
         f',"route":{_route(record)},"connect_by":{_text(record.connect_by, 16)},'
         f'"peer":{_text(record.peer, ADDRESS_MAX)},'

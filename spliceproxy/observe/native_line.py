@@ -41,7 +41,7 @@ _TIMED_OUT = (interface.IDLE, interface.TARGET_IDLE, interface.HALF_CLOSE)
 _SUFFIX = {
     reason: "_TIMEDOUT" if reason in _TIMED_OUT else "_ABORTED"
     for reason in interface.REASONS
-    if reason not in ("", interface.DONE)
+    if reason not in ("", interface.DONE, interface.TLS_NAME)
 }
 """Ends before the end of the message. squid's word for a broken connection is the same
 for both sides."""
@@ -50,12 +50,13 @@ for both sides."""
 def format_line(record: Record, *, query: bool = True) -> str:
     """The record's line with its LF: ASCII, ten fields, then ``rule=`` or ``error=`` where
     there is one, ``in=``, ``socks=`` for SOCKS, ``name=`` where the kernel has led the client here,
-    and ``route=`` and ``by=`` where a parent was
+    ``tls=`` where the name inside TLS was looked for, and ``route=`` and ``by=`` where a parent was
     asked; at most PIPE_BUF bytes. Not ``query``: of a target's query its question mark alone is
     left."""
     socks = f" socks={record.socks}" if record.socks else ""
     name = f" name={record.name}" if record.name else ""
-    more = f"in={record.bytes_in}{socks}{name}{_route(record)}"
+    tls = f" tls={record.tls_name}" if record.tls_name else ""
+    more = f"in={record.bytes_in}{socks}{name}{tls}{_route(record)}"
     return f"{_ten(record, query=query)}{why(record)} {more}\n"
 
 

@@ -50,6 +50,7 @@ OF_TUNNELS: Mapping[str, str] = {
     interface.KILLED: ABORTED,
     interface.ABORTED: ABORTED,  # the proxy was stopped
     interface.POLICY: ABORTED,  # other settings do not allow it
+    interface.TLS_NAME: DENIED,
     interface.ORIGIN_RESET: FAILED,
     interface.IDLE: FAILED,
     interface.HALF_CLOSE: FAILED,

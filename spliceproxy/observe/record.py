@@ -123,6 +123,7 @@ class Record(metaclass=ABCMeta):  # noqa: B024 - one of the lane's is a Record, 
         "summed",
         "tags",
         "target",
+        "tls_name",
         "trace",
         "tried",
         "user",
@@ -159,6 +160,7 @@ class Record(metaclass=ABCMeta):  # noqa: B024 - one of the lane's is a Record, 
         self.target = ""  # as received: absolute URI, host:port, or a path
         self.minor = 1  # of its HTTP version
         self.name = ""  # what was found of the name of a connection that was led here
+        self.tls_name = ""  # what was found of the name inside TLS (relay.checking)
         self.socks = 0  # the version of SOCKS by which the client has asked, 0 for HTTP
         # Of the request, only where the format of the log has some of them.
         self.fields: Sequence[tuple[bytes, bytes]] = ()

@@ -57,6 +57,7 @@ _OF_REASONS = {
     interface.ABORTED: POLICY,
     interface.KILLED: KILLED,
     interface.POLICY: POLICY,
+    interface.TLS_NAME: POLICY,
 }
 """Where the record does not say it: ``by`` is set where a reason alone could be either's."""
 

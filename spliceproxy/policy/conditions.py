@@ -32,7 +32,7 @@ class RuleError(ValueError):
     RuleConfig that is wrong."""
 
     def __init__(self, index: int, rule: RuleConfig, key: str, detail: object) -> None:
-        super().__init__(f"rule {rule.id or index + 1}: {key}: {detail}")
+        super().__init__(f"rule {rule.id or index + 1}: {key.replace('_', '-')}: {detail}")
         self.index = index
         self.key = key
 

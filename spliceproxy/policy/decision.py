@@ -22,6 +22,12 @@ def check_status(status: object) -> int:
     return number
 
 
+TLS_NAMES = ("check", "require", "off")
+"""What may be asked of the name inside TLS (``policy.tls_names``)."""
+
+TLS_REFUSABLE = ("ech", "no-name", "not-tls", "address")
+"""What ``check`` lets pass, and may be told to refuse."""
+
 REASON_MAX = 200
 """Characters of the reason of a rule: it is for a person, who reads it on one line."""
 
@@ -47,22 +53,26 @@ class Allow:
 
     ``source_address`` is the IP address to dial from. ``addresses`` are dialled instead of those
     of the request, in this order; the rules and the guard check them, too. None stands for those
-    of the request. ``tags`` are kept in the record of the request. ValueError for a text that is
-    no IP address, and for empty ``addresses``: a function that has left none means no, not all.
+    of the request. ``tags`` are kept in the record of the request. ``tls_name`` is one of
+    TLS_NAMES, "" for what the rules say. ValueError for a text that is no IP address, and for
+    empty ``addresses``: a function that has left none means no, not all.
     TypeError for a value of another type.
     """
 
     source_address: str
     addresses: tuple[str, ...] | None
     tags: Mapping[str, str]
+    tls_name: str
 
     def __new__(
         cls,
         source_address: str = "",
         addresses: tuple[str, ...] | None = None,
         tags: Mapping[str, str] = _NO_TAGS,
+        tls_name: str = "",
     ) -> Allow:
-        if tags is _NO_TAGS and source_address == "" and addresses is None and cls is Allow:
+        plain = source_address == "" and addresses is None and tls_name == ""
+        if plain and tags is _NO_TAGS and cls is Allow:
             return _YES
         if source_address != "":
             source_address = _address(source_address)
@@ -75,11 +85,18 @@ class Allow:
         # Of a dict that is clear without a look at its bases, which takes as long as to make it.
         if type(tags) is not dict and not isinstance(tags, Mapping):
             raise TypeError(f"Allow: tags {tags!r}; allowed: a mapping")
-        return _allow(cls, source_address, addresses, tags)
+        if tls_name not in ("", *TLS_NAMES):
+            raise ValueError(f"Allow: tls_name {tls_name!r}; allowed: {', '.join(TLS_NAMES)}")
+        return _allow(cls, source_address, addresses, tags, tls_name)
 
     def __reduce__(self) -> tuple[type[Allow], tuple[object, ...]]:
         """For copy and pickle, which would fill in the object that is shared."""
-        return type(self), (self.source_address, self.addresses, dict(self.tags))
+        return type(self), (
+            self.source_address,
+            self.addresses,
+            dict(self.tags),
+            self.tls_name,
+        )
 
 
 def _allow(
@@ -87,18 +104,20 @@ def _allow(
     source_address: str,
     addresses: tuple[str, ...] | None,
     tags: Mapping[str, str],
+    tls_name: str = "",
 ) -> Allow:
     allow = _new(cls)
     _set_source_address(allow, source_address)
     _set_addresses(allow, addresses)
     _set_tags(allow, tags)
+    _set_tls_name(allow, tls_name)
     return allow
 
 
 _new = object.__new__
 # What object.__setattr__ finds by the name of an attribute, each time.
-_set_source_address, _set_addresses, _set_tags = (
-    Allow.__dict__[name].__set__ for name in ("source_address", "addresses", "tags")
+_set_source_address, _set_addresses, _set_tags, _set_tls_name = (
+    Allow.__dict__[name].__set__ for name in ("source_address", "addresses", "tags", "tls_name")
 )
 
 # To make one costs as much as all the rest of a decision, and most are this one.

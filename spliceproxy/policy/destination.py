@@ -67,7 +67,7 @@ class Destinations:
         addresses, holds = self._judge.sift(case, addresses, own=case.own)
         if holds < repeat:
             repeat = holds
-        return _new(Verdict, (case.host, case.port, addresses, "", repeat, None))
+        return _new(Verdict, (case.host, case.port, addresses, "", repeat, None, "", None))
 
     async def _when_named(self, case: Case) -> Verdict:
         """Not to be repeated: the name may be one whose answers hold for one request only."""
@@ -121,7 +121,9 @@ class Destinations:
                     if not addresses:
                         raise refusals.prohibited(fault)
                 source = decision.source_address
-                return _new(Verdict, (host, port, addresses, source, 0.0, None))
+                return _new(
+                    Verdict, (host, port, addresses, source, 0.0, None, decision.tls_name, None)
+                )
         case = _new(Case, (client, head, host, port, notes, own, name, selected))
         if isinstance(decision, (Allow, Deny)):
             return self._first(case, request, 0.0, 0.0, decision)
@@ -187,10 +189,13 @@ class Destinations:
         source = allow.source_address
         if not self._wants_addresses:
             if not repeat:
-                return _new(Verdict, (case.host, case.port, addresses, source, 0.0, None))
-            return _verdict(case, addresses, source, repeat, began)
+                return _new(
+                    Verdict,
+                    (case.host, case.port, addresses, source, 0.0, None, allow.tls_name, None),
+                )
+            return _verdict(case, addresses, source, repeat, began, allow.tls_name)
         answer = self._begin(request._replace(addresses=addresses))
-        rest = case, addresses, source, own, repeat, began
+        rest = case, addresses, allow, own, repeat, began
         if isinstance(answer, Answer):
             return self._second(*rest, answer)
         return self._when_second(*rest, answer)
@@ -199,33 +204,34 @@ class Destinations:
         self,
         case: Case,
         addresses: tuple[str, ...],
-        source: str,
+        first: Allow,
         own: bool,
         repeat: float,
         began: float,
         answer: Awaitable[Answer],
     ) -> Verdict:
-        return self._second(case, addresses, source, own, repeat, began, await answer)
+        return self._second(case, addresses, first, own, repeat, began, await answer)
 
     def _second(
         self,
         case: Case,
         addresses: tuple[str, ...],
-        source: str,
+        first: Allow,
         own: bool,
         repeat: float,
         began: float,
         answer: Answer,
     ) -> Verdict:
-        """The hook has said this to the addresses."""
+        """The hook has said this to the addresses, and ``first`` before it knew them."""
         allow = allowed(answer.decision, case.notes)
         repeat = min(repeat, answer.repeat_for)
-        source = allow.source_address or source
+        source = allow.source_address or first.source_address
         if allow.addresses:
             own = own and set(allow.addresses) <= set(addresses)
             addresses, holds = self._judge.sift(case, allow.addresses, own=own)
             repeat = min(repeat, holds)
-        return _verdict(case, addresses, source, repeat, began)
+        tls_name = allow.tls_name or first.tls_name
+        return _verdict(case, addresses, source, repeat, began, tls_name)
 
     def _begin(self, request: Request) -> Answer | Coroutine[Any, Any, Answer]:
         return self._hook.begin(request) if self._witness is None else self.ask(request)
@@ -257,10 +263,15 @@ def allowed(decision: Allow | Deny, notes: Notes) -> Allow:
 
 
 def _verdict(
-    case: Case, addresses: tuple[str, ...], source: str, repeat: float, began: float
+    case: Case,
+    addresses: tuple[str, ...],
+    source: str,
+    repeat: float,
+    began: float,
+    tls_name: str,
 ) -> Verdict:
     """``repeat`` counts from ``began``: the hook may have taken seconds, and what was decided
     before is older by these."""
     if repeat:
         repeat = max(0.0, repeat - (time.monotonic() - began))
-    return _new(Verdict, (case.host, case.port, addresses, source, repeat, None))
+    return _new(Verdict, (case.host, case.port, addresses, source, repeat, None, tls_name, None))

@@ -23,7 +23,7 @@ from copy import copy
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from spliceproxy.config import Address, AuthConfig, Config
+from spliceproxy.config import Address, AuthConfig, Config, PolicyConfig
 from spliceproxy.errors import Failure
 from spliceproxy.kept import Kept
 from spliceproxy.policy import refusals
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from spliceproxy.policy.auth.authenticator import Authenticator
     from spliceproxy.policy.fresh import Forgotten
     from spliceproxy.policy.routed import Routing
+    from spliceproxy.policy.tls_names import TlsNames
 
 CACHED = 4096
 """Addresses of clients whose standing is remembered."""
@@ -129,6 +130,7 @@ class Policy:
             self._routing = Routing(config.routing, self._auth.groups_of)
             self.places = self._routing.places
         self._destinations = self._leading(names)
+        self._tls = self._inside_of(policy)
         self._spells = (
             self._ruled
             or self._asks
@@ -210,7 +212,8 @@ class Policy:
         if not near and not self._vouches:
             raise refusals.stranger()
         if not self._identifies:
-            return self._by_rules(client, head, host, port, notes, own, "", _NONE, self._repeat)
+            verdict = self._by_rules(client, head, host, port, notes, own, "", _NONE, self._repeat)
+            return verdict if self._tls is None else self._inside(verdict, head, notes, own)
         case: Case = _new(Case, (client, head, host, port, notes, own, host, None))
         found = self._identify(client, head)
         if isinstance(found, str):
@@ -392,7 +395,8 @@ class Policy:
         groups = self._note(user, case.notes)
         if not user and not (case.client.admitted if case.own else case.client.relayed):
             raise self._unknown(case)
-        return self._by_rules(*case[:6], user, groups, self._known_for)
+        found = self._by_rules(*case[:6], user, groups, self._known_for)
+        return found if self._tls is None else self._inside(found, case.head, case.notes, case.own)
 
     def _unknown(self, case: Case) -> Failure:
         """The refusal of a client that has to be a user, and is none."""
@@ -464,6 +468,48 @@ class Policy:
         return self._destinations.by_hook(
             client, head, host, port, notes, own, name, selected, request, repeat
         )
+
+    # ---- the name inside TLS -------------------------------------------------------------
+
+    def _inside_of(self, policy: PolicyConfig) -> TlsNames | None:
+        """None where nothing is ever asked of it."""
+        some = policy.names_inside != "off" or any(rule.tls_name for rule in policy.rules)
+        if not some and not self._asks:
+            return None
+        from spliceproxy.policy.tls_names import TlsNames  # late: most ask nothing
+
+        return TlsNames(policy, self._locked)
+
+    @property
+    def looks_inside(self) -> bool:
+        """Whether the name inside TLS may be asked for."""
+        return self._tls is not None
+
+    def _inside(
+        self, found: Verdict | Later, head: Head, notes: Notes, own: bool
+    ) -> Verdict | Later:
+        """With what is asked of the name inside TLS, where this becomes a tunnel."""
+        if own or head.method != "CONNECT":
+            return found
+        if isinstance(found, Verdict):
+            return self._checked(found, notes)
+        return self._when_checked(found, notes)
+
+    async def _when_checked(self, found: Awaitable[Verdict], notes: Notes) -> Verdict:
+        return self._checked(await found, notes)
+
+    def _checked(self, verdict: Verdict, notes: Notes) -> Verdict:
+        """Denied where it is to be an address."""
+        assert self._tls is not None
+        name = _spelling(notes.host)
+        asked = self._tls.asked(notes.allowed_by, verdict.tls_name)
+        refused = is_address(name) and self._tls.refuses(asked, name, notes.port)
+        if self._witness is not None:
+            self._witness.inside(asked.mode, name, asked.refused, refused_now=refused)
+        if refused:
+            raise refusals.nameless(name)
+        check = self._tls.check(asked, name)
+        return verdict if check is None else verdict._replace(check=check)
 
     def _check_literal(self, address: str, port: int) -> None:
         """Denied for a destination that is written as an address, unless somebody has named it."""

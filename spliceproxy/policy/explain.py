@@ -32,9 +32,9 @@ _ASKED = "a user may be allowed it, so a password is asked for (auth-required)"
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """``name`` is one of clients, user, locked, targets, rules, function, dns, guard, route, loop,
-    limits. The rules come after dns if they depend on addresses. A function that wants to know
-    these is asked once more at the end. ``decides``: the answer is this step's."""
+    """``name`` is one of clients, user, locked, targets, rules, function, dns, guard, route,
+    tls-name, loop, limits. The rules come after dns if they depend on addresses. A function that
+    wants to know these is asked once more at the end. ``decides``: the answer is this step's."""
 
     name: str
     passed: bool
@@ -396,6 +396,24 @@ class _Teller(Witness):
             told = "by its name, which the guard cannot check" if by_name else "by its address"
             pick = "" if route.pick == "in-order" or len(route.to) < 2 else f", {route.pick}"
             self.tell("route", True, f"{said}: through {', '.join(route.to)}{pick}, {told}{source}")
+
+    def inside(self, mode: str, name: str, refused: int, *, refused_now: bool) -> None:
+        from spliceproxy.relay.checking import FOUND, MATCH
+
+        if mode == "off":
+            return
+        if refused_now:
+            text = "an address, which has no name to be compared with that inside TLS"
+        elif is_address(name):
+            text = "an address that may be asked for: nothing is asked of the name inside TLS"
+        elif mode == "require":
+            text = f"the tunnel is reset unless the name inside TLS is {name}"
+        else:
+            words = [word for n, word in enumerate(FOUND) if refused >> n & 1 and word != MATCH]
+            text = f"the name inside TLS is to be {name}; the tunnel is reset at {', '.join(words)}"
+        if self._policy.report_only:
+            text += ", but only told"
+        self.tell("tls-name", not refused_now, f"{mode}: {text}")
 
     def answered(self, answer: Allow | Deny | Failure) -> None:
         if isinstance(answer, Failure):

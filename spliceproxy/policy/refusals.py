@@ -5,6 +5,17 @@ from __future__ import annotations
 from spliceproxy.errors import Denied
 from spliceproxy.policy.lockfile import LOCKED
 from spliceproxy.policy.rules import DEFAULT, Match
+from spliceproxy.relay.checking import (
+    ADDRESS,
+    ECH,
+    LATE,
+    MALFORMED,
+    NO_NAME,
+    NOT_TLS,
+)
+from spliceproxy.relay.checking import (
+    MISMATCH as OTHER_NAME,
+)
 
 GUARD = "guard"
 """The id of the refusal of an address."""
@@ -17,6 +28,9 @@ MISMATCH = "host-mismatch"
 
 TARGETS = "targets"
 """The id of the refusal of a destination that is written as an address, where only names are."""
+
+TLS_NAME = "tls-name"
+"""The id of the refusal of a tunnel for what was found of the name inside TLS."""
 
 STRANGER = "clients"
 """The id of the refusal of a client that may not use the proxy."""
@@ -69,6 +83,31 @@ def literal(address: str, *, locked: bool) -> Denied:
         TARGETS,
         advice=f"Ask for the server by its name. The administrator of this proxy can {how}.",
     )
+
+
+def nameless(address: str) -> Denied:
+    return Denied(
+        "This proxy compares the name of a server with that inside TLS, and an address has none.",
+        TLS_NAME,
+        advice="Ask for the server by its name. The administrator of this proxy can allow it: add "
+        f'"{address}" to the hosts of a rule that has another tls-name than require.',
+        found=ADDRESS,
+    )
+
+
+_FOUND = {
+    OTHER_NAME: "The name inside TLS is not {}.",
+    NO_NAME: "There is no name inside TLS, where {} is wanted.",
+    ECH: "There may be an encrypted name inside TLS, where {} is wanted.",
+    NOT_TLS: "What the client of {} says is no TLS.",
+    MALFORMED: "What the client of {} says first is no whole ClientHello.",
+    LATE: "The ClientHello of the client of {} was not whole in time.",
+}
+
+
+def found_inside(found: str, host: str) -> str:
+    """Why a tunnel to a host was reset, in words."""
+    return _FOUND[found].format(host)
 
 
 def odd_address() -> Denied:

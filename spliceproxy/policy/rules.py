@@ -17,7 +17,14 @@ from typing import NamedTuple
 from spliceproxy.config import ANY_USER, RuleConfig
 from spliceproxy.policy import conditions
 from spliceproxy.policy.conditions import CACHED, RuleError
-from spliceproxy.policy.decision import REASONS, STATUSES, check_reason, check_status
+from spliceproxy.policy.decision import (
+    REASONS,
+    STATUSES,
+    TLS_NAMES,
+    TLS_REFUSABLE,
+    check_reason,
+    check_status,
+)
 from spliceproxy.policy.names import canonical
 from spliceproxy.policy.networks import Place
 from spliceproxy.policy.request import Request
@@ -260,7 +267,26 @@ def _identify(index: int, rule: RuleConfig, rules: Sequence[RuleConfig]) -> str:
     if rule.action not in ("allow", "deny"):
         raise RuleError(index, rule, "action", f"{rule.action!r}; allowed: allow, deny")
     _check_answer(index, rule)
+    _check_inside(index, rule)
     return name
+
+
+def _check_inside(index: int, rule: RuleConfig) -> None:
+    """What a rule asks of the name inside TLS."""
+    for key, value in (("tls_name", rule.tls_name), ("tls_refuse", rule.tls_refuse or None)):
+        if value is not None and (rule.action != "allow" or rule.report_only):
+            shown = key.replace("_", "-")
+            raise RuleError(index, rule, key, f"only a rule that allows can have {shown}")
+    if rule.tls_name not in (None, *TLS_NAMES):
+        allowed = ", ".join(TLS_NAMES)
+        raise RuleError(index, rule, "tls_name", f"{rule.tls_name!r}; allowed: {allowed}")
+    for word in rule.tls_refuse:
+        if word not in TLS_REFUSABLE:
+            allowed = ", ".join(TLS_REFUSABLE)
+            raise RuleError(index, rule, "tls_refuse", f"{word!r}; allowed: {allowed}")
+    if rule.tls_refuse and rule.tls_name != "check":
+        detail = 'it adds to tls-name = "check", which this rule does not have'
+        raise RuleError(index, rule, "tls_refuse", detail)
 
 
 def _check_answer(index: int, rule: RuleConfig) -> None:

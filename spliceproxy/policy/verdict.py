@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
+from spliceproxy.relay.checking import NameCheck
+
 
 class Head(Protocol):
     """What is looked at in a request's head (``http1.head.RequestHead``). ``fields`` and
@@ -89,7 +91,8 @@ class Verdict(NamedTuple):
     (``Standing.group``). 0: ask again.
 
     ``way`` is None where it goes straight there. If the parents are told its name there are no
-    addresses.
+    addresses. ``tls_name`` is what a function of --policy has said of the name inside TLS
+    (``policy.tls_names``), and ``check`` what is to be found of it in the tunnel that this becomes.
     """
 
     host: str
@@ -98,6 +101,8 @@ class Verdict(NamedTuple):
     source_address: str
     repeat_for: float
     way: Way | None = None
+    tls_name: str = ""
+    check: NameCheck | None = None
 
     @property
     def key(self) -> tuple[str, int, str]:

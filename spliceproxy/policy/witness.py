@@ -34,5 +34,9 @@ class Witness:
         """Which way it goes, where the settings have routes: ``place`` is that of the
         route in their list, None that no one matches. ``by_name``: parents are told the name."""
 
+    def inside(self, mode: str, name: str, refused: int, *, refused_now: bool) -> None:
+        """What is asked of the name inside TLS of a tunnel to this canonical host: the mode, and
+        what is refused (``relay.checking``). ``refused_now``: an address is."""
+
     def answered(self, answer: Allow | Deny | Failure) -> None:
         """What the function of --policy says, or how it failed."""

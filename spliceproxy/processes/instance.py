@@ -225,7 +225,8 @@ class Instance:
         self._resolver.change(config.timeouts.lookup, config.names)
         never = own if coming.site is None else None
         services.origins.change(Dialer(config.timeouts.dial, services.counts.row), never)
-        services.relay.limits(config.timeouts.idle, config.timeouts.half_close)
+        times = config.timeouts
+        services.relay.limits(times.idle, times.half_close, times.tls_name)
         if services.asking.parents is not None:
             services.asking.parents.finish()
         known = services.lane, services.origins, coming.generation, coming.parents

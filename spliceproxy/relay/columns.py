@@ -22,6 +22,7 @@ from itertools import product
 from typing import NamedTuple
 
 from spliceproxy.errors import STATUS
+from spliceproxy.relay import checking
 from spliceproxy.relay.handoff import CAUSES
 from spliceproxy.relay.interface import REASONS
 
@@ -113,6 +114,7 @@ DECISIONS = (
     (DENY, "guard"),
     (DENY, "locked"),
     (DENY, "targets"),
+    (DENY, "tls-name"),
     (DENY, "function"),  # of --policy, without an id
     # Rules that found no room among the names.
     (ALLOW, OTHER),
@@ -194,6 +196,14 @@ PIPE_STARVED = _family(
 RELAY_EVENTS = _family("relay_events", COUNTER, "Events that the relay has served.")
 RELAY_GUESSES = _family("relay_guesses", COUNTER, "Of these, those that epoll was not asked for.")
 RELAY_STEPS = _family("relay_steps", COUNTER, "Wake-ups of the relay.")
+TLS_NAMES = _family(
+    "tls_names",
+    COUNTER,
+    "Tunnels whose client was asked for the name inside TLS, by what was found of it.",
+    _each(checking.FOUND[1:], (checking.PASSED, checking.REFUSED)),
+    "result",
+    "action",
+)
 TUNNELS = _family("tunnels", GAUGE, "Tunnels that are open.")
 TRANSFERS = _family("transfers", GAUGE, "Bodies that the relay moves for Python.")
 PIPES = _family("pipes", GAUGE, "Pipes that are open.", _each(("lent", "idle")), "state")
@@ -372,6 +382,9 @@ HEADER_COLUMNS: Mapping[str, int] = {
     result: PROXY_HEADERS + at for at, result in enumerate(HEADERS)
 }
 NAME_COLUMNS: Mapping[str, int] = {word: CLIENT_NAMES + at for at, word in enumerate(FOUND)}
+REFUSED_COLUMNS: Mapping[str, int] = {
+    word: FAMILIES["tls_names"].column(word, checking.REFUSED) for word in checking.FOUND[1:]
+}
 ERROR_COLUMNS: Mapping[str, int] = {error: FAILURES + at for at, error in enumerate(ERRORS)}
 DIAL_ERROR_COLUMNS: Mapping[str, int] = {
     error: DIAL_FAILURES + at for at, error in enumerate(DIAL_ERRORS)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from spliceproxy.messages import log
 from spliceproxy.net.deadline import TICK
+from spliceproxy.relay.checking import NameCheck
 from spliceproxy.relay.handoff import Handoff
 from spliceproxy.relay.interface import KILLED, FlowView, Relay, TransferEnd, TunnelEnd
 
@@ -76,13 +77,14 @@ class RelayDriver:
         to_origin: bytes,
         to_client: bytes,
         done: Callable[[TunnelEnd], None],
+        check: NameCheck | None = None,
     ) -> int:
         """Starts a tunnel (interface.Relay.tunnel); ``done`` is called once, when it ends.
 
         OSError: both descriptors are still the caller's and ``done`` is never called.
         """
         self._check_open()
-        ident = self._relay.tunnel(client, origin, to_origin, to_client, done)
+        ident = self._relay.tunnel(client, origin, to_origin, to_client, done, check)
         self._arm()
         return ident
 
@@ -145,10 +147,10 @@ class RelayDriver:
         """What counts for limits (interface.Relay.counting)."""
         return self._relay.counting(meters, row)
 
-    def limits(self, idle: float, half_close: float) -> None:
+    def limits(self, idle: float, half_close: float, tls_name: float) -> None:
         """Other time limits (interface.Relay.limits)."""
         if not self._closed:
-            self._relay.limits(idle, half_close)
+            self._relay.limits(idle, half_close, tls_name)
             self._arm()
 
     def kill(self, ident: int, reason: str = KILLED) -> bool:

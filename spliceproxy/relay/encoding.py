@@ -15,8 +15,9 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from spliceproxy.relay.checking import FOUND
 from spliceproxy.relay.interface import REASONS
-from spliceproxy.relay.moving import TunnelState, Unmovable, WayState
+from spliceproxy.relay.moving import CheckState, TunnelState, Unmovable, WayState
 
 VERSION = 1
 MOST = 4 << 20
@@ -174,8 +175,13 @@ TUNNEL: Mapping[str, Check] = {
     "young": truth,
     "unacknowledged": whole(31),
     "acknowledged": whole(53),
+    "found": lambda value: type(value) is str and value in FOUND,
+    "check": maybe(obj({"name": text, "refused": whole(len(FOUND)), "since": whole(53)})),
 }
-"""The fields of a :class:`TunnelState`; ``held`` of both ways are its data."""
+"""The fields of a :class:`TunnelState`; ``held`` of both ways, and ``data`` of its check, are its
+data."""
+
+TUNNEL_DATA = 3
 
 
 def of_tunnel(state: TunnelState) -> tuple[dict[str, Any], list[bytes]]:
@@ -186,12 +192,18 @@ def of_tunnel(state: TunnelState) -> tuple[dict[str, Any], list[bytes]]:
         way = tunnel[name]._asdict()
         data.append(way.pop("held"))
         tunnel[name] = way
+    check = state.check
+    if check is not None:
+        tunnel["check"] = {"name": check.name, "refused": check.refused, "since": check.since}
+    data.append(check.data if check is not None else b"")
     return tunnel, data
 
 
 def tunnel_of(state: dict[str, Any], data: Sequence[bytes]) -> TunnelState:
     """The other way round."""
-    up, down = (
-        WayState(**state[name], held=held) for name, held in zip(("up", "down"), data, strict=True)
-    )
-    return TunnelState(**{**state, "up": up, "down": down})
+    up, down, first = data
+    check = None if state["check"] is None else CheckState(**state["check"], data=first)
+    if check is None and first:
+        raise Unmovable("bytes that are looked at, and nothing to be found in them")
+    ways = {"up": WayState(**state["up"], held=up), "down": WayState(**state["down"], held=down)}
+    return TunnelState(**{**state, **ways, "check": check})

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from spliceproxy.config import Config
+from spliceproxy.relay.checking import NameCheck
 from spliceproxy.relay.lane import Lane, LaneOptions, LaneOwner
 
 if TYPE_CHECKING:
@@ -93,6 +94,7 @@ HALF_CLOSE = "half-close-timeout"
 ABORTED = "aborted"  # abort(), cancel() or close()
 KILLED = "killed"  # kill(): an operator has ended it
 POLICY = "policy"  # the same: the settings allow it no more
+TLS_NAME = "tls-name"  # tunnel only: what was found of the name inside TLS is refused
 SOURCE_EOF = "source-eof"  # transfer only: FIN before `length` bytes
 SOURCE_ERROR = "source-error"  # transfer only
 TARGET_ERROR = "target-error"  # transfer only
@@ -112,6 +114,7 @@ REASONS = (
     ABORTED,
     KILLED,
     POLICY,
+    TLS_NAME,
 )
 """All of them in the order of the enum Reason of native/core/types.pxd: the compiled module
 compares them when it is imported."""
@@ -123,7 +126,8 @@ class TunnelEnd(NamedTuple):
     "s" where a time limit has ended it: the client or the origin (server) does not take what
     there is for it, has yet to end, or was spoken to last. ``waits`` are milliseconds: until the
     client took bytes, for bytes of the origin, until the origin took bytes, and the silence of
-    the origin in which none were due."""
+    the origin in which none were due. ``found`` is what was found of the name inside TLS, one of
+    ``relay.checking.FOUND``."""
 
     reason: str
     errno: int
@@ -135,6 +139,7 @@ class TunnelEnd(NamedTuple):
     origin_info: bytes
     silent: str = ""
     waits: tuple[int, int, int, int] = (0, 0, 0, 0)
+    found: str = ""
 
 
 class TransferEnd(NamedTuple):
@@ -230,13 +235,20 @@ class Relay(Protocol):
         """The epoll descriptor, for ``loop.add_reader``."""
 
     def tunnel(
-        self, client: int, origin: int, to_origin: bytes, to_client: bytes, token: object
+        self,
+        client: int,
+        origin: int,
+        to_origin: bytes,
+        to_client: bytes,
+        token: object,
+        check: NameCheck | None = None,
     ) -> int:
         """Moves bytes both ways until both have ended; returns the id of the tunnel.
 
-        ``to_origin`` (early data) and ``to_client`` (the answer to CONNECT) go first.
-        OSError: epoll cannot take a descriptor. Nothing was sent then, and both descriptors
-        are still the caller's.
+        ``to_origin`` (early data) and ``to_client`` (the answer to CONNECT) go first. With a
+        ``check`` nothing of the client goes on before it is known what that says of the name
+        inside TLS; both sides are reset (TLS_NAME) where that is refused. OSError: epoll cannot
+        take a descriptor. Nothing was sent then, and both descriptors are still the caller's.
         """
 
     def transfer(
@@ -273,7 +285,7 @@ class Relay(Protocol):
         """Ends a flow of :meth:`flows`: KILLED for an operator, or POLICY. False: there is none any
         more."""
 
-    def limits(self, idle: float, half_close: float) -> None:
+    def limits(self, idle: float, half_close: float, tls_name: float) -> None:
         """Other time limits (RelayOptions) from here on, for the flows that live as well."""
 
     # How tunnels move to another process (:mod:`relay.moving`), and requests of the lane that have
@@ -345,6 +357,7 @@ class RelayOptions(NamedTuple):
 
     idle: float = 3600.0  # without a byte either way
     half_close: float = 60.0  # the same, once one side has ended
+    tls_name: float = 5.0  # for the first flight of a client that is checked, from its first byte
     max_pipes: int = -1  # -1: what the pipe quota of this user affords
     shares: int = 1  # processes that use this quota
     # What is counted (relay.columns), to be added to by the relay; None: a row of its own.
@@ -354,4 +367,5 @@ class RelayOptions(NamedTuple):
     def of(cls, config: Config, row: memoryview | None = None) -> RelayOptions:
         """Those of a worker that has this configuration: the one place where they are made."""
         times = config.timeouts
-        return cls(times.idle, times.half_close, shares=config.workers, row=row)
+        limits = times.idle, times.half_close, times.tls_name
+        return cls(*limits, shares=config.workers, row=row)

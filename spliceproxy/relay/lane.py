@@ -10,11 +10,16 @@ there.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Container, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from spliceproxy.config import HTTP, MIXED
+from spliceproxy.relay.checking import NameCheck
 from spliceproxy.relay.handoff import Handoff
 from spliceproxy.relay.questions import Known
+
+if TYPE_CHECKING:
+    from spliceproxy.relay.interface import TunnelEnd
+    from spliceproxy.relay.moving import LaneFacts
 
 BALANCERS = 16
 """Addresses of balancers that the lane knows at a time, as in native/lane/types.pxd."""
@@ -158,6 +163,10 @@ class LaneOwner(Protocol):
         """The client of a question has gone, or is given back: it needs no answer. The record of
         its request has been told of, or is for whoever goes on with it."""
 
+    def refused(self, end: tuple[LaneFacts, TunnelEnd]) -> None:
+        """A tunnel has ended with TLS_NAME, and all that is to be told of it is the owner's to
+        tell: it has no line, no record and no sum of the lane's."""
+
     def given_back(self, handoff: Handoff) -> None:
         """A client to go on with."""
 
@@ -293,6 +302,7 @@ class Lane(Made, Protocol):
         decision: int = 0,
         hop: Hop | None = None,
         meters: Sequence[Any] = (),
+        check: NameCheck | None = None,
     ) -> None:
         """Requests of this kind, group of clients, credentials and authority may go to the
         origin ``key`` for so many seconds. ``addresses`` are those that may be dialled, at least
@@ -304,7 +314,8 @@ class Lane(Made, Protocol):
         is the column in which each is counted, 0 for none. With a ``hop`` ``addresses`` and
         ``port`` are that parent's, and ``host`` is the head that asks it for the tunnel: with
         anything but a plain 2xx the client comes back (PARENT). Each request counts for ``meters``,
-        as of :meth:`admit`; one that does not fit is asked about. A route may be forgotten at any
+        as of :meth:`admit`; one that does not fit is asked about. ``check`` is as of
+        :meth:`interface.Relay.tunnel`. A route may be forgotten at any
         time, where there are many; one whose token holds much is not made. ValueError for what is
         no IP address."""
 
@@ -325,11 +336,12 @@ class Lane(Made, Protocol):
         note: bytes = b"",
         decision: int = 0,
         hop: Hop | None = None,
+        check: NameCheck | None = None,
     ) -> bool:
         """The request of a question may go to the origin ``key``, at one of ``addresses``. So may
         others like it, of clients of ``group``, for so many seconds: as of :meth:`add_route`. With
         0 seconds, or without a group, none may. ``spent`` seconds of the time for all attempts to
-        connect are over. ``token``, ``decision`` and ``hop``: as of
+        connect are over. ``token``, ``decision``, ``hop`` and ``check``: as of
         :meth:`add_route`. A client whose user has a name of 64 bytes or more is given back. False,
         and nothing is done, if nobody waits for the answer any more. Where this raises the
         question is as it was."""

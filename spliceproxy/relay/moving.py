@@ -30,6 +30,7 @@ from typing import Any, NamedTuple
 
 from spliceproxy.relay.handoff import Handoff
 from spliceproxy.relay.interface import CLIENT_RESET, DONE, ORIGIN_RESET
+from spliceproxy.tls import hello
 
 DRAIN_MOST = 16 * 1024
 """Bytes in a pipe up to which they are read out of it where a tunnel is frozen: a message has room
@@ -59,6 +60,16 @@ class WayState(NamedTuple):
     silent: int
 
 
+class CheckState(NamedTuple):
+    """What is still to be found of the name inside TLS (relay.checking): a NameCheck, and what the
+    client has said by now, since when, which is not sent on; 0: nothing."""
+
+    name: str
+    refused: int
+    since: int
+    data: bytes
+
+
 class TunnelState(NamedTuple):
     """A tunnel. Where a side is ``dead`` what it had sent before goes to the other, which is reset
     when it has acknowledged all; or closed, where the ``reason`` is DONE."""
@@ -72,6 +83,8 @@ class TunnelState(NamedTuple):
     young: bool  # its origin has no TCP keep-alive yet
     unacknowledged: int  # what a side has yet to acknowledge before it is reset, as last seen
     acknowledged: int  # and since when that has not changed; 0: it was not looked at
+    found: str = ""  # of the name inside TLS, as of TunnelEnd
+    check: CheckState | None = None
 
 
 class LaneFacts(NamedTuple):
@@ -145,6 +158,8 @@ def check(state: TunnelState) -> None:
             raise Unmovable(f"the way {name} has bytes both in memory and in a pipe")
         if way.over and (way.held or way.piped):
             raise Unmovable(f"the way {name} is over, and has bytes to send")
+    if state.check is not None and not _can_be(state.check, state):
+        raise Unmovable("what is to be found of the name inside TLS cannot be found")
     if state.dead < 0:
         if state.reason:
             raise Unmovable(f"no side has failed, and the reason is {state.reason!r}")
@@ -155,6 +170,16 @@ def check(state: TunnelState) -> None:
         raise Unmovable(f"a side has failed, and the reason is {state.reason!r}")
     if not (state.down, state.up)[state.dead].over:
         raise Unmovable("a way to a side that has failed is not over")
+
+
+def _can_be(check: CheckState, state: TunnelState) -> bool:
+    """Whether a client may have said this, of which nothing is known and nothing was sent on."""
+    return (
+        0 < len(check.name) <= 255
+        and len(check.data) < hello.MOST
+        and bool(check.data) == bool(check.since)
+        and not (state.found or state.up.held or state.up.piped or state.up.copied)
+    )
 
 
 def check_kinds(fds: Sequence[int], pipes: int = 0) -> None:

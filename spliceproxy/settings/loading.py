@@ -183,6 +183,11 @@ def _contradictions(config: Config, found: Mapping[str, Found]) -> Iterator[str]
     yield from listening.contradictions(config.places, config.balancers, listen.get, balancers)
     yield from _unasked(config, listen)
     yield from _unnamed(config, found, listen)
+    if config.policy.tls_refuse and config.policy.names_inside != "check":
+        yield (
+            f"{found['tls-refuse'].where}: it adds to tls-name = check, and tls-name is "
+            f"{config.policy.names_inside}; allowed: together with check, or in rules that have it"
+        )
     yield from _admin(config, found, listen)
     yield from _not_together(
         found, "serve", "default-backend", "answer requests to the proxy itself"

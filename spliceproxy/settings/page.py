@@ -98,6 +98,9 @@ NOTES: Mapping[str, str] = {
     "policy-cache": "It is used for the same client, user, method, host, port and addresses only.",
     "learn": "Not together with `locked`. See [rules.md](rules.md).",
     "locked": "Not together with `learn`. See [rules.md](rules.md).",
+    "targets": "See [rules.md](rules.md#names-alone).",
+    "tls-name": "See [tls-name.md](tls-name.md).",
+    "tls-refuse": 'Together with `tls-name = "check"` only. See [tls-name.md](tls-name.md).',
     "forwarded-for": "`transparent` leaves both fields as they come, `on` adds the client's "
     "address, `off` adds `unknown`, and `delete` removes them.",
     "timeout-proxy-header": "It is sent at once, in front of everything else. Whoever has not sent "
@@ -145,6 +148,7 @@ NOTES: Mapping[str, str] = {
     "[parents.md](parents.md).",
     "parent": "See [parents.md](parents.md).",
     "rule.status": "From 400 to 599, but not 407.",
+    "rule.tls-refuse": 'Together with `tls-name = "check"` in the same rule only.',
     "rule.reason": "One line, such as `Ask the platform team in #egress`. See "
     "[rules.md](rules.md#what-does-the-client-get).",
 }

@@ -21,6 +21,7 @@ from spliceproxy.config import (
     RuleConfig,
 )
 from spliceproxy.http1.chain import FORWARDED_MODES
+from spliceproxy.policy.decision import TLS_NAMES, TLS_REFUSABLE
 from spliceproxy.settings import listening, routing, values
 from spliceproxy.settings.kind import Kind, choice
 
@@ -97,6 +98,13 @@ _HOSTS = Setting(
 )
 _PORTS = Setting("ports", "ports", values.PORTS, "ports of destinations, or ranges", many=True)
 _USERS = Setting("users", "users", values.USER, "names of users, or * for all of them", many=True)
+_TLS_REFUSE = Setting(
+    "tls-refuse",
+    "tls_refuse",
+    choice(*TLS_REFUSABLE),
+    "what tls-name = check lets pass by itself, and is to refuse as well",
+    many=True,
+)
 _GROUPS = Setting("groups", "groups", values.USER, "names from the table groups", many=True)
 
 _CLIENTS = Setting("clients", "clients", values.RULE_CLIENTS, "networks of clients", many=True)
@@ -163,6 +171,14 @@ _RULE = (
         values.REASON,
         "what clients and the log are told of the refusal",
     ),
+    Setting(
+        "tls-name",
+        "tls_name",
+        choice(*TLS_NAMES),
+        "what is asked of the name inside TLS, of tunnels that the rule allows (default: what "
+        "tls-name above the first table says)",
+    ),
+    _TLS_REFUSE,
 )
 
 _LIMIT = (
@@ -611,6 +627,16 @@ SETTINGS = (
         default="names with --locked, any without",
     ),
     Setting(
+        "tls-name",
+        "policy.tls_name",
+        choice(*TLS_NAMES),
+        "what is asked of the name inside TLS, of tunnels whose rule does not say it. check: it is "
+        "not another one; require: it is the name that the client has asked for; off: nothing",
+        POLICY,
+        default="check with --locked, off without",
+    ),
+    replace(_TLS_REFUSE, path="policy.tls_refuse"),
+    Setting(
         "proxy",
         "routing.proxy",
         routing.PARENT_URL,
@@ -675,8 +701,8 @@ SETTINGS = (
         "timeout-tls-name",
         "timeouts.tls_name",
         values.SECONDS,
-        "for the first bytes of a client at redirect+tcp:// or tproxy+tcp://, in which it names "
-        "the server, by TLS or HTTP",
+        "for the first bytes of a client in which it names the server: in a tunnel with tls-name, "
+        "and at redirect+tcp:// or tproxy+tcp://",
     ),
     Setting(
         "timeout-head",

@@ -44,7 +44,16 @@ _DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*(:[^\W\d]\w*)?")
 _ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 _MODE = re.compile(r"0[0-7]{3}")
 
-RESERVED = ("clients", "default", "guard", "host-mismatch", "locked", "route", "targets")
+RESERVED = (
+    "clients",
+    "default",
+    "guard",
+    "host-mismatch",
+    "locked",
+    "route",
+    "targets",
+    "tls-name",
+)
 """Ids of refusals that come from no rule."""
 
 

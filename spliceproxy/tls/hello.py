@@ -22,6 +22,7 @@ NOT_TLS = "not-tls"
 MALFORMED = "malformed"
 
 _HANDSHAKE = 22  # ContentType, RFC 8446 section 5.1
+_RECORDS = range(20, 25)  # change_cipher_spec to heartbeat (RFC 6520)
 _CLIENT_HELLO = 1  # HandshakeType
 _SERVER_NAME = 0  # ExtensionType
 _ENCRYPTED_HELLO = 0xFE0D
@@ -45,56 +46,87 @@ class _Wrong(Exception):
     """It is no ClientHello that a server would take."""
 
 
+class _NotTls(Exception):
+    """It is something else."""
+
+
 def read(data: bytes) -> Hello | None:
     """What the first bytes of a client say, None while there are too few to know. Once there is
     an answer, more bytes do not change it."""
-    if (data[:1] and data[0] != _HANDSHAKE) or (data[1:2] and data[1] != 3):
-        return Hello(NOT_TLS)
-    try:
-        message = _message(data[:MOST])
-        if message is None:
-            return Hello(MALFORMED) if len(data) >= MOST else None
-        return _read_message(message)
-    except _Wrong:
-        return Hello(MALFORMED)
+    return Flight().feed(data)
 
 
-def _message(data: bytes) -> bytes | None:
-    """The body of the first handshake message, out of its records; None while not all of it is
-    there."""
-    found = bytearray()
-    at = 0
-    while True:
-        wanted = _HANDSHAKE_HEADER
-        if len(found) >= _HANDSHAKE_HEADER:
-            wanted += int.from_bytes(found[1:4], "big")
-        if (found and found[0] != _CLIENT_HELLO) or wanted > MOST:
-            raise _Wrong
-        if len(found) >= wanted > _HANDSHAKE_HEADER:
-            return bytes(found[_HANDSHAKE_HEADER:wanted])
-        if len(found) >= wanted:
-            raise _Wrong  # a message of nothing
-        header = data[at : at + _RECORD_HEADER]
-        if header[:1] not in (b"", bytes((_HANDSHAKE,))) or header[1:2] not in (b"", b"\x03"):
+class Flight:
+    """The same for bytes that come in pieces: none of them is read twice."""
+
+    __slots__ = ("_header", "_left", "_message", "_size")
+
+    def __init__(self) -> None:
+        self._size = 0  # of all that has come
+        self._header = b""  # of the record in work
+        self._left = 0  # bytes of that to come behind its header
+        self._message = bytearray()  # the first message of the handshake, out of its records
+
+    def feed(self, data: bytes) -> Hello | None:
+        """Behind what was fed before, and was not enough."""
+        data = data[: MOST - self._size]
+        self._size += len(data)
+        try:
+            message = self._gather(data)
+            if message is not None:
+                return _read_message(message)
+        except _NotTls:
+            return Hello(NOT_TLS)
+        except _Wrong:
+            return Hello(MALFORMED)
+        return Hello(MALFORMED) if self._size >= MOST else None
+
+    def _gather(self, data: bytes) -> bytes | None:
+        """The body of the first message, None while not all of it is there."""
+        at = 0
+        while at < len(data):
+            if not self._left:
+                more = data[at : at + _RECORD_HEADER - len(self._header)]
+                at += len(more)
+                self._header += more
+                self._look_at_header()
+                continue
+            part = data[at : at + self._left]
+            at += len(part)
+            self._left -= len(part)
+            self._message += part
+            size = _size_of(self._message)
+            if size and len(self._message) >= size:
+                return bytes(self._message[_HANDSHAKE_HEADER:size])
+        return None
+
+    def _look_at_header(self) -> None:
+        """Of a record, as much as there is of it. What begins as another record of TLS is not what
+        a client may say first, though some servers pass over warnings in front of a ClientHello."""
+        header = self._header
+        first = not self._message
+        if first and (header[0] not in _RECORDS or header[1:2] not in (b"", b"\x03")):
+            raise _NotTls
+        if len(header) > 1 and (header[0] != _HANDSHAKE or header[1] != 3):
             raise _Wrong
         if len(header) < _RECORD_HEADER:
-            return None
-        size = int.from_bytes(header[3:], "big")
-        if not 0 < size <= _RECORD_MOST:
+            return
+        self._left = int.from_bytes(header[3:], "big")
+        self._header = b""
+        if not 0 < self._left <= _RECORD_MOST:
             raise _Wrong
-        at += _RECORD_HEADER
-        part = data[at : at + size]
-        found += part
-        at += size
-        if len(part) < size and len(found) < _end_of(found):
-            return None
 
 
-def _end_of(found: bytearray) -> int:
-    """Where the message ends that begins with these bytes, as far as that is known."""
-    if len(found) < _HANDSHAKE_HEADER:
-        return _HANDSHAKE_HEADER
-    return _HANDSHAKE_HEADER + int.from_bytes(found[1:4], "big")
+def _size_of(message: bytearray) -> int:
+    """Of a message that begins with these bytes, 0 while that is not known."""
+    if message[0] != _CLIENT_HELLO:
+        raise _Wrong
+    if len(message) < _HANDSHAKE_HEADER:
+        return 0
+    size = _HANDSHAKE_HEADER + int.from_bytes(message[1:4], "big")
+    if not _HANDSHAKE_HEADER < size <= MOST:
+        raise _Wrong
+    return size
 
 
 class _Reader:

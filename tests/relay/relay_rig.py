@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from spliceproxy.relay.checking import NameCheck
 from spliceproxy.relay.choice import NATIVE_MODULE
 from spliceproxy.relay.driver import RelayDriver
 from spliceproxy.relay.interface import Relay, RelayStats, TransferEnd, TunnelEnd
@@ -244,7 +245,13 @@ class Rig:
     def keep(self, *peers: socket.socket) -> None:
         self.peers += peers
 
-    def tunnel(self, kind: str = "tcp", to_origin: bytes = b"", to_client: bytes = b"") -> Ends:
+    def tunnel(
+        self,
+        kind: str = "tcp",
+        to_origin: bytes = b"",
+        to_client: bytes = b"",
+        check: NameCheck | None = None,
+    ) -> Ends:
         client, inner_client = PAIRS[kind]()
         origin, inner_origin = PAIRS[kind]()
         self.keep(client, origin)
@@ -256,6 +263,7 @@ class Rig:
             to_origin,
             to_client,
             future.set_result,
+            check,
         )
         return Ends(client, origin, ident, future)
 

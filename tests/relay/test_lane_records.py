@@ -118,6 +118,7 @@ VALUES: dict[str, Any] = {
     "method": "GET",
     "target": "http://o/a?b",
     "name": "",
+    "tls_name": "",
     "socks": 0,
     "route": "",
     "connect_by": "",

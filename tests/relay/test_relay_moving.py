@@ -41,7 +41,15 @@ from relay_rig import (
 from sanitizer import quick
 
 from spliceproxy.relay import columns
-from spliceproxy.relay.encoding import TUNNEL, Kind, decode, encode, of_tunnel, tunnel_of
+from spliceproxy.relay.encoding import (
+    TUNNEL,
+    TUNNEL_DATA,
+    Kind,
+    decode,
+    encode,
+    of_tunnel,
+    tunnel_of,
+)
 from spliceproxy.relay.interface import (
     CLIENT_RESET,
     DONE,
@@ -103,7 +111,7 @@ def freeze(rig: Rig, ident: int) -> tuple[TunnelState, list[int]] | None:
     if frozen is None:
         return None
     fields, data = of_tunnel(frozen.state)
-    found = decode(encode("tunnel", fields, {}, data), {"tunnel": Kind(TUNNEL, {}, 2)})
+    found = decode(encode("tunnel", fields, {}, data), {"tunnel": Kind(TUNNEL, {}, TUNNEL_DATA)})
     state = tunnel_of(found.state, found.data)
     assert state == frozen.state
     return state, [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 0) for fd in frozen.fds]

@@ -66,6 +66,7 @@ def test_json() -> None:
         "target": "http://example.com/?q",
         "socks": None,
         "name": None,
+        "tls_name": None,
         "generation": 1,
         "user": "ann",
         "rule": None,

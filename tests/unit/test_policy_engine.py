@@ -121,7 +121,7 @@ def allow(id: str = "a", **conditions: Any) -> RuleConfig:
 def test_nothing_configured() -> None:
     case = Case(names=Names(a_test=("192.0.2.1", "2001:db8::1")))
     addresses = ("192.0.2.1", "2001:db8::1")
-    assert case.ask("a.test") == ("a.test", 443, addresses, "", REPEAT, None)
+    assert case.ask("a.test")[:6] == ("a.test", 443, addresses, "", REPEAT, None)
     assert case.ask("a.test").key == ("a.test", 443, "")
 
 
@@ -344,7 +344,7 @@ def test_the_hook_sees_the_request() -> None:
     names = Names(**{"A_test": ("10.0.0.1", "169.254.0.1"), "a_test": ("10.0.0.1", "169.254.0.1")})
     case = Case(hook=authorize, auth=auth, names=names)
     verdict = case.ask("A.test", 80, method="GET", more=ANN + b"X: y\r\n")
-    assert verdict == ("a.test", 80, ("10.0.0.1",), "192.0.2.9", 0.0, None)
+    assert verdict[:6] == ("a.test", 80, ("10.0.0.1",), "192.0.2.9", 0.0, None)
     assert verdict.key == ("a.test", 80, "192.0.2.9")
     assert case.record.tags == {"team": "red"}
     (request,) = seen

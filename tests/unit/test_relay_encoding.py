@@ -11,9 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from spliceproxy.relay.checking import FOUND
 from spliceproxy.relay.encoding import (
     MOST,
     TUNNEL,
+    TUNNEL_DATA,
     VERSION,
     Kind,
     decode,
@@ -27,9 +29,9 @@ from spliceproxy.relay.encoding import (
 from spliceproxy.relay.encoding_handoff import DATA, HANDOFF, handoff_of, of_handoff
 from spliceproxy.relay.handoff import BODY, RESPONSE, Begun, Chunks, Handoff
 from spliceproxy.relay.interface import REASONS
-from spliceproxy.relay.moving import TunnelState, Unmovable, WayState
+from spliceproxy.relay.moving import CheckState, TunnelState, Unmovable, WayState
 
-KINDS = {"tunnel": Kind(TUNNEL, {"name": text, "port": whole(16), "since": seconds}, 2)}
+KINDS = {"tunnel": Kind(TUNNEL, {"name": text, "port": whole(16), "since": seconds}, TUNNEL_DATA)}
 
 
 def made(state: TunnelState, said: dict[str, Any]) -> bytes:
@@ -73,6 +75,9 @@ states = st.builds(
     st.booleans(),
     small,
     numbers,
+    st.sampled_from(FOUND),
+    st.none()
+    | st.builds(CheckState, st.text("a.", max_size=9), st.integers(0, 511), numbers, st.binary()),
 )
 facts = st.fixed_dictionaries(
     {
@@ -137,7 +142,11 @@ SAID = {"name": "x", "port": 1, "since": 1.0}
         (("data", 0), 3),
         (("data", 1), 5),
         (("data",), [4]),
-        (("data",), [4, 4, 0]),
+        (("data",), [4, 4]),
+        (("data",), [4, 4, 0, 0]),
+        (("state", "found"), "a name"),
+        (("state", "check"), {"name": "a.test", "refused": 512, "since": 0}),
+        (("state", "check"), {"name": "a.test"}),
         (("data",), [9, -1]),
         (("state", "up", "held"), 5),
         (("state", "up"), []),

@@ -159,7 +159,7 @@ NAMED = Way(("a",), "in-order", True)
 def test_a_parent_is_told_the_name_and_nobody_looks_it_up() -> None:
     for host in ("x.test", "none.test"):
         verdict, asked = decided(RouteConfig(("a",)), host=host)
-        assert verdict == (host, 443, (), "", REPEAT, NAMED)
+        assert verdict[:6] == (host, 443, (), "", REPEAT, NAMED)
         assert asked == []
 
 

@@ -79,6 +79,8 @@ policy = "hook.py:decide"
 policy-timeout = 2.5
 policy-cache = 60
 targets = "any"
+tls-name = "check"
+tls-refuse = ["ech", "no-name"]
 learn = "seen"
 proxy = "http://Parent.Example:3128"
 proxy-auth = "machine:se:cret"
@@ -147,6 +149,8 @@ reason = "Ask the platform team in #egress"
 [[rule]]
 id = "rest"
 action = "allow"
+tls-name = "check"
+tls-refuse = ["not-tls"]
 
 [[limit]]
 id = "much"
@@ -346,7 +350,7 @@ def test_every_key(folder: Path) -> None:
                     status=451,
                     reason="Ask the platform team in #egress",
                 ),
-                RuleConfig(id="rest", action="allow"),
+                RuleConfig(id="rest", action="allow", tls_name="check", tls_refuse=("not-tls",)),
             ),
             limits=(
                 LimitConfig(
@@ -387,6 +391,8 @@ def test_every_key(folder: Path) -> None:
             hook_timeout=2.5,
             hook_cache=60.0,
             targets="any",
+            tls_name="check",
+            tls_refuse=("ech", "no-name"),
             learn=folder / "seen",
         ),
         routing=RoutingConfig(
@@ -432,7 +438,7 @@ def test_the_examples_here_have_every_key() -> None:
     keys = {**tomllib.loads(EVERYTHING), **tomllib.loads(OTHERS), **tomllib.loads(PAC)}
     assert {*keys, "pac"} == set(BY_NAME)
     parents = keys["parent"].values()
-    each = {"rule": keys["rule"][:1], "limit": keys["limit"], "route": keys["route"]}
+    each = {"rule": keys["rule"], "limit": keys["limit"], "route": keys["route"]}
     for name, tables in {**each, "parent": parents}.items():
         found = {key for table in tables for key in table}
         # tests/unit/test_settings_parents.py has those that need something else to be there.
@@ -518,6 +524,8 @@ def test_every_variable(folder: Path) -> None:
         )
         variable = f"SPLICEPROXY_{name.upper().replace('-', '_')}"
         more = {one: given for one, given in BALANCED.items() if name in BALANCED and one != name}
+        if name == "tls-refuse":
+            more = {"tls-name": "check"}
         if name in PROXIED:
             more = {"proxy": "http://parent.example:3128"}
         variables = {
@@ -875,7 +883,7 @@ def test_lists_that_may_be_empty() -> None:
         legal == {"admin-hosts", "allow-clients", "guard-allow", "guard-deny", "groups"} | folders
     )
     conditions = [one.path for one in BY_NAME["rule"].fields if one.many]
-    assert tuple(conditions) == CONDITIONS
+    assert tuple(conditions) == (*CONDITIONS, "tls_refuse")
     assert not any(one.empty for one in BY_NAME["rule"].fields)
 
 

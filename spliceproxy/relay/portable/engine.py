@@ -9,6 +9,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from spliceproxy.relay import columns
+from spliceproxy.relay.checking import NameCheck
 from spliceproxy.relay.interface import (
     ABORTED,
     CHUNK,
@@ -60,11 +61,18 @@ class CopyRelay:
         return self._shared.poller.fileno()
 
     def tunnel(
-        self, client: int, origin: int, to_origin: bytes, to_client: bytes, token: object
+        self,
+        client: int,
+        origin: int,
+        to_origin: bytes,
+        to_client: bytes,
+        token: object,
+        check: NameCheck | None = None,
     ) -> int:
         now = monotonic()
         socks = _adopt(client, origin)
-        flow = Tunnel(self._shared, next(self._idents), token, socks, (to_origin, to_client), now)
+        early, ident = (to_origin, to_client), next(self._idents)
+        flow = Tunnel(self._shared, ident, token, socks, early, now, check)
         flow.start(now)
         self._shared.poller.reap()
         return flow.ident
@@ -105,8 +113,10 @@ class CopyRelay:
         flow = self._shared.flows.get(ident)
         return flow.progress() if isinstance(flow, Tunnel) else None
 
-    def limits(self, idle: float, half_close: float) -> None:
-        self._shared.options = self._shared.options._replace(idle=idle, half_close=half_close)
+    def limits(self, idle: float, half_close: float, tls_name: float) -> None:
+        self._shared.options = self._shared.options._replace(
+            idle=idle, half_close=half_close, tls_name=tls_name
+        )
         now = monotonic()
         for flow in self._shared.flows.values():
             self._shared.deadlines.set(flow, now)  # it is looked at, and sets the next one

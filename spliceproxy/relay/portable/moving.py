@@ -5,7 +5,9 @@ from __future__ import annotations
 
 from time import monotonic
 
-from spliceproxy.relay.moving import DRAIN_MOST, WayState
+from spliceproxy.relay.checking import NameCheck
+from spliceproxy.relay.moving import DRAIN_MOST, CheckState, WayState
+from spliceproxy.relay.portable.gate import Gate
 from spliceproxy.relay.portable.moves import (
     BLOCKED,
     COPY,
@@ -36,6 +38,20 @@ def state_of(way: Way, mover: Copier) -> WayState:
         int(way.for_target * 1e3),
         int(way.silent * 1e3),
     )
+
+
+def check_of(gate: Gate) -> CheckState:
+    """Of a gate of a frozen tunnel."""
+    since = max(int(gate.since * 1e3), 1) if gate.since else 0
+    return CheckState(gate.check.name, gate.check.refused, since, bytes(gate.data))
+
+
+def gate_of(state: CheckState) -> Gate:
+    """Of the state of one."""
+    gate = Gate(NameCheck(state.name, state.refused))
+    if state.data:
+        gate.hear(state.data, min(state.since / 1e3, monotonic()))
+    return gate
 
 
 def take_way(way: Way, state: WayState) -> None:

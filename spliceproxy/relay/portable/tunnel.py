@@ -27,6 +27,8 @@ How a tunnel ends:
                                     which is not one that has left
     idle or half_close is over      IDLE, HALF_CLOSE: both reset; in DRAIN as when a side fails
     abort, kill                     ABORTED, KILLED or POLICY, both reset
+    what its client says first      TLS_NAME, both reset: while there is a gate (gate.py) nothing of
+    is refused                      that goes on, and it has a time limit of its own
 
 With a dead side a read of 0 is no FIN: after a reset the kernel says 0 as well.
 """
@@ -42,6 +44,7 @@ from typing import TYPE_CHECKING
 
 from spliceproxy.net import tcp
 from spliceproxy.relay import columns
+from spliceproxy.relay.checking import ADDRESS, LATE, PASSED, REFUSED, NameCheck
 from spliceproxy.relay.interface import (
     CLIENT_RESET,
     DONE,
@@ -49,9 +52,11 @@ from spliceproxy.relay.interface import (
     IDLE,
     ORIGIN_RESET,
     REASONS,
+    TLS_NAME,
     FlowView,
     TunnelEnd,
 )
+from spliceproxy.relay.portable.gate import Gate
 from spliceproxy.relay.portable.moves import BLOCKED, OVER, READY, SOURCE_FAILED, SPLICE, Way
 from spliceproxy.relay.portable.pipes import Pipe
 from spliceproxy.relay.portable.poller import ERR, GONE, HUP, IN, OUT, Leg
@@ -86,6 +91,8 @@ class Tunnel:
     __slots__ = (
         "_dead",
         "_errno",
+        "_found",
+        "_gate",
         "_legs",
         "_phase",
         "_queue",
@@ -106,11 +113,17 @@ class Tunnel:
         socks: tuple[socket.socket, socket.socket],
         early: tuple[bytes, bytes],
         now: float,
+        check: NameCheck | None = None,
     ) -> None:
         client, origin = socks
         up = Way(client, origin, -1, now)
         down = Way(origin, client, -1, now, to_client=True)
-        up.hold(early[0])
+        self._found = ADDRESS if check is not None and not check.name else ""
+        self._gate = Gate(check) if check is not None and check.name else None
+        if self._gate is None:
+            up.hold(early[0])
+        else:
+            self._gate.data += early[0]  # until it starts
         down.hold(early[1])
         self.ident = ident
         self.due = 0.0
@@ -164,6 +177,12 @@ class Tunnel:
             if self._ways[side].state == BLOCKED:
                 self._serve(side, now, False)
         self._spoke = spoke  # the answer to CONNECT is none to the client's bytes
+        if self._found:
+            self._count_found(self._found, PASSED)
+        if self._gate is not None and self._gate.data and self.ident in self._shared.flows:
+            first = bytes(self._gate.data)
+            self._gate.data.clear()
+            self._hear(self._gate, first, now)
 
     def event(self, leg: Leg, mask: int, now: float) -> None:
         """Serves one epoll event: the flush before the read, for it frees a pipe."""
@@ -176,14 +195,24 @@ class Tunnel:
         if asked & OUT and mask & ~IN:
             self._serve(1 - side, now, False)
         if asked & IN and mask & ~OUT and self._ways[side].state == READY:
-            self._serve(side, now, mask & IN != 0)
+            if side == CLIENT and self._gate is not None:
+                self._look(self._gate, now)
+            else:
+                self._serve(side, now, mask & IN != 0)
 
     def wake(self, now: float) -> None:
         """The deadline has come."""
         if self._phase == ACK:
             self._await_ack(now)
             return
-        options = self._shared.options
+        options, gate = self._shared.options, self._gate
+        if gate is not None and gate.since and self._phase <= HALF:
+            when = gate.since + options.tls_name
+            if when <= now:
+                self._find(gate, LATE, now)
+            else:
+                self._shared.deadlines.set(self, when)
+            return
         limit = options.idle if self._phase == OPEN else options.half_close
         when = max(self._ways[0].active, self._ways[1].active) + limit
         if when > now:
@@ -208,6 +237,7 @@ class Tunnel:
             tcp.info(self._legs[ORIGIN].sock),
             silent_side(self._ways, self._spoke) if reason in (IDLE, HALF_CLOSE) else "",
             waits_of(self._ways, monotonic(), self._spoke),
+            self._found,
         )
         for leg in self._legs:
             shared.poller.discard(leg, reset=reason != DONE)
@@ -224,7 +254,7 @@ class Tunnel:
     def freeze(self) -> FrozenTunnel:
         """Leaves epoll and the deadlines."""
         from spliceproxy.relay.moving import FrozenTunnel, TunnelState
-        from spliceproxy.relay.portable.moving import state_of
+        from spliceproxy.relay.portable.moving import check_of, state_of
 
         shared, queue, dead = self._shared, self._queue, self._dead != NOBODY
         for leg in self._legs:
@@ -246,12 +276,14 @@ class Tunnel:
             False,
             queue.size if queue is not None else 0,
             int(queue.moved * 1e3) if queue is not None else 0,
+            self._found,
+            check_of(self._gate) if self._gate is not None else None,
         )
         return FrozenTunnel(tuple(fds), state, self._token, None)
 
     def take(self, state: TunnelState, pipes: Sequence[int]) -> None:
         """An empty tunnel becomes a frozen one of this state. OSError: it has not."""
-        from spliceproxy.relay.portable.moving import take_way
+        from spliceproxy.relay.portable.moving import gate_of, take_way
 
         shared, options = self._shared, self._shared.options
         opened = [Pipe.of(*pipes[at : at + 2]) for at in range(0, len(pipes), 2)]
@@ -267,6 +299,11 @@ class Tunnel:
             self._phase = HALF
         limit = options.idle if self._phase == OPEN else options.half_close
         self.due = max(way.active for way in self._ways) + limit
+        self._found = state.found
+        if state.check is not None:
+            self._gate = gate_of(state.check)
+            if self._gate.since:
+                self.due = self._gate.since + options.tls_name
         if state.acknowledged:
             sock = self._legs[1 - state.dead].sock
             self._queue = tcp.SendQueue(sock, min(state.acknowledged / 1e3, monotonic()))
@@ -303,6 +340,60 @@ class Tunnel:
         del shared.frozen[self.ident]
         shared.tunnels -= 1
         shared.count_flows()
+
+    # ---- the name inside TLS -----------------------------------------------------------
+
+    def _look(self, gate: Gate, now: float) -> None:
+        """The client says something, and none of it may go on yet."""
+        way = self._ways[CLIENT]
+        end_wait(way, self._ways[ORIGIN], now, due=False, asked=self._spoke != CLIENT)
+        try:
+            first = way.source.recv(gate.MOST - len(gate.data))
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._gate, way.state = None, OVER
+            self._fail(CLIENT, error.errno or 0)
+            self._settle(now)
+            return
+        if first:
+            self._hear(gate, first, now)
+        else:
+            self._find(gate, gate.end(), now)
+            if self.ident in self._shared.flows and way.state == READY:
+                self._serve(CLIENT, now, False)  # which finds the end again
+
+    def _hear(self, gate: Gate, more: bytes, now: float) -> None:
+        """So much more of what the client says first."""
+        begun = gate.since > 0.0
+        found = gate.hear(more, now)
+        if found:
+            self._find(gate, found, now)
+        elif not begun:
+            when = now + self._shared.options.tls_name
+            if when < self.due:
+                self._shared.deadlines.set(self, when)
+
+    def _find(self, gate: Gate, found: str, now: float) -> None:
+        """What was found of the name: what the client has said goes on, or it is over."""
+        self._gate, self._found = None, found
+        refused = gate.check.refuses(found)
+        self._count_found(found, REFUSED if refused else PASSED)
+        if refused:
+            self.end(TLS_NAME)
+            return
+        options = self._shared.options
+        limit = options.idle if self._phase == OPEN else options.half_close
+        self._shared.deadlines.set(self, now + limit)
+        way = self._ways[CLIENT]
+        way.hold(bytes(gate.data))
+        if way.state == BLOCKED:
+            self._serve(CLIENT, now, False)
+        if way.state == BLOCKED and self.ident in self._shared.flows:
+            self._settle(now)  # not all of it has gone on, which is nothing new to _serve
+
+    def _count_found(self, found: str, action: str) -> None:
+        self._shared.row[columns.FAMILIES["tls_names"].column(found, action)] += 1
 
     # ---- what an event leads to --------------------------------------------------------
 
