@@ -173,7 +173,7 @@ class Flows:
 
     def _named(self, number: int, started: float) -> Flow:
         age = round(max(0.0, time.monotonic() - started), 3) if started else None
-        return {"id": ident(number), "worker": self._worker, "age": age}
+        return {"id": ident(number), "worker": self._worker, "age": age, "started": started}
 
     def _to(self, method: str, target: str) -> Flow:
         try:

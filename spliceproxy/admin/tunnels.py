@@ -104,6 +104,7 @@ class Tunnels:
     ) -> AsyncIterator[list[dict[str, Any]]]:
         """Those of all workers, some at a time; whoever does not answer goes into ``silent``."""
         self._turn()
+        now = time.monotonic()  # of all: workers are asked one after the other
         watch = self._desk.watch
         await watch.look()
         silent.update(watch.silent())
@@ -112,7 +113,7 @@ class Tunnels:
             try:
                 async for part in parts:
                     if part.get("flows"):
-                        yield list(map(self._rated, part["flows"]))
+                        yield [self._rated(aged(flow, now)) for flow in part["flows"]]
             except (Unanswered, Refused) as error:
                 miss(silent, worker.index, str(error))
             finally:
@@ -166,6 +167,14 @@ class Tunnels:
             flow["in_rate"] = flow["out_rate"] = 0
         self._seen[flow["id"]] = now, received, sent
         return flow
+
+
+def aged(flow: dict[str, Any], now: float) -> dict[str, Any]:
+    """With its age at this moment, instead of when its worker has been asked."""
+    started = flow.pop("started")
+    if started:
+        flow["age"] = round(max(0.0, now - started), 3)
+    return flow
 
 
 def _absent(silent: Iterable[str]) -> Refusal:
