@@ -296,7 +296,7 @@ def test_slow_clients(folder: Path) -> None:
     with crowd(("127.0.0.1", proxy.port), SIZES) as load:
         slow = []
         for _ in range(SLOW_CLIENTS):
-            slow.append(proxy.connect())
+            slow.append(proxy.connect(timeout=20 + limit))
             slow[-1].sendall(b"GET http://127.0.0.1/ HTTP/1.1\r\nX: ")
         for _ in range(3):
             for client in slow:
