@@ -35,7 +35,7 @@ COMMANDS: Mapping[str, Command] = {
     "completion": Command("completion", "print a script that completes the command line"),
     "ctl": Command("ctl", "ask or steer a running proxy"),
     "explain": Command("explain", "say what would happen to a request, and why"),
-    "import": Command("importing", "convert a tinyproxy.conf into TOML"),
+    "import": Command("importing", "convert a squid.conf or a tinyproxy.conf into TOML"),
     "manifests": Command("manifests", "print what runs and watches it in Kubernetes"),
     "top": Command("top", "show live tunnels and requests in a terminal"),
     "unit": Command("unit", "print files for systemd, logrotate and sysctl"),

@@ -19,6 +19,7 @@ from passlib.apache import HtpasswdFile
 from spliceproxy.cli import main as cli
 from spliceproxy.config import Address, Config
 from spliceproxy.policy.clients import ClientNetworks
+from spliceproxy.policy.routes import RouteTable
 from spliceproxy.policy.rules import RuleSet
 from spliceproxy.settings import posix, tinyproxy
 from spliceproxy.settings.loading import load
@@ -116,8 +117,8 @@ def test_via(tmp_path: Path, text: str, via: str) -> None:
     ("line", "problem"),
     [
         (
-            "Upstream http 10.0.0.1:8080",
-            "Upstream: not converted: write a [[route]] and a [parent]",
+            'Upstream http u:p@10.0.0.1:8080 "a.example"',
+            "Upstream: not converted: put its user and password into a file",
         ),
         ('AddHeader "X" "Y"', "AddHeader: not converted: no fields are added"),
         ("Bind 192.0.2.1", "Bind: not converted: the kernel chooses"),
@@ -226,19 +227,6 @@ def test_a_foreign_file_is_told_in_a_few_lines(tmp_path: Path) -> None:
     assert caught.value.problems[-1] == "and 80 more"
 
 
-def test_a_squid_conf_is_recognized(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    source = tmp_path / "squid.conf"
-    source.write_text("# squid\nacl lan src 10.0.0.0/8\nhttp_access allow lan\nhttp_port 3128\n")
-    with pytest.raises(SystemExit) as caught:
-        cli.main(["import", str(source)])
-    out, err = capsys.readouterr()
-    assert (caught.value.code, out) == (2, "")
-    assert err == (
-        f"spliceproxy import: {source}: it is a squid.conf; only a tinyproxy.conf(5) can be "
-        "converted so far\n"
-    )
-
-
 @pytest.mark.parametrize(
     "text",
     [
@@ -246,10 +234,8 @@ def test_a_squid_conf_is_recognized(tmp_path: Path, capsys: pytest.CaptureFixtur
         "MaxClients 4294967296",
         "Deny .example.com\nAllow 10.0.0.0/8",
         "Deny host.example.com\nDeny 10.0.0.1\nAllow localhost",
-        "Upstream http 10.0.0.1:8080",
-        'Upstream socks5 user:pass@parent.example:1080 ".example.com"',
-        "Upstream parent.example:8080",
-        'Upstream http 10.0.0.1:8080 "a.example"\nUpstream none "a.example"',
+        'Upstream http 10.0.0.1:8080 "10.0.0.0/8"',
+        'Upstream none "10.0.0.0/8"\nUpstream socks4 10.0.0.1:1080',
         'Upstream http 0.0.0.0:0 "10.0.0.0/255.0.0.0"',
         'Upstream http 0.0.0.0:0 "."',
         'Filter "/nonexistent"',
@@ -302,6 +288,65 @@ def test_null_routes_are_denied(tmp_path: Path) -> None:
         address = host if host[-1].isdigit() else "192.0.2.1"
         match = rules.select(0, "", frozenset(), "GET", host, 80).match(address)
         assert match.allow == (host in allowed), host
+
+
+@pytest.mark.parametrize(
+    ("lines", "table"),
+    [
+        ("Upstream http 10.0.0.1:8080", {"proxy": "http://10.0.0.1:8080"}),
+        ("Upstream parent.example:8080", {"proxy": "http://parent.example:8080"}),
+        (
+            'Upstream socks5 u:p@10.0.0.1:1080\nUpstream none "192.168.0.0/16"\n'
+            'Upstream none ".corp.example"\nUpstream http 10.0.0.1:9',
+            {
+                "proxy": "socks5h://10.0.0.1:1080",
+                "proxy-auth": "u:p",
+                "no-proxy": "192.168.0.0/16",
+                "route": [{"to": "direct", "hosts": ["*.corp.example"]}],
+            },
+        ),
+        (
+            'Upstream http a.example:80 ".example"\nUpstream socks4 10.0.0.1:1080\n'
+            'Upstream none "x.example"\nUpstream http b.example:80 "."',
+            {
+                "route": [
+                    {"to": "b.example-80", "hosts": ["/[^.]+/"]},
+                    {"to": "direct", "hosts": ["x.example"]},
+                    {"to": "a.example-80", "hosts": ["*.example"]},
+                    {"to": "10.0.0.1-1080"},
+                ],
+                "parent": {
+                    "a.example-80": {"url": "http://a.example:80"},
+                    "b.example-80": {"url": "http://b.example:80"},
+                    "10.0.0.1-1080": {"url": "socks4a://10.0.0.1:1080", "connect-by": "address"},
+                },
+            },
+        ),
+        ('Upstream none "a.example"', {}),
+    ],
+)
+def test_parents(tmp_path: Path, lines: str, table: dict[str, Any]) -> None:
+    result = Result(tmp_path, lines)
+    assert (result.missing, result.closed) == ([], False)
+    assert {key: value for key, value in result.table.items() if key != "listen"} == table
+
+
+def test_the_last_upstream_is_taken(tmp_path: Path) -> None:
+    result = Result(
+        tmp_path,
+        'Upstream http a.example:80 ".x.example"\nUpstream http b.example:80 "y.x.example"\n'
+        "Upstream http c.example:80",
+    )
+    routes = RouteTable(result.config.routing.all_routes)
+    found = {
+        host: routes.find(host, 443, "", tunnel=True).route.to[0]  # type: ignore[union-attr]
+        for host in ("y.x.example", "z.x.example", "x.example")
+    }
+    assert found == {
+        "y.x.example": "b.example-80",
+        "z.x.example": "a.example-80",
+        "x.example": "proxy",
+    }
 
 
 def test_every_directive_is_taken_or_explained() -> None:

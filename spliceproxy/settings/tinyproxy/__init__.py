@@ -5,9 +5,8 @@ counterpart here, the result has a rule that denies everything and says why. Rea
 tinyproxy 1.11.1; where 1.8 or what came later takes more, that is taken as well.
 """
 
+from spliceproxy.settings.imported import CLOSED, Converted, Refused
 from spliceproxy.settings.tinyproxy.clients import permitted
-from spliceproxy.settings.tinyproxy.converting import Converted, convert
-from spliceproxy.settings.tinyproxy.reading import Refused
-from spliceproxy.settings.tinyproxy.report import CLOSED
+from spliceproxy.settings.tinyproxy.converting import convert
 
 __all__ = ["CLOSED", "Converted", "Refused", "convert", "permitted"]

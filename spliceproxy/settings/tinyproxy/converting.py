@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import os
 import socket
-import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from ipaddress import IPv6Address
 from typing import Any
 
+from spliceproxy.settings.imported import (
+    CLOSED,
+    Converted,
+    Refused,
+    Report,
+    checked,
+    closing,
+    comment,
+)
 from spliceproxy.settings.kind import Invalid
-from spliceproxy.settings.loading import SettingsError, load_config, log_faults
+from spliceproxy.settings.loading import log_faults
 from spliceproxy.settings.table import BY_NAME
 from spliceproxy.settings.tinyproxy import clients, filters
 from spliceproxy.settings.tinyproxy.filtering import Filtering
-from spliceproxy.settings.tinyproxy.reading import Directive, Refused, is_on, number, read
-from spliceproxy.settings.tinyproxy.report import CLOSED, Report, comment
+from spliceproxy.settings.tinyproxy.reading import Directive, is_on, number, read
+from spliceproxy.settings.tinyproxy.upstreams import Upstreams
 
 _DEFAULT_TIMEOUT = 600
 _MAX_PORT = 65535
@@ -64,16 +71,6 @@ _UNKNOWN_HERE = {
 }
 
 
-@dataclass(frozen=True)
-class Converted:
-    """``toml``: the settings. ``notes``: what is different but needs no setting here.
-    ``missing``: what could not be converted. Both by line of the file."""
-
-    toml: str
-    notes: tuple[str, ...]
-    missing: tuple[str, ...]
-
-
 def convert(path: str) -> Converted:
     """Converts a file, its Filter file included. OSError for the first, Refused."""
     report = Report(path)
@@ -83,18 +80,7 @@ def convert(path: str) -> Converted:
     conversion.end()
     if report.refused:
         raise Refused(report.refused)
-    toml = conversion.toml()
-    with tempfile.NamedTemporaryFile("w", suffix=".toml", encoding="utf-8") as file:
-        file.write(toml)
-        file.flush()
-        try:
-            load_config(file.name)
-        except SettingsError as error:
-            problems = [one.replace(file.name, path) for one in error.problems]
-            raise Refused(
-                [f"spliceproxy has no such settings: {one}" for one in problems]
-            ) from None
-    return Converted(toml, tuple(report.notes), tuple(report.missing))
+    return checked(conversion.toml(), path, report)
 
 
 class _Conversion:
@@ -103,6 +89,7 @@ class _Conversion:
     def __init__(self, report: Report) -> None:
         self.settings: dict[str, Any] = {}
         self._report = report
+        self._at = Directive("", 0, "", "", ())  # the one that is taken
         self._port = 0  # none so far
         self._listen: list[str] = []
         self._controls: list[tuple[bool, clients.Network]] = []
@@ -110,6 +97,7 @@ class _Conversion:
         self._named: list[Directive] = []  # Deny of a name, as long as no Allow is behind it
         self._connect_ports: set[int] | None = None
         self._filtering = Filtering()
+        self._upstreams = Upstreams(report)
         self._null_routes: list[tuple[str, str]] = []  # key of a rule, value
         self._users: list[tuple[str, str]] = []
         self._reverse_only: Directive | None = None
@@ -120,7 +108,7 @@ class _Conversion:
 
     def take(self, directive: Directive) -> None:
         """Takes in a directive."""
-        self._report.about = directive
+        self._report.about = self._at = directive
         name, values = directive.name, directive.values
         take = _TAKERS.get(name)
         if take is not None:
@@ -155,6 +143,7 @@ class _Conversion:
         )
         self._end_lines()
         filtered = self._filtering.rule(self._report)
+        self.settings |= self._upstreams.settings()
         closed = [{"id": CLOSED, "action": "deny"}] if self._report.closed else []
         if self._filtering.allows:  # also where not all of it can be converted
             self.settings["rule-default"] = "deny"
@@ -187,6 +176,7 @@ class _Conversion:
 
         plain = {name: self.settings[name] for name in BY_NAME if name in self.settings}
         rules = plain.pop("rule", [])
+        routes, parents = plain.pop("route", []), plain.pop("parent", {})
         parts = [tomli_w.dumps(plain)]
         if len(self._users) > 1:
             users = (f"{user}:{_hashed(password)}" for user, password in self._users)
@@ -194,9 +184,12 @@ class _Conversion:
         for rule in rules:
             parts.append("\n")
             if rule["id"] == CLOSED:
-                lines = (*self._report.closed, "Remove this rule when that is settled.")
-                parts.append(comment("Denies everything, because of", lines))
+                parts.append(closing(self._report))
             parts += ["[[rule]]\n", tomli_w.dumps(rule)]
+        for route in routes:
+            parts += ["\n[[route]]\n", tomli_w.dumps(route)]
+        for name, parent in parents.items():
+            parts += ["\n", tomli_w.dumps({"parent": {name: parent}})]
         return "".join(parts)
 
     def _set(self, name: str, value: object) -> bool:
@@ -232,7 +225,7 @@ class _Conversion:
         self._set("timeout-idle", number(value) or _DEFAULT_TIMEOUT)
 
     def take_max_clients(self, value: str) -> None:
-        self._max_clients = self._report.about
+        self._max_clients = self._at
         self._set("max-connections", number(value))
 
     def take_log_file(self, value: str) -> None:
@@ -256,8 +249,8 @@ class _Conversion:
         self._set("auth-realm", value)
 
     def take_user(self, _: str) -> None:
-        self._last_user = self._report.about
-        user, password = self._report.about.values
+        self._last_user = self._at
+        user, password = self._at.values
         if len(f"{user}:{password}".encode("utf-8", "surrogateescape")) > _MAX_CREDENTIALS:
             self._report.miss("tinyproxy ignores it, too: user and password are too long")
         elif self._users:
@@ -281,7 +274,7 @@ class _Conversion:
         if found is None and allow:
             self._report.miss(f"{value}: {_BY_ADDRESS}")
         elif found is None:
-            self._named.append(self._report.about)
+            self._named.append(self._at)
         elif not found:
             self._report.note(f"{value} is not a network, and tinyproxy ignores it, too")
         else:
@@ -300,11 +293,11 @@ class _Conversion:
             self._report.note(f"{value} is not a port, and tinyproxy allows none for it, too")
 
     def take_upstream(self, value: str) -> None:
-        site = self._report.about.values[-1]
+        site = self._at.values[-1]
         if value.lower() in ("none", "upstream"):  # the second of the old "no upstream"
-            self._report.note("not needed: no parent proxy is converted")
+            self._upstreams.take_none(site)
         elif number(value.rpartition(":")[2]):
-            self._report.close("write a [[route]] and a [parent], or everything would go past it")
+            self._upstreams.take_parent(self._at)
         elif site == value:
             self._report.note("tinyproxy ignores it, too: there is no port 0")
         elif found := _destinations(site):
@@ -317,7 +310,7 @@ class _Conversion:
         self._report.miss(_NO_REVERSE)
 
     def take_reverse_only(self, value: str) -> None:
-        self._reverse_only = self._report.about if is_on(value) else None
+        self._reverse_only = self._at if is_on(value) else None
 
     # Rules
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from spliceproxy.settings.imported import Report
 from spliceproxy.settings.tinyproxy import filters
 from spliceproxy.settings.tinyproxy.reading import Directive, is_on
-from spliceproxy.settings.tinyproxy.report import Report
 
 
 class Filtering:

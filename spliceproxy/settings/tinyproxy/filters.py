@@ -51,7 +51,7 @@ def read(path: str, kind: str, *, allows: bool, case_counts: bool) -> Hosts:
         except ValueError as error:
             found.faults.append((number, f"{pattern!r}: {error}"))
             continue
-        found.hosts.extend(_hosts(pattern, translated, kind, case))
+        found.hosts.extend(hosts_of(pattern, translated, kind, case))
         if _is_loose(translated, kind):
             found.loose.append((number, pattern))
     found.hosts = list(dict.fromkeys(found.hosts))
@@ -75,7 +75,7 @@ def _translated(pattern: str, kind: str, case: posix.Case) -> str:
     return posix.from_regex(pattern, extended=kind == "ere", case=case)
 
 
-def _hosts(pattern: str, translated: str, kind: str, case: posix.Case) -> list[str]:
+def hosts_of(pattern: str, translated: str, kind: str, case: posix.Case) -> list[str]:
     """Names where the pattern is for them, else it as a regular expression."""
     names: list[str] = []
     if kind == "fnmatch":

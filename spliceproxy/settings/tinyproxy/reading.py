@@ -9,13 +9,11 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
+from spliceproxy.settings.imported import Refused
+
 LINE_MAX = 2047
 """Bytes of a line; tinyproxy takes what is behind them for a line of its own."""
 
-TOLD = 20
-"""Problems that are told one by one."""
-
-_SQUID = re.compile(rb"\s*(acl\s+\S+\s+\S|http_access\s|http_port\s|cache_(dir|mem|peer)\s)").match
 _IPV4 = r"(?:[0-9]{1,3}\.){3}[0-9]{1,3}"
 _IPV6 = rf"(?:[0-9a-f:]{{2,39}}|[0-9a-f:]{{0,29}}:{_IPV4})(?:%[^\s/]{{1,16}})?"
 _WORD = "[-a-z0-9._]+"
@@ -76,7 +74,7 @@ _ARGUMENTS: Mapping[str, tuple[str, str]] = {
     "syslog": _SWITCH,
     "timeout": _COUNT,
     "upstream": (
-        '(none)[ \t]+"[^"]+"|(?:'
+        '(none)[ \t]+"([^"]+)"|(?:'
         "((?:(?:http|socks4|socks5)[ \t]+)?"  # 1.8 has no type
         f"(?:[^:\\s]*:[^@]*@)?(?:\\[{_IPV6}\\]|{_WORD}):{_NUMBER}){_SITE})",
         'http, socks4 or socks5 and HOST:PORT, and then a site between "quotes" or not; or none '
@@ -92,20 +90,11 @@ _ENTRY = {
 }
 
 
-class Refused(ValueError):
-    """A file that cannot be converted: ``problems`` has a line for each mistake."""
-
-    def __init__(self, problems: list[str]) -> None:
-        if len(problems) > TOLD:
-            problems = [*problems[:TOLD], f"and {len(problems) - TOLD} more"]
-        super().__init__("\n".join(problems))
-        self.problems = tuple(problems)
-
-
 @dataclass(frozen=True)
 class Directive:
     """A line of the file: ``name`` in lower case, ``written`` as it stands there."""
 
+    path: str
     line: int
     name: str
     written: str
@@ -115,15 +104,11 @@ class Directive:
 def read(path: str) -> tuple[Directive, ...]:
     """The directives of a file. OSError, Refused."""
     lines = Path(path).read_bytes().split(b"\n")
-    if any(map(_SQUID, lines)):
-        raise Refused(
-            [f"{path}: it is a squid.conf; only a tinyproxy.conf(5) can be converted so far"]
-        )
     problems: list[str] = []
     found: list[Directive] = []
     for number, line in enumerate(lines, 1):
         try:
-            found.extend(_directive(number, line))
+            found.extend(_directive(path, number, line))
         except ValueError as error:
             problems.append(f"{path}:{number}: {error}")
     if problems:
@@ -131,7 +116,7 @@ def read(path: str) -> tuple[Directive, ...]:
     return tuple(found)
 
 
-def _directive(number: int, line: bytes) -> Iterator[Directive]:
+def _directive(path: str, number: int, line: bytes) -> Iterator[Directive]:
     """What a line says: one directive, or nothing. ValueError."""
     if len(line) > LINE_MAX:
         raise ValueError(
@@ -159,7 +144,7 @@ def _directive(number: int, line: bytes) -> Iterator[Directive]:
             f"{written}: {'' if secret else f'{shown!r}: '}tinyproxy does not start with it; "
             f"allowed: {_ARGUMENTS[name][1]}{why}"
         )
-    yield Directive(number, name, written, tuple(one for one in arguments.groups() if one))
+    yield Directive(path, number, name, written, tuple(one for one in arguments.groups() if one))
 
 
 def _shown(text: str) -> str:
