@@ -20,7 +20,7 @@ class Deadline:
     a limit per message costs an addition, not a timer.
     """
 
-    __slots__ = ("_at", "_error", "_expired", "_loop", "_timer", "_what", "waiting")
+    __slots__ = ("_at", "_error", "_expired", "_fires", "_loop", "_timer", "_what", "waiting")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -28,7 +28,9 @@ class Deadline:
         self._error: ErrorType = "proxy_internal_error"  # until a limit is set
         self._what = ""
         self._expired = False
-        self._timer: asyncio.TimerHandle | None = None
+        # For a time that has come uvloop makes a handle that knows of none.
+        self._timer: asyncio.Handle | None = None
+        self._fires = 0.0
         self.waiting: asyncio.Future[None] | None = None
 
     def set(self, error: ErrorType, what: str, seconds: float) -> None:
@@ -38,9 +40,13 @@ class Deadline:
         self._expired = False
         self._at = self._loop.time() + seconds
         if self._timer is not None:
-            if self._timer.when() <= self._at:
+            if self._fires <= self._at:
                 return
             self._timer.cancel()
+        self._start()
+
+    def _start(self) -> None:
+        self._fires = self._at
         self._timer = self._loop.call_at(self._at, self._fire)
 
     def clear(self) -> None:
@@ -93,7 +99,7 @@ class Deadline:
         if self._at == math.inf:
             return
         if self._loop.time() + TICK < self._at:
-            self._timer = self._loop.call_at(self._at, self._fire)
+            self._start()
             return
         self._expired = True
         if self.waiting is not None and not self.waiting.done():
