@@ -367,6 +367,25 @@ def test_a_connection_to_another_address_of_the_proxy(
     assert all(line["error"].startswith("proxy_loop_detected") for line in found)
 
 
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_route_for_those_who_are_led_here(
+    led: Led, proxy: Callable[..., ProxyProcess], version: int
+) -> None:
+    """Others go another way."""
+    listener = f"{led.kind}+tcp://:{PORTS[led.kind]}"
+    running = proxy(f'[[route]]\nlisteners = ["{listener}"]\nto = "refuse"\n')
+    led.is_reset(version, 80, ORIGIN[version])
+    host = ORIGIN[4] if version == 4 else f"[{ORIGIN[6]}]"
+    with led.connect(version, 8888, to=OURS) as s:
+        s.sendall(f"GET http://{host}/ HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+        assert read_exactly(s, 12) == b"HTTP/1.1 200"
+        s.shutdown(socket.SHUT_WR)
+        read_all(s)
+    refused, allowed = lines(running, 2)
+    assert (refused["status"], refused["rule"]) == (403, "route")
+    assert allowed["status"] == 200
+
+
 def forbidden() -> list[str]:
     """Addresses of the guard suite to which a router passes on packets."""
     local = ("127.0.0.0/8", "0.0.0.0/8", "224.0.0.0/3", "169.254.0.0/16", "::/96", "fe80::/10")

@@ -52,7 +52,7 @@ class Here:
         listen = self.names if listen is None else listen
         self.one = Reloaded(folder, settings=self._engine + text, listen=listen, workers=1)
         self.proxy = self.one.proxy
-        found = re.findall(r"listening on \S*://(\S+):(\d+)", self.proxy.stderr())
+        found = re.findall(r"listening on (?:\S*://)?([0-9.]+):(\d+)", self.proxy.stderr())
         self.at = {host: int(number) for host, number in found}
 
     def taken(self, text: str) -> None:
@@ -96,12 +96,12 @@ def new(tmp_path: Path) -> Iterator[New]:
         made: list[Here] = []
 
         def start(
-            engine: str, text: Callable[[list[str]], str], listen: Sequence[str] | None = None
+            engine: str, text: Callable[[list[str], int], str], listen: Sequence[str] | None = None
         ) -> Here:
             folder = tmp_path / str(len(made))
             folder.mkdir()
             names = ["127.0.0.1:0", "127.0.0.2:0", f"unix:{folder / 's'}"]
-            made.append(Here(folder, engine, port, text(names), listen))
+            made.append(Here(folder, engine, port, text(names, port), listen))
             return made[-1]
 
         yield start
@@ -112,7 +112,7 @@ def new(tmp_path: Path) -> Iterator[New]:
 
 @pytest.mark.parametrize("engine", ["native", "splice"])
 def test_each_client_goes_the_way_of_its_listener(new: New, engine: str) -> None:
-    here = new(engine, lambda names: routes((names[0], ONE), (names[1], TWO)))
+    here = new(engine, lambda names, _: routes((names[0], ONE), (names[1], TWO)))
     wanted = [ONE, TWO, "403"]
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(here.client(name)) for name in here.names]
@@ -131,7 +131,7 @@ def test_a_reload_names_listeners(new: New, engine: str) -> None:
     """Clients that are there already go by the new routes with their next request, and tunnels are
     judged by where they came in."""
     plain = f'[[route]]\nto = "direct"\nsource-address = "{ONE}"\n'
-    here = new(engine, lambda names: plain)
+    here = new(engine, lambda names, _: plain)
     recheck = 'reload-tunnels = "recheck"\n'
     first, second, unix = here.names
     with contextlib.ExitStack() as stack:
@@ -153,7 +153,7 @@ def test_a_reload_names_listeners(new: New, engine: str) -> None:
 @pytest.mark.parametrize("engine", ["native", "splice"])
 def test_tunnels_are_judged_by_their_listener(new: New, engine: str) -> None:
     more = 'reload-tunnels = "recheck"\n'
-    text = lambda names: routes((names[0], ONE), (names[1], TWO), more=more)  # noqa: E731
+    text = lambda names, _: routes((names[0], ONE), (names[1], TWO), more=more)  # noqa: E731
     here = new(engine, text)
     with here.client(here.names[0]) as one, here.client(here.names[1]) as two:
         assert (here.tunnel(one), here.tunnel(two)) == (ONE, TWO)
@@ -172,7 +172,7 @@ def test_tunnels_are_judged_by_their_listener(new: New, engine: str) -> None:
 
 
 def test_clients_of_another_worker_keep_their_listener(new: New) -> None:
-    here = new("native", lambda names: routes((names[0], ONE), (names[1], TWO)))
+    here = new("native", lambda names, _: routes((names[0], ONE), (names[1], TWO)))
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(here.client(name)) for name in here.names]
         assert [here.get(client) for client in clients] == [ONE, TWO, "403"]
@@ -188,7 +188,7 @@ def test_a_client_that_a_balancer_brings(new: New, engine: str) -> None:
     more = 'guard = "off"\nallow-clients = ["0.0.0.0/0"]\nproxy-protocol-from = ["127.0.0.0/8"]\n'
     more += 'listen = ["127.0.0.1:0", "proxy+tcp://127.0.0.2:0"]\n'
     two = ("127.0.0.1:0", ONE), ("127.0.0.2:0", TWO)
-    here = new(engine, lambda names: routes(*two, more=more), listen=())
+    here = new(engine, lambda names, _: routes(*two, more=more), listen=())
     for _ in range(3):
         with here.client("127.0.0.1:0") as one, here.client("127.0.0.2:0") as other:
             other.sendall(b"PROXY TCP4 127.0.0.1 127.0.0.2 1 2\r\n")
@@ -196,3 +196,19 @@ def test_a_client_that_a_balancer_brings(new: New, engine: str) -> None:
         with here.client("127.0.0.2:0") as other:
             other.sendall(b"PROXY TCP4 192.0.2.9 127.0.0.2 1 2\r\n")
             assert here.tunnel(other) == TWO
+
+
+@pytest.mark.parametrize("engine", ["native", "splice"])
+def test_a_port_forward(new: New, engine: str) -> None:
+    two = ("127.0.0.1:0", ONE), ("127.0.0.2:0", TWO)
+
+    def text(names: list[str], port: int) -> str:
+        more = f'listen = ["127.0.0.1:0"]\nforward = ["127.0.0.2:0=127.0.0.1:{port}"]\n'
+        return routes(*two, more=more)
+
+    here = new(engine, text, listen=())
+    for _ in range(2):
+        with here.client("127.0.0.1:0") as one, here.client("127.0.0.2:0") as led:
+            assert here.get(one) == ONE
+            led.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            assert Reader(led).answer().body == TWO.encode()
