@@ -236,7 +236,7 @@ cdef inline bint route_put(
 
 cdef inline Text client_named(const Exchange *x, char *room) noexcept nogil:
     """A client as the owner has it: its address, with a mark in front if a balancer has brought it,
-    and with the place before that where decisions depend on it (NAMES of
+    and with the place before that where decisions depend on it (`named` of
     spliceproxy/policy/networks.py). `room`, of NAMED_MAX bytes, is where that may be."""
     cdef Text client
     cdef size_t used = 0

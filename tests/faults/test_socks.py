@@ -81,6 +81,50 @@ def told(client: socket.socket, data: bytes) -> bytes:
         return read_all(client)
 
 
+# ---- in pieces ---------------------------------------------------------------------------------
+
+
+def _conversation(kind: str, address: tuple[str, int]) -> tuple[bytes, bytes]:
+    """All that a client says up to a request, and all that it is told."""
+    if kind == "5":
+        return GREETING + asks(*address), b"\x05\x00" + DONE
+    if kind == "5 with a password":
+        said = BOTH + password("ada", "secret") + asks(*address)
+        return said, b"\x05\x02\x01\x00" + DONE
+    user = b"somebody\0"
+    if kind == "4":
+        packed = socket.inet_aton(address[0])
+        said = b"\x04\x01" + address[1].to_bytes(2, "big") + packed + user
+    else:
+        said = asks_4(*address).replace(b"\1\0", b"\1" + user)
+    return said, b"\0\x5a" + bytes(6)
+
+
+@pytest.mark.parametrize("engine", ["native", "splice"])
+@pytest.mark.parametrize("kind", ["5", "5 with a password", "4", "4a"])
+def test_cut_at_every_byte(
+    new_proxy: NewProxy, echo: tuple[str, int], kind: str, engine: str
+) -> None:
+    """What comes in two pieces is understood as what comes in one; what ends in the middle ends
+    there."""
+    users = ("--auth", "ada:secret") if "password" in kind else ()
+    proxy = new_proxy("--engine", engine, *users)
+    said, wanted = _conversation(kind, echo)
+    for cut in range(1, len(said) + 1):
+        with proxy.connect() as client:
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            client.sendall(said[:cut])
+            client.sendall(said[cut:] + b"early")
+            assert read_exactly(client, len(wanted) + 5) == wanted + b"early", cut
+        if cut == len(said):
+            break
+        with proxy.connect() as client:
+            client.sendall(said[:cut])
+            client.shutdown(socket.SHUT_WR)
+            assert wanted.startswith(read_all(client)), cut
+    assert "Traceback" not in proxy.stderr(), proxy.stderr()
+
+
 # ---- where -------------------------------------------------------------------------------------
 
 
