@@ -31,6 +31,7 @@ from lane.live cimport end_life
 from lane.log cimport exchange_over
 from lane.meters cimport unmetered
 from lane.notes cimport note_release
+from lane.pacing cimport end_metering
 from lane.origins cimport connection_drop, connection_take_out, idle_drop
 from lane.records cimport record_drop
 from lane.routes cimport let_go
@@ -63,7 +64,7 @@ cdef inline void release_client(Lane *lane, int32_t slot) noexcept nogil:
     cdef int fd
     if x.cause == G_CLOSED:
         lane.clients -= 1  # before its peer can know, who may come again at once
-        unmetered(lane, x)
+        end_metering(lane, slot)
         linux.close(f.fd[0])
         return
     watch(c, slot, 0, <uint32_t>UNREGISTERED)
@@ -96,13 +97,13 @@ cdef inline void release(Lane *lane, int32_t slot) noexcept nogil:
         end_life(lane, slot)
     if f.kind == TUNNEL and x != NULL and f.reason != R_TLS_NAME:
         exchange_over(lane, slot, f.reason, 0)
-        unmetered(lane, x)
+        end_metering(lane, slot)
     elif f.kind == TUNNEL:
         if x != NULL and lane.sums.on:  # its owner tells the rest of it
             sum_exchange(lane, x, received(f), f.way[1].copied + f.way[1].spliced)
             sum_aside(lane, x)
         if x != NULL:
-            unmetered(lane, x)
+            end_metering(lane, slot)
         end_waits(c, f, False)
         if f.reason == R_IDLE or f.reason == R_HALF_CLOSE:
             f.silent = silent_side(f)

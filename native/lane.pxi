@@ -284,6 +284,10 @@ cdef class NativeLane:
         """Counts the request of a question for these limits: as of `admitted`."""
         return admitted(self.relay, question, said)
 
+    def watched(self, bint unseen):
+        """What is watched for limits: as of `watched_of`."""
+        return watched_of(self.relay, unseen)
+
     def hand_over(self, int fd, str address, bytes data, uint32_t requests, str via="",
                   str spoken="http", held=None, uint16_t place=0):
         """Takes a client between two requests. OSError: it is still the owner's."""

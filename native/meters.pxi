@@ -6,11 +6,14 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport free
 
 from lane.meters cimport (
-    Unfit, admit, hold_of, holds_new, holds_shrink, meter_add, meter_drop, meter_hold, meter_is, meter_now,
-    meter_number, meter_of, meter_spend, meters_new, meters_release,
+    Unfit, admit, hold_of, holds_new, holds_shrink, meter_add, meter_drop, meter_hold, meter_is, meter_move,
+    meter_now, meter_number, meter_of, meter_spend, meters_new, meters_release, wall_now,
 )
+from lane.pacing cimport account_flow, moved_down, moved_up, pace
+from lane.received cimport received
 from lane.types cimport (
-    BUCKETS_OF_METER, Exchange, Holds, Lane, METERS_MOST, Meter, MeterBoard, Meters,
+    BUCKETS_OF_METER, CLIENT, Exchange, Holds, Lane, METERS_MOST, Meter, MeterBoard, Meters, P_HEAD,
+    exchange_of,
 )
 
 from spliceproxy.relay import meters as entries
@@ -61,6 +64,10 @@ cdef class NativeMeters:
         self._check(entry)
         meter_drop(&self.board, entry)
 
+    def move(self, uint32_t entry, uint64_t n):
+        self._check(entry)
+        meter_move(&self.board, entry, wall_now(), n)
+
     def refuse(self, uint32_t entry):
         self._check(entry)
         meter_add(meter_number(&self.board, entry, entries.REFUSED), 1)
@@ -86,6 +93,8 @@ cdef Meters *meters_of(object said) except? NULL:
             meter = meter_of(made, i)
             meter.entry, meter.tag = entry, tag
             meter.most, meter.scope = limit.most, limit.scope
+            meter.watched = limit.watched
+            meter.budgets[0], meter.budgets[1] = limit.budgets
             for bucket in range(BUCKETS_OF_METER):
                 meter.interval[<int>bucket] = limit.intervals[bucket]
                 meter.room[<int>bucket] = limit.rooms[bucket]
@@ -111,10 +120,16 @@ cdef Holds *holds_of(NativeRelay relay, object held) except? NULL:
     return made
 
 
-cdef int give_holds(NativeRelay relay, Exchange *x, object handoff) except -1:
+cdef int give_holds(NativeRelay relay, int32_t slot, object handoff) except -1:
     """What a client that is given back holds is its owner's."""
     cdef uint32_t i
+    cdef Flow *f = &relay.state.core.flows[slot]
+    cdef Exchange *x = exchange_of(f)
     handoff.metered = x.metered
+    if x.watched != NULL:
+        account_flow(&relay.state, slot)
+        if x.phase != P_HEAD:
+            handoff.accounted = received(f) + f.way[1].copied + f.way[1].spliced
     if x.holds == NULL:
         return 0
     handoff.held = relay.holding(
@@ -142,3 +157,40 @@ cdef object admitted(NativeRelay relay, Question question, object said):
     if x.holds == NULL:
         raise MemoryError
     return unfit.which, unfit.why, unfit.wait
+
+
+cdef object watched_one(NativeRelay relay, int32_t slot):
+    """What the owner wants to know of what is watched."""
+    cdef Flow *f = &relay.state.core.flows[slot]
+    cdef Exchange *x = exchange_of(f)
+    cdef uint32_t i
+    cdef list entries_of = [
+        meter_of(x.watched, i).entry for i in range(x.watched.count)
+        if meter_of(x.watched, i).watched
+    ]
+    account_flow(&relay.state, slot)
+    return (
+        relay._ident_of(slot), tuple(entries_of), moved_up(f, x), moved_down(f, x),
+        f.kind == TUNNEL,
+    )
+
+
+cdef list watched_of(NativeRelay relay, bint unseen):
+    """All that is watched; or that of it which the owner does not know."""
+    cdef Core *c = &relay.state.core
+    cdef Exchange *x
+    cdef Flow *f
+    cdef int32_t slot
+    cdef list found = []
+    for slot in range(c.capacity):
+        f = &c.flows[slot]
+        if f.attached == NULL or f.queue == Q_FINISHED or (f.kind != TUNNEL and f.kind != CLIENT):
+            continue
+        x = exchange_of(f)
+        if x.watched == NULL:
+            if x.pace or f.way[1].paced:
+                pace(&relay.state, slot, 0, 0)  # it is no more
+        elif not unseen or not x.seen:
+            found.append(watched_one(relay, slot))
+            x.seen = True
+    return found

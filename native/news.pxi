@@ -69,6 +69,13 @@ cdef list gather(NativeRelay relay):
         except MemoryError:
             lane.sums.told = False
             raise
+    if lane.unseen:
+        lane.unseen = False  # first: it may be said again
+        try:
+            relay.owner.watched()
+        except MemoryError:
+            lane.unseen = True
+            raise
     if lane.accept_error:
         error, lane.accept_error = lane.accept_error, 0  # it comes again, if that is in vain
         relay.owner.not_accepted(error)
@@ -148,7 +155,7 @@ cdef int gather_end(NativeRelay relay, int32_t slot, list ends) except -1:
         if exchange_of(f).cause != G_CLOSED:
             handoff = handoff_of(f)
             if relay.meters is not None:
-                give_holds(relay, exchange_of(f), handoff)
+                give_holds(relay, slot, handoff)
             ends.append((relay.owner.given_back, handoff))
     elif exchange_of(f) == NULL:
         ends.append((<object>f.token, end_of(f)))

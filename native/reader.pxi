@@ -43,7 +43,7 @@ cdef class Reader:
         if relay.closed:  # by what was asked
             return 0
         if ended or lane.accept_error or log_waits(lane) or records_wait(lane) or (
-            sums_wait(lane)
+            sums_wait(lane) or lane.unseen
         ):
             try:
                 ends = news(relay)

@@ -48,7 +48,8 @@ from core.service cimport hear_first, register_sides, settle, side_failed
 from core.slots cimport list_init, slot_free, slot_take, slots_reserve
 from core.types cimport (
     AROUND, Core, DOWN, FREE, Flow, Limits, NOWHERE, NameCheck, QUEUES, Q_FINISHED, Q_FROZEN, Q_HALF,
-    Q_IDLE, Q_LANE, Q_NAME, Q_YOUNG, R_ABORTED, R_KILLED, R_POLICY, SPLICING, STOPPED, TRANSFER, TUNNEL,
+    Q_IDLE, Q_LANE, Q_NAME, Q_YOUNG, R_ABORTED, R_KILLED, R_LIMIT, R_POLICY, SPLICING, STOPPED,
+    TRANSFER, TUNNEL,
 )
 from core.waits cimport begin_wait
 from dump cimport Line, describe, describe_all
@@ -410,11 +411,22 @@ cdef class NativeRelay:
         wheel_change(c, Q_NAME, <int64_t>(tls_name * 1000))
 
     def kill(self, uint64_t ident, str reason not None=interface.KILLED):
-        cdef uint8_t why = R_POLICY if reason == interface.POLICY else R_KILLED
+        cdef uint8_t why = R_KILLED
+        if reason == interface.POLICY or reason == interface.LIMIT:
+            why = R_POLICY if reason == interface.POLICY else R_LIMIT
         if self.closed:
             return False
         self._look_at_clock()
         return end_shown(self, ident, why)
+
+    def pace(self, uint64_t ident, uint64_t up, uint64_t down):
+        cdef int32_t slot = self._find(ident)
+        cdef uint8_t kind = FREE if slot == NOWHERE else self.state.core.flows[slot].kind
+        if (kind != TUNNEL and kind != CLIENT) or self.state.core.flows[slot].queue == Q_FINISHED:
+            return False
+        self._look_at_clock()
+        pace(&self.state, slot, up, down)
+        return True
 
     def abort_all(self):
         cdef int32_t slot

@@ -15,14 +15,15 @@ from core.resets cimport check_acks
 from core.service cimport first_late, serve_event
 from core.slots cimport slot_of, slots_reserve
 from core.types cimport (
-    BUCKETS, Core, Flow, IN_QUEUE, NOWHERE, QUEUES, Q_HALF, Q_IDLE, Q_NAME, Q_YOUNG, R_HALF_CLOSE,
-    R_IDLE, R_TARGET_IDLE, TRANSFER, TUNNEL, WHEELS, Wheel,
+    BUCKETS, Core, Flow, IN_QUEUE, NOWHERE, QUEUES, Q_FINISHED, Q_HALF, Q_IDLE, Q_NAME, Q_YOUNG,
+    R_HALF_CLOSE, R_IDLE, R_LIMIT, R_TARGET_IDLE, TRANSFER, TUNNEL, WHEELS, Wheel,
 )
 from lane.clients cimport accept_clients
 from lane.counts cimport publish
 from lane.exchange cimport client_event, exchange_late, origin_event
 from lane.live cimport life_due, tell_lives
 from lane.origins cimport idle_drop, probe
+from lane.pacing cimport spend
 from lane.types cimport (
     BATCH, CLIENT, LISTENER, Lane, ORIGIN, P_BODY, RESERVE, connection_of, exchange_of,
 )
@@ -71,7 +72,12 @@ cdef inline void serve(Lane *lane, int32_t slot, uint64_t tag, uint32_t events) 
     elif kind == ORIGIN:
         origin_event(lane, slot, events)
     else:
+        if c.flows[slot].metered and spend(lane, slot):
+            finish(c, slot, R_LIMIT)  # others have used up what was left
+            return
         serve_event(c, slot, <int>(tag & 1), events)
+        if c.flows[slot].metered and c.flows[slot].queue != Q_FINISHED and spend(lane, slot):
+            finish(c, slot, R_LIMIT)
 
 
 cdef inline void serve_batch(Lane *lane, linux.epoll_event *events, int n) noexcept nogil:

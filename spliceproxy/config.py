@@ -213,6 +213,11 @@ class LimitConfig(RuleConfig):
     requests_per_second: float | None = None
     new_tunnels_per_second: float | None = None
     burst: int | None = None  # so many at once; None: as many as in a second, at least one
+    rate_in: int | None = None  # bytes per second from clients
+    rate_out: int | None = None  # and to them
+    bytes_per_day: int | None = None  # both ways; days are those of UTC
+    bytes_per_hour: int | None = None
+    tunnel_seconds: float | None = None  # the life of one
 
 
 EMPTY = "is empty; leave it out, or name at least one"

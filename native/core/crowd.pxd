@@ -104,7 +104,7 @@ cdef inline void fit(Core *c, Way *w, int source, int target) noexcept nogil:
     """Before this way splices: narrow in a crowd, and wide again when it has gone."""
     if c.pool.lent > c.limits.crowd:
         c.crowd_until = c.now + c.limits.crowd_lasts
-    if c.now < c.crowd_until:
+    if c.now < c.crowd_until or w.paced:
         if not w.flags & NARROW:
             narrow(c, w, source, target)
         elif w.flags & PROMISED:

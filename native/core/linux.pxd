@@ -82,7 +82,11 @@ cdef extern from *:
     #define SO_BUF_LOCK 72
     #endif
     #define SOCK_RCVBUF_LOCK 2
+    #ifndef SO_MAX_PACING_RATE
+    #define SO_MAX_PACING_RATE 47
+    #endif
     """
+    const int SO_MAX_PACING_RATE
     const int SO_BUF_LOCK
     const int SOCK_RCVBUF_LOCK
 

@@ -23,6 +23,9 @@ from core.crowd cimport fit, narrow, shrink
 from core.pipes cimport pool_get, pool_kill, pool_put
 from core.types cimport COPY_ONLY, Core, ENDED, NARROW, PROMISED, SPLICING, STOPPED, Way
 
+cdef enum:
+    PACED_READ = 65536      # bytes that a way takes at a time whose target is paced
+
 cdef enum Moved:
     MORE                    # moved, and the source probably has more
     SHORT                   # moved, and the source is probably dry now
@@ -246,7 +249,12 @@ cdef inline Moved splice_step(
     if not pool_get(c, w):
         count_up(c, K_PIPE_STARVED)
         return copy_step(c, w, source, target)
-    want = ask(w, min(c.limits.narrow_read, <size_t>c.pool.size) if w.flags & NARROW else <size_t>c.pool.size)
+    want = <size_t>c.pool.size
+    if w.paced:
+        want = min(<size_t>PACED_READ, want)
+    elif w.flags & NARROW:
+        want = min(c.limits.narrow_read, want)
+    want = ask(w, want)
     while True:
         n = linux.splice(source, NULL, w.pipe_w, NULL, want,
                          linux.SPLICE_F_MOVE | linux.SPLICE_F_NONBLOCK)

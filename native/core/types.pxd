@@ -58,7 +58,7 @@ cdef enum:
 cdef enum Reason:
     R_NONE, R_DONE, R_CLIENT_RESET, R_ORIGIN_RESET, R_SOURCE_ERROR, R_TARGET_ERROR,
     R_SOURCE_EOF, R_IDLE, R_TARGET_IDLE, R_HALF_CLOSE, R_ABORTED, R_KILLED,
-    R_POLICY, R_TLS_NAME,
+    R_POLICY, R_TLS_NAME, R_LIMIT,
     REASONS
 
 cdef extern from *:
@@ -66,7 +66,7 @@ cdef extern from *:
     static const char *const reason_words[] = {
         "", "done", "client-reset", "origin-reset", "source-error", "target-error",
         "source-eof", "idle-timeout", "target-idle-timeout", "half-close-timeout", "aborted",
-        "killed", "policy", "tls-name",
+        "killed", "policy", "tls-name", "limit",
     };
     #define REASON_WORDS ((int)(sizeof(reason_words) / sizeof(reason_words[0])))
     """
@@ -132,6 +132,7 @@ cdef struct Way:
     uint8_t streak          # bulk reads in a row while copying, chatty ones while splicing
     uint8_t stalls          # readable, yet splice said EAGAIN: an urgent byte?
     uint8_t shrinks_at      # PROMISED: when it has taken so much (crowd.pxd)
+    uint8_t paced           # it takes and holds little: its rate is limited, or bytes are counted
     uint32_t mark           # ms, since when it waits as it does now (waits.pxd); 0: it does not
     uint32_t for_source     # ms that it has waited for bytes that were due
     uint32_t for_target     # ms that it has waited until they were taken
@@ -161,6 +162,7 @@ cdef struct Flow:
     uint8_t spoke           # a tunnel: the side whose bytes were the last
     uint8_t silent          # a tunnel that a time limit has ended: whose it was (waits.pxd)
     uint8_t found           # of the name inside TLS
+    uint8_t metered         # a tunnel whose bytes are counted after each turn (lane/pacing.pxd)
 
 cdef struct Wheel:
     int64_t timeout         # ms

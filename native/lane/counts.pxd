@@ -21,7 +21,7 @@ cdef enum:
     BUCKETS = 14            # with an upper bound
     HISTOGRAM = BUCKETS + 2 # and one beyond them, and the sum
     DIAL_ERRORS = 7
-    ENDED_BY = 7
+    ENDED_BY = 8
     HEADER_RESULTS = 11
     K_REQUESTS = K_LANE
     K_LANE_REQUESTS = K_REQUESTS + METHOD_KINDS * STATUS_KINDS
@@ -93,7 +93,7 @@ cdef inline void count_request(Lane *lane, const Flow *f) noexcept nogil:
 
 cdef inline int cut_column(uint8_t by) noexcept nogil:
     """That of requests that were ended early by whom this letter of a termination stands for."""
-    cdef const char *letters = b"CScsPKD"
+    cdef const char *letters = b"CScsPKDL"
     cdef int at = 0
     while at < ENDED_BY - 1 and by != <uint8_t>letters[at]:
         at += 1

@@ -12,7 +12,7 @@ from core cimport linux
 from core.moves cimport pending
 from core.tcpinfo cimport TcpLeg, tcp_read
 from core.types cimport (
-    ENDED, Flow, NOWHERE, R_ABORTED, R_CLIENT_RESET, R_DONE, R_HALF_CLOSE, R_IDLE, R_KILLED,
+    ENDED, Flow, NOWHERE, R_ABORTED, R_CLIENT_RESET, R_DONE, R_HALF_CLOSE, R_IDLE, R_KILLED, R_LIMIT,
     R_NONE, R_ORIGIN_RESET, R_POLICY, R_TARGET_IDLE, R_TLS_NAME, TUNNEL, Way,
 )
 from core.waits cimport end_waits, silent_side
@@ -110,6 +110,8 @@ cdef inline uint8_t blamed(const Lane *lane, const Flow *f, uint8_t reason) noex
         return c'S'
     if reason == R_KILLED:
         return c'K'
+    if reason == R_LIMIT:
+        return c'L'
     if reason == R_POLICY or reason == R_TLS_NAME:
         return c'P'
     if reason == R_ABORTED:

@@ -8,7 +8,9 @@ bound, so it is written where there is room for the longest.
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.string cimport memchr, memcpy, strlen
 
-from core.types cimport R_DONE, R_HALF_CLOSE, R_IDLE, R_NONE, R_TARGET_IDLE, found_words
+from core.types cimport (
+    R_DONE, R_HALF_CLOSE, R_IDLE, R_LIMIT, R_NONE, R_TARGET_IDLE, found_words,
+)
 from http.plain cimport CONNECT, Text
 from lane.types cimport Exchange, Facts, L_NATIVE, LineForm
 
@@ -109,6 +111,8 @@ cdef inline char *add_result(char *to, const Exchange *x, uint8_t reason) noexce
         return to
     if reason == R_IDLE or reason == R_TARGET_IDLE or reason == R_HALF_CLOSE:
         return add_text(to, "_TIMEDOUT", 9)
+    if reason == R_LIMIT:
+        return add_text(to, "_LIMITED", 8)
     return add_text(to, "_ABORTED", 8)
 
 

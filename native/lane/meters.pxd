@@ -29,6 +29,9 @@ cdef extern from *:
     static inline void meter_add(int64_t *at, int64_t n) {
         __atomic_add_fetch(at, n, __ATOMIC_SEQ_CST);
     }
+    static inline void meter_set(int64_t *at, int64_t n) {
+        __atomic_store_n(at, n, __ATOMIC_SEQ_CST);
+    }
     static inline void meter_count(uint32_t *at, int n) {
         __atomic_add_fetch(at, (uint32_t)n, __ATOMIC_SEQ_CST);
     }
@@ -39,6 +42,7 @@ cdef extern from *:
     int64_t meter_load(const int64_t *at) nogil
     int meter_swap(int64_t *at, int64_t *seen, int64_t wanted) nogil
     void meter_add(int64_t *at, int64_t n) nogil
+    void meter_set(int64_t *at, int64_t n) nogil
     void meter_count(uint32_t *at, int n) nogil
     uint32_t meter_counted(const uint32_t *at) nogil
 
@@ -49,6 +53,11 @@ cdef enum:
     M_CONNECTIONS
     M_REQUESTS
     M_TUNNELS
+    M_BYTES
+
+cdef enum:
+    N_DAY = 3               # numbers of an entry: a day, and its bytes behind it,
+    N_HOUR = 5              # and the same of an hour
 
 cdef enum:
     STALE = -1              # of `meter_spend`
@@ -63,6 +72,21 @@ cdef inline int64_t meter_now() noexcept nogil:
     cdef linux.timespec t
     linux.clock_gettime(linux.CLOCK_MONOTONIC, &t)
     return <int64_t>t.tv_sec * 1000000000 + t.tv_nsec
+
+
+cdef inline int64_t hour_us() noexcept nogil:
+    return 3600000000
+
+
+cdef inline int64_t day_us() noexcept nogil:
+    return 24 * hour_us()
+
+
+cdef inline int64_t wall_now() noexcept nogil:
+    """us"""
+    cdef linux.timespec t
+    linux.clock_gettime(linux.CLOCK_REALTIME, &t)
+    return <int64_t>t.tv_sec * 1000000 + t.tv_nsec // 1000
 
 
 cdef inline int64_t *meter_number(const MeterBoard *b, uint32_t entry, int number) noexcept nogil:
@@ -122,6 +146,34 @@ cdef inline bint meter_hold(
 
 cdef inline void meter_drop(const MeterBoard *b, uint32_t entry) noexcept nogil:
     meter_count(&meter_held(b, entry)[b.row], -1)
+
+
+cdef inline void meter_add_bytes(
+    const MeterBoard *b, uint32_t entry, int number, int64_t period, uint64_t n
+) noexcept nogil:
+    """Bytes of this period; those of another are forgotten."""
+    cdef int64_t *at = meter_number(b, entry, number)
+    cdef int64_t seen = meter_load(at)
+    if seen != period and meter_swap(at, &seen, period):
+        meter_set(at + 1, 0)
+    meter_add(at + 1, n)
+
+
+cdef inline void meter_move(
+    const MeterBoard *b, uint32_t entry, int64_t wall, uint64_t n
+) noexcept nogil:
+    """So many bytes have moved, at this time (us, CLOCK_REALTIME)."""
+    meter_add_bytes(b, entry, N_DAY, wall // day_us(), n)
+    meter_add_bytes(b, entry, N_HOUR, wall // hour_us(), n)
+
+
+cdef inline bint meter_used_up(
+    const MeterBoard *b, uint32_t entry, int number, int64_t period, uint64_t budget
+) noexcept nogil:
+    cdef const int64_t *at = meter_number(b, entry, number)
+    if budget == 0 or meter_load(at) != period:
+        return False
+    return <uint64_t>meter_load(at + 1) >= budget
 
 
 # ---- what a target has -----------------------------------------------------------------------
@@ -220,6 +272,8 @@ cdef inline void unmetered(Lane *lane, Exchange *x) noexcept nogil:
     """The connection is over. May be called again."""
     meters_release(x.meters)
     x.meters = NULL
+    meters_release(x.watched)
+    x.watched = NULL
     if x.holds != NULL:
         holds_shrink(lane, x.holds, 0)
         free(x.holds)
@@ -229,6 +283,81 @@ cdef inline void unmetered(Lane *lane, Exchange *x) noexcept nogil:
 # ---- a request -------------------------------------------------------------------------------
 
 
+cdef inline int64_t budget_over(const MeterBoard *b, const Meter *e) noexcept nogil:
+    """After how many ns there is a budget again; 0: it is not used up."""
+    cdef int64_t now = wall_now()
+    if meter_used_up(b, e.entry, N_DAY, now // day_us(), e.budgets[0]):
+        return (day_us() - now % day_us()) * 1000
+    if meter_used_up(b, e.entry, N_HOUR, now // hour_us(), e.budgets[1]):
+        return (hour_us() - now % hour_us()) * 1000
+    return 0
+
+
+cdef inline bint used_up(const Lane *lane, const Exchange *x) noexcept nogil:
+    """Whether nothing is left of a budget."""
+    cdef uint32_t i
+    if x.watched == NULL or lane.meters.tags == NULL:
+        return False
+    for i in range(x.watched.count):
+        if budget_over(&lane.meters, meter_of(x.watched, i)) > 0:
+            return True
+    return False
+
+
+cdef inline bint same_watched(const Meters *a, const Meters *b) noexcept nogil:
+    """Whether they count in the same entries."""
+    cdef uint32_t i
+    if a == NULL or a.count != b.count:
+        return False
+    for i in range(a.count):
+        if meter_of(a, i).entry != meter_of(b, i).entry:
+            return False
+    return True
+
+
+cdef inline void unwatch(Lane *lane, Exchange *x) noexcept nogil:
+    """The owner does not look at it any more."""
+    account(lane, x, x.past_up + x.past_down)
+    meters_release(x.watched)
+    x.watched = NULL
+    x.budgeted = x.seen = False
+
+
+cdef inline void watch_meters(Lane *lane, Exchange *x, Meters *m) noexcept nogil:
+    """The owner looks at what the client moves from here on, if these limits need that."""
+    cdef bint watched = False
+    cdef bint budgeted = False
+    cdef uint32_t i
+    for i in range(m.count):
+        watched |= meter_of(m, i).watched
+        budgeted |= meter_of(m, i).budgets[0] != 0 or meter_of(m, i).budgets[1] != 0
+    if watched and same_watched(x.watched, m):
+        return
+    if x.watched != NULL:
+        unwatch(lane, x)
+        lane.unseen = True
+    if watched:
+        x.watched = m
+        m.holders += 1
+        x.budgeted = budgeted
+        lane.unseen = True
+
+
+cdef inline void account(Lane *lane, Exchange *x, uint64_t moved) noexcept nogil:
+    """Adds what is new of `moved` bytes, both ways, to what was used of budgets."""
+    cdef uint64_t n = moved - x.accounted
+    cdef const Meters *m = x.watched
+    cdef const Meter *e
+    cdef uint32_t i
+    x.accounted = moved
+    if m == NULL or n == 0 or lane.meters.tags == NULL:
+        return
+    for i in range(m.count):
+        e = meter_of(m, i)
+        if e.budgets[0] or e.budgets[1]:
+            meter_move(&lane.meters, e.entry, wall_now(), n)
+
+
 cdef inline uint8_t meter_take(
     Lane *lane, Exchange *x, const Meter *e, int64_t now, int *spent, int64_t *wait
 ) noexcept nogil:
@@ -236,6 +365,10 @@ cdef inline uint8_t meter_take(
     taken something, a bit each."""
     cdef const MeterBoard *b = &lane.meters
     cdef int bucket
+    if e.budgets[0] or e.budgets[1]:
+        wait[0] = budget_over(b, e)
+        if wait[0] > 0:
+            return M_BYTES
     for bucket in range(BUCKETS_OF_METER):
         if e.interval[bucket] == 0 or (bucket == 1 and x.method != CONNECT):
             continue
@@ -262,7 +395,7 @@ cdef inline void meter_return(Lane *lane, const Meter *e, int spent) noexcept no
             meter_add(meter_number(&lane.meters, e.entry, bucket), -e.interval[bucket])
 
 
-cdef inline bint admit(Lane *lane, Exchange *x, const Meters *m, Unfit *unfit) noexcept nogil:
+cdef inline bint admit(Lane *lane, Exchange *x, Meters *m, Unfit *unfit) noexcept nogil:
     """Whether the request in work fits into all of its limits, and then it counts for each; else
     for none, and `unfit` says which one it did not fit into."""
     cdef int spent[METERS_MOST]
@@ -288,4 +421,5 @@ cdef inline bint admit(Lane *lane, Exchange *x, const Meters *m, Unfit *unfit) n
                 return False
             i -= 1
     x.metered = True
+    watch_meters(lane, x, m)
     return True

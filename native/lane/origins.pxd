@@ -12,6 +12,7 @@ from core.queues cimport enter_queue, leave_queue, wheel_of
 from core.service cimport watch
 from core.slots cimport list_add, list_take, slot_free, slot_take
 from core.types cimport BUCKETS, Core, Flow, IN_LANE, NOWHERE, UNREGISTERED, Wheel
+from lane.pacing cimport pace_connection
 from lane.routes cimport address_of, origin_release
 from lane.types cimport (
     ADDRESS_MAX, Address, Connection, Exchange, Lane, ORIGIN, Origin, PEER_MAX, Q_ORIGIN_IDLE,
@@ -212,6 +213,7 @@ cdef inline void idle_put(Lane *lane, int32_t slot) noexcept nogil:
         k.last_generation = c.flows[k.client].generation
         exchange_of(&c.flows[k.client]).own = slot
     unbind(k)
+    pace_connection(k, f.fd[0], 0)
     k.fresh = False
     list_add(c, &o.idle, IN_LANE, slot)
     o.idle_count += 1

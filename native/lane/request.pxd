@@ -29,6 +29,7 @@ from lane.notes cimport take_note
 from lane.origins cimport (
     attempt_drop, attempts_drop, bind, idle_drop, idle_take, is_self, own_take,
 )
+from lane.pacing cimport begin_watched, pace_connection
 from lane.received cimport body_at_hand, keep, replied
 from lane.records cimport record_begin, record_for
 from lane.routes cimport (
@@ -179,6 +180,7 @@ cdef inline void send_request(Lane *lane, int32_t slot, const Out *out) noexcept
     x.reused = not connection_of(&c.flows[x.connection]).fresh
     if x.reused:
         count_up(c, K_REUSES)
+    pace_connection(connection_of(&c.flows[x.connection]), fd, x.pace)
     body.at = behind.at = x.data + x.head
     body.size = body_at_hand(x)
     behind.size = 0
@@ -239,6 +241,8 @@ cdef inline void start(Lane *lane, int32_t slot, Target *t, const Out *out) noex
     take_note(x, t.note)
     x.decision = t.decision
     x.generation = t.generation
+    if x.watched != NULL:
+        begin_watched(lane, slot)
     if t.hop != NULL and x.passed_on:
         give_back(lane, slot, G_REQUEST)  # its parent is to be told by whom
         return

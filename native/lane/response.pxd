@@ -12,7 +12,7 @@ from core.queues cimport enter_queue, leave_queue
 from core.resets cimport send_queue
 from core.service cimport watch
 from core.types cimport (
-    Core, DOWN, Flow, NARROW, NOWHERE, Q_FINISHED, R_ABORTED, R_CLIENT_RESET, R_NONE, R_SOURCE_EOF,
+    Core, DOWN, Flow, NARROW, NOWHERE, Q_FINISHED, R_ABORTED, R_CLIENT_RESET, R_LIMIT, R_NONE, R_SOURCE_EOF,
     R_SOURCE_ERROR, SPLICING, UNREGISTERED, Way,
 )
 from core.waits cimport after_turn, end_wait
@@ -27,7 +27,8 @@ from lane.ends cimport close_client, cut, cut_by, give_back, leave_answer, note
 from lane.facts cimport question_over, stage_over, wall_us
 from lane.meters cimport request_unmetered
 from lane.origins cimport connection_drop, idle_put, is_silent
-from lane.received cimport RESUME, consume, replied
+from lane.pacing cimport spend
+from lane.received cimport RESUME, consume, received, replied
 from lane.request cimport PLAIN_OUT, begin, start_next
 from lane.records cimport record_drop
 from lane.routes cimport origin_release
@@ -52,6 +53,9 @@ cdef inline void next_request(Lane *lane, int32_t slot, bint careful) noexcept n
     x.number = x.started = x.dialling = 0
     x.requests += 1
     if lane.meters.tags != NULL:
+        if x.watched != NULL:
+            x.past_up += received(f)
+            x.past_down += f.way[1].copied + f.way[1].spliced
         request_unmetered(lane, x)
     forget_decision(x)
     consume(x)
@@ -180,6 +184,9 @@ cdef inline void move_body(Lane *lane, int32_t slot, bint readable) noexcept nog
     else:
         r = turn(c, &f.way[1], fd, f.fd[0], readable)
     after_turn(c, &f.way[1], r)
+    if x.budgeted and spend(lane, slot):
+        cut(lane, slot, R_LIMIT)
+        return
     x.spent |= behind.size > 0 and not x.down.odd
     if r == OVER:
         cut(lane, slot, R_SOURCE_EOF)

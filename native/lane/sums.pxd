@@ -195,15 +195,15 @@ cdef inline void sum_exchange(
 cdef inline bint is_failure(
     const Lane *lane, const Flow *f, uint8_t reason, uint8_t by
 ) noexcept nogil:
-    """Whether somebody may want to know of an end: not where the client has left, an operator or
-    other settings have ended it, or the proxy was stopped (spliceproxy/observe/outcome.py). The
+    """Whether somebody may want to know of an end: not where the client has left, an operator, a
+    limit or other settings have ended it, or the proxy was stopped (spliceproxy/observe/outcome.py). The
     rest is as of `facts_of`."""
     if reason == R_NONE or reason == R_DONE:
         return False
     if f.kind == TUNNEL and (reason == R_ABORTED or reason == R_POLICY):
         return False
     by = by if by else blamed(lane, f, reason)
-    return by != c'C' and by != c'K' and by != c'D'
+    return by != c'C' and by != c'K' and by != c'D' and by != c'L'
 
 
 cdef inline void sum_failure(

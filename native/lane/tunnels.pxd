@@ -21,6 +21,7 @@ from lane.facts cimport stage_over
 from lane.hops cimport grants
 from lane.live cimport begin_life
 from lane.origins cimport connection_free
+from lane.pacing cimport pace_way
 from lane.received cimport keep_head
 from lane.routes cimport let_go
 from lane.socks cimport granted
@@ -69,6 +70,8 @@ cdef inline void become_tunnel(
     forget_decision(x)
     f.kind = TUNNEL
     f.fd[1] = fd
+    if x.pace:
+        pace_way(c, &f.way[0], f.fd[0], fd, x.pace, f.metered)
     f.mask[1] = linux.EPOLLIN
     f.way[0].left = f.way[1].left = -1
     f.way[0].active = f.way[1].active = c.now

@@ -214,7 +214,9 @@ cdef struct Meter:          # one limit, and what it counts by
     uint64_t tag
     int64_t interval[BUCKETS_OF_METER]  # ns; 0: any number
     int64_t room[BUCKETS_OF_METER]      # ns
+    uint64_t budgets[2]     # bytes in a day, in an hour; 0: any number
     uint8_t scope
+    uint8_t watched         # the owner looks at what counts for it again and again
 
 cdef struct Meters:         # those that count a request; they follow
     int32_t holders         # targets, and exchanges
@@ -405,6 +407,15 @@ cdef struct Exchange:       # of a CLIENT, and of the tunnel that it became
     Meters *meters          # what the request in work was counted for, if the owner was asked
     uint8_t metered         # it was counted
     NameCheck *check        # as of its Target
+    # What is looked at again and again while it is there: held, or NULL. Bytes of its requests that
+    # are over, and of all those that budgets have counted. What it may send to its origin.
+    Meters *watched
+    uint8_t seen            # the owner knows
+    uint8_t budgeted        # there are budgets among it
+    uint64_t past_up
+    uint64_t past_down
+    uint64_t accounted
+    uint64_t pace
     # The address of the balancer that has brought it, behind a mark (MARKS of
     # spliceproxy/policy/networks.py); held, or NULL.
     Note *via
@@ -420,6 +431,7 @@ cdef struct Connection:     # of an ORIGIN
     uint32_t last_generation    # which has this generation
     uint8_t fresh           # no request has been sent on it
     uint8_t probed          # it has TCP keep-alive
+    uint64_t pace           # bytes per second that it is sent; 0: any number
     uint8_t address         # which of the target's is dialled
     char peer[PEER_MAX]
 
@@ -473,6 +485,7 @@ cdef struct Lane:
     int64_t live_ms         # between two of a tunnel; 0: there are none
     Sums sums
     MeterBoard meters
+    bint unseen             # something is watched that the owner does not know
     Records records
     bint socks              # nobody has a password: clients of SOCKS need no answer about that
     bint recorded           # the owner wants records

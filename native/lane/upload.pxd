@@ -22,13 +22,14 @@ from core.moves cimport (
 )
 from core.service cimport watch
 from core.types cimport (
-    Core, ENDED, Flow, R_ABORTED, R_SOURCE_EOF, R_SOURCE_ERROR, SPLICING, STOPPED, UNREGISTERED,
+    Core, ENDED, Flow, R_ABORTED, R_LIMIT, R_SOURCE_EOF, R_SOURCE_ERROR, SPLICING, STOPPED, UNREGISTERED,
     Way,
 )
 from core.waits cimport after_turn, begin_wait, end_wait
 from http.plain cimport Text
 from lane.chunked cimport chunks_turn
 from lane.ends cimport cut, cut_by, give_back, leave_answer
+from lane.pacing cimport spend
 from lane.received cimport drop_body, keep, room_left
 from lane.types cimport Exchange, G_BODY, G_RESPONSE, Lane, P_BODY, P_WAIT, exchange_of
 
@@ -86,6 +87,9 @@ cdef inline void move_upload(Lane *lane, int32_t slot, bint readable) noexcept n
     else:
         r = turn(c, w, f.fd[0], fd, readable)
     after_turn(c, w, r)
+    if x.budgeted and spend(lane, slot):
+        cut(lane, slot, R_LIMIT)
+        return
     if behind.size and not keep(x, behind.at, behind.size):
         cut(lane, slot, R_ABORTED)
         return

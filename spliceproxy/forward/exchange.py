@@ -302,6 +302,8 @@ class Exchange:
         self._record.stage = ANSWER
         resumed = self._resumed if self._resumed is not None and self._resumed.origin else None
         self._waited.begin(origin, resumed)
+        if self._record.holding is not None and self._record.holding.up:
+            tcp.pace(origin.sock, self._record.holding.up)
         reader = ResponseReader(origin, begun=resumed is not None and resumed.passed > 0)
         try:
             if resumed is None:
@@ -512,6 +514,8 @@ class Exchange:
         """The response is over: its connection may serve again, if all of it was sound."""
         if not (self._sound and self.uploaded):
             return
+        if self._record.holding is not None and self._record.holding.watched:
+            tcp.pace(origin.sock, 0)  # others will use it
         if self._binds:
             self._bound.put(self._verdict.key, origin, self._record.peer)
         elif self._verdict.way is not None and self._asking.parents is not None:

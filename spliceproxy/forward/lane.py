@@ -63,9 +63,10 @@ class Front(Protocol):
 class _News:
     """What the relay says, and whom it concerns. Nothing comes before there are clients."""
 
-    __slots__ = ("_records", "asked", "front", "left", "refused")
+    __slots__ = ("_records", "asked", "front", "left", "refused", "watched")
 
     front: Front
+    watched: Callable[[], None]
     asked: Callable[[list[Question]], None]
     left: Callable[[int], None]
     refused: Callable[[tuple[LaneFacts, TunnelEnd]], None]
@@ -120,6 +121,7 @@ class Lane:
         "sum_live",
         "take_sums",
         "wait",
+        "watched",
     )
 
     def __init__(
@@ -146,6 +148,7 @@ class Lane:
         self.sum_live = native.sum_live
         self.take_sums = native.take_sums
         self.wait = native.wait
+        self.watched = native.watched
 
     @classmethod
     def of(
@@ -224,6 +227,10 @@ class Lane:
     def forget(self) -> None:
         """What has been decided is asked about again."""
         self._native.forget()
+
+    def watch_by(self, begun: Callable[[], None]) -> None:
+        """``begun`` is called when :meth:`watched` has something new."""
+        self._news.watched = begun
 
     def report_to(self, front: Front) -> None:
         """``front`` goes on with what comes back; to be said before there is a client."""

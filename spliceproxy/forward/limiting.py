@@ -8,10 +8,11 @@ its request was counted.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from spliceproxy.forward.lane import Lane
 from spliceproxy.policy.limits import (
+    BYTES,
     CONNECTIONS,
     FITS,
     FOR_REQUEST,
@@ -30,6 +31,9 @@ from spliceproxy.relay.meters import STALE as OLD
 from spliceproxy.relay.meters import TUNNELS as TUNNEL_BUCKET
 from spliceproxy.relay.meters import Counting
 from spliceproxy.relay.questions import Question
+
+if TYPE_CHECKING:
+    from spliceproxy.forward.pacing import Pacing
 
 TRIES = 16
 """How often an entry is looked for that is another's whenever it was found."""
@@ -57,13 +61,27 @@ class Holding:
     """Of one client: what counts as a connection for as long as somebody has this object. These
     are entries, and for how long each counts."""
 
-    __slots__ = ("_counting", "held", "meters")
+    __slots__ = ("_counting", "counted", "held", "meters", "up")
 
     def __init__(self, counting: Counting, held: Mapping[int, int]) -> None:
         """What is ``held`` counts already."""
         self._counting = counting
         self.held = dict(held)
         self.meters: tuple[Meter, ...] = ()  # what the last request has counted for
+        self.up = 0  # bytes per second that its origin may be sent, 0 for any number
+        self.counted = 0  # bytes that budgets have counted of what goes on
+
+    @property
+    def watched(self) -> bool:
+        """Whether what the request moves is looked at again and again."""
+        return any(meter.numbers.watched for meter in self.meters)
+
+    def account(self, moved: int) -> None:
+        """So many bytes have moved so far, both ways."""
+        n, self.counted = moved - self.counted, moved
+        for meter in self.meters:
+            if n > 0 and any(meter.numbers.budgets):
+                self._counting.move(meter.place.entry, n)
 
     def take(self, meter: Meter, *, anyway: bool) -> int:
         """0 if there is room for it in a limit, where it may be already; else as of
@@ -101,10 +119,11 @@ class Holding:
 class Limiting:
     """Of one worker, which counts by ``counting``."""
 
-    __slots__ = ("_counting", "limits")
+    __slots__ = ("_counting", "limits", "pacing")
 
     def __init__(self, limits: Limits, counting: Counting) -> None:
         self.limits = limits
+        self.pacing: Pacing | None = None  # where something is looked at again and again
         self._counting = counting
 
     def holding(self, held: Mapping[int, int]) -> Holding:
@@ -179,7 +198,9 @@ class Limiting:
     def _fits(
         self, meter: Meter, tunnel: bool, holding: Holding, spent: list[tuple[Meter, int]]
     ) -> tuple[int, int]:
-        (entry, tag), numbers, _ = meter
+        (entry, tag), numbers, limit = meter
+        if self.limits.left(limit, entry) == 0:
+            return BYTES, self.limits.renewed(limit, entry)
         for bucket, why in ((REQUEST_BUCKET, REQUESTS), (TUNNEL_BUCKET, TUNNELS)):
             interval = numbers.intervals[bucket]
             if not interval or (bucket == TUNNEL_BUCKET and not tunnel):

@@ -192,12 +192,17 @@ class Moving:
         record.listener = self._listener(fds[0])
         record.decision = self._services.counts.allowed.get(record.allowed_by, 0)
         ended = tunnel.token_of(self._services, record)
-        ident = self._relay.adopt(encoding.tunnel_of(said.state, said.data), fds, ended)
+        state_of = encoding.tunnel_of(said.state, said.data)
+        ident = self._relay.adopt(state_of, fds, ended)
         self._tunnels[ident] = record, True
         limiting = self._services.limiting
         if limiting is not None:
-            record.holding = limiting.holding({})
-            limiting.go_on(record, record.method, record.peer, record.holding)
+            holding = record.holding = limiting.holding({})
+            limiting.go_on(record, record.method, record.peer, holding)
+            ways = state_of.up, state_of.down
+            holding.counted = sum(way.copied + way.spliced for way in ways)
+            if limiting.pacing is not None:
+                limiting.pacing.tunnel(ident, holding)
         self._skip(record.number)
         return ident
 

@@ -89,7 +89,8 @@ class Resumed:
     chunked, and ``begun`` the response if the client has been sent a part of its body. ``moved``
     bytes of the request's body were counted in the relay, and ``summed``, ``route`` and
     ``connect_by`` are as in the record.
-    ``metered``: the request has been counted for limits.
+    ``metered``: the request has been counted for limits, and ``accounted`` bytes of it for
+    budgets.
     ``hop`` is the parent proxy that ``origin`` and ``tried`` are about, "" for none, by the
     settings of ``generation``.
     """
@@ -117,6 +118,7 @@ class Resumed:
     hop: str = ""
     generation: int = 0
     metered: bool = False
+    accounted: int = 0
 
     @classmethod
     def of(cls, handoff: Handoff, origin: Stream | None) -> Resumed:
@@ -145,6 +147,7 @@ class Resumed:
             handoff.hop,
             handoff.generation,
             handoff.metered,
+            handoff.accounted,
         )
 
     @property

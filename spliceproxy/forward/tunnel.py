@@ -55,6 +55,9 @@ def hand_over(
         finally:
             origin.detach()
     record.stage = DATA
+    limiting = services.limiting
+    if record.holding is not None and limiting is not None and limiting.pacing is not None:
+        limiting.pacing.tunnel(ident, record.holding)
     services.tunnels[record.generation] += 1
     if services.lives is not None:
         services.lives.begin(ident, record)
@@ -81,6 +84,8 @@ def _ended(services: Services, record: Record, end: TunnelEnd) -> None:
     if record.hop is not None:
         record.hop.left()
     if record.holding is not None:
+        moved = end.up_copied + end.up_spliced + end.down_copied + end.down_spliced
+        record.holding.account(moved)
         record.holding.release()
     if services.lives is not None:
         services.lives.end(record)

@@ -57,6 +57,7 @@ class Cycle:
         "_services",
         "_spliced",
         "_stream",
+        "_watched",
         "close",
         "cut_by_reset",
         "plain",
@@ -71,6 +72,7 @@ class Cycle:
         self._head: RequestHead | None = None
         self._exchange: Exchange | None = None
         self._asking = connection.services.asking
+        self._watched = 0  # as of Pacing.request
         self._page: Page | None = None  # the rest of an answer that the relay has begun
         self._established = ESTABLISHED  # what a client is told when its tunnel is there
         self.close: Callable[[], Awaitable[None]] | None = None
@@ -300,18 +302,28 @@ class Cycle:
         address = verdict.addresses[0] if verdict.addresses else ""
         count(record, question.head.method, address, connection.holding)
         record.holding = connection.holding
+        connection.holding.counted = resumed.accounted if resumed is not None else 0
+        if limiting.pacing is not None:
+            self._watched = limiting.pacing.request(self._stream, connection.holding)
         return verdict._replace(repeat_for=min(verdict.repeat_for, limiting.limits.repeat_for))
 
     def _count_no_more(self) -> None:
         """The request is over, or a tunnel by now, which holds what it counts for."""
         connection, record = self._connection, self._record
-        if connection.holding is None:
+        holding = connection.holding
+        if holding is None:
             return
-        if record.holding is not None and self._stream.detached:
+        limiting = self._services.limiting
+        if self._watched and limiting is not None and limiting.pacing is not None:
+            limiting.pacing.request_over(self._watched)
+        if record.holding is None:
+            holding.request_over()
+        elif self._stream.detached:
             connection.holding = None
         else:
             record.holding = None
-            connection.holding.request_over()
+            holding.account(record.bytes_in + record.bytes_out)
+            holding.request_over()
 
     def _watch(self) -> None:
         """From here on a client that leaves is noticed."""

@@ -39,6 +39,10 @@ _RTT = struct.Struct("=68xI")
 _NO_LINGER = struct.pack("ii", 1, 0)
 
 
+_SO_MAX_PACING_RATE = 47  # asm-generic/socket.h
+_ANY = 2**64 - 1
+
+
 def let_go(sock: socket.socket) -> None:
     """The descriptor is another's from here on. Needs no memory: the method beneath lets go first,
     and then makes a number to return."""
@@ -53,6 +57,12 @@ def set_options(sock: socket.socket) -> None:
     from a listening socket to those that it accepts."""
     for level, option, value in _OPTIONS:
         sock.setsockopt(level, option, value)
+
+
+def pace(sock: socket.socket, rate: int) -> None:
+    """Lets the kernel send no more bytes per second; 0: any number. Unix sockets have no pace."""
+    if sock.family != socket.AF_UNIX:
+        sock.setsockopt(socket.SOL_SOCKET, _SO_MAX_PACING_RATE, struct.pack("=Q", rate or _ANY))
 
 
 def reset_on_close(sock: socket.socket) -> None:

@@ -39,9 +39,12 @@ _TIMED_OUT = (interface.IDLE, interface.TARGET_IDLE, interface.HALF_CLOSE)
 """Ends that a time limit of ours has made."""
 
 _SUFFIX = {
-    reason: "_TIMEDOUT" if reason in _TIMED_OUT else "_ABORTED"
-    for reason in interface.REASONS
-    if reason not in ("", interface.DONE, interface.TLS_NAME)
+    **{
+        reason: "_TIMEDOUT" if reason in _TIMED_OUT else "_ABORTED"
+        for reason in interface.REASONS
+        if reason not in ("", interface.DONE, interface.TLS_NAME)
+    },
+    interface.LIMIT: "_LIMITED",
 }
 """Ends before the end of the message. squid's word for a broken connection is the same
 for both sides."""

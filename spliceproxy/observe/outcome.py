@@ -34,6 +34,7 @@ OF_LETTERS: Mapping[str, str] = {
     "C": ABORTED,
     "K": ABORTED,
     "D": ABORTED,
+    "L": ABORTED,
     "S": FAILED,
     "s": FAILED,
     "c": FAILED,
@@ -51,6 +52,7 @@ OF_TUNNELS: Mapping[str, str] = {
     interface.ABORTED: ABORTED,  # the proxy was stopped
     interface.POLICY: ABORTED,  # other settings do not allow it
     interface.TLS_NAME: DENIED,
+    interface.LIMIT: ABORTED,
     interface.ORIGIN_RESET: FAILED,
     interface.IDLE: FAILED,
     interface.HALF_CLOSE: FAILED,

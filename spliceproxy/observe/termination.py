@@ -18,6 +18,7 @@ CLIENT_LIMIT = "c"  # a time limit, for the client did nothing
 ORIGIN_LIMIT = "s"
 POLICY = "P"  # the policy, another limit, or a fault of the proxy's own
 KILLED = "K"
+LIMITED = "L"
 DRAINED = "D"
 
 # Where.
@@ -58,6 +59,7 @@ _OF_REASONS = {
     interface.KILLED: KILLED,
     interface.POLICY: POLICY,
     interface.TLS_NAME: POLICY,
+    interface.LIMIT: LIMITED,
 }
 """Where the record does not say it: ``by`` is set where a reason alone could be either's."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple
@@ -12,7 +13,7 @@ from spliceproxy.errors import Denied
 from spliceproxy.policy.names import canonical
 from spliceproxy.policy.networks import bare, number_of
 from spliceproxy.policy.rules import RuleSet
-from spliceproxy.relay.meters import Meters, Place
+from spliceproxy.relay.meters import DAY_SECONDS, HOUR_SECONDS, Meters, Place
 
 MOST = 64
 """Limits that may count one request, those of each of its groups by themselves."""
@@ -34,7 +35,7 @@ FOR_NOTHING, FOR_CLIENT, FOR_REQUEST = range(3)
 """For how long a request counts as a connection: not at all, until its client's connection closes,
 or until it is over, as a tunnel maybe (``native/lane/types.pxd`` has the same)."""
 
-FITS, STALE, CONNECTIONS, REQUESTS, TUNNELS = range(5)
+FITS, STALE, CONNECTIONS, REQUESTS, TUNNELS, BYTES = range(6)
 """What a request did not fit into; STALE: its entry is another's by now
 (``native/lane/meters.pxd`` has the same)."""
 
@@ -43,6 +44,13 @@ _WORDS = {
     REQUESTS: ("requests in a second", "requests_per_second"),
     TUNNELS: ("new tunnels in a second", "new_tunnels_per_second"),
 }
+_OTHERS = {
+    "rate_in": "bytes in a second from clients",
+    "rate_out": "bytes in a second to clients",
+    "bytes_per_day": "bytes in a day",
+    "bytes_per_hour": "bytes in an hour",
+    "tunnel_seconds": "seconds for a tunnel",
+}
 
 _CONDITIONS = "clients", "users", "groups"
 
@@ -50,12 +58,15 @@ _CONDITIONS = "clients", "users", "groups"
 class Numbers(NamedTuple):
     """What a limit allows. ``most``: connections, 0 for any number; ``scope``: one of FOR_NOTHING
     and its like. Of requests, and of new tunnels: after how many ns there is another one, 0 for any
-    number, and ns for as many as may come at once."""
+    number, and ns for as many as may come at once. ``budgets``: bytes in a day and in an hour, 0
+    for any number. ``watched``: what counts for it is looked at again and again."""
 
     most: int
     scope: int
     intervals: tuple[int, int]
     rooms: tuple[int, int]
+    budgets: tuple[int, int]
+    watched: bool
 
 
 class Meter(NamedTuple):
@@ -72,11 +83,20 @@ class Limited(Denied):
     kind = "limit"
 
     def __init__(self, limit: LimitConfig, why: int, wait: float) -> None:
-        words, key = _WORDS[why]
-        most = f"{getattr(limit, key):g}"
         whose = "" if limit.by == "total" else f" for each {limit.by}"
+        if why == BYTES:
+            keys = "bytes_per_day", "bytes_per_hour"
+            words = " and ".join(
+                f"{getattr(limit, key)} {_OTHERS[key]}"
+                for key in keys
+                if getattr(limit, key) is not None
+            )
+            more = "they are used up"
+        else:
+            name, key = _WORDS[why]
+            words, more = f"{getattr(limit, key):g} {name}", "this is one more"
         super().__init__(
-            f"This proxy allows {most} {words}{whose}, and this is one more.",
+            f"This proxy allows {words}{whose}, and {more}.",
             limit.id,
             429,
             advice="Try it again later, or ask the administrator of this proxy for more.",
@@ -100,12 +120,11 @@ class Full(Denied):
 
 def allowance(limit: LimitConfig) -> str:
     """What it allows, in words."""
-    found = [
-        f"{getattr(limit, key):g} {words}"
-        for words, key in _WORDS.values()
-        if getattr(limit, key) is not None
-    ]
-    return ", ".join(found)
+    words = {**{key: words for words, key in _WORDS.values()}, **_OTHERS}
+    given = {key: getattr(limit, key) for key in words}
+    return ", ".join(
+        f"{value:.15g} {words[key]}" for key, value in given.items() if value is not None
+    )
 
 
 def numbers_of(limit: LimitConfig) -> Numbers:
@@ -113,21 +132,36 @@ def numbers_of(limit: LimitConfig) -> Numbers:
     intervals = [0 if rate is None else max(1, round(SECOND / rate)) for rate in rates]
     bursts = [limit.burst or max(1, int(rate or 0)) for rate in rates]
     scope = FOR_NOTHING
-    if limit.connections is not None:
+    if limit.connections is not None or is_watched(limit):
         scope = FOR_REQUEST if limit.by == "destination" else FOR_CLIENT
     return Numbers(
         limit.connections or 0,
         scope,
         (intervals[0], intervals[1]),
         (intervals[0] * bursts[0], intervals[1] * bursts[1]),
+        (limit.bytes_per_day or 0, limit.bytes_per_hour or 0),
+        is_watched(limit),
+    )
+
+
+def is_watched(limit: LimitConfig) -> bool:
+    """Whether what counts for it has to be looked at again and again."""
+    return any(getattr(limit, key) is not None for key in _OTHERS)
+
+
+def is_paced(limit: LimitConfig) -> bool:
+    """Whether it is to be looked at often."""
+    return is_watched(limit) and any(
+        getattr(limit, key) is not None for key in _OTHERS if key != "tunnel_seconds"
     )
 
 
 def faults(limit: LimitConfig, auth: AuthConfig) -> Iterator[str]:
     """What makes no sense in it."""
     rates = limit.requests_per_second, limit.new_tunnels_per_second
-    if limit.connections is None and rates == (None, None):
-        allowed = "connections, requests-per-second, new-tunnels-per-second"
+    if limit.connections is None and rates == (None, None) and not is_watched(limit):
+        keys = [key for _, key in _WORDS.values()] + list(_OTHERS)
+        allowed = ", ".join(key.replace("_", "-") for key in keys)
         yield f"it allows as much as comes; allowed: with one of {allowed}"
     if limit.burst is not None and rates == (None, None):
         yield "burst: it is about requests-per-second and new-tunnels-per-second; allowed: with one"
@@ -145,7 +179,7 @@ def faults(limit: LimitConfig, auth: AuthConfig) -> Iterator[str]:
 
 def sees_clients(limits: Sequence[LimitConfig]) -> bool:
     """Whether a decision depends on the client's address."""
-    return any(one.by == "client" or one.clients is not None for one in limits)
+    return any(one.by == "client" or one.clients or one.not_clients for one in limits)
 
 
 class Matching:
@@ -199,7 +233,10 @@ class Limits:
     ) -> None:
         self._matching = Matching(limits, groups_of)
         self._numbers = {limit.id: numbers_of(limit) for limit in limits}
+        self._limits = {limit.id: limit for limit in limits}
         self._meters = meters
+        self.watched = any(map(is_watched, limits))
+        self.paced = any(map(is_paced, limits))
 
     @property
     def repeat_for(self) -> float:
@@ -217,6 +254,25 @@ class Limits:
                 raise Full(limit)
             found.append(Meter(place, self._numbers[limit.id], limit))
         return tuple(found)
+
+    def at(self, entry: int) -> LimitConfig | None:
+        """The limit that an entry counts for; None where there is none any more."""
+        return self._limits.get(self._meters.label(entry)[0])
+
+    def left(self, limit: LimitConfig, entry: int) -> int | None:
+        """Bytes that are left of its budgets; None where it has none."""
+        budgets = limit.bytes_per_day, limit.bytes_per_hour
+        if budgets == (None, None):
+            return None
+        used = self._meters.used(entry)
+        return max(0, min(most - n for most, n in zip(budgets, used, strict=True) if most))
+
+    def renewed(self, limit: LimitConfig, entry: int) -> int:
+        """After how many ns there are bytes again, where none are left."""
+        day, _ = self._meters.used(entry)
+        whole_day = limit.bytes_per_day is not None and day >= limit.bytes_per_day
+        period = DAY_SECONDS if whole_day else HOUR_SECONDS
+        return int(period - time.time() % period) * SECOND or 1
 
 
 def network_of(address: str, prefix4: int, prefix6: int) -> str:

@@ -36,7 +36,9 @@ from spliceproxy.upstream.pool import IdlePool
 from spliceproxy.upstream.resolver import Resolver
 
 if TYPE_CHECKING:
+    from spliceproxy.forward.limiting import Limiting
     from spliceproxy.forward.moving import Moving
+    from spliceproxy.forward.pacing import Pacing
     from spliceproxy.policy.learn import Learned
     from spliceproxy.policy.limits import Limits
     from spliceproxy.processes.retired import Retired
@@ -125,6 +127,7 @@ class Instance:
             generation=generation,
         )
         self._counting: Counting | None = None  # for limits
+        self._pacing: Pacing | None = None
         self._limit(_limits(config, policy, counts))
         self._answering: Answering | None = None
         if lane is not None:
@@ -297,17 +300,31 @@ class Instance:
         """Requests count for these from here on."""
         services = self.services
         services.limiting = None
-        if limits is None:
-            return
-        from spliceproxy.forward.limiting import Limiting  # late: most have none
+        if limits is not None:
+            from spliceproxy.forward.limiting import Limiting  # late: most have none
 
-        first = self._counting is None
-        if self._counting is None:
-            counts = services.counts
-            self._counting = services.relay.counting(counts.meters, counts.place)
-        services.limiting = Limiting(limits, self._counting)
-        if first and services.lane is not None:
-            services.lane.meter(self._counting, services.limiting.holding)
+            counts, first = services.counts, self._counting is None
+            if self._counting is None:
+                self._counting = services.relay.counting(counts.meters, counts.place)
+            services.limiting = Limiting(limits, self._counting)
+            if first and services.lane is not None:
+                services.lane.meter(self._counting, services.limiting.holding)
+        self._pace(services.limiting)
+
+    def _pace(self, limiting: Limiting | None) -> None:
+        """What lasts is looked at, if some of these limits want that."""
+        services = self.services
+        if limiting is None or not limiting.limits.watched:
+            if self._pacing is not None:
+                self._pacing.change(None)
+            return
+        from spliceproxy.forward.pacing import Pacing  # late, likewise
+
+        if self._pacing is None:
+            known = services.counts.meters, services.counts.place, services.relay, services.lane
+            self._pacing = Pacing(limiting, *known, services.loop)
+        self._pacing.change(limiting)
+        limiting.pacing = self._pacing
 
     def _parents(
         self,
@@ -356,6 +373,8 @@ class Instance:
                     ends.push_async_callback(asyncio.wait, set(self._leaving))
                 if self._answering is not None:
                     ends.push_async_callback(self._answering.finish)
+                if self._pacing is not None:
+                    ends.callback(self._pacing.stop)
                 ends.callback(services.relay.close)
                 ends.callback(services.origins.close_idle)
                 if services.asking.parents is not None:

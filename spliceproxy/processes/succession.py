@@ -41,6 +41,7 @@ from spliceproxy.config import UPGRADE_VARIABLE, Address
 from spliceproxy.observe.board import Board, Unreadable
 from spliceproxy.processes.parcels import Line
 from spliceproxy.relay.columns import COUNTER, FAMILIES, HISTOGRAM
+from spliceproxy.relay.meters import Budget
 from spliceproxy.version import __version__
 
 PROTOCOL = 1
@@ -195,8 +196,17 @@ def counters(board: Board) -> Iterator[list[Any]]:
         while len(part) >= PART:
             yield part[:PART]
             del part[:PART]
+    for limit, key, number, period, used in board.meters.budgets():
+        part.append([BUDGETS, [limit, key, str(number), str(period)], used])
+        if len(part) == PART:
+            yield part
+            part = []
     if part:
         yield part
+
+
+BUDGETS = "limit_budgets"
+"""Stands for the name of a family, where it is said what was used of budgets."""
 
 
 class Inherited:
@@ -210,11 +220,23 @@ class Inherited:
         """The numbers are those since its start: what is new of them is added."""
         for name, values, number in part:
             key = str(name), tuple(map(str, values))
-            column = self._column(*key)
-            if column is None:
-                continue
-            self._board.base[column] += max(0, number - self._known.get(key, 0))
+            more = max(0, number - self._known.get(key, 0))
+            if key[0] == BUDGETS:
+                self._use(key[1], more)
+            else:
+                column = self._column(*key)
+                if column is None:
+                    continue
+                self._board.base[column] += more
             self._known[key] = max(number, self._known.get(key, 0))
+
+    def _use(self, values: tuple[str, ...], used: int) -> None:
+        """What another program has used of a budget."""
+        try:
+            limit, key, number, period = values
+            self._board.meters.inherit(Budget(limit, key, int(number), int(period), used))
+        except (ValueError, TimeoutError):  # of another version; or who has the lock does not go on
+            return
 
     def _column(self, name: str, values: tuple[str, ...]) -> int | None:
         family = FAMILIES.get(name)

@@ -75,6 +75,7 @@ ENDED_BY = {
     "P": "proxy",
     "K": "operator",
     "D": "drain",
+    "L": "limit",
 }
 """Who may end a request before it is over, by the first letter of its termination
 (``observe.termination``), in the order of ``cut_column`` of native/lane/counts.pxd."""

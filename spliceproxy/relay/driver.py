@@ -147,6 +147,10 @@ class RelayDriver:
         """What counts for limits (interface.Relay.counting)."""
         return self._relay.counting(meters, row)
 
+    def pace(self, ident: int, up: int, down: int) -> bool:
+        """As interface.Relay.pace."""
+        return not self._closed and self._relay.pace(ident, up, down)
+
     def limits(self, idle: float, half_close: float, tls_name: float) -> None:
         """Other time limits (interface.Relay.limits)."""
         if not self._closed:

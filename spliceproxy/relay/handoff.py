@@ -133,10 +133,11 @@ class Handoff:
     # and the generation of the settings by which that was decided.
     hop: str = ""
     generation: int = 0
-    # What its client holds of limits (what Lane.meter was told to make), None for nothing; and
-    # whether its request has been counted for them.
+    # What its client holds of limits (what Lane.meter was told to make), None for nothing; whether
+    # its request has been counted for them.
     held: Any = None
     metered: bool = False
+    accounted: int = 0  # bytes of its request, both ways, that budgets have counted
 
     @property
     def between(self) -> bool:

@@ -95,6 +95,7 @@ ABORTED = "aborted"  # abort(), cancel() or close()
 KILLED = "killed"  # kill(): an operator has ended it
 POLICY = "policy"  # the same: the settings allow it no more
 TLS_NAME = "tls-name"  # tunnel only: what was found of the name inside TLS is refused
+LIMIT = "limit"  # as POLICY: it has lasted, or moved, as much as a limit allows
 SOURCE_EOF = "source-eof"  # transfer only: FIN before `length` bytes
 SOURCE_ERROR = "source-error"  # transfer only
 TARGET_ERROR = "target-error"  # transfer only
@@ -115,6 +116,7 @@ REASONS = (
     KILLED,
     POLICY,
     TLS_NAME,
+    LIMIT,
 )
 """All of them in the order of the enum Reason of native/core/types.pxd: the compiled module
 compares them when it is imported."""
@@ -273,6 +275,10 @@ class Relay(Protocol):
         """Bytes that a tunnel has moved: up copied, up spliced, down copied, down spliced. None
         if there is no such tunnel."""
 
+    def pace(self, ident: int, up: int, down: int) -> bool:
+        """A tunnel, or a client in the lane and whatever serves it, may move so many bytes per
+        second from the client and to it; 0: any number. False: there is none any more."""
+
     def abort_all(self) -> None:
         """:meth:`abort` for every tunnel."""
 
@@ -282,8 +288,8 @@ class Relay(Protocol):
         begins or ends between two of them may be missed."""
 
     def kill(self, ident: int, reason: str = KILLED) -> bool:
-        """Ends a flow of :meth:`flows`: KILLED for an operator, or POLICY. False: there is none any
-        more."""
+        """Ends a flow of :meth:`flows`: KILLED for an operator, POLICY or LIMIT. False: there is
+        none any more."""
 
     def limits(self, idle: float, half_close: float, tls_name: float) -> None:
         """Other time limits (RelayOptions) from here on, for the flows that live as well."""

@@ -186,6 +186,9 @@ class LaneOwner(Protocol):
     def summed(self) -> None:
         """There are many sums to be taken."""
 
+    def watched(self) -> None:
+        """:meth:`Lane.watched` has something new."""
+
     def lost(self, count: int) -> None:
         """So many clients were closed, for there was no memory to go on with them, or to give them
         back."""
@@ -265,6 +268,12 @@ class Lane(Made, Protocol):
         """Requests may count for limits from here on. ``counting`` is the relay's
         (:meth:`Relay.counting`), and ``holding`` makes of what a client holds (entries, and for how
         long each counts) the ``held`` of its hand-off."""
+
+    def watched(self, unseen: bool) -> list[tuple[int, tuple[int, ...], int, int, bool]]:
+        """The clients and tunnels that count for limits on bytes or time: the id of each, as of
+        :meth:`Relay.pace`, the entries of these limits, the bytes from the client and to it so far,
+        and whether it is a tunnel. ``unseen``: those that were not told of. What they have moved
+        has been counted for budgets."""
 
     def admit(self, question: Any, meters: Sequence[Any]) -> tuple[int, int, int] | None:
         """Counts the request of a question for all of these (``policy.limits.Meter``), and those

@@ -10,8 +10,13 @@ An entry:
     0   8   when its bucket of requests is full again, in ns of CLOCK_MONOTONIC
     8   8   the same of new tunnels
     16  8   requests that were refused for it
+    24  8   a day, in days of Unix time
+    32  8   bytes in that day
+    40  8   an hour, in hours of Unix time
+    48  8   bytes in that hour
     64  128 bytes of its key, and the key: the id of the limit, a US (0x1f), and what it counts by
-    192     connections that count for it, a number for each row of the board
+    192     connections that count for it, a number for each row of the board; and behind them what
+            was said of those that may move so many bytes a second (:class:`Shares`)
 
 A bucket is one number (ITU-T I.371, the "generic cell rate algorithm"): each request puts off by
 its share of a second when the bucket is full again, and one that would put that off for too long is
@@ -44,8 +49,14 @@ WAYS = 16
 PAGE = 4096
 SIZE = 192
 
-REQUESTS, TUNNELS, REFUSED = 0, 1, 2
+REQUESTS, TUNNELS, REFUSED, DAY, DAY_BYTES, HOUR, HOUR_BYTES = range(7)
 """Numbers of an entry."""
+
+HOUR_SECONDS = 3600
+DAY_SECONDS = 86400
+
+SAID = 6
+"""Numbers that a row says of what moves: three for each way."""
 
 STALE = -1
 """Instead of a time: the entry is another's by now."""
@@ -78,6 +89,8 @@ class Count(NamedTuple):
     key: str
     connections: int
     refused: int
+    bytes_today: int = 0
+    bytes_this_hour: int = 0
 
 
 class Counting(Protocol):
@@ -97,6 +110,9 @@ class Counting(Protocol):
     def drop(self, entry: int) -> None:
         """It does not any more."""
 
+    def move(self, entry: int, n: int) -> None:
+        """So many bytes have moved."""
+
     def refuse(self, entry: int) -> None:
         """A request was refused."""
 
@@ -108,7 +124,7 @@ def size_of(rows: int) -> int:
 
 def entry_of(rows: int) -> int:
     """Bytes of one entry."""
-    return SIZE + -(-4 * rows // 64) * 64
+    return SIZE + -(-4 * rows * (1 + SAID) // 64) * 64
 
 
 class Meters:
@@ -159,7 +175,8 @@ class Meters:
         self._tags[at] = 0  # from here on nobody begins to use it
         now = time.monotonic_ns()
         numbers = self.numbers(at)
-        if max(numbers[REQUESTS], numbers[TUNNELS]) > now or any(self.held(at)):
+        held, used = any(self.held(at)), any(self.used(at))
+        if held or used or max(numbers[REQUESTS], numbers[TUNNELS]) > now:
             self._tags[at] = tag
             return False
         return True
@@ -213,6 +230,25 @@ class Meters:
         start = at * self._size + SIZE
         return self._bytes[start : start + 4 * self.rows].cast("I")
 
+    def used(self, at: int) -> tuple[int, int]:
+        """Bytes of an entry in this day, and in this hour."""
+        numbers, now = self.numbers(at), int(time.time())
+        day = numbers[DAY_BYTES] if numbers[DAY] == now // DAY_SECONDS else 0
+        hour = numbers[HOUR_BYTES] if numbers[HOUR] == now // HOUR_SECONDS else 0
+        return day, hour
+
+    def said(self, at: int) -> memoryview:
+        """What rows have said of an entry: SAID times the numbers of all rows."""
+        start = at * self._size + SIZE + 4 * self.rows
+        return self._bytes[start : start + 4 * self.rows * SAID].cast("I")
+
+    def label(self, at: int) -> tuple[str, str]:
+        """The limit and the key of an entry."""
+        start = at * self._size + _KEY
+        text = bytes(self._bytes[start + 1 : start + 1 + self._bytes[start]])
+        limit, _, key = text.decode("utf-8", "replace").partition(_SEPARATOR)
+        return limit, key
+
     def clear(self, row: int) -> None:
         """Who counted in this row has ended, with all of its connections."""
         if not self._made[0]:
@@ -220,6 +256,32 @@ class Meters:
         for at, tag in enumerate(self._tags):
             if tag:
                 self.held(at)[row] = 0
+                said = self.said(at)
+                for number in range(SAID):
+                    said[number * self.rows + row] = 0
+
+    def budgets(self) -> Iterator[Budget]:
+        """What was used in this day and hour."""
+        if not self._made[0]:
+            return
+        for at, tag in enumerate(self._tags):
+            if tag:
+                numbers, used = self.numbers(at), self.used(at)
+                for number, n in ((DAY, used[0]), (HOUR, used[1])):
+                    if n:
+                        yield Budget(*self.label(at), number, numbers[number], n)
+
+    def inherit(self, budget: Budget) -> None:
+        """So much more was used, elsewhere."""
+        place = self.place(budget.limit, budget.key)
+        if place is None or budget.number not in (DAY, HOUR):
+            return
+        with self.locked():
+            numbers = self.numbers(place.entry)
+            if numbers[budget.number] < budget.period:
+                numbers[budget.number], numbers[budget.number + 1] = budget.period, 0
+            if numbers[budget.number] == budget.period:
+                numbers[budget.number + 1] += budget.used
 
     def counts(self) -> Iterator[Count]:
         """What all entries say that are in use."""
@@ -228,13 +290,21 @@ class Meters:
         for at, tag in enumerate(self._tags):
             if not tag:
                 continue
-            start = at * self._size + _KEY
-            size = self._bytes[start]
-            text = bytes(self._bytes[start + 1 : start + 1 + size])
-            found = sum(self.held(at)), self.numbers(at)[REFUSED]
+            label = self.label(at)
+            found = sum(self.held(at)), self.numbers(at)[REFUSED], *self.used(at)
             if self._tags[at] == tag:
-                limit, _, key = text.decode("utf-8", "replace").partition(_SEPARATOR)
-                yield Count(limit, key, *found)
+                yield Count(*label, *found)
+
+
+class Budget(NamedTuple):
+    """What was used of one, in the ``period`` that a ``number`` of an entry is about, DAY or
+    HOUR."""
+
+    limit: str
+    key: str
+    number: int
+    period: int
+    used: int
 
 
 class Portable:
@@ -275,6 +345,53 @@ class Portable:
     def drop(self, entry: int) -> None:
         self._meters.held(entry)[self._row] -= 1
 
+    def move(self, entry: int, n: int) -> None:
+        now = int(time.time())
+        with self._meters.locked():
+            numbers = self._meters.numbers(entry)
+            for number, period in ((DAY, now // DAY_SECONDS), (HOUR, now // HOUR_SECONDS)):
+                if numbers[number] != period:
+                    numbers[number], numbers[number + 1] = period, 0
+                numbers[number + 1] += n
+
     def refuse(self, entry: int) -> None:
         with self._meters.locked():
             self._meters.numbers(entry)[REFUSED] += 1
+
+
+class Shares:
+    """What the worker of a row says of connections that may move so many bytes a second together,
+    and what all have said. Of each entry, for both ways (0: from the client): how many are hungry,
+    and kB per second of those that are not, and of all."""
+
+    __slots__ = ("_meters", "_row", "said")
+
+    def __init__(self, meters: Meters, row: int) -> None:
+        self._meters = meters
+        self._row = row
+        self.said: set[int] = set()  # entries of which something was said
+
+    def say(self, entry: int, way: int, hungry: int, light: float, total: float) -> None:
+        """``light`` and ``total`` are bytes per second."""
+        said, rows = self._meters.said(entry), self._meters.rows
+        for at, number in enumerate((hungry, int(light) // 1000, int(total) // 1000)):
+            said[(3 * way + at) * rows + self._row] = min(max(number, 0), 2**32 - 1)
+        self.said.add(entry)
+
+    def forget(self, entry: int) -> None:
+        """Nothing here counts for it any more."""
+        for way in (0, 1):
+            self.say(entry, way, 0, 0.0, 0.0)
+        self.said.discard(entry)
+
+    def sums(self, entry: int, way: int) -> tuple[int, float, float]:
+        """As of :meth:`say`, of all rows."""
+        said, rows = self._meters.said(entry), self._meters.rows
+        hungry, light, total = (
+            sum(said[(3 * way + at) * rows : (3 * way + at + 1) * rows]) for at in range(3)
+        )
+        return hungry, light * 1e3, total * 1e3
+
+    def connections(self, entry: int) -> int:
+        """That count for it, of all rows."""
+        return sum(self._meters.held(entry))

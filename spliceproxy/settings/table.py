@@ -231,6 +231,21 @@ _LIMIT = (
         "requests, and new tunnels, that may come at once after a rest",
         default="as many as in a second, at least 1",
     ),
+    Setting(
+        "rate-in",
+        "rate_in",
+        values.BYTES,
+        "bytes per second from clients, shared by all that count together",
+    ),
+    Setting("rate-out", "rate_out", values.BYTES, "the same to clients"),
+    Setting(
+        "bytes-per-day",
+        "bytes_per_day",
+        values.BYTES,
+        "bytes both ways in a day of UTC, heads included",
+    ),
+    Setting("bytes-per-hour", "bytes_per_hour", values.BYTES, "the same in an hour"),
+    Setting("tunnel-seconds", "tunnel_seconds", values.SECONDS, "seconds that a tunnel may last"),
 )
 
 _ROUTE = (

@@ -261,6 +261,22 @@ def _seconds(text: str, _: str) -> float:
     return seconds if 0 < seconds <= MAX_SECONDS else refuse()
 
 
+_BYTES = re.compile("^([0-9]{1,16})(?: ?([kMGT]B|[KMGT]iB))?$")
+_UNITS = "kMGT"
+
+
+def _bytes(text: str, _: str) -> int:
+    found = _BYTES.fullmatch(text)
+    if found is None:
+        refuse()
+        raise ValueError
+    number, unit = int(found[1]), found[2] or ""
+    if unit:
+        base = 1024 if unit.endswith("iB") else 1000
+        number *= base ** (1 + _UNITS.index(unit[0].replace("K", "k")))
+    return number if 1000 <= number <= 10**15 else refuse()
+
+
 def _per_second(text: str, _: str) -> float:
     number = float(text) if _SECONDS.fullmatch(text) else math.nan
     # Below a thousandth nothing would come for a quarter of an hour.
@@ -296,6 +312,14 @@ LIMIT = Kind(
     "1 to 999999999",
     types=(int,),
     schema={"minimum": 1, "maximum": 999999999},
+    write=int,
+)
+BYTES = Kind(
+    _bytes,
+    "bytes from 1000 to 10^15, as a whole number or with kB, MB, GB, TB, KiB, MiB, GiB or TiB, "
+    'such as "10MB"',
+    types=(int, str),
+    schema={"minimum": 1000, "maximum": 10**15, "pattern": _BYTES.pattern},
     write=int,
 )
 PER_SECOND = Kind(

@@ -5,8 +5,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import selectors
 import signal
+import socket
 import threading
+import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -228,6 +231,93 @@ def test_tunnels_and_socks(
         port = origin.server_address[1].to_bytes(2, "big")
         client.sendall(b"\x05\x01\x00\x01\x7f\x00\x00\x01" + port)
         assert client.recv(10)[:2] == b"\x05\x02"
+
+
+class Source:
+    """A server that sends to whoever connects, as much as it takes, and takes what it is sent."""
+
+    def __init__(self) -> None:
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.port = self.socket.getsockname()[1]
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self.socket.accept()
+                threading.Thread(target=self._send, args=(client,), daemon=True).start()
+
+    def _send(self, client: socket.socket) -> None:
+        data = bytes(1 << 18)
+        with client, contextlib.suppress(OSError):
+            while True:
+                client.sendall(data)
+
+
+@pytest.fixture
+def source() -> Iterator[Source]:
+    server = Source()
+    yield server
+    server.socket.close()
+
+
+def taken(tunnels: list[socket.socket], seconds: float) -> int:
+    """Bytes that come in so many seconds, or until all of them end."""
+    end, count = time.monotonic() + seconds, 0
+    with selectors.DefaultSelector() as waiting:
+        for one in tunnels:
+            waiting.register(one, selectors.EVENT_READ)
+        while waiting.get_map() and time.monotonic() < end:
+            for key, _ in waiting.select(0.1):
+                try:
+                    data = key.fileobj.recv(1 << 18)  # type: ignore[union-attr]
+                except ConnectionResetError:
+                    data = b""
+                if not data:
+                    waiting.unregister(key.fileobj)
+                count += len(data)
+    return count
+
+
+@pytest.mark.parametrize("tunnels", [1, 4])
+def test_no_more_bytes_than_the_rate(
+    limited: Callable[..., ProxyProcess], source: Source, tunnels: int
+) -> None:
+    """A slow machine moves less: this is about more alone."""
+    proxy = limited('[[limit]]\nid = "slow"\nby = "client"\nrate-out = "20MB"\n')
+    with contextlib.ExitStack() as stack:
+        some = [stack.enter_context(proxy.tunnel("127.0.0.1", source.port)) for _ in range(tunnels)]
+        taken(some, 1.0)  # what was sent before it had its pace
+        begun = time.monotonic()
+        count = taken(some, 2.0)
+        assert count <= 20e6 * 1.25 * (time.monotonic() - begun) + 2e6
+
+
+def test_a_budget_ends_what_lives(
+    limited: Callable[..., ProxyProcess], origin: ThreadingHTTPServer, source: Source
+) -> None:
+    proxy = limited('[[limit]]\nid = "day"\nby = "total"\nbytes-per-day = "20MB"\n')
+    with contextlib.ExitStack() as stack:
+        some = [stack.enter_context(proxy.tunnel("127.0.0.1", source.port)) for _ in range(3)]
+        assert taken(some, 30.0) <= 24e6
+        with Client(proxy, origin) as one:
+            one.send()
+            status, fields, body = one.answer()
+            assert status == 429
+            assert 0 < int(fields["retry-after"]) <= 86400
+            assert b"20000000 bytes in a day" in body
+    lines = proxy.wait_access(4)
+    assert sum("_LIMITED" in line for line in lines) == 3, lines
+
+
+def test_a_tunnel_lasts_so_long(limited: Callable[..., ProxyProcess], source: Source) -> None:
+    proxy = limited('[[limit]]\nid = "short"\nby = "total"\ntunnel-seconds = 0.5\n')
+    with proxy.tunnel("127.0.0.1", source.port) as one:
+        begun = time.monotonic()
+        taken([one], 30.0)
+        assert 0.5 <= time.monotonic() - begun < 30
+    (line,) = proxy.wait_access(1)
+    assert "_LIMITED" in line
 
 
 @pytest.mark.parametrize("share", [1, 4])

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import pytest
 
 from spliceproxy.observe.board import Board
+from spliceproxy.processes.succession import Inherited, counters
 from spliceproxy.relay import meters
 from spliceproxy.relay.choice import choose
 from spliceproxy.relay.interface import RelayOptions
@@ -76,6 +77,31 @@ def test_connections_of_all_rows_are_one_sum(new: New) -> None:
     counted.clear(1)
     one.refuse(place.entry)
     assert list(counted.counts()) == [Count("id", "key", 1, 1)]
+
+
+def test_budgets_are_of_their_period(new: New) -> None:
+    board = Board.create(1)
+    counted = board.meters
+    counting = new(counted, 0)
+    place = counted.place("id", "key")
+    assert place is not None
+    counting.move(place.entry, 1000)
+    counting.move(place.entry, 500)
+    day, hour = counted.used(place.entry)
+    assert {day, hour} <= {500, 1500}  # but for midnight
+    counted.numbers(place.entry)[meters.HOUR] -= 1
+    assert counted.used(place.entry) == (day, 0)
+    counting.move(place.entry, 7)
+    assert counted.used(place.entry) == (day + 7, 7)
+
+    other = Board.create(1)
+    inherited = Inherited(other)
+    for _ in range(2):
+        for part in counters(board):
+            inherited.add(part)
+    found = other.meters.place("id", "key")
+    assert found is not None
+    assert other.meters.used(found.entry) == (day + 7, 7)
 
 
 def test_a_place_is_found_again_by_everybody() -> None:

@@ -83,6 +83,7 @@ def test_bursts() -> None:
     [
         (LimitConfig("x"), "it allows as much as comes"),
         (LimitConfig("x", connections=1, burst=2), "burst: it is about"),
+        (LimitConfig("x", rate_in=5000, burst=2), "burst: it is about"),
         (
             LimitConfig("x", connections=1, prefix4=24),
             "prefix4: it is about clients; allowed: with",

@@ -177,6 +177,11 @@ connections = 10
 requests-per-second = 2.5
 new-tunnels-per-second = 1
 burst = 7
+rate-in = 100000
+rate-out = "10MB"
+bytes-per-day = "2 GiB"
+bytes-per-hour = "1GB"
+tunnel-seconds = 3600
 
 [[route]]
 to = ["berlin", "direct"]
@@ -378,6 +383,11 @@ def test_every_key(folder: Path) -> None:
                     requests_per_second=2.5,
                     new_tunnels_per_second=1.0,
                     burst=7,
+                    rate_in=100_000,
+                    rate_out=10_000_000,
+                    bytes_per_day=2**31,
+                    bytes_per_hour=10**9,
+                    tunnel_seconds=3600.0,
                 ),
             ),
             default="deny",

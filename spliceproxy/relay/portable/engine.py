@@ -137,6 +137,13 @@ class CopyRelay:
             tunnels = [flow for one in some if isinstance(flow := shared.flows.get(one), Tunnel)]
             yield [flow.view(now) for flow in tunnels]
 
+    def pace(self, ident: int, up: int, down: int) -> bool:
+        flow = self._shared.flows.get(ident)
+        if not isinstance(flow, Tunnel):
+            return False
+        flow.pace(up, down)
+        return True
+
     def abort_all(self) -> None:
         for flow in list(self._shared.flows.values()):
             if isinstance(flow, Tunnel):

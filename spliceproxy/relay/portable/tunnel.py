@@ -159,6 +159,12 @@ class Tunnel:
             SPLICE in (up.mode, down.mode), client, origin,
         )  # fmt: skip
 
+    def pace(self, up: int, down: int) -> None:
+        """As interface.Relay.pace."""
+        client, origin = (leg.sock for leg in self._legs)
+        tcp.pace(origin, up)
+        tcp.pace(client, down)
+
     def progress(self) -> tuple[int, int, int, int]:
         """As :meth:`Relay.progress`."""
         up, down = self._ways

@@ -1,0 +1,108 @@
+"""What lasts and is looked at by the owner again and again: how much has moved for limits on bytes,
+and how fast it may (SO_MAX_PACING_RATE, socket(7)). The kernel paces what is sent, so splicing goes
+on, and nothing here waits.
+
+A way that is paced is narrow (core/crowd.pxd), and takes PACED_READ at a time: what its source has
+sent, and its target may not have yet, would else fill the buffers of the kernel.
+"""
+
+from libc.stdint cimport int32_t, uint64_t
+
+from core cimport linux
+from core.crowd cimport narrow, widen
+from core.types cimport Core, Flow, NARROW, NOWHERE, TUNNEL, Way
+from lane.meters cimport account, unmetered, unwatch, used_up
+from lane.received cimport received
+from lane.types cimport Connection, Exchange, Lane, P_HEAD, connection_of, exchange_of
+
+
+cdef inline void pace_socket(int fd, uint64_t rate) noexcept nogil:
+    """Bytes per second that go out, headers not counted; 0: any number. A socket that cannot be
+    paced (of Unix) is not."""
+    cdef uint64_t value = rate if rate else <uint64_t>-1
+    linux.setsockopt(fd, linux.SOL_SOCKET, linux.SO_MAX_PACING_RATE, &value, sizeof(value))
+
+
+cdef inline void pace_way(
+    Core *c, Way *w, int source, int target, uint64_t rate, bint counted
+) noexcept nogil:
+    pace_socket(target, rate)
+    w.paced = rate != 0 or counted
+    if w.paced and not w.flags & NARROW:
+        narrow(c, w, source, target)
+    elif not w.paced and w.flags & NARROW and c.now >= c.crowd_until:
+        widen(w, source, target)
+
+
+cdef inline void pace_connection(Connection *k, int fd, uint64_t rate) noexcept nogil:
+    """That of an origin, which other clients may use later."""
+    if k.pace != rate:
+        pace_socket(fd, rate)
+        k.pace = rate
+
+
+cdef inline void pace(Lane *lane, int32_t slot, uint64_t up, uint64_t down) noexcept nogil:
+    """Of a tunnel, or of a client and whatever serves it, from here on."""
+    cdef Core *c = &lane.core
+    cdef Flow *f = &c.flows[slot]
+    cdef Exchange *x
+    if f.kind == TUNNEL:
+        if up or f.way[0].paced:
+            pace_way(c, &f.way[0], f.fd[0], f.fd[1], up, f.metered)
+        if down or f.way[1].paced:
+            pace_way(c, &f.way[1], f.fd[1], f.fd[0], down, f.metered)
+        return
+    x = exchange_of(f)
+    x.pace = up
+    f.way[0].paced = up != 0 or x.budgeted
+    if down or f.way[1].paced:
+        pace_socket(f.fd[0], down)
+    f.way[1].paced = down != 0 or x.budgeted
+    if x.connection != NOWHERE:
+        pace_connection(
+            connection_of(&c.flows[x.connection]), c.flows[x.connection].fd[0], up)
+
+
+cdef inline uint64_t moved_up(const Flow *f, const Exchange *x) noexcept nogil:
+    """Bytes of all requests of a client, and of its tunnel."""
+    if f.kind != TUNNEL and x.phase == P_HEAD:
+        return x.past_up
+    return x.past_up + received(f)
+
+
+cdef inline uint64_t moved_down(const Flow *f, const Exchange *x) noexcept nogil:
+    if f.kind != TUNNEL and x.phase == P_HEAD:
+        return x.past_down
+    return x.past_down + f.way[1].copied + f.way[1].spliced
+
+
+cdef inline void account_flow(Lane *lane, int32_t slot) noexcept nogil:
+    cdef const Flow *f = &lane.core.flows[slot]
+    cdef Exchange *x = exchange_of(f)
+    account(lane, x, moved_up(f, x) + moved_down(f, x))
+
+
+cdef inline void begin_watched(Lane *lane, int32_t slot) noexcept nogil:
+    """A request goes on whose client is watched. If it counts for nothing, that is over."""
+    cdef Flow *f = &lane.core.flows[slot]
+    cdef Exchange *x = exchange_of(f)
+    if not x.metered:
+        unwatch(lane, x)
+        f.metered = False
+        pace(lane, slot, 0, 0)
+    elif x.budgeted:
+        f.metered = f.way[0].paced = f.way[1].paced = True
+
+
+cdef inline bint spend(Lane *lane, int32_t slot) noexcept nogil:
+    """Counts what has moved in a turn, where there is a budget; whether nothing is left."""
+    account_flow(lane, slot)
+    return used_up(lane, exchange_of(&lane.core.flows[slot]))
+
+
+cdef inline void end_metering(Lane *lane, int32_t slot) noexcept nogil:
+    """The connection is over, before its peer can know."""
+    cdef Exchange *x = exchange_of(&lane.core.flows[slot])
+    if x.watched != NULL:
+        account_flow(lane, slot)
+    unmetered(lane, x)
