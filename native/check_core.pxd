@@ -3,10 +3,12 @@
 from libc.stdint cimport int32_t, uint64_t, uint8_t
 
 from core.guess cimport BLIND, PAUSE, SURE, VAIN
+from core.hello cimport FLIGHT
+from core.moves cimport pending
 from core.slots cimport slot_of
 from core.types cimport (
     BUCKETS, BULK_ROOM, Core, FREE, Flow, IN_QUEUE, NARROW, NOWHERE, PROMISED, QUEUES, Q_ACK,
-    Q_FINISHED, Q_FROZEN, Q_YOUNG, TRANSFER, TUNNEL, Way, Wheel,
+    Q_FINISHED, Q_FROZEN, Q_NAME, Q_YOUNG, TRANSFER, TUNNEL, Way, Wheel,
 )
 from lane.types cimport CLIENT, G_CLOSED, Lane, exchange_of
 from violation cimport check_chain, check_list, fail
@@ -19,6 +21,21 @@ cdef inline int32_t one_in(const Core *c, int queue) noexcept nogil:
         if c.flows[slot].kind != FREE and c.flows[slot].queue == queue:
             return slot
     return NOWHERE
+
+
+cdef inline void check_gate(const Lane *lane, int32_t slot) noexcept nogil:
+    """Of the name inside TLS (core/gate.pxd)."""
+    cdef const Flow *f = &lane.core.flows[slot]
+    if f.queue == Q_NAME and f.gate == NULL:
+        fail(lane, "who has to say a name in time has a gate", slot)
+    if f.gate == NULL or f.queue == Q_FINISHED:
+        return
+    if f.kind != TUNNEL:
+        fail(lane, "only a tunnel has a gate", slot)
+    if f.found or f.way[0].copied or pending(&f.way[0]):
+        fail(lane, "nothing passes a gate before it is open", slot)
+    if (f.gate.have > 0) != (f.gate.since > 0) or f.gate.have >= FLIGHT:
+        fail(lane, "a gate keeps what has come, and since when", slot)
 
 
 cdef inline void check_queues(const Lane *lane) noexcept nogil:
@@ -34,6 +51,7 @@ cdef inline void check_queues(const Lane *lane) noexcept nogil:
             fail(lane, "a queue is one of the enum", slot)
         if c.flows[slot].kind != FREE:
             in_queue[c.flows[slot].queue] += 1
+        check_gate(lane, slot)
     for queue in range(Q_YOUNG, QUEUES):
         wheel = &c.wheels[queue - Q_YOUNG]
         count = 0

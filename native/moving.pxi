@@ -235,8 +235,9 @@ cdef int take_check_of(Core *c, Flow *f, object check) except -1:
         raise MemoryError
     if check.since:
         f.gate.since = min(<int64_t>check.since, c.now)
-        f.gate.back = f.bucket
-        f.bucket = Q_NAME
+        if not f.dead:  # else nothing more is read of the client
+            f.gate.back = f.bucket
+            f.bucket = Q_NAME
     return 0
 
 

@@ -55,7 +55,7 @@ def test_page(
     tls: bool,
 ) -> None:
     program = shutil.which("chromium") or shutil.which("google-chrome") or need("chromium")
-    proxy = new_proxy(uvloop=each_loop)
+    proxy = new_proxy("--tls-name", "check", uvloop=each_loop)
     command = [program, *FLAGS.split(), f"--user-data-dir={tmp_path}/profile"]
     command += [f"--proxy-server={proxy.url}", f"{site.tls_url if tls else site.url}/page.html"]
     env = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")}
@@ -68,6 +68,9 @@ def test_page(
     assert result in done.stdout.decode(), done.stderr.decode()[-2000:]
     if tls:
         wait_line(proxy, f" CONNECT localhost:{site.tls_port} ")
+        lines = [line for line in proxy.access() if f" CONNECT localhost:{site.tls_port} " in line]
+        # It pretends that there is an encrypted name, but not in each connection.
+        assert all(" tls=ech" in line or " tls=match" in line for line in lines), lines
         return
     urls = {f"{site.url}/asset{i}.js" for i in range(ASSETS)} | {f"{site.url}/page.html"}
     wait_for(lambda: urls <= {line.split()[6] for line in proxy.access()}, "all lines")

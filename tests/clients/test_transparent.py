@@ -244,6 +244,28 @@ def test_names(led: Led, proxy: Callable[..., ProxyProcess], workers: int) -> No
             assert line["client"] == ("10.9.1.2" if version == 4 else "fd00:1::2")
 
 
+@pytest.mark.parametrize("asked", ["check", "require", "names"])
+def test_the_name_inside_tls(led: Led, proxy: Callable[..., ProxyProcess], asked: str) -> None:
+    """The name that was found is the one of the tunnel; without one it leads to an address."""
+    settings = 'targets = "names"' if asked == "names" else f'tls-name = "{asked}"'
+    running = proxy(f"{settings}\n")
+    passed = [
+        led.curl(4, url, host=host).returncode == 0
+        for url, host in (
+            ("https://a.test/", "a.test"),
+            ("https://elsewhere.test/", "elsewhere.test"),
+            ("http://a.test/", "a.test"),
+        )
+    ]
+    assert passed == [True, False, asked != "require"]
+    found = [(line["tls_name"], line["rule"]) for line in lines(running, 3)]
+    if asked == "names":
+        assert found == [(None, None), (None, "targets"), (None, None)]
+    else:
+        refused = "tls-name" if asked == "require" else None
+        assert found == [("match", None), ("address", "tls-name"), ("not-tls", refused)]
+
+
 @pytest.mark.parametrize("version", [4, 6])
 def test_a_name_that_leads_elsewhere(
     led: Led, proxy: Callable[..., ProxyProcess], version: int

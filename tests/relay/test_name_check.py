@@ -407,3 +407,15 @@ def test_states_that_no_check_has(two: Two, checked: Ends) -> None:
     moved = adopt(two.there, checked, (state, fds))
     two.here.call(two.here.driver.release, checked.ident)
     two.there.call(two.there.driver.thaw, moved.ident)
+
+
+def test_one_whose_origin_has_failed_goes_on_elsewhere(two: Two, checked: Ends) -> None:
+    """What that had said before is on its way to the client, and nothing more is asked of that."""
+    state, fds = freeze(two.here, checked.ident) or pytest.fail("it cannot move")
+    failed = state._replace(dead=1, reason=ORIGIN_RESET, up=state.up._replace(over=True))
+    moved = adopt(two.there, checked, (failed, fds))
+    two.here.call(two.here.driver.release, checked.ident)
+    reset(moved.origin)
+    two.there.call(two.there.driver.thaw, moved.ident)
+    assert recv_all(moved.client) == (b"", errno.ECONNRESET)
+    assert (moved.end().reason, moved.end().found) == (ORIGIN_RESET, "")

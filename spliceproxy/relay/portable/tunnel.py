@@ -308,7 +308,7 @@ class Tunnel:
         self._found = state.found
         if state.check is not None:
             self._gate = gate_of(state.check)
-            if self._gate.since:
+            if self._gate.since and state.dead == NOBODY:
                 self.due = self._gate.since + options.tls_name
         if state.acknowledged:
             sock = self._legs[1 - state.dead].sock
