@@ -433,6 +433,39 @@ http_access deny all
     ),
 )
 
+OVERLAPPING = (
+    File(
+        "wider-first",
+        """
+acl a src 10.0.0.0/8 10.1.2.3 10.1.0.0-10.2.0.0
+acl d dst 127.0.0.0/8 127.9.0.0/16
+http_access deny a d
+http_access allow all
+""",
+    ),
+    File(
+        "narrower-first",
+        """
+acl a src 10.9.9.9 10.0.0.0/8
+http_access deny a
+http_access allow all
+""",
+        closed=True,
+    ),
+    File(
+        "all-of-them-last",
+        """
+acl a src 10.1.2.3 all
+acl d dst 127.9.0.0/16 127.0.0.0/8
+http_access allow a
+http_access deny d
+http_access allow localhost
+http_access deny all
+""",
+        closed=True,
+    ),
+)
+
 HOSTS = (
     File(
         "exact-and-below",
@@ -825,6 +858,31 @@ http_access allow all
 """,
     ),
     File(
+        "other-pages",
+        """
+acl b dstdomain .bad.test
+acl g dstdomain x.test
+deny_info TCP_RESET b
+deny_info 451:ERR_ACCESS_DENIED g all
+http_access deny b
+http_access deny CONNECT g
+http_access allow CONNECT
+http_access deny all
+""",
+    ),
+    File(
+        "helpers",
+        """
+external_acl_type e %SRC /bin/true
+acl e external e
+acl g dstdomain .good.test
+http_access allow g
+http_access deny e
+http_access allow all
+""",
+        closed=True,
+    ),
+    File(
         "fields",
         """
 acl lan src 10.0.0.0/8
@@ -940,6 +998,17 @@ http_access allow all
         WITH_USERS,
     ),
     File(
+        "not-users",
+        AUTH
+        + """
+acl u proxy_auth REQUIRED
+acl g dstdomain .good.test
+http_access allow !u g
+""",
+        AS_USERS,
+        WITH_USERS,
+    ),
+    File(
         "named-in-capitals",
         AUTH
         + """
@@ -986,7 +1055,17 @@ http_access allow u
     ),
 )
 
-ALL = (*ORDER, *LINES, *FILES_OF_VALUES, *CLIENTS, *HOSTS, *EXPRESSIONS, *OTHERS, *WITH_AUTH)
+ALL = (
+    *ORDER,
+    *LINES,
+    *FILES_OF_VALUES,
+    *CLIENTS,
+    *OVERLAPPING,
+    *HOSTS,
+    *EXPRESSIONS,
+    *OTHERS,
+    *WITH_AUTH,
+)
 
 _PEERS = """
 cache_peer 127.0.0.1 parent {a} 0 no-query no-digest name=a
@@ -1029,6 +1108,15 @@ never_direct allow all
     ),
     File("nowhere", "acl g dstdomain .good.test\nnever_direct allow g\n"),
     File("all-siblings", "cache_peer 127.0.0.1 sibling {a} 0 no-query\nnever_direct allow all\n"),
+    File(
+        "from-elsewhere-by-client",
+        """
+acl lan src 10.0.0.0/8
+tcp_outgoing_address 127.0.0.3 lan
+tcp_outgoing_address 127.0.0.4
+""",
+        closed=True,
+    ),
     File("from-elsewhere", "acl g dstdomain .good.test\ntcp_outgoing_address 127.0.0.3 g\n"),
 )
 """Which way requests go. {a} and {b} are ports of peers."""

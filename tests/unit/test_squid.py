@@ -343,6 +343,28 @@ def test_no_networks(value: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("values", "fault"),
+    [
+        ("10.0.0.0/8 10.1.2.3 192.0.2.1 fd00::/8", ""),
+        ("all 10.0.0.0/8 ::/0", ""),
+        ("10.1.2.3 192.0.2.1 10.0.0.0/8", "10.0.0.0/8 holds what stands before it"),
+        ("10.0.0.1-10.0.0.9 10.0.0.5-10.0.0.12", "10.0.0.5-10.0.0.12 holds"),
+        ("10.1.2.3 all", "all holds"),
+    ],
+)
+def test_what_squid_keeps_of_networks(values: str, fault: str) -> None:
+    kept = addresses.Kept()
+    found = ""
+    for value in values.split():
+        try:
+            kept.add(value, addresses.networks(value)[0])
+        except ValueError as error:
+            found = str(error)
+    assert found.startswith(fault)
+    assert bool(found) == bool(fault)
+
+
+@pytest.mark.parametrize(
     ("value", "pattern"),
     [
         (".Good.example", ".good.example"),

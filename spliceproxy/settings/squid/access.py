@@ -108,7 +108,8 @@ class Access:
             if not found:
                 self._report.note("it never matches, or allows what is never asked for: left out")
             behind = self._lines[place + 1 :]
-            if not line.allow or any(one.allow for one in behind) or self.default == "allow":
+            lenient = any(one.allow for one in behind) or self.default == "allow"
+            if not line.allow or lenient or any(name.startswith("!") for name in line.names):
                 questions = list(self._questions(line))
                 yield from questions if _said(questions) != _said(found) else ()
             yield from found

@@ -173,6 +173,9 @@ class Acls:
 
     def _networks(self, found: _Defined) -> list[str]:
         networks: list[str] = []
+        kept = addresses.Kept()
+        for value in self._each(found):
+            kept.add(value, addresses.networks(value)[0])
         for value in found.values:
             if isinstance(value, FileList):
                 networks += self._of_file(value, addresses.is_plain, parse_network, self._network)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ipaddress
 import re
 import socket
+from bisect import bisect_right
+from collections.abc import Iterable
 
 from spliceproxy.policy.listfile import FileList
 
@@ -91,3 +93,34 @@ def _looked_up(name: str) -> tuple[str, ...]:
 def is_plain(listed: FileList) -> bool:
     """Whether each of its values means the same in squid and here."""
     return all(networks(value)[0] == (str(ipaddress.ip_network(value)),) for value in listed.values)
+
+
+class Kept:
+    """The networks that squid keeps of an acl, value by value. What holds one that stands before it
+    is ignored; only what is within one is no loss."""
+
+    def __init__(self) -> None:
+        self._begins: dict[int, list[int]] = {4: [], 6: []}
+        self._ends: dict[int, list[int]] = {4: [], 6: []}
+
+    def add(self, value: str, found: Iterable[str]) -> None:
+        """ValueError for a value that squid would ignore, though it is more."""
+        networks = [ipaddress.ip_network(one) for one in found]
+        for version in (4, 6):
+            within = [one for one in networks if one.version == version]
+            if within:
+                first, last = int(within[0][0]), int(within[-1][-1])
+                self._add(value, self._begins[version], self._ends[version], first, last)
+
+    @staticmethod
+    def _add(value: str, begins: list[int], ends: list[int], first: int, last: int) -> None:
+        place = bisect_right(begins, first)
+        if place and last <= ends[place - 1]:
+            return
+        overlaps = (place and first <= ends[place - 1]) or (
+            place < len(begins) and begins[place] <= last
+        )
+        if overlaps:
+            raise ValueError(f"{value} holds what stands before it, and squid ignores it then")
+        begins.insert(place, first)
+        ends.insert(place, last)
