@@ -413,6 +413,8 @@ class Policy:
         from spliceproxy.policy.auth.authenticator import Authenticator  # loaded: it has users
 
         assert isinstance(self._auth, Authenticator)
+        if not addresses and is_address(case.name):
+            addresses = (case.name,)
         asked = case.client.matched, case.head.method, case.name, case.port, addresses
         return self._auth.missing() if self._rules.allows_one(self._kinds, *asked) else None
 

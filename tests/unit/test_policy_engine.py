@@ -880,6 +880,13 @@ def test_when_a_user_could_change_the_verdict(rules: tuple[RuleConfig, ...], sta
         assert says(Case(*rules, auth=nobody, default="deny"), "a.test") == 403
 
 
+def test_an_address_is_judged_before_a_password_is_asked_for() -> None:
+    rules = deny(networks=("192.0.2.0/24",)), allow("users", users=("*",))
+    case = Case(*rules, auth=BY_RULE, default="deny")
+    assert says(case, "192.0.2.1") == 403
+    assert says(case, "198.51.100.1") == 407
+
+
 def test_a_stranger_may_come_as_a_user() -> None:
     assert says(Case(auth=BY_RULE), client="203.0.113.9") == 407
     assert says(Case(auth=BY_RULE), client="203.0.113.9", more=ANN) == 200
