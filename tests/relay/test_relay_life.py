@@ -83,9 +83,9 @@ def test_other_limits_hold_for_what_lives(new_rig: Callable[..., Rig]) -> None:
     idle, half = rig.tunnel(), rig.tunnel()
     half.client.shutdown(socket.SHUT_WR)
     assert half.origin.recv(1) == b""
-    rig.call(rig.driver.limits, 0.3, 600.0)
+    rig.call(rig.driver.limits, 0.3, 600.0, 5.0)
     assert idle.end().reason == IDLE
-    rig.call(rig.driver.limits, 600.0, 0.3)
+    rig.call(rig.driver.limits, 600.0, 0.3, 5.0)
     assert half.end().reason == HALF_CLOSE
 
 
