@@ -139,7 +139,7 @@ def test_what_denies_and_is_not_converted_denies_more(tmp_path: Path) -> None:
     [
         ("url_rewrite_program /usr/bin/squidGuard", "no program is asked"),
         ("icap_service s reqmod_precache icap://127.0.0.1/", "no ICAP service is asked"),
-        ("delay_pools 1", "there are no delay pools"),
+        ("delay_pools 1", "buckets of delay pools have no counterpart; write a [[limit]]"),
         ("http_reply_access deny all", "it restricts answers or requests in its own way"),
         ("follow_x_forwarded_for allow localhost", "clients are known by the address"),
         ("reply_body_max_size 10 MB", "answers have no greatest size"),

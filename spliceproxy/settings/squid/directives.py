@@ -9,15 +9,24 @@ _NO = (("off",), ("0",), ("none",), ("-1",), ("0", "KB"), ("0", "MB"))
 CLOSING: Mapping[str, tuple[str, tuple[tuple[str, ...], ...]]] = {
     "adaptation_access": ("no ICAP or eCAP service is asked", (("deny", "all"),)),
     "cache_peer_domain": ("no peer is chosen by it; see cache_peer_access", ()),
-    "client_delay_pools": ("there are no delay pools", _NO),
-    "delay_pools": ("there are no delay pools", _NO),
+    "client_delay_pools": (
+        "buckets of delay pools have no counterpart; write a [[limit]] with rate-out",
+        _NO,
+    ),
+    "delay_pools": (
+        "buckets of delay pools have no counterpart; write a [[limit]] with rate-out",
+        _NO,
+    ),
     "ecap_service": ("no eCAP service is asked", ()),
     "icap_service": ("no ICAP service is asked", ()),
     "offline_mode": ("nothing is cached", _NO),
     "redirect_program": ("no program is asked", (("none",),)),
     "reply_body_max_size": ("answers have no greatest size", (("none",), *_NO)),
     "request_body_max_size": ("requests have no greatest size", _NO),
-    "response_delay_pool": ("there are no delay pools", ()),
+    "response_delay_pool": (
+        "buckets of delay pools have no counterpart; write a [[limit]] with rate-out",
+        (),
+    ),
     "url_rewrite_program": ("no program is asked", (("none",),)),
 }
 """Those that restrict: why not here, and what restricts nothing."""
