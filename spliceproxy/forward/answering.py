@@ -189,7 +189,7 @@ class Answering:
                 addresses = ()
             else:
                 key, field, addresses, port, hop = by
-                seconds = 0.0 if way.by_turns else seconds
+                seconds = 0.0 if len(way.parents) > 1 and way.by_turns else seconds
         elif source:
             key, addresses = origin_key(answer.key), from_source(addresses, source)
         token = one.known() if self._recorded else None

@@ -27,10 +27,10 @@ from spliceproxy.policy.witness import Witness
 class Routing:
     """What is the same for all requests: the routes of the settings, and the numbers of the
     ``places`` that they name. ``groups_of`` knows the groups of a user. ``ways`` are those by way
-    of parents that were found so far, by the place of their route. RuleError; ValueError for too
-    many places."""
+    of parents that were found so far, by the place of their route, and ``unasked`` the places of
+    those for which a name need not be looked up. RuleError; ValueError for too many places."""
 
-    __slots__ = ("_by_address", "_groups_of", "_table", "places", "ways")
+    __slots__ = ("_by_address", "_groups_of", "_of_any", "_table", "places", "unasked", "ways")
 
     places: Mapping[Address, int]
 
@@ -38,14 +38,22 @@ class Routing:
         routes, parents = routing.all_routes, routing.all_parents
         self.places = places_of(routes)
         self._table = RouteTable(routes, self.places)
+        self._of_any = self._table.of_any
         self._groups_of = groups_of
         self._by_address = {name for name, parent in parents.items() if parent.by_address}
         self.ways: dict[tuple[int, bool], Way] = {}
+        self.unasked = frozenset(
+            number
+            for number, route in enumerate(routes)
+            if route.to == (REFUSE,) or (route.to != (DIRECT,) and self.by_name(route))
+        )
 
     def find(self, case: Case) -> Found:
         """The way of a request, as far as it is known without addresses."""
         user, tunnel = case.notes.user, case.head.method == "CONNECT"
         groups, place = self._groups_of(user) if user else _NONE, case.client.place
+        if self._of_any is not None:
+            return self._of_any(case.port, user, groups, place, tunnel)
         return self._table.find(case.name, case.port, user, groups, place, tunnel=tunnel)
 
     def settle(self, case: Case, addresses: tuple[str, ...]) -> Found:
@@ -76,7 +84,7 @@ class RoutedDestinations(Destinations):
     """As :class:`Destinations`, with the ways of ``routing``. The default backend is never reached
     by way of a parent."""
 
-    __slots__ = ("_routing", "_ways")
+    __slots__ = ("_routing", "_unasked", "_ways")
 
     def __init__(
         self,
@@ -89,13 +97,13 @@ class RoutedDestinations(Destinations):
         super().__init__(names, judge, hook, witness)
         self._direct = False  # every answer of the hook comes to _first
         self._routing = routing
-        self._ways = routing.ways
+        self._ways, self._unasked = routing.ways, routing.unasked
 
     def of(self, case: Case, repeat: float) -> Verdict | Later:
         if case.own:
             return super().of(case, repeat)
         found = self._routing.find(case)
-        if found.sure and self._names_it(case, found.route):
+        if found.sure and found.place in self._unasked and self._names_it(case, found):
             return self._by_name(case, found, repeat)
         rest = super().of(case, repeat)
         if found.sure and type(rest) is Verdict:  # as below, in fewer calls
@@ -110,7 +118,7 @@ class RoutedDestinations(Destinations):
         allow = allowed(decision, case.notes)
         found = self._routing.find(case)
         free = allow.addresses is None and not self._wants_addresses
-        if found.sure and free and self._names_it(case, found.route):
+        if found.sure and free and self._names_it(case, found):
             left = max(0.0, repeat - (time.monotonic() - began)) if repeat else 0.0
             return self._by_name(case, found, left, allow.source_address, allow.tls_name)
         rest = super()._first(case, request, repeat, began, allow)
@@ -118,15 +126,13 @@ class RoutedDestinations(Destinations):
 
     # ---- the way ---------------------------------------------------------------------------
 
-    def _names_it(self, case: Case, route: RouteConfig | None) -> bool:
+    def _names_it(self, case: Case, found: Found) -> bool:
         """Whether no address is needed for this route."""
-        if route is None or route.to == (DIRECT,):
+        if found.place not in self._unasked:
             return False
-        if route.to == (REFUSE,):
+        if found.route is not None and found.route.to == (REFUSE,):
             return True
-        if case.selected is not None or is_address(case.name):
-            return False
-        return self._routing.by_name(route)
+        return case.selected is None and not is_address(case.name)
 
     def _by_name(
         self, case: Case, found: Found, repeat: float, source: str = "", tls_name: str = ""

@@ -31,7 +31,8 @@ class Found(NamedTuple):
 
 
 class RouteTable:
-    """Routes in order. ``places`` are the numbers of the addresses that they name. RuleError."""
+    """Routes in order. ``places`` are the numbers of the addresses that they name. ``of_any`` is as
+    :meth:`find` without a host, and None where a route looks at that. RuleError."""
 
     __slots__ = (
         "_any_address",
@@ -42,7 +43,10 @@ class RouteTable:
         "_networks",
         "_others",
         "_routes",
+        "of_any",
     )
+
+    of_any: Callable[[int, str, frozenset[str], int, bool], Found] | None
 
     def __init__(
         self, routes: Sequence[RouteConfig], places: Mapping[Address, int] = NOWHERE
@@ -75,6 +79,14 @@ class RouteTable:
         self._any_literal = found.any
         self._others = lru_cache(maxsize=conditions.CACHED)(_others(rules, routes, places))
         self._found = lru_cache(maxsize=conditions.CACHED)(self._first)
+        self.of_any = None
+        if self._hosts is None and self._literals is None:
+            self.of_any = lru_cache(maxsize=conditions.CACHED)(self._of_any)
+
+    def _of_any(
+        self, port: int, user: str, groups: frozenset[str], place: int, tunnel: bool
+    ) -> Found:
+        return self.find("", port, user, groups, place, tunnel=tunnel)
 
     def find(
         self,
