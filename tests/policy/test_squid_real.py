@@ -6,7 +6,8 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -87,18 +88,24 @@ def written(folder: Path, file: File) -> Path:
     return source
 
 
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """Where squid may read, which gives up root's rights."""
+    with tempfile.TemporaryDirectory() as name:
+        os.chmod(name, 0o755)
+        yield Path(name)
+
+
 @pytest.mark.parametrize("file", ALL, ids=lambda one: one.name)
 def test_it_decides_as_squid_does(
-    tmp_path: Path, file: File, caplog: pytest.LogCaptureFixture
+    folder: Path, file: File, caplog: pytest.LogCaptureFixture
 ) -> None:
     need("squid")
     caplog.set_level("CRITICAL", "spliceproxy")  # wrong passwords
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        os.chmod(folder, 0o755)  # squid gives up root's rights
-    source = written(tmp_path, file)
+    source = written(folder, file)
     probes = (*GRID, *file.probes)
     assert len(probes) >= 30
-    with running(tmp_path, source.read_text(), NAMES) as real:
+    with running(folder, source.read_text(), NAMES) as real:
         if isinstance(real, str):
             assert not file.starts, real
             if file.closed:
@@ -110,8 +117,8 @@ def test_it_decides_as_squid_does(
         assert file.starts
         converted = squid.convert(str(source))
         assert bool(converted.missing) is file.closed, converted.missing
-        (tmp_path / "proxy.toml").write_text(converted.toml)
-        ours = asyncio.run(verdicts(load_config(str(tmp_path / "proxy.toml")), probes))
+        (folder / "proxy.toml").write_text(converted.toml)
+        ours = asyncio.run(verdicts(load_config(str(folder / "proxy.toml")), probes))
         wrong = [
             (probe, one, real.ask(probe))
             for probe, one in zip(probes, ours, strict=True)
@@ -156,18 +163,16 @@ async def ways(config: Config) -> list[str]:
 
 
 @pytest.mark.parametrize("file", WAYS, ids=lambda one: one.name)
-def test_it_goes_the_way_that_squid_goes(tmp_path: Path, file: File) -> None:
+def test_it_goes_the_way_that_squid_goes(folder: Path, file: File) -> None:
     need("squid")
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        os.chmod(folder, 0o755)
     with serving(peer("a")) as (_, a), serving(peer("b")) as (_, b):
         text = file.text.replace("{a}", str(a)).replace("{b}", str(b)) + "http_access allow all\n"
-        source = written(tmp_path, file._replace(text=text))
+        source = written(folder, file._replace(text=text))
         converted = squid.convert(str(source))
         assert bool(converted.missing) is file.closed, converted.missing
-        (tmp_path / "proxy.toml").write_text(converted.toml)
-        ours = asyncio.run(ways(load_config(str(tmp_path / "proxy.toml"))))
-        with running(tmp_path, source.read_text(), NAMES) as real:
+        (folder / "proxy.toml").write_text(converted.toml)
+        ours = asyncio.run(ways(load_config(str(folder / "proxy.toml"))))
+        with running(folder, source.read_text(), NAMES) as real:
             assert isinstance(real, Squid), real
             told = [real.ask(probe) for probe in WHERE]
     theirs = ["nowhere" if one.error in NOWHERE else one.verdict for one in told]
