@@ -207,6 +207,7 @@ class LimitConfig(RuleConfig):
 
     action: Literal["allow", "deny"] = "allow"  # it is no rule that decides
     by: Literal["client", "user", "group", "destination", "total"] = "total"
+    only_named: bool = False  # it counts what a function names it for, and nothing else
     prefix4: int = 32  # by client: bits of an IPv4 address that make one client
     prefix6: int = 64
     connections: int | None = None

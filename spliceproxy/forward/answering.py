@@ -180,7 +180,7 @@ class Answering:
             else:
                 self._fail(one, answer)
             return
-        _, _, addresses, source, seconds, way, _, check = answer
+        _, _, addresses, source, seconds, way, _, check, _ = answer
         host, port, key, field, _, _ = place
         hop = None
         if way is not None:
@@ -230,7 +230,7 @@ class Answering:
             return answer
         addresses = answer.addresses
         try:
-            limiting.ask(self._lane, one, addresses[0] if addresses else "")
+            limiting.ask(self._lane, one, addresses[0] if addresses else "", answer.limits)
         except Denied as error:
             return error
         return answer._replace(repeat_for=min(answer.repeat_for, limiting.limits.repeat_for))

@@ -7,7 +7,7 @@ its request was counted.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from spliceproxy.forward.lane import Lane
@@ -130,18 +130,20 @@ class Limiting:
         """What a client holds."""
         return Holding(self._counting, held)
 
-    def meters(self, known: Counted, method: str, address: str) -> tuple[Meter, ...]:
-        """What a request counts for."""
-        return self.limits.of(
-            known.mark + known.client, known.user, method, known.host, known.port, address
-        )
+    def meters(
+        self, known: Counted, method: str, address: str, named: Sequence[str] = ()
+    ) -> tuple[Meter, ...]:
+        """What a request counts for; a function may have ``named`` some of it."""
+        client = known.mark + known.client
+        where = known.host, known.port, address
+        return self.limits.of(client, known.user, method, *where, named)
 
-    def ask(self, lane: Lane, question: Question, address: str) -> None:
+    def ask(self, lane: Lane, question: Question, address: str, named: Sequence[str] = ()) -> None:
         """Counts the request of a question of the lane's. Limited, Full."""
         method, (client, _) = question.method, taken_apart(question.name)
         for _ in range(TRIES):
             meters = self.limits.of(
-                client, question.user, method, question.host, question.port, address
+                client, question.user, method, question.host, question.port, address, named
             )
             unfit = lane.admit(question, meters)
             if unfit is None:
@@ -151,10 +153,17 @@ class Limiting:
                 raise self._refused(meters[which], why, wait)
         raise RuntimeError("the entries of limits change as fast as they are found")
 
-    def count(self, known: Counted, method: str, address: str, holding: Holding) -> None:
+    def count(
+        self,
+        known: Counted,
+        method: str,
+        address: str,
+        holding: Holding,
+        named: Sequence[str] = (),
+    ) -> None:
         """Counts a request that is served here. Limited, Full."""
         for _ in range(TRIES):
-            meters = self.meters(known, method, address)
+            meters = self.meters(known, method, address, named)
             unfit = self._take(meters, method == "CONNECT", holding)
             if unfit is None:
                 holding.meters = meters
@@ -164,10 +173,17 @@ class Limiting:
                 raise self._refused(meter, why, wait)
         raise RuntimeError("the entries of limits change as fast as they are found")
 
-    def go_on(self, known: Counted, method: str, address: str, holding: Holding) -> None:
+    def go_on(
+        self,
+        known: Counted,
+        method: str,
+        address: str,
+        holding: Holding,
+        named: Sequence[str] = (),
+    ) -> None:
         """For a request that was counted elsewhere, and goes on here."""
         try:
-            holding.meters = self.meters(known, method, address)
+            holding.meters = self.meters(known, method, address, named)
         except Full:
             return
         for meter in holding.meters:

@@ -300,7 +300,8 @@ class Cycle:
         counted = resumed is not None and (resumed.metered or resumed.sent)
         count = limiting.go_on if counted else limiting.count
         address = verdict.addresses[0] if verdict.addresses else ""
-        count(record, question.head.method, address, connection.holding)
+        method = question.head.method
+        count(record, method, address, connection.holding, verdict.limits)
         record.holding = connection.holding
         connection.holding.counted = resumed.accounted if resumed is not None else 0
         if limiting.pacing is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -54,7 +54,8 @@ class Allow:
     ``source_address`` is the IP address to dial from. ``addresses`` are dialled instead of those
     of the request, in this order; the rules and the guard check them, too. None stands for those
     of the request. ``tags`` are kept in the record of the request. ``tls_name`` is one of
-    TLS_NAMES, "" for what the rules say. ValueError for a text that is no IP address, and for
+    TLS_NAMES, "" for what the rules say. ``limits`` are ids of those that count the request, beside
+    those that match it. ValueError for a text that is no IP address, and for
     empty ``addresses``: a function that has left none means no, not all.
     TypeError for a value of another type.
     """
@@ -63,6 +64,7 @@ class Allow:
     addresses: tuple[str, ...] | None
     tags: Mapping[str, str]
     tls_name: str
+    limits: tuple[str, ...]
 
     def __new__(
         cls,
@@ -70,8 +72,9 @@ class Allow:
         addresses: tuple[str, ...] | None = None,
         tags: Mapping[str, str] = _NO_TAGS,
         tls_name: str = "",
+        limits: Sequence[str] = (),
     ) -> Allow:
-        plain = source_address == "" and addresses is None and tls_name == ""
+        plain = source_address == "" and addresses is None and tls_name == "" and limits == ()
         if plain and tags is _NO_TAGS and cls is Allow:
             return _YES
         if source_address != "":
@@ -87,7 +90,9 @@ class Allow:
             raise TypeError(f"Allow: tags {tags!r}; allowed: a mapping")
         if tls_name not in ("", *TLS_NAMES):
             raise ValueError(f"Allow: tls_name {tls_name!r}; allowed: {', '.join(TLS_NAMES)}")
-        return _allow(cls, source_address, addresses, tags, tls_name)
+        if limits != ():
+            limits = _texts(limits)
+        return _allow(cls, source_address, addresses, tags, tls_name, limits)
 
     def __reduce__(self) -> tuple[type[Allow], tuple[object, ...]]:
         """For copy and pickle, which would fill in the object that is shared."""
@@ -96,6 +101,7 @@ class Allow:
             self.addresses,
             dict(self.tags),
             self.tls_name,
+            self.limits,
         )
 
 
@@ -105,23 +111,36 @@ def _allow(
     addresses: tuple[str, ...] | None,
     tags: Mapping[str, str],
     tls_name: str = "",
+    limits: Sequence[str] = (),
 ) -> Allow:
     allow = _new(cls)
     _set_source_address(allow, source_address)
     _set_addresses(allow, addresses)
     _set_tags(allow, tags)
     _set_tls_name(allow, tls_name)
+    _set_limits(allow, limits)
     return allow
 
 
 _new = object.__new__
 # What object.__setattr__ finds by the name of an attribute, each time.
-_set_source_address, _set_addresses, _set_tags, _set_tls_name = (
-    Allow.__dict__[name].__set__ for name in ("source_address", "addresses", "tags", "tls_name")
+_set_source_address, _set_addresses, _set_tags, _set_tls_name, _set_limits = (
+    Allow.__dict__[name].__set__
+    for name in ("source_address", "addresses", "tags", "tls_name", "limits")
 )
 
 # To make one costs as much as all the rest of a decision, and most are this one.
 _YES = _allow(Allow, "", None, _NO_TAGS)
+
+
+def _texts(limits: object) -> tuple[str, ...]:
+    """The ids of limits."""
+    if isinstance(limits, (str, bytes)) or not isinstance(limits, Iterable):
+        raise TypeError(f"Allow: limits {limits!r}; allowed: a tuple of texts")
+    found = tuple(limits)
+    if not all(isinstance(one, str) for one in found):
+        raise TypeError(f"Allow: limits {limits!r}; allowed: a tuple of texts")
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,7 +67,7 @@ class Destinations:
         addresses, holds = self._judge.sift(case, addresses, own=case.own)
         if holds < repeat:
             repeat = holds
-        return _new(Verdict, (case.host, case.port, addresses, "", repeat, None, "", None))
+        return _new(Verdict, (case.host, case.port, addresses, "", repeat, None, "", None, ()))
 
     async def _when_named(self, case: Case) -> Verdict:
         """Not to be repeated: the name may be one whose answers hold for one request only."""
@@ -121,8 +121,11 @@ class Destinations:
                     if not addresses:
                         raise refusals.prohibited(fault)
                 source = decision.source_address
+                tls_name, limits = decision.tls_name, decision.limits
+                if limits:
+                    self._hook.check_limits(limits)
                 return _new(
-                    Verdict, (host, port, addresses, source, 0.0, None, decision.tls_name, None)
+                    Verdict, (host, port, addresses, source, 0.0, None, tls_name, None, limits)
                 )
         case = _new(Case, (client, head, host, port, notes, own, name, selected))
         if isinstance(decision, (Allow, Deny)):
@@ -188,12 +191,9 @@ class Destinations:
             repeat = holds
         source = allow.source_address
         if not self._wants_addresses:
-            if not repeat:
-                return _new(
-                    Verdict,
-                    (case.host, case.port, addresses, source, 0.0, None, allow.tls_name, None),
-                )
-            return _verdict(case, addresses, source, repeat, began, allow.tls_name)
+            if allow.limits:
+                self._hook.check_limits(allow.limits)
+            return _verdict(case, addresses, source, repeat, began, allow.tls_name, allow.limits)
         answer = self._begin(request._replace(addresses=addresses))
         rest = case, addresses, allow, own, repeat, began
         if isinstance(answer, Answer):
@@ -231,7 +231,10 @@ class Destinations:
             addresses, holds = self._judge.sift(case, allow.addresses, own=own)
             repeat = min(repeat, holds)
         tls_name = allow.tls_name or first.tls_name
-        return _verdict(case, addresses, source, repeat, began, tls_name)
+        limits = allow.limits or first.limits
+        if limits:
+            self._hook.check_limits(limits)
+        return _verdict(case, addresses, source, repeat, began, tls_name, limits)
 
     def _begin(self, request: Request) -> Answer | Coroutine[Any, Any, Answer]:
         return self._hook.begin(request) if self._witness is None else self.ask(request)
@@ -269,9 +272,12 @@ def _verdict(
     repeat: float,
     began: float,
     tls_name: str,
+    limits: tuple[str, ...],
 ) -> Verdict:
     """``repeat`` counts from ``began``: the hook may have taken seconds, and what was decided
     before is older by these."""
     if repeat:
         repeat = max(0.0, repeat - (time.monotonic() - began))
-    return _new(Verdict, (case.host, case.port, addresses, source, repeat, None, tls_name, None))
+    return _new(
+        Verdict, (case.host, case.port, addresses, source, repeat, None, tls_name, None, limits)
+    )

@@ -112,7 +112,10 @@ class Policy:
             functions, self._forgotten = load_anew(policy.hook, kept)
         elif functions is None and policy.hook:
             functions = load(policy.hook, kept)
-        self._hook = Hook(functions or Functions(), policy.hook_timeout, policy.hook_cache, row)
+        limit_ids = [limit.id for limit in policy.limits]
+        self._hook = Hook(
+            functions or Functions(), policy.hook_timeout, policy.hook_cache, row, limit_ids
+        )
         self._asks = self._hook.decides
         self.groups_of = self._auth.groups_of
         self._sees_clients = self._identifies or self._asks

@@ -127,7 +127,7 @@ def _limits(
     known = client, notes.user, method, notes.host, notes.port, address
     told = [
         f"{limit.id}{f' for {key}' if key else ''}: {allowance(limit)}"
-        for limit, key in matching.of(*known)
+        for limit, key in matching.of(*known, verdict.limits)
     ]
     return [Step("limits", True, "; ".join(told) or "none of them counts it")]
 

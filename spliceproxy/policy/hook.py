@@ -13,7 +13,7 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Collection, Coroutine, Sequence
 from contextvars import Context, copy_context
 from types import CoroutineType
 from typing import Any, NamedTuple
@@ -71,7 +71,8 @@ _new = tuple.__new__  # of a NamedTuple, without the call of its own __new__
 
 class Hook:
     """Calls the functions. ``timeout`` in seconds; ``cache``: seconds that an answer is used
-    again for the same client, user, method, host, port and addresses, 0 for never."""
+    again for the same client, user, method, host, port and addresses, 0 for never. ``limits`` are
+    the ids of those that an answer may name."""
 
     def __init__(
         self,
@@ -79,7 +80,9 @@ class Hook:
         timeout: float,
         cache: float = 0.0,
         row: memoryview | None = None,
+        limits: Collection[str] = (),
     ) -> None:
+        self._limits = limits
         self._functions = functions
         self._timeout = timeout
         self._authorize: Any = functions.authorize
@@ -204,6 +207,13 @@ class Hook:
             return _failure("the policy function took too long")
         self._failed("authorize", error)
         return _failure("the policy function failed")
+
+    def check_limits(self, named: Sequence[str]) -> None:
+        """What ``authorize`` has named must be there; else it has failed."""
+        for one in named:
+            if one not in self._limits:
+                there = ", ".join(self._limits) or "none: the settings have no [[limit]]"
+                raise self._fault(ValueError(f"Allow: no limit {one!r}; allowed: {there}"))
 
     def closed(self, record: Any) -> None:
         """Tells ``on_close`` that a request or tunnel is over."""

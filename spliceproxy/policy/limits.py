@@ -188,7 +188,7 @@ class Matching:
     def __init__(
         self, limits: Sequence[LimitConfig], groups_of: Callable[[str], frozenset[str]]
     ) -> None:
-        self._rules = RuleSet(limits)
+        self._rules = RuleSet([limit for limit in limits if not limit.only_named])
         self._limits = {limit.id: limit for limit in limits}
         self._groups_of = groups_of
         self._network = lru_cache(maxsize=CACHED)(network_of)
@@ -199,15 +199,24 @@ class Matching:
         return self._rules.repeat_for
 
     def of(
-        self, client: str, user: str, method: str, host: str, port: int, address: str
+        self,
+        client: str,
+        user: str,
+        method: str,
+        host: str,
+        port: int,
+        address: str,
+        named: Sequence[str] = (),
     ) -> Iterator[tuple[LimitConfig, str]]:
         """Each limit, with what it counts the request by. ``client`` may have a mark in front of
-        it; ``address`` is the first that may be dialled, "" where a parent is told the name."""
+        it; ``address`` is the first that may be dialled, "" where a parent is told the name. Those
+        that a function has ``named`` count it, too."""
         groups = self._groups_of(user)
         name = canonical(host)
         rules = self._rules
         selection = rules.select(rules.of_client(client), user, groups, method, name, port)
-        for ident in selection.names(address):
+        matching = selection.names(address)
+        for ident in (*matching, *(one for one in named if one not in matching)):
             limit = self._limits[ident]
             if limit.by == "group":
                 for group in sorted(groups) or (NOBODY,):
@@ -244,11 +253,18 @@ class Limits:
         return self._matching.repeat_for
 
     def of(
-        self, client: str, user: str, method: str, host: str, port: int, address: str
+        self,
+        client: str,
+        user: str,
+        method: str,
+        host: str,
+        port: int,
+        address: str,
+        named: Sequence[str] = (),
     ) -> tuple[Meter, ...]:
         """What a request counts for, as of :meth:`Matching.of`. Full."""
         found: list[Meter] = []
-        for limit, key in self._matching.of(client, user, method, host, port, address):
+        for limit, key in self._matching.of(client, user, method, host, port, address, named):
             place = self._meters.place(limit.id, key)
             if place is None or len(found) == MOST:
                 raise Full(limit)

@@ -120,7 +120,10 @@ class RoutedDestinations(Destinations):
         free = allow.addresses is None and not self._wants_addresses
         if found.sure and free and self._names_it(case, found):
             left = max(0.0, repeat - (time.monotonic() - began)) if repeat else 0.0
-            return self._by_name(case, found, left, allow.source_address, allow.tls_name)
+            if allow.limits:
+                self._hook.check_limits(allow.limits)
+            said = allow.source_address, allow.tls_name, allow.limits
+            return self._by_name(case, found, left, *said)
         rest = super()._first(case, request, repeat, began, allow)
         return self._with_addresses(case, found, rest)
 
@@ -135,9 +138,15 @@ class RoutedDestinations(Destinations):
         return case.selected is None and not is_address(case.name)
 
     def _by_name(
-        self, case: Case, found: Found, repeat: float, source: str = "", tls_name: str = ""
+        self,
+        case: Case,
+        found: Found,
+        repeat: float,
+        source: str = "",
+        tls_name: str = "",
+        limits: tuple[str, ...] = (),
     ) -> Verdict:
-        verdict = Verdict(case.host, case.port, (), source, repeat, None, tls_name)
+        verdict = Verdict(case.host, case.port, (), source, repeat, None, tls_name, None, limits)
         return self._led(found, verdict, by_name=True)
 
     def _with_addresses(self, case: Case, found: Found, rest: Verdict | Later) -> Verdict | Later:
@@ -160,13 +169,13 @@ class RoutedDestinations(Destinations):
         route = found.route
         if self._witness is not None:
             self._witness.routed(found.place, route, by_name=by_name)
-        host, port, addresses, source, repeat, _, tls_name, check = verdict
+        host, port, addresses, source, repeat, _, tls_name, check, limits = verdict
         if route is not None and not source:
             source = route.source
         way = self._ways.get((found.place, by_name))
         if way is None:
             way = self._routing.way(found, by_name=by_name)
-        return _new(Verdict, (host, port, addresses, source, repeat, way, tls_name, check))
+        return _new(Verdict, (host, port, addresses, source, repeat, way, tls_name, check, limits))
 
 
 _new = tuple.__new__  # of a NamedTuple, without the call of its own __new__

@@ -93,6 +93,7 @@ class Verdict(NamedTuple):
     ``way`` is None where it goes straight there. If the parents are told its name there are no
     addresses. ``tls_name`` is what a function of --policy has said of the name inside TLS
     (``policy.tls_names``), and ``check`` what is to be found of it in the tunnel that this becomes.
+    ``limits`` are the ids of those that a function has named.
     """
 
     host: str
@@ -103,6 +104,7 @@ class Verdict(NamedTuple):
     way: Way | None = None
     tls_name: str = ""
     check: NameCheck | None = None
+    limits: tuple[str, ...] = ()
 
     @property
     def key(self) -> tuple[str, int, str]:

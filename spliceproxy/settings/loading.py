@@ -366,6 +366,9 @@ def _limits(config: Config, where: str) -> Iterator[str]:
     for number, limit in enumerate(config.policy.limits, 1):
         for fault in limits.faults(limit, config.auth):
             yield rule_where(where, number, limit.id) + fault
+        if limit.only_named and not config.policy.hook:
+            start = rule_where(where, number, limit.id)
+            yield f"{start}only-named: there is no function to name it; allowed: with policy"
 
 
 def _named_users(config: Config, start: str, one: RuleConfig | RouteConfig) -> Iterator[str]:

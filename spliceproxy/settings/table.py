@@ -198,6 +198,12 @@ _LIMIT = (
         required=True,
     ),
     Setting(
+        "only-named",
+        "only_named",
+        values.SWITCH,
+        "count only requests for which the function of policy names this limit",
+    ),
+    Setting(
         "prefix4",
         "prefix4",
         values.PREFIX4,

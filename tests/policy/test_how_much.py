@@ -233,6 +233,31 @@ def test_tunnels_and_socks(
         assert client.recv(10)[:2] == b"\x05\x02"
 
 
+def test_a_function_names_limits(
+    limited: Callable[..., ProxyProcess], origin: ThreadingHTTPServer, tmp_path: Path
+) -> None:
+    function = tmp_path / "names.py"
+    function.write_text(
+        "from spliceproxy.policy import Allow\n"
+        "def authorize(request):\n"
+        "    if request.path == '/none':\n"
+        "        return Allow(limits=('none',))\n"
+        "    return Allow(limits=('some',) if request.path == '/some' else ())\n"
+    )
+    proxy = limited(
+        f'[[limit]]\nid = "some"\nby = "client"\nonly-named = true\n'
+        f"requests-per-second = {NEVER}\nburst = 2\n",
+        "--policy",
+        str(function),
+    )
+    with Client(proxy, origin) as one:
+        assert [one.get("/some"), one.get("/"), one.get("/some"), one.get("/some")] == [
+            200, 200, 200, 429,
+        ]  # fmt: skip
+        assert [one.get("/"), one.get("/none")] == [200, 500]
+    wait_for(lambda: "no limit 'none'; allowed: some" in proxy.stderr(), "the message")
+
+
 class Source:
     """A server that sends to whoever connects, as much as it takes, and takes what it is sent."""
 

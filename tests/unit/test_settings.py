@@ -155,6 +155,7 @@ tls-refuse = ["not-tls"]
 [[limit]]
 id = "much"
 by = "client"
+only-named = true
 prefix4 = 24
 prefix6 = 56
 clients = ["10.0.0.0/8", "unix"]
@@ -361,6 +362,7 @@ def test_every_key(folder: Path) -> None:
                 LimitConfig(
                     "much",
                     by="client",
+                    only_named=True,
                     prefix4=24,
                     prefix6=56,
                     clients=("10.0.0.0/8", "unix"),
@@ -688,6 +690,10 @@ def test_bad_options_of_commands(
         (
             "[[limit]]\nid = 'a'\nby = 'total'",
             "limit 1 'a': it allows as much as comes; allowed: with one of connections, ",
+        ),
+        (
+            "[[limit]]\nid = 'a'\nby = 'total'\nconnections = 1\nonly-named = true",
+            "limit 1 'a': only-named: there is no function to name it; allowed: with policy",
         ),
         (
             "[[limit]]\nid = 'a'\nby = 'host'\nconnections = 1",
