@@ -149,6 +149,8 @@ def running(folder: Path, text: str, names: Mapping[str, str]) -> Iterator[Squid
         finally:
             process.kill()
             process.wait()
+            for left in Path("/dev/shm").glob(f"at{port}-*"):  # what it shares with nobody
+                left.unlink(missing_ok=True)
 
 
 def _listens(process: subprocess.Popen[bytes], port: int) -> bool:
