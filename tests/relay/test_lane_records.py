@@ -124,6 +124,7 @@ VALUES: dict[str, Any] = {
     "connect_by": "",
     "hop": None,
     "holding": None,
+    "listener": None,
     "host": "o",
     "port": 80,
     "destination": "o:80",
