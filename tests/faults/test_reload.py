@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 from harness import (
     ProxyProcess,
+    default_signals,
     descriptors,
     free_port,
     read_head,
@@ -745,6 +746,7 @@ def test_the_end_of_the_terminal_stops_it(tmp_path: Path) -> None:
             stdout=subprocess.DEVNULL,
             stderr=err,
             start_new_session=True,
+            preexec_fn=default_signals,
         )
     try:
         wait_for(lambda: "event loop" in errors.read_text(), "the start")
