@@ -113,7 +113,7 @@ class Tunnels:
             try:
                 async for part in parts:
                     if part.get("flows"):
-                        yield [self._rated(aged(flow, now)) for flow in part["flows"]]
+                        yield [self._rated(_aged(flow, now)) for flow in part["flows"]]
             except (Unanswered, Refused) as error:
                 miss(silent, worker.index, str(error))
             finally:
@@ -169,7 +169,7 @@ class Tunnels:
         return flow
 
 
-def aged(flow: dict[str, Any], now: float) -> dict[str, Any]:
+def _aged(flow: dict[str, Any], now: float) -> dict[str, Any]:
     """With its age at this moment, instead of when its worker has been asked."""
     started = flow.pop("started")
     if started:
