@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,9 +30,13 @@ from spliceproxy.config import Config
 from spliceproxy.messages import log
 from spliceproxy.observe.board import Board
 
-LAST_SECONDS = 0.5
-LAST_LOOKS = 50
-"""How long, and how often, it looks whether all have their answers before it ends."""
+LAST_SECONDS = 0.8
+SILENT_SECONDS = 0.5
+"""How long it waits, before it ends, for those who have no answer yet, and for those who have
+connected and asked nothing. The supervisor waits a little longer (children.LEAVE_SECONDS)."""
+
+LOOK_SECONDS = 0.01
+"""Between two looks whether it still has to wait."""
 
 TITLE = "spliceproxy-adm"
 """What ps(1) shows of it as its command; the kernel keeps 15 characters (proc(5))."""
@@ -72,13 +77,21 @@ async def _serve(
     place = _Place(desk, server)
     place.listen(sock)
     await asyncio.wait((desk.ended, desk.left), return_when=asyncio.FIRST_COMPLETED)
-    if desk.left.done():
-        place.leave()
-    # What has just been asked may be what has ended it: a reload without an admin address.
-    for _ in range(LAST_LOOKS):
-        if not server.busy:
+    # Whoever comes from here on waits for the next admin process, where there is one: also a
+    # supervisor that was killed may have a successor, which has the same socket.
+    place.leave()
+    await _finish(server)
+
+
+async def _finish(server: Server) -> None:
+    """Until all have their answers. What has just been asked may be what has ended this process: a
+    reload without an admin address."""
+    begun = time.monotonic()
+    while server.busy:
+        most = LAST_SECONDS if server.answering else SILENT_SECONDS
+        if time.monotonic() - begun >= most:
             break
-        await asyncio.sleep(LAST_SECONDS / LAST_LOOKS)
+        await asyncio.sleep(LOOK_SECONDS)
 
 
 class _Place:

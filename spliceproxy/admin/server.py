@@ -64,10 +64,14 @@ class Server:
         self._silent: set[Connection] = set()  # who has asked nothing yet
 
     @property
+    def answering(self) -> bool:
+        """Whether there is a request that has no answer yet, but one without an end."""
+        return self._asked > self._endless
+
+    @property
     def busy(self) -> bool:
-        """Whether there is a request that has no answer yet, but one without an end, or somebody
-        who has just connected and has asked nothing."""
-        return self._asked > self._endless or bool(self._beginning or self._silent)
+        """The same, or somebody who has just connected and has asked nothing."""
+        return self.answering or bool(self._beginning or self._silent)
 
     async def accept(self, sock: socket.socket) -> None:
         """Serves who connects to this socket, until it is cancelled."""
@@ -86,16 +90,14 @@ class Server:
                 await asyncio.sleep(PAUSE_SECONDS)
 
     async def _accept_one(self, sock: socket.socket) -> None:
-        """Whoever is accepted is served, also where nobody is to be accepted any more by then."""
-        accepted = asyncio.ensure_future(asyncio.get_running_loop().sock_accept(sock))
+        """Whoever is accepted is served, also where nobody is to be accepted any more: between
+        accept(2) and the task that serves there is nothing that could be cancelled."""
+        await _readable(sock)
         try:
-            client, _ = await asyncio.shield(accepted)
-        except asyncio.CancelledError:
-            if accepted.cancelled() or not accepted.done() or accepted.exception() is not None:
-                accepted.cancel()
-            else:
-                self._begin_soon(accepted.result()[0])
-            raise
+            client, _ = sock.accept()
+        except BlockingIOError:
+            return  # another process has accepted it, or it has left
+        client.setblocking(False)
         await asyncio.shield(self._begin_soon(client))
 
     def _begin_soon(self, client: socket.socket) -> asyncio.Task[None]:
@@ -247,6 +249,22 @@ class Server:
         else:
             await _send_parts(writer, body, response.slow, chunked=chunked)
         return keep
+
+
+async def _readable(sock: socket.socket) -> None:
+    """Until somebody waits in the queue of a socket that listens."""
+    loop = asyncio.get_running_loop()
+    waiting: asyncio.Future[None] = loop.create_future()
+    loop.add_reader(sock, _done, waiting)
+    try:
+        await waiting
+    finally:
+        loop.remove_reader(sock)
+
+
+def _done(waiting: asyncio.Future[None]) -> None:
+    if not waiting.done():
+        waiting.set_result(None)
 
 
 async def _send_parts(

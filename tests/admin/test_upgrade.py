@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from harness import (
     default_signals,
     descriptors,
     read_exactly,
+    read_head,
     refused_port,
     serving,
     stop,
@@ -499,25 +501,31 @@ def test_process_1_of_a_container_refuses(folder: Path) -> None:
         process.wait()
 
 
-def test_a_stop_signal_for_all_is_the_first_for_the_old_one(
-    folder: Path, origin: Origin, address: tuple[str, int]
-) -> None:
-    proxy = start(folder)
-    held = proxy.connect()
-    where = f"{address[0]}:{address[1]}"
-    held.sendall(
-        f"POST http://{where}/ HTTP/1.1\r\nHost: {where}\r\nContent-Length: 5\r\n\r\n".encode()
-    )
-    assert proxy.upgrade().status == 200
-    wait_for(lambda: proxy.main != proxy.process.pid, "the new main process")
-    assert alive(proxy.process.pid)
-    for pid in (proxy.process.pid, proxy.main):
-        os.kill(pid, signal.SIGTERM)
-    wait_for(lambda: "it drains already" in proxy.stderr(), "the signal")
-    assert alive(proxy.process.pid)
-    os.kill(proxy.process.pid, signal.SIGTERM)
-    assert proxy.process.wait(20) in (0, 128 + signal.SIGTERM)
-    held.close()
+def test_a_stop_signal_for_all_is_the_first_for_the_old_one(folder: Path) -> None:
+    reached = threading.Event()
+
+    def serve(connection: socket.socket) -> None:
+        read_head(connection)
+        reached.set()
+        connection.recv(1)
+
+    with serving(serve) as (host, port):
+        proxy = start(folder)
+        held = proxy.connect()
+        head = f"POST http://{host}:{port}/ HTTP/1.1\r\nHost: {host}:{port}\r\n"
+        held.sendall(f"{head}Content-Length: 5\r\n\r\n".encode())
+        # What still waits in the queue would be the new program's, and the old one would end.
+        assert reached.wait(20)
+        assert proxy.upgrade().status == 200
+        wait_for(lambda: proxy.main != proxy.process.pid, "the new main process")
+        assert alive(proxy.process.pid)
+        for pid in (proxy.process.pid, proxy.main):
+            os.kill(pid, signal.SIGTERM)
+        wait_for(lambda: "it drains already" in proxy.stderr(), "the signal")
+        assert alive(proxy.process.pid)
+        os.kill(proxy.process.pid, signal.SIGTERM)
+        assert proxy.process.wait(20) in (0, 128 + signal.SIGTERM)
+        held.close()
 
 
 def test_what_waits_in_the_queue_is_served(folder: Path, address: tuple[str, int]) -> None:
