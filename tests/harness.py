@@ -18,6 +18,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import IO
+
+import preloaded
 
 HIDE_UVLOOP = (
     "import sys; sys.modules['uvloop'] = None; "
@@ -133,6 +136,33 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def _started(
+    prefix: Sequence[str],
+    program: Sequence[str],
+    args: Sequence[str],
+    env: dict[str, str],
+    out: IO[bytes],
+    err: IO[bytes],
+) -> subprocess.Popen[bytes] | preloaded.Started:
+    """``PREFIX... python PROGRAM... ARG...``, in a process that has loaded the proxy already where
+    nobody can tell the difference."""
+    if not prefix:
+        with open(os.devnull) as nothing:
+            started = preloaded.start(
+                program, args, env, nothing.fileno(), out.fileno(), err.fileno()
+            )
+        if started is not None:
+            return started
+    return subprocess.Popen(
+        [*prefix, sys.executable, *program, *args],
+        stdin=subprocess.DEVNULL,
+        stdout=out,
+        stderr=err,
+        env=env,
+        preexec_fn=default_signals,
+    )
+
+
 class ProxyProcess:
     """``python -m spliceproxy`` with its output in files. ``port`` is of its first TCP
     address; ``args`` are more flags (the access log goes to ``access`` by default)."""
@@ -151,20 +181,13 @@ class ProxyProcess:
         self.stderr_path = folder / "stderr"
         self.access_path = folder / "access"
         program = self.program_of(uvloop)
-        argv = [*prefix, sys.executable, *program, "--workers", str(workers), *args]
+        argv = ["--workers", str(workers), *args]
         if "--via" not in args:
             argv += ["--via", "spliceproxy"]  # not a random name: answers end the same
         for address in listen:
             argv += ["--listen", address]
         with self.stderr_path.open("wb") as err, self.access_path.open("wb") as out:
-            self.process = subprocess.Popen(
-                argv,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=err,
-                env={**os.environ, **(env or {})},
-                preexec_fn=default_signals,
-            )
+            self.process = _started(prefix, program, argv, {**os.environ, **(env or {})}, out, err)
         self.port = 0
         try:
             wait_for(self._is_up, "the proxy's start")
