@@ -13,6 +13,7 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import termios
 import threading
 import time
@@ -161,6 +162,22 @@ def _started(
         env=env,
         preexec_fn=default_signals,
     )
+
+
+def command(
+    *args: str, env: dict[str, str] | None = None, seconds: float = 60.0
+) -> subprocess.CompletedProcess[str]:
+    """``spliceproxy ARG...``, to its end."""
+    environment = dict(os.environ) if env is None else env
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        process = _started((), ["-m", "spliceproxy"], args, environment, out, err)
+        try:
+            status = process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+        texts = [os.pread(file.fileno(), 1 << 26, 0).decode() for file in (out, err)]
+    return subprocess.CompletedProcess(["spliceproxy", *args], status, *texts)
 
 
 class ProxyProcess:

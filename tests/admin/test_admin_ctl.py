@@ -7,25 +7,17 @@ import json
 import os
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from admin_rig import Admin, NewAdmin, token_file
-from harness import ProxyProcess, read_head, serving, wait_for
+from harness import ProxyProcess, command, read_head, serving, wait_for
 
 
 def ctl(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     clean = {name: value for name, value in os.environ.items() if "SPLICEPROXY" not in name}
-    return subprocess.run(
-        [sys.executable, "-m", "spliceproxy", "ctl", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-        env={**clean, **(env or {})},
-    )
+    return command("ctl", *arguments, env={**clean, **(env or {})})
 
 
 def where(admin: Admin) -> Sequence[str]:

@@ -9,7 +9,6 @@ import re
 import resource
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 
 import pytest
 from admin_rig import Admin, NewAdmin
-from harness import stop, wait_for
+from harness import command, stop, wait_for
 
 SLOW = 4.0
 """Seconds, so many more than a silent worker may cost that no machine is too slow for it."""
@@ -43,13 +42,7 @@ def timed(admin: Admin, path: str, method: str = "GET") -> Any:
 def ctl(admin: Admin, *arguments: str) -> subprocess.CompletedProcess[str]:
     token = str(admin.proxy.stderr_path.with_name("token"))
     where = ("--admin", f"127.0.0.1:{admin.port}", "--admin-token-file", token)
-    return subprocess.run(
-        [sys.executable, "-m", "spliceproxy", "ctl", *where, *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    return command("ctl", *where, *arguments)
 
 
 @contextlib.contextmanager

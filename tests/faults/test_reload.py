@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 from harness import (
     ProxyProcess,
+    command,
     default_signals,
     descriptors,
     free_port,
@@ -56,8 +57,7 @@ class Reloaded:
         )
 
     def ctl(self, *words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "spliceproxy", "ctl", "--admin", f"unix:{self.socket}"]
-        return subprocess.run([*command, *words], capture_output=True, text=True, timeout=60)
+        return command("ctl", "--admin", f"unix:{self.socket}", *words)
 
     def reload(self, settings: str | None = None) -> subprocess.CompletedProcess[str]:
         if settings is not None:
@@ -426,8 +426,7 @@ def test_the_number_of_workers(tmp_path: Path, origin: int, echoing: int) -> Non
         )
 
     def ctl(*words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "spliceproxy", "ctl", "--config", str(file)]
-        return subprocess.run([*command, *words], capture_output=True, text=True, timeout=60)
+        return command("ctl", "--config", str(file), *words)
 
     def up() -> int:
         return sum(one["up"] for one in json.loads(ctl("--json", "workers").stdout))
@@ -469,8 +468,7 @@ def test_the_admin_address(tmp_path: Path) -> None:
     proxy = ProxyProcess(folder / "proxy", "--config", str(file))
 
     def ctl(path: str, *words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "spliceproxy", "ctl", "--admin", f"unix:{folder}/{path}"]
-        return subprocess.run([*command, *words], capture_output=True, text=True, timeout=60)
+        return command("ctl", "--admin", f"unix:{folder}/{path}", *words)
 
     try:
         file.write_text(f'admin = "unix:{folder}/one"\n')

@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from harness import command
 
 from spliceproxy.cli import main as cli
 from spliceproxy.config import Address, AuthConfig, Config, PolicyConfig, Timeouts
@@ -39,14 +40,7 @@ def refused(line: str, capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def run(*args: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "spliceproxy", *args],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        env={**os.environ, "COLUMNS": "80"},
-    )
+    return command(*args, env={**os.environ, "COLUMNS": "80"})
 
 
 def test_defaults() -> None:

@@ -6,14 +6,13 @@ import asyncio
 import os
 import pwd
 import re
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
+from harness import command
 
 from spliceproxy import Allow, Deny, Request, load_config
 from spliceproxy.policy.functions import wants_addresses
@@ -93,7 +92,6 @@ def test_explain_prints_what_troubleshooting_shows() -> None:
     shown = [one for one in page if one.startswith("$ spliceproxy explain")]
     assert len(shown) == 2
     for block in shown:
-        command, _, output = block.partition("\n")
-        program = [sys.executable, "-m", "spliceproxy", "explain", *command.split()[3:]]
-        done = subprocess.run(program, capture_output=True, text=True, check=False)
+        line, _, output = block.partition("\n")
+        done = command(*line.split()[2:])
         assert (done.returncode, done.stdout) == (1, output + "\n")

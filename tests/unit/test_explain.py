@@ -6,12 +6,12 @@ import asyncio
 import json
 import re
 import subprocess
-import sys
 import textwrap
 from pathlib import Path
 from typing import Any
 
 import pytest
+from harness import command
 
 from spliceproxy import AuthConfig, Config, Explanation, PolicyConfig, Request, RuleConfig, explain
 from spliceproxy.config import Address
@@ -403,8 +403,7 @@ def test_a_target_that_the_proxy_refuses(target: str) -> None:
 
 
 def run(*args: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "spliceproxy", "explain", *args]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+    return command("explain", *args)
 
 
 def test_command(tmp_path: Path) -> None:
@@ -481,8 +480,8 @@ def test_the_page_shows_what_is_printed(page: list[str]) -> None:
     shown = block.split("\n\n")
     assert len(shown) == 2
     for one in shown:
-        command, _, output = one.partition("\n")
-        assert run(*command.split()[3:]).stdout == output + "\n"
+        line, _, output = one.partition("\n")
+        assert run(*line.split()[3:]).stdout == output + "\n"
 
 
 def test_the_test_on_the_page_passes(page: list[str]) -> None:
