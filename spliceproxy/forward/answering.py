@@ -28,6 +28,7 @@ from spliceproxy.http1.target import split_authority
 from spliceproxy.observe.record import Record, microseconds
 from spliceproxy.observe.records import Records
 from spliceproxy.observe.termination import QUESTION
+from spliceproxy.policy.decision import YES
 from spliceproxy.policy.standing import Standing
 from spliceproxy.policy.verdict import Verdict
 from spliceproxy.relay.interface import CLIENT_RESET
@@ -180,7 +181,7 @@ class Answering:
             else:
                 self._fail(one, answer)
             return
-        _, _, addresses, source, seconds, way, _, check, _ = answer
+        _, _, addresses, source, seconds, way, said, check = answer
         host, port, key, field, _, _ = place
         hop = None
         if way is not None:
@@ -196,7 +197,8 @@ class Answering:
         # Who gets the client back has no need to ask again.
         decided = answer, token or one, None  # a Decided, once somebody goes on with it
         looked_up = one.looked_up
-        if not addresses or (looked_up and self._is_late(host)):
+        paced = said is not YES and any(said.rates)  # which routes know nothing of
+        if not addresses or paced or (looked_up and self._is_late(host)):
             self._lane.hand_back(one, decided)
             return
         if seconds:
@@ -230,7 +232,7 @@ class Answering:
             return answer
         addresses = answer.addresses
         try:
-            limiting.ask(self._lane, one, addresses[0] if addresses else "", answer.limits)
+            limiting.ask(self._lane, one, addresses[0] if addresses else "", answer.said.limits)
         except Denied as error:
             return error
         return answer._replace(repeat_for=min(answer.repeat_for, limiting.limits.repeat_for))

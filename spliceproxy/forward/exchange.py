@@ -302,8 +302,10 @@ class Exchange:
         self._record.stage = ANSWER
         resumed = self._resumed if self._resumed is not None and self._resumed.origin else None
         self._waited.begin(origin, resumed)
-        if self._record.holding is not None and self._record.holding.up:
-            tcp.pace(origin.sock, self._record.holding.up)
+        holding = self._record.holding
+        up = (0 if holding is None else holding.up) or self._record.rates[0]
+        if up:
+            tcp.pace(origin.sock, up)
         reader = ResponseReader(origin, begun=resumed is not None and resumed.passed > 0)
         try:
             if resumed is None:
@@ -514,7 +516,8 @@ class Exchange:
         """The response is over: its connection may serve again, if all of it was sound."""
         if not (self._sound and self.uploaded):
             return
-        if self._record.holding is not None and self._record.holding.watched:
+        holding = self._record.holding
+        if self._record.rates[0] or (holding is not None and holding.watched):
             tcp.pace(origin.sock, 0)  # others will use it
         if self._binds:
             self._bound.put(self._verdict.key, origin, self._record.peer)

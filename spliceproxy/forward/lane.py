@@ -346,7 +346,7 @@ class Lane:
         if not addresses:
             return False
         kind = KINDS.get((head.method, head.form), "")
-        if not verdict.repeat_for or group is None:
+        if not verdict.repeat_for or group is None or any(verdict.said.rates):
             return (kind or KINDS["", head.form]) in self._asks
         if not kind:
             kind = KINDS["", head.form]

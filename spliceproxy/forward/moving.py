@@ -201,8 +201,7 @@ class Moving:
             limiting.go_on(record, record.method, record.peer, holding)
             ways = state_of.up, state_of.down
             holding.counted = sum(way.copied + way.spliced for way in ways)
-            if limiting.pacing is not None:
-                limiting.pacing.tunnel(ident, holding)
+        tunnel.pace(self._services, ident, record)
         self._skip(record.number)
         return ident
 

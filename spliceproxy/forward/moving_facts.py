@@ -9,10 +9,12 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+from spliceproxy import sizes
 from spliceproxy.forward.resumed import Decided, carry
 from spliceproxy.http1.target import split_authority
 from spliceproxy.observe.record import Record
 from spliceproxy.observe.termination import DATA
+from spliceproxy.policy.decision import YES, Allow
 from spliceproxy.policy.verdict import Verdict
 from spliceproxy.relay.encoding import Check, maybe, seconds, some, text, whole
 from spliceproxy.relay.handoff import Handoff
@@ -27,6 +29,13 @@ def _list_of(check: Check) -> Check:
 
 
 _pair = some(2, text)
+
+
+def _rate(value: Any) -> bool:
+    return type(value) is int and (value == 0 or sizes.LEAST <= value <= sizes.MOST)
+
+
+_rates = some(2, _rate)
 
 RECORD: Mapping[str, Check] = {
     "client": text,
@@ -62,6 +71,7 @@ RECORD: Mapping[str, Check] = {
     "tags": _list_of(_pair),
     "fields": _list_of(_pair),
     "summed": maybe(some(2, whole(63))),
+    "rates": _rates,
 }
 """What goes along of a tunnel's record, by its attributes."""
 
@@ -75,6 +85,8 @@ KNOWN: Mapping[str, Check] = {
     "generation": whole(32),
     "reported": _list_of(text),
     "tags": _list_of(_pair),
+    "limits": _list_of(text),
+    "rates": _rates,
 }
 """What was decided about a request."""
 
@@ -105,6 +117,7 @@ def record_of(facts: Mapping[str, Any]) -> Record:
     except UnicodeEncodeError as error:
         raise Unmovable("a field of a request that is none") from error
     record.fields = fields
+    record.rates = facts["rates"][0], facts["rates"][1]
     record.summed = tuple(facts["summed"]) if facts["summed"] is not None else None
     record.stage = DATA
     return record
@@ -153,8 +166,11 @@ def of_exchange(found: FrozenExchange, allowed: Mapping[str, int]) -> dict[str, 
     decided = found.handoff.decided
     port, _, rest = found.key.decode("utf-8", "replace").partition(" ")
     source, _, host = rest.partition(" ")
+    said = YES
     if decided is not None:
         carry(Decided(*decided).known, record)
+        if isinstance(decided[0], Verdict):
+            said = decided[0].said
     else:
         _note(record, found.lane, allowed)
     return {
@@ -167,6 +183,8 @@ def of_exchange(found: FrozenExchange, allowed: Mapping[str, int]) -> dict[str, 
         "generation": record.generation,
         "reported": list(record.reported),
         "tags": _of_tags(record.tags),
+        "limits": said.limits,
+        "rates": said.rates,
     }
 
 
@@ -182,6 +200,8 @@ def of_known(record: Record, verdict: Verdict) -> dict[str, Any]:
         "generation": record.generation,
         "reported": list(record.reported),
         "tags": _of_tags(record.tags),
+        "limits": verdict.said.limits,
+        "rates": verdict.said.rates,
     }
 
 
@@ -195,7 +215,10 @@ def decide(handoff: Handoff, facts: Mapping[str, Any]) -> None:
     known.looked_up, known.allowed_by = facts["looked_up"], facts["allowed_by"]
     known.generation = facts["generation"]
     known.reported, known.tags = tuple(facts["reported"]), _tags_of(facts["tags"])
-    verdict = Verdict(known.host, known.port, (handoff.peer,), facts["source"], 0.0)
+    rates = dict(zip(("rate_in", "rate_out"), facts["rates"], strict=True))
+    said = Allow(limits=facts["limits"], **rates)
+    addresses = (handoff.peer,)
+    verdict = Verdict(known.host, known.port, addresses, facts["source"], 0.0, None, said)
     handoff.decided = Decided(verdict, known)
 
 

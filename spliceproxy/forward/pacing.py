@@ -74,7 +74,8 @@ UP, DOWN = 0, 1
 
 class Seen(NamedTuple):
     """What lasts, as of :meth:`Lane.watched`: ``entries`` are those that it counts for, ``up`` and
-    ``down`` bytes so far. ``counted``: the lane counts them for budgets, turn by turn."""
+    ``down`` bytes so far. ``counted``: the lane counts them for budgets, turn by turn. ``rates``:
+    bytes per second, up and down, that it alone may have; 0 for any number."""
 
     ident: int
     entries: tuple[int, ...]
@@ -82,16 +83,18 @@ class Seen(NamedTuple):
     down: int
     tunnel: bool
     counted: bool = False
+    rates: tuple[int, int] = (0, 0)
 
 
 class _Flow:
     """What is known of one from look to look."""
 
-    __slots__ = ("began", "caps", "counted", "entries", "hungry", "moved", "used")
+    __slots__ = ("began", "caps", "counted", "entries", "hungry", "moved", "rates", "used")
 
     def __init__(self, seen: Seen, now: float) -> None:
         self.counted = seen.counted
         self.entries = seen.entries
+        self.rates = seen.rates
         self.began = now
         self.moved = [seen.up, seen.down]
         self.used = [0.0, 0.0]  # bytes per second since the last look
@@ -117,7 +120,7 @@ class Request:
 
     def pace(self, up: int, down: int) -> None:
         self.holding.up = up
-        if not self.stream.detached:
+        if self.stream.fd >= 0:
             tcp.pace(self.stream.sock, down)
 
 
@@ -140,8 +143,9 @@ class Pacing:
         self._loop = loop
         self._limits: dict[int, LimitConfig | None] = {}  # by entry
         self._flows: dict[int, _Flow] = {}
-        self._tunnels: dict[int, tuple[Held, tuple[int, ...]]] = {}  # of Python's, by ident
-        self._requests: dict[int, tuple[Request, tuple[int, ...]]] = {}  # by negative numbers
+        # Of Python's, with their entries and rates: by ident, and by negative numbers.
+        self._tunnels: dict[int, tuple[Held, tuple[int, ...], tuple[int, int]]] = {}
+        self._requests: dict[int, tuple[Request, tuple[int, ...], tuple[int, int]]] = {}
         self._through: dict[tuple[int, int], tuple[float, float]] = {}  # by entry and way
         self._last = loop.time()
         self._timer: asyncio.TimerHandle | None = None
@@ -166,21 +170,25 @@ class Pacing:
         assert self._lane is not None
         self._first([Seen(*one, counted=True) for one in self._lane.watched(True)])
 
-    def tunnel(self, ident: int, holding: Held) -> None:
-        """A tunnel that the relay has got from Python."""
+    def tunnel(self, ident: int, holding: Held, rates: tuple[int, int]) -> bool:
+        """A tunnel that the relay has got from Python, which alone may have these ``rates``;
+        whether it is looked at, for it may count for nothing that lasts."""
         entries = entries_of(holding.meters)
-        if entries:
-            self._tunnels[ident] = holding, entries
-            self._first([Seen(ident, entries, 0, 0, True)])
+        if not entries:
+            return False
+        self._tunnels[ident] = holding, entries, rates
+        self._first([Seen(ident, entries, 0, 0, True, rates=rates)])
+        return True
 
-    def request(self, stream: Stream, holding: Holding) -> int:
-        """A request that is served in Python; returns what :meth:`request_over` takes."""
+    def request(self, stream: Stream, holding: Holding, rates: tuple[int, int]) -> int:
+        """The same of a request that is served in Python; returns what :meth:`request_over` takes,
+        0 if it is not looked at."""
         entries = entries_of(holding.meters)
         if not entries:
             return 0
         self._number -= 1
-        self._requests[self._number] = Request(stream, holding), entries
-        self._first([Seen(self._number, entries, 0, 0, False)])
+        self._requests[self._number] = Request(stream, holding), entries, rates
+        self._first([Seen(self._number, entries, 0, 0, False, rates=rates)])
         return self._number
 
     def request_over(self, number: int) -> None:
@@ -240,15 +248,17 @@ class Pacing:
         if self._lane is not None:
             for one in self._lane.watched(False):
                 yield Seen(*one, counted=True)
-        for ident, (holding, entries) in list(self._tunnels.items()):
+        for ident, (holding, entries, rates) in list(self._tunnels.items()):
             moved = self._relay.progress(ident)
             if moved is None:  # it has ended, or goes on elsewhere
                 del self._tunnels[ident]
             else:
                 holding.account(sum(moved))
-                yield Seen(ident, entries, moved[0] + moved[1], moved[2] + moved[3], True)
-        for number, (request, entries) in self._requests.items():
-            yield Seen(number, entries, request.stream.received, request.stream.sent, False)
+                up, down = moved[0] + moved[1], moved[2] + moved[3]
+                yield Seen(ident, entries, up, down, True, rates=rates)
+        for number, (request, entries, rates) in self._requests.items():
+            up, down = request.stream.received, request.stream.sent
+            yield Seen(number, entries, up, down, False, rates=rates)
 
     def _say(self, entry: int, flows: list[_Flow]) -> None:
         """Tells all workers what this one has used."""
@@ -302,8 +312,8 @@ class Pacing:
             self._relay.pace(ident, *caps)
 
     def _cap_of(self, flow: _Flow, way: int) -> int:
-        """The least of what its limits allow, 0 for any number."""
-        found = 0
+        """The least of what its limits allow, and of its own rate; 0 for any number."""
+        found = flow.rates[way]
         for entry in flow.entries:
             limit = self._limit(entry)
             rate = 0.0 if limit is None else self._rate(limit, entry, way, counted=flow.counted)

@@ -55,14 +55,22 @@ def hand_over(
         finally:
             origin.detach()
     record.stage = DATA
-    limiting = services.limiting
-    if record.holding is not None and limiting is not None and limiting.pacing is not None:
-        limiting.pacing.tunnel(ident, record.holding)
+    pace(services, ident, record)
     services.tunnels[record.generation] += 1
     if services.lives is not None:
         services.lives.begin(ident, record)
     if record.trace is not None:
         record.trace.handed_over()
+
+
+def pace(services: Services, ident: int, record: Record) -> None:
+    """A tunnel that the relay has got goes no faster than limits, and a function, allow."""
+    holding, rates = record.holding, record.rates
+    pacing = None if services.limiting is None else services.limiting.pacing
+    if holding is not None and pacing is not None and pacing.tunnel(ident, holding, rates):
+        return  # it is looked at
+    if rates != (0, 0):
+        services.relay.pace(ident, *rates)
 
 
 def token_of(services: Services, record: Record) -> Callable[[TunnelEnd], None]:

@@ -21,8 +21,10 @@ from spliceproxy.http1.errors import HeadError
 from spliceproxy.http1.framing import Body
 from spliceproxy.http1.head import RequestHead
 from spliceproxy.http1.rewrite import ESTABLISHED
+from spliceproxy.net import tcp
 from spliceproxy.observe.record import Record, microseconds
 from spliceproxy.observe.termination import CONNECT, DATA, DRAINED, QUESTION
+from spliceproxy.policy.decision import YES
 from spliceproxy.policy.verdict import Verdict
 from spliceproxy.relay.interface import ABORTED
 from spliceproxy.site.pages import HOW_TO_CONFIGURE
@@ -235,7 +237,7 @@ class Cycle:
         record.stage, since = CONNECT, time.monotonic()
         origin, verdict = await self._asking.dial(question, verdict, self._connection.resumed)
         record.dial += microseconds(time.monotonic() - since)
-        record.status, record.stage = 200, DATA
+        record.status, record.stage, record.rates = 200, DATA, verdict.said.rates
         try:
             hand_over(
                 services, self._stream, origin, self._established, self._record, verdict.check
@@ -288,8 +290,14 @@ class Cycle:
             finally:
                 record.question = microseconds(time.monotonic() - since - record.looked_up)
         self._record.decision = self._services.counts.allowed[self._record.allowed_by]
+        if verdict.said is not YES:
+            self._record.rates = verdict.said.rates
         limiting = self._services.limiting
-        return verdict if limiting is None else self._count(limiting, question, verdict)
+        if limiting is not None:
+            verdict = self._count(limiting, question, verdict)
+        if self._record.rates[1] and not self._watched:
+            tcp.pace(self._stream.sock, self._record.rates[1])
+        return verdict
 
     def _count(self, limiting: Limiting, question: Question, verdict: Verdict) -> Verdict:
         """Counts the request for limits, unless the lane or another process has. Denied."""
@@ -301,16 +309,19 @@ class Cycle:
         count = limiting.go_on if counted else limiting.count
         address = verdict.addresses[0] if verdict.addresses else ""
         method = question.head.method
-        count(record, method, address, connection.holding, verdict.limits)
+        count(record, method, address, connection.holding, verdict.said.limits)
         record.holding = connection.holding
         connection.holding.counted = resumed.accounted if resumed is not None else 0
         if limiting.pacing is not None:
-            self._watched = limiting.pacing.request(self._stream, connection.holding)
+            known = self._stream, connection.holding, record.rates
+            self._watched = limiting.pacing.request(*known)
         return verdict._replace(repeat_for=min(verdict.repeat_for, limiting.limits.repeat_for))
 
     def _count_no_more(self) -> None:
         """The request is over, or a tunnel by now, which holds what it counts for."""
         connection, record = self._connection, self._record
+        if record.rates[1] and self._stream.fd >= 0:
+            tcp.pace(self._stream.sock, 0)
         holding = connection.holding
         if holding is None:
             return

@@ -114,6 +114,7 @@ class Record(metaclass=ABCMeta):  # noqa: B024 - one of the lane's is a Record, 
         "peer",
         "port",
         "question",
+        "rates",
         "reason",
         "reported",
         "route",
@@ -179,6 +180,8 @@ class Record(metaclass=ABCMeta):  # noqa: B024 - one of the lane's is a Record, 
         self.route = self.connect_by = ""
         self.hop: Hop | None = None
         self.holding: Holding | None = None  # what it counts for, while it lasts
+        # Bytes per second that a function has allowed from the client and to it, 0 for any number.
+        self.rates = (0, 0)
         self.status = 0  # sent to the client; 0 if nothing was
         self.content_type = ""  # of the answer, as received; "" if it has none
         # RFC 9209 type where the proxy answered itself, or cut an answer.
@@ -308,6 +311,7 @@ class _Served:
 
     trace = hop = holding = listener = None
     mark = name = ""
+    rates = (0, 0)
     tried: tuple[tuple[str, int], ...] = ()
     dialling_since = looked_up = 0.0
     error = failed = rule = why = words = detail = ""

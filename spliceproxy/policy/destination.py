@@ -14,7 +14,7 @@ from typing import Any
 
 from spliceproxy.errors import Denied, Failure
 from spliceproxy.policy import refusals
-from spliceproxy.policy.decision import Allow, Deny
+from spliceproxy.policy.decision import YES, Allow, Deny
 from spliceproxy.policy.hook import Answer, Hook
 from spliceproxy.policy.judging import Case, Judge
 from spliceproxy.policy.names import is_number
@@ -67,7 +67,7 @@ class Destinations:
         addresses, holds = self._judge.sift(case, addresses, own=case.own)
         if holds < repeat:
             repeat = holds
-        return _new(Verdict, (case.host, case.port, addresses, "", repeat, None, "", None, ()))
+        return _new(Verdict, (case.host, case.port, addresses, "", repeat, None, YES, None))
 
     async def _when_named(self, case: Case) -> Verdict:
         """Not to be repeated: the name may be one whose answers hold for one request only."""
@@ -120,13 +120,10 @@ class Destinations:
                     addresses, fault = self._check(addresses, client.local)
                     if not addresses:
                         raise refusals.prohibited(fault)
+                if decision.limits or decision.parent:
+                    self._check_named(decision)
                 source = decision.source_address
-                tls_name, limits = decision.tls_name, decision.limits
-                if limits:
-                    self._hook.check_limits(limits)
-                return _new(
-                    Verdict, (host, port, addresses, source, 0.0, None, tls_name, None, limits)
-                )
+                return _new(Verdict, (host, port, addresses, source, 0.0, None, decision, None))
         case = _new(Case, (client, head, host, port, notes, own, name, selected))
         if isinstance(decision, (Allow, Deny)):
             return self._first(case, request, 0.0, 0.0, decision)
@@ -189,11 +186,8 @@ class Destinations:
         addresses, holds = self._judge.sift(case, addresses, own=own)
         if holds < repeat:
             repeat = holds
-        source = allow.source_address
         if not self._wants_addresses:
-            if allow.limits:
-                self._hook.check_limits(allow.limits)
-            return _verdict(case, addresses, source, repeat, began, allow.tls_name, allow.limits)
+            return self._verdict(case, addresses, repeat, began, allow)
         answer = self._begin(request._replace(addresses=addresses))
         rest = case, addresses, allow, own, repeat, began
         if isinstance(answer, Answer):
@@ -225,16 +219,37 @@ class Destinations:
         """The hook has said this to the addresses, and ``first`` before it knew them."""
         allow = allowed(answer.decision, case.notes)
         repeat = min(repeat, answer.repeat_for)
-        source = allow.source_address or first.source_address
         if allow.addresses:
             own = own and set(allow.addresses) <= set(addresses)
             addresses, holds = self._judge.sift(case, allow.addresses, own=own)
             repeat = min(repeat, holds)
-        tls_name = allow.tls_name or first.tls_name
-        limits = allow.limits or first.limits
-        if limits:
-            self._hook.check_limits(limits)
-        return _verdict(case, addresses, source, repeat, began, tls_name, limits)
+        return self._verdict(case, addresses, repeat, began, allow.after(first))
+
+    def _verdict(
+        self,
+        case: Case,
+        addresses: tuple[str, ...],
+        repeat: float,
+        began: float,
+        said: Allow,
+    ) -> Verdict:
+        """``repeat`` counts from ``began``: the hook may have taken seconds, and what was decided
+        before is older by these."""
+        if said.limits or said.parent:
+            self._check_named(said)
+        if repeat:
+            repeat = max(0.0, repeat - (time.monotonic() - began))
+        source = said.source_address
+        return _new(Verdict, (case.host, case.port, addresses, source, repeat, None, said, None))
+
+    def _check_named(self, said: Allow) -> None:
+        """Failure for a limit, or a parent, that is not there."""
+        try:
+            self._hook.check(said)
+        except Failure as failure:
+            if self._witness is not None:
+                self._witness.answered(failure)
+            raise
 
     def _begin(self, request: Request) -> Answer | Coroutine[Any, Any, Answer]:
         return self._hook.begin(request) if self._witness is None else self.ask(request)
@@ -263,21 +278,3 @@ def allowed(decision: Allow | Deny, notes: Notes) -> Allow:
     if decision.tags:
         notes.tags = {**notes.tags, **decision.tags} if notes.tags else dict(decision.tags)
     return decision
-
-
-def _verdict(
-    case: Case,
-    addresses: tuple[str, ...],
-    source: str,
-    repeat: float,
-    began: float,
-    tls_name: str,
-    limits: tuple[str, ...],
-) -> Verdict:
-    """``repeat`` counts from ``began``: the hook may have taken seconds, and what was decided
-    before is older by these."""
-    if repeat:
-        repeat = max(0.0, repeat - (time.monotonic() - began))
-    return _new(
-        Verdict, (case.host, case.port, addresses, source, repeat, None, tls_name, None, limits)
-    )

@@ -23,7 +23,7 @@ from copy import copy
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from spliceproxy.config import Address, AuthConfig, Config, PolicyConfig
+from spliceproxy.config import DIRECT, Address, AuthConfig, Config, PolicyConfig
 from spliceproxy.errors import Failure
 from spliceproxy.kept import Kept
 from spliceproxy.policy import refusals
@@ -112,10 +112,9 @@ class Policy:
             functions, self._forgotten = load_anew(policy.hook, kept)
         elif functions is None and policy.hook:
             functions = load(policy.hook, kept)
-        limit_ids = [limit.id for limit in policy.limits]
-        self._hook = Hook(
-            functions or Functions(), policy.hook_timeout, policy.hook_cache, row, limit_ids
-        )
+        named = [limit.id for limit in policy.limits], config.routing.parents
+        times = policy.hook_timeout, policy.hook_cache
+        self._hook = Hook(functions or Functions(), *times, row, *named)
         self._asks = self._hook.decides
         self.groups_of = self._auth.groups_of
         self._sees_clients = self._identifies or self._asks
@@ -127,7 +126,7 @@ class Policy:
         self._names = names
         self.places: Mapping[Address, int] = {}
         self._routing: Routing | None = None
-        if config.routing.all_routes:
+        if config.routing.all_routes or (self._asks and config.routing.parents):
             from spliceproxy.policy.routed import Routing  # late: most have no routes
 
             self._routing = Routing(config.routing, self._auth.groups_of)
@@ -241,11 +240,15 @@ class Policy:
         address: str = "",
     ) -> Verdict:
         """As :meth:`decide`, without a parent: for a request that none of them takes, and that may
-        go without. ``address`` is as of :meth:`toward`, "" where names lead as ever."""
+        go without. ``address`` is as of :meth:`toward`, "" where names lead as ever. Denied where
+        the function names a parent by now."""
         judge = copy(self)
         names = Only(address) if address else self._names
         judge._destinations = Destinations(names, self._judge, self._hook, self._witness)
-        return await judge.decide(client, head, host, port, notes)
+        verdict = await judge.decide(client, head, host, port, notes)
+        if verdict.said.parent not in ("", DIRECT):
+            raise refusals.no_way()
+        return verdict
 
     async def recheck(
         self,
@@ -507,7 +510,7 @@ class Policy:
         """Denied where it is to be an address."""
         assert self._tls is not None
         name = _spelling(notes.host)
-        asked = self._tls.asked(notes.allowed_by, verdict.tls_name)
+        asked = self._tls.asked(notes.allowed_by, verdict.said.tls_name)
         refused = is_address(name) and self._tls.refuses(asked, name, notes.port)
         if self._witness is not None:
             self._witness.inside(asked.mode, name, asked.refused, refused_now=refused)

@@ -127,7 +127,7 @@ def _limits(
     known = client, notes.user, method, notes.host, notes.port, address
     told = [
         f"{limit.id}{f' for {key}' if key else ''}: {allowance(limit)}"
-        for limit, key in matching.of(*known, verdict.limits)
+        for limit, key in matching.of(*known, verdict.said.limits)
     ]
     return [Step("limits", True, "; ".join(told) or "none of them counts it")]
 
@@ -278,7 +278,8 @@ class _Teller(Witness):
 
     def __init__(self, config: Config, request: Request, balancer: str) -> None:
         self._policy = config.policy
-        self._routes = config.routing.routes
+        self._routes = len(config.routing.routes)
+        self._all_routes = len(config.routing.all_routes)
         self._request = request
         self._via = f", brought by {balancer}," if balancer else ""
         self._steps: list[Step] = []
@@ -384,9 +385,12 @@ class _Teller(Witness):
         self.tell("guard", True, f"{', '.join(allowed)} may be dialled{left_out}")
 
     def routed(self, place: int, route: RouteConfig | None, *, by_name: bool) -> None:
-        own = len(self._routes)
         source = f", from {route.source}" if route is not None and route.source else ""
-        said = f"route {place + 1}" if place < own else "--proxy, --pac or the environment"
+        said = f"route {place + 1}"
+        if place >= self._routes:
+            said = "--proxy, --pac or the environment"
+        if place >= self._all_routes:
+            said = "the function"
         if route is None:
             self.tell("route", True, "no route matches: straight to the origin")
         elif route.to in ((DIRECT,), (REFUSE,)):
@@ -425,5 +429,9 @@ class _Teller(Witness):
             return
         more = [f"from {answer.source_address}"] if answer.source_address else []
         more += [f"to {', '.join(answer.addresses)}"] if answer.addresses else []
+        more += [f"by way of {answer.parent}"] if answer.parent else []
+        more += [f"{answer.rate_in} bytes/s from the client"] if answer.rate_in else []
+        more += [f"{answer.rate_out} bytes/s to the client"] if answer.rate_out else []
+        more += [f"for the limits {', '.join(answer.limits)}"] if answer.limits else []
         more += [f"{key}={value}" for key, value in answer.tags.items()]
         self.tell("function", True, " ".join(["it allows it", *more]))

@@ -13,11 +13,12 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Awaitable, Collection, Coroutine, Sequence
+from collections.abc import Awaitable, Collection, Coroutine
 from contextvars import Context, copy_context
 from types import CoroutineType
 from typing import Any, NamedTuple
 
+from spliceproxy.config import DIRECT
 from spliceproxy.errors import Failure
 from spliceproxy.messages import log
 from spliceproxy.policy.decision import Allow, Deny
@@ -72,7 +73,7 @@ _new = tuple.__new__  # of a NamedTuple, without the call of its own __new__
 class Hook:
     """Calls the functions. ``timeout`` in seconds; ``cache``: seconds that an answer is used
     again for the same client, user, method, host, port and addresses, 0 for never. ``limits`` are
-    the ids of those that an answer may name."""
+    the ids of those that an answer may name, and ``parents`` the names likewise."""
 
     def __init__(
         self,
@@ -81,8 +82,10 @@ class Hook:
         cache: float = 0.0,
         row: memoryview | None = None,
         limits: Collection[str] = (),
+        parents: Collection[str] = (),
     ) -> None:
         self._limits = limits
+        self._parents = parents
         self._functions = functions
         self._timeout = timeout
         self._authorize: Any = functions.authorize
@@ -208,12 +211,15 @@ class Hook:
         self._failed("authorize", error)
         return _failure("the policy function failed")
 
-    def check_limits(self, named: Sequence[str]) -> None:
+    def check(self, said: Allow) -> None:
         """What ``authorize`` has named must be there; else it has failed."""
-        for one in named:
+        for one in said.limits:
             if one not in self._limits:
                 there = ", ".join(self._limits) or "none: the settings have no [[limit]]"
                 raise self._fault(ValueError(f"Allow: no limit {one!r}; allowed: {there}"))
+        if said.parent not in ("", DIRECT, *self._parents):
+            there = ", ".join([*self._parents, DIRECT])
+            raise self._fault(ValueError(f"Allow: no parent {said.parent!r}; allowed: {there}"))
 
     def closed(self, record: Any) -> None:
         """Tells ``on_close`` that a request or tunnel is over."""

@@ -217,7 +217,9 @@ class Matching:
         selection = rules.select(rules.of_client(client), user, groups, method, name, port)
         matching = selection.names(address)
         for ident in (*matching, *(one for one in named if one not in matching)):
-            limit = self._limits[ident]
+            limit = self._limits.get(ident)
+            if limit is None:  # it was named when there was another configuration
+                continue
             if limit.by == "group":
                 for group in sorted(groups) or (NOBODY,):
                     yield limit, group

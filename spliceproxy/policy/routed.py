@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from spliceproxy.config import DIRECT, REFUSE, Address, RouteConfig, RoutingConfig
 from spliceproxy.policy import refusals
-from spliceproxy.policy.decision import Allow, Deny
+from spliceproxy.policy.decision import YES, Allow, Deny
 from spliceproxy.policy.destination import Destinations, Later, allowed
 from spliceproxy.policy.hook import Hook
 from spliceproxy.policy.hosts import is_address
@@ -28,9 +28,19 @@ class Routing:
     """What is the same for all requests: the routes of the settings, and the numbers of the
     ``places`` that they name. ``groups_of`` knows the groups of a user. ``ways`` are those by way
     of parents that were found so far, by the place of their route, and ``unasked`` the places of
-    those for which a name need not be looked up. RuleError; ValueError for too many places."""
+    those for which a name need not be looked up. ``named`` are those that a function may name, each
+    with a place behind the routes. RuleError; ValueError for too many places."""
 
-    __slots__ = ("_by_address", "_groups_of", "_of_any", "_table", "places", "unasked", "ways")
+    __slots__ = (
+        "_by_address",
+        "_groups_of",
+        "_of_any",
+        "_table",
+        "named",
+        "places",
+        "unasked",
+        "ways",
+    )
 
     places: Mapping[Address, int]
 
@@ -42,9 +52,13 @@ class Routing:
         self._groups_of = groups_of
         self._by_address = {name for name, parent in parents.items() if parent.by_address}
         self.ways: dict[tuple[int, bool], Way] = {}
+        own = [RouteConfig((name,)) for name in (*routing.parents, DIRECT)]
+        self.named: Mapping[str, Found] = {
+            route.to[0]: Found(number, route) for number, route in enumerate(own, len(routes))
+        }
         self.unasked = frozenset(
             number
-            for number, route in enumerate(routes)
+            for number, route in enumerate((*routes, *own))
             if route.to == (REFUSE,) or (route.to != (DIRECT,) and self.by_name(route))
         )
 
@@ -116,14 +130,13 @@ class RoutedDestinations(Destinations):
         if case.own:
             return super()._first(case, request, repeat, began, decision)
         allow = allowed(decision, case.notes)
-        found = self._routing.find(case)
+        if allow.limits or allow.parent:
+            self._check_named(allow)
+        found = self._routing.named[allow.parent] if allow.parent else self._routing.find(case)
         free = allow.addresses is None and not self._wants_addresses
         if found.sure and free and self._names_it(case, found):
             left = max(0.0, repeat - (time.monotonic() - began)) if repeat else 0.0
-            if allow.limits:
-                self._hook.check_limits(allow.limits)
-            said = allow.source_address, allow.tls_name, allow.limits
-            return self._by_name(case, found, left, *said)
+            return self._by_name(case, found, left, allow)
         rest = super()._first(case, request, repeat, began, allow)
         return self._with_addresses(case, found, rest)
 
@@ -137,16 +150,8 @@ class RoutedDestinations(Destinations):
             return True
         return case.selected is None and not is_address(case.name)
 
-    def _by_name(
-        self,
-        case: Case,
-        found: Found,
-        repeat: float,
-        source: str = "",
-        tls_name: str = "",
-        limits: tuple[str, ...] = (),
-    ) -> Verdict:
-        verdict = Verdict(case.host, case.port, (), source, repeat, None, tls_name, None, limits)
+    def _by_name(self, case: Case, found: Found, repeat: float, said: Allow = YES) -> Verdict:
+        verdict = Verdict(case.host, case.port, (), said.source_address, repeat, None, said)
         return self._led(found, verdict, by_name=True)
 
     def _with_addresses(self, case: Case, found: Found, rest: Verdict | Later) -> Verdict | Later:
@@ -159,7 +164,9 @@ class RoutedDestinations(Destinations):
         return self._settled(case, found, await rest)
 
     def _settled(self, case: Case, found: Found, verdict: Verdict) -> Verdict:
-        if not found.sure:
+        if verdict.said.parent:
+            found = self._routing.named[verdict.said.parent]
+        elif not found.sure:
             found = self._routing.settle(case, verdict.addresses)
         return self._led(found, verdict, by_name=False)
 
@@ -169,13 +176,13 @@ class RoutedDestinations(Destinations):
         route = found.route
         if self._witness is not None:
             self._witness.routed(found.place, route, by_name=by_name)
-        host, port, addresses, source, repeat, _, tls_name, check, limits = verdict
+        host, port, addresses, source, repeat, _, said, check = verdict
         if route is not None and not source:
             source = route.source
         way = self._ways.get((found.place, by_name))
         if way is None:
             way = self._routing.way(found, by_name=by_name)
-        return _new(Verdict, (host, port, addresses, source, repeat, way, tls_name, check, limits))
+        return _new(Verdict, (host, port, addresses, source, repeat, way, said, check))
 
 
 _new = tuple.__new__  # of a NamedTuple, without the call of its own __new__

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
+from spliceproxy.policy.decision import YES, Allow
 from spliceproxy.relay.checking import NameCheck
 
 
@@ -91,9 +92,8 @@ class Verdict(NamedTuple):
     (``Standing.group``). 0: ask again.
 
     ``way`` is None where it goes straight there. If the parents are told its name there are no
-    addresses. ``tls_name`` is what a function of --policy has said of the name inside TLS
-    (``policy.tls_names``), and ``check`` what is to be found of it in the tunnel that this becomes.
-    ``limits`` are the ids of those that a function has named.
+    addresses. ``said`` is what a function of --policy has said beside that, and ``check`` what is
+    to be found of the name inside TLS of the tunnel that this becomes.
     """
 
     host: str
@@ -102,9 +102,8 @@ class Verdict(NamedTuple):
     source_address: str
     repeat_for: float
     way: Way | None = None
-    tls_name: str = ""
+    said: Allow = YES
     check: NameCheck | None = None
-    limits: tuple[str, ...] = ()
 
     @property
     def key(self) -> tuple[str, int, str]:

@@ -11,6 +11,7 @@ import re
 import stat
 from pathlib import Path
 
+from spliceproxy import sizes
 from spliceproxy.config import Address
 from spliceproxy.observe.format_names import NAMES as FORMATS
 from spliceproxy.observe.syslog_address import address_of, is_syslog
@@ -261,20 +262,9 @@ def _seconds(text: str, _: str) -> float:
     return seconds if 0 < seconds <= MAX_SECONDS else refuse()
 
 
-_BYTES = re.compile("^([0-9]{1,16})(?: ?([kMGT]B|[KMGT]iB))?$")
-_UNITS = "kMGT"
-
-
 def _bytes(text: str, _: str) -> int:
-    found = _BYTES.fullmatch(text)
-    if found is None:
-        refuse()
-        raise ValueError
-    number, unit = int(found[1]), found[2] or ""
-    if unit:
-        base = 1024 if unit.endswith("iB") else 1000
-        number *= base ** (1 + _UNITS.index(unit[0].replace("K", "k")))
-    return number if 1000 <= number <= 10**15 else refuse()
+    found = sizes.read(text)
+    return refuse() if found is None else found
 
 
 def _per_second(text: str, _: str) -> float:
@@ -316,10 +306,9 @@ LIMIT = Kind(
 )
 BYTES = Kind(
     _bytes,
-    "bytes from 1000 to 10^15, as a whole number or with kB, MB, GB, TB, KiB, MiB, GiB or TiB, "
-    'such as "10MB"',
+    sizes.ALLOWED,
     types=(int, str),
-    schema={"minimum": 1000, "maximum": 10**15, "pattern": _BYTES.pattern},
+    schema={"minimum": sizes.LEAST, "maximum": sizes.MOST, "pattern": sizes.PATTERN},
     write=int,
 )
 PER_SECOND = Kind(

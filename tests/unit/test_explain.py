@@ -14,7 +14,7 @@ import pytest
 from harness import command
 
 from spliceproxy import AuthConfig, Config, Explanation, PolicyConfig, Request, RuleConfig, explain
-from spliceproxy.config import Address
+from spliceproxy.config import Address, ParentConfig, RoutingConfig, Url
 from spliceproxy.embed.explaining import as_text, read_request
 from spliceproxy.errors import Failure
 from spliceproxy.policy.explain import walk
@@ -34,9 +34,15 @@ def told(
     request: Request,
     *rules: RuleConfig,
     auth: AuthConfig | None = None,
+    routing: RoutingConfig | None = None,
     **policy: Any,
 ) -> Explanation:
-    config = Config(listen=(), auth=auth or AuthConfig(), policy=PolicyConfig(rules, **policy))
+    config = Config(
+        listen=(),
+        auth=auth or AuthConfig(),
+        policy=PolicyConfig(rules, **policy),
+        routing=routing or RoutingConfig(),
+    )
     return explain(config, request)
 
 
@@ -268,6 +274,31 @@ def test_the_hook(tmp_path: Path) -> None:
     assert [(step.name, step.passed) for step in explanation.steps if step.decides] == [
         ("guard", False)
     ]
+
+
+def test_the_hook_says_the_way_and_the_rate(tmp_path: Path) -> None:
+    hook = tmp_path / "hook.py"
+    hook.write_text(
+        "from spliceproxy import Allow\n"
+        "def authorize(request):\n"
+        "    parent = 'direct' if request.host == 'b.test' else 'up'\n"
+        "    return Allow(parent=parent, rate='1MB', rate_out=2000)\n"
+    )
+    up = {"up": ParentConfig(Url("http", "127.0.0.1", 3128))}
+    there = RoutingConfig(parents=up)
+    explanation = told(ask(), routing=there, hook=str(hook))
+    said = "it allows it by way of up 1000000 bytes/s from the client 2000 bytes/s to the client"
+    assert line(explanation, "function") == said
+    assert line(explanation, "route").startswith("the function: through up, by its name")
+    assert explanation.parents == ("up",)
+    explanation = told(ask("b.test"), routing=there, hook=str(hook))
+    assert line(explanation, "route") == "the function: straight to the origin"
+    # One that is not there is a fault of the function.
+    explanation = told(ask(), hook=str(hook))
+    assert decider(explanation) == ("function", "", False)
+    assert explanation.status == 500
+    explanation = told(ask("b.test"), hook=str(hook))
+    assert decider(explanation) == ("function", "", True)
 
 
 def test_the_hook_stands_before_the_names(tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ GROUND = {
     "kept",
     "messages",
     "seldom",
+    "sizes",
     "textfile",
     "toml",
     "version",
