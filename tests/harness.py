@@ -10,6 +10,7 @@ import re
 import shutil
 import signal
 import socket
+import ssl
 import struct
 import subprocess
 import sys
@@ -57,6 +58,9 @@ def need(program: str) -> str:
         pytest.skip(f"{program} is not installed")
     return path
 
+
+SO_ACCEPTCON = 1 << 16
+"""A flag of a Unix socket that listens (linux/net.h)."""
 
 _given: set[int] = set()
 
@@ -120,6 +124,30 @@ def has_signal(pid: int, field: str, number: int) -> bool:
 def descriptors(pid: int) -> int:
     """Open descriptors of a process."""
     return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def accepts(pid: int) -> bool:
+    """Whether a process watches a socket that listens (proc(5): fdinfo of epoll descriptors)."""
+    listening = set()
+    for name in ("tcp", "tcp6"):
+        for line in Path(f"/proc/{pid}/net/{name}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A":
+                listening.add(fields[9])
+    for line in Path(f"/proc/{pid}/net/unix").read_text().splitlines()[1:]:
+        fields = line.split()
+        if int(fields[3], 16) & SO_ACCEPTCON:
+            listening.add(fields[6])
+    sockets, watched = set(), set()
+    for one in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            link = os.readlink(one)
+            if link.startswith("socket:[") and link[8:-1] in listening:
+                sockets.add(one.name)
+            elif link == "anon_inode:[eventpoll]":
+                text = Path(f"/proc/{pid}/fdinfo/{one.name}").read_text()
+                watched.update(re.findall(r"^tfd: +(\d+)", text, re.M))
+    return not sockets.isdisjoint(watched)
 
 
 def memory(pid: int, field: str = "Pss") -> int:
@@ -208,6 +236,8 @@ class ProxyProcess:
         self.port = 0
         try:
             wait_for(self._is_up, "the proxy's start")
+            if workers > 1:  # the first one has said so
+                wait_for(lambda: self._all_accept(workers), "the start of all workers")
         except (RuntimeError, TimeoutError):
             self.kill()
             raise RuntimeError(f"no start: {self.stderr()}") from None
@@ -224,6 +254,13 @@ class ProxyProcess:
         if found:
             self.port = int(found[1])
         return "event loop" in text and ("listening on" in text)
+
+    def _all_accept(self, workers: int) -> bool:
+        try:
+            found = self.workers()
+            return len(found) == workers and all(accepts(pid) for pid in found)
+        except (FileNotFoundError, ProcessLookupError):
+            return False  # one has ended
 
     @property
     def url(self) -> str:
@@ -287,12 +324,9 @@ class ProxyProcess:
         """An established CONNECT tunnel."""
         s = self.connect(timeout)
         s.sendall(f"CONNECT {host}:{port} HTTP/1.1\r\nHost: {host}:{port}\r\n\r\n".encode())
-        answer = b""
-        while not answer.endswith(b"\r\n\r\n"):
-            got = s.recv(1)
-            if not got:
-                raise ConnectionError(f"no tunnel: {answer!r}")
-            answer += got
+        answer = read_head(s)
+        if not answer.endswith(END_OF_HEAD):
+            raise ConnectionError(f"no tunnel: {answer!r}")
         if b" 200 " not in answer.split(b"\r\n")[0]:
             raise ConnectionError(f"no tunnel: {answer!r}")
         return s
@@ -418,14 +452,22 @@ def serving(
         raise errors[0]
 
 
+END_OF_HEAD = b"\r\n\r\n"
+
+
 def read_head(s: socket.socket) -> bytes:
-    """Exactly one head, byte by byte so that nothing behind it is taken."""
+    """Exactly one head, so that nothing behind it is taken; what there is of it at FIN."""
     head = b""
-    while not head.endswith(b"\r\n\r\n"):
-        got = s.recv(1)
-        if not got:
+    peek = 0 if isinstance(s, ssl.SSLSocket) else socket.MSG_PEEK
+    while not head.endswith(END_OF_HEAD):
+        seen = s.recv(1 << 16 if peek else 1, peek)
+        if not seen:
             break
-        head += got
+        if not peek:
+            head += seen
+            continue
+        end = (head + seen).find(END_OF_HEAD, max(0, len(head) - 3))
+        head += s.recv(len(seen) if end < 0 else end + len(END_OF_HEAD) - len(head))
     return head
 
 

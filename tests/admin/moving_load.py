@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from harness import ProxyProcess, read_exactly, read_head, wait_for
 
 BLOCK = 32 << 10
-PACE = 0.002
+PACE = 0.01
 """Seconds between two blocks or requests of each: the load is to be steady, and not to take all of
 the machine."""
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from harness import ProxyProcess, descriptors, wait_for
+from harness import END_OF_HEAD, ProxyProcess, descriptors, read_head, wait_for
 
 RESET = struct.pack("ii", 1, 0)
 
@@ -202,11 +202,8 @@ def good_request(proxy: ProxyProcess, origin: socket.socket) -> None:
 
 def head(server: socket.socket) -> bytes:
     """One request head, no byte more."""
-    data = b""
-    while not data.endswith(b"\r\n\r\n"):
-        got = server.recv(1)
-        assert got, f"a head was cut short: {data!r}"
-        data += got
+    data = read_head(server)
+    assert data.endswith(END_OF_HEAD), f"a head was cut short: {data!r}"
     return data
 
 
