@@ -174,8 +174,9 @@ def _started(
     err: IO[bytes],
 ) -> subprocess.Popen[bytes] | preloaded.Started:
     """``PREFIX... python PROGRAM... ARG...``, in a process that has loaded the proxy already where
-    nobody can tell the difference."""
-    if not prefix:
+    nobody can tell the difference: a program in a file may be watched by its environment, which
+    the kernel keeps of the start (/proc/PID/environ)."""
+    if not prefix and program[0].startswith("-"):
         with open(os.devnull) as nothing:
             started = preloaded.start(
                 program, args, env, nothing.fileno(), out.fileno(), err.fileno()

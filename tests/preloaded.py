@@ -113,7 +113,8 @@ class Starter:
     def start(
         self, program: Sequence[str], args: Sequence[str], env: dict[str, str], *streams: int
     ) -> Started:
-        """``python PROGRAM ARG...``. ``streams``: its standard input, output and error."""
+        """``python PROGRAM ARG...``, where the program is a module (-m) or a text (-c).
+        ``streams``: its standard input, output and error."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             request = [os.getcwd(), env, list(program), list(args)]
@@ -209,14 +210,10 @@ def _become(request: list[Any]) -> NoReturn:
         sys.path[0] = folder
         sys.argv[:] = [what, *args]
         runpy.run_module(what, run_name="__main__", alter_sys=True)
-    elif program[0] == "-c":
+    else:
         sys.path[0] = ""
         sys.argv[:] = ["-c", *args]
         exec(compile(what, "<string>", "exec"), {"__name__": "__main__"})
-    else:
-        sys.path[0] = os.path.dirname(what)
-        sys.argv[:] = [what, *args]
-        runpy.run_path(what, run_name="__main__")
     sys.exit(0)
 
 

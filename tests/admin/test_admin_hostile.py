@@ -215,8 +215,13 @@ def test_what_programs_read(
     unlike = {line for line in labels(admin.ask("/metrics").text) if "_info" not in line}
     unlike -= labels(fresh.ask("/metrics").text)
     assert unlike == {'spliceproxy_decisions_total{action="deny",rule="an-id"}'}
+
+    def users() -> list[str]:
+        rows = admin.get("/stats.json")["top"]["all"]["users"]["bytes"]["rows"]
+        return [row["key"] for row in rows]
+
+    wait_for(lambda: users() == [USER], "the only user")  # a worker may be late with its part
     stats = admin.get("/stats.json")
-    assert [row["key"] for row in stats["top"]["all"]["users"]["bytes"]["rows"]] == [USER]
     assert {one["reason"] for one in stats["denials"] if one["rule"] == "an-id"} == {REASON}
     flows = admin.get("/tunnels")["tunnels"]
     assert {flow["user"] for flow in flows} == {USER}

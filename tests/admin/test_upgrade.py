@@ -10,19 +10,18 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 from changing_proxy import MARK, ChangingProxy, processes
+from faults.fault_peers import deaf_address
 from harness import (
     ProxyProcess,
     alive,
     default_signals,
     descriptors,
     read_exactly,
-    read_head,
     refused_port,
     serving,
     stop,
@@ -502,21 +501,17 @@ def test_process_1_of_a_container_refuses(folder: Path) -> None:
 
 
 def test_a_stop_signal_for_all_is_the_first_for_the_old_one(folder: Path) -> None:
-    reached = threading.Event()
-
-    def serve(connection: socket.socket) -> None:
-        read_head(connection)
-        reached.set()
-        connection.recv(1)
-
-    with serving(serve) as (host, port):
-        proxy = start(folder)
+    with deaf_address() as (host, port):
+        proxy = start(folder, "--guard", "off", "--timeout-drain", "2")
         held = proxy.connect()
-        head = f"POST http://{host}:{port}/ HTTP/1.1\r\nHost: {host}:{port}\r\n"
-        held.sendall(f"{head}Content-Length: 5\r\n\r\n".encode())
-        # What still waits in the queue would be the new program's, and the old one would end.
-        assert reached.wait(20)
-        assert proxy.upgrade().status == 200
+        held.sendall(f"CONNECT {host}:{port} HTTP/1.1\r\nHost: {host}:{port}\r\n\r\n".encode())
+
+        def dials() -> bool:
+            flows = proxy.admin.get("/tunnels")["tunnels"]
+            return [flow["state"] for flow in flows] == ["dial"]
+
+        wait_for(dials, "what cannot move")
+        assert proxy.upgrade().json["moved"]["left"] == 1
         wait_for(lambda: proxy.main != proxy.process.pid, "the new main process")
         assert alive(proxy.process.pid)
         for pid in (proxy.process.pid, proxy.main):

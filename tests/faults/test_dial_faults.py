@@ -222,10 +222,11 @@ def test_one_family_does_not_come(
         socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True) as origin,
     ):
         origin.settimeout(20)
-        proxy = new_proxy(prefix=mounts(tmp_path, resolv_conf=server.conf))
+        times = ("--timeout-dns", "25", "--timeout-dial", "30")
+        proxy = new_proxy(*times, prefix=mounts(tmp_path, resolv_conf=server.conf))
         before = time.monotonic()
         reaches(proxy, make(("half.test", origin.getsockname()[1])), origin)
-        assert time.monotonic() - before < 0.75  # it was a fifth of --timeout-dns, or all of it
+        assert time.monotonic() - before < 4.5  # it was a fifth of --timeout-dns, or all of it
 
 
 @KINDS
@@ -319,10 +320,10 @@ def test_the_second_family_comes_before_the_first_is_dialled(
 def test_looking_up_is_a_part_of_dialling(
     new_proxy: NewProxy, tmp_path: Path, each_loop: bool, make: Make
 ) -> None:
-    with Families(a=("127.0.0.1", 1.0)) as server, deaf_address() as (_, port):
+    with Families(a=("127.0.0.1", 1.5)) as server, deaf_address() as (_, port):
         proxy = new_proxy(
             "--timeout-dial",
-            "1.5",
+            "3",
             uvloop=each_loop,
             prefix=mounts(tmp_path, resolv_conf=server.conf),
         )
@@ -330,9 +331,9 @@ def test_looking_up_is_a_part_of_dialling(
         with proxy.connect() as client:
             client.sendall(make(("slow.test", port)))
             answer = Reader(client).answer()
-        assert 1.5 <= time.monotonic() - before < 2.4
+        assert 3 <= time.monotonic() - before < 4.4
     assert (answer.status, answer.error) == (504, "connection_timeout")
-    assert "no connection within 1.5 s" in answer.fields["proxy-status"]
+    assert "no connection within 3 s" in answer.fields["proxy-status"]
 
 
 @KINDS

@@ -106,8 +106,8 @@ def test_a_client_that_pipelines_and_does_not_read(
         thread.join(20)
         assert not thread.is_alive()
         assert growth < MOST, f"{growth >> 20} MiB more, with {sent >> 20} MiB sent"
-        assert len(seen) > 10
-        assert sorted(seen)[len(seen) // 2] < 0.5
+        assert len(seen) > 3
+        assert sorted(seen)[len(seen) // 2] < 2
     wait_for(lambda: memory(proxy.worker, "Rss") - before < MOST, "the end of it")
 
 
