@@ -72,9 +72,10 @@ cdef object view_of(NativeRelay relay, int32_t slot, int64_t now):
         head = head_received(x)
         begun = x.started / 1e6
         names = (
-            x.address.decode("ascii"), x.user.decode("utf-8", "replace"),
+            (<const char *>x.address).decode("ascii"),
+            (<const char *>x.user).decode("utf-8", "replace"),
             method.at[:method.size].decode("ascii"), target.at[:target.size].decode("ascii"),
-            x.peer.decode("ascii"),
+            (<const char *>x.peer).decode("ascii"),
             x.note.text[:x.note.size].decode("ascii") if x.note != NULL else "",
         )
         via = via_of(x)

@@ -71,8 +71,10 @@ cdef object lane_facts(const Lane *lane, const Exchange *x):
         known = <object>x.record.token.object
     from spliceproxy.relay.moving import LaneFacts
     return LaneFacts(
-        x.address.decode("ascii"), x.user.decode("utf-8", "replace"),
-        target.at[:target.size].decode("ascii"), x.peer.decode("ascii"), x.number, x.started / 1e6,
+        (<const char *>x.address).decode("ascii"),
+        (<const char *>x.user).decode("utf-8", "replace"),
+        target.at[:target.size].decode("ascii"), (<const char *>x.peer).decode("ascii"),
+        x.number, x.started / 1e6,
         x.question, x.dns, x.dial, head_received(x), x.data[:x.head] if lane.heads else b"", x.decision,
         x.note.text[:x.note.size] if x.note != NULL else b"", x.generation, known,
         via_of(x), x.socks, route_of_exchange(x), by_of(x),

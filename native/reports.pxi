@@ -358,7 +358,8 @@ cdef object sum_made(int kind, const Sum *s):
         size -= 1
     return words.Sum(
         words.SUMS[kind], key[:size] if size else b"", s.requests, s.received, s.sent, reason,
-        s.last / 1e6, s.client.decode("ascii"), s.peer.decode("ascii"))
+        s.last / 1e6, (<const char *>s.client).decode("ascii"),
+        (<const char *>s.peer).decode("ascii"))
 
 
 cdef object leg_of(const Facts *facts, int s):
@@ -410,7 +411,7 @@ def found_of(check, bytes data not None):
     cdef NameCheck *made = check_of(check)
     cdef bytes room = bytes(SIGHT)
     cdef char *at = room
-    cdef int found = found_in(made, data, min(len(data), <size_t>FLIGHT), at)
+    cdef int found = found_in(made, data, min(len(data), <Py_ssize_t>FLIGHT), at)
     check_release(made)
     return checking.FOUND[found]
 

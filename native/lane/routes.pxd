@@ -240,7 +240,7 @@ cdef inline Text client_named(const Exchange *x, char *room) noexcept nogil:
     spliceproxy/policy/networks.py). `room`, of NAMED_MAX bytes, is where that may be."""
     cdef Text client
     cdef size_t used = 0
-    client.at = x.address
+    client.at = <const char *>x.address
     client.size = strlen(x.address)
     if x.via == NULL and x.place == 0:
         return client
