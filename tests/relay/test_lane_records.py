@@ -124,6 +124,7 @@ VALUES: dict[str, Any] = {
     "connect_by": "",
     "hop": None,
     "holding": None,
+    "rates": (0, 0),
     "listener": None,
     "host": "o",
     "port": 80,
