@@ -2,13 +2,18 @@
 
 A worker that takes the place of another goes by what is in force, whatever somebody has written
 into a file meanwhile. So each worker notes what it has read, and the supervisor keeps that
-(:mod:`spliceproxy.processes.keeping`).
+(:mod:`spliceproxy.processes.keeping`). The admin process does the same with its tokens.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
+
+ANY = 0
+"""In the place of the number of a configuration: what is followed stands in for no other file than
+that of the same path, whichever configuration names it."""
 
 
 class Texts(NamedTuple):
@@ -57,6 +62,18 @@ def packed(modules: Mapping[str, tuple[str, bytes]], files: Mapping[str, bytes])
         "files": {path: _text(content) for path, content in files.items()},
     }
     return json.dumps(found).encode("ascii")
+
+
+def written(content: bytes) -> int:
+    """A file without a name (memfd_create(2)) with this content. OSError."""
+    fd = os.memfd_create("spliceproxy-kept", os.MFD_CLOEXEC)
+    try:
+        with open(os.dup(fd), "wb") as file:
+            file.write(content)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
 
 
 def unpacked(fixed: bytes, followed: bytes) -> Texts:

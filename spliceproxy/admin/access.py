@@ -17,6 +17,7 @@ import logging
 from spliceproxy.admin.http import Refusal
 from spliceproxy.config import AdminConfig
 from spliceproxy.http1.head import RequestHead
+from spliceproxy.kept import Kept
 from spliceproxy.messages import log
 from spliceproxy.policy.auth.basic import split, user_pass
 from spliceproxy.seldom import Seldom
@@ -29,12 +30,12 @@ _CHALLENGE = 'Basic realm="spliceproxy", charset="UTF-8", Bearer realm="splicepr
 
 
 class Gate:
-    """Of the address in ``config``, whose files were found to be right."""
+    """Of the address in ``config``. What its file said before may be ``kept``. ValueError."""
 
-    def __init__(self, config: AdminConfig) -> None:
+    def __init__(self, config: AdminConfig, kept: Kept) -> None:
         path = config.token_file
         by_file = config.address is None or config.address.path
-        self._tokens = None if by_file or path is None else token.watch(path)
+        self._tokens = None if by_file or path is None else token.watch(path, kept)
         self._names = {"localhost", *(name.rstrip(".") for name in config.hosts)}
         self._seldom = Seldom(log)
 

@@ -17,6 +17,7 @@ from spliceproxy.admin.links import Link, Refused, Unanswered, Worker
 from spliceproxy.admin.settings import handed
 from spliceproxy.admin.watch import Watch, miss
 from spliceproxy.config import Config
+from spliceproxy.kept import ANY, Kept, packed, written
 from spliceproxy.messages import log
 from spliceproxy.observe.board import Board
 
@@ -31,8 +32,8 @@ RELOADS = 20
 class Desk:
     """Of the admin process. ``board`` is where all count. ``draining``: the proxy stops.
     ``workers`` are those that live, by their rows on the board, and ``reloads`` the last ones
-    (processes.history). ``changed`` is told that the settings are others, and gets a socket if they
-    have another address for it."""
+    (processes.history). ``kept`` is what the files of the settings say. ``changed`` is told that
+    the settings are others, and gets a socket if they have another address for it."""
 
     def __init__(
         self,
@@ -44,6 +45,8 @@ class Desk:
         reloads: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         self.config = config
+        self.kept = Kept()
+        self._untold = False  # of what is kept
         self.reloads = deque(reloads, maxlen=RELOADS)
         self.changed: Callable[[socket.socket | None], None] = lambda _: None
         self.board = board
@@ -129,6 +132,8 @@ class Desk:
             if worker.listens != self.events.heard:
                 self._listen(worker, on=self.events.heard)
         try:
+            if self._untold:
+                self._tell_kept()
             while self._unmet:
                 self.supervisor.tell({"unmet": "worker", "row": min(self._unmet)})
                 self._unmet.discard(min(self._unmet))
@@ -138,6 +143,28 @@ class Desk:
                 self._counted = counted
         except Unanswered:
             pass  # the next time
+
+    def keep(self, kept: Kept) -> None:
+        """What files say is kept for an admin process that comes later, whatever they say then."""
+        self.kept = kept
+        kept.told = self._keep
+        self._keep()
+
+    def _keep(self) -> None:
+        self._untold = bool(self.kept.read.followed)
+        self.settle()
+
+    def _tell_kept(self) -> None:
+        """To the supervisor, which looks into none of it. Unanswered."""
+        try:
+            fd = written(packed({}, self.kept.read.followed))
+        except OSError:
+            return  # the next time
+        try:
+            self.supervisor.tell({"kept": "followed", "generation": ANY}, [fd])
+            self._untold = False
+        finally:
+            os.close(fd)
 
     def _meet(self, message: Message, end: Channel) -> None:
         index, row, pid = (int(message[name]) for name in ("index", "row", "pid"))

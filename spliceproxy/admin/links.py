@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any
 
 from spliceproxy.admin.channel import Channel, Closed, Message, Troubled, close_all
@@ -52,12 +52,13 @@ class Link:
             queue.put_nowait({"gone": True})
         self._ended()
 
-    def tell(self, message: Mapping[str, Any]) -> None:
-        """A message to which there is no answer. Unanswered."""
+    def tell(self, message: Mapping[str, Any], fds: Sequence[int] = ()) -> None:
+        """A message to which there is no answer; the descriptors stay the caller's, too.
+        Unanswered."""
         if self._closed:
             raise Unanswered(f"{self.name} has ended")
         try:
-            if self._channel.send(message):
+            if self._channel.send(message, fds):
                 return
         except Closed:
             self.close()

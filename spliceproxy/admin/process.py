@@ -27,6 +27,7 @@ from spliceproxy.admin.steering import Steering
 from spliceproxy.admin.tunnels import Tunnels
 from spliceproxy.admin.views import Views
 from spliceproxy.config import Config
+from spliceproxy.kept import Kept, Texts
 from spliceproxy.messages import log
 from spliceproxy.observe.board import Board
 
@@ -49,31 +50,27 @@ def run(
     board: Board,
     *,
     draining: bool,
-    reloads: Sequence[Mapping[str, Any]] = (),
+    reloads: Sequence[Mapping[str, Any]],
+    kept: Texts,
 ) -> int:
-    """The life of the admin process, which listens on ``sock``; returns its exit status."""
+    """The life of the admin process, which listens on ``sock``; returns its exit status.
+    What is ``kept`` is what files said to the one before."""
     with contextlib.suppress(OSError):
         Path("/proc/self/comm").write_text(TITLE)
     # asyncio's own loop: there is little to do, and all of it is asyncio's streams.
     loop = asyncio.new_event_loop()
     loop.set_exception_handler(_tell)
-    loop.run_until_complete(
-        _serve(sock, config, channel, board, draining=draining, reloads=reloads)
-    )
+
+    async def serve() -> None:
+        desk = Desk(config, channel, board, draining=draining, reloads=reloads)
+        await _serve(sock, desk, kept)
+
+    loop.run_until_complete(serve())
     return 0
 
 
-async def _serve(
-    sock: socket.socket,
-    config: Config,
-    channel: Channel,
-    board: Board,
-    *,
-    draining: bool,
-    reloads: Sequence[Mapping[str, Any]],
-) -> None:
-    desk = Desk(config, channel, board, draining=draining, reloads=reloads)
-    server = Server(table_of(desk), Gate(config.admin))
+async def _serve(sock: socket.socket, desk: Desk, kept: Texts) -> None:
+    server = Server(table_of(desk), _gate(desk, kept))
     place = _Place(desk, server)
     place.listen(sock)
     await asyncio.wait((desk.ended, desk.left), return_when=asyncio.FIRST_COMPLETED)
@@ -92,6 +89,15 @@ async def _finish(server: Server) -> None:
         if time.monotonic() - begun >= most:
             break
         await asyncio.sleep(LOOK_SECONDS)
+
+
+def _gate(desk: Desk, given: Texts) -> Gate:
+    """For the settings that are in force. What the file of tokens says is kept for another admin
+    process; what is ``given`` stands in where it says nothing of use. ValueError."""
+    kept = Kept(given)
+    gate = Gate(desk.config.admin, kept)
+    desk.keep(kept)
+    return gate
 
 
 class _Place:
@@ -128,7 +134,7 @@ class _Place:
 
     def _changed(self, sock: socket.socket | None) -> None:
         try:
-            self._server.gate = Gate(self._desk.config.admin)
+            self._server.gate = _gate(self._desk, self._desk.kept.read)
         except ValueError as error:
             log.error("the admin process: %s; the tokens stay as they were", error)
         if sock is not None:

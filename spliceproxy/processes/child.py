@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from spliceproxy.admin.channel import Channel, count_in
 from spliceproxy.config import Config
+from spliceproxy.kept import ANY
 from spliceproxy.messages import log, plain
 from spliceproxy.observe.board import Board
 from spliceproxy.processes import logs
@@ -105,6 +106,7 @@ class Child:
         sockets = state.listening.of(place.queue)
         place = place._replace(kept=state.shelf.texts(state.generation))
         state.shelf.close()
+        state.tokens.close()
         return self._run_worker(state.config, sockets, self._lifeline, place, state.board, channel)
 
     def _be_admin(self, channel: Channel) -> int:
@@ -112,11 +114,12 @@ class Child:
 
         state = self._state
         assert state.asked is not None
+        kept = state.tokens.texts(ANY)
+        state.tokens.close()
         state.shelf.close()
         state.listening.close()
         os.close(self._lifeline)
         (sock,) = state.asked.of(0)
+        known = state.config, sock, channel, state.board
         reloads = state.history.all()
-        return process.run(
-            state.config, sock, channel, state.board, draining=state.draining, reloads=reloads
-        )
+        return process.run(*known, draining=state.draining, reloads=reloads, kept=kept)

@@ -278,7 +278,7 @@ class Control:
         if found is None:
             return None
         message, fds = found
-        if "kept" in message and slot is not self._admin:
+        if "kept" in message:
             message["fds"] = fds
         else:
             close_all(fds)  # nobody has to send another one to the supervisor

@@ -13,11 +13,10 @@ fixed it keeps what it was told first: a worker that somebody has taken over can
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from spliceproxy.kept import Kept, packed
+from spliceproxy.kept import Kept, packed, written
 from spliceproxy.messages import log, plain
 from spliceproxy.processes.shelf import FIXED, FOLLOWED
 
@@ -55,7 +54,7 @@ class Keeping:
         if not modules and not files:
             return
         try:
-            fd = _written(packed(modules, files))
+            fd = written(packed(modules, files))
         except OSError as error:
             log.warning(
                 "what the files of the policy say is not kept for workers to come: %s", plain(error)
@@ -63,15 +62,3 @@ class Keeping:
             return
         generation = self._instance.services.generation
         self._replies.report({"kept": kind, "generation": generation, "fds": [fd]})
-
-
-def _written(content: bytes) -> int:
-    """A file with this content. OSError."""
-    fd = os.memfd_create("spliceproxy-kept", os.MFD_CLOEXEC)
-    try:
-        with open(os.dup(fd), "wb") as file:
-            file.write(content)
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd

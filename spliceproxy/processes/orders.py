@@ -46,7 +46,7 @@ class Orders:
         for heard in self.heard:
             heard()
         for slot, message in self._control.hear():
-            if slot is self._children.admin:
+            if slot is self._children.admin and "kept" not in message:
                 self._on_order(slot, message)
             else:
                 self._on_saying(slot, message)

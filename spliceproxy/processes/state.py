@@ -24,7 +24,7 @@ class State:
     the exit. ``busy`` says why nothing may be changed just now, "" where it may. ``rights`` are
     those of workers and the admin process, None where they are as this process is; ``confinement``
     says what they may open, None where that is as well. The ``shelf`` has what files said that the
-    workers go by."""
+    workers go by, and ``tokens`` what the admin process goes by, which is nobody else's."""
 
     config: Config
     listening: Listeners
@@ -40,6 +40,7 @@ class State:
     confinement: Confinement | None = None
     rights: Rights | None = None
     shelf: Shelf = field(default_factory=Shelf)
+    tokens: Shelf = field(default_factory=Shelf)
 
     def fail(self, status: int) -> None:
         """It ends with this status, unless something else has failed before."""

@@ -34,11 +34,12 @@ from typing import TYPE_CHECKING, Protocol
 
 from spliceproxy.admin.channel import Message, count_in
 from spliceproxy.config import NOTIFY_VARIABLE, Config
+from spliceproxy.kept import ANY
 from spliceproxy.messages import log, plain
 from spliceproxy.observe.board import Board
 from spliceproxy.processes import logs, starting
 from spliceproxy.processes.child import RunWorker
-from spliceproxy.processes.children import Children
+from spliceproxy.processes.children import ADMIN, Children
 from spliceproxy.processes.listeners import ListenError
 from spliceproxy.processes.orders import Orders, Tell
 from spliceproxy.processes.reloading import Load, Reloading
@@ -215,7 +216,10 @@ class Supervisor:
         self._stopping.unusable()
 
     def _on_kept(self, slot: Slot, message: Message) -> bool:
-        self._state.shelf.hear(message, self._state.generation)
+        if slot.index == ADMIN:
+            self._state.tokens.hear(message, ANY)
+        else:
+            self._state.shelf.hear(message, self._state.generation)
         return True
 
     def _load(self) -> str:

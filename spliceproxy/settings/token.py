@@ -6,6 +6,7 @@ import re
 import stat
 from pathlib import Path
 
+from spliceproxy.kept import Kept
 from spliceproxy.watched import Mistakes, WatchedFile
 
 TOKEN_MIN = 16
@@ -35,9 +36,10 @@ def parse(text: str) -> tuple[str, ...]:
     return tuple(tokens)
 
 
-def watch(path: Path) -> WatchedFile[tuple[str, ...]]:
-    """The tokens of a file, which is read again when it changes. ValueError."""
-    return WatchedFile(path, parse)
+def watch(path: Path, kept: Kept | None = None) -> WatchedFile[tuple[str, ...]]:
+    """The tokens of a file, which is read again when it changes. ValueError, unless what it said
+    before is ``kept``."""
+    return WatchedFile(path, parse, kept)
 
 
 def is_public(path: Path) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import signal
 import socket
 import stat
 from pathlib import Path
@@ -192,3 +193,37 @@ def test_another_user_cannot_connect(new_admin: NewAdmin) -> None:
         finally:
             os._exit(status)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 13
+
+
+def test_the_next_admin_process_goes_by_the_tokens_that_are_in_force(
+    new_admin: NewAdmin, tmp_path: Path
+) -> None:
+    """Whatever somebody has written into their file meanwhile."""
+    file, other = tmp_path / "tokens", f"{TOKEN}-other"
+    file.write_text(TOKEN)
+    admin = new_admin("--admin-token-file", str(file))
+
+    def killed() -> None:
+        before = admin.proxy.admin_process()
+        os.kill(before, signal.SIGKILL)
+        wait_for(lambda: admin.proxy.admin_process() != before, "another one")
+
+    assert admin.ask("/config").status == 200
+    for wrong in ("", "short\n"):
+        file.write_text(wrong)
+        killed()
+        assert admin.ask("/healthz", token=None).status == 200
+        assert admin.ask("/config").status == 200
+        assert admin.ask("/config", token=None).status == 401
+    file.unlink()
+    killed()
+    assert admin.ask("/config").status == 200
+    file.write_text(other)
+    wait_for(lambda: admin.ask("/config", token=other).status == 200, "the new token")
+    assert admin.ask("/config").status == 401
+    os.kill(admin.proxy.process.pid, signal.SIGHUP)
+    wait_for(lambda: "generation 2 is in force" in admin.proxy.stderr(), "the reload")
+    file.write_text("")
+    killed()
+    assert admin.ask("/config", token=other).status == 200
+    assert "what the file said before stays in force" in admin.proxy.stderr()
