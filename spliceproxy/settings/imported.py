@@ -4,11 +4,14 @@ what comes out of it."""
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
+from spliceproxy.settings.kind import Invalid
 from spliceproxy.settings.loading import SettingsError, load_config
+from spliceproxy.settings.table import BY_NAME
 
 CLOSED = "not-converted"
 """The id of the rule that denies everything; others that stand in for something begin with it."""
@@ -58,16 +61,16 @@ class Report:
         self.missing: list[str] = []
         self.refused: list[str] = []
         self.closed: list[str] = []
-        self._path = path
+        self.path = path
         self.about: Line | None = None
 
     def _where(self) -> str:
         if self.about is None:
-            return self._path
+            return self.path
         return f"{self.about.path}:{self.about.line}: {self.about.written}"
 
     def say(self, text: str) -> None:
-        self.notes.append(f"{self._path}: {text}")
+        self.notes.append(f"{self.path}: {text}")
 
     def note(self, text: str, where: str = "") -> None:
         self.notes.append(f"{where or self._where()}: {text}")
@@ -85,7 +88,7 @@ class Report:
 
     def lack(self, text: str) -> None:
         """Something that is needed stands in no line."""
-        self.refused.append(f"{self._path}: {text}")
+        self.refused.append(f"{self.path}: {text}")
 
 
 def comment(first: str, lines: Iterable[str] = ()) -> str:
@@ -100,7 +103,62 @@ def closing(report: Report) -> str:
     return comment("Denies everything, because of", lines)
 
 
-def checked(toml: str, path: str, report: Report) -> Converted:
+L = TypeVar("L", bound=Line)
+
+
+class Conversion(ABC, Generic[L]):
+    """Of one file, whose directives have the type ``L``; ``settings`` are those so far."""
+
+    def __init__(self, report: Report) -> None:
+        self.settings: dict[str, Any] = {}
+        self._report = report
+
+    def all_of(self, directives: Sequence[L]) -> Converted:
+        """What comes of them. Refused."""
+        for one in directives:
+            self._report.about = one
+            self.prepare(one)
+        for one in directives:
+            self._report.about = one
+            self.take(one)
+        self.end()
+        if self._report.refused:
+            raise Refused(self._report.refused)
+        return _checked(self.toml(), self._report)
+
+    def prepare(self, directive: L) -> None:
+        """Looks at what others depend on, wherever it stands."""
+
+    @abstractmethod
+    def take(self, directive: L) -> None:
+        """Takes in a directive."""
+
+    @abstractmethod
+    def end(self) -> None:
+        """Makes settings of what several lines say together."""
+
+    @abstractmethod
+    def toml(self) -> str:
+        """The settings, with comments where people have to look."""
+
+    def _in_order(self) -> dict[str, Any]:
+        """The settings as the table of all has them."""
+        return {name: self.settings[name] for name in BY_NAME if name in self.settings}
+
+    def _set(self, name: str, value: object) -> bool:
+        """Sets the value, or the list of values, if the setting allows it."""
+        try:
+            for one in value if isinstance(value, list) else [value]:
+                BY_NAME[name].kind.read_toml(one, "/")
+                str(one).encode()
+        except (Invalid, UnicodeEncodeError) as error:
+            self._report.miss(f"{name}: {error}")
+            return False
+        self.settings[name] = value
+        return True
+
+
+def _checked(toml: str, report: Report) -> Converted:
     """What came of a file. Refused, where the settings would not be taken."""
     with tempfile.NamedTemporaryFile("w", suffix=".toml", encoding="utf-8") as file:
         file.write(toml)
@@ -108,7 +166,7 @@ def checked(toml: str, path: str, report: Report) -> Converted:
         try:
             load_config(file.name)
         except SettingsError as error:
-            problems = [one.replace(file.name, path) for one in error.problems]
+            problems = [one.replace(file.name, report.path) for one in error.problems]
             raise Refused(
                 [f"spliceproxy has no such settings: {one}" for one in problems]
             ) from None

@@ -8,14 +8,12 @@ from typing import Any
 
 from spliceproxy.settings.imported import (
     CLOSED,
+    Conversion,
     Converted,
-    Refused,
     Report,
-    checked,
     closing,
     comment,
 )
-from spliceproxy.settings.kind import Invalid
 from spliceproxy.settings.loading import log_faults
 from spliceproxy.settings.squid import directives, ports
 from spliceproxy.settings.squid.access import Access, Rule, line_of
@@ -23,7 +21,6 @@ from spliceproxy.settings.squid.acls import Acls
 from spliceproxy.settings.squid.auth import Auth
 from spliceproxy.settings.squid.peers import Peers
 from spliceproxy.settings.squid.reading import Statement, read
-from spliceproxy.settings.table import BY_NAME
 
 _FORWARDED = ("on", "off", "transparent", "delete")
 _HIDDEN = {"x-forwarded-for": ("forwarded-for", "delete"), "via": ("via", "off")}
@@ -31,25 +28,14 @@ _HIDDEN = {"x-forwarded-for": ("forwarded-for", "delete"), "via": ("via", "off")
 
 def convert(path: str) -> Converted:
     """Converts a file with all that it names. OSError for the first, Refused."""
-    report = Report(path)
-    conversion = _Conversion(report)
-    statements = read(path)
-    for statement in statements:  # what others depend on, wherever it stands
-        conversion.prepare(statement)
-    for statement in statements:
-        conversion.take(statement)
-    conversion.end()
-    if report.refused:
-        raise Refused(report.refused)
-    return checked(conversion.toml(), path, report)
+    return _Conversion(Report(path)).all_of(read(path))
 
 
-class _Conversion:
+class _Conversion(Conversion[Statement]):
     """The settings so far."""
 
     def __init__(self, report: Report) -> None:
-        self.settings: dict[str, Any] = {}
-        self._report = report
+        super().__init__(report)
         self._auth = Auth(report)
         self._acls = Acls(report, self._auth)
         self._access = Access(report, self._acls)
@@ -61,7 +47,6 @@ class _Conversion:
         self._unneeded: dict[str, None] = {}
 
     def prepare(self, statement: Statement) -> None:
-        self._report.about = statement
         if statement.name == "append_domain":
             self._acls.append(" ".join(statement.words[:1]))
         elif statement.name == "auth_param":
@@ -71,8 +56,6 @@ class _Conversion:
             self._formats[name] = form.strip()
 
     def take(self, statement: Statement) -> None:
-        """Takes in a directive."""
-        self._report.about = statement
         name = statement.name
         take = _TAKERS.get(name)
         if take is not None:
@@ -89,7 +72,6 @@ class _Conversion:
             self._report.close("unknown to squid.conf; perhaps another version of squid knows it")
 
     def end(self) -> None:
-        """Makes settings of what several lines say together."""
         if self._report.refused:
             return
         self.settings |= self._ports.settings()
@@ -121,12 +103,11 @@ class _Conversion:
             self._report.say(f"not needed, for nobody gets elsewhere by it: {names}")
 
     def toml(self) -> str:
-        """The settings, with comments where people have to look."""
         import tomli_w
 
         routes = self._peers.routes()
         parents = self._peers.parents
-        plain = {name: self.settings[name] for name in BY_NAME if name in self.settings}
+        plain = self._in_order()
         parts = [tomli_w.dumps(plain)]
         if self._report.closed:
             table = {"id": CLOSED, "action": "deny"}
@@ -142,19 +123,6 @@ class _Conversion:
         for name, parent in parents.items():
             parts += ["\n", tomli_w.dumps({"parent": {name: parent}})]
         return "".join(parts)
-
-    def _set(self, name: str, value: object) -> bool:
-        """Sets the value if the setting allows it."""
-        try:
-            values = value if isinstance(value, list) else [value]
-            for one in values:
-                BY_NAME[name].kind.read_toml(one, "/")
-                str(one).encode()
-        except (Invalid, UnicodeEncodeError) as error:
-            self._report.miss(f"{name}: {error}")
-            return False
-        self.settings[name] = value
-        return True
 
     # ---- directives --------------------------------------------------------------------
 

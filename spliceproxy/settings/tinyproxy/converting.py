@@ -10,16 +10,13 @@ from typing import Any
 
 from spliceproxy.settings.imported import (
     CLOSED,
+    Conversion,
     Converted,
-    Refused,
     Report,
-    checked,
     closing,
     comment,
 )
-from spliceproxy.settings.kind import Invalid
 from spliceproxy.settings.loading import log_faults
-from spliceproxy.settings.table import BY_NAME
 from spliceproxy.settings.tinyproxy import clients, filters
 from spliceproxy.settings.tinyproxy.filtering import Filtering
 from spliceproxy.settings.tinyproxy.reading import Directive, is_on, number, read
@@ -73,22 +70,14 @@ _UNKNOWN_HERE = {
 
 def convert(path: str) -> Converted:
     """Converts a file, its Filter file included. OSError for the first, Refused."""
-    report = Report(path)
-    conversion = _Conversion(report)
-    for directive in read(path):
-        conversion.take(directive)
-    conversion.end()
-    if report.refused:
-        raise Refused(report.refused)
-    return checked(conversion.toml(), path, report)
+    return _Conversion(Report(path)).all_of(read(path))
 
 
-class _Conversion:
+class _Conversion(Conversion[Directive]):
     """The settings so far. Each directive has a method here, or a word in the tables."""
 
     def __init__(self, report: Report) -> None:
-        self.settings: dict[str, Any] = {}
-        self._report = report
+        super().__init__(report)
         self._at = Directive("", 0, "", "", ())  # the one that is taken
         self._port = 0  # none so far
         self._listen: list[str] = []
@@ -107,8 +96,7 @@ class _Conversion:
         self._last_user: Directive | None = None
 
     def take(self, directive: Directive) -> None:
-        """Takes in a directive."""
-        self._report.about = self._at = directive
+        self._at = directive
         name, values = directive.name, directive.values
         take = _TAKERS.get(name)
         if take is not None:
@@ -123,7 +111,6 @@ class _Conversion:
             self._report.miss(_UNKNOWN_HERE[name])
 
     def end(self) -> None:
-        """Makes settings of what several lines say together."""
         if not (self._port or self._report.refused):
             self._report.lack("there is no Port, and tinyproxy does not start without one")
         self.settings["listen"] = [f"{host}:{self._port}" for host in self._listen or [""]]
@@ -171,10 +158,9 @@ class _Conversion:
             self._report.miss(f"{directive.values[0]}: {_BY_ADDRESS}")
 
     def toml(self) -> str:
-        """The settings, with comments where people have to look."""
         import tomli_w
 
-        plain = {name: self.settings[name] for name in BY_NAME if name in self.settings}
+        plain = self._in_order()
         rules = plain.pop("rule", [])
         routes, parents = plain.pop("route", []), plain.pop("parent", {})
         parts = [tomli_w.dumps(plain)]
@@ -191,17 +177,6 @@ class _Conversion:
         for name, parent in parents.items():
             parts += ["\n", tomli_w.dumps({"parent": {name: parent}})]
         return "".join(parts)
-
-    def _set(self, name: str, value: object) -> bool:
-        """Sets the value if the setting allows it."""
-        try:
-            BY_NAME[name].kind.read_toml(value, "/")
-            str(value).encode()
-        except (Invalid, UnicodeEncodeError) as error:
-            self._report.miss(f"{name}: {error}")
-            return False
-        self.settings[name] = value
-        return True
 
     # Directives
 
