@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -87,11 +88,21 @@ def _tag(text: str) -> Test:
     return lambda flow: bool(flow["tags"].get(name) == value)
 
 
+def age_of(started: float, now: float) -> float | None:
+    """Seconds, of what has started at this moment; None where nobody knows when."""
+    return round(max(0.0, now - started), 3) if started else None
+
+
 def _older(text: str) -> Test:
     if not _SECONDS(text):
         raise ValueError("allowed: seconds")
     seconds = float(text)
-    return lambda flow: flow["age"] is not None and bool(flow["age"] >= seconds)
+
+    def test(flow: Flow) -> bool:
+        age = age_of(flow["started"], time.monotonic())
+        return age is not None and age >= seconds
+
+    return test
 
 
 def _kind(text: str) -> Test:

@@ -7,7 +7,6 @@ flows there are.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -172,8 +171,7 @@ class Flows:
         return self._rules.get(column, "")
 
     def _named(self, number: int, started: float) -> Flow:
-        age = round(max(0.0, time.monotonic() - started), 3) if started else None
-        return {"id": ident(number), "worker": self._worker, "age": age, "started": started}
+        return {"id": ident(number), "worker": self._worker, "started": started}
 
     def _to(self, method: str, target: str) -> Flow:
         try:

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any
 
 from spliceproxy.admin.desk import ANSWER_SECONDS, Desk
-from spliceproxy.admin.filters import Filter, refuse_empty
+from spliceproxy.admin.filters import Filter, age_of, refuse_empty
 from spliceproxy.admin.http import Refusal, Request, Response, Table
 from spliceproxy.admin.links import Refused, Unanswered
 from spliceproxy.admin.orders import MOST, First
@@ -170,11 +170,9 @@ class Tunnels:
 
 
 def _aged(flow: dict[str, Any], now: float) -> dict[str, Any]:
-    """With its age at this moment, instead of when its worker has been asked."""
-    started = flow.pop("started")
-    if started:
-        flow["age"] = round(max(0.0, now - started), 3)
-    return flow
+    """With its age at this moment, whenever its worker was asked."""
+    age = age_of(flow.pop("started"), now)
+    return {"id": flow["id"], "worker": flow["worker"], "age": age, **flow}
 
 
 def _absent(silent: Iterable[str]) -> Refusal:
