@@ -398,7 +398,9 @@ cdef class NativeRelay:
         if slot == NOWHERE or self.state.core.flows[slot].kind != TUNNEL:
             return None
         f = &self.state.core.flows[slot]
-        return f.way[0].copied, f.way[0].spliced, f.way[1].copied, f.way[1].spliced
+        return (
+            f.way[0].copied, f.way[0].spliced, f.way[1].copied, f.way[1].spliced,
+            checking.FOUND[f.found])
 
     def limits(self, double idle, double half_close, double tls_name):
         cdef Core *c = &self.state.core

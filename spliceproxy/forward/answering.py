@@ -194,10 +194,10 @@ class Answering:
         elif source:
             key, addresses = origin_key(answer.key), from_source(addresses, source)
         token = one.known() if self._recorded else None
-        # Who gets the client back has no need to ask again.
+        # Who gets the client back has no need to ask again. Routes know nothing of rates.
         decided = answer, token or one, None  # a Decided, once somebody goes on with it
         looked_up = one.looked_up
-        paced = said is not YES and any(said.rates)  # which routes know nothing of
+        paced = said is not YES and (said.rate_in or said.rate_out)
         if not addresses or paced or (looked_up and self._is_late(host)):
             self._lane.hand_back(one, decided)
             return

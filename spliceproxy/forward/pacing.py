@@ -249,12 +249,12 @@ class Pacing:
             for one in self._lane.watched(False):
                 yield Seen(*one, counted=True)
         for ident, (holding, entries, rates) in list(self._tunnels.items()):
-            moved = self._relay.progress(ident)
-            if moved is None:  # it has ended, or goes on elsewhere
+            progress = self._relay.progress(ident)
+            if progress is None:  # it has ended, or goes on elsewhere
                 del self._tunnels[ident]
             else:
-                holding.account(sum(moved))
-                up, down = moved[0] + moved[1], moved[2] + moved[3]
+                up, down = progress[0] + progress[1], progress[2] + progress[3]
+                holding.account(up + down)
                 yield Seen(ident, entries, up, down, True, rates=rates)
         for number, (request, entries, rates) in self._requests.items():
             up, down = request.stream.received, request.stream.sent

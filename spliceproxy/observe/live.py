@@ -15,7 +15,7 @@ from spliceproxy.relay.lane import LIVE, START
 BATCH = 64
 """Tunnels that are told of at a time."""
 
-Progress = Callable[[int], tuple[int, int, int, int] | None]
+Progress = Callable[[int], tuple[int, int, int, int, str] | None]
 """As :meth:`Relay.progress`."""
 
 
@@ -78,12 +78,12 @@ class Lives:
             self._timer = self._loop.call_later(wait, self._fire)
 
     def _tell(self, ident: int, record: Record, event: str) -> None:
-        moved = self._progress(ident)
-        if moved is None:
+        progress = self._progress(ident)
+        if progress is None:
             return
-        up_copied, up_spliced, down_copied, down_spliced = moved
+        up_copied, up_spliced, down_copied, down_spliced, found = progress
         now = copy.copy(record)
-        now.event = event
+        now.event, now.tls_name = event, found
         now.bytes_in += up_copied + up_spliced
         now.bytes_out += down_copied + down_spliced
         now.spliced_in += up_spliced

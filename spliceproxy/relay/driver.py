@@ -122,8 +122,8 @@ class RelayDriver:
                 if end is not None and cancelled is not None:
                     cancelled(end)
 
-    def progress(self, ident: int) -> tuple[int, int, int, int] | None:
-        """What a tunnel has moved so far (interface.Relay.progress)."""
+    def progress(self, ident: int) -> tuple[int, int, int, int, str] | None:
+        """How far a tunnel has come (interface.Relay.progress)."""
         return None if self._closed else self._relay.progress(ident)
 
     def abort_all(self) -> None:

@@ -271,9 +271,10 @@ class Relay(Protocol):
     def abort(self, ident: int) -> None:
         """Resets both legs of a tunnel; its end (ABORTED) comes from the next ``step``."""
 
-    def progress(self, ident: int) -> tuple[int, int, int, int] | None:
-        """Bytes that a tunnel has moved: up copied, up spliced, down copied, down spliced. None
-        if there is no such tunnel."""
+    def progress(self, ident: int) -> tuple[int, int, int, int, str] | None:
+        """Bytes that a tunnel has moved: up copied, up spliced, down copied, down spliced; and what
+        was found of the name inside TLS so far, as in TunnelEnd. None if there is no such
+        tunnel."""
 
     def pace(self, ident: int, up: int, down: int) -> bool:
         """A tunnel, or a client in the lane and whatever serves it, may move so many bytes per

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from fault_peers import accept, connect_request, good_request, head
@@ -75,6 +76,32 @@ def test_a_tunnel_that_lives(
         len(asked), len(asked), len(asked) + 1000, len(asked) + 1000,
     )  # fmt: skip
     assert {line["out"] for line in tunnel} == {len(answer)}
+
+
+@pytest.mark.parametrize(
+    ("engine", "road"), [("native", "lane"), ("native", "Python"), ("copy", "Python")]
+)
+def test_what_was_found_inside(
+    new_proxy: NewProxy, origin: socket.socket, engine: str, road: str, tmp_path: Path
+) -> None:
+    """Of the name inside TLS, as soon as it is known."""
+    flags = ["--tls-name", "check", "--guard", "off", "--log-format", "json", "--log-live", "0.3"]
+    if road == "Python":  # where the lane gives what has a rate of its own
+        function = tmp_path / "paced.py"
+        function.write_text(
+            "from spliceproxy.policy import Allow\n"
+            "def authorize(request):\n"
+            "    return Allow(rate='1GB')\n"
+        )
+        flags += ["--policy", str(function)]
+    proxy = new_proxy("--engine", engine, *flags)
+    with proxy.tunnel("localhost", origin.getsockname()[1]) as client, accept(origin) as server:
+        client.sendall(b"this is no TLS")
+        assert server.recv(100)
+        begun = len(proxy.access())
+        proxy.wait_access(begun + 2)
+        assert json.loads(proxy.access()[0])["tls_name"] is None
+        assert json.loads(proxy.access()[begun + 1])["tls_name"] == "not-tls"
 
 
 @pytest.mark.parametrize("form", ["native", "squid", "common", "combined", "%ts %>a %rm"])

@@ -109,7 +109,7 @@ class CopyRelay:
             flow.end(ABORTED)
             self._shared.poller.reap()
 
-    def progress(self, ident: int) -> tuple[int, int, int, int] | None:
+    def progress(self, ident: int) -> tuple[int, int, int, int, str] | None:
         flow = self._shared.flows.get(ident)
         return flow.progress() if isinstance(flow, Tunnel) else None
 

@@ -165,10 +165,10 @@ class Tunnel:
         tcp.pace(origin, up)
         tcp.pace(client, down)
 
-    def progress(self) -> tuple[int, int, int, int]:
+    def progress(self) -> tuple[int, int, int, int, str]:
         """As :meth:`Relay.progress`."""
         up, down = self._ways
-        return up.copied, up.spliced, down.copied, down.spliced
+        return up.copied, up.spliced, down.copied, down.spliced, self._found
 
     def start(self, now: float) -> None:
         """Joins epoll and sends the early data. OSError: it did neither."""
