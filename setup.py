@@ -1,7 +1,8 @@
 """Builds the compiled relay from ``native/``. Everything else is in pyproject.toml.
 
 Without Cython or a C compiler the package installs all the same, in pure Python, and
-says so. ``SPLICEPROXY_REQUIRE_NATIVE=1`` makes that an error.
+says so. ``SPLICEPROXY_REQUIRE_NATIVE=1`` makes that an error. A source distribution has the C code
+that Cython has made, so what is built from there needs the compiler alone.
 
 ``SPLICEPROXY_DEBUG=1`` builds a relay for debugging: with AddressSanitizer and
 UndefinedBehaviorSanitizer of GCC, and with the checks of ``native/check.pxd`` after each
@@ -18,10 +19,13 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.sdist import sdist
 from setuptools.errors import BaseError, CompileError, LinkError, SetupError
 from setuptools.modified import newer_group
 
-NATIVE = Path("native")
+from backend import DEPENDS, MADE, NATIVE, SOURCE, is_made
+
+MODULE = "spliceproxy.relay._native"
 
 
 def is_set(variable: str) -> bool:
@@ -33,6 +37,10 @@ DEBUG = is_set("SPLICEPROXY_DEBUG")
 
 CYTHON_FLAGS = [] if DEBUG else ["-X", "emit_code_comments=False"]
 """A release has no copies of the sources in the C code: nobody reads it, and gcc reads it all."""
+
+CYTHON = "import gc, runpy; gc.disable(); runpy.run_module('cython', run_name='__main__')"
+"""Its trees are in use until its end, and to look for garbage among them takes a sixth of its time;
+without that it needs 300 MB."""
 
 WARNINGS = ["-Wall", "-Wextra", "-fsigned-char"]
 RELEASE_FLAGS = ["-O1", "-g1", *WARNINGS]
@@ -55,6 +63,34 @@ DEBUG_MARK = b"__asan_init"
 def is_debug(module: Path) -> bool:
     """Whether a compiled module was built with ``SPLICEPROXY_DEBUG``."""
     return DEBUG_MARK in module.read_bytes()
+
+
+def translate(made: Path) -> None:
+    """Runs Cython. Cython itself would look for each name that is imported in each folder of
+    sys.path, for as long as it then compiles."""
+    try:
+        import Cython
+    except ImportError as error:
+        raise CompileError(f"Cython is missing ({error})") from error
+    assert Cython
+    made.parent.mkdir(parents=True, exist_ok=True)
+    options = ["--module-name", MODULE, "-I", str(NATIVE), *CYTHON_FLAGS, str(SOURCE), "-o", made]
+    done = subprocess.run([sys.executable, "-c", CYTHON, *options], check=False)
+    if done.returncode:
+        made.unlink(missing_ok=True)
+        raise CompileError(f"Cython failed, with status {done.returncode}")
+
+
+class SourceDistribution(sdist):
+    """sdist with the C code, which is newer than all that it is made of."""
+
+    def make_release_tree(self, base_dir: str, files: list[str]) -> None:
+        super().make_release_tree(base_dir, files)
+        made = Path(base_dir, MADE)
+        if not is_made():
+            translate(made)
+        elif not made.exists():
+            shutil.copy2(MADE, made)
 
 
 class BuildNative(build_ext):
@@ -113,36 +149,25 @@ class BuildNative(build_ext):
         return all(ext.optional for ext in self.extensions)
 
     def _translate(self, ext: Extension) -> None:
-        """Runs Cython where a source is newer than what it has made. Cython itself would look for
-        each name that is imported in each folder of sys.path, for as long as it then compiles."""
-        try:
-            import Cython
-        except ImportError as error:
-            raise CompileError(f"Cython is missing ({error})") from error
-        assert Cython
-        made = Path(self.build_temp, *ext.name.split(".")).with_suffix(".c")
-        if self.force or newer_group([*ext.sources, *ext.depends], made):
-            made.parent.mkdir(parents=True, exist_ok=True)
-            options = ["--module-name", ext.name, "-I", str(NATIVE), *CYTHON_FLAGS]
-            done = subprocess.run(
-                [sys.executable, "-m", "cython", *options, *ext.sources, "-o", made], check=False
-            )
-            if done.returncode:
-                made.unlink(missing_ok=True)
-                raise CompileError(f"Cython failed, with status {done.returncode}")
+        """Runs Cython where a source is newer than what it has made."""
+        made = MADE
+        if not is_made():
+            made = Path(self.build_temp, *ext.name.split(".")).with_suffix(".c")
+            if self.force or newer_group([*ext.sources, *ext.depends], made):
+                translate(made)
         ext.sources = [str(made)]
 
 
 setup(
     ext_modules=[
         Extension(
-            "spliceproxy.relay._native",
-            sources=[str(NATIVE / "relay.pyx")],
-            depends=sorted(str(path) for path in NATIVE.rglob("*.px[di]")),
+            MODULE,
+            sources=[str(SOURCE)],
+            depends=DEPENDS,
             extra_compile_args=DEBUG_FLAGS if DEBUG else RELEASE_FLAGS,
             extra_link_args=SANITIZERS if DEBUG else [],
             optional=not (REQUIRED or DEBUG),
         )
     ],
-    cmdclass={"build_ext": BuildNative},
+    cmdclass={"build_ext": BuildNative, "sdist": SourceDistribution},
 )

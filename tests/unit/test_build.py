@@ -30,11 +30,14 @@ pytestmark = pytest.mark.timeout(SECONDS + 20)
 
 
 class Project:
-    """A copy that can be changed and built."""
+    """A source tree in a folder that can be changed and built: what is there by this ``name``, or
+    else a copy of this one, with little in ``native/``."""
 
-    def __init__(self, folder: Path) -> None:
-        self.root = folder / "project"
+    def __init__(self, folder: Path, name: str = "project") -> None:
+        self.root = folder / name
         self.lib = folder / "lib"
+        if self.root.exists():
+            return
         skip = shutil.ignore_patterns("*.so", "__pycache__", "*.egg-info", "results")
         self.root.mkdir()
         for name in ("spliceproxy", "native", "docs", "findings", "tests", "perf", ".ci"):
@@ -60,6 +63,19 @@ class Project:
             timeout=SECONDS,
             check=False,
         )
+
+    def requires(self) -> list[str]:
+        """What a front end installs for a build, beside setuptools."""
+        program = "import backend; print(*backend.get_requires_for_build_wheel())"
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            cwd=self.root,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        return done.stdout.splitlines()[-1].split()
 
     def build(self, **env: str) -> subprocess.CompletedProcess[str]:
         temp = self.root / "temp"
@@ -95,6 +111,13 @@ def test_native_is_built_and_rebuilt_when_an_include_changes(project: Project) -
     assert project.answer() == "43"
 
 
+def no_cython(folder: Path) -> str:
+    """A place on the path where Cython seems to be missing."""
+    (folder / "hide" / "Cython").mkdir(parents=True)
+    (folder / "hide" / "Cython" / "__init__.py").write_text("raise ImportError('none')\n")
+    return str(folder / "hide")
+
+
 @pytest.mark.parametrize("required", ["0", "1"])
 @pytest.mark.parametrize("fault", ["no compiler", "bad compiler", "no cython", "bad source"])
 def test_build_that_fails(project: Project, fault: str, required: str) -> None:
@@ -104,9 +127,7 @@ def test_build_that_fails(project: Project, fault: str, required: str) -> None:
     elif fault == "bad compiler":
         env["CC"] = "false"
     elif fault == "no cython":
-        (project.root / "hide" / "Cython").mkdir(parents=True)
-        (project.root / "hide" / "Cython" / "__init__.py").write_text("raise ImportError('none')\n")
-        env["PYTHONPATH"] = str(project.root / "hide")
+        env["PYTHONPATH"] = no_cython(project.root)
     else:
         project.write("relay.pyx", "this is no Cython\n")
     result = project.build(**env)
@@ -123,14 +144,39 @@ def test_build_that_fails(project: Project, fault: str, required: str) -> None:
         assert "THE COMPILED RELAY WAS NOT BUILT" in result.stderr
 
 
+def test_a_source_distribution_needs_no_cython(project: Project, tmp_path: Path) -> None:
+    assert project.requires() == ["cython>=3.1"]
+    result = project.setup("sdist", f"--dist-dir={project.lib}")
+    assert result.returncode == 0, result.stderr
+    assert not list(project.root.glob("native/**/*.c"))
+    (archive,) = project.lib.glob("*.tar.gz")
+    folder = tmp_path / "released"
+    with tarfile.open(archive) as tar:
+        tar.extractall(folder, filter="data")
+    released = Project(folder, archive.name.removesuffix(".tar.gz"))
+    assert released.requires() == []
+    none = {"SPLICEPROXY_REQUIRE_NATIVE": "1", "PYTHONPATH": no_cython(tmp_path)}
+    result = released.build(**none)
+    assert result.returncode == 0, result.stderr
+    assert released.answer() == "42"
+    # Whoever changes a source needs it again.
+    released.write("lane/answer.pxd", "cdef enum: ANSWER = 43\n")
+    assert released.requires() == ["cython>=3.1"]
+    result = released.build(**none)
+    assert result.returncode != 0
+    assert "Cython is missing" in result.stderr
+    assert released.build().returncode == 0
+    assert released.answer() == "43"
+
+
 def test_sdist_has_all_that_a_build_and_a_test_run_need(project: Project) -> None:
     result = project.setup("sdist", f"--dist-dir={project.lib}")
     assert result.returncode == 0, result.stderr
     (archive,) = project.lib.glob("*.tar.gz")
     with tarfile.open(archive) as tar:
         names = {name.partition("/")[2] for name in tar.getnames()}
-    wanted = {"setup.py", "pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", ".ci/run"}
-    wanted |= {"CONTRIBUTING.md", "tests/README.md"}
+    wanted = {"setup.py", "backend.py", "native/relay.c", "pyproject.toml", "README.md"}
+    wanted |= {"LICENSE", "CHANGELOG.md", "CONTRIBUTING.md", "tests/README.md", ".ci/run"}
     for folder, pattern in (
         ("native", "*.p[yx][xdi]"),
         ("spliceproxy", "*.py*"),
