@@ -7,7 +7,7 @@ from libc.stdlib cimport free
 
 from lane.meters cimport (
     Unfit, admit, hold_of, holds_new, holds_shrink, meter_add, meter_drop, meter_hold, meter_is, meter_move,
-    meter_now, meter_number, meter_of, meter_spend, meters_new, meters_release, wall_now,
+    meter_now, meter_number, meter_of, meter_spend, meter_swap, meters_new, meters_release, wall_now,
 )
 from lane.pacing cimport account_flow, moved_down, moved_up, pace
 from lane.received cimport received
@@ -36,6 +36,7 @@ cdef class NativeMeters:
         PyBuffer_Release(&buffer)
         self.board.tags = <uint64_t *>(at + <size_t>entries.PAGE)
         self.board.entries = at + <size_t>entries.PAGE + <size_t>(8 * entries.ENTRIES)
+        self.board.leases = at + <size_t>entries.leases_at(meters.rows) + <size_t>meters.leases.at
         self.board.size = entries.entry_of(meters.rows)
         self.board.held_at = entries.SIZE
         self.board.rows = meters.rows
@@ -72,6 +73,10 @@ cdef class NativeMeters:
         self._check(entry)
         meter_add(meter_number(&self.board, entry, entries.REFUSED), 1)
 
+    def swap(self, uint32_t entry, int number, int64_t seen, int64_t wanted):
+        self._check(entry)
+        return bool(meter_swap(meter_number(&self.board, entry, number), &seen, wanted))
+
 
 cdef Meters *meters_of(object said) except? NULL:
     """What a request counts for, held once; NULL for nothing."""
@@ -94,6 +99,7 @@ cdef Meters *meters_of(object said) except? NULL:
             meter.entry, meter.tag = entry, tag
             meter.most, meter.scope = limit.most, limit.scope
             meter.watched = limit.watched
+            meter.lent = limit.lent
             meter.budgets[0], meter.budgets[1] = limit.budgets
             for bucket in range(BUCKETS_OF_METER):
                 meter.interval[<int>bucket] = limit.intervals[bucket]

@@ -232,6 +232,9 @@ class PolicyConfig:
     rules: tuple[RuleConfig, ...] = ()  # the first that matches decides
     default: Literal["allow", "deny"] = "allow"  # where no rule does
     limits: tuple[LimitConfig, ...] = ()  # each that matches counts
+    limits_store: str = ""  # the URL of what machines share of them; "": each counts by itself
+    limits_store_auth: tuple[str, str] | None = field(default=None, repr=False)
+    """User ("" for the default one) and password for that."""
     report_only: bool = False  # of all rules and the default
     guard: Literal["on", "private", "off"] = "on"  # addresses that are never dialled
     guard_local: Literal["loopback", "none"] = "loopback"

@@ -13,7 +13,7 @@ from libc.string cimport memcpy
 from core cimport linux
 from http.plain cimport CONNECT
 from lane.types cimport (
-    BUCKETS_OF_METER, Exchange, FOR_REQUEST, Hold, Holds, Lane, METERS_MOST, Meter, MeterBoard,
+    BUCKETS_OF_METER, Exchange, FOR_REQUEST, Hold, Holds, LEASE, Lane, METERS_MOST, Meter, MeterBoard,
     Meters,
 )
 
@@ -60,6 +60,11 @@ cdef enum:
     N_HOUR = 5              # and the same of an hour
 
 cdef enum:
+    L_CONNECTIONS           # numbers of what was lent: connections,
+    L_INTERVAL              # of each bucket after how many ns there is one more, 0 for none,
+    L_TAKEN = 3             # and how many were let in
+
+cdef enum:
     STALE = -1              # of `meter_spend`
 
 cdef struct Unfit:
@@ -95,6 +100,10 @@ cdef inline int64_t *meter_number(const MeterBoard *b, uint32_t entry, int numbe
 
 cdef inline uint32_t *meter_held(const MeterBoard *b, uint32_t entry) noexcept nogil:
     return <uint32_t *>(b.entries + <size_t>entry * b.size + b.held_at)
+
+
+cdef inline int64_t *meter_lease(const MeterBoard *b, uint32_t entry) noexcept nogil:
+    return <int64_t *>(b.leases + <size_t>entry * LEASE)
 
 
 cdef inline bint meter_is(const MeterBoard *b, uint32_t entry, uint64_t tag) noexcept nogil:
@@ -358,12 +367,36 @@ cdef inline void account(Lane *lane, Exchange *x, uint64_t moved) noexcept nogil
             meter_move(&lane.meters, e.entry, wall_now(), n)
 
 
+cdef inline bint meter_lent(
+    const MeterBoard *b, const Meter *e, int bucket, int64_t *interval, int64_t *room
+) noexcept nogil:
+    """Makes of what a bucket allows the part of this machine. False: it has none."""
+    interval[0] = meter_load(meter_lease(b, e.entry) + L_INTERVAL + bucket)
+    if room[0] < interval[0]:
+        room[0] = interval[0]  # one at least, after a rest
+    return interval[0] > 0
+
+
+cdef inline bint meter_place(const MeterBoard *b, const Meter *e) noexcept nogil:
+    """One more connection counts, if there is room for it."""
+    cdef uint32_t most = e.most
+    cdef int64_t lent
+    if e.lent and most:
+        lent = meter_load(meter_lease(b, e.entry) + L_CONNECTIONS)
+        if lent <= 0:
+            return False
+        if lent < most:
+            most = <uint32_t>lent
+    return meter_hold(b, e.entry, e.tag, most)
+
+
 cdef inline uint8_t meter_take(
     Lane *lane, Exchange *x, const Meter *e, int64_t now, int *spent, int64_t *wait
 ) noexcept nogil:
     """Whether a request fits into one limit, as of M_...; `spent` are the buckets from which it has
     taken something, a bit each."""
     cdef const MeterBoard *b = &lane.meters
+    cdef int64_t interval, room
     cdef int bucket
     if e.budgets[0] or e.budgets[1]:
         wait[0] = budget_over(b, e)
@@ -372,15 +405,22 @@ cdef inline uint8_t meter_take(
     for bucket in range(BUCKETS_OF_METER):
         if e.interval[bucket] == 0 or (bucket == 1 and x.method != CONNECT):
             continue
-        wait[0] = meter_spend(
-            b, e.entry, e.tag, bucket, e.interval[bucket], e.room[bucket], now)
+        interval, room = e.interval[bucket], e.room[bucket]
+        if e.lent and not meter_lent(b, e, bucket, &interval, &room):
+            wait[0] = 0
+            if not meter_is(b, e.entry, e.tag):
+                return M_STALE
+            return M_TUNNELS if bucket == 1 else M_REQUESTS
+        wait[0] = meter_spend(b, e.entry, e.tag, bucket, interval, room, now)
         if wait[0] == STALE:
             return M_STALE
         if wait[0] > 0:
             return M_TUNNELS if bucket == 1 else M_REQUESTS
+        if e.lent:
+            meter_add(meter_lease(b, e.entry) + L_TAKEN + bucket, 1)
         spent[0] |= 1 << bucket
     if e.scope and not is_held(x.holds, e.entry):
-        if not meter_hold(b, e.entry, e.tag, e.most):
+        if not meter_place(b, e):
             return M_CONNECTIONS if meter_is(b, e.entry, e.tag) else M_STALE
         hold_of(x.holds, x.holds.count).entry = e.entry
         hold_of(x.holds, x.holds.count).scope = e.scope
@@ -389,10 +429,16 @@ cdef inline uint8_t meter_take(
 
 
 cdef inline void meter_return(Lane *lane, const Meter *e, int spent) noexcept nogil:
+    cdef int64_t interval, room
     cdef int bucket
     for bucket in range(BUCKETS_OF_METER):
-        if spent & (1 << bucket):
-            meter_add(meter_number(&lane.meters, e.entry, bucket), -e.interval[bucket])
+        if not spent & (1 << bucket):
+            continue
+        interval, room = e.interval[bucket], e.room[bucket]
+        if e.lent:
+            meter_lent(&lane.meters, e, bucket, &interval, &room)
+            meter_add(meter_lease(&lane.meters, e.entry) + L_TAKEN + bucket, -1)
+        meter_add(meter_number(&lane.meters, e.entry, bucket), -interval)
 
 
 cdef inline bint admit(Lane *lane, Exchange *x, Meters *m, Unfit *unfit) noexcept nogil:

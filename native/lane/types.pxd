@@ -193,6 +193,7 @@ cdef enum:
 cdef enum:
     METERS_MOST = 64        # limits that count one request
     BUCKETS_OF_METER = 2    # of requests, of tunnels
+    LEASE = 192             # bytes (spliceproxy/relay/leases.py)
 
 # Meter.scope: for how long it counts as a connection
 cdef enum:
@@ -203,6 +204,7 @@ cdef enum:
 cdef struct MeterBoard:     # what limits count (meters.pxd), of the owner; tags are NULL without
     uint64_t *tags
     char *entries
+    char *leases            # what was lent, LEASE bytes for each entry
     uint32_t size           # bytes of an entry
     uint32_t held_at        # where the numbers of connections are in it
     uint32_t rows           # of them
@@ -217,6 +219,7 @@ cdef struct Meter:          # one limit, and what it counts by
     uint64_t budgets[2]     # bytes in a day, in an hour; 0: any number
     uint8_t scope
     uint8_t watched         # the owner looks at what counts for it again and again
+    uint8_t lent            # other machines share it: what was lent is what is allowed here
 
 cdef struct Meters:         # those that count a request; they follow
     int32_t holders         # targets, and exchanges

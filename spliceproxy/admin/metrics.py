@@ -15,6 +15,7 @@ from spliceproxy.admin.exposition import Family, Histogram, Kind, Known, Labels,
 from spliceproxy.admin.usage import Usage, started_at
 from spliceproxy.observe.board import Reading, Values
 from spliceproxy.relay import columns
+from spliceproxy.relay.leases import State
 from spliceproxy.relay.meters import Count
 from spliceproxy.version import __version__
 
@@ -39,9 +40,10 @@ def families(
     engine: str,
     ill: Container[int] = (),
     limits: Iterable[Count] = (),
+    store: State | None = None,
 ) -> Iterator[Family]:
-    """All of them, in their order. ``ill`` are workers that do not answer, and ``limits`` what
-    limits count."""
+    """All of them, in their order. ``ill`` are workers that do not answer, ``limits`` what limits
+    count, and ``store`` is where machines share that."""
     totals = reading.totals()
     yield Family(
         PREFIX + "build", "info", "The version of the proxy.", [({"version": __version__}, 1)]
@@ -53,6 +55,8 @@ def families(
         if name in totals and name not in _SKIPPED:
             yield _family(family, totals[name])
     yield from _limits(limits)
+    if store is not None:
+        yield from _store(store)
     yield from _workers(reading, ill)
     yield from _processes(list(processes))
 
@@ -89,6 +93,18 @@ def _limits(counts: Iterable[Count]) -> Iterator[Family]:
         "Connections that count for a limit.",
         [({"limit": limit}, number) for limit, number in sorted(found.items())],
     )
+
+
+def _store(store: State) -> Iterator[Family]:
+    """Of the store in which machines share limits."""
+    numbers: list[tuple[str, Kind, str, int]] = [
+        ("up", "gauge", "Whether the store of limits answers.", int(store.up)),
+        ("machines", "gauge", "Machines that share limits, this one included.", store.machines),
+        ("round_trips", "counter", "Round trips to the store of limits.", store.round_trips),
+        ("failures", "counter", "Of these, those that have failed.", store.failures),
+    ]
+    for name, kind, help, number in numbers:
+        yield Family(f"{PREFIX}limits_store_{name}", kind, help, [({}, number)])
 
 
 def _workers(reading: Reading, ill: Container[int]) -> Iterator[Family]:

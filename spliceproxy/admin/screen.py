@@ -21,6 +21,7 @@ from textual.screen import ModalScreen
 from textual.widgets import DataTable, Footer, Input, Label, Static
 
 from spliceproxy.admin.filters import Flow, has_words
+from spliceproxy.relay.leases import words
 
 ROWS = 500
 """Rows that are shown at most: the first in the order that is chosen."""
@@ -174,8 +175,10 @@ def heading(stats: Mapping[str, Any]) -> str:
         second.append(f"first byte {estimate(times['p50'])}, 95 %: {estimate(times['p95'])}")
     lines = [first, second]
     limits = [clean(counted(one)) for one in stats["limits"][:LIMITS]]
-    if limits:
-        lines.append(["limits", *limits])
+    store = stats.get("limits_store")
+    if limits or store is not None:
+        shared = [] if store is None else [words(store["up"], store["machines"])]
+        lines.append(["limits", *limits, *shared])
     return "\n".join("   ".join(line) for line in lines)
 
 

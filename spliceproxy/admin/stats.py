@@ -15,6 +15,7 @@ from spliceproxy.admin.tallies import Tallies
 from spliceproxy.admin.watch import Silent, told_silent
 from spliceproxy.observe.board import Reading, Values
 from spliceproxy.observe.top import KINDS, MEASURES, SPANS
+from spliceproxy.relay.leases import State
 from spliceproxy.relay.meters import Count
 from spliceproxy.version import __version__
 
@@ -43,6 +44,7 @@ class Moment(NamedTuple):
     silent: Silent
     reloads: Iterable[Mapping[str, Any]]
     limits: Iterable[Count]
+    store: State | None  # of limits
 
     @property
     def recent(self) -> Sample:
@@ -155,6 +157,7 @@ def _lists(moment: Moment) -> dict[str, Any]:
     return {
         "top": {span: _top(tallies, span) for span in SPANS},
         "limits": _limits(moment.limits),
+        "limits_store": None if moment.store is None else moment.store._asdict(),
         "denials": tallies.denials[-100:],
         "failures": tallies.failures[:100],
         "history": moment.samples.history(moment.since),

@@ -81,6 +81,7 @@ class Views:
                 {**self._tallies.silent, **self._desk.watch.silent()},
                 self._desk.reloads,
                 self._desk.board.meters.counts(),
+                self._desk.board.meters.leases.state,
             ),
             started=self._started(),
             draining=self._desk.draining,
@@ -102,6 +103,7 @@ class Views:
             engine=self._tallies.engine,
             ill=self._desk.watch.ill(),
             limits=self._desk.board.meters.counts(),
+            store=self._desk.board.meters.leases.state,
         )
         return render(found, openmetrics=openmetrics)
 

@@ -10,6 +10,7 @@ from urllib.parse import quote, urlencode
 
 from spliceproxy.admin.client import Client, NoAnswer, Senseless, Unknown, find
 from spliceproxy.cli.flags import Parser, add_help, escaped
+from spliceproxy.relay.leases import words
 
 Row = Sequence[object]
 
@@ -188,6 +189,9 @@ def _limits(client: Client, arguments: Sequence[str], as_json: bool) -> int:
         lambda one: (one["limit"], one["key"] or "-", str(one["connections"]), str(one["refused"])),
         as_json,
     )
+    store = stats.get("limits_store")
+    if store is not None and not as_json:
+        sys.stderr.write(f"{words(store['up'], store['machines'])}\n")
     return 0
 
 

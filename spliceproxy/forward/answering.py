@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from spliceproxy.config import Config
 from spliceproxy.errors import Denied, Failure
@@ -37,6 +37,7 @@ from spliceproxy.upstream.dialer import from_source
 from spliceproxy.upstream.own import Own
 
 if TYPE_CHECKING:
+    from spliceproxy.forward.lending import Lending
     from spliceproxy.forward.limiting import Limiting
     from spliceproxy.relay.interface import TunnelEnd
     from spliceproxy.relay.moving import LaneFacts
@@ -64,6 +65,22 @@ Place = tuple[str, int, bytes, bytes, bool, bool]
 """Where a request wants to go: host, port, the key of its connections from any address, the value
 of Host for the origin, whether it is the default backend, and whether it may be this proxy itself.
 It is taken apart for each request, which a class of its own would make slow."""
+
+
+class Known:
+    """In the place of a Later: an answer that is there, and has to be counted yet."""
+
+    __slots__ = ("_answer",)
+
+    def __init__(self, answer: Answer) -> None:
+        self._answer = answer
+
+    def __await__(self) -> Generator[Any, None, Answer]:
+        yield from ()
+        return self._answer
+
+    def close(self) -> None:
+        pass
 
 
 class Answering:
@@ -171,8 +188,10 @@ class Answering:
             self._wait(one, place, group, answer)
         elif self._limiting is None:
             self._answer(one, place, group, answer)
-        else:
+        elif self._limiting.lending is None:
             self._answer(one, place, group, self._count(self._limiting, one, answer))
+        else:
+            self._count_lent(one, place, group, answer)
 
     def _answer(self, one: Asked, place: Place, group: str | None, answer: Answer) -> None:
         if not isinstance(answer, Verdict):
@@ -237,6 +256,18 @@ class Answering:
             return error
         return answer._replace(repeat_for=min(answer.repeat_for, limiting.limits.repeat_for))
 
+    def _count_lent(self, one: Asked, place: Place, group: str | None, answer: Answer) -> None:
+        """The same where other machines share the limits: it may have to wait."""
+        assert self._limiting is not None
+        from spliceproxy.forward.limiting import Unlent  # loaded where there are limits
+
+        try:
+            answer = self._count(self._limiting, one, answer)
+        except Unlent:
+            self._wait(one, place, group, Known(answer))
+        else:
+            self._answer(one, place, group, answer)
+
     def _by_parent(self, one: Asked, verdict: Verdict) -> LaneWay | None:
         """The parent by way of which the lane can go; None where it cannot, or where its name may
         be another's by now."""
@@ -288,23 +319,28 @@ class Answering:
         if not waited:
             tell(self._services.faults, one.client, error)
 
-    def _wait(self, one: Asked, place: Place, group: str | None, later: Later) -> None:
+    def _wait(self, one: Asked, place: Place, group: str | None, later: Later | Known) -> None:
         task = self._services.loop.create_task(self._later(one, place, group, later))
         self._waiting[one.ident] = task
         task.add_done_callback(partial(self._waited, one.ident, later))
         # Whoever gets the client back must not ask again: a function is called once.
         self._lane.wait(one, _new(Decided, (_UNDECIDED, one, None)), self._note)
 
-    def _waited(self, ident: int, later: Later, task: asyncio.Task[None]) -> None:
+    def _waited(self, ident: int, later: Later | Known, task: asyncio.Task[None]) -> None:
         if self._waiting.get(ident) is task:  # not yet another of the same client
             del self._waiting[ident]
         later.close()  # it was cancelled before it began
 
-    async def _later(self, one: Asked, place: Place, group: str | None, later: Later) -> None:
+    async def _later(
+        self, one: Asked, place: Place, group: str | None, later: Later | Known
+    ) -> None:
         try:
             answer = await later
-            if self._limiting is not None:
-                answer = self._count(self._limiting, one, answer)
+            limiting = self._limiting
+            if limiting is not None and limiting.lending is not None:
+                answer = await self._settle(limiting, limiting.lending, one, answer)
+            elif limiting is not None:
+                answer = self._count(limiting, one, answer)
             self._answer(one, place, group, answer)
         except Exception as error:  # noqa: BLE001 - as in asked()
             self._fail(one, error)
@@ -312,6 +348,14 @@ class Answering:
             if one.waits:  # the client has not left
                 self._fail(one, RuntimeError("what a decision waited for was cancelled"))
             self._services.relay.wake()
+
+    async def _settle(
+        self, limiting: Limiting, lending: Lending, one: Asked, answer: Answer
+    ) -> Answer:
+        try:
+            return await lending.settle(partial(self._count, limiting, one, answer))
+        except Denied as error:
+            return error
 
     # ---- where to ----------------------------------------------------------------------
 

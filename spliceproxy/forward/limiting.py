@@ -7,7 +7,8 @@ its request was counted.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from spliceproxy.forward.lane import Lane
@@ -26,6 +27,8 @@ from spliceproxy.policy.limits import (
     Meter,
 )
 from spliceproxy.policy.networks import taken_apart
+from spliceproxy.relay.leases import CONNECTIONS as LENT
+from spliceproxy.relay.leases import INTERVAL, TAKEN
 from spliceproxy.relay.meters import REQUESTS as REQUEST_BUCKET
 from spliceproxy.relay.meters import STALE as OLD
 from spliceproxy.relay.meters import TUNNELS as TUNNEL_BUCKET
@@ -33,6 +36,7 @@ from spliceproxy.relay.meters import Counting
 from spliceproxy.relay.questions import Question
 
 if TYPE_CHECKING:
+    from spliceproxy.forward.lending import Lending
     from spliceproxy.forward.pacing import Pacing
 
 TRIES = 16
@@ -55,6 +59,16 @@ class Counted(Protocol):
     def host(self) -> str: ...
     @property
     def port(self) -> int: ...
+
+
+class Unlent(Exception):
+    """A request does not fit into what this machine was lent of a limit that others share. It may
+    in a moment (:meth:`Lending.settle`). ``refusal`` makes what to raise where it does not."""
+
+    def __init__(self, meter: Meter, refusal: Callable[[], Limited]) -> None:
+        super().__init__(meter.limit.id)
+        self.meter = meter
+        self.refusal = refusal
 
 
 class Holding:
@@ -83,13 +97,13 @@ class Holding:
             if n > 0 and any(meter.numbers.budgets):
                 self._counting.move(meter.place.entry, n)
 
-    def take(self, meter: Meter, *, anyway: bool) -> int:
-        """0 if there is room for it in a limit, where it may be already; else as of
-        :meth:`Counting.hold`. ``anyway``: whether there is room is not asked."""
+    def take(self, meter: Meter, most: int, *, anyway: bool = False) -> int:
+        """0 if there is room for it in a limit, which allows so many and where it may be already;
+        else as of :meth:`Counting.hold`. ``anyway``: whether there is room is not asked."""
         entry, tag = meter.place
         if entry in self.held:
             return 0
-        unfit = self._counting.hold(entry, tag, 0 if anyway else meter.numbers.most)
+        unfit = self._counting.hold(entry, tag, 0 if anyway else most)
         if not unfit:
             self.held[entry] = meter.numbers.scope
         return unfit
@@ -117,12 +131,14 @@ class Holding:
 
 
 class Limiting:
-    """Of one worker, which counts by ``counting``."""
+    """Of one worker, which counts by ``counting``. ``lending``: other machines share the limits.
+    Then what counts raises Unlent, too, and is called by :meth:`Lending.settle`."""
 
-    __slots__ = ("_counting", "limits", "pacing")
+    __slots__ = ("_counting", "lending", "limits", "pacing")
 
-    def __init__(self, limits: Limits, counting: Counting) -> None:
+    def __init__(self, limits: Limits, counting: Counting, lending: Lending | None = None) -> None:
         self.limits = limits
+        self.lending = lending
         self.pacing: Pacing | None = None  # where something is looked at again and again
         self._counting = counting
 
@@ -145,12 +161,14 @@ class Limiting:
             meters = self.limits.of(
                 client, question.user, method, question.host, question.port, address, named
             )
+            if self.lending is not None:
+                self._expect(self.lending, meters)
             unfit = lane.admit(question, meters)
             if unfit is None:
                 return
             which, why, wait = unfit
             if why != STALE:
-                raise self._refused(meters[which], why, wait)
+                raise self._unfit(meters[which], why, wait)
         raise RuntimeError("the entries of limits change as fast as they are found")
 
     def count(
@@ -164,13 +182,15 @@ class Limiting:
         """Counts a request that is served here. Limited, Full."""
         for _ in range(TRIES):
             meters = self.meters(known, method, address, named)
+            if self.lending is not None:
+                self._expect(self.lending, meters)
             unfit = self._take(meters, method == "CONNECT", holding)
             if unfit is None:
                 holding.meters = meters
                 return
             meter, why, wait = unfit
             if why != STALE:
-                raise self._refused(meter, why, wait)
+                raise self._unfit(meter, why, wait)
         raise RuntimeError("the entries of limits change as fast as they are found")
 
     def go_on(
@@ -188,7 +208,21 @@ class Limiting:
             return
         for meter in holding.meters:
             if meter.numbers.scope:
-                holding.take(meter, anyway=True)
+                holding.take(meter, 0, anyway=True)
+                if self.lending is not None:
+                    self.lending.tell(meter)
+
+    def _expect(self, lending: Lending, meters: Sequence[Meter]) -> None:
+        """Unlent where nobody has said yet what this machine may use of one of them."""
+        for meter in meters:
+            if not lending.expect(meter):
+                why = BYTES if any(meter.numbers.budgets) else CONNECTIONS
+                raise Unlent(meter, partial(self._refused, meter, why, 0))
+
+    def _unfit(self, meter: Meter, why: int, wait: int) -> Exception:
+        if self.lending is not None and self.lending.may_lend(meter, why):
+            return Unlent(meter, partial(self._refused, meter, why, wait))
+        return self._refused(meter, why, wait)
 
     def _refused(self, meter: Meter, why: int, wait: int) -> Limited:
         self._counting.refuse(meter.place.entry)
@@ -199,33 +233,60 @@ class Limiting:
     ) -> tuple[Meter, int, int] | None:
         """As ``admit`` of native/lane/meters.pxd: all, or none."""
         before = set(holding.held)
-        spent: list[tuple[Meter, int]] = []
+        spent: list[tuple[Meter, int, int]] = []
         for meter in meters:
             why, wait = self._fits(meter, tunnel, holding, spent)
             if why == FITS:
                 continue
-            for one, bucket in spent:
-                self._counting.give_back(one.place.entry, bucket, one.numbers.intervals[bucket])
+            for one, bucket, interval in spent:
+                self._counting.give_back(one.place.entry, bucket, interval)
             for entry in [one for one in holding.held if one not in before]:
                 holding.drop(entry)
             return meter, why, wait
         return None
 
     def _fits(
-        self, meter: Meter, tunnel: bool, holding: Holding, spent: list[tuple[Meter, int]]
+        self, meter: Meter, tunnel: bool, holding: Holding, spent: list[tuple[Meter, int, int]]
     ) -> tuple[int, int]:
-        (entry, tag), numbers, limit = meter
+        (entry, _), numbers, limit = meter
         if self.limits.left(limit, entry) == 0:
             return BYTES, self.limits.renewed(limit, entry)
+        lease = self.limits.lease(entry) if numbers.lent else None
+        why, wait = self._spend(meter, tunnel, lease, spent)
+        if why != FITS:
+            return why, wait
+        most = numbers.most
+        if most and lease is not None:
+            most = min(most, lease[LENT])
+            if not most and entry not in holding.held:
+                return CONNECTIONS, 0
+        unfit = holding.take(meter, most) if numbers.scope else 0
+        if unfit:
+            return (STALE, 0) if unfit == OLD else (CONNECTIONS, 0)
+        return FITS, 0
+
+    def _spend(
+        self,
+        meter: Meter,
+        tunnel: bool,
+        lease: memoryview | None,
+        spent: list[tuple[Meter, int, int]],
+    ) -> tuple[int, int]:
+        """The part of it about rates. ``lease``: what this machine has of them."""
+        (entry, tag), numbers, _ = meter
         for bucket, why in ((REQUEST_BUCKET, REQUESTS), (TUNNEL_BUCKET, TUNNELS)):
             interval = numbers.intervals[bucket]
             if not interval or (bucket == TUNNEL_BUCKET and not tunnel):
                 continue
-            wait = self._counting.spend(entry, tag, bucket, interval, numbers.rooms[bucket])
+            if lease is not None:
+                interval = lease[INTERVAL + bucket]
+                if not interval:
+                    return why, 0
+            room = max(numbers.rooms[bucket], interval)
+            wait = self._counting.spend(entry, tag, bucket, interval, room)
             if wait:
                 return (STALE, 0) if wait == OLD else (why, wait)
-            spent.append((meter, bucket))
-        unfit = holding.take(meter, anyway=False) if numbers.scope else 0
-        if unfit:
-            return (STALE, 0) if unfit == OLD else (CONNECTIONS, 0)
+            if lease is not None:
+                lease[TAKEN + bucket] += 1
+            spent.append((meter, bucket, interval))
         return FITS, 0

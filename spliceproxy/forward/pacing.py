@@ -289,11 +289,13 @@ class Pacing:
 
     def _rate(self, limit: LimitConfig, entry: int, way: int, *, counted: bool) -> float:
         """Bytes per second that may go through, 0 for any number. ``counted``: the lane ends it by
-        itself when a budget is used up."""
+        itself when a budget is used up. Of one that other machines share each has its part."""
+        limits = None if self._limiting is None else self._limiting.limits
         rate = float((limit.rate_in if way == UP else limit.rate_out) or 0)
-        left = None if counted else self._left(limit, entry)
+        lent = limits is not None and limits.lent
+        left = None if counted and not lent else self._left(limit, entry)
         if left is not None:
-            ending = max(ENDING, left * ENDED)
+            ending = max(ENDING, left * ENDED) / (1 if limits is None else limits.machines)
             if ending < FAST:
                 rate = min(rate, ending) if rate else ending
         return rate

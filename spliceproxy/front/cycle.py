@@ -293,7 +293,10 @@ class Cycle:
         if verdict.said is not YES:
             self._record.rates = verdict.said.rates
         limiting = self._services.limiting
-        if limiting is not None:
+        if limiting is not None and limiting.lending is not None:
+            count = partial(self._count, limiting, question, verdict)
+            verdict = await limiting.lending.settle(count)
+        elif limiting is not None:
             verdict = self._count(limiting, question, verdict)
         if self._record.rates[1] and not self._watched:
             tcp.pace(self._stream.sock, self._record.rates[1])

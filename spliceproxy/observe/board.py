@@ -52,7 +52,7 @@ Values = Mapping[tuple[str, ...], int]
 """Numbers by label values."""
 
 MAGIC = b"splboard"
-VERSION = 3
+VERSION = 4
 
 ROWS = 2
 """Rows of each worker."""

@@ -59,7 +59,8 @@ class Numbers(NamedTuple):
     """What a limit allows. ``most``: connections, 0 for any number; ``scope``: one of FOR_NOTHING
     and its like. Of requests, and of new tunnels: after how many ns there is another one, 0 for any
     number, and ns for as many as may come at once. ``budgets``: bytes in a day and in an hour, 0
-    for any number. ``watched``: what counts for it is looked at again and again."""
+    for any number. ``watched``: what counts for it is looked at again and again. ``lent``: other
+    machines share it, by a store."""
 
     most: int
     scope: int
@@ -67,6 +68,7 @@ class Numbers(NamedTuple):
     rooms: tuple[int, int]
     budgets: tuple[int, int]
     watched: bool
+    lent: bool = False
 
 
 class Meter(NamedTuple):
@@ -241,11 +243,15 @@ class Limits:
         limits: Sequence[LimitConfig],
         meters: Meters,
         groups_of: Callable[[str], frozenset[str]],
+        *,
+        lent: bool = False,
     ) -> None:
+        """``lent``: other machines share them."""
         self._matching = Matching(limits, groups_of)
-        self._numbers = {limit.id: numbers_of(limit) for limit in limits}
+        self._numbers = {limit.id: numbers_of(limit)._replace(lent=lent) for limit in limits}
         self._limits = {limit.id: limit for limit in limits}
         self._meters = meters
+        self.lent = lent
         self.watched = any(map(is_watched, limits))
         self.paced = any(map(is_paced, limits))
 
@@ -270,12 +276,28 @@ class Limits:
             place = self._meters.place(limit.id, key)
             if place is None or len(found) == MOST:
                 raise Full(limit)
+            if self.lent:
+                self._meters.leases.expect(place.entry, limit.id, key)
             found.append(Meter(place, self._numbers[limit.id], limit))
         return tuple(found)
+
+    def named(self, ident: str) -> tuple[LimitConfig, Numbers] | None:
+        """The limit with this id; None where there is none any more."""
+        limit = self._limits.get(ident)
+        return None if limit is None else (limit, self._numbers[ident])
 
     def at(self, entry: int) -> LimitConfig | None:
         """The limit that an entry counts for; None where there is none any more."""
         return self._limits.get(self._meters.label(entry)[0])
+
+    def lease(self, entry: int) -> memoryview:
+        """What this machine was lent of an entry (``relay.leases``)."""
+        return self._meters.leases.numbers(entry)
+
+    @property
+    def machines(self) -> int:
+        """How many share."""
+        return self._meters.leases.machines if self.lent else 1
 
     def left(self, limit: LimitConfig, entry: int) -> int | None:
         """Bytes that are left of its budgets; None where it has none."""

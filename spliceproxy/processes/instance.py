@@ -36,6 +36,7 @@ from spliceproxy.upstream.pool import IdlePool
 from spliceproxy.upstream.resolver import Resolver
 
 if TYPE_CHECKING:
+    from spliceproxy.forward.lending import Lending
     from spliceproxy.forward.limiting import Limiting
     from spliceproxy.forward.moving import Moving
     from spliceproxy.forward.pacing import Pacing
@@ -127,6 +128,7 @@ class Instance:
             generation=generation,
         )
         self._counting: Counting | None = None  # for limits
+        self._lending: Lending | None = None
         self._pacing: Pacing | None = None
         self._limit(_limits(config, policy, counts))
         self._answering: Answering | None = None
@@ -306,10 +308,23 @@ class Instance:
             counts, first = services.counts, self._counting is None
             if self._counting is None:
                 self._counting = services.relay.counting(counts.meters, counts.place)
-            services.limiting = Limiting(limits, self._counting)
+            lending = self._lend(limits) if limits.lent else None
+            services.limiting = Limiting(limits, self._counting, lending)
             if first and services.lane is not None:
                 services.lane.meter(self._counting, services.limiting.holding)
         self._pace(services.limiting)
+
+    def _lend(self, limits: Limits) -> Lending:
+        """Other machines share them."""
+        services = self.services
+        if self._lending is None:
+            from spliceproxy.forward.lending import Lending
+
+            assert self._counting is not None
+            meters, place = services.counts.meters, services.counts.place
+            self._lending = Lending(meters, self._counting, limits, services.config.policy, place)
+        self._lending.change(limits)
+        return self._lending
 
     def _pace(self, limiting: Limiting | None) -> None:
         """What lasts is looked at, if some of these limits want that."""
@@ -373,6 +388,8 @@ class Instance:
                     ends.push_async_callback(asyncio.wait, set(self._leaving))
                 if self._answering is not None:
                     ends.push_async_callback(self._answering.finish)
+                if self._lending is not None:
+                    ends.push_async_callback(self._lending.finish)
                 if self._pacing is not None:
                     ends.callback(self._pacing.stop)
                 ends.callback(services.relay.close)
@@ -389,7 +406,8 @@ def _limits(config: Config, policy: Policy, counts: Counts) -> Limits | None:
     from spliceproxy.policy.limits import Limits
 
     counts.expect_limits([limit.id for limit in config.policy.limits])
-    return Limits(config.policy.limits, counts.meters, policy.groups_of)
+    lent = bool(config.policy.limits_store)
+    return Limits(config.policy.limits, counts.meters, policy.groups_of, lent=lent)
 
 
 def _site(config: Config) -> Site | None:

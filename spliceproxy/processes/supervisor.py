@@ -106,7 +106,7 @@ def run(
             log.error("no memory for the counters that all workers share: %s", plain(error))
             return 1
         starting.announce(config, listening.addresses, descriptors)
-        run_worker = run_worker or _real_worker()
+        run_worker = run_worker or _real_worker(config)
         if asked is not None:
             starting.announce_admin(asked.addresses[0])
             # What it runs must not be of another version, if it is started again later.
@@ -148,10 +148,12 @@ def _block(stops: frozenset[signal.Signals]) -> set[signal.Signals | int]:
     return mask - {signal.SIGHUP}  # which __main__ has blocked
 
 
-def _real_worker() -> RunWorker:
+def _real_worker(config: Config) -> RunWorker:
     from spliceproxy.processes import worker
 
     worker.load()
+    if config.policy.limits_store:
+        import redis.asyncio  # noqa: F401 - for all workers, as all that they need
     return worker.run
 
 

@@ -18,6 +18,8 @@ An entry:
     192     connections that count for it, a number for each row of the board; and behind them what
             was said of those that may move so many bytes a second (:class:`Shares`)
 
+Behind all of them is what this machine was lent of limits that others share (``relay.leases``).
+
 A bucket is one number (ITU-T I.371, the "generic cell rate algorithm"): each request puts off by
 its share of a second when the bucket is full again, and one that would put that off for too long is
 refused. So one exchange of a number is all that a request costs, whichever worker it comes to. Of
@@ -37,13 +39,16 @@ from __future__ import annotations
 
 import fcntl
 import os
+import struct
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import blake2b
 from typing import NamedTuple, Protocol
 
-ENTRIES = 16_384
+from spliceproxy.relay import leases
+from spliceproxy.relay.leases import ENTRIES, Leases
+
 WAYS = 16
 
 PAGE = 4096
@@ -116,9 +121,17 @@ class Counting(Protocol):
     def refuse(self, entry: int) -> None:
         """A request was refused."""
 
+    def swap(self, entry: int, number: int, seen: int, wanted: int) -> bool:
+        """Sets a number of an entry, if it is still what was ``seen``."""
+
 
 def size_of(rows: int) -> int:
     """Bytes of all of it, for so many rows."""
+    return leases_at(rows) + leases.size_of()
+
+
+def leases_at(rows: int) -> int:
+    """Where what was lent begins."""
     return PAGE + 8 * ENTRIES + ENTRIES * entry_of(rows)
 
 
@@ -131,7 +144,7 @@ class Meters:
     """The entries of a board with so many ``rows``. ``fd`` is its file, -1 where nobody shares
     it."""
 
-    __slots__ = ("_bytes", "_fd", "_made", "_size", "_tags", "memory", "rows", "secret")
+    __slots__ = ("_bytes", "_fd", "_made", "_size", "_tags", "leases", "memory", "rows", "secret")
 
     def __init__(self, memory: memoryview, rows: int, secret: bytes, fd: int) -> None:
         self.memory = memory
@@ -141,7 +154,8 @@ class Meters:
         self._size = entry_of(rows)
         self._made = memory[:8].cast("Q")
         self._tags = memory[PAGE : PAGE + 8 * ENTRIES].cast("Q")
-        self._bytes = memory[PAGE + 8 * ENTRIES :]
+        self._bytes = memory[PAGE + 8 * ENTRIES : leases_at(rows)]
+        self.leases = Leases(memory[leases_at(rows) :], fd)
 
     def portable(self, row: int) -> Portable:
         """What the worker of this row does with them without the compiled relay."""
@@ -187,6 +201,7 @@ class Meters:
         self._bytes[start : start + self._size] = bytes(self._size)
         self._bytes[start + _KEY] = len(text)
         self._bytes[start + _KEY + 1 : start + _KEY + 1 + len(text)] = text
+        self.leases.clear(at)
         self._made[0] += 1
         self._tags[at] = tag
 
@@ -282,6 +297,9 @@ class Meters:
                 numbers[budget.number], numbers[budget.number + 1] = budget.period, 0
             if numbers[budget.number] == budget.period:
                 numbers[budget.number + 1] += budget.used
+                lease = self.leases.numbers(place.entry)
+                at = leases.DAY if budget.number == DAY else leases.HOUR
+                lease[at : at + 2] = _pair(budget.period, lease[at + 1] + budget.used)
 
     def counts(self) -> Iterator[Count]:
         """What all entries say that are in use."""
@@ -294,6 +312,10 @@ class Meters:
             found = sum(self.held(at)), self.numbers(at)[REFUSED], *self.used(at)
             if self._tags[at] == tag:
                 yield Count(*label, *found)
+
+
+def _pair(*numbers: int) -> memoryview:
+    return memoryview(struct.pack("qq", *numbers)).cast("q")
 
 
 class Budget(NamedTuple):
@@ -357,6 +379,14 @@ class Portable:
     def refuse(self, entry: int) -> None:
         with self._meters.locked():
             self._meters.numbers(entry)[REFUSED] += 1
+
+    def swap(self, entry: int, number: int, seen: int, wanted: int) -> bool:
+        with self._meters.locked():
+            numbers = self._meters.numbers(entry)
+            if numbers[number] != seen:
+                return False
+            numbers[number] = wanted
+        return True
 
 
 class Shares:

@@ -27,7 +27,7 @@ from spliceproxy.observe.syslog_address import address_of, is_syslog
 from spliceproxy.policy.conditions import RuleError
 from spliceproxy.policy.hosts import is_address
 from spliceproxy.policy.rules import RuleSet
-from spliceproxy.settings import cpus, listening
+from spliceproxy.settings import cpus, listening, store
 from spliceproxy.settings.sources import (
     CONFIG_VARIABLE,
     Found,
@@ -72,6 +72,8 @@ class Sources:
             if setting.fixed and value != old:
                 where = found[setting.name].where if setting.name in found else setting.flag_name
                 shown = old if old or old == 0 else "as it is, without a value,"
+                if setting.kind.secret:
+                    shown = "as it is"
                 kept.append(
                     f"{where}: it stays {shown} until the proxy is started again, because "
                     f"{setting.fixed}"
@@ -114,6 +116,7 @@ def load(
     found.update({name: Found(value, f"--{name}") for name, value in flags.items()})
     config = _routed(_build(found, via), found, environ, problems)
     problems.extend(_contradictions(config, found))
+    problems.extend(store.faults(config.policy, found))
     problems.extend(_here(config, found, start=start, runs=runs))
     if config.admin.token_file is not None:
         problems.extend(_tokens(config.admin.token_file, found))

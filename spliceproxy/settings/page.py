@@ -137,6 +137,9 @@ NOTES: Mapping[str, str] = {
     "[limits.md](limits.md).",
     "proxy": "What `no-proxy` and the routes do not name goes there. See [parents.md](parents.md).",
     "proxy-auth": "Set it by its variable: everyone may see flags, and there is none.",
+    "limits-store": "It needs redis: `pip install 'spliceproxy[redis]'`. See "
+    "[limits.md](limits.md#over-several-machines).",
+    "limits-store-auth": "Set it by its variable, or in a file that only the proxy may read.",
     "pac": "It needs pacparser: `pip install 'spliceproxy[pac]'`. See [parents.md](parents.md).",
     "no-proxy": "`example.com` and `.example.com` stand for that name and all below it; "
     "`10.0.0.0/8` for hosts that are written as such an address; `example.com:8443` for one port; "

@@ -22,7 +22,7 @@ from spliceproxy.config import (
 )
 from spliceproxy.http1.chain import FORWARDED_MODES
 from spliceproxy.policy.decision import TLS_NAMES, TLS_REFUSABLE
-from spliceproxy.settings import listening, routing, values
+from spliceproxy.settings import listening, routing, store, values
 from spliceproxy.settings.kind import Kind, choice
 
 
@@ -909,6 +909,21 @@ SETTINGS = (
         "limits on how much may pass; each that matches counts",
         fields=_LIMIT,
         made=LimitConfig,
+    ),
+    Setting(
+        "limits-store",
+        "policy.limits_store",
+        store.STORE,
+        "Redis in which machines share what limits count; each counts by itself while it is away",
+        default="none, each machine counts by itself",
+        fixed="what was lent belongs to one store",
+    ),
+    Setting(
+        "limits-store-auth",
+        "policy.limits_store_auth",
+        store.STORE_AUTH,
+        "user and password for that",
+        fixed="it is for the store that the proxy has begun with",
     ),
     Setting(
         "route",

@@ -15,6 +15,7 @@ from spliceproxy.admin.metrics import Process, families, of_worker, quantile
 from spliceproxy.admin.usage import usage
 from spliceproxy.observe.board import Board
 from spliceproxy.relay.columns import FAMILIES, PID, STARTED, UP
+from spliceproxy.relay.leases import State
 from spliceproxy.relay.meters import Count
 
 REQUESTS = FAMILIES["requests"].first
@@ -27,8 +28,9 @@ def found() -> list[Family]:
     own = usage(os.getpid())
     assert own is not None
     reading = Board.private().read()
+    store = State(up=True, away_since=None, machines=2, round_trips=3, failures=0)
     processes, limits = [Process("admin", os.getpid(), own)], [Count("some", "key", 1, 2)]
-    return list(families(reading, processes, engine="native", limits=limits))
+    return list(families(reading, processes, engine="native", limits=limits, store=store))
 
 
 def test_the_page_has_each_metric_with_its_labels() -> None:

@@ -211,7 +211,12 @@ url = "socks5h://gate.example:1080"
 """
 OTHERS = 'locked = "lock"\ndefault-backend = "[::1]:80"\nproxy-from-environment = true\n'
 PAC = 'pac = "pac"\n' if find_spec("pacparser") or os.environ.get("CI") else ""
-"""What needs a package that .ci/run installs."""
+STORE = (
+    'limits-store = "redis://store.example:6379/3"\nlimits-store-auth = "ann:se:cret"\n'
+    if find_spec("redis") or os.environ.get("CI")
+    else ""
+)
+"""What needs packages that .ci/run installs."""
 """What does not go together with some of the above."""
 
 BALANCED = {"listen": ["proxy+tcp://:3"], "proxy-protocol-from": ["10.0.0.10"]}
@@ -444,11 +449,14 @@ def test_every_key(folder: Path) -> None:
     assert others.default_backend == ("::1", 80)
     assert others.routing.from_environment
     assert read(folder, PAC).routing.pac == (f"{folder}/pac" if PAC else "")
+    shared = read(folder, STORE).policy
+    assert shared.limits_store == ("redis://store.example:6379/3" if STORE else "")
+    assert shared.limits_store_auth == (("ann", "se:cret") if STORE else None)
 
 
 def test_the_examples_here_have_every_key() -> None:
     keys = {**tomllib.loads(EVERYTHING), **tomllib.loads(OTHERS), **tomllib.loads(PAC)}
-    assert {*keys, "pac"} == set(BY_NAME)
+    assert {*keys, "pac", "limits-store", "limits-store-auth"} == set(BY_NAME)
     parents = keys["parent"].values()
     each = {"rule": keys["rule"], "limit": keys["limit"], "route": keys["route"]}
     for name, tables in {**each, "parent": parents}.items():

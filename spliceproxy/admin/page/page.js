@@ -182,7 +182,11 @@ const show = () => {
   if (!stats) return;
   showTiles(stats);
   showTops(stats);
-  byId("limits").parentNode.hidden = !stats.limits.length;
+  const store = stats.limits_store;
+  byId("limits").parentNode.hidden = !stats.limits.length && !store;
+  setText(byId("limits-note"), !store ? "" : store.up
+    ? "They are shared by " + count(store.machines) + (store.machines === 1 ? " machine." : " machines.")
+    : "The store of limits is away, and this machine counts by itself.");
   limits(stats.limits.slice(0, 30));
   denials([...stats.denials].reverse().slice(0, 30));
   failures(stats.failures.slice(0, 30));
