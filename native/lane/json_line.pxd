@@ -20,16 +20,34 @@ from lane.types cimport (
 cdef extern from *:
     """
     static const char hex_digits[] = "0123456789abcdef";
+
+    /* The size of a text in the source is known to the compiler, once this is inlined. */
+    static CYTHON_INLINE __attribute__((always_inline)) char *add(char *to, const char *text) {
+        size_t n = __builtin_strlen(text);
+        memcpy(to, text, n);
+        return to + n;
+    }
+
+    /* What of ASCII a string has as it is: all that is printable, but the quote and the backslash. */
+    static const unsigned char as_it_is[256] = {
+        [' ' ... '!'] = 1, ['#' ... '['] = 1, [']' ... '~'] = 1,
+    };
+
+    /* How many bytes of `n` are so, from the first one on. */
+    static CYTHON_INLINE size_t as_they_are(const char *text, size_t n) {
+        size_t i = 0;
+        while (i < n && as_it_is[(unsigned char)text[i]])
+            i++;
+        return i;
+    }
     """
     const char *hex_digits
+    size_t as_they_are(const char *text, size_t n) noexcept nogil
+    char *add(char *to, const char *text) noexcept nogil
 
 
 cdef enum:
     JSON_REST = 1500        # bytes for all but the texts of variable length, and the note
-
-
-cdef inline char *add(char *to, const char *text) noexcept nogil:
-    return add_text(to, text, strlen(text))
 
 
 cdef inline char *add_escaped(
@@ -37,10 +55,12 @@ cdef inline char *add_escaped(
 ) noexcept nogil:
     """ISO 8859-1 between the quotes of a string, at most so many characters of it."""
     cdef char *end = to + most
+    cdef size_t start = as_they_are(text, min(n, most))  # nearly always all of it
     cdef size_t i
     cdef size_t room
     cdef uint8_t b
-    for i in range(n):
+    to = add_text(to, text, start)
+    for i in range(start, n):
         b = <uint8_t>text[i]
         room = end - to
         if b == c'"' or b == c'\\' or b == c'\t':
@@ -70,6 +90,16 @@ cdef inline char *add_string(char *to, const char *text, size_t n, size_t most) 
         return add_text(to, "null", 4)
     to[0] = c'"'
     to = add_escaped(to + 1, text, n, most)
+    to[0] = c'"'
+    return to + 1
+
+
+cdef inline char *add_plain(char *to, const char *text, size_t n) noexcept nogil:
+    """The same of a word of ours, or of a token: nothing in it has to be escaped."""
+    if n == 0:
+        return add_text(to, "null", 4)
+    to[0] = c'"'
+    to = add_text(to + 1, text, n)
     to[0] = c'"'
     return to + 1
 
@@ -142,7 +172,7 @@ cdef inline char *add_request(
         query = <const char *>memchr(target.at, c'?', target.size)
         if query != NULL:
             target.size = query - target.at + 1
-    to = add_string(add(to, ',"method":'), method.at, method.size, form.method_most)
+    to = add_plain(add(to, ',"method":'), method.at, min(method.size, form.method_most))
     to = add_string(add(to, ',"target":'), target.at, target.size, form.target_most)
     to = add(to, ',"socks":')
     to = add_number(to, x.socks, 0, 0) if x.socks else add_text(to, "null", 4)
@@ -189,7 +219,7 @@ cdef inline size_t write_json(
         at = add_string(at, x.via.text + 1, x.via.size - 1, form.address_most)
     at = add_request(at, form, x)
     at = add(at, ',"tls_name":')
-    at = add_string(at, found_words[facts.found], strlen(found_words[facts.found]), 16)
+    at = add_plain(at, found_words[facts.found], strlen(found_words[facts.found]))
     at[0] = c','
     at = add_text(at + 1, note.text, note.size)
     at = add(add_route(at, x), ',"peer":')
@@ -213,7 +243,6 @@ cdef inline size_t write_json(
     at = add_leg(add(at, ',"client_tcp":'), &facts.tcp[0], facts.informed & 1)
     at = add_leg(add(at, ',"origin_tcp":'), &facts.tcp[1], (facts.informed & 2) != 0)
     at = add(at, ',"stalled":')
-    at = add_string(
-        at, stalled_words[facts.stalled], strlen(stalled_words[facts.stalled]), 8)
+    at = add_plain(at, stalled_words[facts.stalled], strlen(stalled_words[facts.stalled]))
     at = add_text(at, "}\n", 2)
     return at - to

@@ -29,6 +29,9 @@ cdef inline char *add_number(char *to, uint64_t number, int width, char fill) no
     """Decimal, with at least `width` characters."""
     cdef char digits[20]
     cdef int at = 20
+    if number < 10 and width < 2:
+        to[0] = <char>(c'0' + number)
+        return to + 1
     while True:
         at -= 1
         digits[at] = <char>(c'0' + number % 10)
