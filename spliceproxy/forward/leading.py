@@ -37,6 +37,9 @@ from spliceproxy.relay.meters import Counting, Meters
 BEAT = 0.25
 """Seconds between two words to the store, where nobody waits for one."""
 
+TICK = 0.01
+"""Seconds after which the store is asked once more for what it did not have."""
+
 LOOKS = 1000
 """Entries of which a beat sees what has changed. The others have their turn at the next ones."""
 
@@ -90,7 +93,9 @@ class Leading:
         self._recalled: set[str] = set()  # keys of which others lack something
         self._listening: asyncio.Task[None] | None = None
         self._wake = wake
-        self._unmet: set[int] = set()  # entries of which the store has had too little once
+        # Entries of which the store has had too little, and those asked for once more.
+        self._unmet: set[int] = set()
+        self._second: set[int] = set()
         self._again: set[int] = set()  # entries of which the store has to be told anew
         self._born = ""
         self._before = self._leases.store[MACHINES]  # when the store was another one
@@ -112,6 +117,11 @@ class Leading:
                     if one.whole(kind):
                         one.get(kind, one.lent(kind))
 
+    @property
+    def rests(self) -> float:
+        """Seconds until the next turn, if nobody wakes it up."""
+        return TICK if self._unmet else BEAT
+
     # ---- a turn ------------------------------------------------------------------------
 
     async def turn(self) -> bool:
@@ -127,12 +137,15 @@ class Leading:
             if not (beat and await self._reach()):
                 return False
             self._again.update(self._kept)  # it may have forgotten all
+        self._second, self._unmet = self._unmet.intersection(flagged), set()
         questions = self._questions(flagged, beat=beat)
         if await self._ask(questions, beat=beat):
             for at in flagged:
                 if at in self._kept and self._kept[at].is_same:
                     self._kept[at].lease[KNOWN] = 1
-        self._answer([at for at in flagged if not self._may_be_met(at)])
+        self._answer([at for at in flagged if at not in self._unmet])
+        for at in self._unmet:  # others give back what they do not use
+            self._leases.asks[at] = 1
         if beat:
             self._beat = time.monotonic() + BEAT
             self._listen()
@@ -149,14 +162,6 @@ class Leading:
             return False
         if self._alone:
             self._forget()
-        return True
-
-    def _may_be_met(self, at: int) -> bool:
-        """Whether the store is asked once more: others give back what they do not use."""
-        if at not in self._unmet or self._leases.store[AWAY]:
-            self._unmet.discard(at)
-            return False
-        self._leases.asks[at] = 1
         return True
 
     def _listen(self) -> None:
@@ -333,11 +338,10 @@ class Leading:
             return
         one.get(kind, gets, fresh)
         if gets >= asked.wants or not one.lacks(kind):
-            self._unmet.discard(one.at)
-        elif others and one.at not in self._unmet:
+            return
+        if others and one.at not in self._second:
             self._unmet.add(one.at)
         else:
-            self._unmet.discard(one.at)
             one.lease[REFUSED + kind] = time.monotonic_ns() + int(AGAIN * SECOND)
 
     def _hear(self, beat: Beaten) -> None:

@@ -37,9 +37,6 @@ from spliceproxy.relay.meters import Counting, Meters
 WAIT = 0.25
 """Seconds that a request waits for the store at most."""
 
-TICK = 0.01
-"""Seconds between two looks of the worker that asks the store at what others wait for."""
-
 POLL = 0.003
 """Seconds between two looks at an answer that another worker will have got."""
 
@@ -99,12 +96,20 @@ class Lending:
         if left is not None:
             old = NEAR if left < ENDING else OLD
             if time.monotonic_ns() - lease[ASKED] > old:
-                self._leases.asks[meter.place.entry] = 1
+                self._want(meter.place.entry, at_once=left < ENDING)
         return True
 
     def tell(self, meter: Meter) -> None:
         """Something counts that nobody was asked about, for it has come from another process."""
-        self._leases.asks[meter.place.entry] = 1
+        self._want(meter.place.entry)
+
+    def _want(self, at: int, *, at_once: bool = False) -> None:
+        """The store is to be asked about an entry."""
+        self._leases.asks[at] = 1
+        if at_once and self._leading is not None:
+            self._wake.set()
+        elif at_once:
+            self._leases.ring()
 
     def may_lend(self, meter: Meter, why: int) -> bool:
         """Whether the store may have more of what a request did not fit into."""
@@ -132,8 +137,7 @@ class Lending:
         at, tag = meter.place
         lease = self._leases.numbers(at)
         if self._leases.is_there:
-            self._leases.asks[at] = 1
-            self._wake.set()
+            self._want(at, at_once=True)
             answer = self._waiting[at][1] if at in self._waiting else None
             if answer is None:
                 answer = self._loop.create_future()
@@ -155,7 +159,7 @@ class Lending:
                 part = even(whole, self._leases.machines)
                 one.get(kind, part if even_part or kind else 1, part if even_part else 0)
         one.lease[KNOWN] = 1
-        self._leases.asks[meter.place.entry] = 1  # it is told when it is there
+        self._want(meter.place.entry)  # it is told when it is there
 
     def _look_soon(self) -> None:
         if self._poll is None:
@@ -186,7 +190,7 @@ class Lending:
                     await self._leading.close()
                 self._leading = None
                 await asyncio.wait((self._stopping,), timeout=FAULTY)
-            await self._rest(SEEK if self._leading is None else TICK)
+            await self._rest(SEEK if self._leading is None else self._leading.rests)
 
     async def _run_once(self) -> None:
         if self._leading is None and self._leases.lead():
@@ -196,9 +200,15 @@ class Lending:
         self._look()
 
     def _lead(self) -> Leading:
+        if self._leases.bell >= 0:
+            self._loop.add_reader(self._leases.bell, self._rung)
         store = Store(self._policy, self._machine)
         known = self._meters, self._counting, self._limits, store
         return Leading(*known, self._policy.limits_store, self._wake.set)
+
+    def _rung(self) -> None:
+        self._leases.still()
+        self._wake.set()
 
     async def _rest(self, seconds: float) -> None:
         timer = self._loop.call_later(seconds, self._wake.set)
@@ -224,7 +234,9 @@ class Lending:
             if self._leases.lead():
                 self._leading = self._lead()
             else:  # whoever does is about to end
-                await asyncio.sleep(TICK)
+                await asyncio.sleep(POLL)
         if self._leading is not None:
+            if self._leases.bell >= 0:
+                self._loop.remove_reader(self._leases.bell)
             await self._leading.finish(last=last)
             self._leases.lead_no_more()

@@ -102,6 +102,8 @@ def run(
     try:
         try:
             board = Board.create(config.workers)
+            if config.policy.limits_store:
+                board.meters.leases.hang_bell()
         except OSError as error:
             log.error("no memory for the counters that all workers share: %s", plain(error))
             return 1

@@ -18,6 +18,7 @@ The relay in C reads what was lent, and counts what was taken (``native/lane/met
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import time
@@ -89,11 +90,12 @@ def words(up: bool, machines: int) -> str:
 class Leases:
     """Those of one board. ``fd`` is its file, -1 where nobody shares it."""
 
-    __slots__ = ("_fd", "_leases", "asks", "at", "store")
+    __slots__ = ("_fd", "_leases", "asks", "at", "bell", "store")
 
     def __init__(self, memory: memoryview, fd: int) -> None:
         self._fd = fd
         self.at = PAGE + ENTRIES  # where they begin
+        self.bell = -1  # an eventfd(2) by which others wake up whoever asks the store
         self.store = memory[:PAGE].cast("q")
         self.asks = memory[PAGE : PAGE + ENTRIES]
         self._leases = memory[PAGE + ENTRIES :]
@@ -147,6 +149,21 @@ class Leases:
         return max(1, self.store[MACHINES])
 
     # ---- who asks the store --------------------------------------------------------------
+
+    def hang_bell(self) -> None:
+        """For all processes that are forked from now on. OSError."""
+        self.bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+    def ring(self) -> None:
+        """Somebody waits for an answer of the store."""
+        if self.bell >= 0:
+            with contextlib.suppress(BlockingIOError):  # it has been rung often enough
+                os.eventfd_write(self.bell, 1)
+
+    def still(self) -> None:
+        """It was heard."""
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self.bell)
 
     def enter(self, row: int) -> None:
         """This process counts in a row, until it ends or leaves."""
