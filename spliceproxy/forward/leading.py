@@ -120,7 +120,7 @@ class Leading:
     @property
     def rests(self) -> float:
         """Seconds until the next turn, if nobody wakes it up."""
-        return TICK if self._unmet else BEAT
+        return TICK if self._unmet else max(TICK, self._beat - time.monotonic())
 
     # ---- a turn ------------------------------------------------------------------------
 
