@@ -18,6 +18,7 @@ from core.types cimport (
 from core.waits cimport end_waits
 from lane.counts cimport publish
 from lane.frozen cimport freeze_exchange, thaw_exchange
+from lane.meters cimport hold_of, meter_of
 from lane.received cimport head_received, received
 from lane.sums cimport sum_aside, sum_exchange
 from lane.types cimport (
@@ -62,6 +63,17 @@ cdef object state_of(const Core *c, const Flow *f):
     )
 
 
+cdef tuple entries_of(const Exchange *x):
+    """Of the limits for which it counts as long as it lasts."""
+    cdef uint32_t i
+    cdef set found = set()
+    if x.holds != NULL:
+        found.update([hold_of(x.holds, i).entry for i in range(x.holds.count)])
+    if x.watched != NULL:
+        found.update([meter_of(x.watched, i).entry for i in range(x.watched.count)])
+    return tuple(found)
+
+
 cdef object lane_facts(const Lane *lane, const Exchange *x):
     """What the lane knows of a tunnel."""
     cdef Text target = word_at(x.data)
@@ -77,7 +89,7 @@ cdef object lane_facts(const Lane *lane, const Exchange *x):
         x.number, x.started / 1e6,
         x.question, x.dns, x.dial, head_received(x), x.data[:x.head] if lane.heads else b"", x.decision,
         x.note.text[:x.note.size] if x.note != NULL else b"", x.generation, known,
-        via_of(x), x.socks, route_of_exchange(x), by_of(x),
+        via_of(x), x.socks, route_of_exchange(x), by_of(x), entries_of(x),
     )
 
 

@@ -124,14 +124,25 @@ class Moving:
         allowed = services.counts.allowed
         if isinstance(found, FrozenExchange):
             state, data = of_handoff(found.handoff)
-            return _EXCHANGE, state, facts.of_exchange(found, allowed), data
+            known = facts.of_exchange(found, allowed, self._limits(found.lane.entries))
+            return _EXCHANGE, state, known, data
         if found.lane is not None:
             summed = found.state if services.records.tally is not None else None
             record = facts.record_of_lane(found.lane, summed, allowed)
+            entries = found.lane.entries
         else:
             record = tunnel.record_of(found.token) or Record("")
+            meters = () if record.holding is None else record.holding.meters
+            entries = tuple(meter.place.entry for meter in meters)
         state, data = encoding.of_tunnel(found.state)
-        return _TUNNEL, state, facts.of_record(record), data
+        return _TUNNEL, state, facts.of_record(record, self._limits(entries)), data
+
+    def _limits(self, entries: Sequence[int]) -> list[str]:
+        """The ids of those that count in these entries. A function may have named some of them, so
+        nobody could tell by the request alone."""
+        limiting = self._services.limiting
+        found = () if limiting is None else map(limiting.limits.at, entries)
+        return list({limit.id: None for limit in found if limit is not None})
 
     def thaw(self, ident: int) -> None:
         """It goes on here."""
@@ -198,7 +209,8 @@ class Moving:
         limiting = self._services.limiting
         if limiting is not None:
             holding = record.holding = limiting.holding({})
-            limiting.go_on(record, record.method, record.peer, holding)
+            limits = said.facts["limits"]
+            limiting.go_on(record, record.method, record.peer, holding, limits)
             ways = state_of.up, state_of.down
             holding.counted = sum(way.copied + way.spliced for way in ways)
         tunnel.pace(self._services, ident, record)

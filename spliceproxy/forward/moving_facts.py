@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -72,8 +72,10 @@ RECORD: Mapping[str, Check] = {
     "fields": _list_of(_pair),
     "summed": maybe(some(2, whole(63))),
     "rates": _rates,
+    "limits": _list_of(text),
 }
-"""What goes along of a tunnel's record, by its attributes."""
+"""What goes along of a tunnel's record, by its attributes; and the ids of limits for which it
+counts."""
 
 KNOWN: Mapping[str, Check] = {
     "host": text,
@@ -94,9 +96,10 @@ KNOWN: Mapping[str, Check] = {
 # ---- records of tunnels ------------------------------------------------------------------------
 
 
-def of_record(record: Record) -> dict[str, Any]:
+def of_record(record: Record, limits: Sequence[str]) -> dict[str, Any]:
     """As RECORD has it."""
-    facts: dict[str, Any] = {name: getattr(record, name) for name in RECORD}
+    facts: dict[str, Any] = {name: getattr(record, name) for name in RECORD if name != "limits"}
+    facts["limits"] = limits
     facts["reported"] = list(record.reported)
     facts["tags"] = _of_tags(record.tags)
     facts["fields"] = [
@@ -109,7 +112,8 @@ def record_of(facts: Mapping[str, Any]) -> Record:
     """The other way round, of a tunnel that goes on here."""
     record = Record(facts["client"])
     for name, value in facts.items():
-        setattr(record, name, value)
+        if name != "limits":
+            setattr(record, name, value)
     record.reported = tuple(facts["reported"])
     record.tags = _tags_of(facts["tags"])
     try:
@@ -160,17 +164,19 @@ def _note(record: Record, lane: LaneFacts, allowed: Mapping[str, int]) -> None:
 # ---- what was decided about requests -----------------------------------------------------------
 
 
-def of_exchange(found: FrozenExchange, allowed: Mapping[str, int]) -> dict[str, Any]:
+def of_exchange(
+    found: FrozenExchange, allowed: Mapping[str, int], limits: Sequence[str]
+) -> dict[str, Any]:
     """As KNOWN has it. What nobody knows any more is ""."""
     record = Record("")
     decided = found.handoff.decided
     port, _, rest = found.key.decode("utf-8", "replace").partition(" ")
     source, _, host = rest.partition(" ")
-    said = YES
+    rates = YES.rates
     if decided is not None:
         carry(Decided(*decided).known, record)
         if isinstance(decided[0], Verdict):
-            said = decided[0].said
+            rates = decided[0].said.rates
     else:
         _note(record, found.lane, allowed)
     return {
@@ -183,8 +189,8 @@ def of_exchange(found: FrozenExchange, allowed: Mapping[str, int]) -> dict[str, 
         "generation": record.generation,
         "reported": list(record.reported),
         "tags": _of_tags(record.tags),
-        "limits": said.limits,
-        "rates": said.rates,
+        "limits": limits,
+        "rates": rates,
     }
 
 

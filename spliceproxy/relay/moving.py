@@ -109,6 +109,7 @@ class LaneFacts(NamedTuple):
     socks: int = 0  # the version of SOCKS by which it was asked for, 0 for HTTP
     route: str = ""  # the name of its parent, and what that was told (relay.lane.Hop); "" for none
     connect_by: str = ""
+    entries: tuple[int, ...] = ()  # of limits for which it counts as long as it lasts
 
 
 class FrozenTunnel(NamedTuple):

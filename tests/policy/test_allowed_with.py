@@ -185,6 +185,28 @@ def test_a_rate_goes_along_to_another_worker(tmp_path: Path, engine: str) -> Non
         proxy.stop()
 
 
+@pytest.mark.parametrize("engine", ["native", "copy"])
+def test_a_limit_that_was_named_goes_along_to_another_worker(tmp_path: Path, engine: str) -> None:
+    function, settings = tmp_path / "named.py", tmp_path / "settings.toml"
+    function.write_text(
+        "from spliceproxy.policy import Allow\n"
+        "def authorize(request):\n"
+        "    return Allow(limits=('one',))\n"
+    )
+    settings.write_text(
+        'guard = "off"\n[[limit]]\nid = "one"\nby = "total"\nonly-named = true\nconnections = 1\n'
+    )
+    flags = "--config", str(settings), "--policy", str(function), "--engine", engine
+    with all_ended(str(tmp_path)), serving(says("o"), idle=True) as place:
+        proxy = ChangingProxy(tmp_path, *flags)
+        with proxy.tunnel(*place):
+            proxy.recycle()
+            wait_for(lambda: len(proxy.workers()) == 1, "the end of the other worker")
+            with pytest.raises(ConnectionError, match="429"):
+                proxy.tunnel(*place)
+        proxy.stop()
+
+
 SIZE = 8_000_000
 
 
