@@ -94,7 +94,7 @@ cache_mem 100 MB
         "limit": [{"id": "client-connections", "by": "client", "prefix6": 128, "connections": 20}],
     }
     assert "# http_access allow lan ok !bad\n" in found.text
-    assert found.notes[-1].endswith("nobody gets elsewhere by it: cache_mem")
+    assert found.notes[-1].endswith("it does not say who may go where: cache_mem")
 
 
 def test_a_file_of_values_is_named_where_it_means_the_same(tmp_path: Path) -> None:
@@ -155,6 +155,13 @@ def test_what_restricts_closes(tmp_path: Path, line: str, why: str) -> None:
     assert missing.startswith(f"3: {line.split()[0]}: not converted: {why}")
     assert missing.endswith("; until that is settled, rule not-converted denies everything")
     assert f"# Denies everything, because of\n#   {tmp_path}/squid.conf:3: " in found.text
+
+
+def test_what_delay_pools_say_is_not_called_needless(tmp_path: Path) -> None:
+    pools = "delay_class 1 2\ndelay_parameters 1 -1/-1 64000/64000\ndelay_access 1 allow all\n"
+    found = Result(tmp_path, f"http_access allow all\ncache_mem 8 MB\ndelay_pools 1\n{pools}")
+    (needless,) = [line for line in found.notes if "not needed" in line]
+    assert needless.endswith(": cache_mem")
 
 
 @pytest.mark.parametrize(
@@ -234,6 +241,10 @@ http_access allow all
     assert (
         "put USER:PASSWORD into a file, and its name as auth-file into [parent.second]" in missing
     )
+    found = Result(
+        tmp_path, "cache_peer p.example parent 8080 0 login=u:p\nhttp_access allow all\n"
+    )
+    assert 'auth-file into [parent."p.example"]; until' in found.missing[0]
 
 
 def test_too_many_connections(tmp_path: Path) -> None:

@@ -45,6 +45,7 @@ class _Conversion(Conversion[Statement]):
         self._rules: list[Rule] = []
         self._limits: list[Rule] = []
         self._unneeded: dict[str, None] = {}
+        self._delays = False  # a line about delay pools has closed the proxy
 
     def prepare(self, statement: Statement) -> None:
         if statement.name == "append_domain":
@@ -64,6 +65,7 @@ class _Conversion(Conversion[Statement]):
             why, harmless = directives.CLOSING[name]
             if statement.words not in harmless:
                 self._report.close(why)
+                self._delays |= "delay" in name
         elif name in directives.MISSING:
             self._report.miss(directives.MISSING[name])
         elif name in directives.UNNEEDED:
@@ -98,9 +100,12 @@ class _Conversion(Conversion[Statement]):
             self._report.say(
                 "origins are not told who the client is; squid tells them (forwarded-for)"
             )
-        if self._unneeded:
-            names = ", ".join(sorted(self._unneeded))
-            self._report.say(f"not needed, for nobody gets elsewhere by it: {names}")
+        # What belongs to delay pools is needed by whoever writes the limits in their place.
+        names = [one for one in sorted(self._unneeded) if not (self._delays and "delay" in one)]
+        if names:
+            self._report.say(
+                f"not needed, for it does not say who may go where: {', '.join(names)}"
+            )
 
     def toml(self) -> str:
         import tomli_w

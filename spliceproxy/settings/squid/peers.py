@@ -89,9 +89,10 @@ class Peers:
         if named.get("max-conn", "").isdigit():
             parent["max-connections"] = int(named["max-conn"])
         if "login" in named:
+            key = f'"{name}"' if "." in name else name
             self._report.miss(
                 "login: put USER:PASSWORD into a file, and its name as auth-file into "
-                f"[parent.{name}]; until then the parent refuses all"
+                f"[parent.{key}]; until then the parent refuses all"
             )
         pick = next((_PICKS[one] for one in options if one in _PICKS), "")
         self._peers[name] = _Peer(name, parent, pick)
