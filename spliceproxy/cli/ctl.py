@@ -185,8 +185,15 @@ def _limits(client: Client, arguments: Sequence[str], as_json: bool) -> int:
     stats = client.get("/stats.json")
     _listed(
         stats["limits"],
-        ("LIMIT", "FOR", "CONNECTIONS", "REFUSED"),
-        lambda one: (one["limit"], one["key"] or "-", str(one["connections"]), str(one["refused"])),
+        ("LIMIT", "FOR", "CONNECTIONS", "REFUSED", "TODAY", "THIS HOUR"),
+        lambda one: (
+            one["limit"],
+            one["key"] or "-",
+            str(one["connections"]),
+            str(one["refused"]),
+            _size(one["bytes_today"]) if one["bytes_today"] else "-",
+            _size(one["bytes_this_hour"]) if one["bytes_this_hour"] else "-",
+        ),
         as_json,
     )
     store = stats.get("limits_store")

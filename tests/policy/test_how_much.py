@@ -16,7 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from harness import ProxyProcess, wait_for
+from harness import ProxyProcess, command, wait_for
 
 ENGINES = ("native", "copy")
 
@@ -319,9 +319,13 @@ def test_no_more_bytes_than_the_rate(
 
 
 def test_a_budget_ends_what_lives(
-    limited: Callable[..., ProxyProcess], origin: ThreadingHTTPServer, source: Source
+    limited: Callable[..., ProxyProcess],
+    origin: ThreadingHTTPServer,
+    source: Source,
+    tmp_path: Path,
 ) -> None:
-    proxy = limited('[[limit]]\nid = "day"\nby = "total"\nbytes-per-day = "20MB"\n')
+    admin = "--admin", f"unix:{tmp_path}/a"
+    proxy = limited('[[limit]]\nid = "day"\nby = "total"\nbytes-per-day = "20MB"\n', *admin)
     with contextlib.ExitStack() as stack:
         some = [stack.enter_context(proxy.tunnel("127.0.0.1", source.port)) for _ in range(3)]
         assert taken(some, 30.0) <= 24e6
@@ -331,6 +335,11 @@ def test_a_budget_ends_what_lives(
             assert status == 429
             assert 0 < int(fields["retry-after"]) <= 86400
             assert b"20000000 bytes in a day" in body
+        head, line = command("ctl", *admin, "limits").stdout.splitlines()
+        assert head.split() == ["LIMIT", "FOR", "CONNECTIONS", "REFUSED", "TODAY", "THIS", "HOUR"]
+        assert line.split()[:2] == ["day", "-"]
+        assert line.split()[3] == "1"
+        assert line.split()[4] in [f"2{n}.{m}M" for n in range(5) for m in range(10)]
     lines = proxy.wait_access(4)
     assert sum("_LIMITED" in line for line in lines) == 3, lines
 
