@@ -18,7 +18,7 @@ IMPLIED = "proxy"
 """The name of the parent that --proxy makes; those of the environment begin with it and a dash."""
 
 SECRETS = (
-    "a user and password do not belong into a URL, which others may see; they go into the "
+    "a user and password do not belong in a URL, which others may see; they go into the "
     "variable SPLICEPROXY_PROXY_AUTH for --proxy, and into auth-file or auth-env for a [parent]"
 )
 
@@ -78,7 +78,7 @@ def _pac(text: str, folder: str) -> str:
     if not text:
         refuse()
     if text.startswith(("http://", "https://")):
-        return text if "@" not in text else refuse("a user and password do not belong into a URL")
+        return text if "@" not in text else refuse("a user and password do not belong in a URL")
     return os.path.abspath(os.path.join(folder, text))
 
 

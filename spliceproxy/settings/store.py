@@ -22,7 +22,7 @@ _UNIX = r"unix://(/[^?#]+)(?:\?db=([0-9]{1,4}))?"
 def _url(text: str, _: str) -> str:
     if "@" in text:
         refuse(
-            "a user and password do not belong into a URL, which others may see; they go into the "
+            "a user and password do not belong in a URL, which others may see; they go into the "
             "variable SPLICEPROXY_LIMITS_STORE_AUTH"
         )
     found = re.fullmatch(_UNIX, text)
