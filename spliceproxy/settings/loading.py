@@ -503,6 +503,9 @@ def log_faults(path: str, where: str, *, create: bool) -> Iterator[str]:
         except OSError as error:
             yield f"{where} {path}: cannot send to it ({plain(error)}); allowed: a syslog daemon"
         return
+    if "\0" in path:  # what the kernel is never asked
+        yield f"{where} {path!r}: no file can be called that; allowed: a path without NUL"
+        return
     flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
     try:
         os.close(os.open(path, flags | os.O_CREAT if create else flags, 0o640))

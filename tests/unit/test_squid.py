@@ -46,6 +46,19 @@ def refused(folder: Path, text: str) -> str:
     return str(caught.value)
 
 
+@pytest.mark.parametrize("number", ["\N{SUPERSCRIPT ONE}", "9" * 5000, "-1", ""])
+def test_numbers_that_are_none(tmp_path: Path, number: str) -> None:
+    text = f"workers {number}\nclient_ip_max_connections {number}\nacl many maxconn {number}\n"
+    text += f"cache_peer up.example parent 3128 0 max-conn={number}\nhttp_access allow all\n"
+    text += f"deny_info {number}:/page many\nhttp_access deny many\n"
+    assert "workers" not in Result(tmp_path, text).table
+
+
+def test_a_log_that_no_file_can_be(tmp_path: Path) -> None:
+    found = Result(tmp_path, "access_log /var/log/\0squid\nhttp_access allow all\n")
+    assert any("without NUL" in note for note in found.notes)
+
+
 def test_the_usual_file(tmp_path: Path) -> None:
     found = Result(
         tmp_path,

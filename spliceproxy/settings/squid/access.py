@@ -13,7 +13,7 @@ from spliceproxy.config import ANY_USER
 from spliceproxy.policy.decision import check_reason
 from spliceproxy.settings.imported import CLOSED, Report
 from spliceproxy.settings.squid.acls import Acls
-from spliceproxy.settings.squid.reading import Statement
+from spliceproxy.settings.squid.reading import Statement, number_in
 from spliceproxy.settings.squid.terms import Acl, Term, TooMany, conjunction
 
 _ID = re.compile(r"[^A-Za-z0-9._-]+")
@@ -215,8 +215,9 @@ def _answer(page: str, folder: str, report: Report) -> dict[str, Any]:
     code, colon, name = page.partition(":")
     found: dict[str, Any] = {}
     if colon and code.isdigit():
-        if 400 <= int(code) < 600 and int(code) != 407:
-            found["status"] = int(code)
+        status = number_in(code)
+        if 400 <= status < 600 and status != 407:
+            found["status"] = status
         else:
             report.note(f"{page}: nobody is sent elsewhere; what is denied gets 403")
             return {}

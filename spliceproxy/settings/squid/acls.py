@@ -14,7 +14,7 @@ from spliceproxy.policy.networks import parse_network
 from spliceproxy.settings.imported import Report
 from spliceproxy.settings.squid import addresses, hosts, regexes, times
 from spliceproxy.settings.squid.auth import Auth
-from spliceproxy.settings.squid.reading import Statement, values_of_file
+from spliceproxy.settings.squid.reading import Statement, number_in, values_of_file
 from spliceproxy.settings.squid.terms import (
     ALWAYS,
     NEVER,
@@ -100,7 +100,7 @@ class Acls:
         found = self._defined.get(name.lower())
         if found is None or found.kind != "maxconn" or len(found.values) != 1:
             return 0
-        return int(found.values[0]) if found.values[0].isdigit() else 0
+        return number_in(found.values[0])
 
     def get(self, name: str) -> Acl:
         """What it stands for, when all lines are read."""

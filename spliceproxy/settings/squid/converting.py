@@ -20,7 +20,7 @@ from spliceproxy.settings.squid.access import Access, Rule, line_of
 from spliceproxy.settings.squid.acls import Acls
 from spliceproxy.settings.squid.auth import Auth
 from spliceproxy.settings.squid.peers import Peers
-from spliceproxy.settings.squid.reading import Statement, read
+from spliceproxy.settings.squid.reading import Statement, number_in, read
 
 _FORWARDED = ("on", "off", "transparent", "delete")
 _HIDDEN = {"x-forwarded-for": ("forwarded-for", "delete"), "via": ("via", "off")}
@@ -199,9 +199,9 @@ class _Conversion(Conversion[Statement]):
             self._set("ip-version", "prefer4")
 
     def take_workers(self, statement: Statement) -> None:
-        word = " ".join(statement.words[:1])
-        if word.isdigit() and int(word) > 0:
-            self._set("workers", int(word))
+        number = number_in(" ".join(statement.words[:1]))
+        if number:
+            self._set("workers", number)
 
     def take_fields(self, statement: Statement) -> None:
         """request_header_access: two fields have settings of their own."""
@@ -240,10 +240,10 @@ class _Conversion(Conversion[Statement]):
             self._report.close(f"{action}: TLS is not opened here, and its names end no tunnel")
 
     def take_most(self, statement: Statement) -> None:
-        number = " ".join(statement.words[:1])
-        if number.isdigit() and int(number) > 0:
+        number = number_in(" ".join(statement.words[:1]))
+        if number:
             table: dict[str, Any] = {"id": "client-connections", "by": "client", "prefix6": 128}
-            table["connections"] = int(number)
+            table["connections"] = number
             self._limits = [Rule(table, (f"{statement.name} {number}",))]
 
     def take_clients(self, statement: Statement) -> None:

@@ -17,7 +17,7 @@ from spliceproxy.settings.imported import CLOSED, Report
 from spliceproxy.settings.routing import RESERVED
 from spliceproxy.settings.squid.access import Line, line_of
 from spliceproxy.settings.squid.acls import Acls
-from spliceproxy.settings.squid.reading import Statement
+from spliceproxy.settings.squid.reading import Statement, number_in
 from spliceproxy.settings.squid.terms import MOST, Term, TooMany, conjunction
 from spliceproxy.settings.values import ip_of, name_of, port_of
 
@@ -86,8 +86,8 @@ class Peers:
         encrypted = any(one.startswith(("ssl", "tls")) for one in options)
         where = f"[{host}]" if ":" in host else host
         parent: dict[str, Any] = {"url": f"http{'s' * encrypted}://{where}:{port}"}
-        if named.get("max-conn", "").isdigit():
-            parent["max-connections"] = int(named["max-conn"])
+        if number_in(named.get("max-conn", "")):
+            parent["max-connections"] = number_in(named["max-conn"])
         if "login" in named:
             key = f'"{name}"' if "." in name else name
             self._report.miss(

@@ -14,7 +14,8 @@ from spliceproxy.settings.imported import Refused
 BLANKS = " \t\n\r\f\v"
 
 _MOST_DEEP = 16  # includes within includes, as in squid
-_NUMBERS = re.compile(r"(-?[0-9]+)\s*=\s*(-?[0-9]+)").fullmatch
+_NUMBERS = re.compile(r"(-?[0-9]{1,18})\s*=\s*(-?[0-9]{1,18})").fullmatch
+_NUMBER = re.compile(r"[0-9]{1,9}").fullmatch
 _MACROS = {"process_name": "squid", "process_number": "0", "service_name": "squid"}
 _SQUID = re.compile(
     rb"[ \t]*(acl[ \t]+\S+[ \t]+\S|http_access[ \t]|https?_port[ \t]|cache_(dir|mem|peer)[ \t]"
@@ -50,6 +51,11 @@ class Statement:
 def is_one(content: bytes) -> bool:
     """Whether a file looks like a squid.conf."""
     return any(map(_SQUID, content.split(b"\n")))
+
+
+def number_in(word: str) -> int:
+    """A whole number of at most nine digits, 0 for anything else."""
+    return int(word) if _NUMBER(word) else 0
 
 
 def read(path: str) -> list[Statement]:
