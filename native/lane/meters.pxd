@@ -32,8 +32,14 @@ cdef extern from *:
     static inline void meter_set(int64_t *at, int64_t n) {
         __atomic_store_n(at, n, __ATOMIC_SEQ_CST);
     }
-    static inline void meter_count(uint32_t *at, int n) {
-        __atomic_add_fetch(at, (uint32_t)n, __ATOMIC_SEQ_CST);
+    static inline void meter_count_up(uint32_t *at) {
+        __atomic_add_fetch(at, 1, __ATOMIC_SEQ_CST);
+    }
+    /* Never below zero: who has made the entry another's meanwhile has forgotten what counted. */
+    static inline void meter_count_down(uint32_t *at) {
+        uint32_t seen = __atomic_load_n(at, __ATOMIC_SEQ_CST);
+        while (seen && !__atomic_compare_exchange_n(
+            at, &seen, seen - 1, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST));
     }
     static inline uint32_t meter_counted(const uint32_t *at) {
         return __atomic_load_n(at, __ATOMIC_SEQ_CST);
@@ -43,7 +49,8 @@ cdef extern from *:
     int meter_swap(int64_t *at, int64_t *seen, int64_t wanted) nogil
     void meter_add(int64_t *at, int64_t n) nogil
     void meter_set(int64_t *at, int64_t n) nogil
-    void meter_count(uint32_t *at, int n) nogil
+    void meter_count_up(uint32_t *at) nogil
+    void meter_count_down(uint32_t *at) nogil
     uint32_t meter_counted(const uint32_t *at) nogil
 
 # What a request did not fit into. spliceproxy/policy/limits.py has the words.
@@ -146,15 +153,15 @@ cdef inline bint meter_hold(
     cdef uint32_t *own = &meter_held(b, entry)[b.row]
     if most and meter_sum(b, entry) >= most:
         return False
-    meter_count(own, 1)
+    meter_count_up(own)
     if not meter_is(b, entry, tag) or (most and meter_sum(b, entry) > most):
-        meter_count(own, -1)
+        meter_count_down(own)
         return False
     return True
 
 
 cdef inline void meter_drop(const MeterBoard *b, uint32_t entry) noexcept nogil:
-    meter_count(&meter_held(b, entry)[b.row], -1)
+    meter_count_down(&meter_held(b, entry)[b.row])
 
 
 cdef inline void meter_add_bytes(

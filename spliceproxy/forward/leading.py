@@ -24,6 +24,7 @@ from spliceproxy.relay.leases import (
     ANSWERED,
     ASKED,
     AWAY,
+    ENTRIES,
     FAILURES,
     KNOWN,
     LAST,
@@ -52,6 +53,10 @@ forgets it (``store.KEPT``)."""
 
 MOST = 4096
 """Of what is asked for at once."""
+
+RELEASED = 3 * ENTRIES
+"""Keys of which the store has yet to hear that nobody uses them here any more. Where there are more
+the oldest are forgotten: whoever lacks something of them recalls it."""
 
 SECOND = 1_000_000_000
 
@@ -212,6 +217,7 @@ class Leading:
         self._released += [
             (one.key_name, Asked(one.key(kind), 1, 0, 0)) for kind in KINDS if one.whole(kind)
         ]
+        del self._released[:-RELEASED]
 
     # ---- what is asked -----------------------------------------------------------------
 

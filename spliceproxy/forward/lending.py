@@ -100,7 +100,7 @@ class Lending:
         return True
 
     def tell(self, meter: Meter) -> None:
-        """Something counts that nobody was asked about, for it has come from another process."""
+        """Something counts that nobody was asked about."""
         self._want(meter.place.entry)
 
     def _want(self, at: int, *, at_once: bool = False) -> None:
@@ -122,13 +122,14 @@ class Lending:
         return lent < whole and time.monotonic_ns() > lease[REFUSED + kind]
 
     async def settle(self, count: Callable[[], _T]) -> _T:
-        """Does ``count`` until it does not raise Unlent, for as long as a request may wait."""
+        """Does ``count`` until it does not raise Unlent, for as long as a request may wait. Of what
+        the store has said nothing by then this machine takes some."""
         until = self._loop.time() + WAIT
         while True:
             try:
                 return count()
             except Unlent as lacking:
-                if self._loop.time() >= until:
+                if lacking.refusal is not None and self._loop.time() >= until:
                     raise lacking.refusal() from None
                 await self._lend(lacking.meter, until)
 

@@ -63,9 +63,10 @@ class Counted(Protocol):
 
 class Unlent(Exception):
     """A request does not fit into what this machine was lent of a limit that others share. It may
-    in a moment (:meth:`Lending.settle`). ``refusal`` makes what to raise where it does not."""
+    in a moment (:meth:`Lending.settle`). ``refusal`` makes what to raise where it does not; None
+    where nobody has said yet what was lent."""
 
-    def __init__(self, meter: Meter, refusal: Callable[[], Limited]) -> None:
+    def __init__(self, meter: Meter, refusal: Callable[[], Limited] | None) -> None:
         super().__init__(meter.limit.id)
         self.meter = meter
         self.refusal = refusal
@@ -213,11 +214,13 @@ class Limiting:
                     self.lending.tell(meter)
 
     def _expect(self, lending: Lending, meters: Sequence[Meter]) -> None:
-        """Unlent where nobody has said yet what this machine may use of one of them."""
-        for meter in meters:
-            if not lending.expect(meter):
-                why = BYTES if any(meter.numbers.budgets) else CONNECTIONS
-                raise Unlent(meter, partial(self._refused, meter, why, 0))
+        """Unlent where nobody has said yet what this machine may use of one of them. All of these
+        are asked about together."""
+        unknown = [meter for meter in meters if not lending.expect(meter)]
+        for meter in unknown:
+            lending.tell(meter)
+        if unknown:
+            raise Unlent(unknown[0], None)
 
     def _unfit(self, meter: Meter, why: int, wait: int) -> Exception:
         if self.lending is not None and self.lending.may_lend(meter, why):

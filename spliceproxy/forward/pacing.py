@@ -137,11 +137,12 @@ class Pacing:
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self._limiting: Limiting | None = limiting
+        self._meters = meters
         self._shares = Shares(meters, row)
         self._relay = relay
         self._lane = lane
         self._loop = loop
-        self._limits: dict[int, LimitConfig | None] = {}  # by entry
+        self._limits: dict[int, tuple[int, LimitConfig | None]] = {}  # by entry, with its tag
         self._flows: dict[int, _Flow] = {}
         # Of Python's, with their entries and rates: by ident, and by negative numbers.
         self._tunnels: dict[int, tuple[Held, tuple[int, ...], tuple[int, int]]] = {}
@@ -282,10 +283,12 @@ class Pacing:
         self._through[entry, way] = through, factor
 
     def _limit(self, entry: int) -> LimitConfig | None:
-        if entry not in self._limits:
-            limiting = self._limiting
-            self._limits[entry] = None if limiting is None else limiting.limits.at(entry)
-        return self._limits[entry]
+        tag = self._meters.tag(entry)
+        known, limit = self._limits.get(entry, (0, None))
+        if known != tag:  # it may have been another's
+            limit = None if self._limiting is None else self._limiting.limits.at(entry)
+            self._limits[entry] = tag, limit
+        return limit
 
     def _rate(self, limit: LimitConfig, entry: int, way: int, *, counted: bool) -> float:
         """Bytes per second that may go through, 0 for any number. ``counted``: the lane ends it by

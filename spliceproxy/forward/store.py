@@ -248,7 +248,7 @@ class Store:
                     said = await channel.get_message(ignore_subscribe_messages=True, timeout=None)
                     if said is not None:
                         hear(str(said["data"]))
-        except (RedisError, OSError, asyncio.TimeoutError):
+        except (RedisError, OSError, asyncio.TimeoutError, ValueError, TypeError):
             return  # whoever asks the store tells of it
 
     async def leave(self) -> None:
@@ -273,6 +273,9 @@ def _told(store: Store) -> Iterator[None]:
     except (RedisError, OSError, asyncio.TimeoutError) as error:
         store.scripts = []
         raise Gone(str(error) or type(error).__name__) from error
+    except (ValueError, TypeError) as error:  # the client of Redis reads numbers by int(), too
+        store.scripts = []
+        raise Gone(f"it says what is no answer: {error}") from error
 
 
 def _parts(items: Sequence[Any]) -> list[Sequence[Any]]:

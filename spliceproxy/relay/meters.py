@@ -113,7 +113,7 @@ class Counting(Protocol):
         STALE."""
 
     def drop(self, entry: int) -> None:
-        """It does not any more."""
+        """It does not any more. Nothing happens where none counts."""
 
     def move(self, entry: int, n: int) -> None:
         """So many bytes have moved."""
@@ -365,7 +365,8 @@ class Portable:
         return 0
 
     def drop(self, entry: int) -> None:
-        self._meters.held(entry)[self._row] -= 1
+        held = self._meters.held(entry)
+        held[self._row] = max(0, held[self._row] - 1)
 
     def move(self, entry: int, n: int) -> None:
         now = int(time.time())

@@ -4,6 +4,7 @@ a proxy with workers of its own."""
 from __future__ import annotations
 
 import re
+import socketserver
 import subprocess
 import sys
 import threading
@@ -284,6 +285,36 @@ def test_a_machine_that_dies(
     held.clear()
     wait_for(lambda: fill(pair[1]), "the connections of the dead machine")
     assert len(held) <= 6 + 2
+
+
+def test_the_first_request_does_not_depend_on_a_slow_store(
+    start: Start, origin: ThreadingHTTPServer, redis: RedisServer
+) -> None:
+    kinds = "connections = 5", "requests-per-second = 5", 'bytes-per-day = "1GB"'
+    limits = "".join(
+        f'[[limit]]\nid = "slow{n}"\nby = "destination"\n{kind}\n' for n, kind in enumerate(kinds)
+    )
+    for engine in ("native", "copy"):
+        proxy = start(redis.url, limits, engine, workers=1)
+        wait_for(lambda proxy=proxy: store_of(proxy)["up"], "the store")  # type: ignore[misc]
+        redis.say("CLIENT", "PAUSE", "800")  # it is not away yet
+        assert crowd([proxy], origin, "127.0.0.2", 1)
+
+
+def test_a_store_that_says_nonsense(start: Start, origin: ThreadingHTTPServer) -> None:
+    class Nonsense(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            while self.rfile.readline():
+                self.wfile.write(b":many\r\n")
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Nonsense) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        proxy = start(f"redis://127.0.0.1:{server.server_address[1]}/0", workers=1)
+        wait_for(lambda: "it is away" in proxy.stderr(), "a word of the store")
+        assert crowd([proxy], origin, "127.0.0.2", 1)
+        server.shutdown()
+    assert "Traceback" not in proxy.stderr()
 
 
 def documented_user() -> list[str]:

@@ -38,6 +38,18 @@ def new(request: pytest.FixtureRequest) -> New:
     return of_engine(request.param)
 
 
+def test_what_is_forgotten_is_not_counted_down(new: New) -> None:
+    counted = Board.private().meters
+    counting = new(counted, 0)
+    place = counted.place("id", "key")
+    assert place is not None
+    assert counting.hold(*place, 0) == 0
+    counted.clear(0)
+    counting.drop(place.entry)
+    assert not any(counted.held(place.entry))
+    assert counting.hold(*place, 1) == 0
+
+
 def test_a_bucket_gives_what_it_holds(new: New) -> None:
     counted = Board.private().meters
     counting = new(counted, 0)
