@@ -198,13 +198,13 @@ def _rate(name: str, value: object) -> int:
 
 
 def _texts(limits: object) -> tuple[str, ...]:
-    """The ids of limits."""
+    """The ids of limits. One that is named twice counts once."""
     if isinstance(limits, (str, bytes)) or not isinstance(limits, Iterable):
         raise TypeError(f"Allow: limits {limits!r}; allowed: a tuple of texts")
     found = tuple(limits)
     if not all(isinstance(one, str) for one in found):
         raise TypeError(f"Allow: limits {limits!r}; allowed: a tuple of texts")
-    return found
+    return tuple(dict.fromkeys(found))
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,6 +59,13 @@ def test_rates() -> None:
         Allow(parent=None)  # type: ignore[arg-type]
 
 
+def test_a_limit_that_is_named_twice() -> None:
+    assert Allow(limits=("b", "a", "b")).limits == ("b", "a")
+    for wrong in ("b", [["b"]], None):
+        with pytest.raises(TypeError, match="allowed: a tuple of texts"):
+            Allow(limits=wrong)  # type: ignore[arg-type]
+
+
 def test_what_a_second_answer_leaves_out() -> None:
     first = Allow("192.0.2.1", parent="a", limits=("x",), rate_in=1000)
     assert Allow().after(first) == first
