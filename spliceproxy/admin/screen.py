@@ -185,9 +185,9 @@ def heading(stats: Mapping[str, Any]) -> str:
 def counted(one: Mapping[str, Any]) -> str:
     """What a limit counts."""
     whose = f"{one['limit']} {one['key']}".strip()
-    return f"{whose}: {one['connections']}" + (
-        f" ({one['refused']} refused)" if one["refused"] else ""
-    )
+    today = f", {size(one['bytes_today'])} today" if one["bytes_today"] else ""
+    refused = f" ({one['refused']} refused)" if one["refused"] else ""
+    return f"{whose}: {one['connections']}{today}{refused}"
 
 
 LIMITS = 3

@@ -32,6 +32,20 @@ STATS = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("used", "shown"),
+    [
+        ({}, "each ada: 3"),
+        ({"refused": 2}, "each ada: 3 (2 refused)"),
+        ({"bytes_today": 12_300_000, "refused": 2}, "each ada: 3, 12.3 MB today (2 refused)"),
+        ({"key": "", "connections": 0, "bytes_today": 5}, "each: 0, 5 B today"),
+    ],
+)
+def test_what_a_limit_counts(used: dict[str, Any], shown: str) -> None:
+    one = {"limit": "each", "key": "ada", "connections": 3, "refused": 0, "bytes_today": 0}
+    assert screen.counted({**one, **used}) == shown
+
+
 def flow(ident: str, **values: Any) -> dict[str, Any]:
     return {
         "id": ident, "age": 5.0, "client": "10.0.0.1", "user": "", "method": "CONNECT",
