@@ -47,7 +47,7 @@ class Account:
 class LineWriter:
     """``open`` returns the descriptor, again for each :meth:`reopen`; ``close``: it is ours.
 
-    ``limit``: bytes that may wait. Lines beyond it are dropped, and counted, until half of it
+    ``limit``: bytes that may wait, but for one text that is longer. Lines beyond it are dropped, and counted, until half of it
     is written. Then ``told(lines, why)`` is called in the thread, and what it returns is
     written; likewise when a descriptor takes lines again, and at the end. ``failed(text)`` says
     in the thread what is wrong, once for each fault. ``account`` counts what becomes of the lines.
@@ -92,7 +92,8 @@ class LineWriter:
         """Whole lines, to be written. From any thread."""
         with self._lock:
             limit = self._limit // 2 if self._dropped else self._limit
-            if self.pending + len(text) > limit:
+            # What comes when nothing waits is written, however much it is at once.
+            if self.pending and self.pending + len(text) > limit:
                 self._dropped += lines
                 self._account.lose(lines, False)
             else:
