@@ -47,10 +47,11 @@ class Account:
 class LineWriter:
     """``open`` returns the descriptor, again for each :meth:`reopen`; ``close``: it is ours.
 
-    ``limit``: bytes that may wait, but for one text that is longer. Lines beyond it are dropped, and counted, until half of it
-    is written. Then ``told(lines, why)`` is called in the thread, and what it returns is
-    written; likewise when a descriptor takes lines again, and at the end. ``failed(text)`` says
-    in the thread what is wrong, once for each fault. ``account`` counts what becomes of the lines.
+    ``limit``: bytes that may wait, but for one text that is longer. Lines beyond it are dropped,
+    and counted, until half of it is written. Then ``told(lines, why)`` is called in the thread, and
+    what it returns is written; likewise when a descriptor takes lines again, and at the end.
+    ``failed(text)`` says in the thread what is wrong, once for each fault. ``account`` counts what
+    becomes of the lines.
     """
 
     def __init__(
