@@ -8,6 +8,7 @@ is asked; ``.ci/run`` builds them.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -247,6 +248,10 @@ class Container:
         return self.process.wait(seconds)
 
     def end(self) -> None:
-        """At once."""
+        """At once. Its first process takes all others along; it does not end with unshare(1), for
+        the kernel forgets that of whoever becomes another user (PR_SET_PDEATHSIG(2const))."""
+        if self.process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.first, signal.SIGKILL)
         self.process.kill()
         self.process.wait()
