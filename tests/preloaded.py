@@ -1,8 +1,9 @@
 """Starts the proxy without loading it each time: a process that has loaded it forks.
 
 A test cannot tell the difference, but by the time that it takes: what a start has is set as it is
-there, down to ``sys.argv``. Only the order differs in which modules are loaded; so tests of what a
-start loads, and of memory, start Python themselves.
+there, down to ``sys.argv``. Only the order differs in which modules are loaded, and what memory is
+shared; so tests of what a start loads start Python themselves, and those of memory look at how it
+grows.
 """
 
 from __future__ import annotations

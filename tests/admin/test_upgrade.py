@@ -22,6 +22,7 @@ from harness import (
     default_signals,
     descriptors,
     read_exactly,
+    read_head,
     refused_port,
     serving,
     stop,
@@ -549,9 +550,7 @@ def test_a_body_goes_on(folder: Path) -> None:
         proxy = start(folder)
         with proxy.connect() as s:
             s.sendall(f"GET http://{host}:{port}/ HTTP/1.1\r\nHost: {host}:{port}\r\n\r\n".encode())
-            head = b""
-            while b"\r\n\r\n" not in head:
-                head += s.recv(1)
+            read_head(s)
             assert proxy.upgrade().status == 200
             assert len(read_exactly(s, size)) == size
         wait_for(lambda: proxy.main != proxy.process.pid, "the new main process")
