@@ -43,6 +43,8 @@ EARLY = ("PYTHON", "LC_", "LANG", "LD_", "MALLOC_", "UBSAN_", "ASAN_")
 MOST = 1 << 17
 """Bytes of a request."""
 
+MOST_FDS = 8
+
 FILES = 4096
 """Descriptors, at most, of the process that forks."""
 
@@ -114,8 +116,8 @@ class Starter:
     def start(
         self, program: Sequence[str], args: Sequence[str], env: dict[str, str], *streams: int
     ) -> Started:
-        """``python PROGRAM ARG...``, where the program is a module (-m) or a text (-c).
-        ``streams``: its standard input, output and error."""
+        """``python PROGRAM ARG...``, where the program is a module (-m), a text (-c) or a file.
+        ``streams``: its standard input, output and error, and what is 3, 4 and so on."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             request = [os.getcwd(), env, list(program), list(args)]
@@ -160,7 +162,7 @@ class _Forking:
                 if fd != self._line.fileno():
                     self._reap(fd)
                     continue
-                told, fds, _, _ = socket.recv_fds(self._line, MOST, 4)
+                told, fds, _, _ = socket.recv_fds(self._line, MOST, MOST_FDS)
                 if not told:
                     os._exit(0)
                 if self._fork(fds):
@@ -168,18 +170,19 @@ class _Forking:
                     return request
 
     def _fork(self, fds: list[int]) -> bool:
+        *streams, told_to = fds  # in the order of their numbers, so none is in another's way
         pid = os.fork()
         if not pid:
-            for fd, stream in enumerate(fds[:3]):
+            for fd, stream in enumerate(streams):
                 os.dup2(stream, fd)
             for _, status in self._running.values():
                 status.detach()  # closed with all others
             self._line.detach()
-            os.closerange(3, FILES)
+            os.closerange(len(streams), FILES)
             return True
-        for fd in fds[:3]:
+        for fd in streams:
             os.close(fd)
-        status = socket.socket(fileno=fds[3])
+        status = socket.socket(fileno=told_to)
         pidfd = os.pidfd_open(pid)
         self._poll.register(pidfd, select.POLLIN)
         self._running[pidfd] = pid, status
@@ -211,6 +214,10 @@ def _become(request: list[Any]) -> NoReturn:
         sys.path[0] = folder
         sys.argv[:] = [what, *args]
         runpy.run_module(what, run_name="__main__", alter_sys=True)
+    elif program[0] != "-c":
+        sys.path[0] = os.path.dirname(what)
+        sys.argv[:] = [what, *args]
+        runpy.run_path(what, run_name="__main__")
     else:
         sys.path[0] = ""
         sys.argv[:] = ["-c", *args]

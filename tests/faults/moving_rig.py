@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+import preloaded
 from harness import wait_for
 
 WORKER = Path(__file__).with_name("moving_worker.py")
@@ -23,28 +23,29 @@ class Worker:
         self, engine: str, listener: int, channel: socket.socket, log: Path, **options: Any
     ) -> None:
         told = [f"{name}={json.dumps(value)}" for name, value in options.items()]
+        orders, self._orders = os.pipe()
+        answers, theirs = os.pipe()
+        self._answers = os.fdopen(answers, encoding="utf-8")
+        args = [engine, str(3 if listener >= 0 else -1), str(4 if listener >= 0 else 3), str(log)]
         kept = [fd for fd in (listener, channel.fileno()) if fd >= 0]
-        self._process = subprocess.Popen(
-            [sys.executable, WORKER, engine, str(listener), str(channel.fileno()), log, *told],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            pass_fds=kept,
-            text=True,
+        process = preloaded.start(
+            [str(WORKER)], [*args, *told], {**os.environ}, orders, theirs, 2, *kept
         )
+        assert process is not None
+        self._process = process
+        for fd in (orders, theirs):
+            os.close(fd)
         channel.close()
         assert self._answer() == {"ready": True}
 
     def _answer(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
+        line = self._answers.readline()
         answer: dict[str, Any] = json.loads(line) if line else {"dead": True}
         return answer
 
     def ask(self, order: str) -> dict[str, Any]:
         """The answer to an order of ``moving_worker.py``."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(order + "\n")
-        self._process.stdin.flush()
+        os.write(self._orders, order.encode() + b"\n")
         return self._answer()
 
     def end(self) -> None:
@@ -53,9 +54,8 @@ class Worker:
             with contextlib.suppress(BrokenPipeError):
                 assert self.ask("end") in ({"ended": True}, {"dead": True})
         self._process.wait(PATIENCE)
-        for pipe in (self._process.stdin, self._process.stdout):
-            assert pipe is not None
-            pipe.close()
+        self._answers.close()
+        os.close(self._orders)
 
     def dead(self) -> bool:
         """Whether it has died as it was told to."""

@@ -305,7 +305,7 @@ def test_a_function_is_called_once_where_the_lane_cannot_go_on(
     run(main)
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="asyncio.timeout is new in Python 3.11")
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="asyncio.timeout() is new in Python 3.11")
 def test_what_is_asked_while_a_proxy_stops_does_not_end_that() -> None:
     """A function with a limit of its own cancels the task that it runs in: that must not be the
     one that stops the proxy."""

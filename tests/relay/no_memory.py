@@ -42,6 +42,10 @@ CHUNKED = b"HTTP/1.1 200 OK\r\nDate: d\r\nTransfer-Encoding: chunked\r\n\r\n"
 LARGE = b"HTTP/1.1 200 OK\r\nDate: d\r\nContent-Length: 400000\r\n\r\n" + b"x" * 400_000
 
 
+CALLS = 2000
+"""CPython 3.10 gives a function a cache at its 1,024th call, which needs memory. The one that ends
+the refusals must be through that before there are any."""
+
 T = TypeVar("T")
 
 
@@ -95,11 +99,14 @@ class OfMalloc(Refusal):
 
 
 class OfPython(Refusal):
-    def arm(self) -> None:
+    def __init__(self, call: int, first: int, width: int) -> None:
         import _testcapi
 
         self._testcapi = _testcapi
-        _testcapi.set_nomemory(self._first, self._last)
+        super().__init__(call, first, width)
+
+    def arm(self) -> None:
+        self._testcapi.set_nomemory(self._first, self._last)
 
     def disarm(self) -> None:
         # What is left of the refusals is ours: with an end, they were all used up where there
@@ -510,6 +517,8 @@ def play(refusing: Refusal, name: str) -> None:
 
 def main(kind: type[Refusal], name: str) -> int:
     play(kind(0, 0, 0), name)  # what is loaded late
+    for _ in range(CALLS):
+        kind(0, 0, 0).disarm()
     total = 0
     # What moves passes handlers of Python code, which CPython 3.11 tries to enter for ever where it
     # never gets memory again.

@@ -218,7 +218,7 @@ def test_a_failure_that_was_waited_for_is_an_answer() -> None:
     run(test())
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="asyncio.timeout() is of Python 3.11")
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="asyncio.timeout() is new in Python 3.11")
 @pytest.mark.parametrize("waits", [False, True])
 def test_a_function_always_runs_in_a_task(waits: bool) -> None:
     async def test() -> None:

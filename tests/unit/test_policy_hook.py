@@ -345,7 +345,7 @@ def test_what_cleans_up_when_the_time_is_over_may_wait(run: Run) -> None:
     run(main())
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="asyncio.timeout is new in Python 3.11")
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="asyncio.timeout() is new in Python 3.11")
 def test_limits_of_its_own(run: Run) -> None:
     """They cancel the task that it runs in, and take that back."""
 
@@ -431,7 +431,7 @@ def test_a_client_that_has_gone_is_not_waited_for(
     run(main())
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="asyncio.timeout is new in Python 3.11")
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="asyncio.timeout() is new in Python 3.11")
 def test_a_limit_of_its_own_does_not_hurry_it(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("spliceproxy.policy.steps.SOON", 0.02)
 

@@ -209,7 +209,7 @@ def test_what_one_call_sets_the_next_does_not_see(run: Any) -> None:
     run(main())
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="asyncio.timeout is new in Python 3.11")
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="asyncio.timeout() is new in Python 3.11")
 @pytest.mark.parametrize("turns", [0, 1, 2])
 def test_a_limit_of_its_own_that_is_over_at_once(run: Any, turns: int) -> None:
     """It cancels the task before that has heard of the coroutine."""

@@ -9,11 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from skipping import UNLISTED
 
 TESTS = Path(__file__).parents[1]
 
 MODULE = """
 import pytest
+from skipping import UNLISTED
 
 def test_listed():
     pytest.skip("in the list, really")
@@ -29,13 +31,15 @@ def test_expected():
 
 @pytest.mark.parametrize("ci", ["", "true"])
 @pytest.mark.parametrize("other", ["in the list, too", "not in the list"])
-def test_skips_are_listed(tmp_path: Path, ci: str, other: str) -> None:
+@pytest.mark.parametrize("failed", ["", "\ndef test_failed():\n    assert False\n"])
+def test_skips_are_listed(tmp_path: Path, ci: str, other: str, failed: str) -> None:
+    """A failed test does not hide one: it is run again, and may then pass."""
     tests = tmp_path / "tests"
     tests.mkdir()
     for file in TESTS.glob("*.py"):  # conftest.py, and whatever it imports
         shutil.copy(file, tests)
     (tests / "skips.txt").write_text("# words\ntests/test_a.py: in the list*  # why\n")
-    (tests / "test_a.py").write_text(MODULE.replace("OTHER", other))
+    (tests / "test_a.py").write_text(MODULE.replace("OTHER", other) + failed)
     (tmp_path / "pyproject.toml").write_text('[tool.pytest.ini_options]\npythonpath = ["tests"]\n')
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests"],
@@ -45,6 +49,6 @@ def test_skips_are_listed(tmp_path: Path, ci: str, other: str) -> None:
         text=True,
     )
     fails = ci and other == "not in the list"
-    assert done.returncode == (1 if fails else 0), done.stdout
+    assert done.returncode == (UNLISTED if fails else 1 if failed else 0), done.stdout
     told = "not in tests/skips.txt: tests/test_a.py: not in the list"
     assert (told in done.stdout) == bool(fails), done.stdout
