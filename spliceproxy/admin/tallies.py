@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -58,20 +59,22 @@ def together(answers: Sequence[Sequence[Message]], most: int) -> Tallies:
     failures: dict[tuple[str, str], dict[str, Any]] = {}
     for answer in answers:
         rows: list[Row] = []
-        for part in answer:
-            if "span" in part:
+        for entry in itertools.chain.from_iterable(part.get("entries", ()) for part in answer):
+            if isinstance(entry, list):
+                rows.append(Row(*entry))
+            elif "span" in entry:
                 rows = []
-                span = part["span"]
-                key = span, part["kind"], part["measure"]
-                rankings[key].append(Ranking(rows, part["floor"]))
-                found.seconds[span] = max(found.seconds.get(span, 0.0), part["seconds"])
-            elif "rows" in part:
-                rows.extend(Row(*row) for row in part["rows"])
-            found.engine = found.engine or part.get("engine", "")
-            found.denials.extend(part.get("denials", ()))
-            found.missed += part.get("missed", 0)
-            for one in part.get("failures", ()):
-                _add(failures, one)
+                span = entry["span"]
+                key = span, entry["kind"], entry["measure"]
+                rankings[key].append(Ranking(rows, entry["floor"]))
+                found.seconds[span] = max(found.seconds.get(span, 0.0), entry["seconds"])
+            elif "denial" in entry:
+                found.denials.append(entry["denial"])
+            elif "failure" in entry:
+                _add(failures, entry["failure"])
+            else:
+                found.engine = found.engine or entry.get("engine", "")
+                found.missed += entry.get("missed", 0)
     found.rankings = {key: merged(each, most) for key, each in rankings.items()}
     found.denials.sort(key=lambda one: one["time"])
     found.failures = sorted(failures.values(), key=lambda one: -one["last"])

@@ -1,4 +1,11 @@
-"""What a worker answers when it is asked for its tally: parts, each a few rows of one list."""
+"""What a worker answers when it is asked for its tally: parts, each a few entries of it.
+
+{"engine": "native"}                        what moves the bytes
+{"span": ..., "kind": ..., "measure": ...}  a list begins
+["a.example", ...]                          a row of the list that has begun last (Row)
+{"denial": {...}}, {"failure": {...}}       of the last ones
+{"missed": 3}                               so many found no room
+"""
 
 from __future__ import annotations
 
@@ -19,17 +26,24 @@ TEXT_MOST = 400
 
 def answer(tally: Tally, engine: str) -> Iterator[Message]:
     """The answer of a worker whose bytes this engine moves."""
-    yield {"engine": engine}
     for _ in tally.catch_up():
         yield {}
+    yield from in_parts("entries", _entries(tally, engine))
+
+
+def _entries(tally: Tally, engine: str) -> Iterator[Any]:
+    yield {"engine": engine}
     for span in SPANS:
         seconds, rankings = tally.rankings(span, MOST)
         for (kind, measure), ranking in rankings.items():
             yield {"span": span, "seconds": seconds, "kind": kind, "measure": measure,
                    "floor": ranking.floor}  # fmt: skip
-            yield from in_parts("rows", ([_cut(value) for value in row] for row in ranking.rows))
-    yield from in_parts("denials", (_fields(one._asdict()) for one in tally.denials()))
-    yield from in_parts("failures", map(_failure, tally.failures()))
+            for row in ranking.rows:
+                yield [_cut(value) for value in row]
+    for denial in tally.denials():
+        yield {"denial": _fields(denial._asdict())}
+    for failure in tally.failures():
+        yield {"failure": _failure(failure)}
     if tally.missed:
         yield {"missed": tally.missed}
 
