@@ -89,14 +89,14 @@ class Limited(Denied):
         if why == BYTES:
             keys = "bytes_per_day", "bytes_per_hour"
             words = " and ".join(
-                f"{getattr(limit, key)} {_OTHERS[key]}"
+                counted(getattr(limit, key), _OTHERS[key])
                 for key in keys
                 if getattr(limit, key) is not None
             )
             more = "they are used up"
         else:
             name, key = _WORDS[why]
-            words, more = f"{getattr(limit, key):g} {name}", "this is one more"
+            words, more = counted(getattr(limit, key), name), "this is one more"
         super().__init__(
             f"This proxy allows {words}{whose}, and {more}.",
             limit.id,
@@ -120,12 +120,17 @@ class Full(Denied):
         )
 
 
+def counted(number: float, words: str) -> str:
+    """``words`` are for more than one."""
+    return f"{number:.15g} {words.replace('s ', ' ', 1) if number == 1 else words}"
+
+
 def allowance(limit: LimitConfig) -> str:
     """What it allows, in words."""
     words = {**{key: words for words, key in _WORDS.values()}, **_OTHERS}
     given = {key: getattr(limit, key) for key in words}
     return ", ".join(
-        f"{value:.15g} {words[key]}" for key, value in given.items() if value is not None
+        counted(value, words[key]) for key, value in given.items() if value is not None
     )
 
 
