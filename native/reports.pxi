@@ -13,8 +13,8 @@ from core.counts cimport (
 from core.hello cimport FLIGHT, SIGHT
 from core.gate cimport found_in
 from core.types cimport (
-    FOUNDS, FOUND_WORDS, Flow, INFO_MAX, NameCheck, REASONS, REASON_WORDS, R_DONE, TRANSFER, Way,
-    found_words, reason_words,
+    FOUNDS, FOUND_WORDS, Flow, INFO_MAX, NameCheck, REASONS, REASON_WORDS, R_DONE, R_TLS_NAME, TRANSFER,
+    Way, found_words, reason_words,
 )
 from core.tcpinfo cimport TcpLeg
 from http.chunks cimport Chunks
@@ -156,6 +156,7 @@ cdef object end_of(const Flow *f):
         chr(f.silent) if f.silent else "",
         (down.for_target, down.for_source, up.for_target, down.silent),
         checking.FOUND[f.found],
+        f.gate.data[:f.gate.have] if f.reason == R_TLS_NAME and f.gate != NULL else b"",
     )
 
 

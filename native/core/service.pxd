@@ -31,8 +31,8 @@ from core.queues cimport enter_queue, finish
 from core.resets cimport finish_acknowledged
 from core.slots cimport slot_free
 from core.types cimport (
-    Core, ENDED, FIN_SENT, F_LATE, F_MALFORMED, F_NONE, F_NOT_TLS, Flow, Gate, Q_FINISHED, Q_HALF,
-    Q_NAME, R_CLIENT_RESET, R_DONE, R_NONE, R_ORIGIN_RESET, R_SOURCE_EOF, R_SOURCE_ERROR,
+    Core, ENDED, FIN_SENT, F_LATE, F_MALFORMED, F_MISMATCH, F_NONE, F_NOT_TLS, Flow, Gate,
+    Q_FINISHED, Q_HALF, Q_NAME, R_CLIENT_RESET, R_DONE, R_NONE, R_ORIGIN_RESET, R_SOURCE_EOF, R_SOURCE_ERROR,
     R_TARGET_ERROR, R_TLS_NAME, STOPPED, TRANSFER, TUNNEL, UNREGISTERED, Way,
 )
 from core.waits cimport after_turn, end_wait
@@ -87,6 +87,9 @@ cdef inline void pass_or_refuse(
     count_up(c, K_TLS_NAMES + 2 * (found - 1) + refused)
     if refused:
         finish(c, slot, R_TLS_NAME)
+        if found == F_MISMATCH and (g.have or gate_keep(g, data, n)):
+            f.gate = g  # whoever is told of it reads the name that was there instead
+            return
     elif n > 0:
         f.spoke = 0
         if send_or_hold(c, &f.way[0], f.fd[1], data, n) == TARGET_FAILED:

@@ -100,6 +100,14 @@ def _ended(services: Services, record: Record, end: TunnelEnd) -> None:
     finish(services, record, end)
 
 
+def _name_in(flight: bytes) -> str:
+    """The name in a ClientHello, "" if there is none."""
+    from spliceproxy.tls import hello  # late: most tunnels are not refused for it
+
+    said = hello.read(flight)
+    return said.name if said is not None else ""
+
+
 def finish(services: Services, record: Record, end: TunnelEnd, *, summed: bool = False) -> None:
     """A tunnel is over, also one of the lane's. ``summed``: what it has moved is in the lists of
     who has moved the most."""
@@ -129,7 +137,9 @@ def finish(services: Services, record: Record, end: TunnelEnd, *, summed: bool =
     record.tls_name = end.found
     if end.reason == TLS_NAME:
         record.blame("http_request_denied")
-        record.rule, record.why = refusals.TLS_NAME, refusals.found_inside(end.found, record.host)
+        record.sni = _name_in(end.flight)
+        record.rule = refusals.TLS_NAME
+        record.why = refusals.found_inside(end.found, record.host, record.sni)
     if end.errno in EXHAUSTED:  # neither side has left; the relay has counted its end
         record.reason, record.error, record.by = ABORTED, "proxy_internal_error", ""
         services.faults.say(end.errno, logging.ERROR, "a tunnel was cut: %s", strerror(end.errno))

@@ -53,12 +53,14 @@ for both sides."""
 def format_line(record: Record, *, query: bool = True) -> str:
     """The record's line with its LF: ASCII, ten fields, then ``rule=`` or ``error=`` where
     there is one, ``in=``, ``socks=`` for SOCKS, ``name=`` where the kernel has led the client here,
-    ``tls=`` where the name inside TLS was looked for, and ``route=`` and ``by=`` where a parent was
-    asked; at most PIPE_BUF bytes. Not ``query``: of a target's query its question mark alone is
-    left."""
+    ``tls=`` where the name inside TLS was looked for, ``sni=`` where another one was refused, and
+    ``route=`` and ``by=`` where a parent was asked; at most PIPE_BUF bytes. Not ``query``: of a
+    target's query its question mark alone is left."""
     socks = f" socks={record.socks}" if record.socks else ""
     name = f" name={record.name}" if record.name else ""
     tls = f" tls={record.tls_name}" if record.tls_name else ""
+    if record.sni:
+        tls += f" sni={record.sni}"
     more = f"in={record.bytes_in}{socks}{name}{tls}{_route(record)}"
     return f"{_ten(record, query=query)}{why(record)} {more}\n"
 

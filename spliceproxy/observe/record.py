@@ -120,6 +120,7 @@ class Record(metaclass=ABCMeta):  # noqa: B024 - one of the lane's is a Record, 
         "route",
         "rule",
         "seconds",
+        "sni",
         "socks",
         "spliced_in",
         "spliced_out",
@@ -167,6 +168,7 @@ class Record(metaclass=ABCMeta):  # noqa: B024 - one of the lane's is a Record, 
         self.minor = 1  # of its HTTP version
         self.name = ""  # what was found of the name of a connection that was led here
         self.tls_name = ""  # what was found of the name inside TLS (relay.checking)
+        self.sni = ""  # that name, where it is another one and refused
         self.socks = 0  # the version of SOCKS by which the client has asked, 0 for HTTP
         # Of the request, only where the format of the log has some of them.
         self.fields: Sequence[tuple[bytes, bytes]] = ()

@@ -96,7 +96,7 @@ def nameless(address: str) -> Denied:
 
 
 _FOUND = {
-    OTHER_NAME: "The name inside TLS is not {}.",
+    OTHER_NAME: "The name inside TLS is {1}, and not {0}.",
     NO_NAME: "There is no name inside TLS, where {} is wanted.",
     ECH: "There may be an encrypted name inside TLS, where {} is wanted.",
     NOT_TLS: "What the client of {} says is no TLS.",
@@ -105,9 +105,10 @@ _FOUND = {
 }
 
 
-def found_inside(found: str, host: str) -> str:
-    """Why a tunnel to a host was reset, in words."""
-    return _FOUND[found].format(host)
+def found_inside(found: str, host: str, name: str = "") -> str:
+    """Why a tunnel to a host was reset, in words. ``name`` is the one that was found, if that is
+    known."""
+    return _FOUND[found].format(host, name or "another one")
 
 
 def odd_address() -> Denied:

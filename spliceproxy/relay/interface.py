@@ -129,7 +129,8 @@ class TunnelEnd(NamedTuple):
     there is for it, has yet to end, or was spoken to last. ``waits`` are milliseconds: until the
     client took bytes, for bytes of the origin, until the origin took bytes, and the silence of
     the origin in which none were due. ``found`` is what was found of the name inside TLS, one of
-    ``relay.checking.FOUND``."""
+    ``relay.checking.FOUND``; ``flight`` is what the client has said first, where another name was
+    found in it that is refused."""
 
     reason: str
     errno: int
@@ -142,6 +143,7 @@ class TunnelEnd(NamedTuple):
     silent: str = ""
     waits: tuple[int, int, int, int] = (0, 0, 0, 0)
     found: str = ""
+    flight: bytes = b""
 
 
 class TransferEnd(NamedTuple):

@@ -11,6 +11,9 @@ from admin_rig import Admin, NewAdmin
 from harness import read_exactly, serving, wait_for
 from hellos import MADE
 
+ANOTHER = "evil.example"
+"""The name in MADE["another"]."""
+
 
 def _say(admin: Admin, port: int, said: bytes) -> None:
     with admin.proxy.tunnel("www.localhost", port) as client, contextlib.suppress(ConnectionError):
@@ -43,7 +46,7 @@ def test_a_mismatch_is_among_the_denials(new_admin: NewAdmin, engine: str) -> No
     wait_for(listed, "the list")
     for denial in denials:
         assert denial["rule"] == "tls-name"
-        assert denial["reason"] == "The name inside TLS is not www.localhost."
+        assert denial["reason"] == f"The name inside TLS is {ANOTHER}, and not www.localhost."
         assert (denial["method"], denial["target"]) == ("CONNECT", f"www.localhost:{port}")
     metrics = admin.ask("/metrics").text
     assert 'spliceproxy_tls_names_total{result="mismatch",action="refused"} ' in metrics

@@ -252,6 +252,7 @@ def test_a_forward_and_a_parent(
     refused = [line for line in lines if " tls=mismatch " in line]
     assert len(refused) == 2
     for line in refused:
+        assert " tls=mismatch sni=b.localhost " in line
         assert " TCP_DENIED/200 " in line
         assert " rule=tls-name " in line
 

@@ -44,7 +44,7 @@ from typing import TYPE_CHECKING
 
 from spliceproxy.net import tcp
 from spliceproxy.relay import columns
-from spliceproxy.relay.checking import ADDRESS, LATE, PASSED, REFUSED, NameCheck
+from spliceproxy.relay.checking import ADDRESS, LATE, MISMATCH, PASSED, REFUSED, NameCheck
 from spliceproxy.relay.interface import (
     CLIENT_RESET,
     DONE,
@@ -91,6 +91,7 @@ class Tunnel:
     __slots__ = (
         "_dead",
         "_errno",
+        "_flight",
         "_found",
         "_gate",
         "_legs",
@@ -119,6 +120,7 @@ class Tunnel:
         up = Way(client, origin, -1, now)
         down = Way(origin, client, -1, now, to_client=True)
         self._found = ADDRESS if check is not None and not check.name else ""
+        self._flight = b""  # what was refused for the name in it
         self._gate = Gate(check) if check is not None and check.name else None
         if self._gate is None:
             up.hold(early[0])
@@ -244,6 +246,7 @@ class Tunnel:
             silent_side(self._ways, self._spoke) if reason in (IDLE, HALF_CLOSE) else "",
             waits_of(self._ways, monotonic(), self._spoke),
             self._found,
+            self._flight,
         )
         for leg in self._legs:
             shared.poller.discard(leg, reset=reason != DONE)
@@ -386,6 +389,7 @@ class Tunnel:
         refused = gate.check.refuses(found)
         self._count_found(found, REFUSED if refused else PASSED)
         if refused:
+            self._flight = bytes(gate.data) if found == MISMATCH else b""
             self.end(TLS_NAME)
             return
         options = self._shared.options
