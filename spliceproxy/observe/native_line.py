@@ -74,12 +74,13 @@ def _ten(record: Record, *, query: bool) -> str:
     # squid's words for a connection that brought no request.
     method = record.method or "NONE"
     target = record.target or "error:invalid-request"
+    room = TARGET_MAX - len(record.sni)  # that of CONNECT is far shorter
     if not query:
         target = without_query(target)
     return (
         f"{record.ended_at:.3f} {int(record.seconds * 1000):6d} "
         f"{_address(record.client)} {result(record)}/{record.status:03d} "
-        f"{record.bytes_out} {_method(method)} {escape(target, TARGET_MAX)} "
+        f"{record.bytes_out} {_method(method)} {escape(target, room)} "
         f"{_user(record.user)} {hierarchy(record)}/{_address(record.peer)} "
         f"{_type(record.content_type)}"
     )

@@ -200,11 +200,15 @@ def test_the_longest_line_fits_a_pipe_write(character, last):
             bytes_in=1 << 64,
             route=long,
             connect_by="address",
+            tls_name="mismatch",
+            sni="x" * 253,
+            socks=5,
+            name="host-mismatch",
             **more,
         )
     )
     assert 3600 < len(line) <= select.PIPE_BUF
-    assert len(line.split()) == 13 + len(more)  # route= and by= are two
+    assert len(line.split()) == 17 + len(more)
 
 
 # ---- the writer ----------------------------------------------------------------------
