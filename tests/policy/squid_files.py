@@ -846,6 +846,34 @@ http_access allow all
 """,
     ),
     File(
+        "delay pools",
+        """
+acl lan src 10.0.0.0/8
+acl b dstdomain .bad.test
+delay_pools 2
+delay_class 1 1
+delay_class 2 3
+delay_parameters 1 64000/128000
+delay_parameters 2 -1/-1 512000/512000 64000/64000
+delay_access 1 allow lan !b
+delay_access 1 deny all
+delay_access 2 deny CONNECT
+delay_access 2 allow all
+http_access deny b
+http_access allow all
+""",
+    ),
+    File(
+        "delay pools of clients",
+        """
+client_delay_pools 1
+client_delay_parameters 1 64000 128000
+client_delay_access 1 allow all
+http_access deny CONNECT
+http_access allow all
+""",
+    ),
+    File(
         "pages",
         """
 acl b dstdomain .bad.test

@@ -50,6 +50,7 @@ def refused(folder: Path, text: str) -> str:
 def test_numbers_that_are_none(tmp_path: Path, number: str) -> None:
     text = f"workers {number}\nclient_ip_max_connections {number}\nacl many maxconn {number}\n"
     text += f"cache_peer up.example parent 3128 0 max-conn={number}\nhttp_access allow all\n"
+    text += f"delay_pools {number}\ndelay_class {number} 1\n"
     text += f"deny_info {number}:/page many\nhttp_access deny many\n"
     assert "workers" not in Result(tmp_path, text).table
 
@@ -152,7 +153,7 @@ def test_what_denies_and_is_not_converted_denies_more(tmp_path: Path) -> None:
     [
         ("url_rewrite_program /usr/bin/squidGuard", "no program is asked"),
         ("icap_service s reqmod_precache icap://127.0.0.1/", "no ICAP service is asked"),
-        ("delay_pools 1", "buckets of delay pools have no counterpart; write a [[limit]]"),
+        ("response_delay_pool slow", "a rate for each response has no counterpart"),
         ("http_reply_access deny all", "it restricts answers or requests in its own way"),
         ("follow_x_forwarded_for allow localhost", "clients are known by the address"),
         ("reply_body_max_size 10 MB", "answers have no greatest size"),
@@ -170,11 +171,109 @@ def test_what_restricts_closes(tmp_path: Path, line: str, why: str) -> None:
     assert f"# Denies everything, because of\n#   {tmp_path}/squid.conf:3: " in found.text
 
 
-def test_what_delay_pools_say_is_not_called_needless(tmp_path: Path) -> None:
-    pools = "delay_class 1 2\ndelay_parameters 1 -1/-1 64000/64000\ndelay_access 1 allow all\n"
-    found = Result(tmp_path, f"http_access allow all\ncache_mem 8 MB\ndelay_pools 1\n{pools}")
-    (needless,) = [line for line in found.notes if "not needed" in line]
-    assert needless.endswith(": cache_mem")
+LAN = {"not-clients": ["10.0.0.0/8"]}
+SLOW = {"by": "client", "prefix6": 128}
+
+POOLS = {
+    "of all": (
+        "delay_pools 1\ndelay_class 1 1\ndelay_parameters 1 64000/128000\n"
+        "delay_access 1 allow all\n",
+        [{"id": "delay-pool-1", "by": "total", "rate-out": 64000}],
+    ),
+    "of each client": (
+        "delay_pools 1\ndelay_class 1 2\ndelay_parameters 1 -1/-1 64000/64000\n"
+        "delay_access 1 allow all\n",
+        [{"id": "delay-pool-1-clients", **SLOW, "rate-out": 64000}],
+    ),
+    "of networks and clients": (
+        "delay_pools 1\ndelay_class 1 3\ndelay_parameters 1 3000/1 2000/1 1000/1\n"
+        "delay_access 1 allow all\n",
+        [
+            {"id": "delay-pool-1", "by": "total", "rate-out": 3000},
+            {"id": "delay-pool-1-networks", "by": "client", "prefix4": 24, "rate-out": 2000},
+            {"id": "delay-pool-1-clients", **SLOW, "rate-out": 1000},
+        ],
+    ),
+    "of clients of another kind": (
+        "client_delay_pools 1\nclient_delay_parameters 1 64000 64000\n"
+        "client_delay_access 1 allow all\n",
+        [{"id": "client-delay-pool-1-clients", **SLOW, "rate-out": 64000}],
+    ),
+    "but the lan": (
+        "delay_pools 1\ndelay_class 1 1\ndelay_parameters 1 64000/64000\ndelay_access 1 deny lan\n"
+        "delay_access 1 allow all\n",
+        [{"id": "delay-pool-1", "by": "total", **LAN, "rate-out": 64000}],
+    ),
+    "the opposite of the last line": (
+        "delay_pools 1\ndelay_class 1 1\ndelay_parameters 1 64000/64000\ndelay_access 1 deny lan\n",
+        [{"id": "delay-pool-1", "by": "total", **LAN, "rate-out": 64000}],
+    ),
+    "the first pool": (
+        "delay_pools 2\ndelay_class 2 1\ndelay_class 1 1\ndelay_parameters 1 1000/1\n"
+        "delay_parameters 2 2000/2\ndelay_access 2 allow all\ndelay_access 1 allow lan\n",
+        [
+            {"id": "delay-pool-1", "by": "total", "clients": ["10.0.0.0/8"], "rate-out": 1000},
+            {"id": "delay-pool-2", "by": "total", **LAN, "rate-out": 2000},
+        ],
+    ),
+    "nobody": (
+        "delay_pools 1\ndelay_class 1 1\ndelay_parameters 1 64000/64000\n",
+        [],
+    ),
+    "no rate": (
+        "delay_pools 1\ndelay_class 1 2\ndelay_parameters 1 -1/-1 -1/-1\n"
+        "delay_access 1 allow all\n",
+        [],
+    ),
+    "more than the pool": (
+        "acl odd browser x\ndelay_pools 1\ndelay_class 1 1\ndelay_parameters 1 64000/64000\n"
+        "delay_access 1 allow odd lan\n",
+        [{"id": "delay-pool-1", "by": "total", "clients": ["10.0.0.0/8"], "rate-out": 64000}],
+    ),
+}
+
+
+@pytest.mark.parametrize("pools", POOLS)
+def test_delay_pools_are_limits(tmp_path: Path, pools: str) -> None:
+    text, limits = POOLS[pools]
+    found = Result(tmp_path, f"acl lan src 10.0.0.0/8\nhttp_access allow all\n{text}")
+    assert (found.table.get("limit", []), found.missing) == (limits, [])
+    notes = [note for note in found.notes if "so the limit holds for more than the pool" in note]
+    assert len(notes) == (pools == "more than the pool")
+
+
+def test_delay_pools_of_users(tmp_path: Path) -> None:
+    pools = "delay_pools 1\ndelay_class 1 4\ndelay_parameters 1 -1/-1 -1/-1 -1/-1 64000/1\n"
+    text = f"{pools}delay_access 1 allow all\nhttp_access allow all\n"
+    found = Result(tmp_path, text)
+    assert "limit" not in found.table
+    assert any("nobody is a user here" in note for note in found.notes)
+    auth = "auth_param basic program /usr/lib/squid/basic_ncsa_auth {folder}/users\n"
+    found = Result(tmp_path, auth + text, users="ann:$apr1$12345678$zbBEMgfXu4mAHPrplrtNt.\n")
+    assert found.table["limit"] == [{"id": "delay-pool-1-users", "by": "user", "rate-out": 64000}]
+    assert found.table["htpasswd"] == str(tmp_path / "users")
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("delay_class 1 5", "tags, which a helper of squid's gives, have no counterpart"),
+        ("delay_class 1 1\ndelay_parameters 1 999/64000", "999: a rate is at least 1000 bytes"),
+    ],
+)
+def test_delay_pools_that_close(tmp_path: Path, line: str, why: str) -> None:
+    found = Result(tmp_path, f"http_access allow all\ndelay_pools 1\n{line}\n")
+    assert found.rules[0] == {"id": "not-converted", "action": "deny"}
+    assert any(why in missing for missing in found.missing)
+
+
+@pytest.mark.parametrize(
+    "line", ["delay_class 2 1", "delay_parameters 1 1/1", "delay_access 3 allow all"]
+)
+def test_delay_pools_that_are_skipped(tmp_path: Path, line: str) -> None:
+    found = Result(tmp_path, f"http_access allow all\ndelay_pools 1\n{line}\n")
+    assert found.missing == []
+    assert any("squid skips it" in note for note in found.notes)
 
 
 @pytest.mark.parametrize(

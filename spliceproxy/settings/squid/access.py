@@ -50,6 +50,16 @@ class Line:
         return f"{self.statement.name}{self.statement.text}".strip()
 
 
+def conditions(term: Term) -> dict[str, Any]:
+    """Its keys in a table of a rule, or of a limit."""
+    table: dict[str, Any] = {}
+    for key in _KEYS:
+        for name, values in ((key, term.values), (f"not-{key}", term.excepted)):
+            if values.get(key):
+                table[name] = [_written(key, value) for value in values[key]]
+    return table
+
+
 def line_of(
     statement: Statement, words: tuple[str, ...], acls: Acls, report: Report
 ) -> Line | None:
@@ -182,10 +192,7 @@ class Access:
             "id": self._id(line, closed=bool(term.opaque)),
             "action": "allow" if line.allow else "deny",
         }
-        for key in _KEYS:
-            for name, values in ((key, term.values), (f"not-{key}", term.excepted)):
-                if values.get(key):
-                    table[name] = [_written(key, value) for value in values[key]]
+        table |= conditions(term)
         if not line.allow and not term.opaque:
             table |= self._page(line)
         return table

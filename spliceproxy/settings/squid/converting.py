@@ -19,6 +19,7 @@ from spliceproxy.settings.squid import directives, ports
 from spliceproxy.settings.squid.access import Access, Rule, line_of
 from spliceproxy.settings.squid.acls import Acls
 from spliceproxy.settings.squid.auth import Auth
+from spliceproxy.settings.squid.delays import Delays
 from spliceproxy.settings.squid.peers import Peers
 from spliceproxy.settings.squid.reading import Statement, number_in, read
 
@@ -45,7 +46,8 @@ class _Conversion(Conversion[Statement]):
         self._rules: list[Rule] = []
         self._limits: list[Rule] = []
         self._unneeded: dict[str, None] = {}
-        self._delays = False  # a line about delay pools has closed the proxy
+        self._delays = Delays(report, self._acls, self._auth)
+        self._client_delays = Delays(report, self._acls, self._auth, clients=True)
 
     def prepare(self, statement: Statement) -> None:
         if statement.name == "append_domain":
@@ -65,7 +67,6 @@ class _Conversion(Conversion[Statement]):
             why, harmless = directives.CLOSING[name]
             if statement.words not in harmless:
                 self._report.close(why)
-                self._delays |= "delay" in name
         elif name in directives.MISSING:
             self._report.miss(directives.MISSING[name])
         elif name in directives.UNNEEDED:
@@ -79,7 +80,8 @@ class _Conversion(Conversion[Statement]):
         self.settings |= self._ports.settings()
         wrong = self._auth.never_right()
         self._rules = list(self._access.rules())
-        if any({"users", "not-users"} & rule.table.keys() for rule in self._rules):
+        self._limits += [*self._delays.limits(), *self._client_delays.limits()]
+        if any(_names_users(rule.table) for rule in (*self._rules, *self._limits)):
             self.settings |= self._auth.settings()
             if wrong:
                 table = {"id": "users-in-capitals", "action": "deny", "users": wrong}
@@ -100,12 +102,9 @@ class _Conversion(Conversion[Statement]):
             self._report.say(
                 "origins are not told who the client is; squid tells them (forwarded-for)"
             )
-        # What belongs to delay pools is needed by whoever writes the limits in their place.
-        names = [one for one in sorted(self._unneeded) if not (self._delays and "delay" in one)]
-        if names:
-            self._report.say(
-                f"not needed, for it does not say who may go where: {', '.join(names)}"
-            )
+        if self._unneeded:
+            names = ", ".join(sorted(self._unneeded))
+            self._report.say(f"not needed, for it does not say who may go where: {names}")
 
     def toml(self) -> str:
         import tomli_w
@@ -244,12 +243,29 @@ class _Conversion(Conversion[Statement]):
         if number:
             table: dict[str, Any] = {"id": "client-connections", "by": "client", "prefix6": 128}
             table["connections"] = number
-            self._limits = [Rule(table, (f"{statement.name} {number}",))]
+            self._limits = [Rule(table, (f"{statement.name} {number}",))]  # the last one holds
+
+    def take_delays(self, statement: Statement) -> None:
+        """delay_pools and its like, with client_ in front or not."""
+        name = statement.name.removeprefix("client_")
+        delays = self._delays if name == statement.name else self._client_delays
+        _DELAYS[name](delays, statement)
 
     def take_clients(self, statement: Statement) -> None:
         if statement.words[:1] != ("deny",):
             self._report.close("clients are known by the address that they come from")
 
+
+def _names_users(table: Mapping[str, Any]) -> bool:
+    return bool({"users", "not-users"} & table.keys()) or table.get("by") == "user"
+
+
+_DELAYS = {
+    "delay_access": Delays.take_access,
+    "delay_class": Delays.take_class,
+    "delay_parameters": Delays.take_parameters,
+    "delay_pools": Delays.take_count,
+}
 
 _PREPARED = ("append_domain", "auth_param", "logformat")
 
@@ -261,7 +277,14 @@ _TAKERS: Mapping[str, Callable[[_Conversion, Statement], None]] = {
     "append_domain": _Conversion.take_domain,
     "cache_peer": _Conversion.take_peer,
     "cache_peer_access": _Conversion.take_peer_access,
+    "client_delay_access": _Conversion.take_delays,
+    "client_delay_parameters": _Conversion.take_delays,
+    "client_delay_pools": _Conversion.take_delays,
     "client_ip_max_connections": _Conversion.take_most,
+    "delay_access": _Conversion.take_delays,
+    "delay_class": _Conversion.take_delays,
+    "delay_parameters": _Conversion.take_delays,
+    "delay_pools": _Conversion.take_delays,
     "deny_info": _Conversion.take_page,
     "dns_nameservers": _Conversion.take_servers,
     "dns_v4_first": _Conversion.take_v4_first,

@@ -9,14 +9,6 @@ _NO = (("off",), ("0",), ("none",), ("-1",), ("0", "KB"), ("0", "MB"))
 CLOSING: Mapping[str, tuple[str, tuple[tuple[str, ...], ...]]] = {
     "adaptation_access": ("no ICAP or eCAP service is asked", (("deny", "all"),)),
     "cache_peer_domain": ("no peer is chosen by it; see cache_peer_access", ()),
-    "client_delay_pools": (
-        "buckets of delay pools have no counterpart; write a [[limit]] with rate-out",
-        _NO,
-    ),
-    "delay_pools": (
-        "buckets of delay pools have no counterpart; write a [[limit]] with rate-out",
-        _NO,
-    ),
     "ecap_service": ("no eCAP service is asked", ()),
     "icap_service": ("no ICAP service is asked", ()),
     "offline_mode": ("nothing is cached", _NO),
@@ -24,7 +16,7 @@ CLOSING: Mapping[str, tuple[str, tuple[tuple[str, ...], ...]]] = {
     "reply_body_max_size": ("answers have no greatest size", (("none",), *_NO)),
     "request_body_max_size": ("requests have no greatest size", _NO),
     "response_delay_pool": (
-        "buckets of delay pools have no counterpart; write a [[limit]] with rate-out",
+        "a rate for each response has no counterpart; write a [[limit]] with rate-out",
         (),
     ),
     "url_rewrite_program": ("no program is asked", (("none",),)),
@@ -56,13 +48,13 @@ authenticate_program authenticate_ttl background_ping_rate balance_on_multiple_i
 broken_vary_encoding buffered_logs cache cache_access_log cache_dir cache_effective_group
 cache_effective_user cache_log cache_log_message cache_mem cache_mgr cache_miss_revalidate
 cache_replacement_policy cache_store_log cache_swap_high cache_swap_low cache_swap_state cache_vary
-cachemgr_passwd check_hostnames chroot chunked_request_body_max_size client_db client_delay_access
-client_delay_initial_bucket_level client_delay_parameters client_dst_passthru
+cachemgr_passwd check_hostnames chroot chunked_request_body_max_size client_db
+client_delay_initial_bucket_level client_dst_passthru
 client_idle_pconn_timeout client_lifetime client_netmask client_persistent_connections
 client_request_buffer_max_size clientside_tos collapsed_forwarding collapsed_forwarding_access
 collapsed_forwarding_shared_entries_limit configuration_includes_quoted_values connect_retries
-connect_timeout coredump_dir cpu_affinity_map dead_peer_timeout debug_options delay_access
-delay_class delay_initial_bucket_level delay_parameters delay_pool_uses_indirect_client
+connect_timeout coredump_dir cpu_affinity_map dead_peer_timeout debug_options
+delay_initial_bucket_level delay_pool_uses_indirect_client
 detect_broken_pconn digest_bits_per_entry digest_generation digest_rebuild_chunk_percentage
 digest_rebuild_period digest_rewrite_period digest_swapout_chunk_size diskd_program dns_children
 dns_defnames dns_multicast_local dns_packet_max dns_retransmit_interval dns_testnames dns_timeout
