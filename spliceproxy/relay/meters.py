@@ -73,6 +73,7 @@ _KEY = 64
 _KEY_MOST = SIZE - _KEY - 1
 _SEPARATOR = "\x1f"
 _DIGEST = 8  # bytes
+_LONG_DIGEST = 16  # likewise
 _LOCKED = 1  # the byte of the board's file that stands for all entries
 
 TRIES = 10_000
@@ -196,7 +197,7 @@ class Meters:
         return True
 
     def _make(self, at: int, tag: int, limit: str, key: str) -> None:
-        text = f"{limit}{_SEPARATOR}{key}".encode("utf-8", "surrogateescape")[:_KEY_MOST]
+        text = _name_of(limit, key)
         start = at * self._size
         self._bytes[start : start + self._size] = bytes(self._size)
         self._bytes[start + _KEY] = len(text)
@@ -206,8 +207,8 @@ class Meters:
         self._tags[at] = tag
 
     def _tag(self, limit: str, key: str) -> int:
-        text = f"{limit}{_SEPARATOR}{key}".encode("utf-8", "surrogateescape")
-        digest = blake2b(text, digest_size=_DIGEST, key=self.secret).digest()
+        name = _name_of(limit, key)
+        digest = blake2b(name, digest_size=_DIGEST, key=self.secret).digest()
         return int.from_bytes(digest, "little") | 1
 
     @contextmanager
@@ -312,6 +313,17 @@ class Meters:
             found = sum(self.held(at)), self.numbers(at)[REFUSED], *self.used(at)
             if self._tags[at] == tag:
                 yield Count(*label, *found)
+
+
+def _name_of(limit: str, key: str) -> bytes:
+    """What an entry is known by, also to another program. Of one that is too long the end is a
+    digest of all of it."""
+    name = f"{limit}{_SEPARATOR}{key}".encode("utf-8", "surrogateescape")
+    if len(name) <= _KEY_MOST:
+        return name
+    digest = blake2b(name, digest_size=_LONG_DIGEST).hexdigest()
+    begin = name[: _KEY_MOST - 2 * _LONG_DIGEST - 1].decode("utf-8", "ignore").encode()
+    return b"%b~%b" % (begin, digest.encode())
 
 
 def _pair(*numbers: int) -> memoryview:

@@ -116,6 +116,24 @@ def test_budgets_are_of_their_period(new: New) -> None:
     assert other.meters.used(found.entry) == (day + 7, 7)
 
 
+@pytest.mark.parametrize("shift", [0, 1, 2, 3])
+@pytest.mark.parametrize("character", ["y", "é", "\N{GRINNING FACE}"])
+def test_budgets_of_long_keys_are_inherited(character: str, shift: int) -> None:
+    """Another program knows an entry by its name alone."""
+    key = "x" * shift + 150 * character
+    board, other = Board.create(1), Board.create(1)
+    for one, used in ((key, 1000), (key + "z", 7)):
+        place = board.meters.place("id", one)
+        assert place is not None
+        of_engine("copy")(board.meters, 0).move(place.entry, used)
+    inherited = Inherited(other)
+    for part in counters(board):
+        inherited.add(part)
+    found = [other.meters.place("id", one) for one in (key, key + "z")]
+    assert [other.meters.used(one.entry)[0] for one in found if one] == [1000, 7]
+    assert {count.key[:20] for count in other.meters.counts()} == {key[:20]}
+
+
 def test_a_place_is_found_again_by_everybody() -> None:
     board = Board.create(1)
     other = Board.attach(os.dup(board.fd))
