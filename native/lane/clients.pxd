@@ -5,6 +5,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
 
 from core cimport linux
+from core.addresses cimport ip_text
 from core.counts cimport count_up
 from core.queues cimport enter_queue
 from core.service cimport watch
@@ -30,11 +31,11 @@ cdef inline void address_text(const linux.sockaddr *address, char *text) noexcep
     cdef uint16_t family
     memcpy(&family, raw, sizeof(family))
     if family == linux.AF_INET:
-        linux.inet_ntop(linux.AF_INET, raw + 4, text, PEER_MAX)
+        ip_text(linux.AF_INET, raw + 4, text, PEER_MAX)
     elif family == linux.AF_INET6 and memcmp(raw + 8, b"\0\0\0\0\0\0\0\0\0\0\xff\xff", 12) == 0:
-        linux.inet_ntop(linux.AF_INET, raw + 20, text, PEER_MAX)
+        ip_text(linux.AF_INET, raw + 20, text, PEER_MAX)
     elif family == linux.AF_INET6:
-        linux.inet_ntop(linux.AF_INET6, raw + 8, text, PEER_MAX)
+        ip_text(linux.AF_INET6, raw + 8, text, PEER_MAX)
 
 
 cdef inline bint is_proxied(const Flow *listener) noexcept nogil:

@@ -11,6 +11,7 @@ from libc.stdint cimport int32_t, uint8_t, uint32_t
 from libc.string cimport memchr, memcmp, memcpy, memset, strlen
 
 from core cimport linux
+from core.addresses cimport ip_text
 from core.counts cimport count_up
 from core.queues cimport enter_queue
 from core.types cimport Core, Flow
@@ -37,9 +38,9 @@ cdef inline void raw_text(int family, const char *raw, char *text) noexcept nogi
     """An address as it is written everywhere, in PEER_MAX bytes."""
     memset(text, 0, PEER_MAX)
     if family == linux.AF_INET6 and mapped(raw):
-        linux.inet_ntop(linux.AF_INET, raw + 12, text, PEER_MAX)
+        ip_text(linux.AF_INET, raw + 12, text, PEER_MAX)
     else:
-        linux.inet_ntop(family, raw, text, PEER_MAX)
+        ip_text(family, raw, text, PEER_MAX)
 
 
 cdef inline const char *take_address(

@@ -15,6 +15,7 @@ from libc.stdint cimport int16_t, int32_t, uint8_t, uint16_t
 from libc.string cimport memchr, memcmp, memcpy, strlen
 
 from core cimport linux
+from core.addresses cimport ip_text
 from core.counts cimport K_BYTES
 from core.types cimport Core
 from lane.ends cimport close_client, lose_client
@@ -65,7 +66,7 @@ cdef inline char *add_place(
     if family == 0:
         to = add_text(to, host, n)
     else:
-        linux.inet_ntop(family, host, text, PEER_MAX)
+        ip_text(family, host, text, PEER_MAX)
         if family == linux.AF_INET6:
             to = add_text(to, "[", 1)
         to = add_text(to, text, strlen(text))

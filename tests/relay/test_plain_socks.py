@@ -88,3 +88,12 @@ def test_addresses_are_written_as_everywhere() -> None:
     assert plain_socks(b"\5\1\0\1\x7f\0\0\1\0\x50more") == (10, "127.0.0.1:80")
     assert plain_socks(b"\5\1\0\3\4Host\0\x50") == (11, "Host:80")
     assert plain_socks(b"\4\1\0\x50\0\0\0\1ann\0host\0") == (17, "host:80")
+
+
+def test_every_number_of_an_address() -> None:
+    for number in range(256):
+        for at in range(4):
+            raw = bytearray(b"\x0a\x63\x64\xff")
+            raw[at] = number
+            written = ".".join(map(str, raw))
+            assert plain_socks(b"\5\1\0\1" + raw + b"\1\xbb") == (10, f"{written}:443")
