@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 from admin.admin_rig import Admin, token_file
-from harness import ProxyProcess, wait_for
+from clients.certificates import Certificates
+from harness import ProxyProcess, free_port, wait_for
 from store_rig import PASSWORD, RedisServer
 from test_how_much import Client
 
@@ -344,6 +345,25 @@ def test_a_password_is_not_shown(
         assert PASSWORD not in one.stderr()
         assert PASSWORD not in Admin(one).ask("/config?format=toml").text
         assert server.url in Admin(one).ask("/config?format=toml").text
+
+
+def test_by_tls(folder: Path, ends: ExitStack, start: Start, origin: ThreadingHTTPServer) -> None:
+    """A machine that trusts who has signed for the store shares its limits, and no other."""
+    made = Certificates(folder / "certificates")
+    tls = free_port()
+    server = RedisServer(
+        folder, "--tls-port", str(tls), "--tls-cert-file", str(made.cert),
+        "--tls-key-file", str(made.key), "--tls-auth-clients", "no",
+    )  # fmt: skip
+    ends.callback(server.kill)
+    url = f"rediss://localhost:{tls}/0"
+    pair = [start(url, env={"SSL_CERT_FILE": str(made.ca)}, workers=1) for _ in range(2)]
+    wait_together(*pair)
+    assert 1 <= len(crowd(pair, origin, "127.0.0.2", CONNECTIONS)) <= CONNECTIONS + 2
+    alone = start(url, workers=1)
+    wait_for(lambda: "it is away" in alone.stderr(), "a word of a certificate")
+    assert "certificate" in alone.stderr()
+    assert crowd([alone], origin, "127.0.0.2", 1)
 
 
 @pytest.mark.parametrize(
