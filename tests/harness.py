@@ -405,24 +405,37 @@ class Nginx:
         self.process.wait(20)
 
 
+GRACE = 0.5
+
+
+def _joined(threads: Sequence[threading.Thread], seconds: float) -> None:
+    """They have ended, or so much time is over for all of them."""
+    end = time.monotonic() + seconds
+    for thread in threads:
+        thread.join(max(0.0, end - time.monotonic()))
+
+
 @contextlib.contextmanager
 def serving(
     handle: Callable[[socket.socket], None], *, idle: bool = False
 ) -> Iterator[tuple[str, int]]:
     """A TCP server that runs ``handle(connection)`` in a thread for each connection; its
-    address. What a handler raises fails the test at the end. ``idle``: the proxy may keep
-    connections between two requests, and at the end nobody waits for these."""
+    address. What a handler raises fails the test at the end. Connections that are open then are
+    closed after GRACE seconds, and what their handlers have to say of that is nothing; with
+    ``idle`` at once, where the proxy may keep connections between two requests."""
     listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
     threads: list[threading.Thread] = []
     connections: list[socket.socket] = []
     errors: list[Exception] = []
+    over = threading.Event()
 
     def one(connection: socket.socket) -> None:
         with connection:
             try:
                 handle(connection)
             except Exception as error:  # noqa: BLE001 - raised again at the end
-                errors.append(error)
+                if not over.is_set():
+                    errors.append(error)
             connections.remove(connection)
 
     def accept() -> None:
@@ -444,11 +457,13 @@ def serving(
         listener.shutdown(socket.SHUT_RDWR)
         listener.close()
         acceptor.join(10)
-        for connection in list(connections) if idle else ():
+        _joined(threads, 0.0 if idle else GRACE)
+        over.set()
+        for connection in list(connections):
             with contextlib.suppress(OSError):  # it may have ended just now
                 connection.shutdown(socket.SHUT_RDWR)
-        for thread in threads:
-            thread.join(10)
+        _joined(threads, 10.0)
+    assert not any(thread.is_alive() for thread in threads), "a handler has not ended"
     if errors:
         raise errors[0]
 

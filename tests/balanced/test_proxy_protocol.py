@@ -192,6 +192,16 @@ WRONG = {
 }
 
 
+def told(proxy: Balanced) -> list[str]:
+    """What the messages have of the PROXY protocol, when there is something."""
+
+    def lines() -> list[str]:
+        return [line for line in proxy.proxy.stderr().splitlines() if "PROXY protocol" in line]
+
+    wait_for(lines, "a message")
+    return lines()
+
+
 @pytest.mark.parametrize("result", WRONG)
 def test_a_header_that_is_not_right(new_balanced: NewBalanced, engine: str, result: str) -> None:
     """Closed without an answer, counted, and told once, while others are served."""
@@ -202,10 +212,9 @@ def test_a_header_that_is_not_right(new_balanced: NewBalanced, engine: str, resu
                 sock.sendall(data)
                 assert silently_closed(sock), data
         assert proxy.counted(result) == 2 * len(WRONG[result])
-        said = [line for line in proxy.proxy.stderr().splitlines() if "PROXY protocol" in line]
-        assert len(said) == 1
-        assert "WARNING" in said[0]
-        assert "a connection from 127.0.0.1 was closed" in said[0]
+        (said,) = told(proxy)
+        assert "WARNING" in said
+        assert "a connection from 127.0.0.1 was closed" in said
         other.sendall(v2("10.1.2.3") + b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         assert status(other) == 400
     assert len(proxy.lines(1)) == 1
@@ -219,9 +228,8 @@ def test_a_stranger_is_closed_whatever_it_says(new_balanced: NewBalanced, engine
                 sock.sendall(data)
             assert silently_closed(sock)
     assert proxy.counted("outside") == 3
-    said = [line for line in proxy.proxy.stderr().splitlines() if "PROXY protocol" in line]
-    assert len(said) == 1
-    assert "the address is not in --proxy-protocol-from" in said[0]
+    (said,) = told(proxy)
+    assert "the address is not in --proxy-protocol-from" in said
 
 
 def test_a_header_that_does_not_come(new_balanced: NewBalanced, engine: str) -> None:

@@ -159,7 +159,7 @@ def echo(connection: socket.socket) -> None:
 
 @pytest.fixture
 def origin() -> Iterator[int]:
-    with serving(answer) as (_, port):
+    with serving(answer, idle=True) as (_, port):
         yield port
 
 
