@@ -312,7 +312,7 @@ class _Served:
         origin_leg: tuple[int, ...] | None
 
     trace = hop = holding = listener = None
-    mark = name = ""
+    mark = name = sni = ""
     rates = (0, 0)
     tried: tuple[tuple[str, int], ...] = ()
     dialling_since = looked_up = 0.0

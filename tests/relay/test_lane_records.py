@@ -118,6 +118,7 @@ VALUES: dict[str, Any] = {
     "method": "GET",
     "target": "http://o/a?b",
     "name": "",
+    "sni": "",
     "tls_name": "",
     "socks": 0,
     "route": "",
