@@ -97,7 +97,7 @@ class Link:
                 if part or ended:
                     yield part
                 if not ended:
-                    self.tell({"more": ident})
+                    self._want(ident)
         finally:
             del self._open[ident]
             if not ended and not self._closed:
@@ -105,6 +105,18 @@ class Link:
                     self.tell({"cancel": ident})
                 except Unanswered:
                     pass  # then it sends a few more parts, which nobody looks at
+
+    def _want(self, ident: int) -> None:
+        """One more part may be sent. Unanswered. Where the other has ended, what it has said before
+        is still to be read, and behind that its end."""
+        try:
+            if self._closed or self._channel.send({"more": ident}):
+                return
+        except Closed:
+            return
+        except Troubled as error:
+            raise Unanswered(f"{self.name} cannot be asked: {error}") from None
+        raise Unanswered(f"{self.name} does not read what it is asked")
 
     def _heard(self, message: Message, fds: list[int]) -> None:
         if "re" not in message:

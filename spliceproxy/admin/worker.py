@@ -44,6 +44,9 @@ EVENT_TEXT = 512
 """Characters of a text in an event. One with ten of the longest fits into a message, whatever they
 are: in JSON the longest character has 12 bytes."""
 
+FINISH = 1.0
+"""Seconds for answers that are on their way when the worker ends."""
+
 AGAIN = 0.1
 """Seconds until a message is sent again that the kernel could not take."""
 
@@ -57,6 +60,7 @@ class Replies:
         self._orders: dict[str, Answer] = {}
         self._peers: set[_Peer] = set()
         self._supervisor = _Peer(self, channel, orders=True)
+        self._said: asyncio.Future[None] | None = None  # of whoever waits for the next word
         self.listened: list[Callable[[bool], None]] = []
         """Each is told when somebody begins to listen to events (true), and when nobody does any
         more."""
@@ -75,6 +79,15 @@ class Replies:
         """Begins to answer."""
         self._peers.add(self._supervisor)
         self._supervisor.start()
+
+    async def finish(self) -> None:
+        """Until what has been asked is answered, within FINISH seconds: an answer may tell of what
+        has ended the worker."""
+        end = self.loop.time() + FINISH
+        while any(peer.speaks for peer in self._peers) and (left := end - self.loop.time()) > 0:
+            self._said = self.loop.create_future()
+            await asyncio.wait((self._said,), timeout=left)
+        self._said = None
 
     def stop(self) -> None:
         """Ends every channel. Idempotent."""
@@ -113,7 +126,13 @@ class Replies:
     def gone(self, peer: _Peer) -> None:
         """A peer has ended."""
         self._peers.discard(peer)
+        self.said()
         self._hear()
+
+    def said(self) -> None:
+        """A peer may have nothing more to say."""
+        if self._said is not None and not self._said.done():
+            self._said.set_result(None)
 
     def takes(self, question: Message) -> bool:
         """Whether it is one of the supervisor's orders."""
@@ -156,6 +175,11 @@ class _Peer:
 
     def start(self) -> None:
         self._reader.start()
+
+    @property
+    def speaks(self) -> bool:
+        """Whether it is owed the rest of an answer."""
+        return bool(self._unsent or self._open)
 
     def close(self) -> None:
         """Idempotent."""
@@ -209,6 +233,7 @@ class _Peer:
                     self._go_on()
         elif "cancel" in message:
             self._open.pop(message["cancel"], None)
+            self._replies.said()
         else:
             self._begin(message)
 
@@ -284,6 +309,8 @@ class _Peer:
                 return
             self._unsent.popleft()
             close_all(fds)
+        if not self.speaks:
+            self._replies.said()
         if self._unsent or self._events or self._lost or self._ready:
             self._go_on()
 

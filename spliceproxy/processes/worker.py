@@ -170,6 +170,7 @@ async def _work(
     finally:
         counts.row[columns.UP] = counts.row[columns.DRAINING] = 0
         await reloads.finish()
+        await replies.finish()
         replies.stop()
 
 

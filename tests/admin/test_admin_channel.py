@@ -237,6 +237,46 @@ def test_an_answer_that_nobody_wants_ends(made: list[int]) -> None:
     run(test)
 
 
+@pytest.mark.parametrize("parts", [1, 3, 3 * PARTS])
+def test_an_answer_that_has_ended_the_worker_is_given(made: list[int], parts: int) -> None:
+    """As that to whoever ends the last tunnel of one that drains."""
+
+    async def test(rig: Rig) -> None:
+        ended = asyncio.Event()
+
+        def last(question: object) -> Iterator[dict[str, int]]:
+            ended.set()
+            yield from count_to(parts, made)
+
+        rig.replies.register("last", last)
+        asked = asyncio.ensure_future(answered(rig.link))
+        await ended.wait()
+        await rig.replies.finish()
+        rig.replies.stop()
+        assert await asked == list(range(parts))
+
+    async def answered(link: Link) -> list[int]:
+        return [part["number"] async for part in link.parts("last", 20) if part]
+
+    run(test)
+
+
+def test_the_end_waits_for_nobody_who_does_not_read(
+    made: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("spliceproxy.admin.worker.FINISH", 0.01)
+
+    async def test(rig: Rig) -> None:
+        rig.replies.register("count", lambda _: count_to(100, made))
+        parts = rig.link.parts("count", 20)
+        assert await anext(parts) == {"number": 0}
+        await rig.replies.finish()
+        rig.replies.stop()
+        await parts.aclose()  # type: ignore[attr-defined]
+
+    run(test)
+
+
 def test_a_sign_of_life_is_given_however_much_is_asked(made: list[int]) -> None:
     async def test(rig: Rig) -> None:
         rig.replies.register("count", lambda _: count_to(100, made))
