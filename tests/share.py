@@ -14,6 +14,12 @@ import pytest
 FILES = (
     "tests/clients/test_smuggling.py",
     "tests/policy/test_guard.py",
+    "tests/relay/test_name_check.py",
+    "tests/relay/test_relay_life.py",
+    "tests/relay/test_relay_moving.py",
+    "tests/relay/test_relay_resets.py",
+    "tests/relay/test_relay_transfer.py",
+    "tests/relay/test_relay_tunnel.py",
     "tests/wire/test_wire.py",
     "tests/wire/test_wire_plain.py",
 )

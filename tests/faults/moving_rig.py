@@ -80,9 +80,11 @@ class Workers:
         self.there.end()
 
     def lines(self, count: int) -> list[dict[str, Any]]:
-        """Those of the log, when there are so many."""
+        """Those of the log in the order of their times, when there are so many: each of the two
+        writes its own when it has a moment."""
         wait_for(lambda: len(self.log.read_bytes().splitlines()) >= count, "the log")
-        return [json.loads(line) for line in self.log.read_text().splitlines()]
+        lines = [json.loads(line) for line in self.log.read_text().splitlines()]
+        return sorted(lines, key=lambda line: str(line["time"]))
 
 
 def exactly(sock: socket.socket, size: int) -> bytes:

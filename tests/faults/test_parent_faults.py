@@ -180,7 +180,7 @@ FAULTS: dict[str, tuple[Handle, str]] = {
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_parent_at_fault_and_the_next_one(new: Callable[..., Asked], name: str) -> None:
     handle, error = FAULTS[name]
-    with serving(handle) as (_, bad), serving(parent) as (_, good), serving(origin) as (host, port):
+    with serving(origin) as (host, port), serving(handle) as (_, bad), serving(parent) as (_, good):
         alone = new(settings(("bad", bad)))
         answer = alone.connect(f"{host}:{port}")
         assert (answer.status, answer.error) == (502, error)
@@ -244,7 +244,7 @@ def test_what_comes_behind_a_parents_head_is_the_clients(new: Callable[..., Aske
 
 
 def test_a_parent_has_so_many_connections_and_no_more(new: Callable[..., Asked]) -> None:
-    with serving(parent, idle=True) as (_, port), serving(origin, idle=True) as (host, there):
+    with serving(origin, idle=True) as (host, there), serving(parent, idle=True) as (_, port):
         one = new(settings(("a", port)) + "max-connections = 1\n")
         with one.tunnel(f"{host}:{there}"):
             answer = one.connect(f"{host}:{there}")
@@ -277,7 +277,7 @@ def test_connections_that_are_being_made_count(new: Callable[..., Asked]) -> Non
 
 
 def test_the_limit_of_a_parent_in_a_chain(new: Callable[..., Asked]) -> None:
-    with serving(parent, idle=True) as (_, port), serving(origin, idle=True) as (host, there):
+    with serving(origin, idle=True) as (host, there), serving(parent, idle=True) as (_, port):
         text = (
             settings(("b", port)) + f'through = "a"\n[parent.a]\nurl = "http://127.0.0.1:{port}"\n'
         )
@@ -291,7 +291,7 @@ def test_the_limit_of_a_parent_in_a_chain(new: Callable[..., Asked]) -> None:
 @pytest.mark.parametrize("what", ["reload", "recycle"])
 def test_tunnels_of_before_count(new: Callable[..., Asked], tmp_path: Path, what: str) -> None:
     """Those of former settings, and those that another process had."""
-    with serving(parent, idle=True) as (_, port), serving(origin, idle=True) as (host, there):
+    with serving(origin, idle=True) as (host, there), serving(parent, idle=True) as (_, port):
         where = tmp_path / "admin"
         text = settings(("a", port)) + "max-connections = 1\n"
         one = new(text, "--admin", f"unix:{where}")
@@ -313,7 +313,7 @@ def test_tunnels_of_before_count(new: Callable[..., Asked], tmp_path: Path, what
 
 
 def test_a_parent_that_is_gone_is_put_aside_and_comes_back(new: Callable[..., Asked]) -> None:
-    with serving(parent, idle=True) as (_, good), serving(origin) as (host, port):
+    with serving(origin) as (host, port), serving(parent, idle=True) as (_, good):
         with refused_port() as gone:
             one = new(settings(("gone", gone), ("good", good)))
             for _ in range(4):
@@ -413,7 +413,7 @@ def test_a_rule_about_addresses_needs_them(new: Callable[..., Asked]) -> None:
 
 
 def test_routes_are_tried_in_order(new: Callable[..., Asked]) -> None:
-    with serving(parent, idle=True) as (_, port), serving(origin, idle=True) as (host, there):
+    with serving(origin, idle=True) as (host, there), serving(parent, idle=True) as (_, port):
         text = (
             '[[route]]\nhosts = ["no.test"]\nto = "refuse"\n'
             f'[[route]]\nports = [{there}]\nto = "direct"\n' + settings(("a", port))
@@ -537,7 +537,7 @@ def test_nothing_is_left_open(new: Callable[..., Asked]) -> None:
 
 
 def test_a_reload_changes_the_routes(new: Callable[..., Asked], tmp_path: Path) -> None:
-    with serving(parent, idle=True) as (_, port), serving(origin, idle=True) as (host, there):
+    with serving(origin, idle=True) as (host, there), serving(parent, idle=True) as (_, port):
         where = tmp_path / "admin"
         one = new("", "--admin", f"unix:{where}")
 
@@ -565,7 +565,7 @@ def test_a_tunnel_goes_on_in_another_worker(new: Callable[..., Asked], tmp_path:
         while data := connection.recv(4096):
             connection.sendall(data)
 
-    with serving(parent) as (_, port), serving(echo) as (host, there):
+    with serving(echo) as (host, there), serving(parent) as (_, port):
         where = tmp_path / "admin"
         one = new(settings(("a", port)), "--admin", f"unix:{where}")
         first = one.proxy.worker
