@@ -22,6 +22,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -56,6 +57,7 @@ class Started:
 
     def __init__(self, status: socket.socket) -> None:
         self._status = status
+        weakref.finalize(self, status.close)  # not all are waited for
         self._lock = threading.Lock()
         self.returncode: int | None = None
         self.pid = self._next(None)
