@@ -3,9 +3,11 @@ and is refused where it has another one."""
 
 from __future__ import annotations
 
+import shutil
 import ssl
 import subprocess
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from certificates import Certificates
@@ -70,6 +72,56 @@ def test_openssl(proxy: ProxyProcess, certificates: Certificates, site: TlsNginx
         done = subprocess.run([*command, *more], input=asked, capture_output=True, timeout=60)
         assert (b"a small file" in done.stdout) is wanted, more
     wait_line(proxy, " tls=no-name")
+
+
+JAVA = """
+import java.net.Socket;
+import java.security.cert.X509Certificate;
+import javax.net.ssl.*;
+
+public class Get {
+    public static void main(String[] args) throws Exception {
+        int port = Integer.parseInt(args[1]);
+        SSLContext context = SSLContext.getInstance("TLS");
+        context.init(null, new TrustManager[] {new X509TrustManager() {
+            public void checkClientTrusted(X509Certificate[] chain, String kind) {}
+            public void checkServerTrusted(X509Certificate[] chain, String kind) {}
+            public X509Certificate[] getAcceptedIssuers() { return new X509Certificate[0]; }
+        }}, null);
+        for (int i = 2; i < args.length; i += 2) {
+            Socket plain = new Socket("127.0.0.1", Integer.parseInt(args[0]));
+            String asked = "CONNECT " + args[i] + ":" + port + " HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n";
+            plain.getOutputStream().write(asked.getBytes());
+            StringBuilder head = new StringBuilder();
+            while (head.indexOf("\\r\\n\\r\\n") < 0)
+                head.append((char) plain.getInputStream().read());
+            try (Socket secure = context.getSocketFactory().createSocket(
+                    plain, args[i + 1], port, true)) {
+                secure.getOutputStream().write("GET /small HTTP/1.0\\r\\n\\r\\n".getBytes());
+                String answer = new String(secure.getInputStream().readAllBytes());
+                System.out.println(answer.contains("a small file"));
+            } catch (java.io.IOException refused) {
+                System.out.println(false);
+            }
+        }
+    }
+}
+"""
+
+
+def test_java(proxy: ProxyProcess, site: TlsNginx, tmp_path: Path) -> None:
+    """It has no name for a host without a dot (findings/java-leaves-names-out.sh)."""
+    if shutil.which("java") is None or shutil.which("javac") is None:
+        pytest.skip("java is not installed")
+    (tmp_path / "Get.java").write_text(JAVA)
+    names = "www.localhost", "www.localhost", "www.localhost", "a.localhost", *["localhost"] * 2
+    done = subprocess.run(
+        ["java", str(tmp_path / "Get.java"), str(proxy.port), str(site.tls_port), *names],
+        capture_output=True, text=True, timeout=90,
+    )  # fmt: skip
+    assert done.stdout.split() == ["true", "false", "false"], done.stderr
+    wait_line(proxy, " tls=no-name")
+    wait_line(proxy, " tls=mismatch sni=a.localhost")
 
 
 def test_what_is_no_tls(proxy: ProxyProcess, site: TlsNginx) -> None:
