@@ -62,10 +62,12 @@ class Orders:
         self.said[key] = both
 
     def _on_order(self, slot: Slot, message: Message) -> None:
-        asked, ident = message.get("ask"), message.get("id")
+        asked, ident, asker = message.get("ask"), message.get("id"), slot.starts
 
         def tell(answer: Message) -> None:
-            self._control.tell(slot, {**answer, "re": ident, "end": True})
+            # One that was started since has questions of its own, by the same numbers.
+            if slot.starts == asker:
+                self._control.tell(slot, {**answer, "re": ident, "end": True})
 
         order = self.by_name.get(str(asked))
         if order is None:

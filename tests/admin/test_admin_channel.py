@@ -8,7 +8,8 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from typing import Any, get_args
+from types import SimpleNamespace
+from typing import Any, cast, get_args
 
 import pytest
 from harness import wait_for
@@ -23,8 +24,12 @@ from spliceproxy.config import Config
 from spliceproxy.errors import ErrorType
 from spliceproxy.observe.board import Board
 from spliceproxy.observe.record import Record
+from spliceproxy.processes.children import ADMIN, Children
 from spliceproxy.processes.control import KEPT, Control
+from spliceproxy.processes.orders import Orders, Tell
 from spliceproxy.processes.slot import Slot
+from spliceproxy.processes.state import State
+from spliceproxy.processes.stopping import Stopping
 from spliceproxy.relay import columns
 from spliceproxy.relay.interface import REASONS
 
@@ -429,6 +434,28 @@ def test_no_order_overtakes_what_waits() -> None:
         assert control.due is None
         for slot in (old, new):
             slot.end()
+
+
+def test_an_answer_is_for_the_process_that_has_asked() -> None:
+    """The admin process that comes next numbers its questions from 1 again."""
+    slot = Slot("admin process", ADMIN)
+    control = Control([], slot)
+    parts = SimpleNamespace(control=control, admin=slot)
+    orders = Orders(cast("State", None), cast("Children", parts), cast("Stopping", None))
+    tells: list[Tell] = []
+    orders.by_name["slow"] = lambda message, tell: tells.append(tell)
+    for _ in range(2):
+        slot.end()
+        own, other = pair()
+        slot.begin(os.getpid(), own)
+        control.begins(slot)
+        other.send({"ask": "slow", "id": 1})
+        orders.hear()
+    for number, tell in enumerate(tells):
+        tell({"answer": number})
+    with other:
+        assert drain(other) == [{"answer": 1, "re": 1, "end": True}]
+    slot.end()
 
 
 def test_whoever_listens_is_told_of_later_where_there_is_no_room() -> None:
