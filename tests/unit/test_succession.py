@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Iterator
+from contextlib import closing
+from typing import cast
 
 import pytest
 
+from spliceproxy.admin.channel import Closed
 from spliceproxy.config import Address
 from spliceproxy.observe.board import Board
+from spliceproxy.processes import left as of_left
 from spliceproxy.processes import succession
+from spliceproxy.processes.left import Left
 from spliceproxy.processes.parcels import Line
+from spliceproxy.processes.reopening import Reopening
 from spliceproxy.processes.succession import Inherited, Predecessor, Refused, counters
 from spliceproxy.relay import columns
 
@@ -167,3 +174,62 @@ def test_what_another_version_counts_otherwise_is_left_out(one: list[object]) ->
     found = {name: sum(values.values()) for name, values in new.totals().items()}
     allowed = {"decisions", "requests"}  # what is new there is counted as "other"
     assert {name for name, number in found.items() if number} <= allowed
+
+
+class Narrow:
+    """A program that has left, of ``old``, and a line to the one that counts on, in which there is
+    room for a few messages. ``is_main``: that one was told so."""
+
+    def __init__(self, old: Board) -> None:
+        one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+        self.new = Board.private()
+        self.is_main = False
+        self._inherited = Inherited(self.new)
+        self._line = Line(other)
+        self.left = Left(old, cast("Reopening", None), 1, Line(one))
+
+    def read(self) -> None:
+        """All that there is to be read."""
+        while (parcel := self._line.receive()) is not None:
+            self._inherited.add(parcel.head.get("counts", []))
+            self.is_main = self.is_main or "done" in parcel.head
+
+    def close(self) -> None:
+        self.left.close()
+        self._line.close()
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> Board:
+    """A board with so many counters that there is no room for all at once."""
+    monkeypatch.setattr(succession, "PART", 4)
+    monkeypatch.setattr(of_left, "AGAIN_SECONDS", 0.0)
+    board = Board.private()
+    for column in columns.KEPT:
+        board.row(0)[column] = column + 1
+    return board
+
+
+def test_it_is_the_main_one_when_it_knows_all_counters(counted: Board) -> None:
+    with closing(Narrow(counted)) as narrow:
+        for _ in range(len(columns.KEPT)):
+            narrow.left.go_on()
+            narrow.read()
+            if narrow.is_main:
+                break
+        assert narrow.is_main
+        assert list(narrow.new.base[: columns.FIXED]) == list(counted.row(0)[: columns.FIXED])
+
+
+def test_the_last_counters_wait_for_a_reader(
+    counted: Board, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(Narrow(counted)) as narrow:
+        narrow.left.go_on()  # a few of them are said
+        counted.row(0)[columns.KEPT[0]] += 1
+        monkeypatch.setattr(time, "sleep", lambda seconds: narrow.read())
+        narrow.left.last_words()
+        with pytest.raises(Closed):
+            narrow.read()
+        assert list(narrow.new.base[: columns.FIXED]) == list(counted.row(0)[: columns.FIXED])
