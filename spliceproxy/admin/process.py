@@ -84,6 +84,7 @@ async def _finish(server: Server) -> None:
     """Until all have their answers. What has just been asked may be what has ended this process: a
     reload without an admin address."""
     begun = time.monotonic()
+    server.leaves = True
     while server.busy:
         most = LAST_SECONDS if server.answering else SILENT_SECONDS
         if time.monotonic() - begun >= most:

@@ -50,11 +50,13 @@ _ALWAYS = {
 
 
 class Server:
-    """Serves ``table`` to those whom ``gate`` lets in."""
+    """Serves ``table`` to those whom ``gate`` lets in. ``leaves``: this process is to end, and no
+    connection is kept for another request."""
 
     def __init__(self, table: Table, gate: Gate) -> None:
         self._table = table
         self.gate = gate
+        self.leaves = False
         self._places = Places()
         self._asked = 0  # requests without an answer
         self._endless = 0  # of these, those whose answer has no end
@@ -219,6 +221,7 @@ class Server:
         chunked = not whole and head is not None and head.minor == 1
         keep = head is not None and head.persistent and connection.complete
         keep = keep and (whole or chunked) and not (response.endless or self._places.pressed)
+        keep = keep and not self.leaves
         fields = {"Date": fixdate(int(time.time())), **_ALWAYS, **response.fields}
         if response.status != 204:
             fields["Content-Type"] = response.type

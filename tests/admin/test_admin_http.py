@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import selectors
 import socket
@@ -11,8 +12,13 @@ import pytest
 from admin_rig import TOKEN, Admin, NewAdmin
 from harness import read_all, read_head, wait_for
 
-from spliceproxy.admin.http import BODY_MOST, HEAD_MOST
+from spliceproxy.admin.access import Gate
+from spliceproxy.admin.http import BODY_MOST, HEAD_MOST, Request, Response, Table
 from spliceproxy.admin.places import CONNECTIONS, OPEN
+from spliceproxy.admin.process import _finish
+from spliceproxy.admin.server import Server
+from spliceproxy.config import AdminConfig
+from spliceproxy.kept import Kept
 
 
 @pytest.fixture
@@ -107,6 +113,40 @@ def test_a_connection_is_kept(admin: Admin) -> None:
         answer.read()
         assert (answer.status, answer.will_close) == (wanted, False)
     connection.close()
+
+
+def test_no_connection_is_kept_by_a_process_that_ends() -> None:
+    """Whoever would ask once more by it might find it closed."""
+
+    async def main() -> None:
+        asked, may_answer = asyncio.Event(), asyncio.Event()
+
+        async def slow(request: Request) -> Response:
+            asked.set()
+            await may_answer.wait()
+            return Response.text("slow")
+
+        table = Table()
+        table.add("/slow", open=True, GET=slow)
+        server = Server(table, Gate(AdminConfig(), Kept()))
+        listening = socket.create_server(("127.0.0.1", 0))
+        accepting = asyncio.ensure_future(server.accept(listening))
+        reader, writer = await asyncio.open_connection(*listening.getsockname())
+        writer.write(b"GET /slow HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        await asked.wait()
+        ending = asyncio.ensure_future(_finish(server))
+        await asyncio.sleep(0)
+        may_answer.set()
+        answer = await reader.readuntil(b"slow\n")
+        assert b"\r\nConnection: close\r\n" in answer
+        assert await reader.read() == b""
+        writer.close()
+        await ending
+        accepting.cancel()
+        await asyncio.wait((accepting,))
+        listening.close()
+
+    asyncio.run(main())
 
 
 def test_two_requests_at_once(admin: Admin) -> None:
