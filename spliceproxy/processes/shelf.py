@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from pathlib import Path
 
 from spliceproxy.admin.channel import Message, close_all
-from spliceproxy.kept import Texts, nothing, unpacked
+from spliceproxy.kept import Texts, nothing, packed, unpacked, written
 
 FIXED, FOLLOWED = "fixed", "followed"
 """What stays as it is while a generation is in force, and what is read again."""
@@ -33,6 +35,14 @@ class Shelf:
         self._fds[kind] = fds[0]
         if before is not None:
             os.close(before)
+
+    def follow(self, path: Path, generation: int) -> None:
+        """What a file says now is for the first process that follows it, until that has said what
+        it has read. Where it cannot be kept, that process finds what there is by then."""
+        with contextlib.suppress(OSError):
+            fd = written(packed({}, {str(path): path.read_bytes()}))
+            message = {"kept": FOLLOWED, "generation": generation, "fds": [fd]}
+            self.hear(message, generation)
 
     def texts(self, generation: int) -> Texts:
         """Those of this generation."""

@@ -117,6 +117,9 @@ def run(
         gc.enable()  # __main__ has disabled it
         confinement = starting.confinement_of(config)
         state = State(config, listening, asked, board, rights=rights, confinement=confinement)
+        if asked is not None and config.admin.token_file is not None:
+            # It was right a moment ago. In an upgrade the admin process begins much later.
+            state.tokens.follow(config.admin.token_file, ANY)
         supervisor = Supervisor(state, run_worker, load, terminal, stops, mask)
         return supervisor.run() if supervisor.begin(predecessor) else 1
     finally:

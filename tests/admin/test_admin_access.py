@@ -10,8 +10,9 @@ import stat
 from pathlib import Path
 
 import pytest
-from admin_rig import TOKEN, Admin, NewAdmin
-from harness import wait_for
+from admin_rig import TOKEN, Admin, NewAdmin, token_file
+from changing_proxy import PROGRAM
+from harness import ProxyProcess, wait_for
 
 
 @pytest.fixture
@@ -227,3 +228,34 @@ def test_the_next_admin_process_goes_by_the_tokens_that_are_in_force(
     killed()
     assert admin.ask("/config", token=other).status == 200
     assert "what the file said before stays in force" in admin.proxy.stderr()
+
+
+class Overwritten(ProxyProcess):
+    """The file of tokens is empty when the proxy has looked at it."""
+
+    def program_of(self, uvloop: bool) -> list[str]:
+        patch = (
+            "from spliceproxy.processes import children\n"
+            "begin = children.Children.__init__\n"
+            "def overwritten(self, state, *args):\n"
+            "    state.config.admin.token_file.write_text('')\n"
+            "    begin(self, state, *args)\n"
+            "children.Children.__init__ = overwritten\n"
+        )
+        return ["-c", PROGRAM.format(patch=patch)]
+
+
+def test_the_first_admin_process_goes_by_the_tokens_that_were_checked(tmp_path: Path) -> None:
+    """In an upgrade there may be a minute between the two."""
+    args = "--admin", "127.0.0.1:0", "--admin-token-file", str(token_file(tmp_path))
+    proxy = Overwritten(tmp_path, *args)
+    try:
+        admin = Admin(proxy)
+        assert admin.ask("/healthz", token=None).status == 200
+        assert admin.ask("/config").status == 200
+        assert admin.ask("/config", token=None).status == 401
+        assert "there is no token in it; what the file said before stays" in proxy.stderr()
+        assert proxy.stop() == 0
+    finally:
+        proxy.kill()
+    assert "Traceback" not in proxy.stderr()
