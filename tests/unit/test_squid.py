@@ -128,6 +128,16 @@ def test_a_file_of_values_is_named_where_it_means_the_same(tmp_path: Path) -> No
     assert rule["clients"] == ["10.0.0.1/32", "10.0.0.2/32"]
 
 
+@pytest.mark.parametrize("kind", ["dstdom_regex", "url_regex"])
+def test_where_case_does_not_count_is_said_line_by_line(tmp_path: Path, kind: str) -> None:
+    lines = f"acl x {kind} ^GOOD\n", f"acl x {kind} -i ^OTHER\n"
+    allowed = "http_access allow x\n"
+    for one, other in (lines, lines[::-1]):
+        found = Result(tmp_path, f"{one}{other}{allowed}")
+        each = [Result(tmp_path, f"{line}{allowed}").rules[0]["hosts"] for line in (one, other)]
+        assert [rule["hosts"] for rule in found.rules if "hosts" in rule] == each
+
+
 def test_what_denies_and_is_not_converted_denies_more(tmp_path: Path) -> None:
     found = Result(
         tmp_path,
@@ -160,6 +170,7 @@ def test_what_denies_and_is_not_converted_denies_more(tmp_path: Path) -> None:
         ("ssl_bump bump all", "bump: TLS is not opened here"),
         ("ssl_bump terminate all", "terminate: TLS is not opened here"),
         ("not_a_directive 1", "unknown to squid.conf"),
+        ("configuration_includes_quoted_values on", "what is in quotes is read as the name of a"),
     ],
 )
 def test_what_restricts_closes(tmp_path: Path, line: str, why: str) -> None:
@@ -184,6 +195,11 @@ POOLS = {
         "delay_pools 1\ndelay_class 1 2\ndelay_parameters 1 -1/-1 64000/64000\n"
         "delay_access 1 allow all\n",
         [{"id": "delay-pool-1-clients", **SLOW, "rate-out": 64000}],
+    ),
+    "of each client alone": (
+        "delay_pools 1\ndelay_class 1 2\ndelay_parameters 1 none 1250000000/1250000000\n"
+        "delay_access 1 allow all\n",
+        [{"id": "delay-pool-1-clients", **SLOW, "rate-out": 1_250_000_000}],
     ),
     "of networks and clients": (
         "delay_pools 1\ndelay_class 1 3\ndelay_parameters 1 3000/1 2000/1 1000/1\n"
@@ -259,6 +275,7 @@ def test_delay_pools_of_users(tmp_path: Path) -> None:
     [
         ("delay_class 1 5", "tags, which a helper of squid's gives, have no counterpart"),
         ("delay_class 1 1\ndelay_parameters 1 999/64000", "999: a rate is at least 1000 bytes"),
+        ("delay_class 1 1\ndelay_parameters 1 3000000000/1", "squid makes another number of it"),
     ],
 )
 def test_delay_pools_that_close(tmp_path: Path, line: str, why: str) -> None:
@@ -287,6 +304,7 @@ def test_delay_pools_that_are_skipped(tmp_path: Path, line: str) -> None:
         "ssl_bump peek all",
         "ssl_bump splice all",
         "icp_port 0",
+        "configuration_includes_quoted_values off",
     ],
 )
 def test_what_restricts_nothing_does_not(tmp_path: Path, line: str) -> None:

@@ -79,13 +79,16 @@ class Acls:
             self._report.refuse(f"{name} is of type {found.kind} already; squid does not start")
             return
         found.about = found.about or statement
+        options = set()
         while rest and rest[0] in _OPTIONS:
-            found.options.add(rest[0])
+            options.add(rest[0])
             if rest.pop(0) == "--":
                 break
         values = list(self._values(rest))
+        found.options |= options
         found.values += values
-        found.lines.append(values)
+        # This option is for its line alone.
+        found.lines.append(["-i", *values] if "-i" in options else values)
 
     def knows(self, name: str) -> bool:
         return name.lower() in self._defined
@@ -235,18 +238,16 @@ class Acls:
         if not literal:
             self._tell(_BY_NAME)
         return any_of(
-            regexes.in_hosts(self._expressions(found, line), literal=literal)
-            for line in found.lines
+            regexes.in_hosts(self._expressions(line), literal=literal) for line in found.lines
         )
 
     def _url_regex(self, found: _Defined) -> Acl:
         if self._domain:
             raise ValueError("with append_domain it sees other hosts")
-        return any_of(regexes.in_urls(self._expressions(found, line)) for line in found.lines)
+        return any_of(regexes.in_urls(self._expressions(line)) for line in found.lines)
 
-    def _expressions(self, found: _Defined, line: list[str]) -> Iterator[regexes.Expression]:
-        first = ["-i"] if "-i" in found.options else []
-        return regexes.expressions([*first, *listfile.spelled_out(line)])
+    def _expressions(self, line: list[str]) -> Iterator[regexes.Expression]:
+        return regexes.expressions(listfile.spelled_out(line))
 
     def _urlpath_regex(self, found: _Defined) -> Acl:
         return split("methods", "CONNECT", NEVER, unknown("no rule looks at paths"))

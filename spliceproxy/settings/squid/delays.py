@@ -17,9 +17,10 @@ from spliceproxy.settings.squid.acls import Acls
 from spliceproxy.settings.squid.auth import Auth
 from spliceproxy.settings.squid.reading import Statement, number_in
 from spliceproxy.settings.squid.terms import NEVER, Acl, Term, TooMany, all_of, any_of
-from spliceproxy.sizes import LEAST, MOST
+from spliceproxy.sizes import LEAST
 
-_RATE = re.compile(r"(-)?\+?([0-9]+)", re.ASCII).fullmatch
+_RATE = re.compile(r"\+?([0-9]{1,18})", re.ASCII).fullmatch
+_RATE_MOST = 2**31 - 1  # squid keeps it in an int
 
 _CLIENTS: dict[str, Any] = {"by": "client", "prefix6": 128}
 _BUCKETS: dict[str, dict[str, Any]] = {
@@ -80,25 +81,28 @@ class Delays:
             self._pools[number] = _Pool(statement, _CLASSES[kind - 1])
 
     def take_parameters(self, statement: Statement) -> None:
-        """``restore/maximum`` of each bucket, or with ``clients`` two words; a negative rate is
-        none."""
+        """``restore/maximum`` of each bucket, or with ``clients`` two words. A negative rate is
+        none, and so is the word."""
         number, *words = (*statement.words, "")
         pool = self._pools.get(number_in(number))
         if pool is None:
             self._report.note("squid skips it: the pool has no class")
             return
         pool.about, pool.written = statement, f"{statement.name}{statement.text}"
+        pool.rates = {}
         given = [word.partition("/")[0] for word in words if word]
         for bucket, rate in zip(pool.buckets, given, strict=False):
+            if rate.startswith("-") or (rate == "none" and not self._clients):
+                continue
             match = _RATE(rate)
             if match is None:
                 self._report.refuse(f"{rate}: squid does not start with it")
-            elif match[1]:
-                continue
-            elif number_in(match[2]) < LEAST:
+            elif int(match[1]) > _RATE_MOST:
+                self._report.close(f"{rate}: squid makes another number of it")
+            elif int(match[1]) < LEAST:
                 self._report.close(f"{rate}: a rate is at least {LEAST} bytes in a second here")
-            elif number_in(match[2]) <= MOST:
-                pool.rates[bucket] = number_in(match[2])
+            else:
+                pool.rates[bucket] = int(match[1])
         if len(given) < len(pool.buckets):
             self._report.refuse("there is a rate for each bucket; squid does not start with it")
 

@@ -9,6 +9,10 @@ _NO = (("off",), ("0",), ("none",), ("-1",), ("0", "KB"), ("0", "MB"))
 CLOSING: Mapping[str, tuple[str, tuple[tuple[str, ...], ...]]] = {
     "adaptation_access": ("no ICAP or eCAP service is asked", (("deny", "all"),)),
     "cache_peer_domain": ("no peer is chosen by it; see cache_peer_access", ()),
+    "configuration_includes_quoted_values": (
+        "what is in quotes is read as the name of a file here",
+        _NO,
+    ),
     "ecap_service": ("no eCAP service is asked", ()),
     "icap_service": ("no ICAP service is asked", ()),
     "offline_mode": ("nothing is cached", _NO),
@@ -52,7 +56,7 @@ cachemgr_passwd check_hostnames chroot chunked_request_body_max_size client_db
 client_delay_initial_bucket_level client_dst_passthru
 client_idle_pconn_timeout client_lifetime client_netmask client_persistent_connections
 client_request_buffer_max_size clientside_tos collapsed_forwarding collapsed_forwarding_access
-collapsed_forwarding_shared_entries_limit configuration_includes_quoted_values connect_retries
+collapsed_forwarding_shared_entries_limit connect_retries
 connect_timeout coredump_dir cpu_affinity_map dead_peer_timeout debug_options
 delay_initial_bucket_level delay_pool_uses_indirect_client
 detect_broken_pconn digest_bits_per_entry digest_generation digest_rebuild_chunk_percentage
