@@ -87,7 +87,7 @@ cdef inline void pass_or_refuse(
     count_up(c, K_TLS_NAMES + 2 * (found - 1) + refused)
     if refused:
         finish(c, slot, R_TLS_NAME)
-        if found == F_MISMATCH and (g.have or gate_keep(g, data, n)):
+        if found == F_MISMATCH and (g.have or gate_keep(g, data, min(n, <size_t>FLIGHT))):
             f.gate = g  # whoever is told of it reads the name that was there instead
             return
     elif n > 0:

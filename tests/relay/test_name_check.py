@@ -166,6 +166,15 @@ def test_much_early_data(rig: Rig) -> None:
         assert tunnel.end().found == found
 
 
+def test_much_early_data_that_is_refused(rig: Rig) -> None:
+    """No more of it is kept, for whoever is told of the name, than is looked at."""
+    data = WRONG + payload(4 * MOST)
+    tunnel = rig.tunnel(to_origin=data, check=CHECK)
+    assert cut(tunnel) == b""
+    end = tunnel.end()
+    assert (end.reason, end.found, end.flight) == (TLS_NAME, "mismatch", data[:MOST])
+
+
 def test_bulk_behind_it(rig: Rig) -> None:
     data = RIGHT + payload(4 << 20)
     tunnel = rig.tunnel(check=CHECK)

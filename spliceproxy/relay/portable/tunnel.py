@@ -389,7 +389,7 @@ class Tunnel:
         refused = gate.check.refuses(found)
         self._count_found(found, REFUSED if refused else PASSED)
         if refused:
-            self._flight = bytes(gate.data) if found == MISMATCH else b""
+            self._flight = bytes(gate.data[: gate.MOST]) if found == MISMATCH else b""
             self.end(TLS_NAME)
             return
         options = self._shared.options
