@@ -321,12 +321,17 @@ cdef inline bint used_up(const Lane *lane, const Exchange *x) noexcept nogil:
 
 
 cdef inline bint same_watched(const Meters *a, const Meters *b) noexcept nogil:
-    """Whether they count in the same entries."""
+    """Whether they count the same in the same entries; a reload may change what is counted."""
+    cdef const Meter *one
+    cdef const Meter *other
     cdef uint32_t i
     if a == NULL or a.count != b.count:
         return False
     for i in range(a.count):
-        if meter_of(a, i).entry != meter_of(b, i).entry:
+        one, other = meter_of(a, i), meter_of(b, i)
+        if one.entry != other.entry or one.watched != other.watched:
+            return False
+        if one.budgets[0] != other.budgets[0] or one.budgets[1] != other.budgets[1]:
             return False
     return True
 

@@ -92,6 +92,8 @@ cdef inline void begin_watched(Lane *lane, int32_t slot) noexcept nogil:
         pace(lane, slot, 0, 0)
     elif x.budgeted:
         f.metered = f.way[0].paced = f.way[1].paced = True
+    else:
+        f.metered = False
 
 
 cdef inline bint spend(Lane *lane, int32_t slot) noexcept nogil:

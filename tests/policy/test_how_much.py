@@ -344,6 +344,26 @@ def test_a_budget_ends_what_lives(
     assert sum("_LIMITED" in line for line in lines) == 3, lines
 
 
+def test_a_reload_brings_a_budget_to_connections_that_are_open(
+    limited: Callable[..., ProxyProcess], origin: ThreadingHTTPServer, tmp_path: Path
+) -> None:
+    limit = '[[limit]]\nid = "day"\nby = "total"\n'
+    proxy = limited(f'{limit}rate-out = "1GB"\n')
+    with Client(proxy, origin) as one:
+        assert one.get() == 200
+        (tmp_path / "limits.toml").write_text(f'guard = "off"\n{limit}bytes-per-day = 2000\n')
+        os.kill(proxy.process.pid, signal.SIGHUP)
+        wait_for(lambda: "generation 2 is in force" in proxy.stderr(), "the reload")
+        with contextlib.suppress(ConnectionError):  # one is cut
+            for _ in range(50):
+                if one.get() == 429:
+                    break
+            else:
+                raise AssertionError("nothing is counted")
+    with Client(proxy, origin) as one:
+        assert one.get() == 429
+
+
 def test_a_tunnel_lasts_so_long(limited: Callable[..., ProxyProcess], source: Source) -> None:
     proxy = limited('[[limit]]\nid = "short"\nby = "total"\ntunnel-seconds = 0.5\n')
     with proxy.tunnel("127.0.0.1", source.port) as one:
