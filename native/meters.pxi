@@ -126,16 +126,22 @@ cdef Holds *holds_of(NativeRelay relay, object held) except? NULL:
     return made
 
 
+cdef uint64_t accounted(NativeRelay relay, int32_t slot) noexcept:
+    """Bytes of the request in work, both ways, that budgets have counted: all until now."""
+    cdef Flow *f = &relay.state.core.flows[slot]
+    cdef Exchange *x = exchange_of(f)
+    if x.watched == NULL:
+        return 0
+    account_flow(&relay.state, slot)
+    return received(f) + f.way[1].copied + f.way[1].spliced if x.phase != P_HEAD else 0
+
+
 cdef int give_holds(NativeRelay relay, int32_t slot, object handoff) except -1:
     """What a client that is given back holds is its owner's."""
     cdef uint32_t i
-    cdef Flow *f = &relay.state.core.flows[slot]
-    cdef Exchange *x = exchange_of(f)
+    cdef Exchange *x = exchange_of(&relay.state.core.flows[slot])
     handoff.metered = x.metered
-    if x.watched != NULL:
-        account_flow(&relay.state, slot)
-        if x.phase != P_HEAD:
-            handoff.accounted = received(f) + f.way[1].copied + f.way[1].spliced
+    handoff.accounted = accounted(relay, slot)
     if x.holds == NULL:
         return 0
     handoff.held = relay.holding(

@@ -107,6 +107,8 @@ cdef object frozen_of(NativeRelay relay, int32_t slot):
         sum_exchange(lane, x, received(f), f.way[1].copied + f.way[1].spliced)
         sum_aside(lane, x)
     freeze(c, slot, DRAIN_MOST)
+    if x != NULL:
+        accounted(relay, slot)  # likewise
     try:
         for s in range(2):
             if f.way[s].in_pipe:
@@ -162,6 +164,7 @@ cdef object frozen_exchange(NativeRelay relay, int32_t slot):
     try:
         handoff = handoff_of_frozen(f)
         handoff.reused = not k.fresh
+        handoff.accounted = accounted(relay, slot)
         return FrozenExchange(
             (f.fd[0], c.flows[x.connection].fd[0]), handoff,
             lane_facts(lane, x),

@@ -23,7 +23,7 @@ from spliceproxy.relay import encoding
 from spliceproxy.relay.encoding import TUNNEL, TUNNEL_DATA, Kind
 from spliceproxy.relay.encoding_handoff import DATA, HANDOFF, handoff_of, of_handoff
 from spliceproxy.relay.handoff import Handoff
-from spliceproxy.relay.moving import FrozenExchange, FrozenTunnel
+from spliceproxy.relay.moving import FrozenExchange, FrozenTunnel, TunnelState
 
 _TUNNEL = "tunnel"
 _EXCHANGE = "exchange"
@@ -92,7 +92,10 @@ class Moving:
             self._relay.thaw(ident)
             return None
         if isinstance(found, FrozenTunnel):
-            self._tunnels[ident] = tunnel.record_of(found.token), False
+            record = tunnel.record_of(found.token)
+            if record is not None and record.holding is not None:
+                record.holding.account(_moved(found.state))  # what follows is another's to count
+            self._tunnels[ident] = record, False
         return Frozen(found.fds, state)
 
     def _stays(self, found: FrozenTunnel | FrozenExchange) -> bool:
@@ -211,8 +214,7 @@ class Moving:
             holding = record.holding = limiting.holding({})
             limits = said.facts["limits"]
             limiting.go_on(record, record.method, record.peer, holding, limits)
-            ways = state_of.up, state_of.down
-            holding.counted = sum(way.copied + way.spliced for way in ways)
+            holding.counted = _moved(state_of)
         tunnel.pace(self._services, ident, record)
         self._skip(record.number)
         return ident
@@ -230,3 +232,8 @@ class Moving:
         self._services.records.skip(number)
         if self._services.lane is not None:
             self._services.lane.skip(number)
+
+
+def _moved(state: TunnelState) -> int:
+    """Bytes, both ways."""
+    return sum(way.copied + way.spliced for way in (state.up, state.down))

@@ -224,6 +224,7 @@ class Running:
             via=self._client.via,
             route=record.route,
             connect_by=record.connect_by,
+            accounted=0 if record.holding is None else record.holding.counted,
         )
 
     def _upload(self, stopped: Stopped, received: int) -> tuple[Chunks | None, int, bytes]:

@@ -46,6 +46,7 @@ HANDOFF: Mapping[str, Check] = {
     "summed": maybe(some(2, whole(63))),
     "route": text,
     "connect_by": text,
+    "accounted": whole(63),
 }
 """Its fields, but for the descriptors and what was decided."""
 

@@ -207,6 +207,48 @@ def test_a_limit_that_was_named_goes_along_to_another_worker(tmp_path: Path, eng
         proxy.stop()
 
 
+PART = 500_000
+
+
+@pytest.mark.parametrize("engine", ["native", "copy"])
+@pytest.mark.parametrize("method", ["GET", "CONNECT"])
+def test_bytes_count_once_where_they_move(tmp_path: Path, engine: str, method: str) -> None:
+    """Nobody looks at what lasts meanwhile, so who gives it away has to count what it has moved."""
+    settings = tmp_path / "settings.toml"
+    settings.write_text(
+        'guard = "off"\n[[limit]]\nid = "day"\nby = "total"\nbytes-per-day = "1GB"\n'
+    )
+    flags = "--config", str(settings), "--engine", engine
+    patch = "from spliceproxy.forward import pacing\npacing.TICK = 1000.0"
+    with all_ended(str(tmp_path)), socket.create_server(("127.0.0.1", 0)) as server:
+        place = "{}:{}".format(*server.getsockname())
+        proxy = ChangingProxy(tmp_path, *flags, patch=patch)
+
+        def used() -> int:
+            return sum(one["bytes_today"] for one in proxy.admin.ask("/stats.json").json["limits"])
+
+        with proxy.connect() as client:
+            target = place if method == "CONNECT" else f"http://{place}/"
+            client.sendall(f"{method} {target} HTTP/1.1\r\nHost: {place}\r\n\r\n".encode())
+            origin, _ = server.accept()
+            with origin:
+                if method == "GET":
+                    assert read_head(origin)
+                    head = f"HTTP/1.1 200 OK\r\nContent-Length: {3 * PART}\r\n\r\n"
+                    origin.sendall(head.encode())
+                assert b" 200 " in read_head(client)
+                for _ in range(2):
+                    origin.sendall(bytes(PART))
+                    assert len(read_exactly(client, PART)) == PART
+                    proxy.recycle()
+                    wait_for(lambda: len(proxy.workers()) == 1, "the end of the other worker")
+                origin.sendall(bytes(PART))
+                assert len(read_exactly(client, PART)) == PART
+        wait_for(proxy.access, "its line")
+        assert 3 * PART < used() < 3 * PART + 2000
+        proxy.stop()
+
+
 SIZE = 8_000_000
 
 

@@ -170,6 +170,24 @@ def test_an_idle_tunnel(two: Two, kind: str) -> None:
     assert two.here.call(lambda: two.here.relay.tunnels) == 0
 
 
+def test_how_far_one_has_come_that_is_frozen(two: Two) -> None:
+    """Who looks at it, or paces it, before it goes on finds it."""
+    tunnel = two.here.tunnel()
+    tunnel.client.sendall(b"before")
+    assert recv_exactly(tunnel.origin, 6) == b"before"
+    frozen = freeze(two.here, tunnel.ident)
+    assert frozen is not None
+    moved = adopt(two.there, tunnel, frozen)
+    two.here.call(two.here.driver.release, tunnel.ident)
+    relay = two.there.relay
+    assert two.there.call(relay.progress, moved.ident) == (6, 0, 0, 0, "")
+    assert two.there.call(relay.pace, moved.ident, 0, 0)
+    two.there.call(two.there.driver.thaw, moved.ident)
+    tunnel.client.close()
+    tunnel.origin.close()
+    assert moved.end().reason == DONE
+
+
 def test_what_came_while_it_was_frozen(two: Two) -> None:
     tunnel = two.here.tunnel()
     frozen = freeze(two.here, tunnel.ident)

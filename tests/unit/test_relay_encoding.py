@@ -233,6 +233,7 @@ handoffs = st.builds(
     chunks=st.none() | chunks,
     begun=st.none() | begun,
     moved=numbers,
+    accounted=numbers,
     summed=st.none() | st.tuples(numbers, numbers),
 )
 

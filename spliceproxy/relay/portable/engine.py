@@ -110,8 +110,13 @@ class CopyRelay:
             self._shared.poller.reap()
 
     def progress(self, ident: int) -> tuple[int, int, int, int, str] | None:
-        flow = self._shared.flows.get(ident)
-        return flow.progress() if isinstance(flow, Tunnel) else None
+        flow = self._tunnel(ident)
+        return None if flow is None else flow.progress()
+
+    def _tunnel(self, ident: int) -> Tunnel | None:
+        """The tunnel with this id, frozen or not."""
+        flow = self._shared.flows.get(ident) or self._shared.frozen.get(ident)
+        return flow if isinstance(flow, Tunnel) else None
 
     def limits(self, idle: float, half_close: float, tls_name: float) -> None:
         self._shared.options = self._shared.options._replace(
@@ -138,11 +143,10 @@ class CopyRelay:
             yield [flow.view(now) for flow in tunnels]
 
     def pace(self, ident: int, up: int, down: int) -> bool:
-        flow = self._shared.flows.get(ident)
-        if not isinstance(flow, Tunnel):
-            return False
-        flow.pace(up, down)
-        return True
+        flow = self._tunnel(ident)
+        if flow is not None:
+            flow.pace(up, down)
+        return flow is not None
 
     def abort_all(self) -> None:
         for flow in list(self._shared.flows.values()):
