@@ -222,7 +222,7 @@ class Inherited:
             key = str(name), tuple(map(str, values))
             more = max(0, number - self._known.get(key, 0))
             if key[0] == BUDGETS:
-                self._use(key[1], more)
+                self._use(key[1], number, more)
             else:
                 column = self._column(*key)
                 if column is None:
@@ -230,11 +230,11 @@ class Inherited:
                 self._board.base[column] += more
             self._known[key] = max(number, self._known.get(key, 0))
 
-    def _use(self, values: tuple[str, ...], used: int) -> None:
+    def _use(self, values: tuple[str, ...], used: int, more: int) -> None:
         """What another program has used of a budget."""
         try:
             limit, key, number, period = values
-            self._board.meters.inherit(Budget(limit, key, int(number), int(period), used))
+            self._board.meters.inherit(Budget(limit, key, int(number), int(period), used), more)
         except (ValueError, TimeoutError):  # of another version; or who has the lock does not go on
             return
 

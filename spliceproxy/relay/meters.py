@@ -287,8 +287,9 @@ class Meters:
                     if n:
                         yield Budget(*self.label(at), number, numbers[number], n)
 
-    def inherit(self, budget: Budget) -> None:
-        """So much more was used, elsewhere."""
+    def inherit(self, budget: Budget, new: int) -> None:
+        """So much was used as another program knows, of which it has not told the ``new`` part
+        before."""
         place = self.place(budget.limit, budget.key)
         if place is None or budget.number not in (DAY, HOUR):
             return
@@ -296,11 +297,16 @@ class Meters:
             numbers = self.numbers(place.entry)
             if numbers[budget.number] < budget.period:
                 numbers[budget.number], numbers[budget.number + 1] = budget.period, 0
-            if numbers[budget.number] == budget.period:
-                numbers[budget.number + 1] += budget.used
-                lease = self.leases.numbers(place.entry)
-                at = leases.DAY if budget.number == DAY else leases.HOUR
-                lease[at : at + 2] = _pair(budget.period, lease[at + 1] + budget.used)
+            if numbers[budget.number] != budget.period:
+                return
+            lease = self.leases.numbers(place.entry)
+            at = leases.DAY if budget.number == DAY else leases.HOUR
+            elsewhere = lease[at + 1] if lease[at] == budget.period else 0
+            if self.leases.used:  # both hear what the other has used from the store, too
+                own = numbers[budget.number + 1] - elsewhere
+                new = max(0, budget.used - own - elsewhere)
+            numbers[budget.number + 1] += new
+            lease[at : at + 2] = _pair(budget.period, elsewhere + new)
 
     def counts(self) -> Iterator[Count]:
         """What all entries say that are in use."""

@@ -116,6 +116,33 @@ def test_budgets_are_of_their_period(new: New) -> None:
     assert other.meters.used(found.entry) == (day + 7, 7)
 
 
+def test_what_is_heard_from_a_store_is_not_inherited_again() -> None:
+    """Two programs that share limits hear of each other while one takes over from the other."""
+    boards = Board.create(1), Board.create(1)
+    boards[1].meters.leases.enter(0)
+    places = [board.meters.place("id", "key") for board in boards]
+    inherited = Inherited(boards[1])
+
+    def move(which: int, n: int) -> None:
+        place = places[which]
+        assert place is not None
+        of_engine("copy")(boards[which].meters, 0).move(place.entry, n)
+
+    def used() -> int:
+        for part in counters(boards[0]):
+            inherited.add(part)
+        assert places[1] is not None
+        return boards[1].meters.used(places[1].entry)[0]
+
+    move(0, 1000)
+    assert used() == 1000
+    move(1, 50)
+    move(0, 50)  # it has heard of these
+    assert used() == 1050
+    move(0, 7)
+    assert used() == 1057
+
+
 @pytest.mark.parametrize("shift", [0, 1, 2, 3])
 @pytest.mark.parametrize("character", ["y", "é", "\N{GRINNING FACE}"])
 def test_budgets_of_long_keys_are_inherited(character: str, shift: int) -> None:
