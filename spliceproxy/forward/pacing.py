@@ -18,7 +18,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from spliceproxy.config import LimitConfig
@@ -178,25 +179,29 @@ class Pacing:
         if not entries:
             return False
         self._tunnels[ident] = holding, entries, rates
-        self._first([Seen(ident, entries, 0, 0, True, rates=rates)])
+        # One that has come from another process has moved something there.
+        moved = _both_ways(self._relay.progress(ident))
+        self._first([Seen(ident, entries, *moved, True, rates=rates)])
         return True
 
-    def request(self, stream: Stream, holding: Holding, rates: tuple[int, int]) -> int:
-        """The same of a request that is served in Python; returns what :meth:`request_over` takes,
-        0 if it is not looked at."""
+    def request(
+        self, stream: Stream, holding: Holding, rates: tuple[int, int]
+    ) -> Callable[[], None] | None:
+        """The same of a request that is served in Python; returns what to call when it is over,
+        None if it is not looked at."""
         entries = entries_of(holding.meters)
         if not entries:
-            return 0
+            return None
         self._number -= 1
         self._requests[self._number] = Request(stream, holding), entries, rates
-        self._first([Seen(self._number, entries, 0, 0, False, rates=rates)])
-        return self._number
+        moved = stream.received, stream.sent
+        self._first([Seen(self._number, entries, *moved, False, rates=rates)])
+        return partial(self._request_over, self._number)
 
-    def request_over(self, number: int) -> None:
-        found = self._requests.pop(number, None)
+    def _request_over(self, number: int) -> None:
+        request, _, _ = self._requests.pop(number)
         self._flows.pop(number, None)
-        if found is not None:
-            found[0].pace(0, 0)
+        request.pace(0, 0)
 
     def _first(self, seen: list[Seen]) -> None:
         """Each begins with its part of the rate."""
@@ -254,7 +259,7 @@ class Pacing:
             if progress is None:  # it has ended, or goes on elsewhere
                 del self._tunnels[ident]
             else:
-                up, down = progress[0] + progress[1], progress[2] + progress[3]
+                up, down = _both_ways(progress)
                 holding.account(up + down)
                 yield Seen(ident, entries, up, down, True, rates=rates)
         for number, (request, entries, rates) in self._requests.items():
@@ -354,3 +359,8 @@ class Pacing:
 def entries_of(meters: Sequence[Meter]) -> tuple[int, ...]:
     """Those that are looked at again and again."""
     return tuple(meter.place.entry for meter in meters if meter.numbers.watched)
+
+
+def _both_ways(progress: tuple[int, int, int, int, str] | None) -> tuple[int, int]:
+    """Bytes up and down."""
+    return (0, 0) if progress is None else (sum(progress[:2]), sum(progress[2:4]))

@@ -59,7 +59,7 @@ class Cycle:
         "_services",
         "_spliced",
         "_stream",
-        "_watched",
+        "_unwatch",
         "close",
         "cut_by_reset",
         "plain",
@@ -74,7 +74,7 @@ class Cycle:
         self._head: RequestHead | None = None
         self._exchange: Exchange | None = None
         self._asking = connection.services.asking
-        self._watched = 0  # as of Pacing.request
+        self._unwatch: Callable[[], None] | None = None  # as of Pacing.request
         self._page: Page | None = None  # the rest of an answer that the relay has begun
         self._established = ESTABLISHED  # what a client is told when its tunnel is there
         self.close: Callable[[], Awaitable[None]] | None = None
@@ -298,7 +298,7 @@ class Cycle:
             verdict = await limiting.lending.settle(count)
         elif limiting is not None:
             verdict = self._count(limiting, question, verdict)
-        if self._record.rates[1] and not self._watched:
+        if self._record.rates[1] and self._unwatch is None:
             tcp.pace(self._stream.sock, self._record.rates[1])
         return verdict
 
@@ -317,7 +317,7 @@ class Cycle:
         connection.holding.counted = resumed.accounted if resumed is not None else 0
         if limiting.pacing is not None:
             known = self._stream, connection.holding, record.rates
-            self._watched = limiting.pacing.request(*known)
+            self._unwatch = limiting.pacing.request(*known)
         return verdict._replace(repeat_for=min(verdict.repeat_for, limiting.limits.repeat_for))
 
     def _count_no_more(self) -> None:
@@ -328,9 +328,8 @@ class Cycle:
         holding = connection.holding
         if holding is None:
             return
-        limiting = self._services.limiting
-        if self._watched and limiting is not None and limiting.pacing is not None:
-            limiting.pacing.request_over(self._watched)
+        if self._unwatch is not None:  # whatever limits are in force by now
+            self._unwatch()
         if record.holding is None:
             holding.request_over()
         elif self._stream.detached:

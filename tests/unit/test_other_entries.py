@@ -74,6 +74,30 @@ def test_an_entry_has_the_pace_of_its_limit() -> None:
     assert relay.down == {1: 1_000_000, 2: 50_000}
 
 
+class Moved(Paced):
+    """The same, of tunnels that have moved much before they came."""
+
+    def progress(self, ident: int) -> tuple[int, int, int, int, str]:  # type: ignore[override]
+        return 0, 0, 0, 10**9, ""
+
+
+def test_what_has_moved_elsewhere_was_not_now() -> None:
+    meters = Board.private().meters
+    limits = limits_of(meters, FAST)
+    counting = meters.portable(0)
+    relay = Moved()
+    loop = asyncio.new_event_loop()
+    pacing = Pacing(Limiting(limits, counting), meters, 0, cast(Any, relay), None, loop)
+    holding = Holding(counting, {})
+    holding.meters = limits.of("127.0.0.1", "", "CONNECT", "a.example", 443, "")
+    holding.counted = 10**9
+    assert pacing.tunnel(1, holding, (0, 0))
+    pacing.look(loop.time() + 0.1)
+    pacing.stop()
+    loop.close()
+    assert relay.down == {1: 1_000_000}
+
+
 def test_what_a_store_is_to_hear_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """A client that asks for ever new destinations takes no memory while the store is away."""
     monkeypatch.setattr(leading, "RELEASED", 100)
