@@ -31,6 +31,9 @@ CACHED = 4096
 SECOND = 1_000_000_000
 """In ns."""
 
+REST = 3_000_000_000
+"""Seconds after which a burst is there again at the latest. In ns they fit into 63 bits."""
+
 FOR_NOTHING, FOR_CLIENT, FOR_REQUEST = range(3)
 """For how long a request counts as a connection: not at all, until its client's connection closes,
 or until it is over, as a tunnel maybe (``native/lane/types.pxd`` has the same)."""
@@ -172,6 +175,9 @@ def faults(limit: LimitConfig, auth: AuthConfig) -> Iterator[str]:
         yield f"it allows as much as comes; allowed: with one of {allowed}"
     if limit.burst is not None and rates == (None, None):
         yield "burst: it is about requests-per-second and new-tunnels-per-second; allowed: with one"
+    most = int(min((rate for rate in rates if rate is not None), default=0) * REST)
+    if most and limit.burst is not None and limit.burst > most:
+        yield f"burst: {limit.burst} come back in more than {REST} s; allowed: at most {most}"
     if limit.by != "client" and (limit.prefix4, limit.prefix6) != (32, 64):
         key = "prefix4" if limit.prefix4 != 32 else "prefix6"
         yield f'{key}: it is about clients; allowed: with by = "client"'

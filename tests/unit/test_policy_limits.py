@@ -85,6 +85,10 @@ def test_bursts() -> None:
         (LimitConfig("x", connections=1, burst=2), "burst: it is about"),
         (LimitConfig("x", rate_in=5000, burst=2), "burst: it is about"),
         (
+            LimitConfig("x", requests_per_second=1, new_tunnels_per_second=0.001, burst=10_000_000),
+            "burst: 10000000 come back in more than 3000000000 s; allowed: at most 3000000",
+        ),
+        (
             LimitConfig("x", connections=1, prefix4=24),
             "prefix4: it is about clients; allowed: with",
         ),
