@@ -243,6 +243,8 @@ class Limiting:
                 continue
             for one, bucket, interval in spent:
                 self._counting.give_back(one.place.entry, bucket, interval)
+                if one.numbers.lent:
+                    self.limits.lease(one.place.entry)[TAKEN + bucket] -= 1
             for entry in [one for one in holding.held if one not in before]:
                 holding.drop(entry)
             return meter, why, wait

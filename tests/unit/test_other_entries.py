@@ -14,8 +14,9 @@ from spliceproxy.forward.limiting import Holding, Limiting
 from spliceproxy.forward.pacing import Pacing
 from spliceproxy.forward.store import Store
 from spliceproxy.observe.board import Board
-from spliceproxy.policy.limits import Limits, Meter
-from spliceproxy.relay.leases import ENTRIES
+from spliceproxy.observe.record import Record
+from spliceproxy.policy.limits import Limited, Limits, Meter
+from spliceproxy.relay.leases import CONNECTIONS, ENTRIES, INTERVAL, TAKEN
 from spliceproxy.relay.meters import Meters, Place
 
 FAST = LimitConfig("fast", by="destination", rate_out=1_000_000)
@@ -96,6 +97,28 @@ def test_what_has_moved_elsewhere_was_not_now() -> None:
     pacing.stop()
     loop.close()
     assert relay.down == {1: 1_000_000}
+
+
+def test_what_is_given_back_was_not_taken() -> None:
+    """The store hears how much is used: not what another limit has refused."""
+    meters = Board.private().meters
+    meters.leases.enter(0)
+    some, one = LimitConfig("some", requests_per_second=10), LimitConfig("one", connections=1)
+    limits = limits_of(meters, some, one, lent=True)
+    counting = meters.portable(0)
+    record = Record("127.0.0.1")
+    record.host, record.port = "a.example", 80
+    leases = [
+        limits.lease(meter.place.entry)
+        for meter in Limiting(limits, counting).meters(record, "GET", "")
+    ]
+    leases[0][INTERVAL] = 1
+    with pytest.raises(Limited):
+        Limiting(limits, counting).count(record, "GET", "", Holding(counting, {}))
+    assert leases[0][TAKEN] == 0
+    leases[1][CONNECTIONS] = 1
+    Limiting(limits, counting).count(record, "GET", "", Holding(counting, {}))
+    assert leases[0][TAKEN] == 1
 
 
 def test_what_a_store_is_to_hear_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
