@@ -37,6 +37,11 @@ class Places:
         self._closed = 0  # requests that have given a token and have no answer yet
         self._news = asyncio.Event()
 
+    @property
+    def all(self) -> list[asyncio.WriteTransport]:
+        """Those that have a place."""
+        return list(self._taken)
+
     async def room(self) -> None:
         """Comes back when there is a place."""
         try:

@@ -90,6 +90,7 @@ async def _finish(server: Server) -> None:
         if time.monotonic() - begun >= most:
             break
         await asyncio.sleep(LOOK_SECONDS)
+    await server.close()
 
 
 def _gate(desk: Desk, given: Texts) -> Gate:

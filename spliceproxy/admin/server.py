@@ -75,6 +75,13 @@ class Server:
         """The same, or somebody who has just connected and has asked nothing."""
         return self.answering or bool(self._beginning or self._silent)
 
+    async def close(self) -> None:
+        """Ends the connections that are left. The end of a process takes some milliseconds, and
+        what somebody asks meanwhile, by a connection that was kept, would be lost."""
+        for transport in self._places.all:
+            transport.abort()
+        await asyncio.sleep(0)  # each is closed at the next turn of the event loop
+
     async def accept(self, sock: socket.socket) -> None:
         """Serves who connects to this socket, until it is cancelled."""
         sock.setblocking(False)

@@ -131,6 +131,9 @@ def test_no_connection_is_kept_by_a_process_that_ends() -> None:
         server = Server(table, Gate(AdminConfig(), Kept()))
         listening = socket.create_server(("127.0.0.1", 0))
         accepting = asyncio.ensure_future(server.accept(listening))
+        kept, writer_of_kept = await asyncio.open_connection(*listening.getsockname())
+        writer_of_kept.write(b"GET /nothing HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert b"Connection: close" not in await kept.readuntil(b"at this path\n")
         reader, writer = await asyncio.open_connection(*listening.getsockname())
         writer.write(b"GET /slow HTTP/1.1\r\nHost: localhost\r\n\r\n")
         await asked.wait()
@@ -140,8 +143,10 @@ def test_no_connection_is_kept_by_a_process_that_ends() -> None:
         answer = await reader.readuntil(b"slow\n")
         assert b"\r\nConnection: close\r\n" in answer
         assert await reader.read() == b""
-        writer.close()
         await ending
+        assert await asyncio.wait_for(kept.read(), 20) == b""
+        for one in (writer, writer_of_kept):
+            one.close()
         accepting.cancel()
         await asyncio.wait((accepting,))
         listening.close()
