@@ -187,9 +187,9 @@ class Lending:
                 await self._run_once()
             except Exception:
                 log.exception("limits-store %s: a fault of this proxy", self._policy.limits_store)
-                if self._leading is not None:
-                    await self._leading.close()
-                self._leading = None
+                leading, self._leading = self._leading, None
+                if leading is not None:
+                    await _close(leading)
                 await asyncio.wait((self._stopping,), timeout=FAULTY)
             await self._rest(SEEK if self._leading is None else self._leading.rests)
 
@@ -241,3 +241,11 @@ class Lending:
                 self._loop.remove_reader(self._leases.bell)
             await self._leading.finish(last=last)
             self._leases.lead_no_more()
+
+
+async def _close(leading: Leading) -> None:
+    """Whatever comes of it: another one is to ask the store."""
+    try:
+        await leading.close()
+    except Exception:
+        log.exception("limits-store: a connection could not be closed")
