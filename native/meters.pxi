@@ -12,7 +12,7 @@ from lane.meters cimport (
 from lane.pacing cimport account_flow, moved_down, moved_up, pace
 from lane.received cimport received
 from lane.types cimport (
-    BUCKETS_OF_METER, CLIENT, Exchange, Holds, Lane, METERS_MOST, Meter, MeterBoard, Meters, P_HEAD,
+    BUCKETS_OF_METER, CLIENT, Exchange, Holds, Lane, METERS_MOST, Meter, MeterBoard, Meters, P_ASK,
     exchange_of,
 )
 
@@ -133,7 +133,7 @@ cdef uint64_t accounted(NativeRelay relay, int32_t slot) noexcept:
     if x.watched == NULL:
         return 0
     account_flow(&relay.state, slot)
-    return received(f) + f.way[1].copied + f.way[1].spliced if x.phase != P_HEAD else 0
+    return received(f) + f.way[1].copied + f.way[1].spliced if x.phase > P_ASK else 0
 
 
 cdef int give_holds(NativeRelay relay, int32_t slot, object handoff) except -1:

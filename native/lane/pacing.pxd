@@ -13,7 +13,7 @@ from core.crowd cimport narrow, widen
 from core.types cimport Core, Flow, NARROW, NOWHERE, TUNNEL, Way
 from lane.meters cimport account, unmetered, unwatch, used_up
 from lane.received cimport received
-from lane.types cimport Connection, Exchange, Lane, P_HEAD, connection_of, exchange_of
+from lane.types cimport Connection, Exchange, Lane, P_ASK, connection_of, exchange_of
 
 
 cdef inline void pace_socket(int fd, uint64_t rate) noexcept nogil:
@@ -64,14 +64,15 @@ cdef inline void pace(Lane *lane, int32_t slot, uint64_t up, uint64_t down) noex
 
 
 cdef inline uint64_t moved_up(const Flow *f, const Exchange *x) noexcept nogil:
-    """Bytes of all requests of a client, and of its tunnel."""
-    if f.kind != TUNNEL and x.phase == P_HEAD:
+    """Bytes of all requests of a client, and of its tunnel. One that is asked about may yet count
+    for others."""
+    if f.kind != TUNNEL and x.phase <= P_ASK:
         return x.past_up
     return x.past_up + received(f)
 
 
 cdef inline uint64_t moved_down(const Flow *f, const Exchange *x) noexcept nogil:
-    if f.kind != TUNNEL and x.phase == P_HEAD:
+    if f.kind != TUNNEL and x.phase <= P_ASK:
         return x.past_down
     return x.past_down + f.way[1].copied + f.way[1].spliced
 
