@@ -1,7 +1,7 @@
 """What clients say first in a tunnel to www.example.com, and what is to be found in it.
 
-Some are said by real programs, when they are asked for; the others are made from the structures of
-RFC 8446 section 4, in the order in which such programs send them.
+Some are said by real programs, when they are asked for, or were (hellos_recorded.py); the others
+are made from the structures of RFC 8446 section 4, in the order in which such programs send them.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from harness import need, serving
+from hellos_recorded import GO, JAVA
 
 NAME = "www.example.com"
 MOST = 16384
@@ -194,6 +195,12 @@ _put(
     with_a_change_of_cipher=records(hello([RIGHT])) + records(b"\1", kind=20),
     with_more_in_the_record=records(hello([RIGHT]) + b"\x14\0\0\1\0"),
 )  # fmt: skip
+_put("match", go_recorded=GO, java_recorded=JAVA)
+_put(
+    "mismatch",
+    go_another=GO.replace(NAME.encode(), b"not.example.com"),
+    java_another=JAVA.replace(NAME.encode(), b"not.example.com"),
+)
 _put(
     "ech",
     ech=records(hello([RIGHT, VERSIONS, *groups(X25519), ECH])),
