@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
@@ -58,11 +59,16 @@ class Link:
         if self._closed:
             raise Unanswered(f"{self.name} has ended")
         try:
-            if self._channel.send(message, fds):
-                return
+            self._send(message, fds)
         except Closed:
             self.close()
             raise Unanswered(f"{self.name} has ended") from None
+
+    def _send(self, message: Mapping[str, Any], fds: Sequence[int] = ()) -> None:
+        """Closed. Unanswered."""
+        try:
+            if self._channel.send(message, fds):
+                return
         except Troubled as error:
             raise Unanswered(f"{self.name} cannot be asked: {error}") from None
         raise Unanswered(f"{self.name} does not read what it is asked")
@@ -109,14 +115,9 @@ class Link:
     def _want(self, ident: int) -> None:
         """One more part may be sent. Unanswered. Where the other has ended, what it has said before
         is still to be read, and behind that its end."""
-        try:
-            if self._closed or self._channel.send({"more": ident}):
-                return
-        except Closed:
-            return
-        except Troubled as error:
-            raise Unanswered(f"{self.name} cannot be asked: {error}") from None
-        raise Unanswered(f"{self.name} does not read what it is asked")
+        if not self._closed:
+            with contextlib.suppress(Closed):
+                self._send({"more": ident})
 
     def _heard(self, message: Message, fds: list[int]) -> None:
         if "re" not in message:
