@@ -14,7 +14,7 @@ from spliceproxy.policy.decision import check_reason
 from spliceproxy.settings.imported import CLOSED, Report
 from spliceproxy.settings.squid.acls import Acls
 from spliceproxy.settings.squid.reading import Statement, number_in
-from spliceproxy.settings.squid.terms import Acl, Term, TooMany, conjunction
+from spliceproxy.settings.squid.terms import Acl, Term, TooMany, all_of, conjunction
 
 _ID = re.compile(r"[^A-Za-z0-9._-]+")
 _KEYS = ("clients", "users", "methods", "hosts", "networks", "ports", "times")
@@ -38,12 +38,16 @@ class Line:
 
     def terms(self, acls: Acls) -> tuple[Term, ...]:
         """The alternatives of what it is about. TooMany."""
-        return conjunction(self._terms_of(name, acls) for name in self.names)
+        return conjunction(acl.yes for acl in self._each(acls))
 
-    @staticmethod
-    def _terms_of(name: str, acls: Acls) -> tuple[Term, ...]:
-        found: Acl = acls.get(name.removeprefix("!"))
-        return found.no if name.startswith("!") else found.yes
+    def acl(self, acls: Acls) -> Acl:
+        """Where it matches, and where it does not. TooMany."""
+        return all_of(self._each(acls))
+
+    def _each(self, acls: Acls) -> Iterator[Acl]:
+        for name in self.names:
+            found = acls.get(name.removeprefix("!"))
+            yield found.inverse if name.startswith("!") else found
 
     @property
     def text(self) -> str:

@@ -136,12 +136,7 @@ class Delays:
         found: list[Acl] = []
         before: Acl = NEVER
         for line in pool.lines:
-            matches = all_of(
-                self._acls.get(name.removeprefix("!")).inverse
-                if name.startswith("!")
-                else self._acls.get(name)
-                for name in line.names
-            )
+            matches = line.acl(self._acls)
             if line.allow:
                 found.append(all_of([matches, before.inverse]))
             before = any_of([before, matches])
