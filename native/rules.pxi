@@ -80,6 +80,8 @@ cdef int set_rules(Rule *rules, table) except -1:
             raise ValueError(f"a name of 1 to {NAME_MAX} bytes: {name!r}")
         hash = 0
         for b in name:
+            if b not in b"-0123456789abcdefghijklmnopqrstuvwxyz":
+                raise ValueError(f"a name of lower-case letters, digits and '-': {name!r}")
             hash = hash * 31 + b
         i = hash % SLOTS
         while rules[i].size:

@@ -9,7 +9,7 @@ What requests and responses share is here, what is of one alone in plain_request
 plain_response.pxd.
 """
 
-from libc.stdint cimport int64_t, uint8_t, uint32_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memchr, memcpy
 
 from http.dates cimport Date
@@ -21,6 +21,15 @@ cdef enum:
     NAME_MAX = 32           # of a name with a rule
     METHOD_MAX = 32         # bytes of a method
     LENGTH_DIGITS = 18      # always fits an int64_t
+
+cdef extern from *:
+    """
+    #define ONES 0x0101010101010101ULL          /* in each of eight bytes */
+    #define HIGHEST 0x8080808080808080ULL
+    """
+    const uint64_t ONES
+    const uint64_t HIGHEST
+
 
 cdef enum Action:
     PASS                    # goes on as it is
@@ -45,7 +54,7 @@ cdef struct Rule:
     uint32_t hash
     uint8_t size            # of the name; 0: no rule here
     uint8_t action
-    char name[NAME_MAX]     # lower case
+    char name[NAME_MAX]     # letters in lower case, digits, "-"
 
 cdef struct Text:
     const char *at
@@ -168,11 +177,31 @@ cdef inline ssize_t head_end(const char *data, size_t n) noexcept nogil:
             return at + 2 - data
 
 
+cdef inline bint is_named(Text name, const Rule *rule) noexcept nogil:
+    """Whether a token is the name of this rule, in any case. With the bit of lower case each byte
+    of a token that it makes one of a rule's name (letters, digits, "-") is that byte."""
+    cdef uint64_t eight, known
+    cdef size_t i = 0
+    if name.size != rule.size:
+        return False
+    while i + 8 <= name.size:
+        memcpy(&eight, name.at + i, 8)
+        memcpy(&known, rule.name + i, 8)
+        if (eight | (0x20 * ONES)) != known:
+            return False
+        i += 8
+    while i < name.size:
+        if (name.at[i] | 0x20) != rule.name[i]:
+            return False
+        i += 1
+    return True
+
+
 cdef inline const Rule *rule_at(const Rule *rules, uint32_t hash, Text name) noexcept nogil:
     """The rule of a name, or one without a size."""
     cdef uint32_t i = hash % SLOTS
     while rules[i].size:
-        if rules[i].hash == hash and same(name, rules[i].name, rules[i].size):
+        if rules[i].hash == hash and is_named(name, &rules[i]):
             break
         i = (i + 1) % SLOTS
     return &rules[i]
@@ -200,10 +229,31 @@ cdef inline bint has_scheme(const Plain *plain, Text value) noexcept nogil:
     return rule_at(plain.schemes, hash, name).size != 0
 
 
+cdef inline uint64_t controls(uint64_t eight, uint64_t least) noexcept nogil:
+    """Of eight bytes at once: the highest bit of each that is below `least` or DEL, and maybe that of
+    another one where there is such a byte; else 0."""
+    cdef uint64_t low = eight - least * ONES
+    cdef uint64_t delete = (eight ^ (0x7F * ONES)) - ONES
+    return (low | delete) & ~eight & HIGHEST
+
+
+cdef inline const char *text_end(const Plain *plain, const char *p, const char *end) noexcept nogil:
+    """Behind the bytes of a field value at `p`. There is one that is none before `end`."""
+    cdef uint64_t eight
+    while end - p >= 8:
+        memcpy(&eight, p, 8)
+        if controls(eight, c' '):  # a tab is one of them
+            break
+        p += 8
+    while plain.text[<uint8_t>p[0]]:
+        p += 1
+    return p
+
+
 cdef inline const char *next_field(
-    const Plain *plain, const Rule *rules, const char *p, Field *field
+    const Plain *plain, const Rule *rules, const char *p, const char *end, Field *field
 ) noexcept nogil:
-    """Reads the field line at `p`, which is not the empty line; returns what is behind it,
+    """Reads the field line at `p`, which is not the empty line at `end`; returns what is behind it,
     NULL if it is not plain. The head ends in CRLFCRLF, so nothing is read beyond it."""
     cdef const char *stop
     cdef uint32_t hash = 0
@@ -222,8 +272,7 @@ cdef inline const char *next_field(
     while p[0] == c' ' or p[0] == c'\t':
         p += 1
     field.value.at = p
-    while plain.text[<uint8_t>p[0]]:
-        p += 1
+    p = text_end(plain, p, end)
     if p[0] != c'\r' or p[1] != c'\n':
         return NULL
     stop = p
@@ -245,14 +294,24 @@ cdef inline int read_fields(
     while p < end:
         if count == PLAIN_FIELDS:
             return -1
-        p = next_field(plain, rules, p, &fields[count])
+        p = next_field(plain, rules, p, end, &fields[count])
         if p == NULL:
             return -1
         count += 1
     return count
 
 
+cdef inline bint is_tidy(const Field *field) noexcept nogil:
+    """Whether its line is read as `put_field` would write it."""
+    cdef const char *behind = field.name.at + field.name.size
+    return behind[1] == c' ' and field.value.at == behind + 2 and (
+        field.value.at[field.value.size] == c'\r')
+
+
 cdef inline void put_field(Out *out, const Field *field) noexcept nogil:
+    if is_tidy(field):
+        put(out, field.name.at, field.name.size + field.value.size + 4)
+        return
     put(out, field.name.at, field.name.size)
     put(out, b": ", 2)
     put(out, field.value.at, field.value.size)

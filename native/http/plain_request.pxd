@@ -1,17 +1,23 @@
 """Plain requests: the head of one read, and written for its origin."""
 
-from libc.stdint cimport uint8_t
-from libc.string cimport memchr, memcmp, memset
+from libc.stdint cimport uint8_t, uint64_t
+from libc.string cimport memchr, memcmp, memcpy, memset
 
 from http.plain cimport (
-    AUTHORIZATION, CODING, CONNECT, CONNECTION, CREDENTIALS, DROP, Field, GET, HEAD, HOST, Head, LENGTH,
-    METHOD_MAX, OTHER, Out, PASS, PLAIN_HEAD, PROXY_CONNECTION, Plain, Text, VIA, contains,
-    has_scheme, is_chunked, number, put, put_field, read_fields, read_option,
+    AUTHORIZATION, CODING, CONNECT, CONNECTION, CREDENTIALS, DROP, Field, GET, HEAD, HIGHEST, HOST,
+    Head, LENGTH, METHOD_MAX, OTHER, Out, PASS, PLAIN_HEAD, PROXY_CONNECTION, Plain, Text, VIA,
+    contains, controls, has_scheme, is_chunked, number, put, put_field, read_fields, read_option,
 )
 
 
 cdef inline const char *visible_end(const char *p, const char *end) noexcept nogil:
     """Behind the visible ASCII at `p`."""
+    cdef uint64_t eight
+    while end - p >= 8:
+        memcpy(&eight, p, 8)
+        if controls(eight, c'!') or eight & HIGHEST:
+            break
+        p += 8
     while p < end and c'!' <= p[0] <= c'~':
         p += 1
     return p

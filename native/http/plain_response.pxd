@@ -1,12 +1,11 @@
 """Plain responses: the head of one read, and written for its client."""
 
-from libc.stdint cimport uint8_t
 from libc.string cimport memcmp, memset
 
 from http.dates cimport DATE_SIZE
 from http.plain cimport (
     CODING, CONNECTION, DATE, DROP, Field, Head, LENGTH, Out, PASS, PLAIN_HEAD, Plain, TYPE,
-    is_chunked, is_digit, number, put, put_field, read_fields, read_option,
+    is_chunked, is_digit, number, put, put_field, read_fields, read_option, text_end,
 )
 
 cdef inline const char *status_line(
@@ -22,8 +21,7 @@ cdef inline const char *status_line(
     if head.status == 101:
         return NULL
     p += 13
-    while plain.text[<uint8_t>p[0]]:
-        p += 1
+    p = text_end(plain, p, end)
     return p + 2 if p[0] == c'\r' and p[1] == c'\n' else NULL
 
 

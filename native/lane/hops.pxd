@@ -10,7 +10,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy
 
 from http.plain cimport (
-    Field, PLAIN_FIELDS, PLAIN_HEAD, Plain, Text, is_digit, read_fields, same,
+    Field, PLAIN_FIELDS, PLAIN_HEAD, Plain, Text, is_digit, read_fields, same, text_end,
 )
 from lane.types cimport Exchange, Hop
 
@@ -63,8 +63,7 @@ cdef inline bint grants(const Plain *plain, const char *data, size_t n) noexcept
         return False
     if not is_digit(data[10]) or not is_digit(data[11]) or data[12] != c' ':
         return False
-    while plain.text[<uint8_t>p[0]]:
-        p += 1
+    p = text_end(plain, p, end)
     if p[0] != c'\r' or p[1] != c'\n':
         return False
     return read_fields(plain, plain.response, p + 2, end, fields) >= 0

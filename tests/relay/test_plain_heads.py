@@ -207,6 +207,41 @@ def test_other_requests_come_back(plain: Plain, name: str) -> None:
         assert check_requests(plain, data, [cut]) == 0
 
 
+VALUE_BYTES = {9, *range(0x20, 0x7F), *range(0x80, 0x100)}
+"""RFC 9110 section 5.5: what a field value may hold. A blank at its end is none of its bytes."""
+
+
+@pytest.mark.parametrize("byte", [*range(0x22), 0x7E, 0x7F, 0x80, 0x8D, 0xA0, 0xFF])
+def test_a_byte_at_each_place_of_a_value(plain: Plain, byte: int) -> None:
+    """Values are read in pieces, which must not hide one byte that they may not hold, nor let the
+    bytes beside it be taken for one."""
+    for at in range(18):
+        for filler in (b"!", b"~", b"\x80", b"\xff"):
+            value = filler * at + bytes([byte]) + filler * (17 - at)
+            data = ASK[:-2] + b"X-Value: " + value + b"\r\n\r\n"
+            assert check_requests(plain, data) == (byte in VALUE_BYTES), (at, filler)
+
+
+@pytest.mark.parametrize("byte", [*range(0x23), 0x7E, 0x7F, 0x80, 0xA1, 0xFF])
+def test_a_byte_at_each_place_of_a_target(plain: Plain, byte: int) -> None:
+    """A target is visible ASCII (RFC 3986 section 2), read in pieces as well."""
+    for at in range(18):
+        for filler in (b"!", b"~"):
+            path = filler * at + bytes([byte]) + filler * (17 - at)
+            data = b"GET http://o/" + path + b" HTTP/1.1\r\nHost: o\r\n\r\n"
+            assert check_requests(plain, data) == (b"!" <= bytes([byte]) <= b"~"), (at, filler)
+
+
+@pytest.mark.parametrize("front", [b":", b": ", b":  ", b":\t", b": \t"])
+@pytest.mark.parametrize("end", [b"", b" ", b"\t", b" \t "])
+def test_blanks_around_a_value_are_not_passed_on(plain: Plain, front: bytes, end: bytes) -> None:
+    for size in (0, 1, 7, 8, 9, 16):
+        data = ASK[:-2] + b"X-Value" + front + b"v" * size + end + b"\r\n\r\n"
+        assert check_requests(plain, data) == 1
+        answer = OK[:-4] + b"X-Value" + front + b"v" * size + end + b"\r\n\r\nok"
+        assert check_response(plain, answer)
+
+
 @pytest.mark.parametrize("spelling", [b"sp", b"SP", b"Sp", b"xspx"])
 def test_a_request_that_has_been_here_comes_back(spelling: bytes) -> None:
     native_relay()
