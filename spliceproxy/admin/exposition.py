@@ -60,12 +60,6 @@ class Family:
     help: str
     samples: Sequence[tuple[Labels, Value]]
 
-    @property
-    def unit(self) -> str:
-        """The base unit, "" without one."""
-        last = self.name.rpartition("_")[2]
-        return last if last in _UNITS and self.kind != "info" else ""
-
 
 def render(families: Iterable[Family], *, openmetrics: bool) -> bytes:
     """The whole text. A family without a sample is left out."""
@@ -73,17 +67,8 @@ def render(families: Iterable[Family], *, openmetrics: bool) -> bytes:
     for family in families:
         if not family.samples:
             continue
-        name, kind = family.name, str(family.kind)
-        suffix = {"counter": "_total", "info": "_info"}.get(kind, "")
-        if not openmetrics:
-            name += suffix
-            kind = "gauge" if kind == "info" else kind
-        lines.append(f"# HELP {name} {_escaped_help(family.help)}")
-        lines.append(f"# TYPE {name} {kind}")
-        if openmetrics:
-            if family.unit:
-                lines.append(f"# UNIT {name} {family.unit}")
-            name += suffix
+        name, front = _front(family.name, family.kind, family.help, openmetrics)
+        lines.append(front)
         for labels, value in family.samples:
             pairs = labels.text if type(labels) is Known else _pairs(tuple(labels.items()))
             if isinstance(value, int):
@@ -96,6 +81,19 @@ def render(families: Iterable[Family], *, openmetrics: bool) -> bytes:
         lines.append("# EOF")
     lines.append("")
     return "\n".join(lines).encode()
+
+
+@lru_cache(maxsize=1024)
+def _front(name: str, kind: Kind, help: str, openmetrics: bool) -> tuple[str, str]:
+    """What the samples of a family are called, and the lines before them."""
+    suffix = {"counter": "_total", "info": "_info"}.get(kind, "")
+    family = name if openmetrics else name + suffix
+    called = "gauge" if kind == "info" and not openmetrics else kind
+    lines = [f"# HELP {family} {_escaped_help(help)}", f"# TYPE {family} {called}"]
+    unit = name.rpartition("_")[2]
+    if openmetrics and unit in _UNITS and kind != "info":
+        lines.append(f"# UNIT {family} {unit}")
+    return name + suffix, "\n".join(lines)
 
 
 def _histogram(name: str, pairs: str, value: Histogram) -> Iterable[str]:
