@@ -12,9 +12,9 @@ PART = 32 << 10
 """Bytes of JSON beyond which nothing more goes into a part."""
 
 
-def in_parts(name: str, rows: Iterable[Any]) -> Iterator[Message]:
+def in_parts(name: str, rows: Iterable[Any], *, end: bool = False) -> Iterator[Message]:
     """The rows as ``{name: rows}``; nothing where there are none. A row that is larger than PART
-    is a part by itself."""
+    is a part by itself. ``end``: the last of these parts is the last one of the answer."""
     import json  # late: most proxies have nobody who asks
 
     part: list[Any] = []
@@ -27,4 +27,4 @@ def in_parts(name: str, rows: Iterable[Any]) -> Iterator[Message]:
         part.append(row)
         size += n
     if part:
-        yield {name: part}
+        yield {name: part, "end": True} if end else {name: part}

@@ -24,11 +24,11 @@ TEXT_MOST = 400
 """Characters of a text in a row."""
 
 
-def answer(tally: Tally, engine: str) -> Iterator[Message]:
+def answer(tally: Tally, engine: str) -> Iterator[Message | None]:
     """The answer of a worker whose bytes this engine moves."""
     for _ in tally.catch_up():
-        yield {}
-    yield from in_parts("entries", _entries(tally, engine))
+        yield None
+    yield from in_parts("entries", _entries(tally, engine), end=True)
 
 
 def _entries(tally: Tally, engine: str) -> Iterator[Any]:

@@ -25,7 +25,11 @@ from spliceproxy.admin.parts import PART
 from spliceproxy.admin.reader import Reader
 from spliceproxy.messages import log
 
-Answer = Callable[[Message], Mapping[str, Any] | Iterator[Mapping[str, Any]]]
+Parts = Iterator[Mapping[str, Any] | None]
+"""None: there is nothing to say yet, and it goes on at the next turn of the event loop. A part may
+say that it is the last one, by ``"end": True``."""
+
+Answer = Callable[[Message], Mapping[str, Any] | Parts]
 """Answers a question. ValueError: it makes no sense, and why."""
 
 MOST_OPEN = 64
@@ -46,6 +50,8 @@ are: in JSON the longest character has 12 bytes."""
 
 FINISH = 1.0
 """Seconds for answers that are on their way when the worker ends."""
+
+_END = {"end": True}
 
 AGAIN = 0.1
 """Seconds until a message is sent again that the kernel could not take."""
@@ -107,7 +113,7 @@ class Replies:
 
     # What the peers call
 
-    def answer(self, question: Message) -> Mapping[str, Any] | Iterator[Mapping[str, Any]]:
+    def answer(self, question: Message) -> Mapping[str, Any] | Parts:
         """The answer. ValueError."""
         name = str(question.get("ask"))
         found = self._orders.get(name) if "fds" in question else self._answers.get(name)
@@ -332,18 +338,18 @@ class _Peer:
         if running is None:  # cancelled
             return
         try:
-            part = next(running.rest, None)
+            part = next(running.rest, _END)
         except Exception:
             log.exception("a question of an operator's could not be answered")
-            part = {"error": "a fault of the proxy's own; see its messages", "end": True}
+            part = {"error": "a fault of the proxy's own; see its messages", **_END}
+        if part is None:
+            self._ready.append(running.ident)
+            return
+        running.parts -= 1
+        if "end" in part:
             del self._open[running.ident]
-        else:
-            running.parts -= 1
-            if part is None:
-                part = {"end": True}
-                del self._open[running.ident]
-            elif running.parts:
-                self._ready.append(running.ident)
+        elif running.parts:
+            self._ready.append(running.ident)
         self._unsent.append({"re": running.ident, **part})
 
     def _some_events(self) -> list[Mapping[str, Any]]:
@@ -365,7 +371,7 @@ class _Open:
 
     __slots__ = ("ident", "parts", "rest")
 
-    def __init__(self, ident: int, rest: Iterator[Mapping[str, Any]]) -> None:
+    def __init__(self, ident: int, rest: Parts) -> None:
         self.ident = ident
         self.rest = rest
         self.parts = PARTS

@@ -28,7 +28,9 @@ import sys
 import time
 import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 from spliceproxy.observe.names import ENTRY, Names
 from spliceproxy.relay.columns import (
@@ -85,7 +87,8 @@ class Unreadable(Exception):
     """A fold has not ended: whoever was at it has died."""
 
 
-class Reading(NamedTuple):
+@dataclass(frozen=True)
+class Reading:
     """What was on the board at one moment. ``rows`` are the base's, and one of each worker, with
     what both of its processes have counted where one takes the place of another. ``processes`` are
     the rows of those that have the places. ``names`` are the labels of the columns behind those of
@@ -96,9 +99,13 @@ class Reading(NamedTuple):
     names: tuple[tuple[str, tuple[str, ...]], ...]
     expected: frozenset[int]
 
-    def totals(self) -> dict[str, dict[tuple[str, ...], int]]:
+    def totals(self) -> Mapping[str, Mapping[tuple[str, ...], int]]:
         """The sum of all rows, by family and label values. What is said of one worker only is not
         among it."""
+        return self._totals
+
+    @cached_property
+    def _totals(self) -> Mapping[str, Mapping[tuple[str, ...], int]]:
         found = self._named(_sums(self.rows))
         for name in [name for name in found if FAMILIES[name].kind == WORKER]:
             del found[name]
@@ -119,7 +126,7 @@ class Reading(NamedTuple):
 
     def _named(self, row: Sequence[int]) -> dict[str, dict[tuple[str, ...], int]]:
         found = {
-            family.name: {values: row[family.first + at] for at, values in enumerate(family.values)}
+            family.name: dict(zip(family.values, row[family.first :], strict=False))
             for family in FAMILIES.values()
         }
         for at, (name, values) in enumerate(self.names):
@@ -249,7 +256,7 @@ class Board:
             time.sleep(TRY_SECONDS)
         raise Unreadable
 
-    def totals(self) -> dict[str, dict[tuple[str, ...], int]]:
+    def totals(self) -> Mapping[str, Mapping[tuple[str, ...], int]]:
         """As of :meth:`Reading.totals`. Unreadable."""
         return self.read().totals()
 

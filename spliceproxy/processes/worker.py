@@ -9,14 +9,14 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from spliceproxy.admin import happenings, level, tally_parts
 from spliceproxy.admin.channel import Channel, Message
 from spliceproxy.admin.flows import Flows
-from spliceproxy.admin.worker import Replies
+from spliceproxy.admin.worker import Parts, Replies
 from spliceproxy.config import Config
 from spliceproxy.kept import Kept
 from spliceproxy.messages import log, plain
@@ -214,7 +214,7 @@ class _Reloads:
             await self._made.finish()
 
 
-def _tally(instance: Instance, question: Message) -> Iterator[Mapping[str, Any]]:
+def _tally(instance: Instance, question: Message) -> Parts:
     tally = instance.services.records.tally
     if tally is None:
         raise ValueError("nothing is added up without an admin address")

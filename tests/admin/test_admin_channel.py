@@ -228,6 +228,27 @@ def test_a_long_answer_waits_for_its_reader(made: list[int]) -> None:
     run(test)
 
 
+def test_what_takes_turns_is_answered_in_one_message() -> None:
+    """A look at the worker costs it as few messages as can be, and others have their turns."""
+
+    async def test(rig: Rig) -> None:
+        pinged: list[dict[str, Any]] = []
+
+        def slow(question: object) -> Iterator[dict[str, Any] | None]:
+            while not pinged:
+                yield None
+            yield {"is": 3, "end": True}
+
+        rig.replies.register("slow", slow)
+        rig.replies.register("ping", lambda _: {"ok": True})
+        assert rig.held.send({"ask": "slow", "id": 1})
+        pinged.append(await rig.link.ask("ping", 20))
+        assert await rig.link.ask("slow", 20) == {"is": 3}
+        assert drain(rig.held) == [{"re": 1, "is": 3, "end": True}]
+
+    run(test)
+
+
 def test_an_answer_that_nobody_wants_ends(made: list[int]) -> None:
     async def test(rig: Rig) -> None:
         rig.replies.register("count", lambda _: count_to(100, made))
