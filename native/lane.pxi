@@ -284,9 +284,17 @@ cdef class NativeLane:
         """Counts the request of a question for these limits: as of `admitted`."""
         return admitted(self.relay, question, said)
 
-    def watched(self, bint unseen):
+    def watched(self):
         """What is watched for limits: as of `watched_of`."""
-        return watched_of(self.relay, unseen)
+        return watched_of(self.relay)
+
+    def grown(self):
+        """As of `grown_of`."""
+        return grown_of(self.relay)
+
+    def rest(self):
+        """The owner looks at nothing any more."""
+        self.relay.state.looking = False
 
     def hand_over(self, int fd, str address, bytes data, uint32_t requests, str via="",
                   str spoken="http", held=None, uint16_t place=0):

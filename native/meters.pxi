@@ -9,10 +9,10 @@ from lane.meters cimport (
     Unfit, admit, hold_of, holds_new, holds_shrink, meter_add, meter_drop, meter_hold, meter_is, meter_move,
     meter_now, meter_number, meter_of, meter_spend, meter_swap, meters_new, meters_release, wall_now,
 )
-from lane.pacing cimport account_flow, moved_down, moved_up, pace
+from lane.pacing cimport account_flow, is_small, moved_down, moved_up, pace
 from lane.received cimport received
 from lane.types cimport (
-    BUCKETS_OF_METER, CLIENT, Exchange, Holds, Lane, METERS_MOST, Meter, MeterBoard, Meters, P_ASK,
+    BUCKETS_OF_METER, CLIENT, Exchange, GROWN, Holds, Lane, METERS_MOST, Meter, MeterBoard, Meters, P_ASK,
     exchange_of,
 )
 
@@ -98,7 +98,7 @@ cdef Meters *meters_of(object said) except? NULL:
             meter = meter_of(made, i)
             meter.entry, meter.tag = entry, tag
             meter.most, meter.scope = limit.most, limit.scope
-            meter.watched = limit.watched
+            meter.watched, meter.paced = limit.watched, limit.paced
             meter.lent = limit.lent
             meter.budgets[0], meter.budgets[1] = limit.budgets
             for bucket in range(BUCKETS_OF_METER):
@@ -172,37 +172,67 @@ cdef object admitted(NativeRelay relay, Question question, object said):
 
 
 cdef object watched_one(NativeRelay relay, int32_t slot):
-    """What the owner wants to know of what is watched."""
-    cdef Flow *f = &relay.state.core.flows[slot]
+    """What the owner wants to know of what is watched, None for what it does not look at."""
+    cdef Core *c = &relay.state.core
+    cdef Flow *f = &c.flows[slot]
     cdef Exchange *x = exchange_of(f)
     cdef uint32_t i
     cdef list entries_of = [
         meter_of(x.watched, i).entry for i in range(x.watched.count)
         if meter_of(x.watched, i).watched
     ]
+    if not entries_of:
+        return None
     account_flow(&relay.state, slot)
+    x.unpaced = x.unpaced and is_small(f, x)
     return (
         relay._ident_of(slot), tuple(entries_of), moved_up(f, x), moved_down(f, x),
-        f.kind == TUNNEL,
+        (c.now - x.became) / 1e3 if f.kind == TUNNEL else -1.0, not x.unpaced,
     )
 
 
-cdef list watched_of(NativeRelay relay, bint unseen):
-    """All that is watched; or that of it which the owner does not know."""
-    cdef Core *c = &relay.state.core
+cdef inline bint is_looked_at(Flow *f) noexcept:
+    """Whether limits may count what it moves."""
+    return f.attached != NULL and f.queue != Q_FINISHED and (
+        f.kind == TUNNEL or f.kind == CLIENT)
+
+
+cdef list watched_of(NativeRelay relay):
+    """All that is watched."""
+    cdef Lane *lane = &relay.state
     cdef Exchange *x
     cdef Flow *f
     cdef int32_t slot
     cdef list found = []
-    for slot in range(c.capacity):
-        f = &c.flows[slot]
-        if f.attached == NULL or f.queue == Q_FINISHED or (f.kind != TUNNEL and f.kind != CLIENT):
+    for slot in range(lane.core.capacity):
+        f = &lane.core.flows[slot]
+        if not is_looked_at(f):
             continue
         x = exchange_of(f)
-        if x.watched == NULL:
-            if x.pace or f.way[1].paced:
-                pace(&relay.state, slot, 0, 0)  # it is no more
-        elif not unseen or not x.seen:
-            found.append(watched_one(relay, slot))
-            x.seen = True
+        if x.watched != NULL:
+            one = watched_one(relay, slot)
+            if one is not None:
+                found.append(one)
+        elif x.pace or f.way[1].paced:
+            pace(lane, slot, 0, 0)  # it is no more
+    lane.grown_count = 0
+    return found
+
+
+cdef list grown_of(NativeRelay relay):
+    """Of these, those that may have a rate and have grown."""
+    cdef Lane *lane = &relay.state
+    cdef uint32_t i, count = lane.grown_count
+    cdef Flow *f
+    cdef list found = []
+    lane.looking = True  # from here on
+    if count > GROWN:
+        return [one for one in watched_of(relay) if one[5]]
+    for i in range(count):
+        f = &lane.core.flows[lane.grown[i]]
+        if is_looked_at(f) and exchange_of(f).watched != NULL and exchange_of(f).unpaced:
+            one = watched_one(relay, lane.grown[i])
+            if one is not None and one[5]:
+                found.append(one)
+    lane.grown_count = 0
     return found

@@ -299,9 +299,16 @@ cdef inline void unmetered(Lane *lane, Exchange *x) noexcept nogil:
 # ---- a request -------------------------------------------------------------------------------
 
 
+cdef inline bint has_budget(const Meter *e) noexcept nogil:
+    return e.budgets[0] != 0 or e.budgets[1] != 0
+
+
 cdef inline int64_t budget_over(const MeterBoard *b, const Meter *e) noexcept nogil:
     """After how many ns there is a budget again; 0: it is not used up."""
-    cdef int64_t now = wall_now()
+    cdef int64_t now
+    if not has_budget(e):
+        return 0
+    now = wall_now()
     if meter_used_up(b, e.entry, N_DAY, now // day_us(), e.budgets[0]):
         return (day_us() - now % day_us()) * 1000
     if meter_used_up(b, e.entry, N_HOUR, now // hour_us(), e.budgets[1]):
@@ -329,7 +336,7 @@ cdef inline bint same_watched(const Meters *a, const Meters *b) noexcept nogil:
         return False
     for i in range(a.count):
         one, other = meter_of(a, i), meter_of(b, i)
-        if one.entry != other.entry or one.watched != other.watched:
+        if one.entry != other.entry or one.watched != other.watched or one.paced != other.paced:
             return False
         if one.budgets[0] != other.budgets[0] or one.budgets[1] != other.budgets[1]:
             return False
@@ -341,27 +348,31 @@ cdef inline void unwatch(Lane *lane, Exchange *x) noexcept nogil:
     account(lane, x, x.past_up + x.past_down)
     meters_release(x.watched)
     x.watched = NULL
-    x.budgeted = x.seen = False
+    x.each_turn = x.unpaced = False
 
 
 cdef inline void watch_meters(Lane *lane, Exchange *x, Meters *m) noexcept nogil:
-    """The owner looks at what the client moves from here on, if these limits need that."""
+    """What the client moves is looked at from here on, if these limits need that: here, and by the
+    owner, who is told where it does not look at anything yet."""
     cdef bint watched = False
+    cdef bint paced = False
     cdef bint budgeted = False
     cdef uint32_t i
     for i in range(m.count):
         watched |= meter_of(m, i).watched
-        budgeted |= meter_of(m, i).budgets[0] != 0 or meter_of(m, i).budgets[1] != 0
-    if watched and same_watched(x.watched, m):
+        paced |= meter_of(m, i).paced
+        budgeted |= has_budget(meter_of(m, i))
+    if (watched or budgeted) and same_watched(x.watched, m):
         return
     if x.watched != NULL:
         unwatch(lane, x)
-        lane.unseen = True
-    if watched:
+        lane.unseen |= not lane.looking
+    if watched or budgeted:
         x.watched = m
         m.holders += 1
-        x.budgeted = budgeted
-        lane.unseen = True
+        x.unpaced = paced
+        x.each_turn = paced or budgeted
+        lane.unseen |= watched and not lane.looking
 
 
 cdef inline void account(Lane *lane, Exchange *x, uint64_t moved) noexcept nogil:
@@ -375,7 +386,7 @@ cdef inline void account(Lane *lane, Exchange *x, uint64_t moved) noexcept nogil
         return
     for i in range(m.count):
         e = meter_of(m, i)
-        if e.budgets[0] or e.budgets[1]:
+        if has_budget(e):
             meter_move(&lane.meters, e.entry, wall_now(), n)
 
 
@@ -410,10 +421,9 @@ cdef inline uint8_t meter_take(
     cdef const MeterBoard *b = &lane.meters
     cdef int64_t interval, room
     cdef int bucket
-    if e.budgets[0] or e.budgets[1]:
-        wait[0] = budget_over(b, e)
-        if wait[0] > 0:
-            return M_BYTES
+    wait[0] = budget_over(b, e)
+    if wait[0] > 0:
+        return M_BYTES
     for bucket in range(BUCKETS_OF_METER):
         if e.interval[bucket] == 0 or (bucket == 1 and x.method != CONNECT):
             continue

@@ -13,7 +13,10 @@ from core.crowd cimport narrow, widen
 from core.types cimport Core, Flow, NARROW, NOWHERE, TUNNEL, Way
 from lane.meters cimport account, unmetered, unwatch, used_up
 from lane.received cimport received
-from lane.types cimport Connection, Exchange, Lane, P_ASK, connection_of, exchange_of
+from lane.types cimport Connection, Exchange, GROWN, Lane, P_ASK, connection_of, exchange_of
+
+cdef enum:
+    FREE = 16384            # bytes: a connection that moves no more has no rate
 
 
 cdef inline void pace_socket(int fd, uint64_t rate) noexcept nogil:
@@ -54,10 +57,10 @@ cdef inline void pace(Lane *lane, int32_t slot, uint64_t up, uint64_t down) noex
         return
     x = exchange_of(f)
     x.pace = up
-    f.way[0].paced = up != 0 or x.budgeted
+    f.way[0].paced = up != 0 or x.each_turn
     if down or f.way[1].paced:
         pace_socket(f.fd[0], down)
-    f.way[1].paced = down != 0 or x.budgeted
+    f.way[1].paced = down != 0 or x.each_turn
     if x.connection != NOWHERE:
         pace_connection(
             connection_of(&c.flows[x.connection]), c.flows[x.connection].fd[0], up)
@@ -91,16 +94,29 @@ cdef inline void begin_watched(Lane *lane, int32_t slot) noexcept nogil:
         unwatch(lane, x)
         f.metered = False
         pace(lane, slot, 0, 0)
-    elif x.budgeted:
+    elif x.each_turn:
         f.metered = f.way[0].paced = f.way[1].paced = True
     else:
         f.metered = False
 
 
+cdef inline bint is_small(const Flow *f, const Exchange *x) noexcept nogil:
+    """Whether it has moved so little that its rate is nobody's concern."""
+    return moved_up(f, x) + moved_down(f, x) < FREE
+
+
 cdef inline bint spend(Lane *lane, int32_t slot) noexcept nogil:
-    """Counts what has moved in a turn, where there is a budget; whether nothing is left."""
+    """Counts what has moved in a turn; whether nothing is left of a budget. Whoever may have a rate
+    and has grown is to have it at once."""
+    cdef const Flow *f = &lane.core.flows[slot]
+    cdef Exchange *x = exchange_of(f)
     account_flow(lane, slot)
-    return used_up(lane, exchange_of(&lane.core.flows[slot]))
+    if x.unpaced and not is_small(f, x):
+        if lane.grown_count < GROWN:
+            lane.grown[lane.grown_count] = slot
+        lane.grown_count += 1
+        lane.unseen = True
+    return used_up(lane, x)
 
 
 cdef inline void end_metering(Lane *lane, int32_t slot) noexcept nogil:

@@ -184,7 +184,7 @@ cdef inline void move_body(Lane *lane, int32_t slot, bint readable) noexcept nog
     else:
         r = turn(c, &f.way[1], fd, f.fd[0], readable)
     after_turn(c, &f.way[1], r)
-    if x.budgeted and spend(lane, slot):
+    if x.each_turn and spend(lane, slot):
         cut(lane, slot, R_LIMIT)
         return
     x.spent |= behind.size > 0 and not x.down.odd

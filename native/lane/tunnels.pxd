@@ -69,6 +69,7 @@ cdef inline void become_tunnel(
     count_up(c, K_TUNNELS_BEGUN)
     forget_decision(x)
     f.kind = TUNNEL
+    x.became = c.now
     f.fd[1] = fd
     if x.pace:
         pace_way(c, &f.way[0], f.fd[0], fd, x.pace, f.metered)

@@ -194,6 +194,7 @@ cdef enum:
     METERS_MOST = 64        # limits that count one request
     BUCKETS_OF_METER = 2    # of requests, of tunnels
     LEASE = 192             # bytes (spliceproxy/relay/leases.py)
+    GROWN = 64              # of Lane.grown
 
 # Meter.scope: for how long it counts as a connection
 cdef enum:
@@ -218,7 +219,8 @@ cdef struct Meter:          # one limit, and what it counts by
     int64_t room[BUCKETS_OF_METER]      # ns
     uint64_t budgets[2]     # bytes in a day, in an hour; 0: any number
     uint8_t scope
-    uint8_t watched         # the owner looks at what counts for it again and again
+    uint8_t watched         # the owner looks at what counts for it again and again,
+    uint8_t paced           # and at once where it moves much: it may have a rate
     uint8_t lent            # other machines share it: what was lent is what is allowed here
 
 cdef struct Meters:         # those that count a request; they follow
@@ -413,8 +415,9 @@ cdef struct Exchange:       # of a CLIENT, and of the tunnel that it became
     # What is looked at again and again while it is there: held, or NULL. Bytes of its requests that
     # are over, and of all those that budgets have counted. What it may send to its origin.
     Meters *watched
-    uint8_t seen            # the owner knows
-    uint8_t budgeted        # there are budgets among it
+    uint8_t unpaced         # it may have a rate, and has moved little yet
+    uint8_t each_turn       # it is looked at after each turn: for that, or for budgets
+    int64_t became          # ms: when it became a tunnel
     uint64_t past_up
     uint64_t past_down
     uint64_t accounted
@@ -488,7 +491,10 @@ cdef struct Lane:
     int64_t live_ms         # between two of a tunnel; 0: there are none
     Sums sums
     MeterBoard meters
-    bint unseen             # something is watched that the owner does not know
+    bint looking            # the owner looks at what is watched again and again
+    bint unseen             # it is to look, or to see at once what has grown:
+    int32_t grown[GROWN]    # clients that were unpaced; with more than these, maybe any
+    uint32_t grown_count
     Records records
     bint socks              # nobody has a password: clients of SOCKS need no answer about that
     bint recorded           # the owner wants records

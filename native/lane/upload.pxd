@@ -87,7 +87,7 @@ cdef inline void move_upload(Lane *lane, int32_t slot, bint readable) noexcept n
     else:
         r = turn(c, w, f.fd[0], fd, readable)
     after_turn(c, w, r)
-    if x.budgeted and spend(lane, slot):
+    if x.each_turn and spend(lane, slot):
         cut(lane, slot, R_LIMIT)
         return
     if behind.size and not keep(x, behind.at, behind.size):

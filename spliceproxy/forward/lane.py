@@ -113,11 +113,13 @@ class Lane:
         "_policy",
         "admit",
         "answer",
+        "grown",
         "hand_back",
         "meter",
         "note",
         "recorded",
         "refuse",
+        "rest",
         "sum_live",
         "take_sums",
         "wait",
@@ -148,7 +150,7 @@ class Lane:
         self.sum_live = native.sum_live
         self.take_sums = native.take_sums
         self.wait = native.wait
-        self.watched = native.watched
+        self.watched, self.grown, self.rest = native.watched, native.grown, native.rest
 
     @classmethod
     def of(
@@ -229,7 +231,8 @@ class Lane:
         self._native.forget()
 
     def watch_by(self, begun: Callable[[], None]) -> None:
-        """``begun`` is called when :meth:`watched` has something new."""
+        """``begun`` is called when :meth:`watched` has something, and nobody looks; or when
+        :meth:`grown` has."""
         self._news.watched = begun
 
     def report_to(self, front: Front) -> None:

@@ -89,7 +89,7 @@ class Holding:
     @property
     def watched(self) -> bool:
         """Whether what the request moves is looked at again and again."""
-        return any(meter.numbers.watched for meter in self.meters)
+        return any(meter.numbers.lasts for meter in self.meters)
 
     def account(self, moved: int) -> None:
         """So many bytes have moved so far, both ways."""

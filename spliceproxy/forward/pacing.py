@@ -7,8 +7,9 @@ cap is *hungry*. The others are *light*: what they use is taken from the rate, a
 share the rest. So a connection that says little takes no share from one that moves much, and each
 may send as much as its part of the rate at once.
 
-The kernel is not exact, and whoever wakes up has a cap already. So what is shared out is corrected
-by what has gone through in the last second.
+A connection in the lane has no cap before it has moved a few KiB (FREE of native/lane/pacing.pxd):
+most never do, and cost nothing. The kernel is not exact, and whoever wakes up has a cap already. So
+what is shared out is corrected by what has gone through in the last second.
 
 The lane ends what has used up a budget by itself, in the turn in which it does. For what Python has
 given to the relay, and what it serves, a budget is a rate, too, as it comes to its end.
@@ -75,14 +76,17 @@ UP, DOWN = 0, 1
 
 class Seen(NamedTuple):
     """What lasts, as of :meth:`Lane.watched`: ``entries`` are those that it counts for, ``up`` and
-    ``down`` bytes so far. ``counted``: the lane counts them for budgets, turn by turn. ``rates``:
-    bytes per second, up and down, that it alone may have; 0 for any number."""
+    ``down`` bytes so far; ``age`` is that of a tunnel, in seconds, and -1 for none. What is not
+    ``due`` has moved so little that it is not paced. ``counted``: the lane counts them for budgets,
+    turn by turn. ``rates``: bytes per second, up and down, that it alone may have; 0 for any
+    number."""
 
     ident: int
     entries: tuple[int, ...]
     up: int
     down: int
-    tunnel: bool
+    age: float
+    due: bool = True
     counted: bool = False
     rates: tuple[int, int] = (0, 0)
 
@@ -90,13 +94,12 @@ class Seen(NamedTuple):
 class _Flow:
     """What is known of one from look to look."""
 
-    __slots__ = ("began", "caps", "counted", "entries", "hungry", "moved", "rates", "used")
+    __slots__ = ("caps", "counted", "entries", "hungry", "moved", "rates", "used")
 
-    def __init__(self, seen: Seen, now: float) -> None:
+    def __init__(self, seen: Seen) -> None:
         self.counted = seen.counted
         self.entries = seen.entries
         self.rates = seen.rates
-        self.began = now
         self.moved = [seen.up, seen.down]
         self.used = [0.0, 0.0]  # bytes per second since the last look
         self.caps = [0, 0]  # 0: any number
@@ -109,6 +112,15 @@ class _Flow:
             self.moved[way] = moved
             cap = self.caps[way]
             self.hungry[way] = cap > 0 and self.used[way] >= HUNGRY * cap
+
+
+class _Tunnel(NamedTuple):
+    """One that the relay has got from Python, at the time ``began``."""
+
+    holding: Held
+    entries: tuple[int, ...]
+    rates: tuple[int, int]
+    began: float
 
 
 class Request:
@@ -145,8 +157,8 @@ class Pacing:
         self._loop = loop
         self._limits: dict[int, tuple[int, LimitConfig | None]] = {}  # by entry, with its tag
         self._flows: dict[int, _Flow] = {}
-        # Of Python's, with their entries and rates: by ident, and by negative numbers.
-        self._tunnels: dict[int, tuple[Held, tuple[int, ...], tuple[int, int]]] = {}
+        # Of Python's: by ident, and by negative numbers.
+        self._tunnels: dict[int, _Tunnel] = {}
         self._requests: dict[int, tuple[Request, tuple[int, ...], tuple[int, int]]] = {}
         self._through: dict[tuple[int, int], tuple[float, float]] = {}  # by entry and way
         self._last = loop.time()
@@ -168,9 +180,9 @@ class Pacing:
     # ---- what begins, and ends ---------------------------------------------------------
 
     def begun(self) -> None:
-        """Something in the lane has begun that is to be looked at."""
+        """Something in the lane is to be looked at again and again, or to have a rate at once."""
         assert self._lane is not None
-        self._first([Seen(*one, counted=True) for one in self._lane.watched(True)])
+        self._first([Seen(*one, counted=True) for one in self._lane.grown()])
 
     def tunnel(self, ident: int, holding: Held, rates: tuple[int, int]) -> bool:
         """A tunnel that the relay has got from Python, which alone may have these ``rates``;
@@ -178,10 +190,11 @@ class Pacing:
         entries = entries_of(holding.meters)
         if not entries:
             return False
-        self._tunnels[ident] = holding, entries, rates
+        now = self._loop.time()
+        self._tunnels[ident] = _Tunnel(holding, entries, rates, now)
         # One that has come from another process has moved something there.
         moved = _both_ways(self._relay.progress(ident))
-        self._first([Seen(ident, entries, *moved, True, rates=rates)])
+        self._first([Seen(ident, entries, *moved, 0.0, rates=rates)])
         return True
 
     def request(
@@ -195,7 +208,7 @@ class Pacing:
         self._number -= 1
         self._requests[self._number] = Request(stream, holding), entries, rates
         moved = stream.received, stream.sent
-        self._first([Seen(self._number, entries, *moved, False, rates=rates)])
+        self._first([Seen(self._number, entries, *moved, -1.0, rates=rates)])
         return partial(self._request_over, self._number)
 
     def _request_over(self, number: int) -> None:
@@ -205,12 +218,11 @@ class Pacing:
 
     def _first(self, seen: list[Seen]) -> None:
         """Each begins with its part of the rate."""
-        now = self._loop.time()
         for one in seen:
-            flow = self._flows[one.ident] = _Flow(one, now)  # the lane has lifted what it had
+            flow = self._flows[one.ident] = _Flow(one)  # the lane has lifted what it had
             self._cap(one.ident, flow)
-        if self._timer is None and seen:
-            self._last = now
+        if self._timer is None:
+            self._last = self._loop.time()
             self._timer = self._loop.call_later(self._pause(0.0), self._look)
 
     # ---- a look ------------------------------------------------------------------------
@@ -226,6 +238,8 @@ class Pacing:
         if self._flows:
             pause = self._pause(time.thread_time() - before)
             self._timer = self._loop.call_later(pause, self._look)
+        elif self._lane is not None:
+            self._lane.rest()
 
     def look(self, now: float) -> None:
         """Makes all caps anew, and ends what has lasted long enough."""
@@ -237,7 +251,7 @@ class Pacing:
         for ident, one in seen.items():
             flow = self._flows.get(ident)
             if flow is None:
-                flow = self._flows[ident] = _Flow(one, now)
+                flow = self._flows[ident] = _Flow(one)
             flow.look(one, elapsed)
             for entry in one.entries:
                 used.setdefault(entry, []).append(flow)
@@ -246,25 +260,25 @@ class Pacing:
         for entry, flows in used.items():
             self._say(entry, flows)
         for ident, one in seen.items():
-            flow = self._flows[ident]
-            if not self._end(one, flow, now):
-                self._cap(ident, flow)
+            if not self._end(one) and one.due:
+                self._cap(ident, self._flows[ident])
 
     def _seen(self) -> Iterator[Seen]:
         if self._lane is not None:
-            for one in self._lane.watched(False):
+            for one in self._lane.watched():
                 yield Seen(*one, counted=True)
-        for ident, (holding, entries, rates) in list(self._tunnels.items()):
+        now = self._loop.time()
+        for ident, (holding, entries, rates, began) in list(self._tunnels.items()):
             progress = self._relay.progress(ident)
             if progress is None:  # it has ended, or goes on elsewhere
                 del self._tunnels[ident]
             else:
                 up, down = _both_ways(progress)
                 holding.account(up + down)
-                yield Seen(ident, entries, up, down, True, rates=rates)
+                yield Seen(ident, entries, up, down, now - began, rates=rates)
         for number, (request, entries, rates) in self._requests.items():
             up, down = request.stream.received, request.stream.sent
-            yield Seen(number, entries, up, down, False, rates=rates)
+            yield Seen(number, entries, up, down, -1.0, rates=rates)
 
     def _say(self, entry: int, flows: list[_Flow]) -> None:
         """Tells all workers what this one has used."""
@@ -340,14 +354,13 @@ class Pacing:
             found = min(found, cap) if found else cap
         return found
 
-    def _end(self, seen: Seen, flow: _Flow, now: float) -> bool:
+    def _end(self, seen: Seen) -> bool:
         """Whether it has lasted long enough, or has used up a budget, and was ended."""
         for entry in seen.entries:
             limit = self._limit(entry)
             if limit is None:
                 continue
-            over = limit.tunnel_seconds is not None and seen.tunnel
-            over = over and now - flow.began >= (limit.tunnel_seconds or 0.0)
+            over = limit.tunnel_seconds is not None and seen.age >= limit.tunnel_seconds
             if over or self._left(limit, entry) == 0:
                 return seen.ident >= 0 and self._relay.kill(seen.ident, LIMIT)
         return False
@@ -358,7 +371,7 @@ class Pacing:
 
 def entries_of(meters: Sequence[Meter]) -> tuple[int, ...]:
     """Those that are looked at again and again."""
-    return tuple(meter.place.entry for meter in meters if meter.numbers.watched)
+    return tuple(meter.place.entry for meter in meters if meter.numbers.lasts)
 
 
 def _both_ways(progress: tuple[int, int, int, int, str] | None) -> tuple[int, int]:

@@ -62,8 +62,9 @@ class Numbers(NamedTuple):
     """What a limit allows. ``most``: connections, 0 for any number; ``scope``: one of FOR_NOTHING
     and its like. Of requests, and of new tunnels: after how many ns there is another one, 0 for any
     number, and ns for as many as may come at once. ``budgets``: bytes in a day and in an hour, 0
-    for any number. ``watched``: what counts for it is looked at again and again. ``lent``: other
-    machines share it, by a store."""
+    for any number. ``watched``: what counts for it is looked at again and again, for a rate or for
+    its life; of a budget the lane keeps the account by itself, unless it is ``lent``: other
+    machines share it, by a store. ``paced``: that may come to a rate."""
 
     most: int
     scope: int
@@ -71,7 +72,13 @@ class Numbers(NamedTuple):
     rooms: tuple[int, int]
     budgets: tuple[int, int]
     watched: bool
+    paced: bool
     lent: bool = False
+
+    @property
+    def lasts(self) -> bool:
+        """Whether what Python serves, or has given to the relay, is looked at again and again."""
+        return self.watched or any(self.budgets)
 
 
 class Meter(NamedTuple):
@@ -137,20 +144,24 @@ def allowance(limit: LimitConfig) -> str:
     )
 
 
-def numbers_of(limit: LimitConfig) -> Numbers:
+def numbers_of(limit: LimitConfig, *, lent: bool = False) -> Numbers:
     rates = limit.requests_per_second, limit.new_tunnels_per_second
     intervals = [0 if rate is None else max(1, round(SECOND / rate)) for rate in rates]
     bursts = [limit.burst or max(1, int(rate or 0)) for rate in rates]
     scope = FOR_NOTHING
     if limit.connections is not None or is_watched(limit):
         scope = FOR_REQUEST if limit.by == "destination" else FOR_CLIENT
+    budgets = limit.bytes_per_day or 0, limit.bytes_per_hour or 0
+    paced = (limit.rate_in, limit.rate_out) != (None, None) or (lent and any(budgets))
     return Numbers(
         limit.connections or 0,
         scope,
         (intervals[0], intervals[1]),
         (intervals[0] * bursts[0], intervals[1] * bursts[1]),
-        (limit.bytes_per_day or 0, limit.bytes_per_hour or 0),
-        is_watched(limit),
+        budgets,
+        paced or limit.tunnel_seconds is not None,
+        paced,
+        lent,
     )
 
 
@@ -259,7 +270,7 @@ class Limits:
     ) -> None:
         """``lent``: other machines share them."""
         self._matching = Matching(limits, groups_of)
-        self._numbers = {limit.id: numbers_of(limit)._replace(lent=lent) for limit in limits}
+        self._numbers = {limit.id: numbers_of(limit, lent=lent) for limit in limits}
         self._limits = {limit.id: limit for limit in limits}
         self._meters = meters
         self.lent = lent

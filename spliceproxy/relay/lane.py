@@ -187,7 +187,8 @@ class LaneOwner(Protocol):
         """There are many sums to be taken."""
 
     def watched(self) -> None:
-        """:meth:`Lane.watched` has something new."""
+        """:meth:`Lane.watched` has something where the owner has looked at nothing, or
+        :meth:`Lane.grown` has."""
 
     def lost(self, count: int) -> None:
         """So many clients were closed, for there was no memory to go on with them, or to give them
@@ -269,11 +270,18 @@ class Lane(Made, Protocol):
         (:meth:`Relay.counting`), and ``holding`` makes of what a client holds (entries, and for how
         long each counts) the ``held`` of its hand-off."""
 
-    def watched(self, unseen: bool) -> list[tuple[int, tuple[int, ...], int, int, bool]]:
-        """The clients and tunnels that count for limits on bytes or time: the id of each, as of
-        :meth:`Relay.pace`, the entries of these limits, the bytes from the client and to it so far,
-        and whether it is a tunnel. ``unseen``: those that were not told of. What they have moved
-        has been counted for budgets."""
+    def watched(self) -> list[tuple[int, tuple[int, ...], int, int, float, bool]]:
+        """The clients and tunnels that count for limits on bytes or time which the lane does not
+        keep by itself: the id of each, as of :meth:`Relay.pace`, the entries of these limits, the
+        bytes from the client and to it so far, the age of a tunnel in seconds (-1 for none), and
+        whether it has moved enough to be paced. That has been counted for budgets."""
+
+    def grown(self) -> list[tuple[int, tuple[int, ...], int, int, float, bool]]:
+        """Of these, those that have moved enough since the last time. They are told of from here on
+        (:meth:`LaneOwner.watched`) until the owner looks at nothing any more (:meth:`rest`)."""
+
+    def rest(self) -> None:
+        """The owner looks at nothing any more, and is to be told of the next that is watched."""
 
     def admit(self, question: Any, meters: Sequence[Any]) -> tuple[int, int, int] | None:
         """Counts the request of a question for all of these (``policy.limits.Meter``), and those

@@ -374,6 +374,21 @@ def test_a_tunnel_lasts_so_long(limited: Callable[..., ProxyProcess], source: So
     assert "_LIMITED" in line
 
 
+def test_a_tunnel_is_no_older_than_its_connect(
+    limited: Callable[..., ProxyProcess], source: Source, origin: ThreadingHTTPServer
+) -> None:
+    """Its client's connection may be, and count for the same limit."""
+    proxy = limited('[[limit]]\nid = "short"\nby = "total"\ntunnel-seconds = 1\n')
+    with Client(proxy, origin) as one:
+        assert one.get() == 200
+        time.sleep(1.2)  # what is to be waited for is time
+        one.place = f"127.0.0.1:{source.port}"
+        begun = time.monotonic()
+        assert one.connect() == 200
+        taken([one.socket], 30.0)
+        assert 1.0 <= time.monotonic() - begun < 30
+
+
 @pytest.mark.parametrize("share", [1, 4])
 def test_workers_count_together(
     limited: Callable[..., ProxyProcess], origin: ThreadingHTTPServer, share: int

@@ -33,11 +33,12 @@ def _sleeps(pid: int) -> bool:
 
 
 @contextlib.contextmanager
-def traced(pid: int, folder: Path) -> Iterator[Calls]:
-    """Traces the process and its threads meanwhile."""
+def traced(pid: int, folder: Path, which: str = MOVES) -> Iterator[Calls]:
+    """Traces these calls of the process and its threads meanwhile; as text they are in a file
+    ``strace`` of the folder."""
     calls = Calls()
     out, err = folder / "strace", folder / "strace.err"
-    command = [need("strace"), "-f", "-p", str(pid), "-e", f"trace={MOVES}", "-s", "0"]
+    command = [need("strace"), "-f", "-p", str(pid), "-e", f"trace={which}", "-s", "0"]
     with err.open("wb") as stderr:
         process = subprocess.Popen([*command, "-o", str(out)], stderr=stderr)
     try:

@@ -1,0 +1,82 @@
+"""What a rate costs those who move little: no call to the kernel."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from harness import ProxyProcess
+from relay_rig import native_relay
+from strace import traced
+
+RATE = """
+guard = "off"
+
+[[limit]]
+id = "each"
+by = "client"
+rate-in = "100MB"
+rate-out = "100MB"
+"""
+
+LITTLE, MUCH = 1000, 100_000
+"""Bytes: below what is not paced (FREE of native/lane/pacing.pxd), and above it."""
+
+
+class Echo:
+    """A server that sends back what it gets."""
+
+    def __init__(self) -> None:
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.port = self.socket.getsockname()[1]
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self.socket.accept()
+                threading.Thread(target=self._answer, args=(client,), daemon=True).start()
+
+    @staticmethod
+    def _answer(client: socket.socket) -> None:
+        with client, contextlib.suppress(OSError):
+            while data := client.recv(1 << 16):
+                client.sendall(data)
+
+
+@pytest.fixture
+def echo() -> Iterator[Echo]:
+    server = Echo()
+    yield server
+    server.socket.close()
+
+
+def exchange(tunnel: socket.socket, size: int) -> None:
+    sender = threading.Thread(target=tunnel.sendall, args=(bytes(size),))
+    sender.start()
+    while size > 0:
+        size -= len(tunnel.recv(1 << 16))
+    sender.join()
+
+
+def test_what_moves_little_is_not_paced(
+    new_proxy: Callable[..., ProxyProcess], echo: Echo, tmp_path: Path
+) -> None:
+    native_relay()
+    config = tmp_path / "limits.toml"
+    config.write_text(RATE)
+    proxy = new_proxy("--config", str(config), "--engine", "native")
+
+    def pacings(size: int) -> int:
+        with traced(proxy.worker, tmp_path, "setsockopt"):
+            for _ in range(10):
+                with proxy.tunnel("127.0.0.1", echo.port) as tunnel:
+                    exchange(tunnel, size)
+        return (tmp_path / "strace").read_text().count("SO_MAX_PACING_RATE")
+
+    assert pacings(LITTLE) == 0
+    assert pacings(MUCH) >= 2 * 10
