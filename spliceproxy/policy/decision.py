@@ -87,7 +87,7 @@ class Allow:
         rate: int | str = 0,
     ) -> Allow:
         plain = source_address == "" and addresses is None and tls_name == "" and limits == ()
-        plain = plain and parent == "" and rate_in == rate_out == rate == 0
+        plain = plain and parent == "" and rate_in is rate_out is rate is _ANY
         if plain and tags is _NO_TAGS and cls is Allow:
             return YES
         if source_address != "":
@@ -185,9 +185,13 @@ YES = _allow(Allow, _NO_TAGS)
 """That of a request which nobody has said more of."""
 
 
+_ANY = 0
+"""Bytes per second: any number. By identity, for False is 0, too, and is a mistake."""
+
+
 def _rate(name: str, value: object) -> int:
     """Bytes per second, 0 for any number."""
-    if value == 0 and type(value) is int:
+    if value is _ANY:
         return 0
     if isinstance(value, bool) or not isinstance(value, (int, str)):
         raise TypeError(f"Allow: {name} {value!r}; allowed: {sizes.ALLOWED}")

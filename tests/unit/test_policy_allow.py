@@ -52,7 +52,7 @@ def test_rates() -> None:
     for wrong in ("fast", "10", 999, -1, ""):
         with pytest.raises(ValueError, match="allowed: bytes from 1000"):
             Allow(rate_in=wrong)
-    for other in (True, 1.5, None):
+    for other in (True, False, 0.0, 1.5, None):
         with pytest.raises(TypeError, match="allowed: bytes"):
             Allow(rate=other)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="parent None; allowed: a text"):
