@@ -213,7 +213,7 @@ cdef list watched_of(NativeRelay relay):
             one = watched_one(relay, slot)
             if one is not None:
                 found.append(one)
-        elif x.pace or f.way[1].paced:
+        elif x.pace or f.way[1].capped:
             pace(lane, slot, 0, 0)  # it is no more
     lane.grown_count = 0
     return found

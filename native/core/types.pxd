@@ -132,7 +132,8 @@ cdef struct Way:
     uint8_t streak          # bulk reads in a row while copying, chatty ones while splicing
     uint8_t stalls          # readable, yet splice said EAGAIN: an urgent byte?
     uint8_t shrinks_at      # PROMISED: when it has taken so much (crowd.pxd)
-    uint8_t paced           # it takes and holds little: its rate is limited, or bytes are counted
+    uint8_t paced           # it takes and holds little: bits of why (lane/pacing.pxd)
+    uint8_t capped          # its target may be sent so much in a second (SO_MAX_PACING_RATE)
     uint32_t mark           # ms, since when it waits as it does now (waits.pxd); 0: it does not
     uint32_t for_source     # ms that it has waited for bytes that were due
     uint32_t for_target     # ms that it has waited until they were taken

@@ -316,15 +316,34 @@ cdef inline int64_t budget_over(const MeterBoard *b, const Meter *e) noexcept no
     return 0
 
 
-cdef inline bint used_up(const Lane *lane, const Exchange *x) noexcept nogil:
-    """Whether nothing is left of a budget."""
+cdef inline uint64_t budget_left(
+    const MeterBoard *b, uint32_t entry, int number, int64_t period, uint64_t budget
+) noexcept nogil:
+    cdef const int64_t *at = meter_number(b, entry, number)
+    cdef uint64_t used
+    if budget == 0:
+        return <uint64_t>-1
+    used = <uint64_t>meter_load(at + 1) if meter_load(at) == period else 0
+    return budget - used if used < budget else 0
+
+
+cdef inline uint64_t least_left(const Lane *lane, const Exchange *x) noexcept nogil:
+    """Bytes that are left of the smallest budget; as many as there are numbers without one."""
+    cdef uint64_t left = <uint64_t>-1
+    cdef int64_t now
+    cdef const Meter *e
     cdef uint32_t i
     if x.watched == NULL or lane.meters.tags == NULL:
-        return False
+        return left
     for i in range(x.watched.count):
-        if budget_over(&lane.meters, meter_of(x.watched, i)) > 0:
-            return True
-    return False
+        e = meter_of(x.watched, i)
+        if has_budget(e):
+            now = wall_now()
+            left = min(
+                left,
+                budget_left(&lane.meters, e.entry, N_DAY, now // day_us(), e.budgets[0]),
+                budget_left(&lane.meters, e.entry, N_HOUR, now // hour_us(), e.budgets[1]))
+    return left
 
 
 cdef inline bint same_watched(const Meters *a, const Meters *b) noexcept nogil:

@@ -72,7 +72,7 @@ cdef inline void become_tunnel(
     x.became = c.now
     f.fd[1] = fd
     if x.pace:
-        pace_way(c, &f.way[0], f.fd[0], fd, x.pace, f.metered)
+        pace_way(c, &f.way[0], f.fd[0], fd, x.pace)
     f.mask[1] = linux.EPOLLIN
     f.way[0].left = f.way[1].left = -1
     f.way[0].active = f.way[1].active = c.now

@@ -68,8 +68,8 @@ ENDING = 4_000_000
 """Bytes per second of a budget that is nearly used up."""
 
 FAST = 4_000_000_000
-"""Bytes per second that no connection reaches: a budget for which this is not enough is far from
-its end."""
+"""Bytes per second that no connection reaches: it needs no such cap, and a budget for which this is
+not enough is far from its end."""
 
 UP, DOWN = 0, 1
 
@@ -352,7 +352,7 @@ class Pacing:
             _, factor = self._through.get((entry, way), (0.0, 1.0))
             cap = max(LEAST, int(share * factor))
             found = min(found, cap) if found else cap
-        return found
+        return found if found < FAST else 0
 
     def _end(self, seen: Seen) -> bool:
         """Whether it has lasted long enough, or has used up a budget, and was ended."""

@@ -1,8 +1,9 @@
-"""What a rate costs those who move little: no call to the kernel."""
+"""What limits cost those who do not reach them: no call to the kernel that would not be there."""
 
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -22,6 +23,18 @@ by = "client"
 rate-in = "100MB"
 rate-out = "100MB"
 """
+
+BUDGET = """
+guard = "off"
+
+[[limit]]
+id = "day"
+by = "client"
+bytes-per-day = "{}"
+"""
+
+PIECE = 65_536
+"""Bytes of one splice(2) near the end of a budget (PACED_READ of native/core/moves.pxd)."""
 
 LITTLE, MUCH = 1000, 100_000
 """Bytes: below what is not paced (FREE of native/lane/pacing.pxd), and above it."""
@@ -80,3 +93,20 @@ def test_what_moves_little_is_not_paced(
 
     assert pacings(LITTLE) == 0
     assert pacings(MUCH) >= 2 * 10
+
+
+@pytest.mark.parametrize(("budget", "near"), [("1TB", False), ("60MB", True)])
+def test_only_near_the_end_of_a_budget_bytes_go_in_small_pieces(
+    new_proxy: Callable[..., ProxyProcess], echo: Echo, tmp_path: Path, budget: str, near: bool
+) -> None:
+    native_relay()
+    config = tmp_path / "limits.toml"
+    config.write_text(BUDGET.format(budget))
+    proxy = new_proxy("--config", str(config), "--engine", "native")
+    with (
+        traced(proxy.worker, tmp_path, "splice"),
+        proxy.tunnel("127.0.0.1", echo.port) as tunnel,
+    ):
+        exchange(tunnel, 20_000_000)
+    sizes = re.findall(r"splice.* = (\d+)$", (tmp_path / "strace").read_text(), re.M)
+    assert (max(map(int, sizes)) <= PIECE) == near
