@@ -204,6 +204,7 @@ cdef list watched_of(NativeRelay relay):
     cdef Flow *f
     cdef int32_t slot
     cdef list found = []
+    relay._look_at_clock()
     for slot in range(lane.core.capacity):
         f = &lane.core.flows[slot]
         if not is_looked_at(f):
@@ -213,8 +214,9 @@ cdef list watched_of(NativeRelay relay):
             one = watched_one(relay, slot)
             if one is not None:
                 found.append(one)
-        elif x.pace or f.way[1].capped:
-            pace(lane, slot, 0, 0)  # it is no more
+                continue
+        if x.pace or f.way[1].capped:
+            pace(lane, slot, 0, 0)  # it has no rate any more
     lane.grown_count = 0
     return found
 

@@ -25,7 +25,7 @@ from lane.chunked cimport chunks_turn, take_chunks
 from lane.counts cimport K_FIRST_BYTE_SECONDS, K_LANE_REQUESTS, count_time
 from lane.ends cimport close_client, cut, cut_by, give_back, leave_answer, note
 from lane.facts cimport question_over, stage_over, wall_us
-from lane.meters cimport request_unmetered
+from lane.meters cimport account, request_unmetered
 from lane.origins cimport connection_drop, idle_put, is_silent
 from lane.pacing cimport spend
 from lane.received cimport RESUME, consume, received, replied
@@ -56,6 +56,7 @@ cdef inline void next_request(Lane *lane, int32_t slot, bint careful) noexcept n
         if x.watched != NULL:
             x.past_up += received(f)
             x.past_down += f.way[1].copied + f.way[1].spliced
+            account(lane, x, x.past_up + x.past_down)  # there may have been no turn
         request_unmetered(lane, x)
     forget_decision(x)
     consume(x)

@@ -234,12 +234,16 @@ class Pacing:
     def _look(self) -> None:
         self._timer = None
         before = time.thread_time()
-        self.look(self._loop.time())
-        if self._flows:
-            pause = self._pause(time.thread_time() - before)
-            self._timer = self._loop.call_later(pause, self._look)
-        elif self._lane is not None:
-            self._lane.rest()
+        done = False
+        try:
+            self.look(self._loop.time())
+            done = True
+        finally:
+            if self._flows or not done:  # the lane says nothing while it takes us for looking
+                pause = self._pause(time.thread_time() - before)
+                self._timer = self._loop.call_later(pause, self._look)
+            elif self._lane is not None:
+                self._lane.rest()
 
     def look(self, now: float) -> None:
         """Makes all caps anew, and ends what has lasted long enough."""
