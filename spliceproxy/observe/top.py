@@ -81,6 +81,11 @@ class Sketch:
         counter.received += received
         counter.sent += sent
 
+    def has_room_for(self, key: str) -> bool:
+        """Whether nobody loses a counter for this key. What weighs nothing here, as the bytes of
+        a tunnel where requests are counted, is not worth that."""
+        return key in self._counters or len(self._counters) < self._size
+
     @property
     def floor(self) -> int:
         """What a key without a counter can have at most: 0 while there are counters left, else
@@ -158,8 +163,9 @@ class Tops:
         """Counts for a key of one of KINDS. :meth:`turn` says when it was."""
         now = self._now
         now[kind, "bytes"].add(key, received + sent, requests, received, sent)
-        if requests:
-            now[kind, "requests"].add(key, requests, requests, received, sent)
+        asked = now[kind, "requests"]
+        if requests or asked.has_room_for(key):
+            asked.add(key, requests, requests, received, sent)
 
     def turn(self) -> None:
         """Begins a new window if it is time for it; to be called now and then."""

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spliceproxy.observe.top import KINDS, WINDOW, Ranking, Row, Sketch, Tops, merged
+from spliceproxy.observe.top import KINDS, SIZE, WINDOW, Ranking, Row, Sketch, Tops, merged
 
 EVENTS = st.lists(st.tuples(st.integers(0, 30), st.integers(0, 1000)), max_size=300)
 
@@ -116,8 +116,21 @@ def test_what_is_recent_is_five_to_ten_minutes() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_bytes_of_a_tunnel_that_lives_are_no_further_request(kind: str) -> None:
-    tops = Tops()
+    now = 0.0
+    tops = Tops(lambda: now)
     tops.add(kind, "a", 1, 10, 10)
     tops.add(kind, "a", 0, 10, 10)
-    assert tops.rankings("all", 9)[kind, "requests"].rows == [Row("a", 1, 0, 1, 10, 10)]
-    assert tops.rankings("all", 9)[kind, "bytes"].rows == [Row("a", 40, 0, 1, 20, 20)]
+    now += WINDOW
+    tops.turn()
+    tops.add(kind, "a", 0, 10, 10)
+    for measure, total in (("requests", 1), ("bytes", 60)):
+        assert tops.rankings("all", 9)[kind, measure].rows == [Row("a", total, 0, 1, 30, 30)]
+
+
+def test_bytes_of_a_tunnel_take_no_counter_from_who_has_asked() -> None:
+    tops = Tops()
+    for number in range(SIZE):
+        tops.add("clients", str(number), 1, 1, 1)
+    tops.add("clients", "late", 0, 10, 10)
+    asked = tops.rankings("all", SIZE)["clients", "requests"].rows
+    assert {row.key for row in asked} == {str(number) for number in range(SIZE)}
