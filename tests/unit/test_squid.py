@@ -284,6 +284,14 @@ def test_delay_pools_that_close(tmp_path: Path, line: str, why: str) -> None:
     assert any(why in missing for missing in found.missing)
 
 
+def test_nobody_is_told_that_squid_skips_what_it_does_not(tmp_path: Path) -> None:
+    pool = "delay_pools 1\ndelay_class 1 5\ndelay_parameters 1 1000/1000\n"
+    text = f"{pool}delay_access 1 allow all\nacl wheels urlpath_regex whl$\n"
+    found = Result(tmp_path, f"{text}http_access allow wheels\nhttp_access deny all\n")
+    assert any("what it alone allows is denied" in line for line in found.missing)
+    assert not [note for note in found.notes if "skips it" in note or "never matches" in note]
+
+
 @pytest.mark.parametrize(
     "line", ["delay_class 2 1", "delay_parameters 1 1/1", "delay_access 3 allow all"]
 )

@@ -118,8 +118,9 @@ class Access:
             if limits := self._limits_of(line):
                 self.limits += limits
                 continue
-            found = list(self._rules_of(line, self._terms(line)))
-            if not found:
+            terms = self._terms(line)
+            found = list(self._rules_of(line, terms))
+            if not terms:
                 self._report.note("it never matches, or allows what is never asked for: left out")
             behind = self._lines[place + 1 :]
             lenient = any(one.allow for one in behind) or self.default == "allow"

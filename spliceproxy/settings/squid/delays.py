@@ -61,6 +61,7 @@ class Delays:
         self._clients = clients
         self._count = 0
         self._pools: dict[int, _Pool] = {}
+        self._tagged: set[int] = set()  # of a class without a counterpart, told once
 
     def take_count(self, statement: Statement) -> None:
         self._count = number_in(" ".join(statement.words[:1]))
@@ -75,6 +76,7 @@ class Delays:
             self._report.note("squid skips it: there are not so many pools")
         elif kind == len(_CLASSES) + 1:
             self._report.close("tags, which a helper of squid's gives, have no counterpart")
+            self._tagged.add(number)
         elif not 1 <= kind <= len(_CLASSES):
             self._report.refuse(f"class {kind}: squid does not start with it")
         else:
@@ -84,9 +86,8 @@ class Delays:
         """``restore/maximum`` of each bucket, or with ``clients`` two words. A negative rate is
         none, and so is the word."""
         number, *words = (*statement.words, "")
-        pool = self._pools.get(number_in(number))
+        pool = self._pool(number)
         if pool is None:
-            self._report.note("squid skips it: the pool has no class")
             return
         pool.about, pool.written = statement, f"{statement.name}{statement.text}"
         pool.rates = {}
@@ -108,12 +109,17 @@ class Delays:
 
     def take_access(self, statement: Statement) -> None:
         number, *words = (*statement.words, "")
-        pool = self._pools.get(number_in(number))
+        pool = self._pool(number)
         line = line_of(statement, tuple(word for word in words if word), self._acls, self._report)
-        if pool is None:
-            self._report.note("squid skips it: the pool has no class")
-        elif line is not None:
+        if pool is not None and line is not None:
             pool.lines.append(line)
+
+    def _pool(self, word: str) -> _Pool | None:
+        number = number_in(word)
+        pool = self._pools.get(number)
+        if pool is None and number not in self._tagged:
+            self._report.note("squid skips it: the pool has no class")
+        return pool
 
     # ---- what they become ----------------------------------------------------------------------
 
