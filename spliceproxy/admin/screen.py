@@ -365,7 +365,7 @@ class Top(App[None]):
     def _show_texts(self, found: int, words: str) -> None:
         lines = [self._heading]
         shown = f"{len(self._shown)} of " if len(self._shown) < found else ""
-        line = f"{shown}{found} tunnels and requests"
+        line = "1 tunnel or request" if found == 1 else f"{shown}{found} tunnels and requests"
         if words:
             line += f" with {clean(words)!r}, of {len(self._flows)}"
         if self._paused:

@@ -95,6 +95,8 @@ const limits = table(byId("limits"), "Limits", [
   ["For", "long", (row) => row.key || "all together"],
   ["Connections", "number", (row) => count(row.connections)],
   ["Refused", "number", (row) => count(row.refused)],
+  ["Today", "number", (row) => row.bytes_today ? bytes(row.bytes_today) : "–"],
+  ["This hour", "number", (row) => row.bytes_this_hour ? bytes(row.bytes_this_hour) : "–"],
 ], "No limit has counted anything.");
 
 const denials = table(byId("denials"), "Last denials", [
