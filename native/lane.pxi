@@ -292,6 +292,10 @@ cdef class NativeLane:
         """As of `grown_of`."""
         return grown_of(self.relay)
 
+    def watch_budgets(self):
+        """As of `watch_budgets_of`."""
+        return watch_budgets_of(self.relay)
+
     def rest(self):
         """The owner looks at nothing any more."""
         self.relay.state.looking = False

@@ -6,7 +6,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport free
 
 from lane.meters cimport (
-    Unfit, admit, hold_of, holds_new, holds_shrink, meter_add, meter_drop, meter_hold, meter_is, meter_move,
+    Unfit, admit, has_budget, hold_of, holds_new, holds_shrink, meter_add, meter_drop, meter_hold, meter_is, meter_move,
     meter_now, meter_number, meter_of, meter_spend, meter_swap, meters_new, meters_release, wall_now,
 )
 from lane.pacing cimport account_flow, is_small, moved_down, moved_up, pace
@@ -218,6 +218,25 @@ cdef list watched_of(NativeRelay relay):
         if x.pace or f.way[1].capped:
             pace(lane, slot, 0, 0)  # it has no rate any more
     lane.grown_count = 0
+    return found
+
+
+cdef bint watch_budgets_of(NativeRelay relay) noexcept:
+    """The owner looks at what counts for budgets, too, from here on; whether there is any."""
+    cdef Lane *lane = &relay.state
+    cdef Exchange *x
+    cdef Meter *e
+    cdef uint32_t i
+    cdef int32_t slot
+    cdef bint found = False
+    for slot in range(lane.core.capacity):
+        if not is_looked_at(&lane.core.flows[slot]):
+            continue
+        x = exchange_of(&lane.core.flows[slot])
+        for i in range(x.watched.count if x.watched != NULL else 0):
+            e = meter_of(x.watched, i)
+            if has_budget(e):
+                e.watched = found = True  # also of who shares them, which does no harm
     return found
 
 

@@ -123,6 +123,7 @@ class Lane:
         "sum_live",
         "take_sums",
         "wait",
+        "watch_budgets",
         "watched",
     )
 
@@ -151,6 +152,7 @@ class Lane:
         self.take_sums = native.take_sums
         self.wait = native.wait
         self.watched, self.grown, self.rest = native.watched, native.grown, native.rest
+        self.watch_budgets = native.watch_budgets
 
     @classmethod
     def of(

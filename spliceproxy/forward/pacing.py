@@ -171,6 +171,8 @@ class Pacing:
         """Other limits are in force, or none of this kind."""
         self._limiting = limiting
         self._limits.clear()
+        if limiting is not None and self._lane is not None and self._lane.watch_budgets():
+            self.begun()  # what is there comes under them
 
     def stop(self) -> None:
         if self._timer is not None:

@@ -280,6 +280,11 @@ class Lane(Made, Protocol):
         """Of these, those that have moved enough since the last time. They are told of from here on
         (:meth:`LaneOwner.watched`) until the owner looks at nothing any more (:meth:`rest`)."""
 
+    def watch_budgets(self) -> bool:
+        """Also what counts for budgets, which the lane keeps by itself, is among :meth:`watched`
+        from here on, for it is there already and may come under other limits. Whether there is
+        any."""
+
     def rest(self) -> None:
         """The owner looks at nothing any more, and is to be told of the next that is watched."""
 

@@ -364,6 +364,21 @@ def test_a_reload_brings_a_budget_to_connections_that_are_open(
         assert one.get() == 429
 
 
+@pytest.mark.parametrize("less", ['bytes-per-day = "1MB"', "tunnel-seconds = 0.5"])
+def test_a_reload_holds_for_tunnels_that_count_for_a_budget(
+    limited: Callable[..., ProxyProcess], source: Source, tmp_path: Path, less: str
+) -> None:
+    limit = '[[limit]]\nid = "day"\nby = "total"\n'
+    proxy = limited(f'{limit}bytes-per-day = "50TB"\n')
+    with proxy.tunnel("127.0.0.1", source.port) as one:
+        assert one.recv(1)
+        (tmp_path / "limits.toml").write_text(f'guard = "off"\n{limit}{less}\n')
+        os.kill(proxy.process.pid, signal.SIGHUP)
+        begun = time.monotonic()
+        taken([one], 30.0)
+        assert time.monotonic() - begun < 30
+
+
 def test_a_tunnel_lasts_so_long(limited: Callable[..., ProxyProcess], source: Source) -> None:
     proxy = limited('[[limit]]\nid = "short"\nby = "total"\ntunnel-seconds = 0.5\n')
     with proxy.tunnel("127.0.0.1", source.port) as one:
