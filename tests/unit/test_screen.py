@@ -165,7 +165,7 @@ def test_a_filter_shows_rows_that_have_its_words() -> None:
     async def script(app: Any, pilot: Any) -> None:
         await pilot.press("slash", *"10.0.0.2 B.EX")
         assert ids(app) == ["0-2"]
-        assert "1 tunnels and requests with '10.0.0.2 B.EX', of 3" in text(app, "#heading")
+        assert "1 tunnel or request with '10.0.0.2 B.EX', of 3" in text(app, "#heading")
         await pilot.press("escape")
         assert len(ids(app)) == 3
 
