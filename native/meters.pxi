@@ -6,14 +6,15 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport free
 
 from lane.meters cimport (
-    Unfit, admit, has_budget, hold_of, holds_new, holds_shrink, meter_add, meter_drop, meter_hold, meter_is, meter_move,
-    meter_now, meter_number, meter_of, meter_spend, meter_swap, meters_new, meters_release, wall_now,
+    Unfit, admit, has_budget, hold_of, holds_new, holds_shrink, meter_add, meter_drop, meter_hold,
+    meter_is, meter_move, meter_now, meter_number, meter_of, meter_spend, meter_swap, meters_new,
+    meters_release, wall_now,
 )
 from lane.pacing cimport account_flow, is_small, moved_down, moved_up, pace
 from lane.received cimport received
 from lane.types cimport (
-    BUCKETS_OF_METER, CLIENT, Exchange, GROWN, Holds, Lane, METERS_MOST, Meter, MeterBoard, Meters, P_ASK,
-    exchange_of,
+    BUCKETS_OF_METER, CLIENT, Exchange, GROWN, Holds, Lane, METERS_MOST, Meter, MeterBoard, Meters,
+    P_ASK, exchange_of,
 )
 
 from spliceproxy.relay import meters as entries

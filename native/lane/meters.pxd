@@ -183,13 +183,16 @@ cdef inline void meter_move(
     meter_add_bytes(b, entry, N_HOUR, wall // hour_us(), n)
 
 
-cdef inline bint meter_used_up(
+cdef inline uint64_t meter_left(
     const MeterBoard *b, uint32_t entry, int number, int64_t period, uint64_t budget
 ) noexcept nogil:
+    """Bytes of a budget for this period; as many as there are numbers where that is 0."""
     cdef const int64_t *at = meter_number(b, entry, number)
-    if budget == 0 or meter_load(at) != period:
-        return False
-    return <uint64_t>meter_load(at + 1) >= budget
+    cdef uint64_t used
+    if budget == 0:
+        return <uint64_t>-1
+    used = <uint64_t>meter_load(at + 1) if meter_load(at) == period else 0
+    return budget - used if used < budget else 0
 
 
 # ---- what a target has -----------------------------------------------------------------------
@@ -309,22 +312,11 @@ cdef inline int64_t budget_over(const MeterBoard *b, const Meter *e) noexcept no
     if not has_budget(e):
         return 0
     now = wall_now()
-    if meter_used_up(b, e.entry, N_DAY, now // day_us(), e.budgets[0]):
+    if meter_left(b, e.entry, N_DAY, now // day_us(), e.budgets[0]) == 0:
         return (day_us() - now % day_us()) * 1000
-    if meter_used_up(b, e.entry, N_HOUR, now // hour_us(), e.budgets[1]):
+    if meter_left(b, e.entry, N_HOUR, now // hour_us(), e.budgets[1]) == 0:
         return (hour_us() - now % hour_us()) * 1000
     return 0
-
-
-cdef inline uint64_t budget_left(
-    const MeterBoard *b, uint32_t entry, int number, int64_t period, uint64_t budget
-) noexcept nogil:
-    cdef const int64_t *at = meter_number(b, entry, number)
-    cdef uint64_t used
-    if budget == 0:
-        return <uint64_t>-1
-    used = <uint64_t>meter_load(at + 1) if meter_load(at) == period else 0
-    return budget - used if used < budget else 0
 
 
 cdef inline uint64_t least_left(const Lane *lane, const Exchange *x) noexcept nogil:
@@ -341,8 +333,8 @@ cdef inline uint64_t least_left(const Lane *lane, const Exchange *x) noexcept no
             now = wall_now()
             left = min(
                 left,
-                budget_left(&lane.meters, e.entry, N_DAY, now // day_us(), e.budgets[0]),
-                budget_left(&lane.meters, e.entry, N_HOUR, now // hour_us(), e.budgets[1]))
+                meter_left(&lane.meters, e.entry, N_DAY, now // day_us(), e.budgets[0]),
+                meter_left(&lane.meters, e.entry, N_HOUR, now // hour_us(), e.budgets[1]))
     return left
 
 
