@@ -2,49 +2,33 @@
 
 from __future__ import annotations
 
-import contextlib
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from harness import ProxyProcess
+from harness import ProxyProcess, serving
 
 SIZES = {b"/": 200, b"/some": 100_000, b"/big": 1_000_000}
 
 
-class Origin:
-    """Answers with head and body in one piece, of the size that the path stands for."""
-
-    def __init__(self) -> None:
-        self.socket = socket.create_server(("127.0.0.1", 0))
-        self.port = self.socket.getsockname()[1]
-        threading.Thread(target=self._serve, daemon=True).start()
-
-    def _serve(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                client, _ = self.socket.accept()
-                threading.Thread(target=self._answer, args=(client,), daemon=True).start()
-
-    @staticmethod
-    def _answer(client: socket.socket) -> None:
-        with client, contextlib.suppress(OSError), client.makefile("rb") as file:
-            while line := file.readline():
-                while file.readline().strip():
-                    pass
-                size = SIZES[line.split()[1]]
-                head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size
-                client.sendall(head + bytes(size))
+def answer(client: socket.socket) -> None:
+    """With head and body in one piece, of the size that the path stands for."""
+    with client.makefile("rb") as file:
+        while line := file.readline():
+            while file.readline().strip():
+                pass
+            size = SIZES[line.split()[1]]
+            head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size
+            client.sendall(head + bytes(size))
 
 
 @pytest.fixture
-def origin() -> Iterator[Origin]:
-    server = Origin()
-    yield server
-    server.socket.close()
+def origin() -> Iterator[int]:
+    """Its port."""
+    with serving(answer, idle=True) as (_, port):
+        yield port
 
 
 @pytest.fixture(params=["native", "copy"])
@@ -85,22 +69,22 @@ class Client:
 
 
 def test_a_budget_counts_what_comes_with_its_head(
-    limited: Callable[[str], ProxyProcess], origin: Origin
+    limited: Callable[[str], ProxyProcess], origin: int
 ) -> None:
     proxy = limited('[[limit]]\nid = "day"\nby = "total"\nbytes-per-day = 5000\n')
-    with Client(proxy, origin.port) as one:
+    with Client(proxy, origin) as one:
         assert 429 in [one.get() for _ in range(50)]
 
 
 def test_a_rate_is_over_where_the_next_request_has_none(
-    limited: Callable[[str], ProxyProcess], origin: Origin
+    limited: Callable[[str], ProxyProcess], origin: int
 ) -> None:
     """Though a budget counts that one. At the rate it would take 20 s."""
     proxy = limited(
         '[[limit]]\nid = "slow"\nby = "client"\nhosts = ["localhost"]\nrate-out = "50kB"\n'
         '[[limit]]\nid = "day"\nby = "client"\nhosts = ["127.0.0.1"]\nbytes-per-day = "1GB"\n'
     )
-    with Client(proxy, origin.port) as one:
+    with Client(proxy, origin) as one:
         assert one.get("/some", "localhost") == 200
         begun = time.monotonic()
         assert one.get("/big") == 200

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import socket
 import threading
@@ -10,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from harness import ProxyProcess
+from harness import ProxyProcess, serving
 from relay_rig import native_relay
 from strace import traced
 
@@ -40,32 +39,16 @@ LITTLE, MUCH = 1000, 100_000
 """Bytes: below what is not paced (FREE of native/lane/pacing.pxd), and above it."""
 
 
-class Echo:
+@pytest.fixture
+def echo() -> Iterator[tuple[str, int]]:
     """A server that sends back what it gets."""
 
-    def __init__(self) -> None:
-        self.socket = socket.create_server(("127.0.0.1", 0))
-        self.port = self.socket.getsockname()[1]
-        threading.Thread(target=self._serve, daemon=True).start()
+    def answer(client: socket.socket) -> None:
+        while data := client.recv(1 << 16):
+            client.sendall(data)
 
-    def _serve(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                client, _ = self.socket.accept()
-                threading.Thread(target=self._answer, args=(client,), daemon=True).start()
-
-    @staticmethod
-    def _answer(client: socket.socket) -> None:
-        with client, contextlib.suppress(OSError):
-            while data := client.recv(1 << 16):
-                client.sendall(data)
-
-
-@pytest.fixture
-def echo() -> Iterator[Echo]:
-    server = Echo()
-    yield server
-    server.socket.close()
+    with serving(answer) as found:
+        yield found
 
 
 def exchange(tunnel: socket.socket, size: int) -> None:
@@ -77,7 +60,7 @@ def exchange(tunnel: socket.socket, size: int) -> None:
 
 
 def test_what_moves_little_is_not_paced(
-    new_proxy: Callable[..., ProxyProcess], echo: Echo, tmp_path: Path
+    new_proxy: Callable[..., ProxyProcess], echo: tuple[str, int], tmp_path: Path
 ) -> None:
     native_relay()
     config = tmp_path / "limits.toml"
@@ -87,7 +70,7 @@ def test_what_moves_little_is_not_paced(
     def pacings(size: int) -> int:
         with traced(proxy.worker, tmp_path, "setsockopt"):
             for _ in range(10):
-                with proxy.tunnel("127.0.0.1", echo.port) as tunnel:
+                with proxy.tunnel(*echo) as tunnel:
                     exchange(tunnel, size)
         return (tmp_path / "strace").read_text().count("SO_MAX_PACING_RATE")
 
@@ -97,7 +80,11 @@ def test_what_moves_little_is_not_paced(
 
 @pytest.mark.parametrize(("budget", "near"), [("1TB", False), ("60MB", True)])
 def test_only_near_the_end_of_a_budget_bytes_go_in_small_pieces(
-    new_proxy: Callable[..., ProxyProcess], echo: Echo, tmp_path: Path, budget: str, near: bool
+    new_proxy: Callable[..., ProxyProcess],
+    echo: tuple[str, int],
+    tmp_path: Path,
+    budget: str,
+    near: bool,
 ) -> None:
     native_relay()
     config = tmp_path / "limits.toml"
@@ -105,7 +92,7 @@ def test_only_near_the_end_of_a_budget_bytes_go_in_small_pieces(
     proxy = new_proxy("--config", str(config), "--engine", "native")
     with (
         traced(proxy.worker, tmp_path, "splice"),
-        proxy.tunnel("127.0.0.1", echo.port) as tunnel,
+        proxy.tunnel(*echo) as tunnel,
     ):
         exchange(tunnel, 20_000_000)
     sizes = re.findall(r"splice.* = (\d+)$", (tmp_path / "strace").read_text(), re.M)
